@@ -22,11 +22,15 @@ use tokio_util::sync::CancellationToken;
 struct Addresses(Mutex<BTreeMap<String, Ipv4Addr>>);
 
 impl AddressPool for Addresses {
-    fn allocate(&self, uid: &str, wanted: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
+    fn allocate(&self, uid: &str, preferred: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let next =
             u32::from(Ipv4Addr::new(127, 23, 1, 1)).saturating_add(u32::try_from(used.len()).ok()?);
-        Some(*used.entry(uid.to_owned()).or_insert_with(|| wanted.unwrap_or(Ipv4Addr::from(next))))
+        Some(
+            *used
+                .entry(uid.to_owned())
+                .or_insert_with(|| preferred.unwrap_or(Ipv4Addr::from(next))),
+        )
     }
 
     fn release(&self, _uid: &str) {}
@@ -44,8 +48,8 @@ impl HostAliasSource for Names {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let result = match words.as_slice() {
+    let argument_texts: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match argument_texts.as_slice() {
         ["container", spec] => match container_main(spec.as_ref()) {
             Ok(never) => match never {},
             Err(_) => {

@@ -25,7 +25,7 @@ use crate::namespaces::{self, NamespaceError};
 use crate::node;
 use crate::options::AgentOptions;
 use crate::orphans::clean_up;
-use crate::pod::{AgentContext, KubeClient, PodSignals, live};
+use crate::pod::{AgentContext, KubeClient, PodSignals, run_pod};
 use crate::processes::ProcessSpawner;
 use crate::rootfs::HostPaths;
 
@@ -85,13 +85,13 @@ pub async fn run(
     make_private(&options.directory.join("pods")).map_err(fail)?;
     let directory = options.directory.canonicalize().map_err(fail)?;
     let options = AgentOptions { directory: directory.clone(), ..options };
-    let swept = tokio::task::spawn_blocking(move || clean_up(&directory)).await;
-    let swept = swept.map_err(io::Error::other).and_then(|swept| swept);
-    let found = swept
+    let cleaned = tokio::task::spawn_blocking(move || clean_up(&directory)).await;
+    let cleaned = cleaned.map_err(io::Error::other).and_then(|cleaned| cleaned);
+    let cleanup = cleaned
         .map_err(|source| AgentError::Directory { path: options.directory.clone(), source })?;
-    if found.processes > 0 {
+    if cleanup.processes > 0 {
         tracing::warn!(
-            processes = found.processes,
+            processes = cleanup.processes,
             "ended processes that a killed agent left behind"
         );
     }
@@ -119,7 +119,7 @@ async fn serve(
     let node = Arc::new(AgentContext {
         client: KubeClient(client.clone()),
         images: ImageStore::new(options.images.clone()),
-        machine: HostPaths::look(),
+        machine: HostPaths::read(),
         processes,
         watches,
         events,
@@ -200,7 +200,7 @@ struct PodTable {
 struct KnownPod {
     name: (String, String),
     pod: watch::Sender<Arc<Pod>>,
-    gone: CancellationToken,
+    deleted: CancellationToken,
 }
 
 impl PodTable {
@@ -211,12 +211,12 @@ impl PodTable {
         mut events: impl Stream<Item = Result<Event<Pod>, watcher::Error>> + Unpin,
     ) {
         let mut listed = BTreeSet::new();
-        let mut tidied = false;
+        let mut is_tidied = false;
         loop {
             let event = tokio::select! {
                 event = events.next() => event,
                 Some(ended) = self.tasks.join_next() => {
-                    self.forget(ended);
+                    self.log_end(ended);
                     continue;
                 }
             };
@@ -224,20 +224,20 @@ impl PodTable {
                 Some(Ok(Event::Init)) => listed.clear(),
                 Some(Ok(Event::InitApply(pod))) => {
                     listed.extend(pod.uid());
-                    self.changed(pod);
+                    self.applied(pod);
                 }
                 Some(Ok(Event::InitDone)) => {
-                    let gone = self.known.keys().filter(|uid| !listed.contains(*uid));
-                    for uid in gone.cloned().collect::<Vec<_>>() {
-                        self.gone(&uid);
+                    let deleted = self.known.keys().filter(|uid| !listed.contains(*uid));
+                    for uid in deleted.cloned().collect::<Vec<_>>() {
+                        self.deleted(&uid);
                     }
-                    if !std::mem::replace(&mut tidied, true) {
+                    if !std::mem::replace(&mut is_tidied, true) {
                         self.remove_unknown_directories();
                     }
                 }
-                Some(Ok(Event::Apply(pod))) => self.changed(pod),
+                Some(Ok(Event::Apply(pod))) => self.applied(pod),
                 Some(Ok(Event::Delete(pod))) => {
-                    self.gone(&pod.uid().unwrap_or_default());
+                    self.deleted(&pod.uid().unwrap_or_default());
                 }
                 Some(Err(error)) => tracing::warn!(%error, "pod watch interrupted"),
                 None => return,
@@ -245,7 +245,7 @@ impl PodTable {
         }
     }
 
-    fn changed(&mut self, pod: Pod) {
+    fn applied(&mut self, pod: Pod) {
         let Some(uid) = pod.uid() else { return };
         let name = (pod.namespace().unwrap_or_default(), pod.name_any());
         let pod = Arc::new(pod);
@@ -256,27 +256,28 @@ impl PodTable {
         // The deletion of the Pod that had this name was missed.
         let same_name = self.known.iter().filter(|(_, known)| known.name == name);
         for old in same_name.map(|(uid, _)| uid.clone()).collect::<Vec<_>>() {
-            self.gone(&old);
+            self.deleted(&old);
         }
         let (sender, receiver) = watch::channel(pod);
-        let gone = CancellationToken::new();
-        let signals = PodSignals { pod: receiver, gone: gone.clone(), stop: self.stop.clone() };
+        let deleted = CancellationToken::new();
+        let signals =
+            PodSignals { pod: receiver, deleted: deleted.clone(), stop: self.stop.clone() };
         let node = self.node.clone();
         let task_uid = uid.clone();
         self.tasks.spawn(async move {
-            live(node, signals).await;
+            run_pod(node, signals).await;
             task_uid
         });
-        self.known.insert(uid, KnownPod { name, pod: sender, gone });
+        self.known.insert(uid, KnownPod { name, pod: sender, deleted });
     }
 
-    fn gone(&mut self, uid: &str) {
+    fn deleted(&mut self, uid: &str) {
         if let Some(known) = self.known.remove(uid) {
-            known.gone.cancel();
+            known.deleted.cancel();
         }
     }
 
-    fn forget(&mut self, ended: Result<String, tokio::task::JoinError>) {
+    fn log_end(&mut self, ended: Result<String, tokio::task::JoinError>) {
         match ended {
             // The Pod stays in `known` until the API server reports its deletion, so that no second task is
             // started for it.
@@ -298,9 +299,9 @@ impl PodTable {
     /// Ends all Pods' processes and waits for them.
     async fn stop(&mut self) {
         self.stop.cancel();
-        let patience = self.node.options.stop_grace + STOP_SLACK;
+        let limit = self.node.options.stop_grace + STOP_SLACK;
         let all = async { while self.tasks.join_next().await.is_some() {} };
-        if timeout(patience, all).await.is_err() {
+        if timeout(limit, all).await.is_err() {
             tracing::error!("some pods did not end with the agent; their processes are killed");
         }
         self.tasks.shutdown().await;

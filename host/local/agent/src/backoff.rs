@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 const FIRST: SignedDuration = SignedDuration::from_secs(10);
 const LONGEST: SignedDuration = SignedDuration::from_secs(300);
 /// A container that ran for this long counts as healthy: its next end is treated as the first one.
-const FORGIVEN_AFTER: SignedDuration = SignedDuration::from_secs(600);
+const RESET_AFTER: SignedDuration = SignedDuration::from_secs(600);
 
 /// Counts the ends of a container, and returns the pause before its next start: none at first, then 10 s,
 /// doubling up to 300 s.
@@ -20,7 +20,7 @@ pub(crate) struct RestartBackoff {
 impl RestartBackoff {
     /// Counts the end of a run, and returns the earliest time for the next one.
     pub(crate) fn after_end(&mut self, started: Timestamp, ended: Timestamp) -> Timestamp {
-        if ended.duration_since(started) >= FORGIVEN_AFTER {
+        if ended.duration_since(started) >= RESET_AFTER {
             self.ends = 0;
         }
         let pause = self.pause();
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_minutes_of_running_are_forgiven() {
+    fn a_run_of_ten_minutes_resets_the_back_off() {
         let mut backoff = RestartBackoff::default();
         for _ in 0..5 {
             backoff.after_end(at(0), at(1));

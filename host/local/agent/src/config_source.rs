@@ -84,19 +84,19 @@ pub(crate) fn data<'a>(
 }
 
 /// Returns every ConfigMap and Secret that the Pod references in environment variables or volumes.
-pub(crate) fn named_by(pod: &Pod) -> BTreeSet<ConfigSourceKey> {
+pub(crate) fn referenced_by(pod: &Pod) -> BTreeSet<ConfigSourceKey> {
     let mut keys = BTreeSet::new();
     let Some(spec) = &pod.spec else { return keys };
     for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
-        keys.extend(named_by_env(container));
+        keys.extend(referenced_by_env(container));
     }
     for volume in spec.volumes.iter().flatten() {
-        keys.extend(named_by_volume(volume));
+        keys.extend(referenced_by_volume(volume));
     }
     keys
 }
 
-fn named_by_env(container: &Container) -> Vec<ConfigSourceKey> {
+fn referenced_by_env(container: &Container) -> Vec<ConfigSourceKey> {
     let mut keys = Vec::new();
     for source in container.env_from.iter().flatten() {
         keys.extend(
@@ -113,7 +113,7 @@ fn named_by_env(container: &Container) -> Vec<ConfigSourceKey> {
     keys
 }
 
-fn named_by_volume(volume: &Volume) -> Vec<ConfigSourceKey> {
+fn referenced_by_volume(volume: &Volume) -> Vec<ConfigSourceKey> {
     let mut keys = Vec::new();
     keys.extend(volume.config_map.iter().map(|from| ConfigSourceKey::config_map(&from.name)));
     let secret = volume.secret.as_ref().and_then(|from| from.secret_name.as_deref());
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_place_that_can_name_one_is_searched() {
+    fn every_reference_to_a_source_is_found() {
         let pod: Pod = serde_json::from_value(serde_json::json!({
             "spec": {
                 "initContainers": [{"name": "i", "envFrom": [{"secretRef": {"name": "s1"}}]}],
@@ -161,7 +161,7 @@ mod tests {
             }
         }))
         .unwrap();
-        let names: Vec<_> = named_by(&pod).into_iter().map(|key| key.name).collect();
+        let names: Vec<_> = referenced_by(&pod).into_iter().map(|key| key.name).collect();
         assert_eq!(names, ["c1", "c2", "c3", "s1", "s2", "s3", "s4"]);
     }
 }

@@ -29,7 +29,7 @@ type Key = (String, ConfigSourceKey);
 /// A handle that returns the state of a ConfigMap or Secret.
 #[derive(Clone, Debug)]
 pub(crate) struct ConfigWatches {
-    known: Arc<Mutex<BTreeMap<Key, watch::Sender<ConfigSourceState>>>>,
+    states: Arc<Mutex<BTreeMap<Key, watch::Sender<ConfigSourceState>>>>,
     start: mpsc::Sender<Key>,
 }
 
@@ -43,7 +43,7 @@ pub(crate) struct ConfigWatchServer {
 impl ConfigWatches {
     pub(crate) fn new() -> (Self, ConfigWatchServer) {
         let (start, started) = mpsc::channel(REQUESTS_MAX);
-        let watches = Self { known: Arc::default(), start };
+        let watches = Self { states: Arc::default(), start };
         (watches.clone(), ConfigWatchServer { watches, started })
     }
 
@@ -55,9 +55,9 @@ impl ConfigWatches {
     ) -> watch::Receiver<ConfigSourceState> {
         let key = (namespace.to_owned(), key.clone());
         let (receiver, is_new) = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_new = !known.contains_key(&key);
-            let sender = known
+            let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_new = !states.contains_key(&key);
+            let sender = states
                 .entry(key.clone())
                 .or_insert_with(|| watch::Sender::new(ConfigSourceState::Unknown));
             (sender.subscribe(), is_new)
@@ -71,16 +71,16 @@ impl ConfigWatches {
 
     /// Forgets `key` if no Pod follows it any more. Returns true if it did.
     fn forget_unused(&self, key: &Key) -> bool {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let unused = known.get(key).is_none_or(|sender| sender.receiver_count() == 0);
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let unused = states.get(key).is_none_or(|sender| sender.receiver_count() == 0);
         if unused {
-            known.remove(key);
+            states.remove(key);
         }
         unused
     }
 
     fn sender(&self, key: &Key) -> Option<watch::Sender<ConfigSourceState>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 }
 
@@ -154,10 +154,10 @@ async fn follow<K>(
 
 /// Publishes a state only if it differs, so that a relist does not wake any Pod.
 fn publish(sender: &watch::Sender<ConfigSourceState>, reference: ConfigSourceState) {
-    sender.send_if_modified(|known| {
-        let changed = *known != reference;
+    sender.send_if_modified(|state| {
+        let changed = *state != reference;
         if changed {
-            *known = reference;
+            *state = reference;
         }
         changed
     });

@@ -38,7 +38,7 @@ pub(crate) enum DownwardApiError {
 /// map.
 pub(crate) fn field(
     pod: &Pod,
-    place: &DownwardApiSource,
+    placement: &DownwardApiSource,
     path: &str,
 ) -> Result<String, DownwardApiError> {
     let metadata = &pod.metadata;
@@ -60,13 +60,13 @@ pub(crate) fn field(
         "metadata.uid" => text(&metadata.uid),
         "metadata.labels" => Ok(map_lines(metadata.labels.as_ref())),
         "metadata.annotations" => Ok(map_lines(metadata.annotations.as_ref())),
-        "spec.nodeName" => Ok(place.node.clone()),
+        "spec.nodeName" => Ok(placement.node.clone()),
         "spec.serviceAccountName" => {
             let named = spec.and_then(|spec| spec.service_account_name.clone());
             Ok(named.unwrap_or_else(|| "default".into()))
         }
-        "status.hostIP" | "status.hostIPs" => Ok(place.host_ip.to_string()),
-        "status.podIP" | "status.podIPs" => Ok(place.pod_ip.to_string()),
+        "status.hostIP" | "status.hostIPs" => Ok(placement.host_ip.to_string()),
+        "status.podIP" | "status.podIPs" => Ok(placement.pod_ip.to_string()),
         _ => Err(DownwardApiError::UnknownField(path.to_owned())),
     }
 }
@@ -80,7 +80,7 @@ fn map_lines(map: Option<&BTreeMap<String, String>>) -> String {
 /// Returns the value of a resource of the container that the selector names, or else of `container`.
 pub(crate) fn resource(
     pod: &Pod,
-    place: &DownwardApiSource,
+    placement: &DownwardApiSource,
     container: Option<&Container>,
     selector: &ResourceFieldSelector,
 ) -> Result<String, DownwardApiError> {
@@ -97,7 +97,7 @@ pub(crate) fn resource(
     let find =
         |map: Option<&BTreeMap<String, Quantity>>| map.and_then(|map| map.get(name)).cloned();
     let value = match kind {
-        "limits" => find(limits).or_else(|| place.capacity.get(name).cloned()),
+        "limits" => find(limits).or_else(|| placement.capacity.get(name).cloned()),
         "requests" => find(requests).or_else(|| find(limits)),
         _ => return Err(unknown()),
     };
@@ -122,7 +122,7 @@ fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn place() -> DownwardApiSource {
+    pub(crate) fn placement() -> DownwardApiSource {
         DownwardApiSource {
             node: "node-1".into(),
             host_ip: Ipv4Addr::new(127, 23, 0, 2),
@@ -159,9 +159,9 @@ pub(crate) mod tests {
             ("status.hostIP", "127.23.0.2"),
         ];
         for (path, value) in cases {
-            assert_eq!(field(&pod(), &place(), path).as_deref(), Ok(value), "{path}");
+            assert_eq!(field(&pod(), &placement(), path).as_deref(), Ok(value), "{path}");
         }
-        assert!(field(&pod(), &place(), "spec.replicas").is_err());
+        assert!(field(&pod(), &placement(), "spec.replicas").is_err());
     }
 
     #[test]
@@ -180,7 +180,7 @@ pub(crate) mod tests {
                 resource: resource_name.into(),
                 divisor: Some(Quantity(divisor.into())),
             };
-            let found = resource(&pod(), &place(), None, &selector);
+            let found = resource(&pod(), &placement(), None, &selector);
             assert_eq!(found.as_deref(), Ok(value), "{container} {resource_name}");
         }
     }

@@ -29,7 +29,7 @@ pub(crate) enum EnvError {
 #[derive(Clone, Copy)]
 pub(crate) struct EnvSources<'a> {
     pub pod: &'a Pod,
-    pub place: &'a DownwardApiSource,
+    pub placement: &'a DownwardApiSource,
     pub references: &'a ConfigSourceStates,
     /// The variables of the image. The container's own variables override them.
     pub image: &'a BTreeMap<String, String>,
@@ -102,10 +102,10 @@ fn from_source(
         return Ok(key_of(ConfigSourceKey::secret(&from.name), &from.key, from.optional)?);
     }
     if let Some(from) = &source.field_ref {
-        return Ok(Some(downward::field(input.pod, input.place, &from.field_path)?));
+        return Ok(Some(downward::field(input.pod, input.placement, &from.field_path)?));
     }
     if let Some(from) = &source.resource_field_ref {
-        return Ok(Some(downward::resource(input.pod, input.place, Some(container), from)?));
+        return Ok(Some(downward::resource(input.pod, input.placement, Some(container), from)?));
     }
     Err(EnvError::UnknownSource(name.to_owned()))
 }
@@ -138,10 +138,14 @@ mod tests {
         let pod: Pod =
             serde_json::from_value(json!({"metadata": {"name": "a-0", "namespace": "ns"}}))
                 .unwrap();
-        let place = downward::tests::place();
+        let placement = downward::tests::placement();
         let image = BTreeMap::from([("FROM_IMAGE".to_owned(), "1".to_owned())]);
-        let input =
-            EnvSources { pod: &pod, place: &place, references: &references(), image: &image };
+        let input = EnvSources {
+            pod: &pod,
+            placement: &placement,
+            references: &references(),
+            image: &image,
+        };
         let found = environment(input, &container).map_err(|error| error.to_string());
         let expected = expected.map_err(str::to_owned).map(|pairs| {
             let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -151,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn later_variables_see_earlier_ones() {
+    fn later_variables_can_refer_to_earlier_ones() {
         let env = json!({"env": [
             {"name": "A", "value": "1"}, {"name": "B", "value": "$(A)$(C)"}, {"name": "C", "value": "3"}]});
         check(env, Ok(&[("A", "1"), ("B", "1$(C)"), ("C", "3")]));
@@ -177,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn a_missing_source_is_named() {
         let from = |source: Value| json!({"env": [{"name": "A", "valueFrom": source}]});
         check(
             from(json!({"configMapKeyRef": {"name": "absent", "key": "k"}})),

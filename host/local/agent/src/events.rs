@@ -35,22 +35,22 @@ impl EventRecorder {
     }
 
     /// Records an event of type `Normal`.
-    pub(crate) fn normal(&self, about: EventKey<'_>, reason: &str, note: String) {
-        self.record(about, EventType::Normal, reason, note);
+    pub(crate) fn normal(&self, key: EventKey<'_>, reason: &str, note: String) {
+        self.record(key, EventType::Normal, reason, note);
     }
 
     /// Records an event of type `Warning`.
-    pub(crate) fn warning(&self, about: EventKey<'_>, reason: &str, note: String) {
-        self.record(about, EventType::Warning, reason, note);
+    pub(crate) fn warning(&self, key: EventKey<'_>, reason: &str, note: String) {
+        self.record(key, EventType::Warning, reason, note);
     }
 
-    fn record(&self, about: EventKey<'_>, type_: EventType, reason: &str, note: String) {
-        tracing::debug!(pod = about.pod.name_any(), reason, note, "event");
+    fn record(&self, key: EventKey<'_>, type_: EventType, reason: &str, note: String) {
+        tracing::debug!(pod = key.pod.name_any(), reason, note, "event");
         let note = Some(note.chars().take(NOTE_CHARS_MAX).collect());
-        let action = about.doing.unwrap_or(reason).to_owned();
+        let action = key.action.unwrap_or(reason).to_owned();
         let event = Event { type_, reason: reason.into(), note, action, secondary: None };
-        let mut regarding = about.pod.object_ref(&());
-        regarding.field_path = about.container.map(|name| field_path(about.pod, name));
+        let mut regarding = key.pod.object_ref(&());
+        regarding.field_path = key.container.map(|name| field_path(key.pod, name));
         // A full queue means that the API server is slow. A dropped event is still in the log line above.
         let _ = self.queue.try_send((event, regarding));
     }
@@ -62,27 +62,27 @@ pub(crate) struct EventKey<'a> {
     pub pod: &'a Pod,
     pub container: Option<&'a str>,
     /// The action that was performed, for reasons that stand for different actions.
-    pub doing: Option<&'a str>,
+    pub action: Option<&'a str>,
 }
 
 impl<'a> EventKey<'a> {
     pub(crate) const fn pod(pod: &'a Pod) -> Self {
-        Self { pod, container: None, doing: None }
+        Self { pod, container: None, action: None }
     }
 
     pub(crate) const fn container(pod: &'a Pod, name: &'a str) -> Self {
-        Self { pod, container: Some(name), doing: None }
+        Self { pod, container: Some(name), action: None }
     }
 
-    pub(crate) const fn doing(self, what: &'a str) -> Self {
-        Self { doing: Some(what), ..self }
+    pub(crate) const fn action(self, action_name: &'a str) -> Self {
+        Self { action: Some(action_name), ..self }
     }
 }
 
 /// Returns the field path of a container in its Pod, as Kubernetes writes it into events.
 fn field_path(pod: &Pod, container: &str) -> String {
     let init = pod.spec.as_ref().and_then(|spec| spec.init_containers.as_ref());
-    let is_init = init.into_iter().flatten().any(|one| one.name == container);
+    let is_init = init.into_iter().flatten().any(|init_container| init_container.name == container);
     let list = if is_init { "initContainers" } else { "containers" };
     format!("spec.{list}{{{container}}}")
 }

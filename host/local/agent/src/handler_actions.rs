@@ -36,7 +36,7 @@ pub(crate) enum HandlerAction {
     },
     Sleep(Duration),
     /// The action is not supported or its definition is invalid; the text says why.
-    Impossible(String),
+    Unsupported(String),
 }
 
 impl HandlerAction {
@@ -49,7 +49,7 @@ impl HandlerAction {
         } else if let Some(socket) = &probe.tcp_socket {
             Self::of_socket(socket, container, pod_ip)
         } else {
-            Self::Impossible("only exec, httpGet and tcpSocket probes are supported".into())
+            Self::Unsupported("only exec, httpGet and tcpSocket probes are supported".into())
         }
     }
 
@@ -64,13 +64,13 @@ impl HandlerAction {
         } else if let Some(socket) = &hook.tcp_socket {
             Self::of_socket(socket, container, pod_ip)
         } else {
-            Self::Impossible("the hook has no action".into())
+            Self::Unsupported("the hook has no action".into())
         }
     }
 
     fn of_get(get: &HTTPGetAction, container: &Container, pod_ip: &str) -> Self {
         if get.scheme.as_deref() == Some("HTTPS") {
-            return Self::Impossible("httpGet with scheme HTTPS is not supported".into());
+            return Self::Unsupported("httpGet with scheme HTTPS is not supported".into());
         }
         let Some(port) = port_number(&get.port, container) else { return Self::no_port(&get.port) };
         let headers = get.http_headers.iter().flatten();
@@ -97,7 +97,7 @@ impl HandlerAction {
             IntOrString::Int(number) => number.to_string(),
             IntOrString::String(name) => name.clone(),
         };
-        Self::Impossible(format!("the container has no port `{port}`"))
+        Self::Unsupported(format!("the container has no port `{port}`"))
     }
 }
 
@@ -148,7 +148,7 @@ pub(crate) async fn perform(
             tokio::time::sleep((*pause).min(limit)).await;
             Ok(())
         }
-        HandlerAction::Impossible(why) => Err(why.clone()),
+        HandlerAction::Unsupported(why) => Err(why.clone()),
     }
 }
 
@@ -218,7 +218,7 @@ async fn get(
     let mut stream = connect(host, port).await?;
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let mut request = format!("GET {path} HTTP/1.1\r\nConnection: close\r\n");
-    let named = |wanted: &str| headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(wanted));
+    let named = |header: &str| headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(header));
     if !named("host") {
         request.push_str(&format!("Host: {host}:{port}\r\n"));
     }
@@ -231,24 +231,24 @@ async fn get(
     request.push_str("\r\n");
     let failed = |error: std::io::Error| format!("GET http://{host}:{port}{path}: {error}");
     stream.write_all(request.as_bytes()).await.map_err(failed)?;
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     let mut chunk = [0_u8; STATUS_LINE_BYTES_MAX];
-    while !answer.contains(&b'\n') && answer.len() < STATUS_LINE_BYTES_MAX {
+    while !response.contains(&b'\n') && response.len() < STATUS_LINE_BYTES_MAX {
         let length = stream.read(&mut chunk).await.map_err(failed)?;
         if length == 0 {
             break;
         }
-        answer.extend_from_slice(chunk.get(..length).unwrap_or_default());
+        response.extend_from_slice(chunk.get(..length).unwrap_or_default());
     }
-    match status_code(&answer) {
+    match status_code(&response) {
         Some(200..400) => Ok(()),
         Some(code) => Err(format!("GET http://{host}:{port}{path}: status {code}")),
         None => Err(format!("GET http://{host}:{port}{path}: the response is not HTTP")),
     }
 }
 
-fn status_code(answer: &[u8]) -> Option<u16> {
-    let line = answer.split(|byte| *byte == b'\n').next()?;
+fn status_code(response: &[u8]) -> Option<u16> {
+    let line = response.split(|byte| *byte == b'\n').next()?;
     let line = std::str::from_utf8(line).ok()?;
     line.strip_prefix("HTTP/")?.split_whitespace().nth(1)?.parse().ok()
 }
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_says_what_to_do() {
+    fn a_probe_becomes_an_action() {
         let connect = |host: &str, port| HandlerAction::Connect { host: host.into(), port };
         let cases = [
             (json!({"exec": {"command": ["true"]}}), HandlerAction::Exec(vec!["true".into()])),
@@ -276,7 +276,7 @@ mod tests {
             (json!({"tcpSocket": {"port": 80, "host": "h"}}), connect("h", 80)),
             (
                 json!({"tcpSocket": {"port": "none"}}),
-                HandlerAction::Impossible("the container has no port `none`".into()),
+                HandlerAction::Unsupported("the container has no port `none`".into()),
             ),
             (
                 json!({"httpGet": {"port": 80, "path": "/ok"}}),
@@ -300,8 +300,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_get_passes_by_its_status() {
-        for (answer, passes) in [
+    async fn a_get_passes_or_fails_by_its_status() {
+        for (response, passes) in [
             ("HTTP/1.1 204 No Content\r\n\r\n", true),
             ("HTTP/1.0 302 Found\r\n\r\n", true),
             ("HTTP/1.1 503 Busy\r\n\r\n", false),
@@ -314,10 +314,10 @@ mod tests {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut request = [0_u8; 1024];
                 let _ = stream.read(&mut request).await.unwrap();
-                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.write_all(response.as_bytes()).await.unwrap();
             };
             let (result, ()) = tokio::join!(get("127.23.0.1", port, "/ok", &[]), serve);
-            assert_eq!(result.is_ok(), passes, "{answer}: {result:?}");
+            assert_eq!(result.is_ok(), passes, "{response}: {result:?}");
         }
     }
 }

@@ -64,14 +64,14 @@ pub enum ImageError {
     },
     /// The version of the program does not match the tag.
     #[error(
-        "image `{image}` requires version {wanted}, but `{}` is version {found}",
+        "image `{image}` requires version {expected}, but `{}` is version {found}",
         program.display()
     )]
     Version {
         /// The image as the Pod names it.
         image: String,
         /// The version in the tag.
-        wanted: String,
+        expected: String,
         /// The program whose version was read.
         program: PathBuf,
         /// The version of the program; `unknown` if none could be read.
@@ -205,16 +205,16 @@ fn matches(pattern: &str, text: &str) -> bool {
 }
 
 /// Returns the version in a tag, which is its leading numbers, such as `7.2` of `7.2-alpine`.
-fn wanted_version(tag: &str) -> Option<&str> {
+fn expected_version(tag: &str) -> Option<&str> {
     let tag = tag.strip_prefix('v').unwrap_or(tag);
     let end = tag.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(tag.len());
     tag.get(..end).map(|version| version.trim_end_matches('.')).filter(|v| !v.is_empty())
 }
 
-/// Returns true if `found` equals `wanted` in every part that `wanted` has.
-fn version_fits(wanted: &str, found: &str) -> bool {
+/// Returns true if `found` equals `expected` in every part that `expected` has.
+fn version_fits(expected: &str, found: &str) -> bool {
     let mut found = found.split('.');
-    wanted.split('.').all(|part| found.next() == Some(part))
+    expected.split('.').all(|part| found.next() == Some(part))
 }
 
 /// Returns the first dotted number in the version output of a program.
@@ -273,7 +273,7 @@ images:
     }
 
     #[test]
-    fn a_table_with_an_unknown_word_is_refused() {
+    fn a_table_with_an_unknown_field_is_refused() {
         let text = "images: [{repository: a, program: b, comand: c}]";
         let error = ImageTable::parse(text, Path::new("t.yaml"), Path::new("/")).unwrap_err();
         assert!(error.to_string().contains("t.yaml"), "{error}");
@@ -292,8 +292,8 @@ images:
             ("9.1.2", "9.1.2", true),
             ("9.1.2.1", "9.1.2", false),
         ];
-        for (wanted, found, fits) in cases {
-            assert_eq!(version_fits(wanted, found), fits, "{wanted} in {found}");
+        for (expected, found, fits) in cases {
+            assert_eq!(version_fits(expected, found), fits, "{expected} in {found}");
         }
         let tags = [
             ("7.2-alpine", Some("7.2")),
@@ -302,7 +302,7 @@ images:
             ("8.", Some("8")),
         ];
         for (tag, version) in tags {
-            assert_eq!(wanted_version(tag), version, "{tag}");
+            assert_eq!(expected_version(tag), version, "{tag}");
         }
     }
 }

@@ -181,47 +181,51 @@ impl PodLifecycle {
             self.failure = Some(("DeadlineExceeded", message.into()));
         }
         if self.ending.is_some() || self.terminal.is_some() {
-            let effects = self.stop_next();
+            let actions = self.stop_next();
             self.settle();
-            return effects;
+            return actions;
         }
-        let mut effects = self.start_init(now);
+        let mut actions = self.start_init(now);
         if self.initialized {
             for index in self.indexes(ContainerRole::Main) {
-                effects.extend(self.start_if_due(index, now));
+                actions.extend(self.start_if_due(index, now));
             }
         }
         self.settle();
         if self.terminal.is_some() {
-            effects.extend(self.stop_next());
+            actions.extend(self.stop_next());
         }
-        effects
+        actions
     }
 
     /// Walks the init containers in order, up to the first one that the others must wait for.
     fn start_init(&mut self, now: Timestamp) -> Vec<ContainerAction> {
-        let mut effects = Vec::new();
-        let count = self.containers.iter().filter(|one| one.role != ContainerRole::Main).count();
+        let mut actions = Vec::new();
+        let count = self
+            .containers
+            .iter()
+            .filter(|container| container.role != ContainerRole::Main)
+            .count();
         for index in 0..count {
             let Some(container) = self.containers.get(index) else { break };
-            let through = match (container.role, &container.state) {
+            let is_complete = match (container.role, &container.state) {
                 (ContainerRole::Sidecar, ContainerPhase::Running { .. }) => container.started,
                 (ContainerRole::Init, ContainerPhase::Ended { ended, .. }) => ended.code == 0,
                 _ => false,
             };
-            let (role, begun) = (container.role, self.initialized);
+            let (role, was_initialized) = (container.role, self.initialized);
             // Once all init containers have completed, none of them is run again.
-            let over = through || (begun && role == ContainerRole::Init);
-            if !over {
-                effects.extend(self.start_if_due(index, now));
+            let is_done = is_complete || (was_initialized && role == ContainerRole::Init);
+            if !is_done {
+                actions.extend(self.start_if_due(index, now));
             }
             // Once all init containers have completed, no other container waits for a sidecar that restarts.
-            if !through && !begun {
-                return effects;
+            if !is_complete && !was_initialized {
+                return actions;
             }
         }
         self.initialized = true;
-        effects
+        actions
     }
 
     fn start_if_due(&mut self, index: usize, now: Timestamp) -> Option<ContainerAction> {
@@ -259,10 +263,10 @@ impl PodLifecycle {
                 *restart_at = None;
             }
         }
-        let first =
+        let has_role =
             |role: ContainerRole| move |container: &TrackedContainer| container.role == role;
-        let is_sidecar = first(ContainerRole::Sidecar);
-        if self.containers.iter().any(|one| !is_sidecar(one) && one.is_active()) {
+        let is_sidecar = has_role(ContainerRole::Sidecar);
+        if self.containers.iter().any(|container| !is_sidecar(container) && container.is_active()) {
             let all: Vec<_> = self
                 .indexes(ContainerRole::Init)
                 .into_iter()
@@ -298,7 +302,7 @@ impl PodLifecycle {
 
     fn indexes(&self, role: ContainerRole) -> Vec<usize> {
         let all = self.containers.iter().enumerate();
-        all.filter(|(_, one)| one.role == role).map(|(index, _)| index).collect()
+        all.filter(|(_, container)| container.role == role).map(|(index, _)| index).collect()
     }
 
     /// Sets the terminal phase once no container will be started again.
@@ -306,23 +310,26 @@ impl PodLifecycle {
         if self.terminal.is_some() {
             return;
         }
-        let failed_for_good = |one: &TrackedContainer| matches!(&one.state, ContainerPhase::Ended { ended, restart_at: None } if ended.code != 0);
-        let ended = |one: &TrackedContainer| {
-            matches!(one.state, ContainerPhase::Ended { restart_at: None, .. })
+        let failed_for_good = |container: &TrackedContainer| matches!(&container.state, ContainerPhase::Ended { ended, restart_at: None } if ended.code != 0);
+        let ended = |container: &TrackedContainer| {
+            matches!(container.state, ContainerPhase::Ended { restart_at: None, .. })
         };
         let init_failed = self
             .containers
             .iter()
-            .any(|one| one.role == ContainerRole::Init && failed_for_good(one));
-        let mains: Vec<_> =
-            self.containers.iter().filter(|one| one.role == ContainerRole::Main).collect();
-        let all_ended = mains.iter().all(|one| ended(one));
+            .any(|container| container.role == ContainerRole::Init && failed_for_good(container));
+        let mains: Vec<_> = self
+            .containers
+            .iter()
+            .filter(|container| container.role == ContainerRole::Main)
+            .collect();
+        let all_ended = mains.iter().all(|container| ended(container));
         let ending_is_over =
             self.ending.is_some() && !self.containers.iter().any(TrackedContainer::is_active);
         self.terminal = if self.failure.is_some() && ending_is_over {
             Some(PodPhase::Failed)
         } else if all_ended && (self.initialized || self.ending.is_some()) {
-            let failed = mains.iter().any(|one| failed_for_good(one));
+            let failed = mains.iter().any(|container| failed_for_good(container));
             Some(if failed { PodPhase::Failed } else { PodPhase::Succeeded })
         } else if (init_failed && self.ending.is_none()) || ending_is_over {
             Some(PodPhase::Failed)
@@ -333,8 +340,8 @@ impl PodLifecycle {
 
     /// Returns the time at which [`decide`](Self::decide) must be called again even if nothing happens
     /// before.
-    pub(crate) fn next_look(&self) -> Option<Timestamp> {
-        let retries = self.containers.iter().filter_map(|one| match &one.state {
+    pub(crate) fn next_check(&self) -> Option<Timestamp> {
+        let retries = self.containers.iter().filter_map(|container| match &container.state {
             ContainerPhase::Waiting { retry_at, .. } => *retry_at,
             ContainerPhase::Ended { restart_at, .. } => *restart_at,
             ContainerPhase::Starting { .. } | ContainerPhase::Running { .. } => None,
@@ -351,11 +358,11 @@ impl PodLifecycle {
         {
             return phase;
         }
-        let waits_for_first_start = self.containers.iter().any(|one| {
-            one.role == ContainerRole::Main
-                && one.restart_count == 0
-                && one.last.is_none()
-                && one.is_waiting()
+        let waits_for_first_start = self.containers.iter().any(|container| {
+            container.role == ContainerRole::Main
+                && container.restart_count == 0
+                && container.last.is_none()
+                && container.is_waiting()
         });
         if self.initialized && !waits_for_first_start {
             PodPhase::Running

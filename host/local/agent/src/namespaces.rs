@@ -17,10 +17,10 @@ const CHECK_DEADLINE: Duration = Duration::from_secs(10);
 #[non_exhaustive]
 pub enum NamespaceError {
     /// The kernel or its settings forbid it.
-    #[error("containers cannot get a private root on this machine ({said}): {advice}")]
+    #[error("containers cannot get a private root on this machine ({refusal}): {advice}")]
     Forbidden {
         /// The error of the kernel.
-        said: String,
+        refusal: String,
         /// The setting to change.
         advice: String,
     },
@@ -67,17 +67,17 @@ pub(crate) async fn probe(
     processes: &ProcessSpawner,
     directory: &Path,
 ) -> Result<bool, NamespaceError> {
-    let ways: &[bool] = if geteuid().is_root() { &[false, true] } else { &[true] };
-    let mut said = String::new();
-    for user_namespace in ways {
+    let kinds: &[bool] = if geteuid().is_root() { &[false, true] } else { &[true] };
+    let mut refusal = String::new();
+    for user_namespace in kinds {
         match check(processes, directory, *user_namespace).await {
             Ok(None) => return Ok(*user_namespace),
-            Ok(Some(error)) => said = error,
+            Ok(Some(error)) => refusal = error,
             Err(source) => return Err(NamespaceError::Check { source }),
         }
     }
     let settings = UserNamespaceSysctls::read();
-    Err(NamespaceError::Forbidden { said, advice: settings.advice() })
+    Err(NamespaceError::Forbidden { refusal, advice: settings.advice() })
 }
 
 /// Tries one kind of namespace. Returns the error text if the kernel refuses it.
@@ -106,11 +106,11 @@ async fn check(
     if exit.code == 0 {
         return Ok(None);
     }
-    let said = if why.is_empty() { exit.output } else { why };
-    if said.is_empty() {
+    let refusal = if why.is_empty() { exit.output } else { why };
+    if refusal.is_empty() {
         return Err(io::Error::other(format!("the container program exited with {}", exit.code)));
     }
-    Ok(Some(said))
+    Ok(Some(refusal))
 }
 
 /// The kernel settings that can forbid user namespaces. A setting is `None` if this kernel does not have it.

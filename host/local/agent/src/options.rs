@@ -27,9 +27,9 @@ pub struct NodeOptions {
 
 /// Allocates the addresses of Pods.
 pub trait AddressPool: Send + Sync + Debug {
-    /// Returns the address of the Pod `uid`, which keeps the one that it has. `wanted` is the address in the
+    /// Returns the address of the Pod `uid`, which keeps the one that it has. `preferred` is the address in the
     /// Pod's status, for a Pod that an earlier agent ran. Returns `None` if all addresses are in use.
-    fn allocate(&self, uid: &str, wanted: Option<Ipv4Addr>) -> Option<Ipv4Addr>;
+    fn allocate(&self, uid: &str, preferred: Option<Ipv4Addr>) -> Option<Ipv4Addr>;
 
     /// Releases the address of the Pod `uid`, of which no process runs any more.
     fn release(&self, uid: &str);

@@ -151,11 +151,11 @@ pub fn clean_up(directory: &Path) -> io::Result<OrphanCleanup> {
 }
 
 fn end_recorded(record: &ProcessRecord) -> bool {
-    let is_it = start_ticks(record.pid) == Some(record.start_ticks);
-    if is_it {
+    let is_same_process = start_ticks(record.pid) == Some(record.start_ticks);
+    if is_same_process {
         kill_session(record.pid);
     }
-    is_it
+    is_same_process
 }
 
 #[cfg(test)]
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recorded_process_is_ended_unless_its_number_belongs_to_another() {
+    fn a_recorded_process_is_ended_unless_its_pid_was_reused() {
         let directory = tempfile::tempdir().unwrap();
         let pod = PodDirectory::new(directory.path(), "u1");
         fs::create_dir_all(pod.run("c", "deadbeef")).unwrap();

@@ -55,7 +55,7 @@ pub(crate) use write::FIELD_MANAGER;
 use start::{ContainerRun, StartedContainer};
 
 /// How many events of a Pod's tasks may wait to be processed.
-const HAPPENED_MAX: usize = 256;
+const TASK_EVENTS_MAX: usize = 256;
 
 /// The pause between two attempts to allocate an address while none is free.
 const ADDRESS_RETRY: Duration = Duration::from_secs(1);
@@ -98,7 +98,7 @@ pub(crate) struct PodSignals {
     /// The newest version of the object.
     pub pod: watch::Receiver<Arc<Pod>>,
     /// Cancelled when the object is deleted.
-    pub gone: CancellationToken,
+    pub deleted: CancellationToken,
     /// Cancelled when the agent stops.
     pub stop: CancellationToken,
 }
@@ -138,17 +138,17 @@ enum PodTaskOutcome {
 struct PodWorker {
     node: Arc<AgentContext>,
     pod: Arc<Pod>,
-    place: DownwardApiSource,
+    placement: DownwardApiSource,
     directory: PodDirectory,
     lifecycle: PodLifecycle,
-    live: BTreeMap<usize, RunningContainer>,
+    running: BTreeMap<usize, RunningContainer>,
     /// Containers of whose last run stray processes are still being ended.
     sweeping: BTreeSet<usize>,
     /// Containers to start as soon as their last run is swept and every object that the Pod references has
     /// been read.
     held: BTreeSet<usize>,
     references: ConfigSourceStates,
-    happened: mpsc::Sender<PodTaskEvent>,
+    task_events: mpsc::Sender<PodTaskEvent>,
     tasks: JoinSet<()>,
     writer: JoinSet<()>,
     statuses: Option<watch::Sender<Option<PodStatus>>>,
@@ -157,23 +157,26 @@ struct PodWorker {
 }
 
 /// Runs one Pod; returns when nothing is left to do for it on this node.
-pub(crate) async fn live(node: Arc<AgentContext>, mut signals: PodSignals) {
+pub(crate) async fn run_pod(node: Arc<AgentContext>, mut signals: PodSignals) {
     let pod = signals.pod.borrow_and_update().clone();
     let uid = pod.uid().unwrap_or_default();
-    let Some(place) = find_place(&node, &mut signals).await else { return };
-    let (happened, events) = mpsc::channel(HAPPENED_MAX);
-    let mut driver = PodWorker::new(node.clone(), pod, place, happened);
-    if let Err(error) = driver.prepare().await {
-        tracing::warn!(pod = driver.pod.name_any(), %error, "pod directory not made");
+    let Some(placement) = allocate_placement(&node, &mut signals).await else { return };
+    let (task_events, events) = mpsc::channel(TASK_EVENTS_MAX);
+    let mut worker = PodWorker::new(node.clone(), pod, placement, task_events);
+    if let Err(error) = worker.prepare().await {
+        tracing::warn!(pod = worker.pod.name_any(), %error, "pod directory not made");
     }
-    let outcome = driver.run(signals, events).await;
+    let outcome = worker.run(signals, events).await;
     if outcome == PodTaskOutcome::Removed {
         node.options.addresses.release(&uid);
     }
 }
 
 /// Retries until the Pod has an address. Returns `None` if the Pod is deleted or the agent stops before that.
-async fn find_place(node: &AgentContext, signals: &mut PodSignals) -> Option<DownwardApiSource> {
+async fn allocate_placement(
+    node: &AgentContext,
+    signals: &mut PodSignals,
+) -> Option<DownwardApiSource> {
     loop {
         let pod = signals.pod.borrow_and_update().clone();
         let uid = pod.uid()?;
@@ -192,7 +195,7 @@ async fn find_place(node: &AgentContext, signals: &mut PodSignals) -> Option<Dow
         node.events.warning(EventKey::pod(&pod), "FailedCreatePodSandBox", note);
         tokio::select! {
             () = sleep(ADDRESS_RETRY) => {}
-            () = signals.gone.cancelled() => return None,
+            () = signals.deleted.cancelled() => return None,
             () = signals.stop.cancelled() => return None,
         }
     }
@@ -207,8 +210,8 @@ impl PodWorker {
     fn new(
         node: Arc<AgentContext>,
         pod: Arc<Pod>,
-        place: DownwardApiSource,
-        happened: mpsc::Sender<PodTaskEvent>,
+        placement: DownwardApiSource,
+        task_events: mpsc::Sender<PodTaskEvent>,
     ) -> Self {
         let uid = pod.uid().unwrap_or_default();
         let (statuses, to_write) = watch::channel(None);
@@ -217,11 +220,11 @@ impl PodWorker {
         Self {
             directory: PodDirectory::new(&node.options.directory, &uid),
             lifecycle: PodLifecycle::new(&pod, Timestamp::now()),
-            live: BTreeMap::new(),
+            running: BTreeMap::new(),
             sweeping: BTreeSet::new(),
             held: BTreeSet::new(),
             references: ConfigSourceStates::new(),
-            happened,
+            task_events,
             tasks: JoinSet::new(),
             writer,
             statuses: Some(statuses),
@@ -229,7 +232,7 @@ impl PodWorker {
             deadline: watch::Sender::new(None),
             node,
             pod,
-            place,
+            placement,
         }
     }
 
@@ -237,15 +240,15 @@ impl PodWorker {
     async fn prepare(&mut self) -> std::io::Result<()> {
         storage::write_pod_files(&self.pod, &self.directory)?;
         let namespace = self.pod.namespace().unwrap_or_default();
-        for key in config_source::named_by(&self.pod) {
+        for key in config_source::referenced_by(&self.pod) {
             let mut follow = self.node.watches.follow(&namespace, &key).await;
             self.references.insert(key.clone(), follow.borrow_and_update().clone());
-            let happened = self.happened.clone();
+            let task_events = self.task_events.clone();
             self.tasks.spawn(async move {
                 while follow.changed().await.is_ok() {
                     let found = follow.borrow_and_update().clone();
-                    let told = PodTaskEvent::Reference { key: key.clone(), found };
-                    if happened.send(told).await.is_err() {
+                    let event = PodTaskEvent::Reference { key: key.clone(), found };
+                    if task_events.send(event).await.is_err() {
                         return;
                     }
                 }
@@ -266,20 +269,20 @@ impl PodWorker {
         loop {
             self.act();
             self.publish_status();
-            if self.lifecycle.has_ended() && self.sweeping.is_empty() && self.is_leaving() {
+            if self.lifecycle.has_ended() && self.sweeping.is_empty() && self.is_being_deleted() {
                 tokio::select! {
                     () = self.finish() => {}
-                    () = signals.gone.cancelled() => self.remove_directory().await,
+                    () = signals.deleted.cancelled() => self.remove_directory().await,
                     () = signals.stop.cancelled() => return PodTaskOutcome::Stopped,
                 }
                 return PodTaskOutcome::Removed;
             }
-            let next_look = self.lifecycle.next_look();
+            let next_check = self.lifecycle.next_check();
             tokio::select! {
                 biased;
-                Some(happened) = events.recv() => self.happened(happened),
-                () = signals.gone.cancelled() => {
-                    self.end_at_once(&mut events).await;
+                Some(event) = events.recv() => self.handle_event(event),
+                () = signals.deleted.cancelled() => {
+                    self.end_immediately(&mut events).await;
                     return PodTaskOutcome::Removed;
                 }
                 () = signals.stop.cancelled() => {
@@ -296,18 +299,18 @@ impl PodWorker {
                         self.write_hosts(&mut names);
                     }
                 }
-                () = until(next_look) => {}
+                () = until(next_check) => {}
             }
         }
     }
 
-    fn is_leaving(&self) -> bool {
+    fn is_being_deleted(&self) -> bool {
         self.pod.metadata.deletion_timestamp.is_some()
     }
 
     fn write_hosts(&self, names: &mut watch::Receiver<Arc<str>>) {
         let lines = names.borrow_and_update().clone();
-        let written = storage::write_hosts(&self.pod, &self.place, &self.directory, &lines);
+        let written = storage::write_hosts(&self.pod, &self.placement, &self.directory, &lines);
         if let Err(error) = written {
             tracing::warn!(pod = self.pod.name_any(), %error, "hosts file not written");
         }
@@ -316,7 +319,7 @@ impl PodWorker {
     /// Processes a new version of the object.
     fn pod_changed(&mut self, pod: Arc<Pod>) {
         self.pod = pod;
-        if self.is_leaving() {
+        if self.is_being_deleted() {
             let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or_default();
             let grace = Duration::from_secs(u64::try_from(grace).unwrap_or_default());
             let deadline = Instant::now() + grace;
@@ -338,7 +341,7 @@ impl PodWorker {
         VolumeProvisioner {
             client: &self.node.client,
             pod: &self.pod,
-            place: &self.place,
+            placement: &self.placement,
             directory: &self.directory,
             allow_host_path: self.node.options.allow_host_path,
         }
@@ -376,7 +379,8 @@ impl PodWorker {
 
     /// Publishes the status to the API server if it changed.
     fn publish_status(&mut self) {
-        let addresses = PodAddresses { host: self.place.host_ip, pod: Some(self.place.pod_ip) };
+        let addresses =
+            PodAddresses { host: self.placement.host_ip, pod: Some(self.placement.pod_ip) };
         let now = Timestamp::now();
         let status = status(&self.pod, &self.lifecycle, addresses, &self.status, now);
         let first = self.statuses.as_ref().is_some_and(|statuses| statuses.borrow().is_none());
@@ -389,9 +393,11 @@ impl PodWorker {
         }
     }
 
-    fn happened(&mut self, happened: PodTaskEvent) {
-        match happened {
-            PodTaskEvent::Started { index, result: Ok(started) } => self.runs(index, *started),
+    fn handle_event(&mut self, event: PodTaskEvent) {
+        match event {
+            PodTaskEvent::Started { index, result: Ok(started) } => {
+                self.container_started(index, *started)
+            }
             PodTaskEvent::Started { index, result: Err(failure) } => {
                 self.start_failed(index, failure)
             }
@@ -414,28 +420,30 @@ impl PodWorker {
     }
 
     fn is_current(&self, index: usize, run: &str) -> bool {
-        self.live.get(&index).is_some_and(|live| live.run.name == run)
+        self.running.get(&index).is_some_and(|running| running.run.name == run)
     }
 
     fn exited(&mut self, index: usize, run: &str, exit: ProcessExit) {
-        let Some(live) = self.live.remove(&index).filter(|live| live.run.name == run) else {
+        let Some(running) = self.running.remove(&index).filter(|running| running.run.name == run)
+        else {
             return;
         };
-        live.ended.cancel();
+        running.ended.cancel();
         let Some(container) = self.container(index) else { return };
         let Some(since) = self.since(index) else { return };
-        let start_error = live.run.start_error();
+        let start_error = running.run.start_error();
         let reason = match start_error {
             Some(_) => "StartError",
             None => ContainerTermination::reason_of(exit.code),
         };
-        let last_words = live.run.last_words().or_else(|| log_tail(&container, &exit));
+        let termination_message =
+            running.run.termination_message().or_else(|| log_tail(&container, &exit));
         let ended = ContainerTermination {
-            id: live.run.id(),
+            id: running.run.id(),
             code: exit.code,
             signal: exit.signal,
             reason: reason.into(),
-            message: start_error.or(last_words).or(live.message),
+            message: start_error.or(termination_message).or(running.message),
             started_at: since,
             finished_at: exit.at,
         };
@@ -444,7 +452,7 @@ impl PodWorker {
         // ended.
         self.publish_status();
         self.directory.forget(&container.name);
-        self.sweep(index, live.run);
+        self.sweep(index, running.run);
     }
 
     fn container(&self, index: usize) -> Option<Container> {

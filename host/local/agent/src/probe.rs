@@ -61,7 +61,7 @@ pub(crate) struct ProbeResultCounter {
     timing: ProbeTiming,
     verdict: Option<bool>,
     last: Option<bool>,
-    in_a_row: u32,
+    consecutive: u32,
 }
 
 impl ProbeResultCounter {
@@ -73,16 +73,17 @@ impl ProbeResultCounter {
             ProbeKind::Liveness => Some(true),
             ProbeKind::Readiness => Some(false),
         };
-        Self { timing, verdict, last: None, in_a_row: 0 }
+        Self { timing, verdict, last: None, consecutive: 0 }
     }
 
     /// Counts a result. Returns the verdict if this result changes it.
     pub(crate) fn count(&mut self, passed: bool) -> Option<bool> {
-        self.in_a_row = if self.last == Some(passed) { self.in_a_row.saturating_add(1) } else { 1 };
+        self.consecutive =
+            if self.last == Some(passed) { self.consecutive.saturating_add(1) } else { 1 };
         self.last = Some(passed);
         let needed =
             if passed { self.timing.success_threshold } else { self.timing.failure_threshold };
-        if self.in_a_row < needed || self.verdict == Some(passed) {
+        if self.consecutive < needed || self.verdict == Some(passed) {
             return None;
         }
         self.verdict = Some(passed);
@@ -98,13 +99,13 @@ mod tests {
     fn check(kind: ProbeKind, results: &[bool], verdicts: &[Option<bool>]) {
         let probe =
             Probe { success_threshold: Some(2), failure_threshold: Some(3), ..Probe::default() };
-        let mut tally = ProbeResultCounter::new(kind, ProbeTiming::of(&probe));
-        let found: Vec<_> = results.iter().map(|passed| tally.count(*passed)).collect();
+        let mut counter = ProbeResultCounter::new(kind, ProbeTiming::of(&probe));
+        let found: Vec<_> = results.iter().map(|passed| counter.count(*passed)).collect();
         assert_eq!(found, verdicts);
     }
 
     #[test]
-    fn a_verdict_needs_its_threshold_in_a_row_and_is_told_once() {
+    fn a_verdict_needs_consecutive_results_and_is_reported_once() {
         let (no, yes) = (Some(false), Some(true));
         check(ProbeKind::Readiness, &[true, true, true], &[None, yes, None]);
         check(ProbeKind::Readiness, &[true, false, true, true], &[None, None, None, yes]);

@@ -39,7 +39,7 @@ const CAPTURED_BYTES_MAX: usize = 4 * 1024;
 const DRAIN_DEADLINE: Duration = Duration::from_millis(500);
 
 /// How long the report of a process that failed by itself waits for its last output.
-const LAST_WORDS_DEADLINE: Duration = Duration::from_millis(100);
+const LAST_OUTPUT_DEADLINE: Duration = Duration::from_millis(100);
 
 const CHUNK_BYTES: usize = 16 * 1024;
 
@@ -82,7 +82,7 @@ pub(crate) struct ProcessExit {
 struct SpawnRequest {
     spec_file: PathBuf,
     output: ProcessOutput,
-    answer: oneshot::Sender<io::Result<SpawnedProcess>>,
+    reply: oneshot::Sender<io::Result<SpawnedProcess>>,
 }
 
 /// A handle for requests to the thread. The thread ends when the last clone is dropped.
@@ -117,9 +117,9 @@ impl ProcessSpawner {
         spec_file: PathBuf,
         output: ProcessOutput,
     ) -> io::Result<SpawnedProcess> {
-        let (answer, launched) = oneshot::channel();
+        let (reply, launched) = oneshot::channel();
         let gone = || io::Error::other("the thread that starts processes has ended");
-        self.requests.send(SpawnRequest { spec_file, output, answer }).await.map_err(|_| gone())?;
+        self.requests.send(SpawnRequest { spec_file, output, reply }).await.map_err(|_| gone())?;
         launched.await.map_err(|_| gone())?
     }
 }
@@ -131,7 +131,7 @@ async fn serve(program: &std::path::Path, mut requests: mpsc::Receiver<SpawnRequ
             request = requests.recv() => request,
             Some(_) = watched.join_next() => continue,
         };
-        let Some(SpawnRequest { spec_file, output, answer }) = request else { break };
+        let Some(SpawnRequest { spec_file, output, reply }) = request else { break };
         let mut command = Command::new(program);
         command.arg("container").arg(&spec_file).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -144,7 +144,7 @@ async fn serve(program: &std::path::Path, mut requests: mpsc::Receiver<SpawnRequ
         });
         // The receiver is dropped only while the agent stops. The process then runs unwatched until the
         // clean-up finds it by the name of its run.
-        let _ = answer.send(launched);
+        let _ = reply.send(launched);
     }
 }
 
@@ -167,7 +167,7 @@ async fn watch(mut child: Child, output: ProcessOutput, exited: oneshot::Sender<
             // The end of a killed process is reported immediately, because others act on it. A process that
             // failed by itself has written the reason, and the text is already in the pipes.
             if ended.signal.is_none() && ended.code != 0 && !copy.is_terminated() {
-                let _ = tokio::time::timeout(LAST_WORDS_DEADLINE, &mut copy).await;
+                let _ = tokio::time::timeout(LAST_OUTPUT_DEADLINE, &mut copy).await;
             }
             ended.output = log.lock().await.tail();
             let _ = exited.send(ended);
@@ -215,12 +215,12 @@ async fn copy_lines(
     let Some(mut pipe) = pipe else { return };
     let mut lines = LineSplitter::default();
     let mut chunk = vec![0; CHUNK_BYTES];
-    let mut complained = false;
+    let mut is_reported = false;
     while let Ok(length @ 1..) = pipe.read(&mut chunk).await {
         let bytes = chunk.get(..length).unwrap_or_default();
         let written = lines.push(bytes, stream, &mut *log.lock().await);
         if let Err(error) = written
-            && !std::mem::replace(&mut complained, true)
+            && !std::mem::replace(&mut is_reported, true)
         {
             tracing::warn!(%error, "container output is lost");
         }

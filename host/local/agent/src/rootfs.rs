@@ -72,15 +72,15 @@ pub(crate) struct HostPaths {
 
 impl HostPaths {
     /// Reads the paths of this machine.
-    pub(crate) fn look() -> Self {
+    pub(crate) fn read() -> Self {
         let mut steps = Vec::new();
         for path in TOP {
-            steps.extend(show(Path::new(path)));
+            steps.extend(mount_or_link(Path::new(path)));
         }
         for parent in ["/usr", "/usr/local"] {
             for child in children(Path::new(parent)) {
                 if !matches!(child.to_str(), Some("/usr/local" | "/usr/local/etc")) {
-                    steps.extend(show(&child));
+                    steps.extend(mount_or_link(&child));
                 }
             }
         }
@@ -106,7 +106,7 @@ fn children(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// Makes a path of the machine visible: a link as a link, a directory or file by mounting it.
-fn show(path: &Path) -> Option<RootStep> {
+fn mount_or_link(path: &Path) -> Option<RootStep> {
     if let Ok(to) = std::fs::read_link(path) {
         return Some(RootStep::Symlink { target: path.to_owned(), to });
     }
@@ -151,8 +151,8 @@ pub(crate) fn steps(
     for name in ["hosts", "hostname", "resolv.conf"] {
         steps.push(link(Path::new("/etc").join(name), Path::new(POD_FILES).join(name)));
     }
-    let elsewhere = |tree: &&PathBuf| !tree.starts_with("/usr") && !is_top(tree);
-    steps.extend(image.trees.iter().filter(elsewhere).map(|tree| bind(tree, tree, true)));
+    let needs_mount = |tree: &&PathBuf| !tree.starts_with("/usr") && !is_top(tree);
+    steps.extend(image.trees.iter().filter(needs_mount).map(|tree| bind(tree, tree, true)));
     for (name, program) in &image.commands {
         steps.push(link(Path::new(COMMANDS).join(name), program.clone()));
     }
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_outside_the_usual_places_is_shown_with_its_directory() {
+    fn a_program_outside_the_usual_directories_is_mounted_with_its_directory() {
         let image = PulledImage::for_tests("/engines/redis-8/redis-server");
         let steps = steps(&HostPaths::default(), &image, Path::new("/pod"), Path::new("/"), &[]);
         assert!(steps.contains(&bind(

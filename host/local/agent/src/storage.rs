@@ -49,7 +49,7 @@ pub(crate) enum StorageError {
 pub(crate) struct VolumeProvisioner<'a> {
     pub client: &'a Client,
     pub pod: &'a Pod,
-    pub place: &'a DownwardApiSource,
+    pub placement: &'a DownwardApiSource,
     pub directory: &'a PodDirectory,
     pub allow_host_path: bool,
 }
@@ -62,7 +62,7 @@ impl VolumeProvisioner<'_> {
     ) -> Result<BTreeMap<String, PreparedVolume>, StorageError> {
         let mut prepared = BTreeMap::new();
         for volume in self.volumes() {
-            prepared.insert(volume.name.clone(), self.prepare_one(volume, references).await?);
+            prepared.insert(volume.name.clone(), self.prepare_volume(volume, references).await?);
         }
         Ok(prepared)
     }
@@ -72,7 +72,7 @@ impl VolumeProvisioner<'_> {
     pub(crate) fn refresh(self, references: &ConfigSourceStates) {
         for volume in self.volumes() {
             let Ok(VolumeContent::Files(files)) =
-                volume::content(self.pod, self.place, references, volume)
+                volume::content(self.pod, self.placement, references, volume)
             else {
                 continue;
             };
@@ -87,14 +87,15 @@ impl VolumeProvisioner<'_> {
         self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten())
     }
 
-    async fn prepare_one(
+    async fn prepare_volume(
         self,
         volume: &Volume,
         references: &ConfigSourceStates,
     ) -> Result<PreparedVolume, StorageError> {
         let path = self.directory.volume(&volume.name);
         let disk = |source| StorageError::Disk { volume: volume.name.clone(), source };
-        let (path, read_only) = match volume::content(self.pod, self.place, references, volume)? {
+        let (path, read_only) = match volume::content(self.pod, self.placement, references, volume)?
+        {
             VolumeContent::Empty => {
                 fs::create_dir_all(&path).map_err(disk)?;
                 // Any user of the container may write, as in Kubernetes.
@@ -192,7 +193,7 @@ fn source(
 /// it.
 pub(crate) fn write_hosts(
     pod: &Pod,
-    place: &DownwardApiSource,
+    placement: &DownwardApiSource,
     directory: &PodDirectory,
     names: &str,
 ) -> io::Result<()> {
@@ -203,7 +204,7 @@ pub(crate) fn write_hosts(
     let mut text = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n".to_owned();
     let full =
         subdomain.map(|subdomain| format!("{name}.{subdomain}.{namespace}.svc.cluster.local "));
-    text.push_str(&format!("{} {}{name}\n", place.pod_ip, full.unwrap_or_default()));
+    text.push_str(&format!("{} {}{name}\n", placement.pod_ip, full.unwrap_or_default()));
     for alias in spec.iter().flat_map(|spec| spec.host_aliases.iter().flatten()) {
         let names = alias.hostnames.clone().unwrap_or_default().join(" ");
         text.push_str(&format!("{} {names}\n", alias.ip));
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_name_the_pod_its_aliases_and_the_others() {
+    fn hosts_contain_the_pod_its_aliases_and_the_others() {
         let directory = tempfile::tempdir().unwrap();
         let pod_directory = PodDirectory::new(directory.path(), "u1");
         let pod: Pod = serde_json::from_value(json!({
@@ -293,8 +294,8 @@ mod tests {
             "spec": {"hostname": "a-0", "subdomain": "a", "containers": [],
                 "hostAliases": [{"ip": "127.0.0.9", "hostnames": ["x", "y"]}]}}))
         .unwrap();
-        let place = downward::tests::place();
-        write_hosts(&pod, &place, &pod_directory, "127.23.1.8 b-0.b\n").unwrap();
+        let placement = downward::tests::placement();
+        write_hosts(&pod, &placement, &pod_directory, "127.23.1.8 b-0.b\n").unwrap();
         let text = fs::read_to_string(pod_directory.files().join("hosts")).unwrap();
         let expected = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n\
             127.23.1.7 a-0.a.ns.svc.cluster.local a-0\n127.0.0.9 x y\n127.23.1.8 b-0.b\n";

@@ -59,12 +59,17 @@ pub(crate) enum VolumeError {
 /// Returns the content of `volume` of `pod`.
 pub(crate) fn content(
     pod: &Pod,
-    place: &DownwardApiSource,
+    placement: &DownwardApiSource,
     references: &ConfigSourceStates,
     volume: &Volume,
 ) -> Result<VolumeContent, VolumeError> {
-    let mut maker =
-        VolumeBuilder { pod, place, references, volume: &volume.name, files: VolumeFiles::new() };
+    let mut builder = VolumeBuilder {
+        pod,
+        placement,
+        references,
+        volume: &volume.name,
+        files: VolumeFiles::new(),
+    };
     if volume.empty_dir.is_some() {
         return Ok(VolumeContent::Empty);
     }
@@ -76,28 +81,28 @@ pub(crate) fn content(
     }
     if let Some(from) = &volume.config_map {
         let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
-        let wanted = KeySelection { items, optional, mode: from.default_mode };
-        maker.add_keys(&ConfigSourceKey::config_map(&from.name), wanted)?;
+        let selection = KeySelection { items, optional, mode: from.default_mode };
+        builder.add_keys(&ConfigSourceKey::config_map(&from.name), selection)?;
     } else if let Some(from) = &volume.secret {
         let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
-        let wanted = KeySelection { items, optional, mode: from.default_mode };
-        maker.add_keys(
+        let selection = KeySelection { items, optional, mode: from.default_mode };
+        builder.add_keys(
             &ConfigSourceKey::secret(from.secret_name.as_deref().unwrap_or_default()),
-            wanted,
+            selection,
         )?;
     } else if let Some(from) = &volume.downward_api {
-        maker.add_fields(from.items.as_deref().unwrap_or_default(), from.default_mode)?;
+        builder.add_fields(from.items.as_deref().unwrap_or_default(), from.default_mode)?;
     } else if let Some(from) = &volume.projected {
-        maker.add_projected(from)?;
+        builder.add_projected(from)?;
     } else {
         return Err(VolumeError::Kind(volume.name.clone()));
     }
-    Ok(VolumeContent::Files(maker.files))
+    Ok(VolumeContent::Files(builder.files))
 }
 
 struct VolumeBuilder<'a> {
     pod: &'a Pod,
-    place: &'a DownwardApiSource,
+    placement: &'a DownwardApiSource,
     references: &'a ConfigSourceStates,
     volume: &'a str,
     files: VolumeFiles,
@@ -145,24 +150,24 @@ impl VolumeBuilder<'_> {
     fn add_keys(
         &mut self,
         key: &ConfigSourceKey,
-        wanted: KeySelection<'_>,
+        selection: KeySelection<'_>,
     ) -> Result<(), VolumeError> {
         let fail = |source| VolumeError::Reference { volume: self.volume.to_owned(), source };
         let Some(data) =
-            config_source::data(self.references, key, wanted.optional).map_err(fail)?
+            config_source::data(self.references, key, selection.optional).map_err(fail)?
         else {
             return Ok(());
         };
-        let Some(items) = wanted.items.filter(|items| !items.is_empty()) else {
+        let Some(items) = selection.items.filter(|items| !items.is_empty()) else {
             for (name, bytes) in data {
-                self.add(name, bytes.clone(), wanted.mode)?;
+                self.add(name, bytes.clone(), selection.mode)?;
             }
             return Ok(());
         };
         for item in items {
             match data.get(&item.key) {
-                Some(bytes) => self.add(&item.path, bytes.clone(), item.mode.or(wanted.mode))?,
-                None if wanted.optional => {}
+                Some(bytes) => self.add(&item.path, bytes.clone(), item.mode.or(selection.mode))?,
+                None if selection.optional => {}
                 None => {
                     let (reference, key) = (key.clone(), item.key.clone());
                     return Err(fail(ConfigSourceError::NoKey { reference, key }));
@@ -179,9 +184,9 @@ impl VolumeBuilder<'_> {
     ) -> Result<(), VolumeError> {
         for item in items {
             let value = if let Some(from) = &item.field_ref {
-                downward::field(self.pod, self.place, &from.field_path)
+                downward::field(self.pod, self.placement, &from.field_path)
             } else if let Some(from) = &item.resource_field_ref {
-                downward::resource(self.pod, self.place, None, from)
+                downward::resource(self.pod, self.placement, None, from)
             } else {
                 Err(DownwardApiError::UnknownField(item.path.clone()))
             };
@@ -233,7 +238,7 @@ mod tests {
             (ConfigSourceKey::secret("s"), data),
             (ConfigSourceKey::config_map("absent"), ConfigSourceState::Missing),
         ]);
-        let found = content(&pod, &downward::tests::place(), &references, &volume);
+        let found = content(&pod, &downward::tests::placement(), &references, &volume);
         let found = found.map_err(|error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             cause.unwrap_or_else(|| error.to_string())
@@ -266,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_made_is_named() {
+    fn the_missing_source_is_named() {
         check(json!({"configMap": {"name": "absent"}}), Err("configmap \"absent\" not found"));
         check(
             json!({"configMap": {"name": "c", "items": [{"key": "k", "path": "k"}]}}),

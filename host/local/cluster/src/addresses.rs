@@ -90,7 +90,7 @@ pub struct AddressBlock {
 }
 
 impl AddressBlock {
-    /// Reserves the block with the number `wanted`, or the first free one. Returns it with the socket on
+    /// Reserves the block with the number `requested`, or the first free one. Returns it with the socket on
     /// which its API server must listen.
     ///
     /// # Errors
@@ -99,11 +99,11 @@ impl AddressBlock {
     /// is not a directory that only this user can enter.
     pub fn take(
         locks: &Path,
-        wanted: Option<u8>,
+        requested: Option<u8>,
         api_port: u16,
     ) -> Result<(Self, TcpListener), AddressBlockError> {
         private_directory(locks)?;
-        if let Some(block) = wanted {
+        if let Some(block) = requested {
             return Self::try_take(locks, block, api_port);
         }
         for block in BLOCKS {
@@ -176,22 +176,23 @@ fn is_ours(path: &Path) -> bool {
 /// Creates the directory with mode 0700, or checks that the existing one belongs to this user and is closed
 /// to others: in a shared directory such as `/tmp` any user may have created it first.
 fn private_directory(path: &Path) -> Result<(), AddressBlockError> {
-    let bad = |problem: String| AddressBlockError::Directory { path: path.to_owned(), problem };
+    let directory_error =
+        |problem: String| AddressBlockError::Directory { path: path.to_owned(), problem };
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(bad(error.to_string())),
+        Err(error) => return Err(directory_error(error.to_string())),
     }
-    let found = fs::symlink_metadata(path).map_err(|error| bad(error.to_string()))?;
+    let found = fs::symlink_metadata(path).map_err(|error| directory_error(error.to_string()))?;
     if !found.is_dir() {
-        return Err(bad("it is not a directory; remove it".to_owned()));
+        return Err(directory_error("it is not a directory; remove it".to_owned()));
     }
     if found.uid() != nix::unistd::getuid().as_raw() {
         let text = "it belongs to another user; set XDG_RUNTIME_DIR to a directory of your own";
-        return Err(bad(text.to_owned()));
+        return Err(directory_error(text.to_owned()));
     }
     if found.mode() & 0o077 != 0 {
-        return Err(bad("other users can enter it; run `chmod 700` on it".to_owned()));
+        return Err(directory_error("other users can enter it; run `chmod 700` on it".to_owned()));
     }
     Ok(())
 }
@@ -227,14 +228,14 @@ impl PodAddresses {
 }
 
 impl AddressPool for PodAddresses {
-    fn allocate(&self, uid: &str, wanted: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
+    fn allocate(&self, uid: &str, requested: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(offset) = state.by_pod.get(uid) {
             return Some(address(self.block, *offset));
         }
-        let wanted = wanted.and_then(|wanted| self.offset(wanted));
-        let offset = match wanted.filter(|wanted| !state.taken.contains(wanted)) {
-            Some(wanted) => wanted,
+        let requested = requested.and_then(|requested| self.offset(requested));
+        let offset = match requested.filter(|requested| !state.taken.contains(requested)) {
+            Some(requested) => requested,
             None => state.advance()?,
         };
         state.taken.insert(offset);
@@ -283,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_is_held_by_one_and_free_after_it() {
+    fn a_block_has_one_holder_and_is_free_after_its_end() {
         let (folder, first) = block(124);
         let locks = folder.path().join("locks");
         let again = AddressBlock::take(&locks, Some(124), 0);
@@ -294,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_wish_the_first_free_block_is_taken() {
+    fn without_a_request_the_first_free_block_is_taken() {
         let (folder, _first) = block(100);
         let (second, _) = AddressBlock::take(&folder.path().join("locks"), None, 0).unwrap();
         assert_eq!(second.number(), 101);
@@ -306,7 +307,7 @@ mod tests {
 
     /// Two users have two directories of locks.
     #[test]
-    fn a_block_in_which_another_user_listens_is_passed_over() {
+    fn a_block_in_which_another_user_listens_is_skipped() {
         let (home, other_home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (locks, others) = (home.path().join("locks"), other_home.path().join("locks"));
         // A free port, so that other tests do not interfere.
@@ -332,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_released_address_returns_only_after_the_block_has_wrapped() {
+    fn a_released_address_is_allocated_again_only_after_the_block_has_wrapped() {
         let (_folder, block) = block(124);
         let pool = PodAddresses::new(&block);
         let first = pool.allocate("first", None).unwrap();
@@ -350,21 +351,21 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_keeps_its_address_and_may_ask_for_the_one_it_had() {
+    fn a_pod_keeps_its_address_and_may_request_its_earlier_one() {
         let (_folder, block) = block(124);
         let pool = PodAddresses::new(&block);
         let had = Ipv4Addr::new(127, 124, 7, 7);
         assert_eq!(pool.allocate("a", Some(had)), Some(had));
         assert_eq!(pool.allocate("a", None), Some(had));
         let others = [had, Ipv4Addr::new(127, 124, 0, 1), Ipv4Addr::new(127, 125, 1, 9)];
-        for (number, wanted) in others.into_iter().enumerate() {
-            let given = pool.allocate(&format!("b{number}"), Some(wanted)).unwrap();
-            assert_ne!(given, wanted, "in use, the API's, and another block's");
+        for (number, requested) in others.into_iter().enumerate() {
+            let given = pool.allocate(&format!("b{number}"), Some(requested)).unwrap();
+            assert_ne!(given, requested, "in use, the API's, and another block's");
         }
     }
 
     #[test]
-    fn a_full_block_gives_nothing() {
+    fn a_full_block_allocates_nothing() {
         let (_folder, block) = block(124);
         let pool = PodAddresses::new(&block);
         let all: BTreeSet<_> =

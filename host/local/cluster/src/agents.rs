@@ -89,8 +89,8 @@ impl AgentLogs {
 impl api::PodLogs for AgentLogs {
     fn open(&self, target: api::LogTarget, options: api::LogOptions) -> api::OpenLog<'_> {
         Box::pin(async move {
-            let wanted = agent_options(&options, Timestamp::now());
-            let opened = self.files.open(&target.uid, &target.container, wanted);
+            let log_options = agent_options(&options, Timestamp::now());
+            let opened = self.files.open(&target.uid, &target.container, log_options);
             let lines = opened.map_err(|error| api::LogError::NotFound(error.to_string()))?;
             let bytes = lines.map(|line| line.map(Into::into).map_err(io::Error::other));
             let limit = options.limit_bytes;

@@ -120,7 +120,7 @@ pub struct LocalCluster {
 /// Returns an error if the directory or the address block is in use, if leftovers of an earlier host cannot
 /// be removed, or if a part does not start. No part keeps running then.
 pub async fn start(options: LocalOptions) -> Result<LocalCluster, LocalError> {
-    let lock = take_directory(&options.directory)?;
+    let lock = lock_state_directory(&options.directory)?;
     let (block, listener) =
         AddressBlock::take(&options.lock_directory, options.block, options.api_port)?;
     let images = options.image_table()?;
@@ -170,10 +170,10 @@ impl LocalCluster {
             return Ok(());
         }
         control::create_initial(&client).await?;
-        let mirrors = Reflectors::default();
-        let names = HostsFileNames::new(&mirrors);
+        let reflectors = Reflectors::default();
+        let names = HostsFileNames::new(&reflectors);
         let volumes = options.directory.join("volumes");
-        control::start(&client, &mirrors, Arc::clone(&names), volumes, &mut self.controllers);
+        control::start(&client, &reflectors, Arc::clone(&names), volumes, &mut self.controllers);
         let setup = AgentSetup {
             client: self.client("agent")?,
             directory: options.directory.join("nodes"),
@@ -236,20 +236,20 @@ async fn start_api(
 }
 
 /// Creates the directory with mode 0700, and locks it.
-fn take_directory(path: &Path) -> Result<File, LocalError> {
-    let bad = |path: &Path| {
+fn lock_state_directory(path: &Path) -> Result<File, LocalError> {
+    let directory_error = |path: &Path| {
         let path = path.to_owned();
         move |source| LocalError::Directory { path, source }
     };
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(bad(path))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(directory_error(path))?;
     let file = path.join("lock");
     let opened =
         OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&file);
-    let lock = opened.map_err(bad(&file))?;
+    let lock = opened.map_err(directory_error(&file))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(fs::TryLockError::WouldBlock) => Err(LocalError::InUse { path: path.to_owned() }),
-        Err(fs::TryLockError::Error(source)) => Err(bad(&file)(source)),
+        Err(fs::TryLockError::Error(source)) => Err(directory_error(&file)(source)),
     }
 }
 
@@ -271,7 +271,7 @@ fn clean_up(directory: &Path, discard_volumes: bool) -> Result<(), LocalError> {
         crate::volumes::remove_all(&volumes);
         return Ok(());
     }
-    match crate::volumes::put_aside(&volumes) {
+    match crate::volumes::move_aside(&volumes) {
         Ok(None) => {}
         Ok(Some(aside)) => {
             warn!(path = %aside.display(), "moved the volumes of an earlier run to another directory")

@@ -21,7 +21,7 @@ use tracing::debug;
 use crate::name_hash::hash;
 
 /// How long recording an event may take. The controller waits for it.
-const TELL_DEADLINE: Duration = Duration::from_secs(5);
+const RECORD_DEADLINE: Duration = Duration::from_secs(5);
 
 /// The type of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,15 +48,15 @@ impl EventRecorder {
     /// Records an event about an object. `reason` is one CamelCase word of a closed set.
     pub async fn record<K>(
         &self,
-        about: &K,
-        tone: EventSeverity,
+        object: &K,
+        severity: EventSeverity,
         reason: &'static str,
         message: &str,
     ) where
         K: Resource<DynamicType = ()>,
     {
-        let event = self.event(about, tone, reason, message, Timestamp::now());
-        match timeout(TELL_DEADLINE, self.publish(&event)).await {
+        let event = self.event(object, severity, reason, message, Timestamp::now());
+        match timeout(RECORD_DEADLINE, self.publish(&event)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!(reason, %error, "event not published"),
             Err(_) => debug!(reason, "event not published in time"),
@@ -84,8 +84,8 @@ impl EventRecorder {
 
     fn event<K>(
         &self,
-        about: &K,
-        tone: EventSeverity,
+        object: &K,
+        severity: EventSeverity,
         reason: &'static str,
         message: &str,
         now: Timestamp,
@@ -93,12 +93,12 @@ impl EventRecorder {
     where
         K: Resource<DynamicType = ()>,
     {
-        let meta = about.meta();
+        let meta = object.meta();
         let name = meta.name.clone().unwrap_or_default();
         let uid = meta.uid.clone().unwrap_or_default();
         let identity = hash(&format!("{uid}\n{reason}\n{message}"));
         let namespace = meta.namespace.clone().unwrap_or_else(|| "default".to_owned());
-        let tone = match tone {
+        let severity = match severity {
             EventSeverity::Normal => "Normal",
             EventSeverity::Warning => "Warning",
         };
@@ -119,7 +119,7 @@ impl EventRecorder {
             },
             reason: Some(reason.to_owned()),
             message: Some(message.to_owned()),
-            type_: Some(tone.to_owned()),
+            type_: Some(severity.to_owned()),
             source: Some(EventSource { component: Some(self.component.to_owned()), host: None }),
             reporting_component: Some(self.component.to_owned()),
             first_timestamp: Some(Time(now)),

@@ -26,27 +26,27 @@ const DOMAIN: &str = "cluster.local";
 /// The hosts file lines of each namespace that an agent has requested, kept up to date.
 #[derive(Debug)]
 pub struct HostsFileNames {
-    mirrors: Reflectors,
+    reflectors: Reflectors,
     changed: Notify,
     lines: Mutex<BTreeMap<String, watch::Sender<Arc<str>>>>,
 }
 
 impl HostsFileNames {
     /// Registers listeners at the reflectors, which must not have been started yet.
-    pub fn new(mirrors: &Reflectors) -> Arc<Self> {
+    pub fn new(reflectors: &Reflectors) -> Arc<Self> {
         let names = Arc::new(Self {
-            mirrors: mirrors.clone(),
+            reflectors: reflectors.clone(),
             changed: Notify::new(),
             lines: Mutex::default(),
         });
         // The references are weak, because the reflectors hold the listeners and this value holds the
         // reflectors.
         let on_service = Arc::downgrade(&names);
-        mirrors.services.listen(move |_: &ObjectChange<'_, Service>| {
+        reflectors.services.listen(move |_: &ObjectChange<'_, Service>| {
             on_service.upgrade().into_iter().for_each(|names| names.changed.notify_one());
         });
         let on_slice = Arc::downgrade(&names);
-        mirrors.slices.listen(move |_: &ObjectChange<'_, EndpointSlice>| {
+        reflectors.slices.listen(move |_: &ObjectChange<'_, EndpointSlice>| {
             on_slice.upgrade().into_iter().for_each(|names| names.changed.notify_one());
         });
         names
@@ -63,7 +63,7 @@ impl HostsFileNames {
     }
 
     fn update(&self) {
-        let (services, slices) = (self.mirrors.services.all(), self.mirrors.slices.all());
+        let (services, slices) = (self.reflectors.services.all(), self.reflectors.slices.all());
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         // An agent that requests the lines again gets a new channel.
         lines.retain(|_, sender| 0 < sender.receiver_count());
@@ -82,7 +82,7 @@ impl HostAliasSource for HostsFileNames {
     fn lines(&self, namespace: &str) -> watch::Receiver<Arc<str>> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = lines.entry(namespace.to_owned()).or_insert_with(|| {
-            let (services, slices) = (self.mirrors.services.all(), self.mirrors.slices.all());
+            let (services, slices) = (self.reflectors.services.all(), self.reflectors.slices.all());
             watch::Sender::new(text(&host_names(namespace, &services, &slices)).into())
         });
         sender.subscribe()

@@ -98,7 +98,7 @@ struct ReflectorState<K> {
 
 impl<K> Debug for Reflector<K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mirror").field("synced", &*self.synced.borrow()).finish_non_exhaustive()
+        f.debug_struct("Reflector").field("synced", &*self.synced.borrow()).finish_non_exhaustive()
     }
 }
 
@@ -315,52 +315,53 @@ mod tests {
         serde_json::from_value(json!({ "metadata": metadata })).unwrap()
     }
 
-    fn version(mirror: &Reflector<ConfigMap>, name: &str) -> Option<u64> {
-        mirror.get(&ObjectKey::new("a", name)).map(|object| version_of(&*object))
+    fn version(reflector: &Reflector<ConfigMap>, name: &str) -> Option<u64> {
+        reflector.get(&ObjectKey::new("a", name)).map(|object| version_of(&*object))
     }
 
     #[test]
     fn an_older_event_does_not_undo_what_was_learnt() {
-        let mirror = Reflector::default();
-        mirror.deliver(map("x", "1", 5));
-        mirror.learn(map("x", "1", 9));
-        mirror.deliver(map("x", "1", 7));
-        assert_eq!(version(&mirror, "x"), Some(9));
+        let reflector = Reflector::default();
+        reflector.deliver(map("x", "1", 5));
+        reflector.learn(map("x", "1", 9));
+        reflector.deliver(map("x", "1", 7));
+        assert_eq!(version(&reflector, "x"), Some(9));
     }
 
     #[test]
     fn a_late_answer_does_not_bring_back_a_deleted_object() {
-        let mirror = Reflector::default();
-        mirror.deliver(map("x", "1", 5));
-        mirror.deliver_deletion(&map("x", "1", 8));
-        mirror.learn(map("x", "1", 7));
-        assert_eq!(version(&mirror, "x"), None);
+        let reflector = Reflector::default();
+        reflector.deliver(map("x", "1", 5));
+        reflector.deliver_deletion(&map("x", "1", 8));
+        reflector.learn(map("x", "1", 7));
+        assert_eq!(version(&reflector, "x"), None);
     }
 
     #[test]
     fn a_successor_survives_the_late_end_of_its_predecessor() {
-        let mirror = Reflector::default();
-        mirror.deliver(map("x", "1", 5));
-        mirror.learn(map("x", "2", 9));
-        mirror.deliver_deletion(&map("x", "1", 8));
-        assert_eq!(version(&mirror, "x"), Some(9));
+        let reflector = Reflector::default();
+        reflector.deliver(map("x", "1", 5));
+        reflector.learn(map("x", "2", 9));
+        reflector.deliver_deletion(&map("x", "1", 8));
+        assert_eq!(version(&reflector, "x"), Some(9));
     }
 
     #[test]
     fn a_new_list_tells_what_has_gone() {
-        let mirror = Reflector::default();
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&told);
-        mirror.deliver(map("gone", "1", 5));
-        mirror.deliver(map("stays", "2", 6));
-        mirror.listen(move |change: &ObjectChange<'_, ConfigMap>| {
+        let reflector = Reflector::default();
+        let notified = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&notified);
+        reflector.deliver(map("gone", "1", 5));
+        reflector.deliver(map("stays", "2", 6));
+        reflector.listen(move |change: &ObjectChange<'_, ConfigMap>| {
             let names = (change.before.map(ObjectKey::of), change.after.map(ObjectKey::of));
             sink.lock().unwrap().push(names);
         });
-        mirror.replace_all(BTreeMap::from([(ObjectKey::new("a", "stays"), map("stays", "2", 6))]));
+        reflector
+            .replace_all(BTreeMap::from([(ObjectKey::new("a", "stays"), map("stays", "2", 6))]));
         let gone = ObjectKey::new("a", "gone");
-        assert_eq!(told.lock().unwrap().first(), Some(&(Some(gone), None)));
-        assert_eq!(mirror.in_namespace("a").len(), 1);
-        assert!(mirror.in_namespace("b").is_empty());
+        assert_eq!(notified.lock().unwrap().first(), Some(&(Some(gone), None)));
+        assert_eq!(reflector.in_namespace("a").len(), 1);
+        assert!(reflector.in_namespace("b").is_empty());
     }
 }

@@ -15,7 +15,7 @@ use crate::reflector::Reflector;
 
 /// One reflector per kind. Clones share the reflectors.
 #[derive(Clone, Debug, Default)]
-#[expect(missing_docs, reason = "each field is the mirror of the kind that it names")]
+#[expect(missing_docs, reason = "each field is the reflector of the kind that it names")]
 pub struct Reflectors {
     pub namespaces: Arc<Reflector<Namespace>>,
     pub nodes: Arc<Reflector<Node>>,

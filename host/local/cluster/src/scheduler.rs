@@ -52,41 +52,41 @@ enum ScheduleError {
 #[derive(Clone)]
 pub struct Scheduler {
     client: Client,
-    mirrors: Reflectors,
-    marks: Arc<DirtyKeys<ObjectKey>>,
+    reflectors: Reflectors,
+    dirty_keys: Arc<DirtyKeys<ObjectKey>>,
     events: EventRecorder,
 }
 
 impl Scheduler {
     /// Registers listeners at the reflectors, which must not have been started yet.
-    pub fn new(client: Client, mirrors: &Reflectors) -> Self {
-        let marks = Arc::new(DirtyKeys::default());
-        let (on_pod, pods) = (Arc::clone(&marks), Arc::clone(&mirrors.pods));
-        mirrors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
+    pub fn new(client: Client, reflectors: &Reflectors) -> Self {
+        let dirty_keys = Arc::new(DirtyKeys::default());
+        let (on_pod, pods) = (Arc::clone(&dirty_keys), Arc::clone(&reflectors.pods));
+        reflectors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
             if let Some(pod) = change.after.filter(|pod| is_waiting(pod)) {
                 on_pod.enqueue(ObjectKey::of(pod));
-            } else if gives_way(change) {
+            } else if may_free_room(change) {
                 enqueue_waiting(&pods, &on_pod);
             }
         });
         let retry = || {
-            let (marks, pods) = (Arc::clone(&marks), Arc::clone(&mirrors.pods));
-            move || enqueue_waiting(&pods, &marks)
+            let (dirty_keys, pods) = (Arc::clone(&dirty_keys), Arc::clone(&reflectors.pods));
+            move || enqueue_waiting(&pods, &dirty_keys)
         };
-        let again = retry();
-        mirrors.nodes.listen(move |change: &ObjectChange<'_, Node>| {
+        let enqueue = retry();
+        reflectors.nodes.listen(move |change: &ObjectChange<'_, Node>| {
             if change.before.is_none() || has_changed(change, node_facts) {
-                again();
+                enqueue();
             }
         });
-        let again = retry();
-        mirrors.claims.listen(move |_: &ObjectChange<'_, PersistentVolumeClaim>| again());
-        let again = retry();
-        mirrors.volumes.listen(move |_: &ObjectChange<'_, PersistentVolume>| again());
-        let again = retry();
-        mirrors.namespaces.listen(move |_: &ObjectChange<'_, Namespace>| again());
+        let enqueue = retry();
+        reflectors.claims.listen(move |_: &ObjectChange<'_, PersistentVolumeClaim>| enqueue());
+        let enqueue = retry();
+        reflectors.volumes.listen(move |_: &ObjectChange<'_, PersistentVolume>| enqueue());
+        let enqueue = retry();
+        reflectors.namespaces.listen(move |_: &ObjectChange<'_, Namespace>| enqueue());
         let events = EventRecorder::new(client.clone(), NAME);
-        Self { client, mirrors: mirrors.clone(), marks, events }
+        Self { client, reflectors: reflectors.clone(), dirty_keys, events }
     }
 
     /// Schedules Pods until it is told to stop.
@@ -95,9 +95,9 @@ impl Scheduler {
     ///
     /// Returns an error if a reconcile panics.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
-        let marks = Arc::clone(&self.marks);
+        let dirty_keys = Arc::clone(&self.dirty_keys);
         // One at a time, because each decision counts on the binding before it.
-        let worker = Worker { name: NAME, marks, concurrency: 1, stop };
+        let worker = Worker { name: NAME, dirty_keys, concurrency: 1, stop };
         worker
             .run(|key| {
                 let this = self.clone();
@@ -107,7 +107,7 @@ impl Scheduler {
     }
 
     async fn schedule(&self, key: &ObjectKey) -> Result<Requeue, ScheduleError> {
-        let Some(pod) = self.mirrors.pods.get(key).filter(|pod| is_waiting(pod)) else {
+        let Some(pod) = self.reflectors.pods.get(key).filter(|pod| is_waiting(pod)) else {
             return Ok(Requeue::AwaitChange);
         };
         match decide(&pod, &self.snapshot()) {
@@ -125,7 +125,7 @@ impl Scheduler {
     }
 
     fn snapshot(&self) -> SchedulerSnapshot {
-        let Reflectors { nodes, pods, claims, volumes, namespaces, .. } = &self.mirrors;
+        let Reflectors { nodes, pods, claims, volumes, namespaces, .. } = &self.reflectors;
         let claims = claims.all().into_iter().map(|claim| (ObjectKey::of(&*claim), claim));
         let volumes =
             volumes.all().into_iter().map(|volume| (ObjectKey::of(&*volume).name, volume));
@@ -163,7 +163,7 @@ impl Scheduler {
         }
         let mut assumed = pod.clone();
         assumed.spec.get_or_insert_default().node_name = Some(node.clone());
-        self.mirrors.pods.assume(assumed);
+        self.reflectors.pods.assume(assumed);
         let message = format!("Successfully assigned {key} to {node}");
         self.events.record(pod, EventSeverity::Normal, "Scheduled", &message).await;
         Ok(())
@@ -190,8 +190,10 @@ impl Scheduler {
 /// Returns the condition that reports why a Pod waits; `None` if the Pod has it already.
 fn unschedulable_condition(pod: &Pod, message: &str, now: Timestamp) -> Option<PodCondition> {
     let conditions = || pod.status.as_ref()?.conditions.as_deref();
-    let mut scheduled =
-        conditions().unwrap_or_default().iter().filter(|it| it.type_ == "PodScheduled");
+    let mut scheduled = conditions()
+        .unwrap_or_default()
+        .iter()
+        .filter(|condition| condition.type_ == "PodScheduled");
     let before = scheduled.next().filter(|before| before.status == "False");
     if before.is_some_and(|before| before.message.as_deref() == Some(message)) {
         return None;
@@ -226,7 +228,7 @@ fn is_waiting(pod: &Pod) -> bool {
 
 /// Returns true if a Pod that did not fit may fit after this change: a Pod ended, was deleted, or has other
 /// labels. A newly bound Pod counts too, because another Pod may have an affinity to it.
-fn gives_way(change: &ObjectChange<'_, Pod>) -> bool {
+fn may_free_room(change: &ObjectChange<'_, Pod>) -> bool {
     let facts = |pod: &Pod| {
         let node = fit::node_of(pod).map(str::to_owned);
         (node, fit::is_finished(pod), pod.metadata.labels.clone())
@@ -245,11 +247,11 @@ fn has_changed<K, F: PartialEq>(change: &ObjectChange<'_, K>, facts: impl Fn(&K)
     change.before.map(&facts) != change.after.map(&facts)
 }
 
-fn enqueue_waiting(pods: &Reflector<Pod>, marks: &DirtyKeys<ObjectKey>) {
+fn enqueue_waiting(pods: &Reflector<Pod>, dirty_keys: &DirtyKeys<ObjectKey>) {
     pods.all()
         .iter()
         .filter(|pod| is_waiting(pod))
-        .for_each(|pod| marks.enqueue(ObjectKey::of(&**pod)));
+        .for_each(|pod| dirty_keys.enqueue(ObjectKey::of(&**pod)));
 }
 
 fn chain(error: &ScheduleError) -> String {
@@ -268,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn only_unbound_living_pods_of_ours_wait() {
+    fn only_unbound_pods_of_this_scheduler_wait() {
         let cases = [
             (json!({"spec": {}}), true),
             (json!({"spec": {"schedulerName": "default-scheduler"}}), true),
@@ -285,13 +287,13 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_reported_once_and_keeps_its_beginning() {
+    fn a_reason_is_reported_once_and_keeps_its_transition_time() {
         let early = Timestamp::UNIX_EPOCH;
         let fresh = pod(json!({"spec": {}}));
         let condition = unschedulable_condition(&fresh, "no room", early).unwrap();
-        let told = pod(json!({"spec": {}, "status": {"conditions": [condition]}}));
-        assert_eq!(unschedulable_condition(&told, "no room", Timestamp::now()), None);
-        let other = unschedulable_condition(&told, "no node", Timestamp::now()).unwrap();
+        let reported = pod(json!({"spec": {}, "status": {"conditions": [condition]}}));
+        assert_eq!(unschedulable_condition(&reported, "no room", Timestamp::now()), None);
+        let other = unschedulable_condition(&reported, "no node", Timestamp::now()).unwrap();
         assert_eq!(other.last_transition_time, Some(Time(early)));
     }
 }

@@ -28,29 +28,30 @@ const CONCURRENCY: usize = 8;
 #[derive(Clone)]
 pub struct EndpointSlices {
     client: Client,
-    mirrors: Reflectors,
-    marks: Arc<DirtyKeys<ObjectKey>>,
+    reflectors: Reflectors,
+    dirty_keys: Arc<DirtyKeys<ObjectKey>>,
 }
 
 impl EndpointSlices {
     /// Registers listeners at the reflectors, which must not have been started yet.
-    pub fn new(client: Client, mirrors: &Reflectors) -> Self {
-        let marks = Arc::new(DirtyKeys::default());
-        let on_service = Arc::clone(&marks);
-        mirrors.services.listen(move |change: &ObjectChange<'_, Service>| {
+    pub fn new(client: Client, reflectors: &Reflectors) -> Self {
+        let dirty_keys = Arc::new(DirtyKeys::default());
+        let on_service = Arc::clone(&dirty_keys);
+        reflectors.services.listen(move |change: &ObjectChange<'_, Service>| {
             change.states().for_each(|service| on_service.enqueue(ObjectKey::of(service)));
         });
-        let (on_pod, services) = (Arc::clone(&marks), Arc::clone(&mirrors.services));
-        mirrors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
-            let namespace = change.states().next().and_then(|it| it.metadata.namespace.clone());
+        let (on_pod, services) = (Arc::clone(&dirty_keys), Arc::clone(&reflectors.services));
+        reflectors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
+            let namespace =
+                change.states().next().and_then(|object| object.metadata.namespace.clone());
             for service in services.in_namespace(&namespace.unwrap_or_default()) {
                 if change.states().any(|pod| is_selected(&service, pod)) {
                     on_pod.enqueue(ObjectKey::of(&*service));
                 }
             }
         });
-        let on_slice = Arc::clone(&marks);
-        mirrors.slices.listen(move |change: &ObjectChange<'_, EndpointSlice>| {
+        let on_slice = Arc::clone(&dirty_keys);
+        reflectors.slices.listen(move |change: &ObjectChange<'_, EndpointSlice>| {
             for slice in change.states() {
                 let labels = slice.metadata.labels.as_ref();
                 let service = labels.and_then(|labels| labels.get(slices::SERVICE_NAME));
@@ -61,8 +62,8 @@ impl EndpointSlices {
             }
         });
         // The zone of a node is part of the endpoints on it.
-        let (on_node, services) = (Arc::clone(&marks), Arc::clone(&mirrors.services));
-        mirrors.nodes.listen(move |change: &ObjectChange<'_, Node>| {
+        let (on_node, services) = (Arc::clone(&dirty_keys), Arc::clone(&reflectors.services));
+        reflectors.nodes.listen(move |change: &ObjectChange<'_, Node>| {
             let labels = |node: &Node| node.metadata.labels.clone();
             if change.before.map(labels) != change.after.map(labels) {
                 services
@@ -71,7 +72,7 @@ impl EndpointSlices {
                     .for_each(|service| on_node.enqueue(ObjectKey::of(&**service)));
             }
         });
-        Self { client, mirrors: mirrors.clone(), marks }
+        Self { client, reflectors: reflectors.clone(), dirty_keys }
     }
 
     /// Reconciles Services until it is told to stop.
@@ -80,8 +81,8 @@ impl EndpointSlices {
     ///
     /// Returns an error if a reconcile panics.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
-        let marks = Arc::clone(&self.marks);
-        let worker = Worker { name: NAME, marks, concurrency: CONCURRENCY, stop };
+        let dirty_keys = Arc::clone(&self.dirty_keys);
+        let worker = Worker { name: NAME, dirty_keys, concurrency: CONCURRENCY, stop };
         worker
             .run(|key| {
                 let this = self.clone();
@@ -92,11 +93,13 @@ impl EndpointSlices {
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Requeue, WriteError> {
         // Garbage collection deletes the slices of a deleted Service.
-        let Some(service) = self.mirrors.services.get(key) else { return Ok(Requeue::AwaitChange) };
-        let pods = self.mirrors.pods.in_namespace(&key.namespace);
-        let wanted = slices::slices(&service, &pods, &self.mirrors.nodes.all());
-        let existing = self.mirrors.slices.in_namespace(&key.namespace);
-        let writes = slices::slice_writes(&key.name, wanted, &existing);
+        let Some(service) = self.reflectors.services.get(key) else {
+            return Ok(Requeue::AwaitChange);
+        };
+        let pods = self.reflectors.pods.in_namespace(&key.namespace);
+        let desired = slices::slices(&service, &pods, &self.reflectors.nodes.all());
+        let existing = self.reflectors.slices.in_namespace(&key.namespace);
+        let writes = slices::slice_writes(&key.name, desired, &existing);
         let api = Api::<EndpointSlice>::namespaced(self.client.clone(), &key.namespace);
         let writer = ApiWriter::new(api, NAME);
         for slice in writes.apply {
@@ -107,7 +110,7 @@ impl EndpointSlices {
                 fields.insert("kind".to_owned(), json!("EndpointSlice"));
             }
             let applied = writer.apply(&name, &intent).await?;
-            applied.into_iter().for_each(|applied| self.mirrors.slices.learn(applied));
+            applied.into_iter().for_each(|applied| self.reflectors.slices.learn(applied));
         }
         for name in writes.delete {
             writer.delete(&name, None).await?;

@@ -44,8 +44,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The proxy.
 pub struct ServiceProxy {
-    mirrors: Reflectors,
-    marks: Arc<DirtyKeys<AllRoutes>>,
+    reflectors: Reflectors,
+    dirty_keys: Arc<DirtyKeys<AllRoutes>>,
 }
 
 /// The only key: the routes of all Services are compared as a whole.
@@ -59,7 +59,7 @@ impl std::fmt::Display for AllRoutes {
 }
 
 /// The current listeners, and their tasks.
-struct ActiveListener {
+struct ActiveListeners {
     listeners: BTreeMap<SocketAddr, Listener>,
     tasks: JoinSet<()>,
     permits: Arc<Semaphore>,
@@ -74,15 +74,17 @@ struct Listener {
 
 impl ServiceProxy {
     /// Registers listeners at the reflectors, which must not have been started yet.
-    pub fn new(mirrors: &Reflectors) -> Self {
-        let marks = Arc::new(DirtyKeys::default());
-        let on_service = Arc::clone(&marks);
-        mirrors.services.listen(move |_: &ObjectChange<'_, Service>| on_service.enqueue(AllRoutes));
-        let on_slice = Arc::clone(&marks);
-        mirrors
+    pub fn new(reflectors: &Reflectors) -> Self {
+        let dirty_keys = Arc::new(DirtyKeys::default());
+        let on_service = Arc::clone(&dirty_keys);
+        reflectors
+            .services
+            .listen(move |_: &ObjectChange<'_, Service>| on_service.enqueue(AllRoutes));
+        let on_slice = Arc::clone(&dirty_keys);
+        reflectors
             .slices
             .listen(move |_: &ObjectChange<'_, EndpointSlice>| on_slice.enqueue(AllRoutes));
-        Self { mirrors: mirrors.clone(), marks }
+        Self { reflectors: reflectors.clone(), dirty_keys }
     }
 
     /// Forwards connections until it is told to stop.
@@ -91,18 +93,18 @@ impl ServiceProxy {
     ///
     /// Returns an error if a task panics.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
-        let listening = Arc::new(Mutex::new(ActiveListener {
+        let listening = Arc::new(Mutex::new(ActiveListeners {
             listeners: BTreeMap::new(),
             tasks: JoinSet::new(),
             permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             stop: stop.clone(),
         }));
-        let worker = Worker { name: NAME, marks: self.marks, concurrency: 1, stop };
-        let (mirrors, shared) = (self.mirrors, Arc::clone(&listening));
-        let worked = worker
+        let worker = Worker { name: NAME, dirty_keys: self.dirty_keys, concurrency: 1, stop };
+        let (reflectors, shared) = (self.reflectors, Arc::clone(&listening));
+        let result = worker
             .run(move |AllRoutes| {
-                let (mirrors, listening) = (mirrors.clone(), Arc::clone(&shared));
-                async move { reconcile(&mirrors, &listening).await }
+                let (reflectors, listening) = (reflectors.clone(), Arc::clone(&shared));
+                async move { reconcile(&reflectors, &listening).await }
             })
             .await;
         let mut tasks = {
@@ -114,18 +116,18 @@ impl ServiceProxy {
         if timeout(STOP_DEADLINE, drain).await.is_err() {
             tasks.shutdown().await;
         }
-        worked
+        result
     }
 }
 
 async fn reconcile(
-    mirrors: &Reflectors,
-    listening: &Mutex<ActiveListener>,
+    reflectors: &Reflectors,
+    listening: &Mutex<ActiveListeners>,
 ) -> Result<Requeue, JoinError> {
-    let wanted = routes(&mirrors.services.all(), &mirrors.slices.all());
+    let desired = routes(&reflectors.services.all(), &reflectors.slices.all());
     let missing = {
         let mut listening = listening.lock().unwrap_or_else(PoisonError::into_inner);
-        listening.follow(wanted)?
+        listening.follow(desired)?
     };
     let mut next = Requeue::AwaitChange;
     for (address, backends) in missing {
@@ -144,25 +146,25 @@ async fn reconcile(
     Ok(next)
 }
 
-impl ActiveListener {
+impl ActiveListeners {
     /// Updates the endpoints of existing listeners, stops listeners that are not needed any more, and returns
     /// the missing ones.
     fn follow(
         &mut self,
-        wanted: BTreeMap<SocketAddr, ServiceBackends>,
+        desired: BTreeMap<SocketAddr, ServiceBackends>,
     ) -> Result<Vec<(SocketAddr, ServiceBackends)>, JoinError> {
         while let Some(ended) = self.tasks.try_join_next() {
             ended?;
         }
         self.listeners.retain(|address, listener| {
-            let is_wanted = wanted.contains_key(address);
-            if !is_wanted {
+            let is_desired = desired.contains_key(address);
+            if !is_desired {
                 listener.accepting.cancel();
             }
-            is_wanted
+            is_desired
         });
         let mut missing = Vec::new();
-        for (address, backends) in wanted {
+        for (address, backends) in desired {
             match self.listeners.get(&address) {
                 Some(listener) => drop(listener.backends.send_replace(backends)),
                 None => missing.push((address, backends)),

@@ -19,7 +19,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-pub use disk::{data_directory, put_aside, remove_all};
+pub use disk::{data_directory, move_aside, remove_all};
 
 use crate::api_writer::{ApiWriter, WriteError};
 use crate::events::{EventRecorder, EventSeverity};
@@ -87,8 +87,8 @@ impl std::fmt::Display for VolumeSubject {
 #[derive(Clone)]
 pub struct Volumes {
     client: Client,
-    mirrors: Reflectors,
-    marks: Arc<DirtyKeys<VolumeSubject>>,
+    reflectors: Reflectors,
+    dirty_keys: Arc<DirtyKeys<VolumeSubject>>,
     events: EventRecorder,
     directory: PathBuf,
 }
@@ -96,20 +96,20 @@ pub struct Volumes {
 impl Volumes {
     /// Registers listeners at the reflectors, which must not have been started yet. `directory` is for the
     /// volumes.
-    pub fn new(client: Client, mirrors: &Reflectors, directory: PathBuf) -> Self {
-        let marks = Arc::new(DirtyKeys::default());
-        let on_claim = Arc::clone(&marks);
-        mirrors.claims.listen(move |change: &ObjectChange<'_, PersistentVolumeClaim>| {
+    pub fn new(client: Client, reflectors: &Reflectors, directory: PathBuf) -> Self {
+        let dirty_keys = Arc::new(DirtyKeys::default());
+        let on_claim = Arc::clone(&dirty_keys);
+        reflectors.claims.listen(move |change: &ObjectChange<'_, PersistentVolumeClaim>| {
             for claim in change.states() {
                 on_claim.enqueue(VolumeSubject::Claim(ObjectKey::of(claim)));
                 let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone());
-                volume
-                    .into_iter()
-                    .for_each(|it| on_claim.enqueue(VolumeSubject::Volume(ObjectKey::new("", it))));
+                volume.into_iter().for_each(|reference| {
+                    on_claim.enqueue(VolumeSubject::Volume(ObjectKey::new("", reference)))
+                });
             }
         });
-        let on_volume = Arc::clone(&marks);
-        mirrors.volumes.listen(move |change: &ObjectChange<'_, PersistentVolume>| {
+        let on_volume = Arc::clone(&dirty_keys);
+        reflectors.volumes.listen(move |change: &ObjectChange<'_, PersistentVolume>| {
             for volume in change.states() {
                 on_volume.enqueue(VolumeSubject::Volume(ObjectKey::of(volume)));
                 let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.clone());
@@ -118,23 +118,22 @@ impl Volumes {
                 key.into_iter().for_each(|key| on_volume.enqueue(VolumeSubject::Claim(key)));
             }
         });
-        let (on_class, claims) = (Arc::clone(&marks), Arc::clone(&mirrors.claims));
-        mirrors.classes.listen(move |_: &ObjectChange<'_, StorageClass>| {
-            claims
-                .all()
-                .iter()
-                .for_each(|it| on_class.enqueue(VolumeSubject::Claim(ObjectKey::of(&**it))));
+        let (on_class, claims) = (Arc::clone(&dirty_keys), Arc::clone(&reflectors.claims));
+        reflectors.classes.listen(move |_: &ObjectChange<'_, StorageClass>| {
+            claims.all().iter().for_each(|reference| {
+                on_class.enqueue(VolumeSubject::Claim(ObjectKey::of(&**reference)))
+            });
         });
         // A deleted Pod releases its claims.
-        let on_pod = Arc::clone(&marks);
-        mirrors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
+        let on_pod = Arc::clone(&dirty_keys);
+        reflectors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
             for pod in change.states() {
                 crate::scheduler::claims_of(pod)
                     .for_each(|key| on_pod.enqueue(VolumeSubject::Claim(key)));
             }
         });
         let events = EventRecorder::new(client.clone(), NAME);
-        Self { client, mirrors: mirrors.clone(), marks, events, directory }
+        Self { client, reflectors: reflectors.clone(), dirty_keys, events, directory }
     }
 
     /// Reconciles claims and volumes until it is told to stop.
@@ -143,8 +142,8 @@ impl Volumes {
     ///
     /// Returns an error if a reconcile panics.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
-        let marks = Arc::clone(&self.marks);
-        let worker = Worker { name: NAME, marks, concurrency: CONCURRENCY, stop };
+        let dirty_keys = Arc::clone(&self.dirty_keys);
+        let worker = Worker { name: NAME, dirty_keys, concurrency: CONCURRENCY, stop };
         worker
             .run(|subject| {
                 let this = self.clone();
@@ -162,12 +161,12 @@ impl Volumes {
     }
 
     async fn reconcile_claim(&self, key: &ObjectKey) -> Result<(), VolumeError> {
-        let Some(claim) = self.mirrors.claims.get(key) else { return Ok(()) };
+        let Some(claim) = self.reflectors.claims.get(key) else { return Ok(()) };
         let steps = claim::decide(&claim::ObservedClaim {
             claim: &claim,
-            pods: &self.mirrors.pods.in_namespace(&key.namespace),
-            classes: &self.mirrors.classes.all(),
-            volumes: &self.mirrors.volumes.all(),
+            pods: &self.reflectors.pods.in_namespace(&key.namespace),
+            classes: &self.reflectors.classes.all(),
+            volumes: &self.reflectors.volumes.all(),
             directory: &self.directory,
         });
         let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &key.namespace);
@@ -182,12 +181,12 @@ impl Volumes {
                     self.provision(&volume, key).await?;
                     None
                 }
-                ClaimStep::Complain { reason, message } => {
+                ClaimStep::RecordWarning { reason, message } => {
                     self.events.record(&*claim, EventSeverity::Warning, reason, &message).await;
                     None
                 }
             };
-            changed.into_iter().for_each(|changed| self.mirrors.claims.learn(changed));
+            changed.into_iter().for_each(|changed| self.reflectors.claims.learn(changed));
         }
         Ok(())
     }
@@ -202,25 +201,25 @@ impl Volumes {
         on_disk(volume_name, move |name| disk::make(&directory, name, &owner)).await?;
         let api = Api::<PersistentVolume>::all(self.client.clone());
         let created = ApiWriter::new(api, NAME).create(volume).await?;
-        created.into_iter().for_each(|created| self.mirrors.volumes.learn(created));
+        created.into_iter().for_each(|created| self.reflectors.volumes.learn(created));
         Ok(())
     }
 
     /// Writes the phase of a volume, and removes a volume of this provisioner that is released.
     async fn reconcile_volume(&self, key: &ObjectKey) -> Result<(), VolumeError> {
-        let Some(volume) = self.mirrors.volumes.get(key) else { return Ok(()) };
+        let Some(volume) = self.reflectors.volumes.get(key) else { return Ok(()) };
         let reference = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
-        let owner = reference.map(|it| {
+        let owner = reference.map(|reference| {
             ObjectKey::new(
-                it.namespace.clone().unwrap_or_default(),
-                it.name.clone().unwrap_or_default(),
+                reference.namespace.clone().unwrap_or_default(),
+                reference.name.clone().unwrap_or_default(),
             )
         });
-        let uid = reference.and_then(|it| it.uid.as_deref());
-        let claim = owner.as_ref().and_then(|owner| self.mirrors.claims.get(owner));
-        let is_held =
+        let uid = reference.and_then(|reference| reference.uid.as_deref());
+        let claim = owner.as_ref().and_then(|owner| self.reflectors.claims.get(owner));
+        let has_claim =
             claim.is_some_and(|claim| uid.is_none() || claim.metadata.uid.as_deref() == uid);
-        let phase = match (&owner, is_held) {
+        let phase = match (&owner, has_claim) {
             (None, _) => "Available",
             (Some(_), true) => "Bound",
             (Some(_), false) => "Released",
@@ -230,12 +229,12 @@ impl Volumes {
         if before != Some(phase) {
             let patch = json!({"status": {"phase": phase}});
             let changed = writer.merge_status(&key.name, &patch).await?;
-            changed.into_iter().for_each(|changed| self.mirrors.volumes.learn(changed));
+            changed.into_iter().for_each(|changed| self.reflectors.volumes.learn(changed));
         }
-        let Some(owner) = owner.filter(|_| !is_held && is_ours_to_delete(&volume)) else {
+        let Some(owner) = owner.filter(|_| !has_claim && is_ours_to_delete(&volume)) else {
             return Ok(());
         };
-        if self.claim_is_gone(&owner, uid).await? {
+        if self.claim_is_deleted(&owner, uid).await? {
             let (directory, name) = (self.directory.clone(), key.name.clone());
             on_disk(name, move |name| disk::remove(&directory, name)).await?;
             writer.delete(&key.name, volume.metadata.uid.as_deref()).await?;
@@ -245,7 +244,7 @@ impl Volumes {
 
     /// Returns true if the claim no longer exists. It is read from the API server, because a reflector may be
     /// behind and a removed directory cannot be restored.
-    async fn claim_is_gone(
+    async fn claim_is_deleted(
         &self,
         claim: &ObjectKey,
         uid: Option<&str>,

@@ -81,7 +81,7 @@ pub struct Worker<K> {
     /// The controller's name, for log lines.
     pub name: &'static str,
     /// The queue of keys to reconcile.
-    pub marks: Arc<DirtyKeys<K>>,
+    pub dirty_keys: Arc<DirtyKeys<K>>,
     /// How many keys are reconciled concurrently; at least 1.
     pub concurrency: usize,
     /// Ends the work loop.
@@ -108,14 +108,14 @@ impl<K: Ord + Clone + Display + Send + 'static> Worker<K> {
         F: Future<Output = Result<Requeue, E>> + Send + 'static,
         E: Display + Send + 'static,
     {
-        let mut agenda = KeySchedule::default();
+        let mut schedule = KeySchedule::default();
         let mut running = JoinSet::new();
         loop {
-            for key in self.marks.take() {
-                agenda.mark(key);
+            for key in self.dirty_keys.take() {
+                schedule.make_due(key);
             }
             while running.len() < self.concurrency.max(1)
-                && let Some(key) = agenda.start(Instant::now())
+                && let Some(key) = schedule.start(Instant::now())
             {
                 let reconciling = reconcile(key.clone());
                 running.spawn(async move {
@@ -123,15 +123,15 @@ impl<K: Ord + Clone + Display + Send + 'static> Worker<K> {
                     (key, result.map(|result| result.map_err(|error| error.to_string())))
                 });
             }
-            let timer = agenda.next_timer();
+            let timer = schedule.next_timer();
             tokio::select! {
                 () = self.stop.cancelled() => break,
-                () = self.marks.changed() => {}
+                () = self.dirty_keys.changed() => {}
                 Some(ended) = running.join_next() => {
                     let (key, result) =
                         ended.map_err(|source| WorkError { controller: self.name, source })?;
                     let result = result.unwrap_or_else(|_| Err("no result in time".to_owned()));
-                    self.settle(&mut agenda, key, result);
+                    self.settle(&mut schedule, key, result);
                 }
                 () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {}
             }
@@ -143,11 +143,11 @@ impl<K: Ord + Clone + Display + Send + 'static> Worker<K> {
         Ok(())
     }
 
-    fn settle(&self, agenda: &mut KeySchedule<K>, key: K, result: Result<Requeue, String>) {
+    fn settle(&self, schedule: &mut KeySchedule<K>, key: K, result: Result<Requeue, String>) {
         match result {
-            Ok(next) => agenda.succeeded(&key, next, Instant::now()),
+            Ok(next) => schedule.succeeded(&key, next, Instant::now()),
             Err(error) => {
-                let failures = agenda.failed(&key, Instant::now());
+                let failures = schedule.failed(&key, Instant::now());
                 if FAILURES_QUIET <= failures {
                     warn!(controller = self.name, %key, failures, %error, "reconcile failed");
                 } else {
@@ -180,7 +180,7 @@ impl<K> Default for KeySchedule<K> {
 impl<K: Ord + Clone> KeySchedule<K> {
     /// Makes a key due immediately. A change overrides a back-off, because the cause of the failure may be
     /// gone.
-    fn mark(&mut self, key: K) {
+    fn make_due(&mut self, key: K) {
         self.due.remove(&key);
         self.waiting.insert(key);
     }
@@ -190,7 +190,7 @@ impl<K: Ord + Clone> KeySchedule<K> {
         let due: Vec<K> =
             self.due.iter().filter(|(_, at)| **at <= now).map(|(key, _)| key.clone()).collect();
         for key in due {
-            self.mark(key);
+            self.make_due(key);
         }
         let key = self.waiting.iter().find(|key| !self.running.contains(*key))?.clone();
         self.waiting.remove(&key);
@@ -230,40 +230,40 @@ mod tests {
     #[test]
     fn a_mark_during_a_run_leads_to_another_run() {
         let now = Instant::now();
-        let mut agenda = KeySchedule::default();
-        agenda.mark("a");
-        assert_eq!(agenda.start(now), Some("a"));
-        agenda.mark("a");
-        assert_eq!(agenda.start(now), None, "one run of a key at a time");
-        agenda.succeeded(&"a", Requeue::AwaitChange, now);
-        assert_eq!(agenda.start(now), Some("a"));
+        let mut schedule = KeySchedule::default();
+        schedule.make_due("a");
+        assert_eq!(schedule.start(now), Some("a"));
+        schedule.make_due("a");
+        assert_eq!(schedule.start(now), None, "one run of a key at a time");
+        schedule.succeeded(&"a", Requeue::AwaitChange, now);
+        assert_eq!(schedule.start(now), Some("a"));
     }
 
     #[test]
     fn pauses_grow_and_a_success_resets_them() {
         let now = Instant::now();
-        let mut agenda = KeySchedule::default();
+        let mut schedule = KeySchedule::default();
         let mut pauses = Vec::new();
         for _ in 0..3 {
-            agenda.mark("a");
-            agenda.start(now);
-            agenda.failed(&"a", now);
-            pauses.push(agenda.next_timer().unwrap() - now);
+            schedule.make_due("a");
+            schedule.start(now);
+            schedule.failed(&"a", now);
+            pauses.push(schedule.next_timer().unwrap() - now);
         }
         assert_eq!(pauses, [RETRY_MIN, RETRY_MIN * 2, RETRY_MIN * 4]);
-        agenda.mark("a");
-        agenda.start(now);
-        agenda.succeeded(&"a", Requeue::AwaitChange, now);
-        assert_eq!((agenda.next_timer(), agenda.failures.len()), (None, 0));
+        schedule.make_due("a");
+        schedule.start(now);
+        schedule.succeeded(&"a", Requeue::AwaitChange, now);
+        assert_eq!((schedule.next_timer(), schedule.failures.len()), (None, 0));
     }
 
     #[tokio::test]
     async fn a_failing_key_is_tried_again_and_stop_ends_the_work() {
-        let marks = Arc::new(DirtyKeys::default());
+        let dirty_keys = Arc::new(DirtyKeys::default());
         let stop = CancellationToken::new();
         let attempts = Arc::new(AtomicUsize::new(0));
-        marks.enqueue("a");
-        let worker = Worker { name: "test", marks, concurrency: 2, stop: stop.clone() };
+        dirty_keys.enqueue("a");
+        let worker = Worker { name: "test", dirty_keys, concurrency: 2, stop: stop.clone() };
         let count = Arc::clone(&attempts);
         let run = worker.run(move |_| {
             let (count, stop) = (Arc::clone(&count), stop.clone());

@@ -57,11 +57,11 @@ impl Fixture {
         let mounts = [mount("/usr/local/etc/app", true), mount("/data", false)];
         let files = self.path("files");
         let workdir = Path::new("/data");
-        let steps = rootfs::steps(&HostPaths::look(), &image, &files, workdir, &mounts);
+        let steps = rootfs::steps(&HostPaths::read(), &image, &files, workdir, &mounts);
         let root = self.path(run).join("root");
         fs::create_dir_all(&root).unwrap();
         let process = ProcessSpec {
-            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+            argv: argv.iter().map(|argument| (*argument).to_owned()).collect(),
             env: BTreeMap::from([("PATH".into(), rootfs::default_path())]),
             workdir: workdir.into(),
         };
@@ -121,7 +121,7 @@ fn kinds() -> &'static [bool] {
 }
 
 #[tokio::test]
-async fn what_a_program_said_before_it_failed_comes_with_its_end() {
+async fn the_output_of_a_failed_program_comes_with_its_end() {
     let fixture = Fixture::new(!geteuid().is_root());
     let script = "echo starting; echo the reason >&2; exit 3";
     let exit = end(fixture.start("run-1", &["sh", "-c", script]).await).await;
@@ -166,7 +166,7 @@ async fn a_container_sees_its_own_root() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_not_there_is_named_in_the_error_file() {
+async fn a_missing_program_is_named_in_the_error_file() {
     for user_namespace in kinds() {
         let fixture = Fixture::new(*user_namespace);
         let exit = end(fixture.start("run-1", &["no-such-program"]).await).await;
@@ -183,8 +183,8 @@ async fn a_probe_runs_inside_and_a_kill_ends_the_session() {
         let launched = fixture.start("run-1", &["sh", "-c", script]).await;
         fixture.until_running(&launched).await;
         assert_eq!(fixture.exec(&launched, "test -e ready && test ! -e /.host").await, Ok(()));
-        let said = fixture.exec(&launched, "echo not today; exit 3").await.unwrap_err();
-        assert!(said.contains("exited with 3: not today"), "{said}");
+        let error = fixture.exec(&launched, "echo not today; exit 3").await.unwrap_err();
+        assert!(error.contains("exited with 3: not today"), "{error}");
         assert_eq!(fixture.exec(&launched, "test \"$(hostname)\" = a-0").await, Ok(()));
         orphans::kill_session(launched.pid);
         let exit = end(launched).await;
@@ -192,17 +192,17 @@ async fn a_probe_runs_inside_and_a_kill_ends_the_session() {
         let runs =
             [format!("{}/run-1", fixture.directory.path().file_name().unwrap().to_str().unwrap())];
         // A killed child process may need a moment to end.
-        let gone = async {
+        let ended = async {
             while !orphans::processes_of(&runs).is_empty() {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(DEADLINE, gone).await.expect("the child dies with its session");
+        tokio::time::timeout(DEADLINE, ended).await.expect("the child dies with its session");
     }
 }
 
 #[tokio::test]
-async fn what_leaves_the_session_is_found_by_its_root() {
+async fn a_process_that_left_the_session_is_found_by_its_root() {
     for user_namespace in kinds() {
         let fixture = Fixture::new(*user_namespace);
         let script = "setsid sleep 600 & touch /data/ready; wait";
@@ -210,8 +210,8 @@ async fn what_leaves_the_session_is_found_by_its_root() {
         fixture.until_running(&launched).await;
         // Waits until the process has left the session.
         let left = "for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $f; echo; done | grep -q '^sleep 600'";
-        let gone = async { while fixture.exec(&launched, left).await.is_err() {} };
-        tokio::time::timeout(DEADLINE, gone).await.unwrap();
+        let ended = async { while fixture.exec(&launched, left).await.is_err() {} };
+        tokio::time::timeout(DEADLINE, ended).await.unwrap();
         orphans::kill_session(launched.pid);
         end(launched).await;
         let runs =
@@ -221,7 +221,7 @@ async fn what_leaves_the_session_is_found_by_its_root() {
 }
 
 #[test]
-fn an_error_is_told_with_its_cause() {
+fn an_error_is_formatted_with_its_cause() {
     let error = ContainerError::system("start `nosuch`")(std::io::Error::from_raw_os_error(2));
     assert_eq!(chain(&error), "start `nosuch`: No such file or directory (os error 2)");
 }

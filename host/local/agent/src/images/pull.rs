@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use super::{
-    ImageError, ImageRule, ImageTable, split_reference, version_fits, version_in, wanted_version,
+    ImageError, ImageRule, ImageTable, expected_version, split_reference, version_fits, version_in,
 };
 
 /// How long a program may take to print its version.
@@ -54,9 +54,10 @@ impl PulledImage {
             return [command, args].concat();
         }
         let args = if args.is_empty() { &self.cmd } else { args };
-        let is_option = |word: &String| word.starts_with('-') || word.ends_with(".conf");
-        let in_front = self.options_go_to.iter().filter(|_| args.first().is_some_and(is_option));
-        self.entrypoint.iter().chain(in_front).chain(args).cloned().collect()
+        let is_option =
+            |argument: &String| argument.starts_with('-') || argument.ends_with(".conf");
+        let inserted = self.options_go_to.iter().filter(|_| args.first().is_some_and(is_option));
+        self.entrypoint.iter().chain(inserted).chain(args).cloned().collect()
     }
 }
 
@@ -155,7 +156,7 @@ impl ImageStore {
                     .find(|candidate| candidate.is_file())
             })
         };
-        let found = candidate.filter(|path| path.exists()).map(|path| keep_name(&path));
+        let found = candidate.filter(|path| path.exists()).map(|path| resolve_directory(&path));
         found.ok_or_else(|| ImageError::NoProgram {
             image: image.to_owned(),
             program: program.to_owned(),
@@ -173,13 +174,13 @@ impl ImageStore {
             return Ok(None);
         }
         let found = self.version(program, &rule.version_arguments).await;
-        let Some(wanted) = wanted_version(split_reference(image).1) else { return Ok(found) };
-        if found.as_deref().is_some_and(|found| version_fits(wanted, found)) {
+        let Some(expected) = expected_version(split_reference(image).1) else { return Ok(found) };
+        if found.as_deref().is_some_and(|found| version_fits(expected, found)) {
             return Ok(found);
         }
         Err(ImageError::Version {
             image: image.to_owned(),
-            wanted: wanted.to_owned(),
+            expected: expected.to_owned(),
             program: program.to_owned(),
             found: found.unwrap_or_else(|| "unknown".into()),
         })
@@ -188,8 +189,8 @@ impl ImageStore {
     async fn version(&self, program: &Path, arguments: &[String]) -> Option<String> {
         let changed = std::fs::metadata(program).and_then(|file| file.modified()).ok();
         let key = (program.to_owned(), changed);
-        let known = || self.versions.lock().ok()?.get(&key).cloned();
-        if let Some(version) = known() {
+        let cached = || self.versions.lock().ok()?.get(&key).cloned();
+        if let Some(version) = cached() {
             return version;
         }
         let mut command = tokio::process::Command::new(program);
@@ -208,7 +209,7 @@ impl ImageStore {
 /// Resolves the symlinks of the directory but keeps the file name: `redis-sentinel` is a link to
 /// `redis-server`, which behaves according to the name by which it is called. If the link leads out of its
 /// directory, its target is returned, because that is the file to mount.
-fn keep_name(path: &Path) -> PathBuf {
+fn resolve_directory(path: &Path) -> PathBuf {
     let Ok(target) = path.canonicalize() else { return path.to_owned() };
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return target };
     match parent.canonicalize() {
@@ -221,7 +222,7 @@ fn keep_name(path: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    fn words(text: &str) -> Vec<String> {
+    fn split(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
@@ -232,8 +233,8 @@ mod tests {
             trees: Vec::new(),
             working_dir: "/".into(),
             env: BTreeMap::new(),
-            entrypoint: words(entrypoint),
-            cmd: words(cmd),
+            entrypoint: split(entrypoint),
+            cmd: split(cmd),
             options_go_to: options_go_to.map(str::to_owned),
         }
     }
@@ -254,8 +255,8 @@ mod tests {
             (&tool, "other", "", "other"),
         ];
         for (image, command, args, expected) in cases {
-            let argv = image.argv(&words(command), &words(args));
-            assert_eq!(argv, words(expected), "command `{command}`, args `{args}`");
+            let argv = image.argv(&split(command), &split(args));
+            assert_eq!(argv, split(expected), "command `{command}`, args `{args}`");
         }
     }
 

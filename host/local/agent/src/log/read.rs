@@ -81,7 +81,7 @@ impl PodLogFiles {
         options: LogOptions,
     ) -> Result<impl Stream<Item = Result<Vec<u8>, LogError>> + Send + use<>, LogError> {
         let which = if options.previous { "previous" } else { "current" };
-        let none = || LogError::NoLog { container: container.to_owned(), which };
+        let no_log = || LogError::NoLog { container: container.to_owned(), which };
         let pods = self.directories.iter().map(|directory| PodDirectory::new(directory, pod_uid));
         let mut found = pods.filter_map(|pod| {
             let mut logs = pod.log_files(container);
@@ -89,7 +89,7 @@ impl PodLogFiles {
             let path = if options.previous { logs.pop_last()?.1 } else { last };
             Some((pod, path))
         });
-        let (pod, path) = found.next().ok_or_else(none)?;
+        let (pod, path) = found.next().ok_or_else(no_log)?;
         let fail = {
             let container = container.to_owned();
             move |source| LogError::Read { container: container.clone(), source }
@@ -102,7 +102,7 @@ impl PodLogFiles {
         let first = futures::stream::iter((!start.is_empty()).then_some(Ok(start)));
         let rest = futures::stream::unfold(state, move |mut state| {
             let fail = fail.clone();
-            async move { Some((state.more().await?.map_err(fail), state)) }
+            async move { Some((state.next_piece().await?.map_err(fail), state)) }
         });
         Ok(futures::StreamExt::chain(first, rest))
     }
@@ -117,14 +117,14 @@ struct LogFollower {
 
 impl LogFollower {
     /// Waits for more lines. Returns `None` when the container has ended and everything is read.
-    async fn more(&mut self) -> Option<io::Result<Vec<u8>>> {
+    async fn next_piece(&mut self) -> Option<io::Result<Vec<u8>>> {
         while self.following {
             // The end is checked before reading, so that everything written before it is read. Output that is
             // drained after the end was recorded is not returned.
             let ended = !self.pod.is_running(&self.container, &self.reader.path);
-            let more = self.reader.read_on();
-            if !matches!(&more, Ok(bytes) if bytes.is_empty()) {
-                return Some(more);
+            let next_piece = self.reader.read_new();
+            if !matches!(&next_piece, Ok(bytes) if bytes.is_empty()) {
+                return Some(next_piece);
             }
             self.following = !ended;
             if self.following {
@@ -148,9 +148,9 @@ impl LogReader {
         let mut lines = VecDeque::new();
         let older = rotated(&self.path);
         if older.exists() {
-            self.take(&older, 0, &mut lines)?;
+            self.read_from(&older, 0, &mut lines)?;
         }
-        (self.inode, self.offset) = self.take(&self.path, 0, &mut lines)?;
+        (self.inode, self.offset) = self.read_from(&self.path, 0, &mut lines)?;
         if let Some(tail) = self.options.tail_lines {
             lines.drain(..lines.len().saturating_sub(tail));
         }
@@ -159,18 +159,18 @@ impl LogReader {
 
     /// Returns the lines written since. If the file was rotated, reads the rest of the old file, then the new
     /// one.
-    fn read_on(&mut self) -> io::Result<Vec<u8>> {
+    fn read_new(&mut self) -> io::Result<Vec<u8>> {
         let mut lines = VecDeque::new();
         if std::fs::metadata(&self.path)?.ino() != self.inode {
-            self.take(&rotated(&self.path), self.offset, &mut lines)?;
+            self.read_from(&rotated(&self.path), self.offset, &mut lines)?;
             self.offset = 0;
         }
-        (self.inode, self.offset) = self.take(&self.path, self.offset, &mut lines)?;
+        (self.inode, self.offset) = self.read_from(&self.path, self.offset, &mut lines)?;
         Ok(lines.into_iter().flatten().collect())
     }
 
     /// Reads whole lines from `offset` on. Returns the file's inode and the offset up to which it was read.
-    fn take(
+    fn read_from(
         &self,
         path: &Path,
         offset: u64,
@@ -184,7 +184,7 @@ impl LogReader {
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line)? > 0 && line.ends_with(b"\n") {
             offset = offset.saturating_add(u64::try_from(line.len()).unwrap_or(u64::MAX));
-            lines.extend(shown(&line, self.options));
+            lines.extend(format_line(&line, self.options));
             line.clear();
         }
         Ok((inode, offset))
@@ -192,7 +192,7 @@ impl LogReader {
 }
 
 /// Formats a stored line as the options request. Returns `None` if it is too old or incomplete.
-fn shown(line: &[u8], options: LogOptions) -> Option<Vec<u8>> {
+fn format_line(line: &[u8], options: LogOptions) -> Option<Vec<u8>> {
     let mut fields = line.splitn(4, |byte| *byte == b' ');
     let time = fields.next()?;
     let _stream = fields.next()?;
@@ -204,16 +204,16 @@ fn shown(line: &[u8], options: LogOptions) -> Option<Vec<u8>> {
             return None;
         }
     }
-    let mut shown = Vec::with_capacity(line.len());
+    let mut formatted = Vec::with_capacity(line.len());
     if options.timestamps {
-        shown.extend_from_slice(time);
-        shown.push(b' ');
+        formatted.extend_from_slice(time);
+        formatted.push(b' ');
     }
-    shown.extend_from_slice(text);
+    formatted.extend_from_slice(text);
     if !whole {
-        shown.pop();
+        formatted.pop();
     }
-    Some(shown)
+    Some(formatted)
 }
 
 #[cfg(test)]
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_read_as_asked() {
+    fn a_log_is_read_as_the_options_request() {
         let all = LogOptions::default();
         check(all, "one\ntwo\nthree\n");
         check(LogOptions { previous: true, ..all }, "old\n");
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_not_there_is_named() {
+    fn a_missing_log_is_named() {
         let logs = PodLogFiles::new(vec!["/nonexistent".into()]);
         let error = logs.open("u1", "c", LogOptions::default()).err().unwrap();
         assert!(error.to_string().contains("`c`"), "{error}");

@@ -17,8 +17,8 @@ impl PodWorker {
         if self.lifecycle.stop_failing(index).is_none() {
             return;
         }
-        if let Some(live) = self.live.get_mut(&index) {
-            live.message = Some(why);
+        if let Some(running) = self.running.get_mut(&index) {
+            running.message = Some(why);
         }
         self.stop(index, kind);
     }
@@ -26,10 +26,11 @@ impl PodWorker {
     /// Stops a container in the background. `failed` is the probe whose failure is the reason, if there is
     /// one.
     pub(super) fn stop(&mut self, index: usize, failed: Option<ProbeKind>) {
-        let (Some(container), Some(live)) = (self.container(index), self.live.get(&index)) else {
+        let (Some(container), Some(running)) = (self.container(index), self.running.get(&index))
+        else {
             return;
         };
-        let why = live
+        let why = running
             .message
             .clone()
             .unwrap_or_else(|| format!("Stopping container {}", container.name));
@@ -42,13 +43,13 @@ impl PodWorker {
         let spec_grace =
             self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
         let deletion_grace = self.pod.metadata.deletion_grace_period_seconds;
-        let grace = probing::own_grace(probe).or(deletion_grace).or(spec_grace).unwrap_or(30);
+        let grace = probing::probe_grace(probe).or(deletion_grace).or(spec_grace).unwrap_or(30);
         let hook = container.lifecycle.as_ref().and_then(|hooks| hooks.pre_stop.as_ref());
         let to_stop = stop::ContainerStopRequest {
-            run: live.run.clone(),
-            ended: live.ended.clone(),
+            run: running.run.clone(),
+            ended: running.ended.clone(),
             pre_stop: hook.map(|hook| {
-                HandlerAction::of_hook(hook, &container, &self.place.pod_ip.to_string())
+                HandlerAction::of_hook(hook, &container, &self.placement.pod_ip.to_string())
             }),
             grace: Duration::from_secs(u64::try_from(grace).unwrap_or_default()),
             deadline: self.deadline.subscribe(),
@@ -56,8 +57,12 @@ impl PodWorker {
         let (events, pod) = (self.node.events.clone(), self.pod.clone());
         self.tasks.spawn(async move {
             if let Err(said) = stop::stop(to_stop).await {
-                let about = EventKey::container(&pod, &container.name);
-                events.warning(about, "FailedPreStopHook", format!("PreStopHook failed: {said}"));
+                let event_key = EventKey::container(&pod, &container.name);
+                events.warning(
+                    event_key,
+                    "FailedPreStopHook",
+                    format!("PreStopHook failed: {said}"),
+                );
             }
         });
     }
@@ -65,7 +70,7 @@ impl PodWorker {
     /// Ends the stray processes of a run and removes its root, in the background.
     pub(super) fn sweep(&mut self, index: usize, run: Arc<ContainerRun>) {
         self.sweeping.insert(index);
-        let happened = self.happened.clone();
+        let task_events = self.task_events.clone();
         self.tasks.spawn(async move {
             let swept = tokio::task::spawn_blocking(move || {
                 orphans::end_runs(std::slice::from_ref(&run.name))?;
@@ -74,7 +79,7 @@ impl PodWorker {
             if let Ok(Err(error)) = swept.await {
                 tracing::warn!(%error, "container run not swept");
             }
-            let _ = happened.send(PodTaskEvent::Swept { index }).await;
+            let _ = task_events.send(PodTaskEvent::Swept { index }).await;
         });
     }
 
@@ -91,7 +96,7 @@ impl PodWorker {
     }
 
     /// Kills everything. The object was deleted, so no grace period applies.
-    pub(super) async fn end_at_once(&mut self, events: &mut mpsc::Receiver<PodTaskEvent>) {
+    pub(super) async fn end_immediately(&mut self, events: &mut mpsc::Receiver<PodTaskEvent>) {
         self.kill_all();
         self.wait_for_ends(events, KILLED_DEADLINE).await;
         self.tasks.shutdown().await;
@@ -104,8 +109,8 @@ impl PodWorker {
     pub(super) async fn end_with_agent(&mut self, events: &mut mpsc::Receiver<PodTaskEvent>) {
         self.statuses = None;
         self.writer.abort_all();
-        for live in self.live.values().filter(|live| live.run.is_same_process()) {
-            orphans::signal(live.run.inside.pid, nix::sys::signal::Signal::SIGTERM);
+        for running in self.running.values().filter(|running| running.run.is_same_process()) {
+            orphans::signal(running.run.inside.pid, nix::sys::signal::Signal::SIGTERM);
         }
         self.wait_for_ends(events, self.node.options.stop_grace).await;
         self.kill_all();
@@ -115,30 +120,26 @@ impl PodWorker {
     }
 
     fn kill_all(&self) {
-        for live in self.live.values() {
-            stop::kill(&live.run);
+        for running in self.running.values() {
+            stop::kill(&running.run);
         }
     }
 
     /// Waits until no container runs. A container that is still being started is killed as soon as it runs.
-    async fn wait_for_ends(
-        &mut self,
-        events: &mut mpsc::Receiver<PodTaskEvent>,
-        patience: Duration,
-    ) {
-        let deadline = Instant::now() + patience;
+    async fn wait_for_ends(&mut self, events: &mut mpsc::Receiver<PodTaskEvent>, limit: Duration) {
+        let deadline = Instant::now() + limit;
         while self.lifecycle.containers.iter().any(crate::lifecycle::TrackedContainer::is_active)
-            || !self.live.is_empty()
+            || !self.running.is_empty()
         {
-            let happened = match tokio::time::timeout_at(deadline, events.recv()).await {
-                Ok(Some(happened)) => happened,
+            let event = match tokio::time::timeout_at(deadline, events.recv()).await {
+                Ok(Some(event)) => event,
                 Ok(None) | Err(_) => return,
             };
-            match happened {
+            match event {
                 PodTaskEvent::Exited { index, run, exit } => self.exited(index, &run, exit),
                 PodTaskEvent::Started { index, result: Ok(started) } => {
                     stop::kill(&started.run);
-                    self.runs(index, *started);
+                    self.container_started(index, *started);
                 }
                 PodTaskEvent::Started { index, result: Err(failure) } => {
                     self.start_failed(index, failure)

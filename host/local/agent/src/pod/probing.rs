@@ -24,9 +24,9 @@ impl PodWorker {
         &mut self,
         index: usize,
         container: &Container,
-        live: &RunningContainer,
+        running: &RunningContainer,
     ) {
-        let pod_ip = self.place.pod_ip.to_string();
+        let pod_ip = self.placement.pod_ip.to_string();
         let (started, gate) = watch::channel(container.startup_probe.is_none());
         let kinds = [
             (ProbeKind::Startup, &container.startup_probe),
@@ -40,22 +40,22 @@ impl PodWorker {
                 kind,
                 timing: ProbeTiming::of(probe),
                 action: HandlerAction::of_probe(probe, container, &pod_ip),
-                run: live.run.clone(),
+                run: running.run.clone(),
                 pod: self.pod.clone(),
                 container: container.name.clone(),
-                happened: self.happened.clone(),
+                task_events: self.task_events.clone(),
                 events: self.node.events.clone(),
                 started: started.clone(),
                 gate: gate.clone(),
             };
-            let ended = live.ended.clone();
+            let ended = running.ended.clone();
             self.tasks.spawn(probing.until(ended));
         }
     }
 }
 
 /// Returns the probe's own grace period for a container on which it failed, if it has one.
-pub(super) fn own_grace(probe: Option<&Probe>) -> Option<i64> {
+pub(super) fn probe_grace(probe: Option<&Probe>) -> Option<i64> {
     probe?.termination_grace_period_seconds
 }
 
@@ -67,7 +67,7 @@ struct ProbeLoop {
     run: Arc<ContainerRun>,
     pod: Arc<Pod>,
     container: String,
-    happened: mpsc::Sender<PodTaskEvent>,
+    task_events: mpsc::Sender<PodTaskEvent>,
     events: EventRecorder,
     /// Set to true by the startup probe when it passes.
     started: watch::Sender<bool>,
@@ -88,11 +88,11 @@ impl ProbeLoop {
             return;
         }
         if self.kind != ProbeKind::Liveness {
-            self.wait_briefly().await;
+            self.wait_until_first_pass().await;
         }
         let name = self.kind.name().to_lowercase();
-        let mut tally = ProbeResultCounter::new(self.kind, self.timing);
-        let mut told = None;
+        let mut counter = ProbeResultCounter::new(self.kind, self.timing);
+        let mut reported = None;
         let mut ticks = interval(self.timing.period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -105,14 +105,15 @@ impl ProbeLoop {
             )
             .await;
             let said = result.err();
-            let is_new = said.is_some() && said != told;
-            told.clone_from(&said);
+            let is_new = said.is_some() && said != reported;
+            reported.clone_from(&said);
             if let Some(said) = said.as_ref().filter(|_| is_new) {
                 let note = format!("{} probe failed: {said}", self.kind.name());
-                let about = EventKey::container(&self.pod, &self.container).doing(self.kind.name());
-                self.events.warning(about, "Unhealthy", note);
+                let event_key =
+                    EventKey::container(&self.pod, &self.container).action(self.kind.name());
+                self.events.warning(event_key, "Unhealthy", note);
             }
-            let Some(passed) = tally.count(said.is_none()) else { continue };
+            let Some(passed) = counter.count(said.is_none()) else { continue };
             self.report(passed, said.unwrap_or_default()).await;
             // The startup probe is done once it has a result. A container whose liveness probe failed is
             // being ended.
@@ -133,7 +134,7 @@ impl ProbeLoop {
     /// A program needs some milliseconds until it listens. The kubelet would find it not ready, record an
     /// event, and probe again a whole period later; the agent uses that period. A probe that fails for longer
     /// than that fails as often as in Kubernetes from then on.
-    async fn wait_briefly(&self) {
+    async fn wait_until_first_pass(&self) {
         let name = format!("{}-early", self.kind.name().to_lowercase());
         let deadline = Instant::now() + self.timing.period;
         let mut pause = EARLY_PAUSE_FIRST;
@@ -153,6 +154,6 @@ impl ProbeLoop {
         let (index, kind, run) = (self.index, self.kind, self.run.name.clone());
         let verdict = PodTaskEvent::Verdict { index, run, kind, passed, said };
         // Fails only if the Pod's task has ended.
-        let _ = self.happened.send(verdict).await;
+        let _ = self.task_events.send(verdict).await;
     }
 }

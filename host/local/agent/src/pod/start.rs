@@ -38,7 +38,7 @@ pub(super) struct ContainerStartRequest {
     pub node: Arc<AgentContext>,
     pub pod: Arc<Pod>,
     pub container: Container,
-    pub place: DownwardApiSource,
+    pub placement: DownwardApiSource,
     pub directory: PodDirectory,
     pub references: ConfigSourceStates,
     pub restart_count: u32,
@@ -52,7 +52,7 @@ pub(super) struct StartedContainer {
     pub since: Timestamp,
     pub exit: oneshot::Receiver<ProcessExit>,
     /// The argument of the command that looks like a bind to every address or to loopback.
-    pub suspicious: Option<String>,
+    pub loopback_bind: Option<String>,
 }
 
 /// One run of a container.
@@ -83,11 +83,11 @@ impl ContainerRun {
     }
 
     /// Returns the text that the program wrote to its termination log.
-    pub(super) fn last_words(&self) -> Option<String> {
+    pub(super) fn termination_message(&self) -> Option<String> {
         const BYTES_MAX: usize = 4096;
-        let words = std::fs::read(self.directory.join("termination-log")).ok()?;
-        let words = words.get(..words.len().min(BYTES_MAX))?;
-        (!words.is_empty()).then(|| String::from_utf8_lossy(words).into_owned())
+        let bytes = std::fs::read(self.directory.join("termination-log")).ok()?;
+        let bytes = bytes.get(..bytes.len().min(BYTES_MAX))?;
+        (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned())
     }
 }
 
@@ -95,16 +95,16 @@ impl ContainerRun {
 pub(super) async fn start(
     to_start: ContainerStartRequest,
 ) -> Result<StartedContainer, StartFailure> {
-    let ContainerStartRequest { node, pod, container, place, directory, .. } = &to_start;
+    let ContainerStartRequest { node, pod, container, placement, directory, .. } = &to_start;
     let image = container.image.as_deref().unwrap_or_default();
     let image = node.images.pull(image).await.map_err(|error| fail("ErrImagePull", &error))?;
     let references = &to_start.references;
-    let input = EnvSources { pod, place, references, image: &image.env };
+    let input = EnvSources { pod, placement, references, image: &image.env };
     let env = environment(input, container)
         .map_err(|error| fail("CreateContainerConfigError", &error))?;
     let allow_host_path = node.options.allow_host_path;
     let storage =
-        VolumeProvisioner { client: &node.client, pod, place, directory, allow_host_path };
+        VolumeProvisioner { client: &node.client, pod, placement, directory, allow_host_path };
     let no_volume = |error| fail("ContainerCreating", &error);
     let volumes = storage.prepare(references).await.map_err(no_volume)?;
     let mounts = storage::mounts(container, &volumes, &env).map_err(no_volume)?;
@@ -124,8 +124,8 @@ fn process(
     image: &PulledImage,
     env: BTreeMap<String, String>,
 ) -> ProcessSpec {
-    let expand_all = |words: &Option<Vec<String>>| -> Vec<String> {
-        words.iter().flatten().map(|word| expand(word, &env)).collect()
+    let expand_all = |arguments: &Option<Vec<String>>| -> Vec<String> {
+        arguments.iter().flatten().map(|argument| expand(argument, &env)).collect()
     };
     let argv = image.argv(&expand_all(&container.command), &expand_all(&container.args));
     let workdir = container.working_dir.clone().filter(|workdir| !workdir.is_empty());
@@ -173,7 +173,7 @@ async fn launch(
     let (pid, start_ticks) = (launched.pid, launched.start_ticks);
     let record = ProcessRecord { run: name.clone(), pid, start_ticks, log };
     directory.record(&container.name, &record)?;
-    let suspicious = loopback_word(&process.argv);
+    let loopback_bind = loopback_argument(&process.argv);
     let inside = Arc::new(ExecTarget {
         processes: node.processes.clone(),
         pid,
@@ -184,7 +184,7 @@ async fn launch(
     });
     let run = ContainerRun { name, directory: run_directory, start_ticks, inside };
     let image_id = image.id.clone();
-    Ok(StartedContainer { run, image_id, since: launched.at, exit: launched.exit, suspicious })
+    Ok(StartedContainer { run, image_id, since: launched.at, exit: launched.exit, loopback_bind })
 }
 
 fn termination_log(container: &Container, run_directory: &Path) -> std::io::Result<RootMount> {
@@ -202,11 +202,11 @@ fn run_name() -> String {
 
 /// Returns the first argument that binds to all addresses or to loopback. Pods share one network here, so
 /// with such a bind the Pods of a StatefulSet would take each other's port.
-fn loopback_word(argv: &[String]) -> Option<String> {
-    let suspicious = |word: &&String| {
-        ["0.0.0.0", "localhost", "127.0.0.1"].iter().any(|address| word.contains(address))
+fn loopback_argument(argv: &[String]) -> Option<String> {
+    let binds_loopback = |argument: &&String| {
+        ["0.0.0.0", "localhost", "127.0.0.1"].iter().any(|address| argument.contains(address))
     };
-    argv.iter().find(suspicious).cloned()
+    argv.iter().find(binds_loopback).cloned()
 }
 
 #[cfg(test)]
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn command_and_arguments_see_the_environment() {
+    fn command_and_arguments_are_expanded_with_the_environment() {
         let container: Container = serde_json::from_value(serde_json::json!({
             "name": "c", "args": ["--bind", "$(POD_IP)", "$(NONE)"]}))
         .unwrap();
@@ -225,12 +225,12 @@ mod tests {
     }
 
     #[test]
-    fn a_bind_to_every_address_is_noticed() {
-        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    fn a_bind_to_every_address_is_found() {
+        let arguments = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(
-            loopback_word(&words("redis-server --bind 0.0.0.0")).as_deref(),
+            loopback_argument(&arguments("redis-server --bind 0.0.0.0")).as_deref(),
             Some("0.0.0.0")
         );
-        assert_eq!(loopback_word(&words("redis-server --bind 127.23.1.7")), None);
+        assert_eq!(loopback_argument(&arguments("redis-server --bind 127.23.1.7")), None);
     }
 }

@@ -40,7 +40,7 @@ pub(crate) fn write(directory: &Path, files: &VolumeFiles, stamp: &str) -> io::R
     }
     fs::create_dir_all(directory.join(&generation))?;
     let next = directory.join(DATA_NEXT);
-    remove_if_there(&next)?;
+    remove_if_exists(&next)?;
     symlink(&generation, &next)?;
     fs::rename(&next, &data)?;
     link_names(directory, files)?;
@@ -86,18 +86,18 @@ fn count_files(directory: &Path) -> io::Result<usize> {
 
 /// Creates one link per first path component, and removes the links that are not needed any more.
 fn link_names(directory: &Path, files: &VolumeFiles) -> io::Result<()> {
-    let wanted: BTreeSet<OsString> = files
+    let names: BTreeSet<OsString> = files
         .keys()
         .filter_map(|path| path.components().next())
         .map(|first| first.as_os_str().to_owned())
         .collect();
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
-        if !name.to_string_lossy().starts_with("..") && !wanted.contains(&name) {
-            remove_if_there(&directory.join(&name))?;
+        if !name.to_string_lossy().starts_with("..") && !names.contains(&name) {
+            remove_if_exists(&directory.join(&name))?;
         }
     }
-    for name in wanted {
+    for name in names {
         let link = directory.join(&name);
         if fs::symlink_metadata(&link).is_err() {
             symlink(PathBuf::from(DATA).join(&name), link)?;
@@ -106,7 +106,7 @@ fn link_names(directory: &Path, files: &VolumeFiles) -> io::Result<()> {
     Ok(())
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
+fn remove_if_exists(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_swaps_all_files_at_once_and_leaves_nothing_behind() {
+    fn an_update_replaces_all_files_atomically_and_removes_the_old_ones() {
         let directory = tempfile::tempdir().unwrap();
         let at = |path: &str| directory.path().join(path);
         assert!(write(directory.path(), &payload(&[("a", "1"), ("d/b", "2")]), "one").unwrap());

@@ -40,31 +40,31 @@ pub(super) async fn create_initial(client: &Client) -> Result<(), LocalError> {
 /// before the reflectors are synced.
 pub(super) fn start(
     client: &Client,
-    mirrors: &Reflectors,
+    reflectors: &Reflectors,
     names: Arc<HostsFileNames>,
     volume_directory: PathBuf,
     parts: &mut Parts,
 ) {
     let stop = parts.stop();
-    let sets = StatefulSets::new(client.clone(), mirrors);
-    let scheduler = Scheduler::new(client.clone(), mirrors);
-    let slices = EndpointSlices::new(client.clone(), mirrors);
-    let forwarder = ServiceProxy::new(mirrors);
-    let volumes = Volumes::new(client.clone(), mirrors, volume_directory);
-    spawn(parts, mirrors, "StatefulSet controller", |stop| sets.run(stop));
-    spawn(parts, mirrors, "scheduler", |stop| scheduler.run(stop));
-    spawn(parts, mirrors, "EndpointSlice controller", |stop| slices.run(stop));
-    spawn(parts, mirrors, "service proxy", |stop| forwarder.run(stop));
-    spawn(parts, mirrors, "volume controller", |stop| volumes.run(stop));
+    let sets = StatefulSets::new(client.clone(), reflectors);
+    let scheduler = Scheduler::new(client.clone(), reflectors);
+    let slices = EndpointSlices::new(client.clone(), reflectors);
+    let proxy = ServiceProxy::new(reflectors);
+    let volumes = Volumes::new(client.clone(), reflectors, volume_directory);
+    spawn(parts, reflectors, "StatefulSet controller", |stop| sets.run(stop));
+    spawn(parts, reflectors, "scheduler", |stop| scheduler.run(stop));
+    spawn(parts, reflectors, "EndpointSlice controller", |stop| slices.run(stop));
+    spawn(parts, reflectors, "service proxy", |stop| proxy.run(stop));
+    spawn(parts, reflectors, "volume controller", |stop| volumes.run(stop));
     let until = stop.clone();
     parts.spawn("hosts file names", async move {
         names.run(until).await;
         Ok(())
     });
-    let (mirrors, client) = (mirrors.clone(), client.clone());
+    let (reflectors, client) = (reflectors.clone(), client.clone());
     parts.spawn("reflectors", async move {
         tokio::select! {
-            never = mirrors.follow(client) => match never {},
+            never = reflectors.follow(client) => match never {},
             () = stop.cancelled() => Ok(()),
         }
     });
@@ -96,16 +96,16 @@ pub(super) async fn watch_api(client: Client, stop: CancellationToken) -> Result
 
 fn spawn<F>(
     parts: &mut Parts,
-    mirrors: &Reflectors,
+    reflectors: &Reflectors,
     name: &'static str,
     run: impl FnOnce(CancellationToken) -> F + Send + 'static,
 ) where
     F: Future<Output = Result<(), WorkError>> + Send + 'static,
 {
-    let (mirrors, stop) = (mirrors.clone(), parts.stop());
+    let (reflectors, stop) = (reflectors.clone(), parts.stop());
     parts.spawn(name, async move {
         tokio::select! {
-            () = mirrors.wait_synced() => {}
+            () = reflectors.wait_synced() => {}
             () = stop.cancelled() => return Ok(()),
         }
         run(stop).await.map_err(|error| {

@@ -20,15 +20,15 @@ const REQUIRED_AFFINITY_WEIGHT: i64 = 1;
 #[derive(Debug)]
 pub(super) struct PodAffinities<'a> {
     /// Domains (label, value) from which an existing Pod's anti-affinity excludes this Pod.
-    guarded: Vec<(&'a str, &'a str)>,
+    excluded_by_existing: Vec<(&'a str, &'a str)>,
     /// Domains from which this Pod's own anti-affinity excludes it.
-    avoided: Vec<(&'a str, &'a str)>,
+    excluded_by_pod: Vec<(&'a str, &'a str)>,
     /// For each required affinity term: its label, and the values of that label where matching Pods are.
-    wanted: Vec<(&'a str, Vec<&'a str>)>,
+    required_domains: Vec<(&'a str, Vec<&'a str>)>,
     /// Whether no Pod matches the required terms yet except this Pod itself.
-    is_first: bool,
+    is_first_match: bool,
     /// The score of each domain, from the preferences of this Pod and of its neighbours.
-    worth: BTreeMap<(&'a str, &'a str), i64>,
+    scores: BTreeMap<(&'a str, &'a str), i64>,
 }
 
 impl<'a> PodAffinities<'a> {
@@ -39,55 +39,61 @@ impl<'a> PodAffinities<'a> {
         snapshot: &'a SchedulerSnapshot,
     ) -> Self {
         let required = required(pod);
-        let against = required_against(pod);
-        let seen = AffinityNodes { snapshot, nodes };
-        let guarded = seen.domains(|there| {
-            required_against(there)
+        let anti_terms = required_anti(pod);
+        let affinity_nodes = AffinityNodes { snapshot, nodes };
+        let excluded_by_existing = affinity_nodes.domains(|existing| {
+            required_anti(existing)
                 .iter()
-                .filter(|term| seen.term_is_met(term, there, pod))
+                .filter(|term| affinity_nodes.term_is_met(term, existing, pod))
                 .collect()
         });
-        let avoided = seen.domains(|there| {
-            against.iter().filter(|term| seen.term_is_met(term, pod, there)).collect()
+        let excluded_by_pod = affinity_nodes.domains(|existing| {
+            anti_terms
+                .iter()
+                .filter(|term| affinity_nodes.term_is_met(term, pod, existing))
+                .collect()
         });
         // Only Pods that meet all required terms count.
-        let is_company =
-            |there: &Pod| required.iter().all(|term| seen.term_is_met(term, pod, there));
-        let company =
-            seen.domains(
-                |there| {
-                    if is_company(there) { required.iter().collect() } else { Vec::new() }
-                },
-            );
-        let values = |key: &str| {
-            company.iter().filter(|(label, _)| *label == key).map(|(_, value)| *value).collect()
+        let matches_all_terms = |existing: &Pod| {
+            required.iter().all(|term| affinity_nodes.term_is_met(term, pod, existing))
         };
-        let has_company = nodes.iter().flat_map(|node| &node.pods).any(|there| is_company(there));
+        let matching_domains = affinity_nodes.domains(|existing| {
+            if matches_all_terms(existing) { required.iter().collect() } else { Vec::new() }
+        });
+        let values = |key: &str| {
+            matching_domains
+                .iter()
+                .filter(|(label, _)| *label == key)
+                .map(|(_, value)| *value)
+                .collect()
+        };
+        let has_match =
+            nodes.iter().flat_map(|node| &node.pods).any(|existing| matches_all_terms(existing));
         Self {
-            guarded,
-            avoided,
-            wanted: required
+            excluded_by_existing,
+            excluded_by_pod,
+            required_domains: required
                 .iter()
                 .map(|term| (term.topology_key.as_str(), values(&term.topology_key)))
                 .collect(),
-            is_first: !has_company && is_company(pod),
-            worth: seen.worth(pod),
+            is_first_match: !has_match && matches_all_terms(pod),
+            scores: affinity_nodes.scores(pod),
         }
     }
 
     /// Returns why an affinity excludes the node; `None` if none does.
     pub(super) fn obstacle(&self, node: &SchedulableNode<'_>) -> Option<&'static str> {
         let value = |key: &str| node.labels.get(key).map(String::as_str);
-        let near = self.wanted.iter().all(|(key, values)| {
-            value(key).is_some_and(|value| self.is_first || values.contains(&value))
+        let near = self.required_domains.iter().all(|(key, values)| {
+            value(key).is_some_and(|value| self.is_first_match || values.contains(&value))
         });
         if !near {
             return Some("node(s) didn't match pod affinity rules");
         }
-        if self.avoided.iter().any(|(key, avoided)| value(key) == Some(avoided)) {
+        if self.excluded_by_pod.iter().any(|(key, excluded)| value(key) == Some(excluded)) {
             return Some("node(s) didn't match pod anti-affinity rules");
         }
-        if self.guarded.iter().any(|(key, guarded)| value(key) == Some(guarded)) {
+        if self.excluded_by_existing.iter().any(|(key, excluded)| value(key) == Some(excluded)) {
             return Some("node(s) didn't satisfy existing pods anti-affinity rules");
         }
         None
@@ -95,9 +101,9 @@ impl<'a> PodAffinities<'a> {
 
     /// Returns the score of the preferences for the node (below 0: against it).
     pub(super) fn preference(&self, node: &SchedulableNode<'_>) -> i64 {
-        let here = self.worth.iter();
+        let here = self.scores.iter();
         here.filter(|((key, value), _)| node.labels.get(*key).is_some_and(|label| label == value))
-            .map(|(_, worth)| worth)
+            .map(|(_, score)| score)
             .sum()
     }
 }
@@ -116,8 +122,8 @@ impl<'a> AffinityNodes<'a> {
     ) -> Vec<(&'a str, &'a str)> {
         let mut domains = Vec::new();
         for node in self.nodes {
-            for there in &node.pods {
-                for term in terms(there) {
+            for existing in &node.pods {
+                for term in terms(existing) {
                     if let Some(value) = node.labels.get(&term.topology_key) {
                         domains.push((term.topology_key.as_str(), value.as_str()));
                     }
@@ -131,19 +137,18 @@ impl<'a> AffinityNodes<'a> {
 
     /// Sums up the scores of the domains: the preferences of the new Pod towards each existing Pod, and
     /// theirs towards the new Pod.
-    fn worth(&self, pod: &'a Pod) -> BTreeMap<(&'a str, &'a str), i64> {
-        let mut worth = BTreeMap::new();
+    fn scores(&self, pod: &'a Pod) -> BTreeMap<(&'a str, &'a str), i64> {
+        let mut scores = BTreeMap::new();
         for node in self.nodes {
-            for there in &node.pods {
+            for existing in &node.pods {
                 let mut count = |term: &'a PodAffinityTerm, weight: i64| {
                     if let Some(value) = node.labels.get(&term.topology_key) {
-                        *worth.entry((term.topology_key.as_str(), value.as_str())).or_insert(0) +=
+                        *scores.entry((term.topology_key.as_str(), value.as_str())).or_insert(0) +=
                             weight;
                     }
                 };
-                for (owner, other) in [(pod, *there), (*there, pod)] {
-                    for (sign, preferred) in [(1, preferred(owner)), (-1, preferred_against(owner))]
-                    {
+                for (owner, other) in [(pod, *existing), (*existing, pod)] {
+                    for (sign, preferred) in [(1, preferred(owner)), (-1, preferred_anti(owner))] {
                         for weighted in preferred {
                             let term = &weighted.pod_affinity_term;
                             if self.term_is_met(term, owner, other) {
@@ -152,14 +157,14 @@ impl<'a> AffinityNodes<'a> {
                         }
                     }
                 }
-                for term in required(there) {
-                    if self.term_is_met(term, there, pod) {
+                for term in required(existing) {
+                    if self.term_is_met(term, existing, pod) {
                         count(term, REQUIRED_AFFINITY_WEIGHT);
                     }
                 }
             }
         }
-        worth
+        scores
     }
 
     /// Returns true if a term of `owner` selects `other`.
@@ -167,12 +172,13 @@ impl<'a> AffinityNodes<'a> {
         let empty = Labels::new();
         let labels = other.metadata.labels.as_ref().unwrap_or(&empty);
         let own = owner.metadata.labels.as_ref().unwrap_or(&empty);
-        let mut alike = term.match_label_keys.iter().flatten();
-        let mut unlike = term.mismatch_label_keys.iter().flatten();
+        let mut match_keys = term.match_label_keys.iter().flatten();
+        let mut mismatch_keys = term.mismatch_label_keys.iter().flatten();
         self.is_in_namespaces(term, owner, other)
             && selects(term.label_selector.as_ref(), labels)
-            && alike.all(|key| own.get(key).is_none_or(|value| labels.get(key) == Some(value)))
-            && unlike.all(|key| own.get(key).is_none_or(|value| labels.get(key) != Some(value)))
+            && match_keys.all(|key| own.get(key).is_none_or(|value| labels.get(key) == Some(value)))
+            && mismatch_keys
+                .all(|key| own.get(key).is_none_or(|value| labels.get(key) != Some(value)))
     }
 
     fn is_in_namespaces(&self, term: &PodAffinityTerm, owner: &Pod, other: &Pod) -> bool {
@@ -204,7 +210,7 @@ fn preferred(pod: &Pod) -> &[WeightedPodAffinityTerm] {
     terms().unwrap_or_default()
 }
 
-fn required_against(pod: &Pod) -> &[PodAffinityTerm] {
+fn required_anti(pod: &Pod) -> &[PodAffinityTerm] {
     let terms = || {
         let affinity = pod.spec.as_ref()?.affinity.as_ref()?.pod_anti_affinity.as_ref()?;
         affinity.required_during_scheduling_ignored_during_execution.as_deref()
@@ -212,7 +218,7 @@ fn required_against(pod: &Pod) -> &[PodAffinityTerm] {
     terms().unwrap_or_default()
 }
 
-fn preferred_against(pod: &Pod) -> &[WeightedPodAffinityTerm] {
+fn preferred_anti(pod: &Pod) -> &[WeightedPodAffinityTerm] {
     let terms = || {
         let affinity = pod.spec.as_ref()?.affinity.as_ref()?.pod_anti_affinity.as_ref()?;
         affinity.preferred_during_scheduling_ignored_during_execution.as_deref()

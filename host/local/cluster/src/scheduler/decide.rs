@@ -123,19 +123,19 @@ fn best<'a>(
         (POD_AFFINITY_WEIGHT, scaled(suitable, |node| affinities.preference(node))),
         (SPREAD_WEIGHT, scaled(suitable, |node| -spread.crowding(node))),
     ];
-    let total = |index: usize| -> i64 {
+    let weighted_score = |index: usize| -> i64 {
         let at = scores.iter().map(|(weight, scores)| weight * scores.get(index).unwrap_or(&0));
         at.sum()
     };
     let siblings = |node: &SchedulableNode<'_>| {
-        node.pods.iter().filter(|there| are_siblings(pod, there)).count()
+        node.pods.iter().filter(|existing| are_siblings(pod, existing)).count()
     };
     let in_zone = |node: &SchedulableNode<'_>| -> usize {
         let zone = node.labels.get(ZONE);
         nodes.iter().filter(|other| other.labels.get(ZONE) == zone).map(siblings).sum()
     };
     let rank = |index: usize, node: &SchedulableNode<'a>| {
-        (Reverse(total(index)), in_zone(node), siblings(node), node.pods.len(), node.name)
+        (Reverse(weighted_score(index)), in_zone(node), siblings(node), node.pods.len(), node.name)
     };
     let ranked = suitable.iter().enumerate();
     ranked.min_by_key(|(index, node)| rank(*index, node)).map(|(_, node)| *node)

@@ -72,7 +72,7 @@ impl<'a> SchedulableNode<'a> {
         if !full.is_empty() {
             return full;
         }
-        if !volumes_reach(pod, self, snapshot) {
+        if !volumes_are_usable(pod, self, snapshot) {
             return vec!["node(s) had volume node affinity conflict".to_owned()];
         }
         Vec::new()
@@ -127,10 +127,10 @@ impl<'a> SchedulableNode<'a> {
         if pods_max <= pods {
             short.push("Too many pods".to_owned());
         }
-        for (name, wanted) in requests(pod) {
+        for (name, requested_amount) in requests(pod) {
             let allocatable = self.allocatable.get(&name).copied().unwrap_or(0);
             let taken = self.requested.get(&name).copied().unwrap_or(0);
-            if 0 < wanted && allocatable < taken.saturating_add(wanted) {
+            if 0 < requested_amount && allocatable < taken.saturating_add(requested_amount) {
                 short.push(format!("Insufficient {name}"));
             }
         }
@@ -161,7 +161,7 @@ pub(crate) fn claims_of(pod: &Pod) -> impl Iterator<Item = ObjectKey> + '_ {
 }
 
 /// Returns true if every volume of the Pod's claims can be used on the node.
-fn volumes_reach(pod: &Pod, node: &SchedulableNode<'_>, snapshot: &SchedulerSnapshot) -> bool {
+fn volumes_are_usable(pod: &Pod, node: &SchedulableNode<'_>, snapshot: &SchedulerSnapshot) -> bool {
     claims_of(pod).all(|claim| {
         let claim = snapshot.claims.get(&claim);
         let bound = claim.and_then(|claim| claim.spec.as_ref()?.volume_name.as_ref());
@@ -217,9 +217,9 @@ fn container_requests(container: &Container) -> ResourceAmounts {
     let requirements = |resources: &ResourceRequirements| {
         // A limit without a request counts as the request. The API server's defaulting may have set it
         // already.
-        let mut wanted = resources.limits.as_ref().map(amounts).unwrap_or_default();
-        wanted.extend(resources.requests.as_ref().map(amounts).unwrap_or_default());
-        wanted
+        let mut requests = resources.limits.as_ref().map(amounts).unwrap_or_default();
+        requests.extend(resources.requests.as_ref().map(amounts).unwrap_or_default());
+        requests
     };
     container.resources.as_ref().map(requirements).unwrap_or_default()
 }

@@ -199,7 +199,7 @@ pub(crate) struct SliceWrites {
 /// Compares the existing slices with the desired ones. `existing` are all slices of the namespace.
 pub(crate) fn slice_writes(
     service: &str,
-    wanted: Vec<EndpointSlice>,
+    desired: Vec<EndpointSlice>,
     existing: &[Arc<EndpointSlice>],
 ) -> SliceWrites {
     let is_ours = |slice: &&Arc<EndpointSlice>| {
@@ -207,19 +207,19 @@ pub(crate) fn slice_writes(
         label(SERVICE_NAME) == Some(service) && label(MANAGED_BY) == Some(MANAGER)
     };
     let ours: Vec<&Arc<EndpointSlice>> = existing.iter().filter(is_ours).collect();
-    let is_wanted = |slice: &&&Arc<EndpointSlice>| {
-        wanted.iter().any(|wanted| wanted.metadata.name == slice.metadata.name)
+    let is_desired = |slice: &&&Arc<EndpointSlice>| {
+        desired.iter().any(|desired| desired.metadata.name == slice.metadata.name)
     };
-    let delete = ours.iter().filter(|slice| !is_wanted(slice));
+    let delete = ours.iter().filter(|slice| !is_desired(slice));
     let delete = delete.filter_map(|slice| slice.metadata.name.clone()).collect();
-    let is_same = |wanted: &EndpointSlice, slice: &EndpointSlice| {
-        wanted.metadata.name == slice.metadata.name
-            && wanted.metadata.labels == slice.metadata.labels
-            && wanted.metadata.owner_references == slice.metadata.owner_references
-            && wanted.ports == slice.ports
-            && wanted.endpoints == slice.endpoints
+    let is_same = |desired: &EndpointSlice, slice: &EndpointSlice| {
+        desired.metadata.name == slice.metadata.name
+            && desired.metadata.labels == slice.metadata.labels
+            && desired.metadata.owner_references == slice.metadata.owner_references
+            && desired.ports == slice.ports
+            && desired.endpoints == slice.endpoints
     };
-    let apply = wanted.iter().filter(|wanted| !ours.iter().any(|slice| is_same(wanted, slice)));
+    let apply = desired.iter().filter(|desired| !ours.iter().any(|slice| is_same(desired, slice)));
     let apply = apply.cloned().collect();
     SliceWrites { apply, delete }
 }
@@ -265,7 +265,9 @@ mod tests {
     fn states(service: &Service, pods: &[Arc<Pod>]) -> Vec<Value> {
         let slices = slices(service, pods, &nodes());
         let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
-        endpoints.map(|it| json!([it.addresses[0], it.conditions.clone().unwrap()])).collect()
+        endpoints
+            .map(|endpoint| json!([endpoint.addresses[0], endpoint.conditions.clone().unwrap()]))
+            .collect()
     }
 
     fn conditions(ready: bool, serving: bool, terminating: bool) -> Value {
@@ -273,12 +275,12 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_tell_the_state_of_their_pods() {
-        let going = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    fn endpoints_have_the_state_of_their_pods() {
+        let terminating_pod = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
         let pods = [
             pod("ready", "127.1.1.0", true, json!({})),
             pod("starting", "127.1.1.1", false, json!({})),
-            pod("going", "127.1.1.2", true, going),
+            pod("going", "127.1.1.2", true, terminating_pod),
             pod("no-address", "", true, json!({})),
             pod("done", "127.1.1.3", false, json!({"status": {"phase": "Succeeded"}})),
             pod("other", "127.1.1.4", true, json!({"metadata": {"labels": {"app": "web"}}})),
@@ -363,10 +365,10 @@ mod tests {
     fn only_differences_are_written() {
         let service = service(json!({}));
         let pods = [pod("p", "127.1.1.0", true, json!({}))];
-        let wanted = || slices(&service, &pods, &nodes());
-        let existing: Vec<_> = wanted().into_iter().map(Arc::new).collect();
-        assert_eq!(slice_writes("svc", wanted(), &existing), SliceWrites::default());
-        assert_eq!(slice_writes("svc", wanted(), &[]).apply.len(), 1);
+        let desired = || slices(&service, &pods, &nodes());
+        let existing: Vec<_> = desired().into_iter().map(Arc::new).collect();
+        assert_eq!(slice_writes("svc", desired(), &existing), SliceWrites::default());
+        assert_eq!(slice_writes("svc", desired(), &[]).apply.len(), 1);
         let gone = slice_writes("svc", Vec::new(), &existing);
         assert_eq!(gone.delete.len(), 1);
         assert!(slice_writes("other", Vec::new(), &existing).delete.is_empty());

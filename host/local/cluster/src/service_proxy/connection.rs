@@ -49,9 +49,9 @@ pub(super) async fn accept(listener: TcpListener, connections: ProxiedConnection
             (permit, accepted) = accepted => match (permit, accepted) {
                 (Ok(permit), Ok((client, _))) => {
                     turn = turn.wrapping_add(1);
-                    let backends = in_turn(&connections.backends.borrow(), turn);
+                    let backends = rotated(&connections.backends.borrow(), turn);
                     running.spawn(async move {
-                        carry(client, &backends).await;
+                        forward(client, &backends).await;
                         drop(permit);
                     });
                 }
@@ -74,7 +74,7 @@ pub(super) async fn accept(listener: TcpListener, connections: ProxiedConnection
 }
 
 /// Returns all endpoints, starting with the one whose turn it is.
-fn in_turn(backends: &[SocketAddr], turn: usize) -> ServiceBackends {
+fn rotated(backends: &[SocketAddr], turn: usize) -> ServiceBackends {
     let mut ordered = backends.to_vec();
     if !ordered.is_empty() {
         let first = turn % ordered.len();
@@ -84,7 +84,7 @@ fn in_turn(backends: &[SocketAddr], turn: usize) -> ServiceBackends {
 }
 
 /// Connects a client to the first endpoint that accepts, and copies bytes until one side ends.
-async fn carry(mut client: TcpStream, backends: &[SocketAddr]) {
+async fn forward(mut client: TcpStream, backends: &[SocketAddr]) {
     let Some(mut server) = dial(backends).await else {
         // The client sees a reset as an error. An ordinary end would look like an empty reply.
         let _ = client.set_zero_linger();
@@ -128,11 +128,12 @@ mod tests {
 
     #[test]
     fn endpoints_take_turns() {
-        let backends: ServiceBackends =
-            ["127.24.1.1:1", "127.24.1.2:1", "127.24.1.3:1"].map(|it| it.parse().unwrap()).into();
-        let firsts: Vec<_> = (0..4).map(|turn| in_turn(&backends, turn)[0]).collect();
+        let backends: ServiceBackends = ["127.24.1.1:1", "127.24.1.2:1", "127.24.1.3:1"]
+            .map(|address| address.parse().unwrap())
+            .into();
+        let firsts: Vec<_> = (0..4).map(|turn| rotated(&backends, turn)[0]).collect();
         assert_eq!(firsts, [backends[0], backends[1], backends[2], backends[0]]);
-        assert!(in_turn(&[], 7).is_empty());
+        assert!(rotated(&[], 7).is_empty());
     }
 
     /// Starts a server that answers `ping` with its name and then closes the connection.
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_reach_endpoints_and_pass_over_dead_ones() {
+    async fn connections_reach_endpoints_and_skip_dead_ones() {
         let (one, _one) = server("one").await;
         let (two, _two) = server("two").await;
         let dead = {

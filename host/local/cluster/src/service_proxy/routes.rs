@@ -121,12 +121,12 @@ mod tests {
     }
 
     fn to(backends: &[&str]) -> Vec<(String, Vec<String>)> {
-        let backends = backends.iter().map(|it| (*it).to_owned()).collect();
+        let backends = backends.iter().map(|backend| (*backend).to_owned()).collect();
         vec![("127.9.240.1:6379".to_owned(), backends)]
     }
 
     #[test]
-    fn ready_endpoints_serve_and_without_any_nobody_listens() {
+    fn ready_endpoints_serve_and_without_any_there_is_no_route() {
         let (a, b) = ("127.9.1.1", "127.9.1.2");
         let cases = [
             (

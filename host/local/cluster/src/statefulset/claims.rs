@@ -25,14 +25,14 @@ pub(super) fn owners_at_creation(set: &StatefulSet) -> Vec<OwnerReference> {
 pub(super) fn claim_owners<'a>(
     set: &StatefulSet,
     ordinal: i32,
-    is_wanted: bool,
+    is_desired: bool,
     pod: Option<&Pod>,
     claims: &VolumeClaims<'a>,
 ) -> Vec<(&'a PersistentVolumeClaim, Vec<OwnerReference>)> {
-    let goes_with_pod = deletes_when_scaled(set) && !is_wanted;
-    let set_owner = (deletes_with_set(set) && !goes_with_pod).then(|| claim_owner(set));
-    let pod_owner = pod.filter(|_| goes_with_pod).map(pod_reference);
-    let wanted: Vec<OwnerReference> = set_owner.into_iter().chain(pod_owner).collect();
+    let is_deleted_with_pod = deletes_when_scaled(set) && !is_desired;
+    let set_owner = (deletes_with_set(set) && !is_deleted_with_pod).then(|| claim_owner(set));
+    let pod_owner = pod.filter(|_| is_deleted_with_pod).map(pod_reference);
+    let desired: Vec<OwnerReference> = set_owner.into_iter().chain(pod_owner).collect();
     let of_ordinal = claim_names(set, ordinal).into_iter();
     of_ordinal
         .filter_map(|(_, name)| claims.get(name.as_str()).copied())
@@ -40,7 +40,7 @@ pub(super) fn claim_owners<'a>(
         .filter_map(|claim| {
             let found = claim.metadata.owner_references.as_deref().unwrap_or_default();
             let foreign = found.iter().filter(|owner| !is_ours(set, ordinal, owner)).cloned();
-            let owners: Vec<OwnerReference> = foreign.chain(wanted.iter().cloned()).collect();
+            let owners: Vec<OwnerReference> = foreign.chain(desired.iter().cloned()).collect();
             (owners != found).then_some((claim, owners))
         })
         .collect()
@@ -48,7 +48,11 @@ pub(super) fn claim_owners<'a>(
 
 /// Returns true if a claim for a Pod that does not exist is about to be deleted: it is being deleted already,
 /// or the Pod's predecessor owns it. The successor must not be bound to it.
-pub(super) fn are_in_the_way(set: &StatefulSet, ordinal: i32, claims: &VolumeClaims<'_>) -> bool {
+pub(super) fn are_being_deleted(
+    set: &StatefulSet,
+    ordinal: i32,
+    claims: &VolumeClaims<'_>,
+) -> bool {
     let pod = pod_name(set, ordinal);
     claim_names(set, ordinal).iter().any(|(_, name)| {
         claims.get(name.as_str()).is_some_and(|claim| {

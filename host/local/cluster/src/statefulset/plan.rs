@@ -19,7 +19,7 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSta
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use super::claims::{are_in_the_way, claim_owners, owners_at_creation};
+use super::claims::{are_being_deleted, claim_owners, owners_at_creation};
 use super::pods::{PodState, new_claims, new_pod, ordinal_of, owner_reference, pod_name};
 use super::revision::{SetRevisions, at_revision, revisions};
 use crate::labels::selects;
@@ -102,17 +102,17 @@ pub struct StatefulSetPlan {
     /// The writes, in order.
     pub writes: Vec<PlannedWrite>,
     /// When to plan again although nothing changes, because a ready Pod becomes available then.
-    pub look_again_at: Option<Timestamp>,
+    pub requeue_at: Option<Timestamp>,
 }
 
 /// Plans the writes for a StatefulSet.
 pub fn plan(observed: &ObservedStatefulSet<'_>) -> StatefulSetPlan {
-    let mut plan = StatefulSetPlan { writes: Vec::new(), look_again_at: None };
+    let mut plan = StatefulSetPlan { writes: Vec::new(), requeue_at: None };
     if observed.set.metadata.deletion_timestamp.is_some() || observed.set.spec.is_none() {
         return plan;
     }
     let view = ObservedView::new(observed);
-    plan.look_again_at = view.pods.values().filter_map(|pod| pod.available_at).min();
+    plan.requeue_at = view.pods.values().filter_map(|pod| pod.available_at).min();
 
     plan.writes.extend(view.adoptions.iter().cloned());
     let SetRevisions { update, is_new, raise, surplus, .. } = &view.revisions;
@@ -122,9 +122,9 @@ pub fn plan(observed: &ObservedStatefulSet<'_>) -> StatefulSetPlan {
     let update_name = update.metadata.name.clone().unwrap_or_default();
     let raise = raise.map(|revision| PlannedWrite::RaiseRevision { name: update_name, revision });
     plan.writes.extend(raise);
-    view.own_claims(&mut plan.writes);
+    view.set_claim_owners(&mut plan.writes);
     // The Pods come before the bookkeeping, so that a successor does not wait for it.
-    let _: ControlFlow<()> = view.move_pods(&mut plan.writes);
+    let _: ControlFlow<()> = view.reconcile_pods(&mut plan.writes);
     let surplus = surplus.iter().cloned().map(|name| PlannedWrite::DeleteRevision { name });
     plan.writes.extend(surplus);
     let status = view.status();
@@ -139,12 +139,12 @@ struct ObservedView<'a> {
     set: &'a StatefulSet,
     pods: BTreeMap<i32, PodState<'a>>,
     /// Names of Pods that another controller owns, or that have no controller yet.
-    taken: BTreeSet<&'a str>,
+    taken_names: BTreeSet<&'a str>,
     /// Adoptions of matching objects without a controller, which remain when a set is deleted with orphaning.
     adoptions: Vec<PlannedWrite>,
     claims: BTreeMap<&'a str, &'a PersistentVolumeClaim>,
     revisions: SetRevisions,
-    wanted: Range<i32>,
+    desired: Range<i32>,
     is_ordered: bool,
 }
 
@@ -155,7 +155,7 @@ impl<'a> ObservedView<'a> {
         let spec = set.spec.as_ref();
         let ready_seconds_min = spec.and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
         let mut pods = BTreeMap::new();
-        let mut taken = BTreeSet::new();
+        let mut taken_names = BTreeSet::new();
         let mut adoptions = Vec::new();
         for pod in observed.pods {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
@@ -164,7 +164,7 @@ impl<'a> ObservedView<'a> {
                 let state = PodState::new(pod, ordinal, ready_seconds_min, observed.now);
                 pods.insert(ordinal, state);
             } else {
-                taken.insert(name);
+                taken_names.insert(name);
                 adoptions.extend(adoption(set, &pod.metadata).map(PlannedWrite::AdoptPod));
             }
         }
@@ -185,44 +185,46 @@ impl<'a> ObservedView<'a> {
             set,
             revisions: revisions(set, &owned, &in_use),
             pods,
-            taken,
+            taken_names,
             adoptions,
             claims: claims
                 .filter_map(|claim| Some((claim.metadata.name.as_deref()?, &**claim)))
                 .collect(),
-            wanted: start..start.saturating_add(replicas),
+            desired: start..start.saturating_add(replicas),
             is_ordered: policy != Some("Parallel"),
         }
     }
 
     /// Creates, deletes and replaces Pods. `Break` means that the rest must wait.
-    fn move_pods(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
-        for ordinal in self.wanted.clone() {
-            self.fill(ordinal, writes)?;
+    fn reconcile_pods(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
+        for ordinal in self.desired.clone() {
+            self.ensure_pod(ordinal, writes)?;
         }
-        self.shrink(writes)?;
-        self.update(writes)
+        self.scale_down(writes)?;
+        self.roll_out(writes)
     }
 
     /// Creates or replaces a desired Pod. If order matters, `Break` means that it is not available yet.
-    fn fill(&self, ordinal: i32, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
+    fn ensure_pod(&self, ordinal: i32, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
         let Some(pod) = self.pods.get(&ordinal) else {
             self.create(ordinal, writes);
-            return self.pause();
+            return self.wait_if_ordered();
         };
         if pod.is_finished {
             delete(pod, writes);
-            return self.pause();
+            return self.wait_if_ordered();
         }
         if !pod.is_terminating {
             self.create_claims(ordinal, writes);
         }
-        if pod.is_healthy() { ControlFlow::Continue(()) } else { self.pause() }
+        if pod.is_healthy() { ControlFlow::Continue(()) } else { self.wait_if_ordered() }
     }
 
     fn create(&self, ordinal: i32, writes: &mut Vec<PlannedWrite>) {
         let name = pod_name(self.set, ordinal);
-        if self.taken.contains(name.as_str()) || are_in_the_way(self.set, ordinal, &self.claims) {
+        if self.taken_names.contains(name.as_str())
+            || are_being_deleted(self.set, ordinal, &self.claims)
+        {
             return;
         }
         self.create_claims(ordinal, writes);
@@ -244,7 +246,7 @@ impl<'a> ObservedView<'a> {
     /// the partition on, and without rolling updates.
     fn revision_for(&self, ordinal: i32) -> &ControllerRevision {
         match self.partition() {
-            Some(partition) if ordinal < self.wanted.start.saturating_add(partition) => {
+            Some(partition) if ordinal < self.desired.start.saturating_add(partition) => {
                 &self.revisions.current
             }
             _ => &self.revisions.update,
@@ -252,26 +254,26 @@ impl<'a> ObservedView<'a> {
     }
 
     /// Deletes the Pods that are not desired any more, the highest ordinal first.
-    fn shrink(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
+    fn scale_down(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
         let first_unhealthy =
             self.pods.values().find(|pod| !pod.is_healthy()).map(|pod| pod.ordinal);
-        for pod in self.pods.values().rev().filter(|pod| !self.wanted.contains(&pod.ordinal)) {
+        for pod in self.pods.values().rev().filter(|pod| !self.desired.contains(&pod.ordinal)) {
             // An unhealthy Pod may be deleted only if no Pod with a lower ordinal is unhealthy.
-            let may_go = pod.is_healthy() || first_unhealthy == Some(pod.ordinal);
-            if !pod.is_terminating && (may_go || !self.is_ordered) {
+            let may_be_deleted = pod.is_healthy() || first_unhealthy == Some(pod.ordinal);
+            if !pod.is_terminating && (may_be_deleted || !self.is_ordered) {
                 delete(pod, writes);
             }
-            self.pause()?;
+            self.wait_if_ordered()?;
         }
         ControlFlow::Continue(())
     }
 
     /// Replaces Pods of another revision one by one, the highest ordinal first, down to the partition.
-    fn update(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
+    fn roll_out(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
         let Some(partition) = self.partition() else { return ControlFlow::Continue(()) };
-        let first = self.wanted.start.saturating_add(partition);
+        let first = self.desired.start.saturating_add(partition);
         let update = self.revisions.update.metadata.name.as_deref();
-        for ordinal in (first..self.wanted.end).rev() {
+        for ordinal in (first..self.desired.end).rev() {
             let Some(pod) = self.pods.get(&ordinal) else { return ControlFlow::Break(()) };
             if update != Some(pod.revision()) && !pod.is_terminating {
                 delete(pod, writes);
@@ -294,18 +296,18 @@ impl<'a> ObservedView<'a> {
         Some(rolling.and_then(|rolling| rolling.partition).unwrap_or(0).max(0))
     }
 
-    fn pause(&self) -> ControlFlow<()> {
+    fn wait_if_ordered(&self) -> ControlFlow<()> {
         if self.is_ordered { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     /// Sets the owners of the existing claims according to the retention policy.
-    fn own_claims(&self, writes: &mut Vec<PlannedWrite>) {
+    fn set_claim_owners(&self, writes: &mut Vec<PlannedWrite>) {
         let ordinals: BTreeSet<i32> =
-            self.wanted.clone().chain(self.pods.keys().copied()).collect();
+            self.desired.clone().chain(self.pods.keys().copied()).collect();
         for ordinal in ordinals {
             let pod = self.pods.get(&ordinal).map(|state| state.pod);
-            let is_wanted = self.wanted.contains(&ordinal);
-            for (claim, owners) in claim_owners(self.set, ordinal, is_wanted, pod, &self.claims) {
+            let is_desired = self.desired.contains(&ordinal);
+            for (claim, owners) in claim_owners(self.set, ordinal, is_desired, pod, &self.claims) {
                 writes.push(PlannedWrite::SetClaimOwners {
                     name: claim.metadata.name.clone().unwrap_or_default(),
                     resource_version: claim.metadata.resource_version.clone(),
@@ -337,7 +339,7 @@ impl<'a> ObservedView<'a> {
             collision_count: Some(before.collision_count.unwrap_or(0)),
             conditions: before.conditions,
         };
-        let all = Some(self.wanted.end.saturating_sub(self.wanted.start));
+        let all = Some(self.desired.end.saturating_sub(self.desired.start));
         let is_complete = status.updated_replicas == all
             && status.ready_replicas == all
             && Some(status.replicas) == all;

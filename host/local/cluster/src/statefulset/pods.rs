@@ -149,7 +149,9 @@ impl<'a> PodState<'a> {
         let status = pod.status.as_ref();
         let phase = status.and_then(|status| status.phase.as_deref());
         let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-        let ready = conditions.iter().find(|it| it.type_ == "Ready" && it.status == "True");
+        let ready = conditions
+            .iter()
+            .find(|candidate| candidate.type_ == "Ready" && candidate.status == "True");
         let is_ready = phase == Some("Running") && ready.is_some();
         let since = ready.and_then(|ready| ready.last_transition_time.as_ref()).map(|time| time.0);
         let pause = jiff::SignedDuration::from_secs(i64::from(ready_seconds_min));

@@ -50,7 +50,9 @@ pub(super) fn revisions(
     let raise = existing.filter(|existing| existing.revision < latest).map(|_| latest + 1);
 
     let mut live = in_use.clone();
-    live.extend([&update, &current].iter().filter_map(|it| it.metadata.name.as_deref()));
+    live.extend(
+        [&update, &current].iter().filter_map(|revision| revision.metadata.name.as_deref()),
+    );
     let surplus = surplus(set, owned, &live);
     SetRevisions { current, update, is_new: existing.is_none(), raise, surplus }
 }

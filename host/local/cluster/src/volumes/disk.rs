@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 /// The file name of the marker.
-const MARK: &str = "volume.json";
+const MARKER: &str = "volume.json";
 /// The prefix of the names of volumes that are created on demand.
 const PREFIX: &str = "pvc-";
 
@@ -40,8 +40,8 @@ pub fn data_directory(directory: &Path, volume: &str) -> PathBuf {
 pub(super) fn make(directory: &Path, volume: &str, claim: &str) -> io::Result<()> {
     let data = data_directory(directory, volume);
     DirBuilder::new().recursive(true).mode(0o700).create(&data)?;
-    let mark = VolumeMarker { volume: volume.to_owned(), claim: claim.to_owned() };
-    fs::write(directory.join(volume).join(MARK), serde_json::to_vec(&mark)?)
+    let marker = VolumeMarker { volume: volume.to_owned(), claim: claim.to_owned() };
+    fs::write(directory.join(volume).join(MARKER), serde_json::to_vec(&marker)?)
 }
 
 /// Removes the directory of a volume with all data. It is not an error if the directory does not exist.
@@ -61,9 +61,9 @@ pub(super) fn remove(directory: &Path, volume: &str) -> io::Result<()> {
         Ok(found) if !found.is_dir() => return Err(refused(&path, "it is not a directory")),
         Ok(_) => {}
     }
-    let mark = fs::read(path.join(MARK)).ok();
-    let mark = mark.and_then(|mark| serde_json::from_slice::<VolumeMarker>(&mark).ok());
-    if mark.is_none_or(|mark| mark.volume != volume) {
+    let marker = fs::read(path.join(MARKER)).ok();
+    let marker = marker.and_then(|marker| serde_json::from_slice::<VolumeMarker>(&marker).ok());
+    if marker.is_none_or(|marker| marker.volume != volume) {
         return Err(refused(&path, "it has no marker of this volume"));
     }
     fs::remove_dir_all(path)
@@ -75,7 +75,7 @@ pub(super) fn remove(directory: &Path, volume: &str) -> io::Result<()> {
 /// # Errors
 ///
 /// Returns an error if the directory cannot be renamed.
-pub fn put_aside(directory: &Path) -> io::Result<Option<PathBuf>> {
+pub fn move_aside(directory: &Path) -> io::Result<Option<PathBuf>> {
     if fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none()) {
         return Ok(None);
     }
@@ -120,21 +120,21 @@ mod tests {
     }
 
     #[test]
-    fn volumes_of_a_predecessor_are_put_aside_and_none_is_overwritten() {
+    fn volumes_of_an_earlier_run_are_moved_aside_and_none_is_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let volumes = folder.path().join("volumes");
-        assert_eq!(put_aside(&volumes).unwrap(), None);
+        assert_eq!(move_aside(&volumes).unwrap(), None);
         for number in 1..=2 {
             make(&volumes, "pvc-1", "a/c").unwrap();
             fs::write(data_directory(&volumes, "pvc-1").join("dump.rdb"), "data").unwrap();
-            let aside = put_aside(&volumes).unwrap().unwrap();
+            let aside = move_aside(&volumes).unwrap().unwrap();
             assert_eq!(aside, folder.path().join(format!("volumes-{number}")));
             assert!(data_directory(&aside, "pvc-1").join("dump.rdb").exists());
         }
     }
 
     #[test]
-    fn what_is_not_ours_is_never_removed() {
+    fn directories_of_others_are_never_removed() {
         let folder = tempfile::tempdir().unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
         make(elsewhere.path(), "pvc-link", "a/c").unwrap();
