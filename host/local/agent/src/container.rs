@@ -30,7 +30,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{getppid, setsid};
 
-use crate::chain::chain;
+use crate::error_chain::error_chain;
 
 mod namespace;
 mod root;
@@ -99,7 +99,7 @@ pub fn container_main(spec_file: &Path) -> Result<Infallible, ContainerError> {
         .map_err(ContainerError::system(format!("create `{}`", spec.error_file.display())))?;
     become_container(&spec).inspect_err(|error| {
         // If this write fails too, the agent still gets the exit code.
-        let _ = error_file.write_all(chain(error).as_bytes());
+        let _ = error_file.write_all(error_chain(error).as_bytes());
     })
 }
 

@@ -2,6 +2,7 @@
 //! pause.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -113,6 +114,33 @@ fn port_number(port: &IntOrString, container: &Container) -> Option<u16> {
     }
 }
 
+/// Why the action of a probe or hook failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandlerError {
+    #[error("{0}")]
+    Unsupported(String),
+    #[error("timed out after {0:?}")]
+    TimedOut(Duration),
+    #[error("prepare the command")]
+    Prepare(#[source] io::Error),
+    #[error("start the command")]
+    Start(#[source] io::Error),
+    #[error("command {argv:?} timed out after {limit:?}")]
+    CommandTimedOut { argv: Vec<String>, limit: Duration },
+    #[error("command {argv:?} exited with {code}: {output}")]
+    Exited { argv: Vec<String>, code: i32, output: String },
+    #[error("the node agent is stopping")]
+    AgentStopping,
+    #[error("connect to {host}:{port}")]
+    Connect { host: String, port: u16, source: io::Error },
+    #[error("GET {url}")]
+    Get { url: String, source: io::Error },
+    #[error("GET {url}: status {code}")]
+    Status { url: String, code: u16 },
+    #[error("GET {url}: the response is not HTTP")]
+    NotHttp { url: String },
+}
+
 /// A running container, with the facts that a program started in it needs.
 #[derive(Debug)]
 pub(crate) struct ExecTarget {
@@ -126,7 +154,7 @@ pub(crate) struct ExecTarget {
     pub directory: PathBuf,
 }
 
-/// Performs `action`. An error is the text for an event.
+/// Performs `action`.
 ///
 /// `name` distinguishes concurrent actions in one container. A program that runs for longer than `limit` is
 /// killed.
@@ -135,7 +163,7 @@ pub(crate) async fn perform(
     inside: &ExecTarget,
     name: &str,
     limit: Duration,
-) -> Result<(), String> {
+) -> Result<(), HandlerError> {
     match action {
         HandlerAction::Exec(argv) => exec(argv, inside, name, limit).await,
         HandlerAction::Connect { host, port } => {
@@ -148,19 +176,15 @@ pub(crate) async fn perform(
             tokio::time::sleep((*pause).min(limit)).await;
             Ok(())
         }
-        HandlerAction::Unsupported(why) => Err(why.clone()),
+        HandlerAction::Unsupported(why) => Err(HandlerError::Unsupported(why.clone())),
     }
 }
 
 async fn within<T>(
     limit: Duration,
-    action: impl Future<Output = Result<T, String>>,
-) -> Result<T, String> {
-    timeout(limit, action).await.unwrap_or_else(|_| Err(timed_out(limit)))
-}
-
-fn timed_out(limit: Duration) -> String {
-    format!("timed out after {limit:?}")
+    action: impl Future<Output = Result<T, HandlerError>>,
+) -> Result<T, HandlerError> {
+    timeout(limit, action).await.unwrap_or(Err(HandlerError::TimedOut(limit)))
 }
 
 async fn exec(
@@ -168,7 +192,7 @@ async fn exec(
     inside: &ExecTarget,
     name: &str,
     limit: Duration,
-) -> Result<(), String> {
+) -> Result<(), HandlerError> {
     let spec_file = inside.directory.join(format!("{name}.json"));
     let spec = ContainerProcessSpec {
         parent_pid: i32::try_from(std::process::id()).unwrap_or_default(),
@@ -183,30 +207,29 @@ async fn exec(
             },
         }),
     };
-    spec.write(&spec_file).map_err(|error| format!("prepare the command: {error}"))?;
+    spec.write(&spec_file).map_err(HandlerError::Prepare)?;
     let launched = inside.processes.launch(spec_file, ProcessOutput::Capture).await;
-    let mut launched = launched.map_err(|error| format!("start the command: {error}"))?;
+    let mut launched = launched.map_err(HandlerError::Start)?;
     let exit = match timeout(limit, &mut launched.exit).await {
         Ok(exit) => exit,
         Err(_) => {
             orphans::kill_session(launched.pid);
             let _ = timeout(Duration::from_secs(1), &mut launched.exit).await;
-            return Err(format!("command {argv:?} {}", timed_out(limit)));
+            return Err(HandlerError::CommandTimedOut { argv: argv.to_vec(), limit });
         }
     };
-    let exit = exit.map_err(|_| "the node agent is stopping".to_owned())?;
+    let exit = exit.map_err(|_| HandlerError::AgentStopping)?;
     if exit.code == 0 {
         return Ok(());
     }
     let why = std::fs::read_to_string(&spec.error_file).unwrap_or_default();
-    let said = if why.is_empty() { exit.output } else { why };
-    Err(format!("command {argv:?} exited with {}: {said}", exit.code))
+    let output = if why.is_empty() { exit.output } else { why };
+    Err(HandlerError::Exited { argv: argv.to_vec(), code: exit.code, output })
 }
 
-async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
-    TcpStream::connect((host, port))
-        .await
-        .map_err(|error| format!("connect to {host}:{port}: {error}"))
+async fn connect(host: &str, port: u16) -> Result<TcpStream, HandlerError> {
+    let connected = TcpStream::connect((host, port)).await;
+    connected.map_err(|source| HandlerError::Connect { host: host.to_owned(), port, source })
 }
 
 async fn get(
@@ -214,7 +237,7 @@ async fn get(
     port: u16,
     path: &str,
     headers: &[(String, String)],
-) -> Result<(), String> {
+) -> Result<(), HandlerError> {
     let mut stream = connect(host, port).await?;
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let mut request = format!("GET {path} HTTP/1.1\r\nConnection: close\r\n");
@@ -229,7 +252,8 @@ async fn get(
         request.push_str(&format!("{name}: {value}\r\n"));
     }
     request.push_str("\r\n");
-    let failed = |error: std::io::Error| format!("GET http://{host}:{port}{path}: {error}");
+    let url = format!("http://{host}:{port}{path}");
+    let failed = |source| HandlerError::Get { url: url.clone(), source };
     stream.write_all(request.as_bytes()).await.map_err(failed)?;
     let mut response = Vec::new();
     let mut chunk = [0_u8; STATUS_LINE_BYTES_MAX];
@@ -242,8 +266,8 @@ async fn get(
     }
     match status_code(&response) {
         Some(200..400) => Ok(()),
-        Some(code) => Err(format!("GET http://{host}:{port}{path}: status {code}")),
-        None => Err(format!("GET http://{host}:{port}{path}: the response is not HTTP")),
+        Some(code) => Err(HandlerError::Status { url, code }),
+        None => Err(HandlerError::NotHttp { url }),
     }
 }
 

@@ -30,13 +30,13 @@
 
 mod agent;
 mod backoff;
-mod chain;
 mod config_source;
 mod config_watches;
 mod container;
 mod directory;
 mod downward;
 mod env;
+mod error_chain;
 mod events;
 mod expand;
 mod handler_actions;
@@ -58,6 +58,7 @@ mod volume;
 
 pub use agent::{AgentError, run};
 pub use container::{ContainerError, START_FAILED_EXIT_CODE, container_main};
+pub use error_chain::error_chain;
 pub use images::{ImageError, ImageTable};
 pub use log::{LogError, LogOptions, PodLogFiles};
 pub use namespaces::{NamespaceError, probe_namespaces};

@@ -32,6 +32,7 @@ use crate::config_watches::ConfigWatches;
 use crate::directory::PodDirectory;
 use crate::downward::DownwardApiSource;
 use crate::events::{EventKey, EventRecorder};
+use crate::handler_actions::HandlerError;
 use crate::images::ImageStore;
 use crate::lifecycle::{
     ContainerAction, ContainerTermination, PodLifecycle, StartFailure, TerminationCause,
@@ -109,8 +110,8 @@ enum PodTaskEvent {
     Started { index: usize, result: Result<Box<StartedContainer>, StartFailure> },
     Exited { index: usize, run: String, exit: ProcessExit },
     Swept { index: usize },
-    PostStart { index: usize, run: String, result: Result<(), String> },
-    Verdict { index: usize, run: String, kind: ProbeKind, passed: bool, said: String },
+    PostStart { index: usize, run: String, result: Result<(), HandlerError> },
+    Verdict { index: usize, run: String, kind: ProbeKind, passed: bool, failure: String },
     Reference { key: ConfigSourceKey, found: ConfigSourceState },
 }
 
@@ -406,9 +407,9 @@ impl PodWorker {
                 self.sweeping.remove(&index);
             }
             PodTaskEvent::PostStart { index, run, result } => self.post_start(index, &run, result),
-            PodTaskEvent::Verdict { index, run, kind, passed, said } => {
+            PodTaskEvent::Verdict { index, run, kind, passed, failure } => {
                 if self.is_current(index, &run) {
-                    self.verdict(index, kind, passed, said);
+                    self.verdict(index, kind, passed, failure);
                 }
             }
             PodTaskEvent::Reference { key, found } => {

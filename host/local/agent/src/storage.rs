@@ -34,14 +34,24 @@ pub(crate) enum StorageError {
     Volume(#[from] VolumeError),
     #[error("volume `{volume}`: create it on disk")]
     Disk { volume: String, source: io::Error },
-    #[error("volume `{volume}`: {why}")]
-    Claim { volume: String, why: String },
+    #[error("volume `{volume}`: read the claim `{claim}`")]
+    ReadClaim { volume: String, claim: String, source: Box<kube::Error> },
+    #[error("volume `{volume}`: persistentvolumeclaim \"{claim}\" not found")]
+    NoClaim { volume: String, claim: String },
+    #[error("volume `{volume}`: persistentvolumeclaim \"{claim}\" is not bound")]
+    ClaimNotBound { volume: String, claim: String },
+    #[error("volume `{volume}`: read the persistent volume `{name}`")]
+    ReadPersistentVolume { volume: String, name: String, source: Box<kube::Error> },
+    #[error("volume `{volume}`: persistentvolume \"{name}\" is neither of type hostPath nor local")]
+    NoDirectory { volume: String, name: String },
     #[error("volume `{0}` is a hostPath, which this local host does not allow")]
     HostPath(String),
     #[error("container mounts volume `{0}`, which the pod does not have")]
     NoVolume(String),
-    #[error("subPath `{sub_path}` of volume `{volume}` leads out of the volume or does not exist")]
-    SubPath { volume: String, sub_path: String },
+    #[error("subPath `{sub_path}` of volume `{volume}` leads out of the volume")]
+    SubPathOutside { volume: String, sub_path: String },
+    #[error("subPath `{sub_path}` of volume `{volume}`: create or open it")]
+    SubPath { volume: String, sub_path: String, source: io::Error },
 }
 
 /// The inputs for creating volumes.
@@ -116,28 +126,32 @@ impl VolumeProvisioner<'_> {
 
     /// Returns the directory of a claim: that of the `hostPath` or `local` volume to which it is bound.
     async fn claimed(self, volume: &str, claim: &str) -> Result<PathBuf, StorageError> {
-        let fail = |why: String| StorageError::Claim { volume: volume.to_owned(), why };
+        let (volume, claim) = (volume.to_owned(), claim.to_owned());
         let namespace = self.pod.namespace().unwrap_or_default();
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &namespace);
-        let found = claims.get_opt(claim).await;
-        let found = found.map_err(|error| fail(format!("read the claim `{claim}`: {error}")))?;
-        let found =
-            found.ok_or_else(|| fail(format!("persistentvolumeclaim \"{claim}\" not found")))?;
+        let found = match claims.get_opt(&claim).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Err(StorageError::NoClaim { volume, claim }),
+            Err(error) => {
+                return Err(StorageError::ReadClaim { volume, claim, source: Box::new(error) });
+            }
+        };
         let bound = found.status.and_then(|status| status.phase).as_deref() == Some("Bound");
         let name = found.spec.and_then(|spec| spec.volume_name).filter(|_| bound);
-        let name =
-            name.ok_or_else(|| fail(format!("persistentvolumeclaim \"{claim}\" is not bound")))?;
+        let Some(name) = name else { return Err(StorageError::ClaimNotBound { volume, claim }) };
         let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
-        let found = volumes.get(&name).await;
-        let found = found.map_err(|error| fail(format!("read the volume `{name}`: {error}")))?;
+        let found = match volumes.get(&name).await {
+            Ok(found) => found,
+            Err(error) => {
+                let source = Box::new(error);
+                return Err(StorageError::ReadPersistentVolume { volume, name, source });
+            }
+        };
         let spec = found.spec.unwrap_or_default();
         let host_path = spec.host_path.map(|host_path| host_path.path);
-        let path = host_path.or_else(|| spec.local.map(|local| local.path));
-        let path = path.map(PathBuf::from).ok_or_else(|| {
-            fail(format!("persistentvolume \"{name}\" is neither of type hostPath nor local"))
-        })?;
-        fs::create_dir_all(&path)
-            .map_err(|source| StorageError::Disk { volume: volume.to_owned(), source })?;
+        let path = host_path.or_else(|| spec.local.map(|local| local.path)).map(PathBuf::from);
+        let Some(path) = path else { return Err(StorageError::NoDirectory { volume, name }) };
+        fs::create_dir_all(&path).map_err(|source| StorageError::Disk { volume, source })?;
         Ok(path)
     }
 }
@@ -176,17 +190,23 @@ fn source(
     if sub_path.is_empty() {
         return Ok(volume.path.clone());
     }
-    let fail = || StorageError::SubPath { volume: mount.name.clone(), sub_path: sub_path.clone() };
+    let outside =
+        || StorageError::SubPathOutside { volume: mount.name.clone(), sub_path: sub_path.clone() };
+    let disk = |source| StorageError::SubPath {
+        volume: mount.name.clone(),
+        sub_path: sub_path.clone(),
+        source,
+    };
     let path = volume.path.join(&sub_path);
     if !is_inside(Path::new(&sub_path)) {
-        return Err(fail());
+        return Err(outside());
     }
     if !path.exists() && !volume.read_only {
-        fs::create_dir_all(&path).map_err(|_| fail())?;
+        fs::create_dir_all(&path).map_err(disk)?;
     }
     // A symlink in the volume must not lead out of it.
-    let path = path.canonicalize().map_err(|_| fail())?;
-    if path.starts_with(&volume.path) { Ok(path) } else { Err(fail()) }
+    let path = path.canonicalize().map_err(disk)?;
+    if path.starts_with(&volume.path) { Ok(path) } else { Err(outside()) }
 }
 
 /// Writes the Pod's `hosts` file and replaces the old one by a rename, so that a reader never sees half of

@@ -39,12 +39,20 @@ const POD_OFFSETS: RangeInclusive<u16> = 0x0100..=0xEFFF;
 #[non_exhaustive]
 pub enum AddressBlockError {
     /// The directory of the locks cannot be used.
-    #[error("directory `{}` for address locks is not usable: {problem}", path.display())]
+    #[error("directory `{}` for address locks cannot be used", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The directory of the locks is not one that only this user can change.
+    #[error("directory `{}` for address locks cannot be used: {problem}", path.display())]
+    UnsafeDirectory {
+        /// The directory.
+        path: PathBuf,
         /// The problem, and how to fix it.
-        problem: String,
+        problem: &'static str,
     },
     /// The lock file cannot be opened.
     #[error("lock file `{}` cannot be opened", path.display())]
@@ -176,23 +184,23 @@ fn is_ours(path: &Path) -> bool {
 /// Creates the directory with mode 0700, or checks that the existing one belongs to this user and is closed
 /// to others: in a shared directory such as `/tmp` any user may have created it first.
 fn private_directory(path: &Path) -> Result<(), AddressBlockError> {
-    let directory_error =
-        |problem: String| AddressBlockError::Directory { path: path.to_owned(), problem };
+    let failed = |source| AddressBlockError::Directory { path: path.to_owned(), source };
+    let refused = |problem| AddressBlockError::UnsafeDirectory { path: path.to_owned(), problem };
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(directory_error(error.to_string())),
+        Err(error) => return Err(failed(error)),
     }
-    let found = fs::symlink_metadata(path).map_err(|error| directory_error(error.to_string()))?;
+    let found = fs::symlink_metadata(path).map_err(failed)?;
     if !found.is_dir() {
-        return Err(directory_error("it is not a directory; remove it".to_owned()));
+        return Err(refused("it is not a directory; remove it"));
     }
     if found.uid() != nix::unistd::getuid().as_raw() {
-        let text = "it belongs to another user; set XDG_RUNTIME_DIR to a directory of your own";
-        return Err(directory_error(text.to_owned()));
+        let problem = "it belongs to another user; set XDG_RUNTIME_DIR to a directory of your own";
+        return Err(refused(problem));
     }
     if found.mode() & 0o077 != 0 {
-        return Err(directory_error("other users can enter it; run `chmod 700` on it".to_owned()));
+        return Err(refused("other users can enter it; run `chmod 700` on it"));
     }
     Ok(())
 }

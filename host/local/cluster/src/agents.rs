@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use kube::Client;
-use tholepin_agent::{AgentOptions, ImageTable, NodeOptions, PodLogFiles};
+use tholepin_agent::{AgentOptions, ImageTable, NodeOptions, PodLogFiles, error_chain};
 use tholepin_apiserver as api;
 
 use crate::addresses::PodAddresses;
@@ -57,7 +57,7 @@ pub(crate) fn start(setup: &AgentSetup, index: usize, name: &str, parts: &mut Pa
     };
     let (client, stop) = (setup.client.clone(), parts.stop());
     parts.spawn(format!("agent of {name}"), async move {
-        tholepin_agent::run(client, options, stop).await.map_err(|error| error.to_string())
+        tholepin_agent::run(client, options, stop).await.map_err(Into::into)
     });
 }
 
@@ -91,7 +91,7 @@ impl api::PodLogs for AgentLogs {
         Box::pin(async move {
             let log_options = agent_options(&options, Timestamp::now());
             let opened = self.files.open(&target.uid, &target.container, log_options);
-            let lines = opened.map_err(|error| api::LogError::NotFound(error.to_string()))?;
+            let lines = opened.map_err(|error| api::LogError::NotFound(error_chain(&error)))?;
             let bytes = lines.map(|line| line.map(Into::into).map_err(io::Error::other));
             let limit = options.limit_bytes;
             Ok(limited(bytes.boxed(), limit))

@@ -4,7 +4,8 @@
 //! one since. A reply that says so is not an error here: the watch delivers the change, and the decision is
 //! made anew.
 
-use std::fmt::Debug;
+use std::error::Error;
+use std::fmt::{self, Debug};
 
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Resource};
@@ -19,23 +20,39 @@ pub struct WriteError {
     verb: &'static str,
     kind: String,
     name: String,
-    source: Box<kube::Error>,
+    source: RequestError,
 }
 
 impl WriteError {
-    /// Returns the error with its cause on one line, for log lines and events.
-    pub fn chain(&self) -> String {
-        format!("{self}: {}", self.cause())
-    }
-
-    /// Returns the cause: the message of the API server, if it replied.
-    pub fn cause(&self) -> String {
-        if let kube::Error::Api(status) = &*self.source {
-            return status.message.clone();
-        }
-        self.source.to_string()
+    /// Returns why the request failed.
+    pub fn cause(&self) -> &RequestError {
+        &self.source
     }
 }
+
+/// Why a request to the API server failed.
+///
+/// The text is the message of the API server, if it replied. The error has no source, because kube repeats the
+/// causes in the text of its own errors.
+#[derive(Debug)]
+pub struct RequestError(Box<kube::Error>);
+
+impl From<kube::Error> for RequestError {
+    fn from(error: kube::Error) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            kube::Error::Api(status) => f.write_str(&status.message),
+            error => write!(f, "{error}"),
+        }
+    }
+}
+
+impl Error for RequestError {}
 
 /// Writes objects of one kind as one field manager.
 #[derive(Clone, Debug)]
@@ -166,6 +183,6 @@ where
 
     fn refused(&self, verb: &'static str, name: &str, source: kube::Error) -> WriteError {
         let kind = K::kind(&()).into_owned();
-        WriteError { verb, kind, name: name.to_owned(), source: Box::new(source) }
+        WriteError { verb, kind, name: name.to_owned(), source: source.into() }
     }
 }

@@ -33,6 +33,7 @@ pub use options::{ImageSource, LocalOptions};
 
 use crate::addresses::{AddressBlock, AddressBlockError, PodAddresses};
 use crate::agents::{self, AgentSetup};
+use crate::api_writer::WriteError;
 use crate::hosts_file_names::HostsFileNames;
 use crate::parts::Parts;
 use crate::reflectors::Reflectors;
@@ -71,6 +72,9 @@ pub enum LocalError {
         /// The cause.
         source: io::Error,
     },
+    /// The task that cleans up panicked.
+    #[error("the clean-up of an earlier local host panicked")]
+    CleanUpPanicked(#[source] tokio::task::JoinError),
     /// The image table cannot be read.
     #[error(transparent)]
     Images(#[from] tholepin_agent::ImageError),
@@ -81,15 +85,15 @@ pub enum LocalError {
     #[error("cannot create a client for the API server")]
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The initial objects cannot be created.
-    #[error("cannot create the initial objects: {0}")]
-    Initial(String),
+    #[error("cannot create the initial objects")]
+    Initial(#[source] WriteError),
     /// A part ended that must last as long as the local host.
-    #[error("`{part}` ended: {reason}")]
+    #[error("`{part}` ended")]
     Ended {
         /// The name of the part.
         part: String,
-        /// Why it ended, on one line.
-        reason: String,
+        /// Why it ended.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
@@ -127,7 +131,7 @@ pub async fn start(options: LocalOptions) -> Result<LocalCluster, LocalError> {
     let directory = options.directory.clone();
     let discard = options.discard_volumes;
     let cleaned = tokio::task::spawn_blocking(move || clean_up(&directory, discard)).await;
-    cleaned.map_err(|error| LocalError::Initial(error.to_string()))??;
+    cleaned.map_err(LocalError::CleanUpPanicked)??;
 
     let nodes: Vec<String> =
         (1..=options.node_count()).map(|number| format!("node-{number}")).collect();
@@ -207,7 +211,7 @@ impl LocalCluster {
             ended = self.controllers.ended() => ended,
             ended = self.agents.ended() => ended,
         };
-        LocalError::Ended { part: ended.name, reason: ended.reason }
+        LocalError::Ended { part: ended.name, source: ended.source }
     }
 
     /// Stops everything, so that no process and no task is left. Takes at most the containers' grace period

@@ -1,5 +1,6 @@
 //! The tasks of a local host, in groups that are stopped together.
 
+use std::error::Error;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -7,10 +8,13 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+/// Why a task ended.
+pub(crate) type PartError = Box<dyn Error + Send + Sync>;
+
 /// A group of tasks that are stopped together.
 pub(crate) struct Parts {
     stop: CancellationToken,
-    tasks: JoinSet<(String, Result<(), String>)>,
+    tasks: JoinSet<(String, Result<(), PartError>)>,
 }
 
 impl Parts {
@@ -23,11 +27,11 @@ impl Parts {
         self.stop.clone()
     }
 
-    /// Starts a task. An error that it returns is the reason of its end, on one line.
+    /// Starts a task. An error that it returns is the reason of its end.
     pub(crate) fn spawn(
         &mut self,
         part: impl Into<String>,
-        run: impl Future<Output = Result<(), String>> + Send + 'static,
+        run: impl Future<Output = Result<(), PartError>> + Send + 'static,
     ) {
         let part = part.into();
         self.tasks.spawn(async move { (part, run.await) });
@@ -35,13 +39,13 @@ impl Parts {
 
     /// Waits until a task ends; waits forever while there is none.
     pub(crate) async fn ended(&mut self) -> EndedPart {
-        let (name, reason) = match self.tasks.join_next().await {
+        let (name, source) = match self.tasks.join_next().await {
             None => return std::future::pending().await,
-            Some(Ok((name, Ok(())))) => (name, "nobody told it to".to_owned()),
-            Some(Ok((name, Err(reason)))) => (name, reason),
-            Some(Err(error)) => ("a task".to_owned(), error.to_string()),
+            Some(Ok((name, Ok(())))) => (name, "it was not told to stop".into()),
+            Some(Ok((name, Err(source)))) => (name, source),
+            Some(Err(error)) => ("a task".to_owned(), error.into()),
         };
-        EndedPart { name, reason }
+        EndedPart { name, source }
     }
 
     /// Tells all tasks to stop and joins them. Tasks that do not end in time are aborted.
@@ -59,6 +63,6 @@ impl Parts {
 pub(crate) struct EndedPart {
     /// The name of the task.
     pub(crate) name: String,
-    /// Why it ended, on one line.
-    pub(crate) reason: String,
+    /// Why it ended.
+    pub(crate) source: PartError,
 }

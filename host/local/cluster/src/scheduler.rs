@@ -27,7 +27,7 @@ pub use decide::{SchedulingDecision, decide};
 pub(crate) use fit::claims_of;
 pub use snapshot::SchedulerSnapshot;
 
-use crate::api_writer::{ApiWriter, WriteError};
+use crate::api_writer::{ApiWriter, RequestError, WriteError};
 use crate::events::{EventRecorder, EventSeverity};
 use crate::reflector::{ObjectChange, ObjectKey, Reflector};
 use crate::reflectors::Reflectors;
@@ -43,7 +43,7 @@ const VOLUME_PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 enum ScheduleError {
     #[error("cannot bind the Pod to node `{node}`")]
-    Bind { node: String, source: Box<kube::Error> },
+    Bind { node: String, source: RequestError },
     #[error(transparent)]
     Report(#[from] WriteError),
 }
@@ -101,7 +101,7 @@ impl Scheduler {
         worker
             .run(|key| {
                 let this = self.clone();
-                async move { this.schedule(&key).await.map_err(|error| chain(&error)) }
+                async move { this.schedule(&key).await }
             })
             .await
     }
@@ -159,7 +159,7 @@ impl Scheduler {
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
                 return Ok(());
             }
-            Err(source) => return Err(ScheduleError::Bind { node, source: Box::new(source) }),
+            Err(source) => return Err(ScheduleError::Bind { node, source: source.into() }),
         }
         let mut assumed = pod.clone();
         assumed.spec.get_or_insert_default().node_name = Some(node.clone());
@@ -252,13 +252,6 @@ fn enqueue_waiting(pods: &Reflector<Pod>, dirty_keys: &DirtyKeys<ObjectKey>) {
         .iter()
         .filter(|pod| is_waiting(pod))
         .for_each(|pod| dirty_keys.enqueue(ObjectKey::of(&**pod)));
-}
-
-fn chain(error: &ScheduleError) -> String {
-    match error {
-        ScheduleError::Bind { source, .. } => format!("{error}: {source}"),
-        ScheduleError::Report(error) => error.chain(),
-    }
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ impl EndpointSlices {
         worker
             .run(|key| {
                 let this = self.clone();
-                async move { this.reconcile(&key).await.map_err(|error| error.chain()) }
+                async move { this.reconcile(&key).await }
             })
             .await
     }

@@ -77,7 +77,7 @@ impl StatefulSets {
         worker
             .run(|key| {
                 let this = self.clone();
-                async move { this.reconcile(&key).await.map_err(|error| error.chain()) }
+                async move { this.reconcile(&key).await }
             })
             .await
     }

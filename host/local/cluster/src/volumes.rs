@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use disk::{data_directory, move_aside, remove_all};
 
-use crate::api_writer::{ApiWriter, WriteError};
+use crate::api_writer::{ApiWriter, RequestError, WriteError};
 use crate::events::{EventRecorder, EventSeverity};
 use crate::reflector::{ObjectChange, ObjectKey};
 use crate::reflectors::Reflectors;
@@ -60,7 +60,7 @@ enum VolumeError {
     #[error(transparent)]
     Write(#[from] WriteError),
     #[error("cannot read claim `{claim}`")]
-    Read { claim: String, source: Box<kube::Error> },
+    Read { claim: String, source: RequestError },
     #[error("cannot create or remove the directory of volume `{volume}`")]
     Disk { volume: String, source: std::io::Error },
     #[error("a file task panicked")]
@@ -147,7 +147,7 @@ impl Volumes {
         worker
             .run(|subject| {
                 let this = self.clone();
-                async move { this.reconcile(&subject).await.map_err(|error| chain(&error)) }
+                async move { this.reconcile(&subject).await }
             })
             .await
     }
@@ -253,7 +253,7 @@ impl Volumes {
         match api.get_metadata_opt(&claim.name).await {
             Ok(found) => Ok(found.is_none_or(|found| found.metadata.uid.as_deref() != uid)),
             Err(source) => {
-                Err(VolumeError::Read { claim: claim.to_string(), source: Box::new(source) })
+                Err(VolumeError::Read { claim: claim.to_string(), source: source.into() })
             }
         }
     }
@@ -276,13 +276,4 @@ async fn on_disk(
         work(&volume).map_err(|source| VolumeError::Disk { volume, source })
     })
     .await?
-}
-
-fn chain(error: &VolumeError) -> String {
-    match error {
-        VolumeError::Write(error) => error.chain(),
-        VolumeError::Read { source, .. } => format!("{error}: {source}"),
-        VolumeError::Disk { source, .. } => format!("{error}: {source}"),
-        VolumeError::Broken(source) => format!("{error}: {source}"),
-    }
 }

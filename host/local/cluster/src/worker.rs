@@ -18,6 +18,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tholepin_agent::error_chain;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -106,7 +107,7 @@ impl<K: Ord + Clone + Display + Send + 'static> Worker<K> {
     pub async fn run<F, E>(self, reconcile: impl Fn(K) -> F) -> Result<(), WorkError>
     where
         F: Future<Output = Result<Requeue, E>> + Send + 'static,
-        E: Display + Send + 'static,
+        E: std::error::Error + Send + 'static,
     {
         let mut schedule = KeySchedule::default();
         let mut running = JoinSet::new();
@@ -120,7 +121,7 @@ impl<K: Ord + Clone + Display + Send + 'static> Worker<K> {
                 let reconciling = reconcile(key.clone());
                 running.spawn(async move {
                     let result = timeout(RECONCILE_DEADLINE, reconciling).await;
-                    (key, result.map(|result| result.map_err(|error| error.to_string())))
+                    (key, result.map(|result| result.map_err(|error| error_chain(&error))))
                 });
             }
             let timer = schedule.next_timer();
@@ -130,7 +131,7 @@ impl<K: Ord + Clone + Display + Send + 'static> Worker<K> {
                 Some(ended) = running.join_next() => {
                     let (key, result) =
                         ended.map_err(|source| WorkError { controller: self.name, source })?;
-                    let result = result.unwrap_or_else(|_| Err("no result in time".to_owned()));
+                    let result = result.unwrap_or_else(|_| Err(format!("no result within {RECONCILE_DEADLINE:?}")));
                     self.settle(&mut schedule, key, result);
                 }
                 () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {}
@@ -269,7 +270,7 @@ mod tests {
             let (count, stop) = (Arc::clone(&count), stop.clone());
             async move {
                 if count.fetch_add(1, Ordering::Relaxed) < 2 {
-                    return Err("not yet");
+                    return Err(std::io::Error::other("not yet"));
                 }
                 stop.cancel();
                 Ok(Requeue::AwaitChange)

@@ -92,7 +92,8 @@ impl Fixture {
             directory: self.path(""),
         };
         let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
-        perform(&HandlerAction::Exec(argv), &inside, "exec", DEADLINE).await
+        let performed = perform(&HandlerAction::Exec(argv), &inside, "exec", DEADLINE).await;
+        performed.map_err(|error| error_chain(&error))
     }
 
     /// Waits until the program runs. Before that the process is not in the namespaces of the container.
@@ -223,7 +224,7 @@ async fn a_process_that_left_the_session_is_found_by_its_root() {
 #[test]
 fn an_error_is_formatted_with_its_cause() {
     let error = ContainerError::system("start `nosuch`")(std::io::Error::from_raw_os_error(2));
-    assert_eq!(chain(&error), "start `nosuch`: No such file or directory (os error 2)");
+    assert_eq!(error_chain(&error), "start `nosuch`: No such file or directory (os error 2)");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The ends: of one run, of the whole Pod, of the agent with its Pods.
 
 use super::*;
+use crate::error_chain::error_chain;
 use crate::handler_actions::HandlerAction;
 use crate::orphans;
 
@@ -56,13 +57,10 @@ impl PodWorker {
         };
         let (events, pod) = (self.node.events.clone(), self.pod.clone());
         self.tasks.spawn(async move {
-            if let Err(said) = stop::stop(to_stop).await {
+            if let Err(error) = stop::stop(to_stop).await {
                 let event_key = EventKey::container(&pod, &container.name);
-                events.warning(
-                    event_key,
-                    "FailedPreStopHook",
-                    format!("PreStopHook failed: {said}"),
-                );
+                let note = format!("PreStopHook failed: {}", error_chain(&error));
+                events.warning(event_key, "FailedPreStopHook", note);
             }
         });
     }

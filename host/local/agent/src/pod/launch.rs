@@ -7,8 +7,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::start::{ContainerStartRequest, StartedContainer, start};
 use super::{PodTaskEvent, PodWorker, RunningContainer};
+use crate::error_chain::error_chain;
 use crate::events::EventKey;
-use crate::handler_actions::{self, HandlerAction};
+use crate::handler_actions::{self, HandlerAction, HandlerError};
 use crate::lifecycle::{ContainerPhase, StartFailure, TrackedContainer};
 use crate::probe::ProbeKind;
 
@@ -111,14 +112,14 @@ impl PodWorker {
         }
     }
 
-    pub(super) fn post_start(&mut self, index: usize, run: &str, result: Result<(), String>) {
+    pub(super) fn post_start(&mut self, index: usize, run: &str, result: Result<(), HandlerError>) {
         if !self.is_current(index, run) {
             return;
         }
         match result {
             Ok(()) => self.post_start_done(index),
-            Err(said) => {
-                let note = format!("PostStartHook failed: {said}");
+            Err(error) => {
+                let note = format!("PostStartHook failed: {}", error_chain(&error));
                 let name = self.container(index).map(|container| container.name);
                 let event_key = EventKey { container: name.as_deref(), ..EventKey::pod(&self.pod) };
                 self.node.events.warning(event_key, "FailedPostStartHook", note.clone());
@@ -145,7 +146,7 @@ impl PodWorker {
     }
 
     /// Processes a changed result of a probe.
-    pub(super) fn verdict(&mut self, index: usize, kind: ProbeKind, passed: bool, said: String) {
+    pub(super) fn verdict(&mut self, index: usize, kind: ProbeKind, passed: bool, failure: String) {
         match (kind, passed) {
             (ProbeKind::Startup, true) => {
                 if let Some(running) = self.running.get_mut(&index) {
@@ -161,7 +162,7 @@ impl PodWorker {
                 let name = name.unwrap_or_default();
                 let probe = kind.name().to_lowercase();
                 let note =
-                    format!("Container {name} failed {probe} probe, will be restarted: {said}");
+                    format!("Container {name} failed {probe} probe, will be restarted: {failure}");
                 self.end_run(index, note, Some(kind));
             }
         }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::start::ContainerRun;
 use super::{PodTaskEvent, PodWorker, RunningContainer};
+use crate::error_chain::error_chain;
 use crate::events::{EventKey, EventRecorder};
 use crate::handler_actions::{self, HandlerAction};
 use crate::probe::{ProbeKind, ProbeResultCounter, ProbeTiming};
@@ -104,17 +105,17 @@ impl ProbeLoop {
                 self.timing.timeout,
             )
             .await;
-            let said = result.err();
-            let is_new = said.is_some() && said != reported;
-            reported.clone_from(&said);
-            if let Some(said) = said.as_ref().filter(|_| is_new) {
-                let note = format!("{} probe failed: {said}", self.kind.name());
+            let failure = result.err().map(|error| error_chain(&error));
+            let is_new = failure.is_some() && failure != reported;
+            reported.clone_from(&failure);
+            if let Some(failure) = failure.as_ref().filter(|_| is_new) {
+                let note = format!("{} probe failed: {failure}", self.kind.name());
                 let event_key =
                     EventKey::container(&self.pod, &self.container).action(self.kind.name());
                 self.events.warning(event_key, "Unhealthy", note);
             }
-            let Some(passed) = counter.count(said.is_none()) else { continue };
-            self.report(passed, said.unwrap_or_default()).await;
+            let Some(passed) = counter.count(failure.is_none()) else { continue };
+            self.report(passed, failure.unwrap_or_default()).await;
             // The startup probe is done once it has a result. A container whose liveness probe failed is
             // being ended.
             let done = match self.kind {
@@ -150,9 +151,9 @@ impl ProbeLoop {
         }
     }
 
-    async fn report(&self, passed: bool, said: String) {
+    async fn report(&self, passed: bool, failure: String) {
         let (index, kind, run) = (self.index, self.kind, self.run.name.clone());
-        let verdict = PodTaskEvent::Verdict { index, run, kind, passed, said };
+        let verdict = PodTaskEvent::Verdict { index, run, kind, passed, failure };
         // Fails only if the Pod's task has ended.
         let _ = self.task_events.send(verdict).await;
     }

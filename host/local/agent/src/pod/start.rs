@@ -11,12 +11,12 @@ use rand::RngExt;
 use tokio::sync::oneshot;
 
 use super::AgentContext;
-use crate::chain::chain;
 use crate::config_source::ConfigSourceStates;
 use crate::container::{ContainerProcessSpec, ContainerStartSpec, ContainerTask, ProcessSpec};
 use crate::directory::{PodDirectory, ProcessRecord, make_private};
 use crate::downward::DownwardApiSource;
 use crate::env::{EnvSources, environment};
+use crate::error_chain::error_chain;
 use crate::expand::expand;
 use crate::handler_actions::ExecTarget;
 use crate::images::PulledImage;
@@ -115,7 +115,7 @@ pub(super) async fn start(
 }
 
 fn fail(reason: &str, error: &dyn std::error::Error) -> StartFailure {
-    StartFailure { reason: reason.into(), message: chain(error) }
+    StartFailure { reason: reason.into(), message: error_chain(error) }
 }
 
 /// Builds the process specification, with references to the environment expanded in command and arguments.

@@ -11,9 +11,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::LocalError;
-use crate::api_writer::ApiWriter;
+use crate::api_writer::{ApiWriter, RequestError};
 use crate::hosts_file_names::HostsFileNames;
-use crate::parts::Parts;
+use crate::parts::{PartError, Parts};
 use crate::reflectors::Reflectors;
 use crate::scheduler::Scheduler;
 use crate::service::EndpointSlices;
@@ -33,7 +33,7 @@ const API_MISSES_MAX: u32 = 3;
 pub(super) async fn create_initial(client: &Client) -> Result<(), LocalError> {
     let writer = ApiWriter::new(Api::<StorageClass>::all(client.clone()), "tholepin-local");
     let applied = writer.apply(volumes::CLASS, &volumes::storage_class()).await;
-    applied.map(|_| ()).map_err(|error| LocalError::Initial(error.chain()))
+    applied.map(|_| ()).map_err(LocalError::Initial)
 }
 
 /// Starts all controllers. Their listeners are registered before the reflectors start, and no controller runs
@@ -70,26 +70,35 @@ pub(super) fn start(
     });
 }
 
+/// Why the API server counts as ended.
+#[derive(Debug, thiserror::Error)]
+enum ApiCheckError {
+    #[error("{API_MISSES_MAX} checks in a row failed")]
+    Failed(#[source] RequestError),
+    #[error("{API_MISSES_MAX} checks in a row failed: no reply within {API_CHECK_DEADLINE:?}")]
+    NoReply,
+}
+
 /// Checks the API server at intervals, because no other part works without it. Returns an error after several
 /// failures in a row.
-pub(super) async fn watch_api(client: Client, stop: CancellationToken) -> Result<(), String> {
+pub(super) async fn watch_api(client: Client, stop: CancellationToken) -> Result<(), PartError> {
     let mut misses = 0;
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = sleep(API_CHECK_INTERVAL) => {}
         }
-        let answer = match timeout(API_CHECK_DEADLINE, client.apiserver_version()).await {
+        let error = match timeout(API_CHECK_DEADLINE, client.apiserver_version()).await {
             Ok(Ok(_)) => {
                 misses = 0;
                 continue;
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {API_CHECK_DEADLINE:?}"),
+            Ok(Err(error)) => ApiCheckError::Failed(error.into()),
+            Err(_) => ApiCheckError::NoReply,
         };
         misses += 1;
         if API_MISSES_MAX <= misses {
-            return Err(answer);
+            return Err(error.into());
         }
     }
 }
@@ -108,9 +117,6 @@ fn spawn<F>(
             () = reflectors.wait_synced() => {}
             () = stop.cancelled() => return Ok(()),
         }
-        run(stop).await.map_err(|error| {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            format!("{error}: {}", cause.unwrap_or_default())
-        })
+        run(stop).await.map_err(Into::into)
     });
 }
