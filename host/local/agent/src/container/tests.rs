@@ -98,18 +98,27 @@ impl Fixture {
 
     /// Waits until the program runs. Before that the process is not in the namespaces of the container.
     async fn until_running(&self, launched: &SpawnedProcess) {
-        let ready = async {
-            while !self.path("volume").join("ready").exists() {
-                assert!(orphans::start_ticks(launched.pid).is_some(), "{}", self.errors());
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(DEADLINE, ready).await.unwrap();
+        eventually("the program runs", async || {
+            assert!(orphans::start_ticks(launched.pid).is_some(), "{}", self.errors());
+            self.path("volume").join("ready").exists()
+        })
+        .await;
     }
 
     fn errors(&self) -> String {
         fs::read_to_string(self.path("run-1/error")).unwrap_or_default()
     }
+}
+
+/// Polls `condition` until it is true, for at most [`DEADLINE`].
+async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
+    let polling = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(DEADLINE, polling).await;
+    assert!(in_time.is_ok(), "{what}: not within {DEADLINE:?}");
 }
 
 async fn end(launched: SpawnedProcess) -> ProcessExit {
@@ -146,13 +155,8 @@ async fn a_container_sees_its_own_root() {
         let fixture = Fixture::new(*user_namespace);
         let exit = end(fixture.start("run-1", &["sh", "-c", SCRIPT]).await).await;
         let text = || fs::read_to_string(fixture.path("log")).unwrap_or_default();
-        let whole = async {
-            while !text().contains("F kept") {
-                tokio::task::yield_now().await;
-            }
-        };
-        let seen = tokio::time::timeout(DEADLINE, whole).await;
-        assert!(seen.is_ok(), "{exit:?} {} {}", text(), fixture.errors());
+        let details = format!("{exit:?} {}", fixture.errors());
+        eventually(&details, async || text().contains("F kept")).await;
         let text = text();
         let lines: Vec<_> = text
             .lines()
@@ -187,18 +191,18 @@ async fn a_probe_runs_inside_and_a_kill_ends_the_session() {
         let error = fixture.exec(&launched, "echo not today; exit 3").await.unwrap_err();
         assert!(error.contains("exited with 3: not today"), "{error}");
         assert_eq!(fixture.exec(&launched, "test \"$(hostname)\" = a-0").await, Ok(()));
+        let long = "head -c 10000 /dev/zero | tr '\\0' x; exit 4";
+        let error = fixture.exec(&launched, long).await.unwrap_err();
+        let output = error.rsplit(": ").next().unwrap();
+        assert_eq!(output.len(), 4 * 1024, "the captured output is bounded");
         orphans::kill_session(launched.pid);
         let exit = end(launched).await;
         assert_eq!((exit.code, exit.signal), (137, Some(9)));
         let runs =
             [format!("{}/run-1", fixture.directory.path().file_name().unwrap().to_str().unwrap())];
         // A killed child process may need a moment to end.
-        let ended = async {
-            while !orphans::processes_of(&runs).is_empty() {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(DEADLINE, ended).await.expect("the child dies with its session");
+        let all_ended = async || orphans::processes_of(&runs).is_empty();
+        eventually("the child is killed with its session", all_ended).await;
     }
 }
 
@@ -211,8 +215,8 @@ async fn a_process_that_left_the_session_is_found_by_its_root() {
         fixture.until_running(&launched).await;
         // Waits until the process has left the session.
         let left = "for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $f; echo; done | grep -q '^sleep 600'";
-        let ended = async { while fixture.exec(&launched, left).await.is_err() {} };
-        tokio::time::timeout(DEADLINE, ended).await.unwrap();
+        let has_left = async || fixture.exec(&launched, left).await.is_ok();
+        eventually("the process leaves the session", has_left).await;
         orphans::kill_session(launched.pid);
         end(launched).await;
         let runs =
