@@ -57,6 +57,7 @@ mod storage;
 mod volume;
 
 pub use agent::{AgentError, run};
+pub use backoff::{RetryPauses, retry_pause};
 pub use container::{ContainerError, START_FAILED_EXIT_CODE, container_main};
 pub use error_chain::error_chain;
 pub use images::{ImageError, ImageTable};

@@ -12,8 +12,12 @@
 //! - While the Pod ends, no container is started. Sidecars are stopped after the application containers, in
 //!   reverse order of declaration.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+
+use crate::backoff::retry_pause;
 
 mod earlier;
 mod tracked;
@@ -380,10 +384,9 @@ impl PodLifecycle {
             // The missing object may be created at any moment. The Pod's task retries immediately when a
             // ConfigMap or Secret changes; this pause covers the other cases, such as a claim that is being
             // bound.
-            container.unprepared = container.unprepared.saturating_add(1);
-            UNPREPARED_FIRST
-                .saturating_mul(1 << (container.unprepared - 1).min(8))
-                .min(UNPREPARED_LONGEST)
+            let earlier_failures = container.unprepared;
+            container.unprepared = earlier_failures.saturating_add(1);
+            retry_pause(UNPREPARED_FIRST, UNPREPARED_LONGEST, earlier_failures)
         };
         let retry_at = now.saturating_add(pause).ok();
         let StartFailure { reason, message } = failure;
@@ -458,8 +461,8 @@ impl PodLifecycle {
 
 /// The pause before the next start of a container whose configuration or volume is missing: doubles from the
 /// first to the longest.
-const UNPREPARED_FIRST: jiff::SignedDuration = jiff::SignedDuration::from_millis(100);
-const UNPREPARED_LONGEST: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
+const UNPREPARED_FIRST: Duration = Duration::from_millis(100);
+const UNPREPARED_LONGEST: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

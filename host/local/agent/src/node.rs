@@ -11,6 +11,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use crate::backoff::RetryPauses;
 use crate::options::NodeOptions;
 use crate::pod::FIELD_MANAGER;
 
@@ -113,7 +114,7 @@ pub(crate) async fn register(client: &Client, options: &NodeOptions) {
     let since = Timestamp::now();
     let declared = Patch::Apply(declared(options));
     let status = Patch::Apply(status(options, &MachineFacts::read(), since));
-    let mut pause = RETRY_FIRST;
+    let mut pauses = RetryPauses::new(RETRY_FIRST, RETRY_LONGEST);
     loop {
         let write = async {
             api.patch(&options.name, &parameters, &declared).await?;
@@ -124,8 +125,7 @@ pub(crate) async fn register(client: &Client, options: &NodeOptions) {
             Ok(Err(error)) => tracing::warn!(node = options.name, %error, "node not registered"),
             Err(_) => tracing::warn!(node = options.name, "node not registered in time"),
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(RETRY_LONGEST);
+        sleep(pauses.after_failure()).await;
     }
 }
 

@@ -45,10 +45,10 @@ impl From<kube::Error> for RequestError {
 
 impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &*self.0 {
-            kube::Error::Api(status) => f.write_str(&status.message),
-            error => write!(f, "{error}"),
+        if let kube::Error::Api(status) = &*self.0 {
+            return f.write_str(&status.message);
         }
+        write!(f, "{}", self.0)
     }
 }
 

@@ -20,10 +20,10 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
+use tholepin_agent::RetryPauses;
 use tokio::sync::watch;
 use tracing::debug;
 
@@ -168,7 +168,7 @@ where
 
     /// Watches the API until the future is dropped, and reconnects whenever the watch ends.
     pub async fn follow(&self, client: Client) {
-        let backoff = WatchBackoff { next: WATCH_RETRY_MIN };
+        let backoff = RetryPauses::new(WATCH_RETRY_MIN, WATCH_RETRY_MAX);
         let stream = watcher(Api::<K>::all(client), watcher::Config::default()).backoff(backoff);
         let mut stream = std::pin::pin!(stream);
         let mut listing: Option<BTreeMap<ObjectKey, K>> = None;
@@ -270,27 +270,6 @@ where
     pub(crate) fn deliver_deletion(&self, object: &K) {
         self.delivered(version_of(object));
         self.remove(&ObjectKey::of(object), Some(object));
-    }
-}
-
-/// The pauses between attempts to open a watch: doubling, and reset after a success.
-struct WatchBackoff {
-    next: Duration,
-}
-
-impl Iterator for WatchBackoff {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = self.next;
-        self.next = pause.saturating_mul(2).min(WATCH_RETRY_MAX);
-        Some(pause)
-    }
-}
-
-impl Backoff for WatchBackoff {
-    fn reset(&mut self) {
-        self.next = WATCH_RETRY_MIN;
     }
 }
 

@@ -18,7 +18,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tholepin_agent::error_chain;
+use tholepin_agent::{error_chain, retry_pause};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -211,7 +211,7 @@ impl<K: Ord + Clone> KeySchedule<K> {
     fn failed(&mut self, key: &K, now: Instant) -> u32 {
         self.running.remove(key);
         let failures = self.failures.entry(key.clone()).or_insert(0);
-        let pause = RETRY_MIN.saturating_mul(1 << (*failures).min(16)).min(RETRY_MAX);
+        let pause = retry_pause(RETRY_MIN, RETRY_MAX, *failures);
         *failures = failures.saturating_add(1);
         self.due.insert(key.clone(), now + pause);
         *failures

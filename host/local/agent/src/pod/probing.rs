@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::start::ContainerRun;
 use super::{PodTaskEvent, PodWorker, RunningContainer};
+use crate::backoff::RetryPauses;
 use crate::error_chain::error_chain;
 use crate::events::{EventKey, EventRecorder};
 use crate::handler_actions::{self, HandlerAction};
@@ -138,16 +139,16 @@ impl ProbeLoop {
     async fn wait_until_first_pass(&self) {
         let name = format!("{}-early", self.kind.name().to_lowercase());
         let deadline = Instant::now() + self.timing.period;
-        let mut pause = EARLY_PAUSE_FIRST;
+        let mut pauses = RetryPauses::new(EARLY_PAUSE_FIRST, EARLY_PAUSE_LONGEST);
         loop {
             let limit = self.timing.timeout;
             let result =
                 handler_actions::perform(&self.action, &self.run.inside, &name, limit).await;
+            let pause = pauses.after_failure();
             if result.is_ok() || Instant::now() + pause > deadline {
                 return;
             }
             sleep(pause).await;
-            pause = (pause * 2).min(EARLY_PAUSE_LONGEST);
         }
     }
 

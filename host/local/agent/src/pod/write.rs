@@ -11,6 +11,8 @@ use tokio::sync::watch;
 use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
 
+use crate::backoff::RetryPauses;
+
 /// The field manager that owns what this agent writes.
 pub(crate) const FIELD_MANAGER: &str = "tholepin-agent";
 
@@ -61,7 +63,7 @@ async fn write_until_overtaken(
         "status": status,
     }));
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    let mut pause = RETRY_FIRST;
+    let mut pauses = RetryPauses::new(RETRY_FIRST, RETRY_LONGEST);
     loop {
         match judge(timeout(WRITE_DEADLINE, api.patch_status(&name, &parameters, &patch)).await) {
             WriteErrorClass::Done => return WriteResult::Done,
@@ -84,8 +86,7 @@ async fn write_until_overtaken(
         if matches!(newer.has_changed(), Ok(true)) {
             return WriteResult::Done;
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(RETRY_LONGEST);
+        sleep(pauses.after_failure()).await;
     }
 }
 
@@ -117,7 +118,7 @@ pub(super) async fn remove(client: Client, pod: &Pod) {
     let preconditions = Some(Preconditions { uid: pod.uid(), resource_version: None });
     let parameters =
         DeleteParams { grace_period_seconds: Some(0), preconditions, ..DeleteParams::default() };
-    let mut pause = RETRY_FIRST;
+    let mut pauses = RetryPauses::new(RETRY_FIRST, RETRY_LONGEST);
     loop {
         let answer = timeout(WRITE_DEADLINE, api.delete(&name, &parameters)).await;
         // Another Pod has this name by now.
@@ -130,7 +131,6 @@ pub(super) async fn remove(client: Client, pod: &Pod) {
                 tracing::warn!(pod = name, error, "pod not removed");
             }
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(RETRY_LONGEST);
+        sleep(pauses.after_failure()).await;
     }
 }
