@@ -1,4 +1,4 @@
-//! The options that whoever starts an agent passes to it.
+//! The options of an agent.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

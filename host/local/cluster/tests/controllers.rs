@@ -202,7 +202,7 @@ async fn a_set_scales_up_serves_scales_down_and_is_deleted() {
     fixture.create(fixture.api::<Service>(), service("peers", json!({"clusterIP": "None"}))).await;
     let client = fixture.create(fixture.api::<Service>(), service("client", json!({}))).await;
     let address = client.spec.unwrap().cluster_ip.unwrap();
-    assert!(ask(&address).await.is_err(), "without endpoints nobody listens");
+    assert!(ask(&address).await.is_err(), "without endpoints there is no listener");
 
     fixture.create(fixture.api::<StatefulSet>(), set(3)).await;
     fixture.wait_ready(3).await;
@@ -242,7 +242,7 @@ async fn a_set_scales_up_serves_scales_down_and_is_deleted() {
     .await;
 
     let claim_in_use = claims.delete("data-db-0", &DeleteParams::default()).await.unwrap();
-    assert!(claim_in_use.is_left(), "a claim in use stays until its Pod has gone");
+    assert!(claim_in_use.is_left(), "a claim in use stays until its Pod is deleted");
     fixture.api::<StatefulSet>().delete("db", &DeleteParams::default()).await.unwrap();
     eventually("only the unused claim is left", async || {
         let left = claims.list(&ListParams::default()).await.unwrap();
@@ -250,8 +250,7 @@ async fn a_set_scales_up_serves_scales_down_and_is_deleted() {
         (fixture.pods().await.is_empty() && names == ["data-db-2"]).then_some(())
     })
     .await;
-    eventually("nobody listens any more", async || ask(&address).await.is_err().then_some(()))
-        .await;
+    eventually("the listener is closed", async || ask(&address).await.is_err().then_some(())).await;
     fixture.end().await;
 }
 

@@ -131,12 +131,12 @@ impl PodWorker {
     fn post_start_done(&mut self, index: usize) {
         let Some(running) = self.running.get_mut(&index) else { return };
         running.post_start_done = true;
-        self.note_started(index);
+        self.record_started(index);
     }
 
     /// Records that a container has started, once its postStart hook has finished and its startup probe has
     /// passed.
-    fn note_started(&mut self, index: usize) {
+    fn record_started(&mut self, index: usize) {
         let Some(running) = self.running.get(&index) else { return };
         let probed =
             self.lifecycle.containers.get(index).is_some_and(|container| container.has_startup());
@@ -152,7 +152,7 @@ impl PodWorker {
                 if let Some(running) = self.running.get_mut(&index) {
                     running.startup_passed = true;
                 }
-                self.note_started(index);
+                self.record_started(index);
             }
             (ProbeKind::Readiness, passes) => self.lifecycle.readiness(index, passes),
             (ProbeKind::Liveness, true) => {}

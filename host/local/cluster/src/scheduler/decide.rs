@@ -27,7 +27,7 @@ const SPREAD_WEIGHT: i64 = 2;
 
 /// The decision about one Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "a Pod about which nothing is done stays pending without a reason"]
+#[must_use = "a Pod whose decision is not performed stays pending without a reason"]
 pub enum SchedulingDecision {
     /// Bind it to this node.
     Bind {

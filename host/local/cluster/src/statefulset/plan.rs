@@ -97,7 +97,7 @@ pub struct Adoption {
 
 /// The plan of one reconcile of one StatefulSet.
 #[derive(Clone, Debug, PartialEq)]
-#[must_use = "a plan nobody performs leaves the set as it is"]
+#[must_use = "a plan that is not performed leaves the set as it is"]
 pub struct StatefulSetPlan {
     /// The writes, in order.
     pub writes: Vec<PlannedWrite>,

@@ -114,14 +114,14 @@ fn nodes_are_chosen_by_selector_and_affinity() {
 
 #[test]
 fn requests_are_compared_with_the_resources_left() {
-    let asks =
+    let requesting =
         |cpu: &str| json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]});
-    let snapshot = three(vec![bound_pod("n1", json!({}), asks("600m"))]);
-    goes_to(&pod(asks("400m")), &snapshot, "n2");
+    let snapshot = three(vec![bound_pod("n1", json!({}), requesting("600m"))]);
+    goes_to(&pod(requesting("400m")), &snapshot, "n2");
     let mut one = snapshot.clone();
     one.nodes.truncate(1);
-    goes_to(&pod(asks("400m")), &one, "n1");
-    goes_nowhere(&pod(asks("401m")), &one, "0/1 nodes are available: 1 Insufficient cpu.");
+    goes_to(&pod(requesting("400m")), &one, "n1");
+    goes_nowhere(&pod(requesting("401m")), &one, "0/1 nodes are available: 1 Insufficient cpu.");
     let full = three(vec![bound_pod("n1", json!({}), json!({})); 3]);
     goes_nowhere(
         &pod(
@@ -215,11 +215,11 @@ fn anti_affinity_keeps_apart_in_both_directions() {
         &three(vec![redis("n1"), redis("n2"), redis("n3")]),
         "0/3 nodes are available: 3 node(s) didn't match pod anti-affinity rules.",
     );
-    let mut guarded = three(vec![bound_pod("n1", json!({"app": "other"}), apart)]);
-    guarded.nodes.truncate(1);
+    let mut guarded_snapshot = three(vec![bound_pod("n1", json!({"app": "other"}), apart)]);
+    guarded_snapshot.nodes.truncate(1);
     goes_nowhere(
         &pod(json!({})),
-        &guarded,
+        &guarded_snapshot,
         "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules.",
     );
 }
@@ -296,19 +296,23 @@ fn spread_constraints_bound_the_skew() {
 
 #[test]
 fn claims_must_be_bound_and_their_volumes_reach_the_node() {
-    let wants =
+    let pod_with_claim =
         pod(json!({"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}]}));
     let mut snapshot = three(vec![]);
-    let says = |text: &str| format!("0/3 nodes are available: {text}.");
-    awaits_volumes(&wants, &snapshot, &says("persistentvolumeclaim \"c\" not found"));
+    let message = |text: &str| format!("0/3 nodes are available: {text}.");
+    awaits_volumes(&pod_with_claim, &snapshot, &message("persistentvolumeclaim \"c\" not found"));
     let claim = |phase: &str| {
         let claim = json!({"metadata": {"namespace": "a", "name": "c"}, "spec": {"volumeName": "v"}, "status": {"phase": phase}});
         Arc::new(parse(claim))
     };
     snapshot.claims.insert(ObjectKey::new("a", "c"), claim("Pending"));
-    awaits_volumes(&wants, &snapshot, &says("pod has unbound immediate PersistentVolumeClaims"));
+    awaits_volumes(
+        &pod_with_claim,
+        &snapshot,
+        &message("pod has unbound immediate PersistentVolumeClaims"),
+    );
     snapshot.claims.insert(ObjectKey::new("a", "c"), claim("Bound"));
-    goes_to(&wants, &snapshot, "n1");
+    goes_to(&pod_with_claim, &snapshot, "n1");
     let volume = |host: &str| {
         let terms = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [host]}]}]);
         Arc::new(parse(
@@ -316,9 +320,13 @@ fn claims_must_be_bound_and_their_volumes_reach_the_node() {
         ))
     };
     snapshot.volumes.insert("v".into(), volume("n2"));
-    goes_to(&wants, &snapshot, "n2");
+    goes_to(&pod_with_claim, &snapshot, "n2");
     snapshot.volumes.insert("v".into(), volume("n9"));
-    goes_nowhere(&wants, &snapshot, &says("3 node(s) had volume node affinity conflict"));
+    goes_nowhere(
+        &pod_with_claim,
+        &snapshot,
+        &message("3 node(s) had volume node affinity conflict"),
+    );
 }
 
 #[test]
