@@ -1,5 +1,5 @@
-//! One node against any API server, for trying the agent by hand and for its tests:
-//! `node run KUBECONFIG DIRECTORY NAME`, and `node container SPEC`, which it starts itself.
+//! Runs one node against any API server, for manual trials and for the tests of the agent: `node run
+//! KUBECONFIG DIRECTORY NAME`. The example itself starts `node container SPEC`.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -17,22 +17,26 @@ use tholepin_agent::{
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Counts up from 127.23.1.1; no address is used twice.
+/// An address pool that counts up from 127.23.1.1 and uses no address twice.
 #[derive(Debug, Default)]
 struct Addresses(Mutex<BTreeMap<String, Ipv4Addr>>);
 
 impl AddressPool for Addresses {
-    fn allocate(&self, uid: &str, wanted: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
+    fn allocate(&self, uid: &str, preferred: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let next =
             u32::from(Ipv4Addr::new(127, 23, 1, 1)).saturating_add(u32::try_from(used.len()).ok()?);
-        Some(*used.entry(uid.to_owned()).or_insert_with(|| wanted.unwrap_or(Ipv4Addr::from(next))))
+        Some(
+            *used
+                .entry(uid.to_owned())
+                .or_insert_with(|| preferred.unwrap_or(Ipv4Addr::from(next))),
+        )
     }
 
     fn release(&self, _uid: &str) {}
 }
 
-/// One fixed name, to see that names reach the containers.
+/// A source of one fixed name, which shows that names reach the containers.
 #[derive(Debug)]
 struct Names(watch::Sender<Arc<str>>);
 
@@ -44,8 +48,8 @@ impl HostAliasSource for Names {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let result = match words.as_slice() {
+    let argument_texts: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match argument_texts.as_slice() {
         ["container", spec] => match container_main(spec.as_ref()) {
             Ok(never) => match never {},
             Err(_) => {

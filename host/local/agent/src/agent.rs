@@ -1,4 +1,4 @@
-//! Runs one node: probes what the machine allows, declares the node, and gives every Pod a task.
+//! Runs one node: checks what the machine allows, registers the Node object, and starts a task for each Pod.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -25,56 +25,57 @@ use crate::namespaces::{self, NamespaceError};
 use crate::node;
 use crate::options::AgentOptions;
 use crate::orphans::clean_up;
-use crate::pod::{AgentContext, KubeClient, PodSignals, live};
+use crate::pod::{AgentContext, KubeClient, PodSignals, run_pod};
 use crate::processes::ProcessSpawner;
 use crate::rootfs::HostPaths;
 
-/// How long Pods may take beyond the stop grace to end with the agent.
+/// How long Pods may take to end with the agent, beyond the stop grace.
 const STOP_SLACK: Duration = Duration::from_secs(15);
 
-/// Why an agent could not start, or could not go on.
+/// Why an agent could not start, or had to stop.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AgentError {
-    /// Its directory cannot be used.
+    /// The agent's directory cannot be used.
     #[error("prepare the agent's directory `{}`", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
-        /// The system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Containers cannot have a private root here.
+    /// Containers cannot get a private root on this machine.
     #[error(transparent)]
     Namespace(#[from] NamespaceError),
-    /// The thread that starts processes could not be made.
+    /// The thread that starts processes could not be created.
     #[error("start the thread that starts containers")]
     Thread {
-        /// The system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A task that must last as long as the agent has ended.
+    /// A task ended that must last as long as the agent.
     #[error("the agent's {task} task ended")]
     TaskEnded {
-        /// Which one.
+        /// The name of the task.
         task: &'static str,
     },
 }
 
 /// Runs the node until `stop`, then ends its containers.
 ///
-/// Knows the API server through `client` only; survives its restarts. Several agents may run in one
+/// Reaches the API server only through `client`, and survives restarts of it. Several agents may run in one
 /// process, each with its own directory.
 ///
 /// # Guarantees
 ///
-/// When this returns, nothing that it started runs any more. If it is dropped or killed instead, the
-/// containers' processes die with it, and [`clean_up`] (which this calls first) ends what they left.
+/// When this returns, no process that it started runs any more. If the future is dropped or the process is
+/// killed instead, the containers' processes are killed with it, and [`clean_up`] (which this calls first)
+/// ends the processes that those have left behind.
 ///
 /// # Errors
 ///
-/// Fails if the directory cannot be used, the machine allows no private root (the error names the setting
-/// to change), or a vital task ends.
+/// Returns an error if the directory cannot be used, if the machine allows no private root (the error names
+/// the setting to change), or if a task ends that must last as long as the agent.
 pub async fn run(
     client: Client,
     options: AgentOptions,
@@ -84,17 +85,20 @@ pub async fn run(
     make_private(&options.directory.join("pods")).map_err(fail)?;
     let directory = options.directory.canonicalize().map_err(fail)?;
     let options = AgentOptions { directory: directory.clone(), ..options };
-    let swept = tokio::task::spawn_blocking(move || clean_up(&directory)).await;
-    let swept = swept.map_err(io::Error::other).and_then(|swept| swept);
-    let found = swept
+    let cleaned = tokio::task::spawn_blocking(move || clean_up(&directory)).await;
+    let cleaned = cleaned.map_err(io::Error::other).and_then(|cleaned| cleaned);
+    let cleanup = cleaned
         .map_err(|source| AgentError::Directory { path: options.directory.clone(), source })?;
-    if found.processes > 0 {
-        tracing::warn!(processes = found.processes, "ended what a killed agent left behind");
+    if cleanup.processes > 0 {
+        tracing::warn!(
+            processes = cleanup.processes,
+            "ended processes that a killed agent left behind"
+        );
     }
     let (processes, thread) = ProcessSpawner::start(options.container_program.clone())
         .map_err(|source| AgentError::Thread { source })?;
     let result = serve(client, options, processes, stop).await;
-    // All handles are dropped, so the thread ends, and with it whatever it started.
+    // All handles are dropped, so the thread ends, and with it every process that it started.
     let joined = tokio::task::spawn_blocking(move || thread.join()).await;
     if !matches!(joined, Ok(Ok(()))) {
         tracing::error!("the thread that starts containers panicked");
@@ -115,7 +119,7 @@ async fn serve(
     let node = Arc::new(AgentContext {
         client: KubeClient(client.clone()),
         images: ImageStore::new(options.images.clone()),
-        machine: HostPaths::look(),
+        machine: HostPaths::read(),
         processes,
         watches,
         events,
@@ -183,35 +187,36 @@ impl AgentTasks {
     }
 }
 
-/// The Pods of the node.
+/// The Pods of the node, and their tasks.
 struct PodTable {
     node: Arc<AgentContext>,
-    /// Each returns the uid of the Pod that it lived.
+    /// Each task returns the uid of its Pod.
     tasks: JoinSet<String>,
     known: BTreeMap<String, KnownPod>,
-    /// Tells every Pod's task to end.
+    /// Tells the task of every Pod to end.
     stop: CancellationToken,
 }
 
 struct KnownPod {
     name: (String, String),
     pod: watch::Sender<Arc<Pod>>,
-    gone: CancellationToken,
+    deleted: CancellationToken,
 }
 
 impl PodTable {
-    /// Follows the Pods until the watch ends, which it does not.
+    /// Processes the events of the Pod watch. Returns when the watch ends, which it does not in normal
+    /// operation.
     async fn follow(
         &mut self,
         mut events: impl Stream<Item = Result<Event<Pod>, watcher::Error>> + Unpin,
     ) {
         let mut listed = BTreeSet::new();
-        let mut tidied = false;
+        let mut is_tidied = false;
         loop {
             let event = tokio::select! {
                 event = events.next() => event,
                 Some(ended) = self.tasks.join_next() => {
-                    self.forget(ended);
+                    self.log_end(ended);
                     continue;
                 }
             };
@@ -219,20 +224,20 @@ impl PodTable {
                 Some(Ok(Event::Init)) => listed.clear(),
                 Some(Ok(Event::InitApply(pod))) => {
                     listed.extend(pod.uid());
-                    self.changed(pod);
+                    self.applied(pod);
                 }
                 Some(Ok(Event::InitDone)) => {
-                    let gone = self.known.keys().filter(|uid| !listed.contains(*uid));
-                    for uid in gone.cloned().collect::<Vec<_>>() {
-                        self.gone(&uid);
+                    let deleted = self.known.keys().filter(|uid| !listed.contains(*uid));
+                    for uid in deleted.cloned().collect::<Vec<_>>() {
+                        self.deleted(&uid);
                     }
-                    if !std::mem::replace(&mut tidied, true) {
+                    if !std::mem::replace(&mut is_tidied, true) {
                         self.remove_unknown_directories();
                     }
                 }
-                Some(Ok(Event::Apply(pod))) => self.changed(pod),
+                Some(Ok(Event::Apply(pod))) => self.applied(pod),
                 Some(Ok(Event::Delete(pod))) => {
-                    self.gone(&pod.uid().unwrap_or_default());
+                    self.deleted(&pod.uid().unwrap_or_default());
                 }
                 Some(Err(error)) => tracing::warn!(%error, "pod watch interrupted"),
                 None => return,
@@ -240,7 +245,7 @@ impl PodTable {
         }
     }
 
-    fn changed(&mut self, pod: Pod) {
+    fn applied(&mut self, pod: Pod) {
         let Some(uid) = pod.uid() else { return };
         let name = (pod.namespace().unwrap_or_default(), pod.name_any());
         let pod = Arc::new(pod);
@@ -248,38 +253,40 @@ impl PodTable {
             known.pod.send_replace(pod);
             return;
         }
-        // A missed deletion: another Pod has the name.
+        // The deletion of the Pod that had this name was missed.
         let same_name = self.known.iter().filter(|(_, known)| known.name == name);
         for old in same_name.map(|(uid, _)| uid.clone()).collect::<Vec<_>>() {
-            self.gone(&old);
+            self.deleted(&old);
         }
         let (sender, receiver) = watch::channel(pod);
-        let gone = CancellationToken::new();
-        let signals = PodSignals { pod: receiver, gone: gone.clone(), stop: self.stop.clone() };
+        let deleted = CancellationToken::new();
+        let signals =
+            PodSignals { pod: receiver, deleted: deleted.clone(), stop: self.stop.clone() };
         let node = self.node.clone();
         let task_uid = uid.clone();
         self.tasks.spawn(async move {
-            live(node, signals).await;
+            run_pod(node, signals).await;
             task_uid
         });
-        self.known.insert(uid, KnownPod { name, pod: sender, gone });
+        self.known.insert(uid, KnownPod { name, pod: sender, deleted });
     }
 
-    fn gone(&mut self, uid: &str) {
+    fn deleted(&mut self, uid: &str) {
         if let Some(known) = self.known.remove(uid) {
-            known.gone.cancel();
+            known.deleted.cancel();
         }
     }
 
-    fn forget(&mut self, ended: Result<String, tokio::task::JoinError>) {
+    fn log_end(&mut self, ended: Result<String, tokio::task::JoinError>) {
         match ended {
-            // Kept until the API says that the object is gone, so that it is not begun anew.
+            // The Pod stays in `known` until the API server reports its deletion, so that no second task is
+            // started for it.
             Ok(uid) => tracing::debug!(uid, "pod task ended"),
             Err(error) => tracing::error!(%error, "pod task panicked"),
         }
     }
 
-    /// Removes directories of Pods that were deleted while no agent ran.
+    /// Removes the directories of Pods that were deleted while no agent ran.
     fn remove_unknown_directories(&self) {
         let directory = &self.node.options.directory;
         for uid in pod_uids(directory).iter().filter(|uid| !self.known.contains_key(*uid)) {
@@ -292,9 +299,9 @@ impl PodTable {
     /// Ends all Pods' processes and waits for them.
     async fn stop(&mut self) {
         self.stop.cancel();
-        let patience = self.node.options.stop_grace + STOP_SLACK;
+        let limit = self.node.options.stop_grace + STOP_SLACK;
         let all = async { while self.tasks.join_next().await.is_some() {} };
-        if timeout(patience, all).await.is_err() {
+        if timeout(limit, all).await.is_err() {
             tracing::error!("some pods did not end with the agent; their processes are killed");
         }
         self.tasks.shutdown().await;

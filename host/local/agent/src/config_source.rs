@@ -1,4 +1,4 @@
-//! The ConfigMaps and Secrets that a Pod names, and what is known of them.
+//! The ConfigMaps and Secrets that a Pod references, and their current state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -43,33 +43,33 @@ impl fmt::Display for ConfigSourceKey {
 /// The keys of a ConfigMap or Secret with their bytes.
 pub(crate) type ConfigSourceData = BTreeMap<String, Vec<u8>>;
 
-/// What is known of a ConfigMap or Secret.
+/// The state of a ConfigMap or Secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ConfigSourceState {
     /// Not read yet.
     #[default]
     Unknown,
-    /// Read: there is none.
+    /// Read, and it does not exist.
     Missing,
-    /// Read.
+    /// Read, and it exists.
     Present(Arc<ConfigSourceData>),
 }
 
-/// What is known of everything that a Pod names.
+/// The states of all ConfigMaps and Secrets that a Pod references.
 pub(crate) type ConfigSourceStates = BTreeMap<ConfigSourceKey, ConfigSourceState>;
 
-/// Why something that a Pod names cannot be used.
+/// Why a ConfigMap or Secret that a Pod references cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ConfigSourceError {
     #[error("{0} not found")]
     Missing(ConfigSourceKey),
-    #[error("{0} is not read yet")]
+    #[error("{0} has not been read yet")]
     Unknown(ConfigSourceKey),
     #[error("couldn't find key {key} in {reference}")]
     NoKey { reference: ConfigSourceKey, key: String },
 }
 
-/// The data of `key`, or `None` if it is absent and `optional`.
+/// Returns the data of `key`, or `None` if it does not exist and is `optional`.
 pub(crate) fn data<'a>(
     references: &'a ConfigSourceStates,
     key: &ConfigSourceKey,
@@ -83,20 +83,20 @@ pub(crate) fn data<'a>(
     }
 }
 
-/// Every ConfigMap and Secret that the Pod names, in environment or volumes.
-pub(crate) fn named_by(pod: &Pod) -> BTreeSet<ConfigSourceKey> {
+/// Returns every ConfigMap and Secret that the Pod references in environment variables or volumes.
+pub(crate) fn referenced_by(pod: &Pod) -> BTreeSet<ConfigSourceKey> {
     let mut keys = BTreeSet::new();
     let Some(spec) = &pod.spec else { return keys };
     for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
-        keys.extend(named_by_env(container));
+        keys.extend(referenced_by_env(container));
     }
     for volume in spec.volumes.iter().flatten() {
-        keys.extend(named_by_volume(volume));
+        keys.extend(referenced_by_volume(volume));
     }
     keys
 }
 
-fn named_by_env(container: &Container) -> Vec<ConfigSourceKey> {
+fn referenced_by_env(container: &Container) -> Vec<ConfigSourceKey> {
     let mut keys = Vec::new();
     for source in container.env_from.iter().flatten() {
         keys.extend(
@@ -113,7 +113,7 @@ fn named_by_env(container: &Container) -> Vec<ConfigSourceKey> {
     keys
 }
 
-fn named_by_volume(volume: &Volume) -> Vec<ConfigSourceKey> {
+fn referenced_by_volume(volume: &Volume) -> Vec<ConfigSourceKey> {
     let mut keys = Vec::new();
     keys.extend(volume.config_map.iter().map(|from| ConfigSourceKey::config_map(&from.name)));
     let secret = volume.secret.as_ref().and_then(|from| from.secret_name.as_deref());
@@ -127,7 +127,7 @@ fn named_by_volume(volume: &Volume) -> Vec<ConfigSourceKey> {
     keys
 }
 
-/// The data of a ConfigMap, text and binary alike.
+/// Returns the data of a ConfigMap, both text and binary.
 pub(crate) fn config_map_data(object: ConfigMap) -> ConfigSourceData {
     let text =
         object.data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
@@ -136,7 +136,7 @@ pub(crate) fn config_map_data(object: ConfigMap) -> ConfigSourceData {
     text.chain(binary).collect()
 }
 
-/// The data of a Secret.
+/// Returns the data of a Secret.
 pub(crate) fn secret_data(object: Secret) -> ConfigSourceData {
     object.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, bytes.0)).collect()
 }
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_place_that_can_name_one_is_searched() {
+    fn every_reference_to_a_source_is_found() {
         let pod: Pod = serde_json::from_value(serde_json::json!({
             "spec": {
                 "initContainers": [{"name": "i", "envFrom": [{"secretRef": {"name": "s1"}}]}],
@@ -161,7 +161,7 @@ mod tests {
             }
         }))
         .unwrap();
-        let names: Vec<_> = named_by(&pod).into_iter().map(|key| key.name).collect();
+        let names: Vec<_> = referenced_by(&pod).into_iter().map(|key| key.name).collect();
         assert_eq!(names, ["c1", "c2", "c3", "s1", "s2", "s3", "s4"]);
     }
 }

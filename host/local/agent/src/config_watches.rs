@@ -1,5 +1,5 @@
-//! Follows the ConfigMaps and Secrets that Pods of this node name: one watch for each, shared by the
-//! Pods, and dropped with the last of them.
+//! The watches of the ConfigMaps and Secrets that the Pods of this node reference. Each object has one watch,
+//! which its Pods share and which ends with the last of them.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -21,19 +21,19 @@ use crate::config_source::{
     secret_data,
 };
 
-/// Watches that may wait to be started.
+/// How many watches may wait to be started.
 const REQUESTS_MAX: usize = 1024;
 
 type Key = (String, ConfigSourceKey);
 
-/// A handle for asking what is known of a ConfigMap or Secret.
+/// A handle that returns the state of a ConfigMap or Secret.
 #[derive(Clone, Debug)]
 pub(crate) struct ConfigWatches {
-    known: Arc<Mutex<BTreeMap<Key, watch::Sender<ConfigSourceState>>>>,
+    states: Arc<Mutex<BTreeMap<Key, watch::Sender<ConfigSourceState>>>>,
     start: mpsc::Sender<Key>,
 }
 
-/// The other half: performs the watches. [`serve`](Self::serve) must run for anything to be known.
+/// The part that runs the watches. No state is known before [`serve`](Self::serve) runs.
 #[derive(Debug)]
 pub(crate) struct ConfigWatchServer {
     watches: ConfigWatches,
@@ -43,11 +43,11 @@ pub(crate) struct ConfigWatchServer {
 impl ConfigWatches {
     pub(crate) fn new() -> (Self, ConfigWatchServer) {
         let (start, started) = mpsc::channel(REQUESTS_MAX);
-        let watches = Self { known: Arc::default(), start };
+        let watches = Self { states: Arc::default(), start };
         (watches.clone(), ConfigWatchServer { watches, started })
     }
 
-    /// What is known of `key` in `namespace`, now and whenever it changes.
+    /// Returns the state of `key` in `namespace`, now and whenever it changes.
     pub(crate) async fn follow(
         &self,
         namespace: &str,
@@ -55,38 +55,38 @@ impl ConfigWatches {
     ) -> watch::Receiver<ConfigSourceState> {
         let key = (namespace.to_owned(), key.clone());
         let (receiver, is_new) = {
-            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_new = !known.contains_key(&key);
-            let sender = known
+            let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_new = !states.contains_key(&key);
+            let sender = states
                 .entry(key.clone())
                 .or_insert_with(|| watch::Sender::new(ConfigSourceState::Unknown));
             (sender.subscribe(), is_new)
         };
         if is_new {
-            // Fails only when the agent stops.
+            // Fails only while the agent stops.
             let _ = self.start.send(key).await;
         }
         receiver
     }
 
-    /// Forgets `key` if nobody follows it any more; returns whether it did.
+    /// Forgets `key` if no Pod follows it any more. Returns true if it did.
     fn forget_unused(&self, key: &Key) -> bool {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let unused = known.get(key).is_none_or(|sender| sender.receiver_count() == 0);
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        let unused = states.get(key).is_none_or(|sender| sender.receiver_count() == 0);
         if unused {
-            known.remove(key);
+            states.remove(key);
         }
         unused
     }
 
     fn sender(&self, key: &Key) -> Option<watch::Sender<ConfigSourceState>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
     }
 }
 
 impl ConfigWatchServer {
-    /// Performs watches until every [`ConfigWatches`] is dropped, which never happens before the agent drops
-    /// this future: it holds one itself.
+    /// Runs the watches until every [`ConfigWatches`] is dropped. That does not happen before the agent drops
+    /// this future, which holds one itself.
     pub(crate) async fn serve(mut self, client: Client) {
         let mut tasks = JoinSet::new();
         loop {
@@ -152,12 +152,12 @@ async fn follow<K>(
     }
 }
 
-/// Tells a change, and only a change: a relist wakes nobody.
+/// Publishes a state only if it differs, so that a relist does not wake any Pod.
 fn publish(sender: &watch::Sender<ConfigSourceState>, reference: ConfigSourceState) {
-    sender.send_if_modified(|known| {
-        let changed = *known != reference;
+    sender.send_if_modified(|state| {
+        let changed = *state != reference;
         if changed {
-            *known = reference;
+            *state = reference;
         }
         changed
     });

@@ -1,20 +1,22 @@
-//! The container's own process: builds its private root, enters it, and becomes the program.
+//! The container's own process: builds its private root, enters it, and executes the program.
 //!
-//! The agent cannot change the mount namespace of a thread that it shares with a runtime, and this
-//! workspace has no `unsafe` (so no `pre_exec`). So the agent starts *its own executable* with a
-//! hidden subcommand; that process is still single-threaded, calls [`container_main`], does here what
-//! the kernel allows only to the process itself, and then replaces itself by the program. Its pid is
-//! the container's pid.
+//! The agent cannot change the mount namespace of a thread that belongs to an async runtime, and this
+//! workspace has no `unsafe` code (so no `pre_exec`). So the agent starts *its own executable* with a hidden
+//! subcommand. That process is still single-threaded: it calls [`container_main`], performs the system calls
+//! that the kernel allows only to the process itself, and then replaces itself by the program. Its pid is the
+//! container's pid.
 //!
-//! Nothing is decided here: the agent writes a [`ContainerProcessSpec`] that lists every step, this module performs
-//! them in order.
+//! Nothing is decided here: the agent writes a [`ContainerProcessSpec`] that lists every step, and this
+//! module performs the steps in order.
 //!
 //! Invariants:
-//! - The process dies with the thread that started it (`PR_SET_PDEATHSIG`, then a look at the parent).
-//! - It leads a session of its own, so the whole of it can be ended by one signal.
-//! - Every mount lives in its mount namespace and vanishes with it: nothing is left to unmount.
-//! - A failure before the program runs is written to [`ContainerProcessSpec::error_file`], so that the agent can tell
-//!   "did not start" from "started and exited".
+//! - The process is killed when the thread that started it ends (`PR_SET_PDEATHSIG`, followed by a check of
+//!   the parent's pid).
+//! - The process leads a session of its own, so that one signal ends all processes of the session.
+//! - All mounts exist only in the mount namespace of the container and vanish with it, so nothing has to be
+//!   unmounted.
+//! - An error before the program runs is written to [`ContainerProcessSpec::error_file`], so that the agent
+//!   can distinguish "did not start" from "started and exited".
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -28,7 +30,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{getppid, setsid};
 
-use crate::chain::chain;
+use crate::error_chain::error_chain;
 
 mod namespace;
 mod root;
@@ -38,10 +40,10 @@ pub(crate) use spec::{
     ContainerProcessSpec, ContainerStartSpec, ContainerTask, ExecSpec, ProcessSpec, RootStep,
 };
 
-/// Exit code of a container process that could not become its program, as container runtimes use it.
+/// The exit code of a container process that could not execute its program; container runtimes use the same.
 pub const START_FAILED_EXIT_CODE: i32 = 128;
 
-/// Why a container's process did not become its program.
+/// Why a container's process did not execute its program.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ContainerError {
@@ -50,21 +52,21 @@ pub enum ContainerError {
     Spec {
         /// The file that was named on the command line.
         path: PathBuf,
-        /// What went wrong.
+        /// The error of reading or of parsing.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The agent that started this process is gone, so the process must not go on.
-    #[error("the node agent (pid {expected}) is gone")]
+    /// The agent that started this process has ended, so the process must not continue.
+    #[error("the node agent (pid {expected}) has ended")]
     Orphaned {
         /// The pid that the agent had when it wrote the specification.
         expected: i32,
     },
-    /// A system call was refused.
+    /// A system call failed.
     #[error("{action}")]
     System {
-        /// What was being done, naming the path or the namespace.
+        /// The step that failed, with the path or the namespace.
         action: String,
-        /// The kernel's answer.
+        /// The error of the kernel.
         source: std::io::Error,
     },
 }
@@ -81,23 +83,23 @@ impl ContainerError {
     }
 }
 
-/// Becomes the container that `spec_file` describes; returns only if that fails.
+/// Turns this process into the container that `spec_file` describes. Returns only if that fails.
 ///
-/// Call it first thing in `main`, before any thread or runtime exists: a process with threads may
+/// `main` must call this first, before any thread or runtime exists: a process with several threads can
 /// neither enter a user namespace nor change its mount namespace for all of them.
 ///
 /// # Errors
 ///
-/// Fails if the specification is unreadable, the agent is gone, or a step of the set-up or the final
-/// `exec` is refused. The caller prints the error and exits with [`START_FAILED_EXIT_CODE`].
+/// Returns an error if the specification cannot be read, if the agent has ended, or if a step of the set-up
+/// or the final `exec` fails. The caller prints the error and exits with [`START_FAILED_EXIT_CODE`].
 pub fn container_main(spec_file: &Path) -> Result<Infallible, ContainerError> {
     let spec = ContainerProcessSpec::read(spec_file)?;
-    // Opened before the root changes; closed by `exec`, as every file that std opens.
+    // Opened before the root changes. `exec` closes it, as it closes every file that std opens.
     let mut error_file = File::create(&spec.error_file)
         .map_err(ContainerError::system(format!("create `{}`", spec.error_file.display())))?;
     become_container(&spec).inspect_err(|error| {
-        // Nobody is left to hear about a failure to report a failure; the exit code still tells.
-        let _ = error_file.write_all(chain(error).as_bytes());
+        // If this write fails too, the agent still gets the exit code.
+        let _ = error_file.write_all(error_chain(error).as_bytes());
     })
 }
 
@@ -128,11 +130,13 @@ fn become_container(spec: &ContainerProcessSpec) -> Result<Infallible, Container
     }
 }
 
-/// Asks to be killed when the starting thread ends, and checks that it has not ended before.
+/// Asks the kernel to kill this process when the thread that started it ends, and checks that it has not
+/// ended already.
 ///
-/// Done last, because a change of credentials (a new user namespace) clears the wish.
+/// This is the last step, because a change of credentials (a new user namespace) clears the setting.
 fn tie_to_parent(parent_pid: i32) -> Result<(), ContainerError> {
-    set_pdeathsig(Signal::SIGKILL).map_err(ContainerError::errno("ask to die with the agent"))?;
+    set_pdeathsig(Signal::SIGKILL)
+        .map_err(ContainerError::errno("ask to be killed with the agent"))?;
     if getppid().as_raw() == parent_pid {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! Where the agent keeps what on disk.
+//! The layout of the agent's directory.
 //!
 //! ```text
 //! DIRECTORY/pods/UID/files/             hosts, hostname, resolv.conf of the Pod
@@ -7,7 +7,8 @@
 //! DIRECTORY/pods/UID/containers/NAME/runs/RUN/   root, spec and error file of one run
 //! ```
 //!
-//! Nothing is mounted in the agent's own namespace, so removing a directory is never dangerous.
+//! Nothing is mounted in the agent's own mount namespace, so removing a directory never removes files behind
+//! a mount.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,15 +18,16 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// The process of a container, noted so that it can be found after the agent was killed.
+/// The record of a container's process, by which it is found after the agent was killed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct ProcessRecord {
     /// The run's name, which is in the path of its root.
     pub run: String,
-    /// The process.
+    /// The pid.
     pub pid: u32,
-    /// When it started, in clock ticks since boot: tells it from a later process with its number.
+    /// The start time in clock ticks since boot, which distinguishes the process from a later one with the
+    /// same pid.
     pub start_ticks: u64,
     /// The log it writes.
     pub log: PathBuf,
@@ -38,7 +40,7 @@ pub(crate) struct PodDirectory {
 }
 
 impl PodDirectory {
-    /// The directory of the Pod `uid` under the agent's.
+    /// Returns the directory of the Pod `uid` under the directory of the agent.
     pub(crate) fn new(agent: &Path, uid: &str) -> Self {
         Self { path: agent.join("pods").join(uid) }
     }
@@ -67,7 +69,7 @@ impl PodDirectory {
         self.container(container).join(format!("{restart}.log"))
     }
 
-    /// The logs of a container by restart count.
+    /// Returns the logs of a container by restart count.
     pub(crate) fn log_files(&self, container: &str) -> BTreeMap<u32, PathBuf> {
         let entries = fs::read_dir(self.container(container)).into_iter().flatten().flatten();
         let numbered = entries.filter_map(|entry| {
@@ -78,8 +80,7 @@ impl PodDirectory {
         numbered.collect()
     }
 
-    /// Removes the logs of all runs but the last, before another one begins: two are kept, as the
-    /// kubelet does.
+    /// Removes all logs but the newest one, before the next run starts: two logs are kept, as by the kubelet.
     pub(crate) fn drop_old_logs(&self, container: &str) {
         let mut logs = self.log_files(container);
         while logs.len() > 1 {
@@ -87,19 +88,19 @@ impl PodDirectory {
             let mut full = path.clone().into_os_string();
             full.push(".1");
             for path in [path.as_path(), Path::new(&full)] {
-                // A log that cannot be removed is no reason not to start a container.
+                // A container is started even if an old log cannot be removed.
                 let _ = fs::remove_file(path);
             }
         }
     }
 
-    /// Notes the process of a container.
+    /// Writes the record of a container's process.
     pub(crate) fn record(&self, container: &str, record: &ProcessRecord) -> io::Result<()> {
         let text = serde_json::to_vec(record)?;
         fs::write(self.container(container).join("process.json"), text)
     }
 
-    /// Forgets the process of a container, which has ended.
+    /// Removes the record of a container's process, which has ended.
     pub(crate) fn forget(&self, container: &str) {
         let _ = fs::remove_file(self.container(container).join("process.json"));
     }
@@ -109,17 +110,17 @@ impl PodDirectory {
         serde_json::from_slice(&text).ok()
     }
 
-    /// Whether the process that writes `log` has not ended yet.
+    /// Returns true if the process that writes `log` has not been recorded as ended.
     pub(crate) fn is_running(&self, container: &str, log: &Path) -> bool {
         self.recorded(container).is_some_and(|record| record.log == log)
     }
 
-    /// The containers that were ever started.
+    /// Returns the names of the containers that were ever started.
     pub(crate) fn containers(&self) -> Vec<String> {
         names(&self.path.join("containers"))
     }
 
-    /// Removes everything.
+    /// Removes the whole directory of the Pod.
     pub(crate) fn remove(&self) -> io::Result<()> {
         match fs::remove_dir_all(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -128,12 +129,12 @@ impl PodDirectory {
     }
 }
 
-/// Makes a directory (and its parents) that only this user can enter.
+/// Creates a directory (and its parents) with mode 0700.
 pub(crate) fn make_private(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Makes an empty directory at `path`.
+/// Creates an empty directory at `path`, and removes what was there.
 pub(crate) fn empty_directory(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -142,7 +143,7 @@ pub(crate) fn empty_directory(path: &Path) -> io::Result<()> {
     make_private(path)
 }
 
-/// The uids of the Pods that have a directory under the agent's.
+/// Returns the uids of the Pods that have a directory under the directory of the agent.
 pub(crate) fn pod_uids(agent: &Path) -> Vec<String> {
     names(&agent.join("pods"))
 }

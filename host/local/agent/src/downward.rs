@@ -1,4 +1,4 @@
-//! What a Pod can learn about itself: `fieldRef` and `resourceFieldRef`.
+//! The downward API: values of `fieldRef` and `resourceFieldRef`.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -8,7 +8,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
 use crate::quantity;
 
-/// Where a Pod runs: what the API object does not hold before its first status.
+/// Where a Pod runs. Before the first status the API object does not contain these values.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct DownwardApiSource {
     /// The Kubernetes node.
@@ -17,27 +17,28 @@ pub(crate) struct DownwardApiSource {
     pub host_ip: Ipv4Addr,
     /// The Pod's address.
     pub pod_ip: Ipv4Addr,
-    /// What a container without a limit may use: the node's capacity.
+    /// The node's capacity, which is the limit of a container that sets none.
     pub capacity: BTreeMap<String, Quantity>,
 }
 
 /// Why a field has no value.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DownwardApiError {
-    #[error("`{0}` is no field that a container can refer to")]
+    #[error("`{0}` is not a field that a container can refer to")]
     UnknownField(String),
-    #[error("`{0}` is no resource that a container can refer to")]
+    #[error("`{0}` is not a resource that a container can refer to")]
     UnknownResource(String),
     #[error("container `{0}` is not in this pod")]
     UnknownContainer(String),
-    #[error("`{value}` divided by `{divisor}` is no number")]
+    #[error("`{value}` divided by `{divisor}` is not a number")]
     NotANumber { value: String, divisor: String },
 }
 
-/// The value of `path`. In a volume, `metadata.labels` and `metadata.annotations` name the whole map.
+/// Returns the value of `path`. In a volume, `metadata.labels` and `metadata.annotations` stand for the whole
+/// map.
 pub(crate) fn field(
     pod: &Pod,
-    place: &DownwardApiSource,
+    placement: &DownwardApiSource,
     path: &str,
 ) -> Result<String, DownwardApiError> {
     let metadata = &pod.metadata;
@@ -59,27 +60,27 @@ pub(crate) fn field(
         "metadata.uid" => text(&metadata.uid),
         "metadata.labels" => Ok(map_lines(metadata.labels.as_ref())),
         "metadata.annotations" => Ok(map_lines(metadata.annotations.as_ref())),
-        "spec.nodeName" => Ok(place.node.clone()),
+        "spec.nodeName" => Ok(placement.node.clone()),
         "spec.serviceAccountName" => {
             let named = spec.and_then(|spec| spec.service_account_name.clone());
             Ok(named.unwrap_or_else(|| "default".into()))
         }
-        "status.hostIP" | "status.hostIPs" => Ok(place.host_ip.to_string()),
-        "status.podIP" | "status.podIPs" => Ok(place.pod_ip.to_string()),
+        "status.hostIP" | "status.hostIPs" => Ok(placement.host_ip.to_string()),
+        "status.podIP" | "status.podIPs" => Ok(placement.pod_ip.to_string()),
         _ => Err(DownwardApiError::UnknownField(path.to_owned())),
     }
 }
 
-/// `key="value"` per line, as Kubernetes writes maps into downward API files.
+/// Formats a map as one `key="value"` per line, as Kubernetes writes it into downward API files.
 fn map_lines(map: Option<&BTreeMap<String, String>>) -> String {
     let lines = map.into_iter().flatten().map(|(key, value)| format!("{key}={value:?}"));
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The value of a resource of `container`, or of the container that the selector names.
+/// Returns the value of a resource of the container that the selector names, or else of `container`.
 pub(crate) fn resource(
     pod: &Pod,
-    place: &DownwardApiSource,
+    placement: &DownwardApiSource,
     container: Option<&Container>,
     selector: &ResourceFieldSelector,
 ) -> Result<String, DownwardApiError> {
@@ -96,7 +97,7 @@ pub(crate) fn resource(
     let find =
         |map: Option<&BTreeMap<String, Quantity>>| map.and_then(|map| map.get(name)).cloned();
     let value = match kind {
-        "limits" => find(limits).or_else(|| place.capacity.get(name).cloned()),
+        "limits" => find(limits).or_else(|| placement.capacity.get(name).cloned()),
         "requests" => find(requests).or_else(|| find(limits)),
         _ => return Err(unknown()),
     };
@@ -121,7 +122,7 @@ fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn place() -> DownwardApiSource {
+    pub(crate) fn placement() -> DownwardApiSource {
         DownwardApiSource {
             node: "node-1".into(),
             host_ip: Ipv4Addr::new(127, 23, 0, 2),
@@ -158,9 +159,9 @@ pub(crate) mod tests {
             ("status.hostIP", "127.23.0.2"),
         ];
         for (path, value) in cases {
-            assert_eq!(field(&pod(), &place(), path).as_deref(), Ok(value), "{path}");
+            assert_eq!(field(&pod(), &placement(), path).as_deref(), Ok(value), "{path}");
         }
-        assert!(field(&pod(), &place(), "spec.replicas").is_err());
+        assert!(field(&pod(), &placement(), "spec.replicas").is_err());
     }
 
     #[test]
@@ -179,7 +180,7 @@ pub(crate) mod tests {
                 resource: resource_name.into(),
                 divisor: Some(Quantity(divisor.into())),
             };
-            let found = resource(&pod(), &place(), None, &selector);
+            let found = resource(&pod(), &placement(), None, &selector);
             assert_eq!(found.as_deref(), Ok(value), "{container} {resource_name}");
         }
     }

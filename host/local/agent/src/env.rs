@@ -1,8 +1,7 @@
-//! A container's environment: literals, ConfigMap and Secret keys, fields of the Pod.
+//! The environment of a container: literals, keys of ConfigMaps and Secrets, fields of the Pod.
 //!
-//! Pure: what ConfigMaps and Secrets hold comes in as an argument. Variables for Services
-//! (`enableServiceLinks`) are not made: names resolve through `/etc/hosts`, and nothing here needs the
-//! older way.
+//! This module is pure: the contents of ConfigMaps and Secrets are arguments. It sets no Service environment
+//! variables (`enableServiceLinks`), because Services resolve by name through `/etc/hosts`.
 
 use std::collections::BTreeMap;
 
@@ -12,28 +11,31 @@ use crate::config_source::{self, ConfigSourceError, ConfigSourceKey, ConfigSourc
 use crate::downward::{self, DownwardApiError, DownwardApiSource};
 use crate::expand::expand;
 
-/// Why a container has no environment yet; becomes `CreateContainerConfigError`.
+/// Why the environment of a container cannot be built yet. Reported as `CreateContainerConfigError`.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum EnvError {
     #[error(transparent)]
     Reference(#[from] ConfigSourceError),
     #[error(transparent)]
     Field(#[from] DownwardApiError),
-    #[error("environment variable `{0}` has a source that the local node agent does not know")]
+    #[error(
+        "environment variable `{0}` has a source that the local node agent does not support: use configMapKeyRef, \
+         secretKeyRef, fieldRef or resourceFieldRef"
+    )]
     UnknownSource(String),
 }
 
-/// What an environment is made from.
+/// The inputs of an environment.
 #[derive(Clone, Copy)]
 pub(crate) struct EnvSources<'a> {
     pub pod: &'a Pod,
-    pub place: &'a DownwardApiSource,
+    pub placement: &'a DownwardApiSource,
     pub references: &'a ConfigSourceStates,
-    /// What the image sets; the container's own variables win.
+    /// The variables of the image. The container's own variables override them.
     pub image: &'a BTreeMap<String, String>,
 }
 
-/// The whole environment of `container`, with references expanded in declaration order.
+/// Returns the whole environment of `container`, with references expanded in declaration order.
 pub(crate) fn environment(
     input: EnvSources<'_>,
     container: &Container,
@@ -100,10 +102,10 @@ fn from_source(
         return Ok(key_of(ConfigSourceKey::secret(&from.name), &from.key, from.optional)?);
     }
     if let Some(from) = &source.field_ref {
-        return Ok(Some(downward::field(input.pod, input.place, &from.field_path)?));
+        return Ok(Some(downward::field(input.pod, input.placement, &from.field_path)?));
     }
     if let Some(from) = &source.resource_field_ref {
-        return Ok(Some(downward::resource(input.pod, input.place, Some(container), from)?));
+        return Ok(Some(downward::resource(input.pod, input.placement, Some(container), from)?));
     }
     Err(EnvError::UnknownSource(name.to_owned()))
 }
@@ -136,10 +138,14 @@ mod tests {
         let pod: Pod =
             serde_json::from_value(json!({"metadata": {"name": "a-0", "namespace": "ns"}}))
                 .unwrap();
-        let place = downward::tests::place();
+        let placement = downward::tests::placement();
         let image = BTreeMap::from([("FROM_IMAGE".to_owned(), "1".to_owned())]);
-        let input =
-            EnvSources { pod: &pod, place: &place, references: &references(), image: &image };
+        let input = EnvSources {
+            pod: &pod,
+            placement: &placement,
+            references: &references(),
+            image: &image,
+        };
         let found = environment(input, &container).map_err(|error| error.to_string());
         let expected = expected.map_err(str::to_owned).map(|pairs| {
             let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -149,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn later_variables_see_earlier_ones() {
+    fn later_variables_can_refer_to_earlier_ones() {
         let env = json!({"env": [
             {"name": "A", "value": "1"}, {"name": "B", "value": "$(A)$(C)"}, {"name": "C", "value": "3"}]});
         check(env, Ok(&[("A", "1"), ("B", "1$(C)"), ("C", "3")]));
@@ -175,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn a_missing_source_is_named() {
         let from = |source: Value| json!({"env": [{"name": "A", "valueFrom": source}]});
         check(
             from(json!({"configMapKeyRef": {"name": "absent", "key": "k"}})),
@@ -187,7 +193,7 @@ mod tests {
         );
         check(
             from(json!({"secretKeyRef": {"name": "later", "key": "k"}})),
-            Err("secret \"later\" is not read yet"),
+            Err("secret \"later\" has not been read yet"),
         );
     }
 }

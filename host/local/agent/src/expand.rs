@@ -1,12 +1,12 @@
-//! `$(NAME)` in environment values, commands and arguments, as Kubernetes expands it.
+//! Expands `$(NAME)` in environment values, commands and arguments, as Kubernetes does.
 //!
-//! `$(NAME)` becomes the value if there is one and stays as written if not; `$$` is one `$`, so
+//! `$(NAME)` becomes the value of `NAME`, and stays as written if there is none. `$$` becomes one `$`, so
 //! `$$(NAME)` is never expanded. Source: `third_party/forked/golang/expansion` of Kubernetes and
 //! <https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/>.
 
 use std::collections::BTreeMap;
 
-/// Expands the references in `text` by `values`.
+/// Expands the references in `text` with `values`.
 pub(crate) fn expand(text: &str, values: &BTreeMap<String, String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,6 +1,8 @@
-//! Performs what a probe or a hook asks for: a program in the container, a connection, a GET.
+//! Performs the action of a probe or a hook: a program in the container, a TCP connection, an HTTP GET, a
+//! pause.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,10 +18,10 @@ use crate::container::{ContainerProcessSpec, ContainerTask, ExecSpec, ProcessSpe
 use crate::orphans;
 use crate::processes::{ProcessOutput, ProcessSpawner};
 
-/// What of an HTTP answer is read: enough for the status line.
+/// How many bytes of an HTTP response are read: enough for the status line.
 const STATUS_LINE_BYTES_MAX: usize = 256;
 
-/// What to do.
+/// The action of a probe or hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HandlerAction {
     Exec(Vec<String>),
@@ -34,12 +36,12 @@ pub(crate) enum HandlerAction {
         headers: Vec<(String, String)>,
     },
     Sleep(Duration),
-    /// Cannot be done here, and why.
-    Impossible(String),
+    /// The action is not supported or its definition is invalid; the text says why.
+    Unsupported(String),
 }
 
 impl HandlerAction {
-    /// What `probe` of `container` asks for.
+    /// Returns the action of `probe` of `container`.
     pub(crate) fn of_probe(probe: &Probe, container: &Container, pod_ip: &str) -> Self {
         if let Some(exec) = &probe.exec {
             Self::Exec(exec.command.clone().unwrap_or_default())
@@ -48,11 +50,11 @@ impl HandlerAction {
         } else if let Some(socket) = &probe.tcp_socket {
             Self::of_socket(socket, container, pod_ip)
         } else {
-            Self::Impossible("only exec, httpGet and tcpSocket probes are known here".into())
+            Self::Unsupported("only exec, httpGet and tcpSocket probes are supported".into())
         }
     }
 
-    /// What a hook of `container` asks for.
+    /// Returns the action of a hook of `container`.
     pub(crate) fn of_hook(hook: &LifecycleHandler, container: &Container, pod_ip: &str) -> Self {
         if let Some(exec) = &hook.exec {
             Self::Exec(exec.command.clone().unwrap_or_default())
@@ -63,13 +65,13 @@ impl HandlerAction {
         } else if let Some(socket) = &hook.tcp_socket {
             Self::of_socket(socket, container, pod_ip)
         } else {
-            Self::Impossible("the hook names nothing to do".into())
+            Self::Unsupported("the hook has no action".into())
         }
     }
 
     fn of_get(get: &HTTPGetAction, container: &Container, pod_ip: &str) -> Self {
         if get.scheme.as_deref() == Some("HTTPS") {
-            return Self::Impossible("httpGet with scheme HTTPS is not known here".into());
+            return Self::Unsupported("httpGet with scheme HTTPS is not supported".into());
         }
         let Some(port) = port_number(&get.port, container) else { return Self::no_port(&get.port) };
         let headers = get.http_headers.iter().flatten();
@@ -96,7 +98,7 @@ impl HandlerAction {
             IntOrString::Int(number) => number.to_string(),
             IntOrString::String(name) => name.clone(),
         };
-        Self::Impossible(format!("the container has no port `{port}`"))
+        Self::Unsupported(format!("the container has no port `{port}`"))
     }
 }
 
@@ -112,29 +114,56 @@ fn port_number(port: &IntOrString, container: &Container) -> Option<u16> {
     }
 }
 
-/// A running container, as far as programs started in it need to know.
+/// Why the action of a probe or hook failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandlerError {
+    #[error("{0}")]
+    Unsupported(String),
+    #[error("timed out after {0:?}")]
+    TimedOut(Duration),
+    #[error("prepare the command")]
+    Prepare(#[source] io::Error),
+    #[error("start the command")]
+    Start(#[source] io::Error),
+    #[error("command {argv:?} timed out after {limit:?}")]
+    CommandTimedOut { argv: Vec<String>, limit: Duration },
+    #[error("command {argv:?} exited with {code}: {output}")]
+    Exited { argv: Vec<String>, code: i32, output: String },
+    #[error("the node agent is stopping")]
+    AgentStopping,
+    #[error("connect to {host}:{port}")]
+    Connect { host: String, port: u16, source: io::Error },
+    #[error("GET {url}")]
+    Get { url: String, source: io::Error },
+    #[error("GET {url}: status {code}")]
+    Status { url: String, code: u16 },
+    #[error("GET {url}: the response is not HTTP")]
+    NotHttp { url: String },
+}
+
+/// A running container, with the facts that a program started in it needs.
 #[derive(Debug)]
 pub(crate) struct ExecTarget {
     pub processes: ProcessSpawner,
-    /// The container's process.
+    /// The pid of the container's main process.
     pub pid: u32,
     pub user_namespace: bool,
     pub env: BTreeMap<String, String>,
     pub workdir: PathBuf,
-    /// Where specifications are written.
+    /// The directory to which specifications are written.
     pub directory: PathBuf,
 }
 
-/// Performs `action`; an error says what went wrong, in words for an event.
+/// Performs `action`.
 ///
-/// `name` is one word that tells concurrent uses in one container apart. Programs that take longer than
-/// `limit` are killed.
+/// `name` distinguishes concurrent actions in one container. A program that runs for longer than `limit` is
+/// killed.
 pub(crate) async fn perform(
     action: &HandlerAction,
     inside: &ExecTarget,
     name: &str,
     limit: Duration,
-) -> Result<(), String> {
+) -> Result<(), HandlerError> {
     match action {
         HandlerAction::Exec(argv) => exec(argv, inside, name, limit).await,
         HandlerAction::Connect { host, port } => {
@@ -147,19 +176,15 @@ pub(crate) async fn perform(
             tokio::time::sleep((*pause).min(limit)).await;
             Ok(())
         }
-        HandlerAction::Impossible(why) => Err(why.clone()),
+        HandlerAction::Unsupported(why) => Err(HandlerError::Unsupported(why.clone())),
     }
 }
 
 async fn within<T>(
     limit: Duration,
-    action: impl Future<Output = Result<T, String>>,
-) -> Result<T, String> {
-    timeout(limit, action).await.unwrap_or_else(|_| Err(timed_out(limit)))
-}
-
-fn timed_out(limit: Duration) -> String {
-    format!("timed out after {limit:?}")
+    action: impl Future<Output = Result<T, HandlerError>>,
+) -> Result<T, HandlerError> {
+    timeout(limit, action).await.unwrap_or(Err(HandlerError::TimedOut(limit)))
 }
 
 async fn exec(
@@ -167,7 +192,7 @@ async fn exec(
     inside: &ExecTarget,
     name: &str,
     limit: Duration,
-) -> Result<(), String> {
+) -> Result<(), HandlerError> {
     let spec_file = inside.directory.join(format!("{name}.json"));
     let spec = ContainerProcessSpec {
         parent_pid: i32::try_from(std::process::id()).unwrap_or_default(),
@@ -182,30 +207,29 @@ async fn exec(
             },
         }),
     };
-    spec.write(&spec_file).map_err(|error| format!("prepare the command: {error}"))?;
+    spec.write(&spec_file).map_err(HandlerError::Prepare)?;
     let launched = inside.processes.launch(spec_file, ProcessOutput::Capture).await;
-    let mut launched = launched.map_err(|error| format!("start the command: {error}"))?;
+    let mut launched = launched.map_err(HandlerError::Start)?;
     let exit = match timeout(limit, &mut launched.exit).await {
         Ok(exit) => exit,
         Err(_) => {
             orphans::kill_session(launched.pid);
             let _ = timeout(Duration::from_secs(1), &mut launched.exit).await;
-            return Err(format!("command {argv:?} {}", timed_out(limit)));
+            return Err(HandlerError::CommandTimedOut { argv: argv.to_vec(), limit });
         }
     };
-    let exit = exit.map_err(|_| "the node agent is stopping".to_owned())?;
+    let exit = exit.map_err(|_| HandlerError::AgentStopping)?;
     if exit.code == 0 {
         return Ok(());
     }
     let why = std::fs::read_to_string(&spec.error_file).unwrap_or_default();
-    let said = if why.is_empty() { exit.output } else { why };
-    Err(format!("command {argv:?} exited with {}: {said}", exit.code))
+    let output = if why.is_empty() { exit.output } else { why };
+    Err(HandlerError::Exited { argv: argv.to_vec(), code: exit.code, output })
 }
 
-async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
-    TcpStream::connect((host, port))
-        .await
-        .map_err(|error| format!("connect to {host}:{port}: {error}"))
+async fn connect(host: &str, port: u16) -> Result<TcpStream, HandlerError> {
+    let connected = TcpStream::connect((host, port)).await;
+    connected.map_err(|source| HandlerError::Connect { host: host.to_owned(), port, source })
 }
 
 async fn get(
@@ -213,11 +237,11 @@ async fn get(
     port: u16,
     path: &str,
     headers: &[(String, String)],
-) -> Result<(), String> {
+) -> Result<(), HandlerError> {
     let mut stream = connect(host, port).await?;
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let mut request = format!("GET {path} HTTP/1.1\r\nConnection: close\r\n");
-    let named = |wanted: &str| headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(wanted));
+    let named = |header: &str| headers.iter().any(|(name, _)| name.eq_ignore_ascii_case(header));
     if !named("host") {
         request.push_str(&format!("Host: {host}:{port}\r\n"));
     }
@@ -228,26 +252,27 @@ async fn get(
         request.push_str(&format!("{name}: {value}\r\n"));
     }
     request.push_str("\r\n");
-    let failed = |error: std::io::Error| format!("GET http://{host}:{port}{path}: {error}");
+    let url = format!("http://{host}:{port}{path}");
+    let failed = |source| HandlerError::Get { url: url.clone(), source };
     stream.write_all(request.as_bytes()).await.map_err(failed)?;
-    let mut answer = Vec::new();
+    let mut response = Vec::new();
     let mut chunk = [0_u8; STATUS_LINE_BYTES_MAX];
-    while !answer.contains(&b'\n') && answer.len() < STATUS_LINE_BYTES_MAX {
+    while !response.contains(&b'\n') && response.len() < STATUS_LINE_BYTES_MAX {
         let length = stream.read(&mut chunk).await.map_err(failed)?;
         if length == 0 {
             break;
         }
-        answer.extend_from_slice(chunk.get(..length).unwrap_or_default());
+        response.extend_from_slice(chunk.get(..length).unwrap_or_default());
     }
-    match status_code(&answer) {
+    match status_code(&response) {
         Some(200..400) => Ok(()),
-        Some(code) => Err(format!("GET http://{host}:{port}{path}: status {code}")),
-        None => Err(format!("GET http://{host}:{port}{path}: the answer is no HTTP")),
+        Some(code) => Err(HandlerError::Status { url, code }),
+        None => Err(HandlerError::NotHttp { url }),
     }
 }
 
-fn status_code(answer: &[u8]) -> Option<u16> {
-    let line = answer.split(|byte| *byte == b'\n').next()?;
+fn status_code(response: &[u8]) -> Option<u16> {
+    let line = response.split(|byte| *byte == b'\n').next()?;
     let line = std::str::from_utf8(line).ok()?;
     line.strip_prefix("HTTP/")?.split_whitespace().nth(1)?.parse().ok()
 }
@@ -267,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_says_what_to_do() {
+    fn a_probe_becomes_an_action() {
         let connect = |host: &str, port| HandlerAction::Connect { host: host.into(), port };
         let cases = [
             (json!({"exec": {"command": ["true"]}}), HandlerAction::Exec(vec!["true".into()])),
@@ -275,7 +300,7 @@ mod tests {
             (json!({"tcpSocket": {"port": 80, "host": "h"}}), connect("h", 80)),
             (
                 json!({"tcpSocket": {"port": "none"}}),
-                HandlerAction::Impossible("the container has no port `none`".into()),
+                HandlerAction::Unsupported("the container has no port `none`".into()),
             ),
             (
                 json!({"httpGet": {"port": 80, "path": "/ok"}}),
@@ -299,8 +324,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_get_passes_by_its_status() {
-        for (answer, passes) in [
+    async fn a_get_passes_or_fails_by_its_status() {
+        for (response, passes) in [
             ("HTTP/1.1 204 No Content\r\n\r\n", true),
             ("HTTP/1.0 302 Found\r\n\r\n", true),
             ("HTTP/1.1 503 Busy\r\n\r\n", false),
@@ -313,10 +338,10 @@ mod tests {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut request = [0_u8; 1024];
                 let _ = stream.read(&mut request).await.unwrap();
-                stream.write_all(answer.as_bytes()).await.unwrap();
+                stream.write_all(response.as_bytes()).await.unwrap();
             };
             let (result, ()) = tokio::join!(get("127.23.0.1", port, "/ok", &[]), serve);
-            assert_eq!(result.is_ok(), passes, "{answer}: {result:?}");
+            assert_eq!(result.is_ok(), passes, "{response}: {result:?}");
         }
     }
 }

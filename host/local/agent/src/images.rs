@@ -1,8 +1,8 @@
-//! Which program of this machine stands for which container image.
+//! The image table: which program of this machine runs instead of a container image.
 //!
-//! The local host has no registry and pulls nothing: a table maps repository and tag pattern to a
-//! program, and a program whose real version does not fit the tag is refused, so that a test of an
-//! upgrade cannot pass with the old engine.
+//! The local host has no registry and pulls nothing. A table maps repository and tag patterns to programs. A
+//! program whose version does not match the tag is refused, so that a test of an upgrade cannot pass with the
+//! old engine.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,16 +13,16 @@ mod pull;
 
 pub(crate) use pull::{ImageStore, PulledImage};
 
-/// The table.
+/// The table that maps images to programs.
 #[derive(Clone, Debug)]
 pub struct ImageTable {
-    /// Where it can be changed, for messages.
+    /// Where a user can change the table, for error messages.
     place: String,
     programs: PathBuf,
     rules: Vec<ImageRule>,
 }
 
-/// Why an image has no program here. The message is what `kubectl describe pod` shows.
+/// Why an image has no program on this machine. `kubectl describe pod` shows the text.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
@@ -31,12 +31,12 @@ pub enum ImageError {
     Table {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error of reading or of parsing.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// No rule fits.
+    /// No rule matches the image.
     #[error(
-        "no program stands for image `{image}`: add a line to `images` in {place}, such as \
+        "no program is configured for image `{image}`: add a line to `images` in {place}, such as \
          `- {{repository: {repository}, tag: \"{tag}\", program: PROGRAM}}`"
     )]
     NoRule {
@@ -46,10 +46,10 @@ pub enum ImageError {
         repository: String,
         /// Its tag.
         tag: String,
-        /// The table to add to.
+        /// The table to which a rule must be added.
         place: String,
     },
-    /// The rule's program is not on this machine.
+    /// The program of the rule is not on this machine.
     #[error(
         "image `{image}` needs the program `{program}`, which is not on this machine: install it, or \
          change `program` in {place}"
@@ -57,24 +57,24 @@ pub enum ImageError {
     NoProgram {
         /// The image as the Pod names it.
         image: String,
-        /// The program that was looked for.
+        /// The program that was searched.
         program: String,
-        /// The table that names it.
+        /// The table that contains the rule.
         place: String,
     },
-    /// The program is of another version than the tag says.
+    /// The version of the program does not match the tag.
     #[error(
-        "image `{image}` asks for version {wanted}, but `{}` is version {found}",
+        "image `{image}` requires version {expected}, but `{}` is version {found}",
         program.display()
     )]
     Version {
         /// The image as the Pod names it.
         image: String,
-        /// What the tag asks for.
-        wanted: String,
-        /// The program that was asked.
+        /// The version in the tag.
+        expected: String,
+        /// The program whose version was read.
         program: PathBuf,
-        /// What it answered; `unknown` if no version could be read.
+        /// The version of the program; `unknown` if none could be read.
         found: String,
     },
 }
@@ -83,20 +83,21 @@ pub enum ImageError {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ImageRule {
-    /// The repository, without `docker.io/` and `library/`; `*` stands for any text.
+    /// The repository, without `docker.io/` and `library/`. A `*` matches any text.
     repository: String,
-    /// The tag; `*` stands for any text.
+    /// The tag. A `*` matches any text.
     #[serde(default = "any")]
     tag: String,
-    /// The program: a name (looked up on `PATH`), a path relative to the programs' directory, or absolute.
+    /// The program: a name (searched on `PATH`), a path relative to the programs' directory, or an absolute
+    /// path.
     program: String,
-    /// A directory that the program needs beside its own, in the same notation; shown read-only.
+    /// A directory that the program needs besides its own, in the same notation; mounted read-only.
     #[serde(default)]
     tree: Option<String>,
-    /// Further names under which programs are found on the container's `PATH`.
+    /// Further programs by their names on the container's `PATH`.
     #[serde(default)]
     commands: BTreeMap<String, String>,
-    /// The arguments with which the program prints its version; without them no version is checked.
+    /// The arguments with which the program prints its version. If there are none, no version is checked.
     #[serde(default)]
     version_arguments: Vec<String>,
     /// The image's ENTRYPOINT.
@@ -105,8 +106,8 @@ struct ImageRule {
     /// The image's CMD.
     #[serde(default)]
     cmd: Vec<String>,
-    /// Put in front when the arguments begin with an option or a `*.conf`, as the entrypoint script of
-    /// the redis and valkey images does.
+    /// A program to put in front of the arguments if the first one is an option or a `*.conf` file, as the
+    /// entrypoint script of the redis and valkey images does.
     #[serde(default)]
     options_go_to: Option<String>,
     /// The image's WORKDIR.
@@ -132,22 +133,22 @@ fn root() -> PathBuf {
 }
 
 impl ImageTable {
-    /// Reads the table in `file`; programs with a relative path are looked for under `programs`.
+    /// Reads the table in `file`. Programs with a relative path are searched under `programs`.
     ///
     /// # Errors
     ///
-    /// Fails if the file is missing or is no such table; the error names it.
+    /// Returns an error that names the file if the file is missing or is not a valid table.
     pub fn load(file: &Path, programs: &Path) -> Result<Self, ImageError> {
         let fail = |source| ImageError::Table { path: file.to_owned(), source };
         let text = std::fs::read_to_string(file).map_err(|source| fail(source.into()))?;
         Self::parse(&text, file, programs)
     }
 
-    /// Reads a table from `text`; `file` is named in messages.
+    /// Parses a table from `text`. Error messages name `file`.
     ///
     /// # Errors
     ///
-    /// Fails if the text is no such table.
+    /// Returns an error if the text is not a valid table.
     pub fn parse(text: &str, file: &Path, programs: &Path) -> Result<Self, ImageError> {
         let table: ImageTableFile = serde_saphyr::from_str(text)
             .map_err(|source| ImageError::Table { path: file.to_owned(), source: source.into() })?;
@@ -155,16 +156,15 @@ impl ImageTable {
         Ok(Self { place, programs: programs.to_owned(), rules: table.images })
     }
 
-    /// Reads the table that is part of the program, which no user can change: messages name the option that
-    /// takes another one.
+    /// Parses the table that is part of the executable. No user can change it, so error messages name the
+    /// option for a table of the user's own.
     ///
     /// # Errors
     ///
-    /// Fails if the text is no such table.
+    /// Returns an error if the text is not a valid table.
     pub fn built_in(text: &str, option: &str, programs: &Path) -> Result<Self, ImageError> {
         let table = Self::parse(text, Path::new("built-in"), programs)?;
-        let place =
-            format!("a table of your own, which `{option}` takes in place of the built-in one");
+        let place = format!("your own table, which `{option}` uses instead of the built-in one");
         Ok(Self { place, ..table })
     }
 
@@ -181,7 +181,7 @@ impl ImageTable {
     }
 }
 
-/// Splits `registry/repository:tag@digest` into repository (Docker's defaults left out) and tag.
+/// Splits `registry/repository:tag@digest` into the repository (without Docker's defaults) and the tag.
 fn split_reference(image: &str) -> (&str, &str) {
     let name = image.split_once('@').map_or(image, |(name, _)| name);
     // A colon before the last slash belongs to the registry's port.
@@ -193,7 +193,7 @@ fn split_reference(image: &str) -> (&str, &str) {
     (repository.strip_prefix("library/").unwrap_or(repository), tag)
 }
 
-/// Whether `text` fits `pattern`, in which each `*` stands for any text.
+/// Returns true if `text` matches `pattern`, in which each `*` matches any text.
 fn matches(pattern: &str, text: &str) -> bool {
     match pattern.split_once('*') {
         None => pattern == text,
@@ -204,20 +204,20 @@ fn matches(pattern: &str, text: &str) -> bool {
     }
 }
 
-/// The version that a tag asks for: its leading numbers, such as `7.2` of `7.2-alpine`.
-fn wanted_version(tag: &str) -> Option<&str> {
+/// Returns the version in a tag, which is its leading numbers, such as `7.2` of `7.2-alpine`.
+fn expected_version(tag: &str) -> Option<&str> {
     let tag = tag.strip_prefix('v').unwrap_or(tag);
     let end = tag.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(tag.len());
     tag.get(..end).map(|version| version.trim_end_matches('.')).filter(|v| !v.is_empty())
 }
 
-/// Whether the version `found` is one that `wanted` names: equal in every part that `wanted` has.
-fn version_fits(wanted: &str, found: &str) -> bool {
+/// Returns true if `found` equals `expected` in every part that `expected` has.
+fn version_fits(expected: &str, found: &str) -> bool {
     let mut found = found.split('.');
-    wanted.split('.').all(|part| found.next() == Some(part))
+    expected.split('.').all(|part| found.next() == Some(part))
 }
 
-/// The first dotted number in what a program prints about itself.
+/// Returns the first dotted number in the version output of a program.
 fn version_in(output: &str) -> Option<&str> {
     output
         .split(|c: char| !c.is_ascii_digit() && c != '.')
@@ -260,7 +260,7 @@ images:
         let error = table().rule("nginx").unwrap_err().to_string();
         assert_eq!(
             error,
-            "no program stands for image `nginx`: add a line to `images` in `images.yaml`, such as \
+            "no program is configured for image `nginx`: add a line to `images` in `images.yaml`, such as \
              `- {repository: nginx, tag: \"latest\", program: PROGRAM}`"
         );
     }
@@ -269,11 +269,11 @@ images:
     fn an_image_without_rule_in_the_built_in_table_names_the_option() {
         let table = ImageTable::built_in(TABLE, "x --images FILE", Path::new("/programs")).unwrap();
         let error = table.rule("nginx").unwrap_err().to_string();
-        assert!(error.contains("in a table of your own, which `x --images FILE` takes"), "{error}");
+        assert!(error.contains("in your own table, which `x --images FILE` uses"), "{error}");
     }
 
     #[test]
-    fn a_table_with_an_unknown_word_is_refused() {
+    fn a_table_with_an_unknown_field_is_refused() {
         let text = "images: [{repository: a, program: b, comand: c}]";
         let error = ImageTable::parse(text, Path::new("t.yaml"), Path::new("/")).unwrap_err();
         assert!(error.to_string().contains("t.yaml"), "{error}");
@@ -292,8 +292,8 @@ images:
             ("9.1.2", "9.1.2", true),
             ("9.1.2.1", "9.1.2", false),
         ];
-        for (wanted, found, fits) in cases {
-            assert_eq!(version_fits(wanted, found), fits, "{wanted} in {found}");
+        for (expected, found, fits) in cases {
+            assert_eq!(version_fits(expected, found), fits, "{expected} in {found}");
         }
         let tags = [
             ("7.2-alpine", Some("7.2")),
@@ -302,7 +302,7 @@ images:
             ("8.", Some("8")),
         ];
         for (tag, version) in tags {
-            assert_eq!(wanted_version(tag), version, "{tag}");
+            assert_eq!(expected_version(tag), version, "{tag}");
         }
     }
 }

@@ -1,38 +1,42 @@
 //! The node agent: runs each Pod that is bound to its node as real processes of this machine.
 //!
-//! It is a kubelet without a container runtime. It knows the API server through a [`kube::Client`] only,
-//! so the same agent serves the embedded API server of the local host and a real control plane.
+//! The agent is a kubelet without a container runtime. It reaches the API server only through a
+//! [`kube::Client`], so the same agent serves the embedded API server of the local host and a real control
+//! plane. One watch brings the Pods of the node; each Pod has a task, which asks the pure life cycle what to
+//! do next, does it, and writes the Pod's status.
 //!
 //! ```text
-//! agent ── one watch ──► Pod task ── Lifecycle (pure: what next?) ──► start · stop · probe
+//! agent ── one watch ──► Pod task ── Lifecycle (pure: next actions) ──► start · stop · probe
 //!                           │                                            │
 //!                           └─ status (pure) ─► API server   processes (one thread starts them all)
 //!                                                                        └─► container_main: private root, exec
 //! ```
 //!
-//! What a container gets: a private root ([`container_main`]), volumes, environment, probes, hooks,
-//! restarts and logs as in Kubernetes. What it does not get: its own network (Pods bind the address that
-//! the agent gave them), its own process ids, limits on memory or CPU, another user (`runAsUser` and
-//! `fsGroup` are ignored: everything runs as the user who started the agent), Service environment
-//! variables, service account tokens, gRPC and HTTPS probes.
+//! A container gets a private root ([`container_main`]), volumes, environment variables, probes, hooks,
+//! restarts and logs as in Kubernetes. It does not get a network of its own (a Pod must bind the address that
+//! the agent allocated for it), a pid namespace, limits on memory or CPU, another user (`runAsUser` and
+//! `fsGroup` are ignored: everything runs as the user who started the agent), Service environment variables
+//! or service account tokens. gRPC and HTTPS probes are not supported.
 //!
-//! SECURITY: a private root shields the machine from accidents. It is no boundary against a hostile
-//! program; whoever may create Pods may do whatever the agent's user may.
+//! SECURITY: a private root protects the machine from accidents. It is not a security boundary against a
+//! hostile program: whoever may create Pods may do everything that the agent's user may do.
 //!
 //! Invariants:
-//! - Processes die with the agent, however it ends; what they leave is found by [`clean_up`].
-//! - The end of a process is reported at once, with the id of the container that it was.
-//! - Decisions ([`run`]'s life cycle, environment, volumes, images, status) are pure; I/O decides nothing.
+//! - The processes of containers are killed when the agent ends, however it ends. [`clean_up`] finds and ends
+//!   the processes that these have left behind.
+//! - The end of a process is reported immediately, with the id of its container.
+//! - Decisions (life cycle, environment, volumes, images, status) are pure functions; the code that does I/O
+//!   decides nothing.
 
 mod agent;
 mod backoff;
-mod chain;
 mod config_source;
 mod config_watches;
 mod container;
 mod directory;
 mod downward;
 mod env;
+mod error_chain;
 mod events;
 mod expand;
 mod handler_actions;
@@ -53,7 +57,9 @@ mod storage;
 mod volume;
 
 pub use agent::{AgentError, run};
+pub use backoff::{RetryPauses, retry_pause};
 pub use container::{ContainerError, START_FAILED_EXIT_CODE, container_main};
+pub use error_chain::error_chain;
 pub use images::{ImageError, ImageTable};
 pub use log::{LogError, LogOptions, PodLogFiles};
 pub use namespaces::{NamespaceError, probe_namespaces};

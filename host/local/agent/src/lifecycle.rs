@@ -1,36 +1,41 @@
-//! Decides what happens to a Pod's containers next.
+//! Decides what happens next to the containers of a Pod.
 //!
-//! Pure: facts come in (a container started, ended, passed a probe; the Pod shall go), [`ContainerAction`]s and
-//! the moment of the next look come out. Time is an argument. The rules are the kubelet's; see
+//! This module is pure: facts are reported to it (a container started or ended, a probe passed, the Pod is to
+//! be deleted), and it returns [`ContainerAction`]s and the time at which it must be asked again. Time is an
+//! argument. The rules are the kubelet's; see
 //! <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/> and
 //! <https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/>.
 //!
 //! Invariants:
-//! - A terminal phase is never left.
-//! - Init containers run one after the other; application containers start only after all of them.
-//! - While the Pod ends nothing is started; sidecars are stopped after the application containers,
-//!   last declared first.
+//! - A Pod never leaves a terminal phase.
+//! - Init containers run one after the other. Application containers start only after all init containers.
+//! - While the Pod ends, no container is started. Sidecars are stopped after the application containers, in
+//!   reverse order of declaration.
+
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
+
+use crate::backoff::retry_pause;
 
 mod earlier;
 mod tracked;
 
 pub(crate) use tracked::{ContainerTermination, TrackedContainer};
 
-/// What a container is to its Pod.
+/// The role of a container in its Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ContainerRole {
     /// Runs to its end before the next one starts.
     Init,
-    /// An init container that goes on running beside the application.
+    /// An init container that continues to run beside the application.
     Sidecar,
     /// An application container.
     Main,
 }
 
-/// When a container is started again.
+/// The restart policy of a container.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RestartPolicy {
     Always,
@@ -47,29 +52,29 @@ pub(crate) enum PodPhase {
     Failed,
 }
 
-/// What a container is doing.
+/// The state of a container.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum ContainerPhase {
-    /// Not started; tried (again) at `retry_at`, or when its turn comes.
+    /// Not started. It is tried at `retry_at`, or as soon as the containers before it allow it.
     Waiting { reason: String, message: Option<String>, retry_at: Option<Timestamp> },
     /// Being started.
     Starting { reason: String, message: Option<String> },
-    /// Running. `stopping`: its end has been ordered.
+    /// Running. `stopping` is true once its stop was requested.
     Running { id: String, since: Timestamp, stopping: bool },
     /// Ended; started again at `restart_at` if there is one.
     Ended { ended: ContainerTermination, restart_at: Option<Timestamp> },
 }
 
-/// Why a Pod ends although its containers would go on.
+/// Why a Pod is ended although its containers would continue to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TerminationCause {
-    /// The object is being deleted.
+    /// The Pod's object is being deleted.
     Deletion,
-    /// It ran longer than `activeDeadlineSeconds`.
+    /// The Pod ran for longer than `activeDeadlineSeconds`.
     Deadline,
 }
 
-/// What must be done now. Containers are named by their place in [`PodLifecycle::containers`].
+/// An action to perform now. A container is named by its index in [`PodLifecycle::containers`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ContainerAction {
     Start(usize),
@@ -79,19 +84,19 @@ pub(crate) enum ContainerAction {
 /// Why a container could not be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StartFailure {
-    /// Such as `ErrImagePull` or `CreateContainerConfigError`.
+    /// A reason such as `ErrImagePull` or `CreateContainerConfigError`.
     pub reason: String,
     pub message: String,
 }
 
-/// A Pod's containers, and where the Pod is in its life.
+/// The state of a Pod and of its containers.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PodLifecycle {
     /// Init containers in order, then application containers in order.
     pub containers: Vec<TrackedContainer>,
     pub initialized: bool,
     pub ending: Option<TerminationCause>,
-    /// Why the Pod failed, where no container says it.
+    /// Why the Pod failed, if the reason is not in the status of a container.
     pub failure: Option<(&'static str, String)>,
     terminal: Option<PodPhase>,
     start_time: Timestamp,
@@ -99,8 +104,8 @@ pub(crate) struct PodLifecycle {
 }
 
 impl PodLifecycle {
-    /// Begins with `pod`, or goes on where an earlier agent that ran it left off: what was running then
-    /// has ended with that agent and is started again in the same Pod.
+    /// Creates the state of `pod`, or continues from the status that an earlier agent wrote: the containers
+    /// that ran then have ended with that agent, and are started again in the same Pod.
     pub(crate) fn new(pod: &Pod, now: Timestamp) -> Self {
         let spec = pod.spec.clone().unwrap_or_default();
         let policy = match spec.restart_policy.as_deref() {
@@ -149,26 +154,27 @@ impl PodLifecycle {
         };
     }
 
-    /// When the Pod was first seen by an agent.
+    /// Returns the time at which an agent first saw the Pod.
     pub(crate) const fn start_time(&self) -> Timestamp {
         self.start_time
     }
 
-    /// Orders the Pod's end. The first reason stays.
+    /// Requests the end of the Pod. The first cause stays, unless a deletion follows a deadline.
     pub(crate) fn end(&mut self, why: TerminationCause) {
-        // A deletion outranks a deadline: it decides what becomes of the object.
+        // A deletion has precedence over a deadline, because it decides what happens to the object.
         if self.ending != Some(TerminationCause::Deletion) {
             self.ending = Some(why);
         }
     }
 
-    /// Whether the Pod ends and nothing of it runs any more.
+    /// Returns true if the Pod is ending and none of its containers runs any more.
     pub(crate) fn has_ended(&self) -> bool {
         let settled = self.terminal.is_some() || self.ending.is_some();
         settled && !self.containers.iter().any(TrackedContainer::is_active)
     }
 
-    /// What to do now. A container that shall start or stop is marked, so that it is asked for once.
+    /// Returns the actions to perform now. A container is marked when its action is returned, so that each
+    /// action is returned once.
     pub(crate) fn decide(&mut self, now: Timestamp) -> Vec<ContainerAction> {
         if self.deadline.is_some_and(|deadline| deadline <= now)
             && self.terminal.is_none()
@@ -179,47 +185,51 @@ impl PodLifecycle {
             self.failure = Some(("DeadlineExceeded", message.into()));
         }
         if self.ending.is_some() || self.terminal.is_some() {
-            let effects = self.stop_next();
+            let actions = self.stop_next();
             self.settle();
-            return effects;
+            return actions;
         }
-        let mut effects = self.start_init(now);
+        let mut actions = self.start_init(now);
         if self.initialized {
             for index in self.indexes(ContainerRole::Main) {
-                effects.extend(self.start_if_due(index, now));
+                actions.extend(self.start_if_due(index, now));
             }
         }
         self.settle();
         if self.terminal.is_some() {
-            effects.extend(self.stop_next());
+            actions.extend(self.stop_next());
         }
-        effects
+        actions
     }
 
-    /// Walks the init containers in order up to the first that holds the others back.
+    /// Walks the init containers in order, up to the first one that the others must wait for.
     fn start_init(&mut self, now: Timestamp) -> Vec<ContainerAction> {
-        let mut effects = Vec::new();
-        let count = self.containers.iter().filter(|one| one.role != ContainerRole::Main).count();
+        let mut actions = Vec::new();
+        let count = self
+            .containers
+            .iter()
+            .filter(|container| container.role != ContainerRole::Main)
+            .count();
         for index in 0..count {
             let Some(container) = self.containers.get(index) else { break };
-            let through = match (container.role, &container.state) {
+            let is_complete = match (container.role, &container.state) {
                 (ContainerRole::Sidecar, ContainerPhase::Running { .. }) => container.started,
                 (ContainerRole::Init, ContainerPhase::Ended { ended, .. }) => ended.code == 0,
                 _ => false,
             };
-            let (role, begun) = (container.role, self.initialized);
-            // Once all were through, an init container is never run again.
-            let over = through || (begun && role == ContainerRole::Init);
-            if !over {
-                effects.extend(self.start_if_due(index, now));
+            let (role, was_initialized) = (container.role, self.initialized);
+            // Once all init containers have completed, none of them is run again.
+            let is_done = is_complete || (was_initialized && role == ContainerRole::Init);
+            if !is_done {
+                actions.extend(self.start_if_due(index, now));
             }
-            // Once all were through, a sidecar that restarts holds nothing back.
-            if !through && !begun {
-                return effects;
+            // Once all init containers have completed, no other container waits for a sidecar that restarts.
+            if !is_complete && !was_initialized {
+                return actions;
             }
         }
         self.initialized = true;
-        effects
+        actions
     }
 
     fn start_if_due(&mut self, index: usize, now: Timestamp) -> Option<ContainerAction> {
@@ -246,7 +256,8 @@ impl PodLifecycle {
         Some(ContainerAction::Start(index))
     }
 
-    /// Stops application containers all at once, then sidecars one after the other from the last.
+    /// Stops all application containers concurrently, then the sidecars one after the other, the last one
+    /// first.
     fn stop_next(&mut self) -> Vec<ContainerAction> {
         for container in &mut self.containers {
             if let ContainerPhase::Waiting { retry_at, .. } = &mut container.state {
@@ -256,10 +267,10 @@ impl PodLifecycle {
                 *restart_at = None;
             }
         }
-        let first =
+        let has_role =
             |role: ContainerRole| move |container: &TrackedContainer| container.role == role;
-        let is_sidecar = first(ContainerRole::Sidecar);
-        if self.containers.iter().any(|one| !is_sidecar(one) && one.is_active()) {
+        let is_sidecar = has_role(ContainerRole::Sidecar);
+        if self.containers.iter().any(|container| !is_sidecar(container) && container.is_active()) {
             let all: Vec<_> = self
                 .indexes(ContainerRole::Init)
                 .into_iter()
@@ -288,38 +299,41 @@ impl PodLifecycle {
         }
     }
 
-    /// Orders the end of one run: a probe or hook failed. `None` if it is ending already.
+    /// Stops one run because a probe or a hook failed. Returns `None` if it is being stopped already.
     pub(crate) fn stop_failing(&mut self, index: usize) -> Option<ContainerAction> {
         self.stop(index)
     }
 
     fn indexes(&self, role: ContainerRole) -> Vec<usize> {
         let all = self.containers.iter().enumerate();
-        all.filter(|(_, one)| one.role == role).map(|(index, _)| index).collect()
+        all.filter(|(_, container)| container.role == role).map(|(index, _)| index).collect()
     }
 
-    /// Notes that nothing will be started again, if so.
+    /// Sets the terminal phase once no container will be started again.
     fn settle(&mut self) {
         if self.terminal.is_some() {
             return;
         }
-        let failed_for_good = |one: &TrackedContainer| matches!(&one.state, ContainerPhase::Ended { ended, restart_at: None } if ended.code != 0);
-        let ended = |one: &TrackedContainer| {
-            matches!(one.state, ContainerPhase::Ended { restart_at: None, .. })
+        let failed_for_good = |container: &TrackedContainer| matches!(&container.state, ContainerPhase::Ended { ended, restart_at: None } if ended.code != 0);
+        let ended = |container: &TrackedContainer| {
+            matches!(container.state, ContainerPhase::Ended { restart_at: None, .. })
         };
         let init_failed = self
             .containers
             .iter()
-            .any(|one| one.role == ContainerRole::Init && failed_for_good(one));
-        let mains: Vec<_> =
-            self.containers.iter().filter(|one| one.role == ContainerRole::Main).collect();
-        let all_ended = mains.iter().all(|one| ended(one));
+            .any(|container| container.role == ContainerRole::Init && failed_for_good(container));
+        let mains: Vec<_> = self
+            .containers
+            .iter()
+            .filter(|container| container.role == ContainerRole::Main)
+            .collect();
+        let all_ended = mains.iter().all(|container| ended(container));
         let ending_is_over =
             self.ending.is_some() && !self.containers.iter().any(TrackedContainer::is_active);
         self.terminal = if self.failure.is_some() && ending_is_over {
             Some(PodPhase::Failed)
         } else if all_ended && (self.initialized || self.ending.is_some()) {
-            let failed = mains.iter().any(|one| failed_for_good(one));
+            let failed = mains.iter().any(|container| failed_for_good(container));
             Some(if failed { PodPhase::Failed } else { PodPhase::Succeeded })
         } else if (init_failed && self.ending.is_none()) || ending_is_over {
             Some(PodPhase::Failed)
@@ -328,9 +342,10 @@ impl PodLifecycle {
         };
     }
 
-    /// When [`decide`](Self::decide) must be asked again though nothing happens.
-    pub(crate) fn next_look(&self) -> Option<Timestamp> {
-        let retries = self.containers.iter().filter_map(|one| match &one.state {
+    /// Returns the time at which [`decide`](Self::decide) must be called again even if nothing happens
+    /// before.
+    pub(crate) fn next_check(&self) -> Option<Timestamp> {
+        let retries = self.containers.iter().filter_map(|container| match &container.state {
             ContainerPhase::Waiting { retry_at, .. } => *retry_at,
             ContainerPhase::Ended { restart_at, .. } => *restart_at,
             ContainerPhase::Starting { .. } | ContainerPhase::Running { .. } => None,
@@ -339,18 +354,19 @@ impl PodLifecycle {
         retries.chain(deadline).min()
     }
 
-    /// The phase to report. Sidecars that still run keep a Pod from its terminal phase.
+    /// Returns the phase to report. A Pod with sidecars that still run does not report its terminal phase
+    /// yet.
     pub(crate) fn phase(&self) -> PodPhase {
         if let Some(phase) = self.terminal
             && !self.containers.iter().any(TrackedContainer::is_active)
         {
             return phase;
         }
-        let waits_for_first_start = self.containers.iter().any(|one| {
-            one.role == ContainerRole::Main
-                && one.restart_count == 0
-                && one.last.is_none()
-                && one.is_waiting()
+        let waits_for_first_start = self.containers.iter().any(|container| {
+            container.role == ContainerRole::Main
+                && container.restart_count == 0
+                && container.last.is_none()
+                && container.is_waiting()
         });
         if self.initialized && !waits_for_first_start {
             PodPhase::Running
@@ -359,30 +375,30 @@ impl PodLifecycle {
         }
     }
 
-    /// What is known about the start of a container that failed.
+    /// Records that the start of a container failed, and sets the time of the next attempt.
     pub(crate) fn start_failed(&mut self, index: usize, failure: StartFailure, now: Timestamp) {
         let Some(container) = self.containers.get_mut(index) else { return };
         let pause = if failure.reason.starts_with("ErrImage") {
             container.failures.after_failure()
         } else {
-            // What is missing may come at any moment. The driver asks again when a ConfigMap or Secret
-            // does; this is for the rest, such as a claim that is being bound.
-            container.unprepared = container.unprepared.saturating_add(1);
-            UNPREPARED_FIRST
-                .saturating_mul(1 << (container.unprepared - 1).min(8))
-                .min(UNPREPARED_LONGEST)
+            // The missing object may be created at any moment. The Pod's task retries immediately when a
+            // ConfigMap or Secret changes; this pause covers the other cases, such as a claim that is being
+            // bound.
+            let earlier_failures = container.unprepared;
+            container.unprepared = earlier_failures.saturating_add(1);
+            retry_pause(UNPREPARED_FIRST, UNPREPARED_LONGEST, earlier_failures)
         };
         let retry_at = now.saturating_add(pause).ok();
         let StartFailure { reason, message } = failure;
         container.state = ContainerPhase::Waiting { reason, message: Some(message), retry_at };
     }
 
-    /// Whether nothing more is started.
+    /// Returns true if no container will be started any more.
     pub(crate) const fn is_ending(&self) -> bool {
         self.ending.is_some() || self.terminal.is_some()
     }
 
-    /// A container that was to be started is not, because the Pod ends.
+    /// Records that a container that was to be started is not started, because the Pod ends.
     pub(crate) fn not_started(&mut self, index: usize) {
         if let Some(container) = self.containers.get_mut(index) {
             let reason = "ContainerCreating".into();
@@ -390,7 +406,7 @@ impl PodLifecycle {
         }
     }
 
-    /// Something that a container waits for may be there now: tries at once.
+    /// Makes waiting containers due immediately, because an object that they wait for may exist now.
     pub(crate) fn retry_now(&mut self) {
         for container in &mut self.containers {
             if let ContainerPhase::Waiting { retry_at, .. } = &mut container.state {
@@ -399,7 +415,7 @@ impl PodLifecycle {
         }
     }
 
-    /// A container runs.
+    /// Records that a container runs.
     pub(crate) fn running(&mut self, index: usize, id: String, image_id: String, since: Timestamp) {
         let Some(container) = self.containers.get_mut(index) else { return };
         container.failures.reset();
@@ -410,28 +426,29 @@ impl PodLifecycle {
         container.state = ContainerPhase::Running { id, since, stopping: false };
     }
 
-    /// A container's postStart hook is through (or it has none), and it has no startup probe or passed it.
+    /// Records that a container has started: its postStart hook and its startup probe have passed, as far as
+    /// it has them.
     pub(crate) fn started(&mut self, index: usize) {
         if let Some(container) = self.containers.get_mut(index) {
             container.started = true;
         }
     }
 
-    /// A container's readiness probe changed its mind.
+    /// Records a changed result of a container's readiness probe.
     pub(crate) fn readiness(&mut self, index: usize, passes: bool) {
         if let Some(container) = self.containers.get_mut(index) {
             container.passes_readiness = passes;
         }
     }
 
-    /// A run of a container has ended.
+    /// Records that a run of a container has ended.
     pub(crate) fn ended(&mut self, index: usize, ended: ContainerTermination) {
         let Some(container) = self.containers.get_mut(index) else { return };
         container.started = false;
         container.passes_readiness = false;
         let again = match (container.role, container.policy) {
             (ContainerRole::Sidecar, _) | (ContainerRole::Main, RestartPolicy::Always) => true,
-            // An init container that succeeded is through, whatever the policy.
+            // An init container that succeeded is complete, whatever the policy.
             (ContainerRole::Init | ContainerRole::Main, RestartPolicy::OnFailure)
             | (ContainerRole::Init, RestartPolicy::Always) => ended.code != 0,
             (ContainerRole::Init | ContainerRole::Main, RestartPolicy::Never) => false,
@@ -442,9 +459,10 @@ impl PodLifecycle {
     }
 }
 
-/// How long a container waits whose configuration or volume is not there: doubling between these.
-const UNPREPARED_FIRST: jiff::SignedDuration = jiff::SignedDuration::from_millis(100);
-const UNPREPARED_LONGEST: jiff::SignedDuration = jiff::SignedDuration::from_secs(5);
+/// The pause before the next start of a container whose configuration or volume is missing: doubles from the
+/// first to the longest.
+const UNPREPARED_FIRST: Duration = Duration::from_millis(100);
+const UNPREPARED_LONGEST: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests;

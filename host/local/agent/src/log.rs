@@ -1,7 +1,8 @@
-//! What containers print: written in the format of Kubernetes' container runtimes, bounded, rotated.
+//! The logs of containers: written in the format of Kubernetes' container runtimes, with bounded size and
+//! rotation.
 //!
-//! Each line is `TIME stdout|stderr F|P TEXT`, where `P` marks a part of a line that was too long. A
-//! file that is full becomes `….1` and replaces the one before, so a container's log takes at most
+//! Each line is `TIME stdout|stderr F|P TEXT`, where `P` marks a part of a line that was too long. A full
+//! file is renamed to `….1` and replaces the one before, so that the log of a container run takes at most
 //! twice [`FILE_BYTES_MAX`].
 
 use std::fs::{File, OpenOptions};
@@ -15,18 +16,18 @@ mod read;
 
 pub use read::{LogError, LogOptions, PodLogFiles};
 
-/// When a log file is rotated.
+/// The size at which a log file is rotated.
 const FILE_BYTES_MAX: u64 = 5 * 1024 * 1024;
 
-/// The longest text that is kept in one piece.
+/// The maximum length of a line that is kept in one piece.
 const LINE_BYTES_MAX: usize = 16 * 1024;
 
-/// How much of the end of a log tells why a container ended, as kubelet has it.
+/// The part of the end of a log that becomes the termination message, as for the kubelet.
 const TAIL_BYTES_MAX: usize = 2048;
-/// The same, in lines.
+/// The same limit in lines.
 const TAIL_LINES_MAX: usize = 80;
 
-/// Where a line came from.
+/// The output stream of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LogStream {
     Stdout,
@@ -40,7 +41,7 @@ pub(crate) struct LogFile {
     file: File,
     bytes: u64,
     bytes_max: u64,
-    /// The end of what was printed, without times.
+    /// The end of the output, without times.
     tail: Vec<u8>,
 }
 
@@ -49,7 +50,7 @@ impl LogFile {
     ///
     /// # Errors
     ///
-    /// Fails if the file cannot be made.
+    /// Returns an error if the file cannot be created.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let file = open(path)?;
         let bytes = file.metadata()?.len();
@@ -91,7 +92,7 @@ impl LogFile {
         self.tail.drain(..surplus);
     }
 
-    /// The end of what was printed: what the API shows of a container that said nothing else.
+    /// Returns the end of the output, which the API shows as the message of a container that wrote none itself.
     pub(crate) fn tail(&self) -> String {
         let text = String::from_utf8_lossy(&self.tail);
         let lines: Vec<&str> = text.split_inclusive('\n').collect();
@@ -103,21 +104,22 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
-/// The name that a full log file gets.
+/// Returns the name to which a full log file is renamed.
 fn rotated(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(".1");
     name.into()
 }
 
-/// Cuts one stream of bytes into lines.
+/// Splits a stream of bytes into lines.
 #[derive(Debug, Default)]
 pub(crate) struct LineSplitter {
     pending: Vec<u8>,
 }
 
 impl LineSplitter {
-    /// Takes what was read and writes every line that is whole, or too long to wait for its end.
+    /// Processes the bytes that were read: writes each line that is complete, or too long to wait for its
+    /// end.
     pub(crate) fn push(
         &mut self,
         bytes: &[u8],
@@ -138,7 +140,7 @@ impl LineSplitter {
         Ok(())
     }
 
-    /// Writes what is left when the stream ends without a line end.
+    /// Writes the rest when the stream ends without a line end.
     pub(crate) fn finish(&mut self, stream: LogStream, log: &mut LogFile) -> io::Result<()> {
         if self.pending.is_empty() {
             return Ok(());

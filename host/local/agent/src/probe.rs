@@ -1,12 +1,13 @@
-//! What the results of a probe mean.
+//! The results of a probe, and when they change the state of a container.
 //!
-//! Pure: [`ProbeResultCounter`] counts results and says when they change something; [`crate::handler_actions`] performs them.
+//! This module is pure: [`ProbeResultCounter`] counts results and reports changes; [`crate::handler_actions`]
+//! performs the probes.
 
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Probe;
 
-/// What a probe is for.
+/// The kind of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProbeKind {
     Startup,
@@ -24,7 +25,7 @@ impl ProbeKind {
     }
 }
 
-/// When a probe is performed and how often it must agree, with Kubernetes' defaults.
+/// When a probe is performed and how many consecutive results count, with Kubernetes' defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProbeTiming {
     pub initial_delay: Duration,
@@ -54,34 +55,35 @@ impl ProbeTiming {
     }
 }
 
-/// Counts results in a row, and turns them into a verdict as the kubelet does.
+/// Counts consecutive results, and derives the verdict from them as the kubelet does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ProbeResultCounter {
     timing: ProbeTiming,
     verdict: Option<bool>,
     last: Option<bool>,
-    in_a_row: u32,
+    consecutive: u32,
 }
 
 impl ProbeResultCounter {
-    /// Before the first result a container is presumed alive and not ready; whether it has started is
-    /// open.
+    /// Creates the counter. Before the first result a container counts as alive and not ready; whether it has
+    /// started is undecided.
     pub(crate) const fn new(kind: ProbeKind, timing: ProbeTiming) -> Self {
         let verdict = match kind {
             ProbeKind::Startup => None,
             ProbeKind::Liveness => Some(true),
             ProbeKind::Readiness => Some(false),
         };
-        Self { timing, verdict, last: None, in_a_row: 0 }
+        Self { timing, verdict, last: None, consecutive: 0 }
     }
 
-    /// Takes a result; `Some` if that changes the verdict.
+    /// Counts a result. Returns the verdict if this result changes it.
     pub(crate) fn count(&mut self, passed: bool) -> Option<bool> {
-        self.in_a_row = if self.last == Some(passed) { self.in_a_row.saturating_add(1) } else { 1 };
+        self.consecutive =
+            if self.last == Some(passed) { self.consecutive.saturating_add(1) } else { 1 };
         self.last = Some(passed);
         let needed =
             if passed { self.timing.success_threshold } else { self.timing.failure_threshold };
-        if self.in_a_row < needed || self.verdict == Some(passed) {
+        if self.consecutive < needed || self.verdict == Some(passed) {
             return None;
         }
         self.verdict = Some(passed);
@@ -97,13 +99,13 @@ mod tests {
     fn check(kind: ProbeKind, results: &[bool], verdicts: &[Option<bool>]) {
         let probe =
             Probe { success_threshold: Some(2), failure_threshold: Some(3), ..Probe::default() };
-        let mut tally = ProbeResultCounter::new(kind, ProbeTiming::of(&probe));
-        let found: Vec<_> = results.iter().map(|passed| tally.count(*passed)).collect();
+        let mut counter = ProbeResultCounter::new(kind, ProbeTiming::of(&probe));
+        let found: Vec<_> = results.iter().map(|passed| counter.count(*passed)).collect();
         assert_eq!(found, verdicts);
     }
 
     #[test]
-    fn a_verdict_needs_its_threshold_in_a_row_and_is_told_once() {
+    fn a_verdict_needs_consecutive_results_and_is_reported_once() {
         let (no, yes) = (Some(false), Some(true));
         check(ProbeKind::Readiness, &[true, true, true], &[None, yes, None]);
         check(ProbeKind::Readiness, &[true, false, true, true], &[None, None, None, yes]);

@@ -1,13 +1,14 @@
-//! The one thread that starts every process.
+//! The thread that starts and watches every container process.
 //!
-//! The kernel ties `PR_SET_PDEATHSIG` to the *thread* that started a process: a runtime's worker thread
-//! may end at any time and would take the process with it. So all are started by one thread that lasts
-//! as long as the agent; when the agent goes, however it goes, this thread goes, and the processes with
-//! it. The thread also waits for them (the kernel wakes it, nothing is polled) and moves what they print.
+//! The kernel ties `PR_SET_PDEATHSIG` to the *thread* that started a process. A worker thread of an async
+//! runtime may end at any time, and the process would be killed with it. So one thread, which lasts as long
+//! as the agent, starts all processes. When the agent ends, however it ends, this thread ends and its
+//! processes are killed. The thread also waits for the processes (the kernel wakes it; nothing is polled) and
+//! copies their output.
 //!
 //! Invariants:
-//! - The end of a process is told before its output is drained: a stray child that holds the pipe open
-//!   delays nobody.
+//! - The end of a process is reported before its output is drained completely: a stray child that holds the
+//!   pipe open delays no report.
 //! - A process is reaped exactly once, here.
 
 use std::io;
@@ -28,73 +29,75 @@ use tokio::task::JoinSet;
 use crate::log::{LineSplitter, LogFile, LogStream};
 use crate::orphans;
 
-/// Starts that may wait for the thread.
+/// How many requests to start a process may wait for the thread.
 const REQUESTS_MAX: usize = 256;
 
-/// What is kept of the output of a probe or hook.
+/// The maximum number of bytes kept of each output stream of a probe or hook.
 const CAPTURED_BYTES_MAX: usize = 4 * 1024;
 
-/// How long output may still come after the process has ended.
+/// How long output is still read after the process has ended.
 const DRAIN_DEADLINE: Duration = Duration::from_millis(500);
 
-/// How long the end of a process that ended by itself waits for what it printed last.
-const LAST_WORDS_DEADLINE: Duration = Duration::from_millis(100);
+/// How long the report of a process that failed by itself waits for its last output.
+const LAST_OUTPUT_DEADLINE: Duration = Duration::from_millis(100);
 
 const CHUNK_BYTES: usize = 16 * 1024;
 
-/// Where a process' output goes.
+/// The destination of the output of a process.
 #[derive(Debug)]
 pub(crate) enum ProcessOutput {
-    /// Into a container's log.
+    /// The log of a container.
     Log(LogFile),
-    /// Into [`ProcessExit::output`], the first few kilobytes.
+    /// [`ProcessExit::output`]; only the first few kilobytes are kept.
     Capture,
 }
 
 /// A process that was started.
 #[derive(Debug)]
 pub(crate) struct SpawnedProcess {
-    /// Its number; it leads (or soon will) a session of that number.
+    /// The pid. The process leads a session of this number, or will do so soon.
     pub pid: u32,
-    /// See [`orphans::start_ticks`]; 0 if it was gone before one could look.
+    /// See [`orphans::start_ticks`]; 0 if the process had ended before it could be read.
     pub start_ticks: u64,
     /// When it was started.
     pub at: Timestamp,
-    /// How it ends. An error means that the thread is gone, and so is the process.
+    /// Receives how the process ends. An error means that the thread has ended, and the process with it.
     pub exit: oneshot::Receiver<ProcessExit>,
 }
 
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ProcessExit {
-    /// The exit code; 128 + the signal's number if a signal ended it, as container runtimes say it.
+    /// The exit code; 128 plus the number of the signal if a signal ended the process, as container runtimes
+    /// report it.
     pub code: i32,
     /// The signal that ended it.
     pub signal: Option<i32>,
-    /// When.
+    /// When the process ended.
     pub at: Timestamp,
-    /// What it printed; the end of it, for [`ProcessOutput::Log`].
+    /// The output of the process; only the end of it for [`ProcessOutput::Log`].
     pub output: String,
 }
 
 struct SpawnRequest {
     spec_file: PathBuf,
     output: ProcessOutput,
-    answer: oneshot::Sender<io::Result<SpawnedProcess>>,
+    reply: oneshot::Sender<io::Result<SpawnedProcess>>,
 }
 
-/// Asks the thread for processes. The thread ends when the last clone is dropped.
+/// A handle for requests to the thread. The thread ends when the last clone is dropped.
 #[derive(Clone, Debug)]
 pub(crate) struct ProcessSpawner {
     requests: mpsc::Sender<SpawnRequest>,
 }
 
 impl ProcessSpawner {
-    /// Starts the thread. `program` is this executable, which knows the hidden subcommand.
+    /// Starts the thread. `program` is the executable whose subcommand `container` calls
+    /// [`container_main`](crate::container_main).
     ///
     /// # Errors
     ///
-    /// Fails if the system has no room for a thread.
+    /// Returns an error if the operating system cannot create another thread.
     pub(crate) fn start(program: PathBuf) -> io::Result<(Self, JoinHandle<()>)> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
@@ -108,15 +111,15 @@ impl ProcessSpawner {
     ///
     /// # Errors
     ///
-    /// Fails if the process cannot be started, or the thread has ended.
+    /// Returns an error if the process cannot be started, or if the thread has ended.
     pub(crate) async fn launch(
         &self,
         spec_file: PathBuf,
         output: ProcessOutput,
     ) -> io::Result<SpawnedProcess> {
-        let (answer, launched) = oneshot::channel();
+        let (reply, launched) = oneshot::channel();
         let gone = || io::Error::other("the thread that starts processes has ended");
-        self.requests.send(SpawnRequest { spec_file, output, answer }).await.map_err(|_| gone())?;
+        self.requests.send(SpawnRequest { spec_file, output, reply }).await.map_err(|_| gone())?;
         launched.await.map_err(|_| gone())?
     }
 }
@@ -128,7 +131,7 @@ async fn serve(program: &std::path::Path, mut requests: mpsc::Receiver<SpawnRequ
             request = requests.recv() => request,
             Some(_) = watched.join_next() => continue,
         };
-        let Some(SpawnRequest { spec_file, output, answer }) = request else { break };
+        let Some(SpawnRequest { spec_file, output, reply }) = request else { break };
         let mut command = Command::new(program);
         command.arg("container").arg(&spec_file).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -139,9 +142,9 @@ async fn serve(program: &std::path::Path, mut requests: mpsc::Receiver<SpawnRequ
             watched.spawn(watch(child, output, exited));
             SpawnedProcess { pid, start_ticks, at: Timestamp::now(), exit }
         });
-        // Nobody waits for the answer any more: the process then runs unwatched until its asker is
-        // cleaned up by its run's name; this happens only while the agent stops.
-        let _ = answer.send(launched);
+        // The receiver is dropped only while the agent stops. The process then runs unwatched until the
+        // clean-up finds it by the name of its run.
+        let _ = reply.send(launched);
     }
 }
 
@@ -161,10 +164,10 @@ async fn watch(mut child: Child, output: ProcessOutput, exited: oneshot::Sender<
                 () = &mut copy => child.wait().await,
             };
             let mut ended = exit(ended, String::new());
-            // Who was killed is told at once: others act on it. Who ended by itself has said why, and
-            // that is in the pipes already.
+            // The end of a killed process is reported immediately, because others act on it. A process that
+            // failed by itself has written the reason, and the text is already in the pipes.
             if ended.signal.is_none() && ended.code != 0 && !copy.is_terminated() {
-                let _ = tokio::time::timeout(LAST_WORDS_DEADLINE, &mut copy).await;
+                let _ = tokio::time::timeout(LAST_OUTPUT_DEADLINE, &mut copy).await;
             }
             ended.output = log.lock().await.tail();
             let _ = exited.send(ended);
@@ -197,7 +200,7 @@ async fn watch(mut child: Child, output: ProcessOutput, exited: oneshot::Sender<
 fn exit(ended: io::Result<ExitStatus>, output: String) -> ProcessExit {
     let (code, signal) = match ended {
         Ok(status) => (status.code(), status.signal()),
-        // The kernel lost it; it is as gone as it can be.
+        // The kernel no longer knows the process, so it has ended.
         Err(_) => (None, None),
     };
     let code = code.unwrap_or_else(|| 128_i32.saturating_add(signal.unwrap_or_default()));
@@ -212,12 +215,12 @@ async fn copy_lines(
     let Some(mut pipe) = pipe else { return };
     let mut lines = LineSplitter::default();
     let mut chunk = vec![0; CHUNK_BYTES];
-    let mut complained = false;
+    let mut is_reported = false;
     while let Ok(length @ 1..) = pipe.read(&mut chunk).await {
         let bytes = chunk.get(..length).unwrap_or_default();
         let written = lines.push(bytes, stream, &mut *log.lock().await);
         if let Err(error) = written
-            && !std::mem::replace(&mut complained, true)
+            && !std::mem::replace(&mut is_reported, true)
         {
             tracing::warn!(%error, "container output is lost");
         }

@@ -1,9 +1,9 @@
-//! Reads Kubernetes quantities (`250m`, `1Gi`, `1e3`) as exact numbers of thousandths.
+//! Parses Kubernetes quantities (`250m`, `1Gi`, `1e3`) as exact numbers of thousandths.
 //!
-//! Thousandths because that is the finest step a resource may have; what is finer is rounded up, as
-//! Kubernetes does. Source: <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>.
+//! A thousandth is the finest step that a resource may have; a finer value is rounded up, as Kubernetes does.
+//! Source: <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>.
 
-/// The suffixes and by how much they multiply a thousandth: numerator, denominator.
+/// The suffixes and their factors: numerator, denominator.
 const SUFFIXES: [(&str, i128, i128); 15] = [
     ("Ki", 1 << 10, 1),
     ("Mi", 1 << 20, 1),
@@ -22,10 +22,11 @@ const SUFFIXES: [(&str, i128, i128); 15] = [
     ("E", 1_000_000_000_000_000_000, 1),
 ];
 
-/// Digits read from a quantity; more say nothing about any resource and could overflow.
+/// The maximum number of digits of a quantity. No resource needs more, and more could overflow.
 const DIGITS_MAX: usize = 18;
 
-/// Reads a quantity in thousandths of its unit (milli-CPU, thousandths of a byte); `None` if it is none.
+/// Parses a quantity in thousandths of its unit (milli-CPU, thousandths of a byte). Returns `None` if `text`
+/// is not a quantity.
 pub fn milli(text: &str) -> Option<i128> {
     let text = text.trim();
     let suffix = SUFFIXES.iter().find(|(suffix, ..)| text.ends_with(suffix));
@@ -42,16 +43,16 @@ pub fn milli(text: &str) -> Option<i128> {
     Some(numerator.div_euclid(denominator) + i128::from(numerator.rem_euclid(denominator) != 0))
 }
 
-/// Divides `value` by `divisor`, both as Kubernetes writes quantities, rounding up.
+/// Divides `value` by `divisor`, both written as Kubernetes quantities, and rounds up.
 ///
-/// `None` if either is no quantity, or the divisor is zero.
+/// Returns `None` if either is not a quantity, or if the divisor is zero.
 pub(crate) fn divided(value: &str, divisor: &str) -> Option<i128> {
     let (value, divisor) = (milli(value)?, milli(divisor)?);
     let whole = value.checked_div(divisor)?;
     Some(if value % divisor == 0 { whole } else { whole + 1 })
 }
 
-/// Splits `12e3` into its number and power of ten.
+/// Splits `12e3` into its number and its power of ten.
 fn exponent(text: &str) -> Option<(&str, i128, i128)> {
     let Some((number, exponent)) = text.split_once(['e', 'E']) else { return Some((text, 1, 1)) };
     let exponent: i32 = exponent.parse().ok()?;
@@ -59,7 +60,7 @@ fn exponent(text: &str) -> Option<(&str, i128, i128)> {
     Some(if exponent < 0 { (number, 1, power) } else { (number, power, 1) })
 }
 
-/// Reads `-1.50` as its digits (-150) and how many of them are behind the point (2).
+/// Parses `-1.50` as its digits (-150) and the number of digits behind the point (2).
 fn decimal(text: &str) -> Option<(i128, usize)> {
     let (sign, digits) = match text.strip_prefix('-') {
         Some(digits) => (-1, digits),

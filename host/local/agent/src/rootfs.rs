@@ -1,22 +1,22 @@
-//! Which steps fill a container's root.
+//! Computes the steps that fill a container's root.
 //!
-//! A container sees the machine's programs and libraries read-only, its own `/tmp`, `/var`, `/run`,
-//! `/data`, an `/etc` of a few well-known files, and its volumes. `/usr` is shown child by child, so
-//! that a volume may be mounted at a path such as `/usr/local/etc/redis` that the machine lacks.
+//! A container sees the machine's programs and libraries read-only, its own `/tmp`, `/var`, `/run` and
+//! `/data`, an `/etc` with a few well-known files, and its volumes. The children of `/usr` are mounted one by
+//! one, so that a volume can be mounted at a path such as `/usr/local/etc/redis` that the machine lacks.
 //!
-//! This shields the machine from accidents; it is no boundary against a hostile program, which runs as
-//! the same user (see `SECURITY` in the crate's header).
+//! This protects the machine from accidents. It is not a security boundary against a hostile program, which
+//! runs as the same user (see `SECURITY` in the crate's header).
 
 use std::path::{Path, PathBuf};
 
 use crate::container::RootStep;
 use crate::images::PulledImage;
 
-/// Where the image's commands are, first on the container's `PATH`.
+/// The directory of the image's commands, which is the first on the container's `PATH`.
 const COMMANDS: &str = "/opt/image/bin";
 
-/// Where the Pod's own `hosts`, `hostname` and `resolv.conf` are shown. A directory, not files: a file
-/// that is mounted alone could only be rewritten in place, and a reader could see half of it.
+/// The mount point of the Pod's own `hosts`, `hostname` and `resolv.conf`. A directory is mounted instead of
+/// single files: a single mounted file could only be rewritten in place, and a reader could see half of it.
 const POD_FILES: &str = "/run/pod";
 
 /// The machine's directories that hold programs and libraries, besides `/usr`.
@@ -48,45 +48,45 @@ const ETC: &[&str] = &[
 
 const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
 
-/// The `PATH` of a container whose image and spec set none.
+/// Returns the `PATH` of a container whose image and spec set none.
 pub(crate) fn default_path() -> String {
     format!("{COMMANDS}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
 }
 
-/// A volume as a container wants it.
+/// A volume, mounted into a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RootMount {
     /// A directory or file of the machine, without symlinks.
     pub source: PathBuf,
-    /// Where the container wants it.
+    /// The mount point inside the container.
     pub target: PathBuf,
-    /// Whether it must not write there.
+    /// Whether writes are refused.
     pub read_only: bool,
 }
 
-/// What this machine shows to every container: looked at once, when the agent starts.
+/// The paths of this machine that every container sees. They are read once, when the agent starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HostPaths {
     steps: Vec<RootStep>,
 }
 
 impl HostPaths {
-    /// Looks at the machine.
-    pub(crate) fn look() -> Self {
+    /// Reads the paths of this machine.
+    pub(crate) fn read() -> Self {
         let mut steps = Vec::new();
         for path in TOP {
-            steps.extend(show(Path::new(path)));
+            steps.extend(mount_or_link(Path::new(path)));
         }
         for parent in ["/usr", "/usr/local"] {
             for child in children(Path::new(parent)) {
                 if !matches!(child.to_str(), Some("/usr/local" | "/usr/local/etc")) {
-                    steps.extend(show(&child));
+                    steps.extend(mount_or_link(&child));
                 }
             }
         }
         for name in ETC {
             let target = Path::new("/etc").join(name);
-            // The contents, not the link: its target may be one that the container does not see.
+            // The file behind a link is mounted, because the container may not see the target of the link.
             let source = target.canonicalize().ok();
             steps.extend(source.map(|source| RootStep::Bind { source, target, read_only: true }));
         }
@@ -105,8 +105,8 @@ fn children(directory: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Shows a path as it is: a link as a link, a directory by mounting it.
-fn show(path: &Path) -> Option<RootStep> {
+/// Makes a path of the machine visible: a link as a link, a directory or file by mounting it.
+fn mount_or_link(path: &Path) -> Option<RootStep> {
     if let Ok(to) = std::fs::read_link(path) {
         return Some(RootStep::Symlink { target: path.to_owned(), to });
     }
@@ -117,7 +117,7 @@ fn bind(source: &Path, target: &Path, read_only: bool) -> RootStep {
     RootStep::Bind { source: source.to_owned(), target: target.to_owned(), read_only }
 }
 
-/// All steps for one container. `mounts` may come in any order.
+/// Returns all steps for one container. `mounts` may be in any order.
 pub(crate) fn steps(
     machine: &HostPaths,
     image: &PulledImage,
@@ -151,14 +151,14 @@ pub(crate) fn steps(
     for name in ["hosts", "hostname", "resolv.conf"] {
         steps.push(link(Path::new("/etc").join(name), Path::new(POD_FILES).join(name)));
     }
-    let elsewhere = |tree: &&PathBuf| !tree.starts_with("/usr") && !is_top(tree);
-    steps.extend(image.trees.iter().filter(elsewhere).map(|tree| bind(tree, tree, true)));
+    let needs_mount = |tree: &&PathBuf| !tree.starts_with("/usr") && !is_top(tree);
+    steps.extend(image.trees.iter().filter(needs_mount).map(|tree| bind(tree, tree, true)));
     for (name, program) in &image.commands {
         steps.push(link(Path::new(COMMANDS).join(name), program.clone()));
     }
     steps.push(RootStep::Directory { target: workdir.to_owned(), mode: None });
     let mut mounts: Vec<&RootMount> = mounts.iter().collect();
-    // A mount hides what was below it before, so the outer ones come first.
+    // A mount hides everything that was mounted below it before, so outer mounts come first.
     mounts.sort_by_key(|mount| (mount.target.components().count(), &mount.target));
     steps.extend(mounts.iter().map(|mount| bind(&mount.source, &mount.target, mount.read_only)));
     steps
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_outside_the_usual_places_is_shown_with_its_directory() {
+    fn a_program_outside_the_usual_directories_is_mounted_with_its_directory() {
         let image = PulledImage::for_tests("/engines/redis-8/redis-server");
         let steps = steps(&HostPaths::default(), &image, Path::new("/pod"), Path::new("/"), &[]);
         assert!(steps.contains(&bind(

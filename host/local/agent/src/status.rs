@@ -1,7 +1,7 @@
-//! Turns what is known of a Pod into the status that the API shows.
+//! Computes the status of a Pod, as shown in the API, from the state of its life cycle.
 //!
-//! Pure. The agent owns this status as a whole under its own field manager; conditions of others
-//! (`PodScheduled`, readiness gates) are read but never written.
+//! This module is pure. The agent owns the status as a whole under its own field manager. It reads the
+//! conditions of other writers (`PodScheduled`, readiness gates) but never writes them.
 
 use std::net::Ipv4Addr;
 
@@ -17,15 +17,15 @@ use crate::lifecycle::{
     TrackedContainer,
 };
 
-/// The addresses of a Pod and its node.
+/// The addresses of a Pod and of its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PodAddresses {
     pub host: Ipv4Addr,
     pub pod: Option<Ipv4Addr>,
 }
 
-/// The status of `pod`. `previous` is the one before, whose condition times are kept while a condition
-/// stays what it is.
+/// Returns the status of `pod`. `previous` is the status before, from which a condition that did not change
+/// keeps its transition time.
 pub(crate) fn status(
     pod: &Pod,
     lifecycle: &PodLifecycle,
@@ -34,11 +34,12 @@ pub(crate) fn status(
     now: Timestamp,
 ) -> PodStatus {
     let statuses = |init: bool| {
-        let wanted = lifecycle
+        let containers = lifecycle
             .containers
             .iter()
-            .filter(move |one| (one.role != ContainerRole::Main) == init);
-        let statuses: Vec<_> = wanted.map(|one| container_status(one, lifecycle)).collect();
+            .filter(move |container| (container.role != ContainerRole::Main) == init);
+        let statuses: Vec<_> =
+            containers.map(|container| container_status(container, lifecycle)).collect();
         (!statuses.is_empty()).then_some(statuses)
     };
     let phase = lifecycle.phase();
@@ -68,12 +69,12 @@ const fn phase_name(phase: PodPhase) -> &'static str {
     }
 }
 
-fn container_status(one: &TrackedContainer, lifecycle: &PodLifecycle) -> ContainerStatus {
-    let mut last = one.last.as_ref();
-    let (state, id) = match &one.state {
+fn container_status(container: &TrackedContainer, lifecycle: &PodLifecycle) -> ContainerStatus {
+    let mut last = container.last.as_ref();
+    let (state, id) = match &container.state {
         ContainerPhase::Waiting { reason, message, .. }
         | ContainerPhase::Starting { reason, message } => {
-            (waiting(waiting_reason(one, reason, lifecycle), message.clone()), None)
+            (waiting(waiting_reason(container, reason, lifecycle), message.clone()), None)
         }
         ContainerPhase::Running { id, since, .. } => (
             ContainerState {
@@ -84,37 +85,49 @@ fn container_status(one: &TrackedContainer, lifecycle: &PodLifecycle) -> Contain
             },
             Some(id.clone()),
         ),
-        // It will start again, but not now.
+        // The container will be started again, but only after a back-off.
         ContainerPhase::Ended { ended, restart_at: Some(at) } if ended.finished_at < *at => {
             last = Some(ended);
-            (waiting("CrashLoopBackOff".into(), Some(back_off_message(one, ended, *at))), None)
+            (
+                waiting("CrashLoopBackOff".into(), Some(back_off_message(container, ended, *at))),
+                None,
+            )
         }
         ContainerPhase::Ended { ended, .. } => (terminated(ended), Some(ended.id.clone())),
     };
     ContainerStatus {
-        name: one.name.clone(),
-        image: one.image.clone(),
-        image_id: one.image_id.clone(),
+        name: container.name.clone(),
+        image: container.image.clone(),
+        image_id: container.image_id.clone(),
         container_id: id.or_else(|| last.map(|last| last.id.clone())),
-        ready: one.is_ready(),
-        started: Some(one.started && matches!(one.state, ContainerPhase::Running { .. })),
-        restart_count: i32::try_from(one.restart_count).unwrap_or(i32::MAX),
+        ready: container.is_ready(),
+        started: Some(
+            container.started && matches!(container.state, ContainerPhase::Running { .. }),
+        ),
+        restart_count: i32::try_from(container.restart_count).unwrap_or(i32::MAX),
         state: Some(state),
         last_state: last.map(terminated),
         ..ContainerStatus::default()
     }
 }
 
-fn back_off_message(one: &TrackedContainer, ended: &ContainerTermination, at: Timestamp) -> String {
+fn back_off_message(
+    container: &TrackedContainer,
+    ended: &ContainerTermination,
+    at: Timestamp,
+) -> String {
     let pause_seconds = at.duration_since(ended.finished_at).as_secs();
-    format!("back-off {pause_seconds}s restarting failed container={}", one.name)
+    format!("back-off {pause_seconds}s restarting failed container={}", container.name)
 }
 
-/// A container whose turn has not come says so; one that is created again and again says why.
-fn waiting_reason(one: &TrackedContainer, reason: &str, lifecycle: &PodLifecycle) -> String {
+/// Returns the reason to report for a waiting container: `PodInitializing` only while an application
+/// container waits for init containers, otherwise `ContainerCreating` or the reason of the last failed start.
+fn waiting_reason(container: &TrackedContainer, reason: &str, lifecycle: &PodLifecycle) -> String {
     match reason {
         "PodInitializing"
-            if one.role == ContainerRole::Main && !lifecycle.initialized && has_init(lifecycle) =>
+            if container.role == ContainerRole::Main
+                && !lifecycle.initialized
+                && has_init(lifecycle) =>
         {
             reason.into()
         }
@@ -124,7 +137,7 @@ fn waiting_reason(one: &TrackedContainer, reason: &str, lifecycle: &PodLifecycle
 }
 
 fn has_init(lifecycle: &PodLifecycle) -> bool {
-    lifecycle.containers.iter().any(|one| one.role != ContainerRole::Main)
+    lifecycle.containers.iter().any(|container| container.role != ContainerRole::Main)
 }
 
 fn waiting(reason: String, message: Option<String>) -> ContainerState {
@@ -149,7 +162,8 @@ fn terminated(ended: &ContainerTermination) -> ContainerState {
     }
 }
 
-/// Kubernetes' `Time` has whole seconds; a finer one would come back changed from a real API server.
+/// Rounds to whole seconds, because Kubernetes' `Time` has only these: a real API server would return a finer
+/// time changed.
 fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
@@ -161,13 +175,13 @@ fn conditions(
     previous: &PodStatus,
     now: Timestamp,
 ) -> Vec<PodCondition> {
-    let over = matches!(lifecycle.phase(), PodPhase::Succeeded | PodPhase::Failed);
+    let is_over = matches!(lifecycle.phase(), PodPhase::Succeeded | PodPhase::Failed);
     let succeeded = lifecycle.phase() == PodPhase::Succeeded;
-    let leaving = lifecycle.ending == Some(TerminationCause::Deletion);
+    let is_being_deleted = lifecycle.ending == Some(TerminationCause::Deletion);
     let not_ready = unready(lifecycle);
     let containers_ready = if succeeded {
         ConditionValue::no("PodCompleted", String::new())
-    } else if over {
+    } else if is_over {
         ConditionValue::no("PodFailed", String::new())
     } else if not_ready.is_empty() {
         ConditionValue::YES
@@ -177,7 +191,7 @@ fn conditions(
             format!("containers with unready status: [{}]", not_ready.join(" ")),
         )
     };
-    let ready = if leaving {
+    let ready = if is_being_deleted {
         ConditionValue::no("PodTerminating", "the pod is being deleted".into())
     } else if !containers_ready.holds {
         containers_ready.clone()
@@ -192,19 +206,20 @@ fn conditions(
         let waits = lifecycle
             .containers
             .iter()
-            .filter(|one| one.role != ContainerRole::Main && !one.is_ready());
-        let names: Vec<_> = waits.map(|one| one.name.as_str()).collect();
+            .filter(|container| container.role != ContainerRole::Main && !container.is_ready());
+        let names: Vec<_> = waits.map(|container| container.name.as_str()).collect();
         let message = format!("containers with incomplete status: [{}]", names.join(" "));
         ConditionValue::no("ContainersNotInitialized", message)
     };
-    let sandbox = ConditionValue { holds: addresses.pod.is_some() && !over, ..ConditionValue::YES };
+    let sandbox =
+        ConditionValue { holds: addresses.pod.is_some() && !is_over, ..ConditionValue::YES };
     let all = [
         ("PodReadyToStartContainers", sandbox),
         ("Initialized", initialized),
         ("Ready", ready),
         ("ContainersReady", containers_ready),
     ];
-    all.map(|(name, verdict)| condition(name, verdict, pod, previous, now)).into()
+    all.map(|(name, value)| condition(name, value, pod, previous, now)).into()
 }
 
 #[derive(Clone)]
@@ -225,20 +240,20 @@ impl ConditionValue {
 
 fn condition(
     name: &str,
-    verdict: ConditionValue,
+    value: ConditionValue,
     pod: &Pod,
     previous: &PodStatus,
     now: Timestamp,
 ) -> PodCondition {
-    let status = if verdict.holds { "True" } else { "False" };
+    let status = if value.holds { "True" } else { "False" };
     let before = previous.conditions.iter().flatten().find(|before| before.type_ == name);
     let unchanged = before.filter(|before| before.status == status);
     let since = unchanged.and_then(|before| before.last_transition_time.clone());
     PodCondition {
         type_: name.into(),
         status: status.into(),
-        reason: verdict.reason.map(str::to_owned),
-        message: verdict.message,
+        reason: value.reason.map(str::to_owned),
+        message: value.message,
         last_transition_time: Some(since.unwrap_or_else(|| Time(whole_seconds(now)))),
         last_probe_time: None,
         observed_generation: pod.metadata.generation,
@@ -246,16 +261,26 @@ fn condition(
 }
 
 fn unready(lifecycle: &PodLifecycle) -> Vec<&str> {
-    let counts = |one: &&TrackedContainer| one.role != ContainerRole::Init && !one.is_ready();
-    lifecycle.containers.iter().filter(counts).map(|one| one.name.as_str()).collect()
+    let is_unready = |container: &&TrackedContainer| {
+        container.role != ContainerRole::Init && !container.is_ready()
+    };
+    lifecycle
+        .containers
+        .iter()
+        .filter(is_unready)
+        .map(|container| container.name.as_str())
+        .collect()
 }
 
-/// The first readiness gate whose condition somebody has not set to `True`.
+/// Returns the first readiness gate whose condition is not `True`.
 fn closed_gate(pod: &Pod) -> Option<&str> {
     let gates = pod.spec.as_ref()?.readiness_gates.as_ref()?;
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     let open = |gate: &str| {
-        conditions.into_iter().flatten().any(|one| one.type_ == gate && one.status == "True")
+        conditions
+            .into_iter()
+            .flatten()
+            .any(|condition| condition.type_ == gate && condition.status == "True")
     };
     gates.iter().map(|gate| gate.condition_type.as_str()).find(|gate| !open(gate))
 }
@@ -283,7 +308,13 @@ mod tests {
     }
 
     fn condition<'a>(status: &'a PodStatus, name: &str) -> &'a PodCondition {
-        status.conditions.as_ref().unwrap().iter().find(|one| one.type_ == name).unwrap()
+        status
+            .conditions
+            .as_ref()
+            .unwrap()
+            .iter()
+            .find(|condition| condition.type_ == name)
+            .unwrap()
     }
 
     #[test]
@@ -326,9 +357,9 @@ mod tests {
         let ready = status(&pod, &lifecycle, addresses(), &PodStatus::default(), at(1));
         assert_eq!(condition(&ready, "Ready").status, "True");
         lifecycle.end(TerminationCause::Deletion);
-        let leaving = status(&pod, &lifecycle, addresses(), &ready, at(2));
-        assert_eq!(condition(&leaving, "Ready").status, "False");
-        assert_eq!(condition(&leaving, "ContainersReady").status, "True");
+        let deleted = status(&pod, &lifecycle, addresses(), &ready, at(2));
+        assert_eq!(condition(&deleted, "Ready").status, "False");
+        assert_eq!(condition(&deleted, "ContainersReady").status, "True");
     }
 
     #[test]
@@ -348,21 +379,24 @@ mod tests {
         };
         lifecycle.ended(0, ended);
         let first = status(&pod, &lifecycle, addresses(), &PodStatus::default(), at(3));
-        let one = &first.container_statuses.as_ref().unwrap()[0];
-        let shown = one.state.as_ref().unwrap().terminated.as_ref().unwrap();
-        assert_eq!((shown.exit_code, shown.signal), (137, Some(9)));
-        assert_eq!(shown.container_id.as_deref(), Some("tholepin://1"));
+        let container = &first.container_statuses.as_ref().unwrap()[0];
+        let terminated = container.state.as_ref().unwrap().terminated.as_ref().unwrap();
+        assert_eq!((terminated.exit_code, terminated.signal), (137, Some(9)));
+        assert_eq!(terminated.container_id.as_deref(), Some("tholepin://1"));
         lifecycle.decide(at(3));
         lifecycle.running(0, "tholepin://2".into(), "local://x".into(), at(3));
         let second = status(&pod, &lifecycle, addresses(), &first, at(3));
-        let one = &second.container_statuses.as_ref().unwrap()[0];
-        assert_eq!((one.restart_count, one.container_id.as_deref()), (1, Some("tholepin://2")));
-        let last = one.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
+        let container = &second.container_statuses.as_ref().unwrap()[0];
+        assert_eq!(
+            (container.restart_count, container.container_id.as_deref()),
+            (1, Some("tholepin://2"))
+        );
+        let last = container.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
         assert_eq!(last.container_id.as_deref(), Some("tholepin://1"));
     }
 
     #[test]
-    fn a_restart_that_waits_says_so_and_keeps_the_end_as_last_state() {
+    fn a_waiting_restart_reports_back_off_and_keeps_the_end_as_last_state() {
         let pod = pod();
         let mut lifecycle = PodLifecycle::new(&pod, at(0));
         for second in 0..2 {
@@ -377,10 +411,10 @@ mod tests {
             );
         }
         let found = status(&pod, &lifecycle, addresses(), &PodStatus::default(), at(2));
-        let one = &found.container_statuses.as_ref().unwrap()[0];
-        let waiting = one.state.as_ref().unwrap().waiting.as_ref().unwrap();
+        let container = &found.container_statuses.as_ref().unwrap()[0];
+        let waiting = container.state.as_ref().unwrap().waiting.as_ref().unwrap();
         assert_eq!(waiting.reason.as_deref(), Some("CrashLoopBackOff"));
-        let last = one.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
+        let last = container.last_state.as_ref().unwrap().terminated.as_ref().unwrap();
         assert_eq!(last.container_id.as_deref(), Some("tholepin://1"));
         assert_eq!(found.phase.as_deref(), Some("Running"));
     }

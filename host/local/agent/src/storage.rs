@@ -1,4 +1,4 @@
-//! Makes a Pod's volumes and its own `/etc` files on disk.
+//! Creates the volumes of a Pod, and its own `/etc` files, on disk.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,60 +19,70 @@ use crate::expand::expand;
 use crate::rootfs::RootMount;
 use crate::volume::{self, VolumeContent, VolumeError, is_inside, payload};
 
-/// A volume that is there.
+/// A volume that exists on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PreparedVolume {
     pub path: PathBuf,
-    /// Containers never write it: it follows its source.
+    /// Whether containers cannot write to it, because its files follow a source.
     pub read_only: bool,
 }
 
-/// Why a volume is not there.
+/// Why a volume cannot be provided.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StorageError {
     #[error(transparent)]
     Volume(#[from] VolumeError),
-    #[error("volume `{volume}`: make it on disk")]
+    #[error("volume `{volume}`: create it on disk")]
     Disk { volume: String, source: io::Error },
-    #[error("volume `{volume}`: {why}")]
-    Claim { volume: String, why: String },
+    #[error("volume `{volume}`: read the claim `{claim}`")]
+    ReadClaim { volume: String, claim: String, source: Box<kube::Error> },
+    #[error("volume `{volume}`: persistentvolumeclaim \"{claim}\" not found")]
+    NoClaim { volume: String, claim: String },
+    #[error("volume `{volume}`: persistentvolumeclaim \"{claim}\" is not bound")]
+    ClaimNotBound { volume: String, claim: String },
+    #[error("volume `{volume}`: read the persistent volume `{name}`")]
+    ReadPersistentVolume { volume: String, name: String, source: Box<kube::Error> },
+    #[error("volume `{volume}`: persistentvolume \"{name}\" is neither of type hostPath nor local")]
+    NoDirectory { volume: String, name: String },
     #[error("volume `{0}` is a hostPath, which this local host does not allow")]
     HostPath(String),
     #[error("container mounts volume `{0}`, which the pod does not have")]
     NoVolume(String),
-    #[error("subPath `{sub_path}` of volume `{volume}` leaves the volume or is not there")]
-    SubPath { volume: String, sub_path: String },
+    #[error("subPath `{sub_path}` of volume `{volume}` leads out of the volume")]
+    SubPathOutside { volume: String, sub_path: String },
+    #[error("subPath `{sub_path}` of volume `{volume}`: create or open it")]
+    SubPath { volume: String, sub_path: String, source: io::Error },
 }
 
-/// What is needed to make volumes.
+/// The inputs for creating volumes.
 #[derive(Clone, Copy)]
 pub(crate) struct VolumeProvisioner<'a> {
     pub client: &'a Client,
     pub pod: &'a Pod,
-    pub place: &'a DownwardApiSource,
+    pub placement: &'a DownwardApiSource,
     pub directory: &'a PodDirectory,
     pub allow_host_path: bool,
 }
 
 impl VolumeProvisioner<'_> {
-    /// Makes all volumes of the Pod, or brings those up to date that follow a source.
+    /// Creates all volumes of the Pod. Updates those that follow a source.
     pub(crate) async fn prepare(
         self,
         references: &ConfigSourceStates,
     ) -> Result<BTreeMap<String, PreparedVolume>, StorageError> {
         let mut prepared = BTreeMap::new();
         for volume in self.volumes() {
-            prepared.insert(volume.name.clone(), self.prepare_one(volume, references).await?);
+            prepared.insert(volume.name.clone(), self.prepare_volume(volume, references).await?);
         }
         Ok(prepared)
     }
 
-    /// Brings the volumes up to date that follow a ConfigMap, a Secret or the Pod itself. One whose
-    /// source is gone keeps what it had, as in Kubernetes.
+    /// Updates the volumes that follow a ConfigMap, a Secret or the Pod itself. A volume whose source was
+    /// deleted keeps its files, as in Kubernetes.
     pub(crate) fn refresh(self, references: &ConfigSourceStates) {
         for volume in self.volumes() {
             let Ok(VolumeContent::Files(files)) =
-                volume::content(self.pod, self.place, references, volume)
+                volume::content(self.pod, self.placement, references, volume)
             else {
                 continue;
             };
@@ -87,17 +97,18 @@ impl VolumeProvisioner<'_> {
         self.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten())
     }
 
-    async fn prepare_one(
+    async fn prepare_volume(
         self,
         volume: &Volume,
         references: &ConfigSourceStates,
     ) -> Result<PreparedVolume, StorageError> {
         let path = self.directory.volume(&volume.name);
         let disk = |source| StorageError::Disk { volume: volume.name.clone(), source };
-        let (path, read_only) = match volume::content(self.pod, self.place, references, volume)? {
+        let (path, read_only) = match volume::content(self.pod, self.placement, references, volume)?
+        {
             VolumeContent::Empty => {
                 fs::create_dir_all(&path).map_err(disk)?;
-                // As Kubernetes does: any user of the container may write.
+                // Any user of the container may write, as in Kubernetes.
                 fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).map_err(disk)?;
                 (path, false)
             }
@@ -113,40 +124,44 @@ impl VolumeProvisioner<'_> {
         Ok(PreparedVolume { path, read_only })
     }
 
-    /// The directory behind a claim: that of the `hostPath` or `local` volume it is bound to.
+    /// Returns the directory of a claim: that of the `hostPath` or `local` volume to which it is bound.
     async fn claimed(self, volume: &str, claim: &str) -> Result<PathBuf, StorageError> {
-        let fail = |why: String| StorageError::Claim { volume: volume.to_owned(), why };
+        let (volume, claim) = (volume.to_owned(), claim.to_owned());
         let namespace = self.pod.namespace().unwrap_or_default();
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &namespace);
-        let found = claims.get_opt(claim).await;
-        let found = found.map_err(|error| fail(format!("read the claim `{claim}`: {error}")))?;
-        let found =
-            found.ok_or_else(|| fail(format!("persistentvolumeclaim \"{claim}\" not found")))?;
+        let found = match claims.get_opt(&claim).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return Err(StorageError::NoClaim { volume, claim }),
+            Err(error) => {
+                return Err(StorageError::ReadClaim { volume, claim, source: Box::new(error) });
+            }
+        };
         let bound = found.status.and_then(|status| status.phase).as_deref() == Some("Bound");
         let name = found.spec.and_then(|spec| spec.volume_name).filter(|_| bound);
-        let name =
-            name.ok_or_else(|| fail(format!("persistentvolumeclaim \"{claim}\" is not bound")))?;
+        let Some(name) = name else { return Err(StorageError::ClaimNotBound { volume, claim }) };
         let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
-        let found = volumes.get(&name).await;
-        let found = found.map_err(|error| fail(format!("read the volume `{name}`: {error}")))?;
+        let found = match volumes.get(&name).await {
+            Ok(found) => found,
+            Err(error) => {
+                let source = Box::new(error);
+                return Err(StorageError::ReadPersistentVolume { volume, name, source });
+            }
+        };
         let spec = found.spec.unwrap_or_default();
         let host_path = spec.host_path.map(|host_path| host_path.path);
-        let path = host_path.or_else(|| spec.local.map(|local| local.path));
-        let path = path.map(PathBuf::from).ok_or_else(|| {
-            fail(format!("persistentvolume \"{name}\" is neither of type hostPath nor local"))
-        })?;
-        fs::create_dir_all(&path)
-            .map_err(|source| StorageError::Disk { volume: volume.to_owned(), source })?;
+        let path = host_path.or_else(|| spec.local.map(|local| local.path)).map(PathBuf::from);
+        let Some(path) = path else { return Err(StorageError::NoDirectory { volume, name }) };
+        fs::create_dir_all(&path).map_err(|source| StorageError::Disk { volume, source })?;
         Ok(path)
     }
 }
 
-/// A name for a generation of files; later ones sort later.
+/// Returns a name for a generation of files. Names of later generations sort later.
 fn stamp() -> String {
     format!("{:.9}", Timestamp::now())
 }
 
-/// What `container` mounts of the Pod's volumes. `env` expands `subPathExpr`.
+/// Returns the volumes that `container` mounts. `env` expands `subPathExpr`.
 pub(crate) fn mounts(
     container: &Container,
     volumes: &BTreeMap<String, PreparedVolume>,
@@ -175,23 +190,30 @@ fn source(
     if sub_path.is_empty() {
         return Ok(volume.path.clone());
     }
-    let fail = || StorageError::SubPath { volume: mount.name.clone(), sub_path: sub_path.clone() };
+    let outside =
+        || StorageError::SubPathOutside { volume: mount.name.clone(), sub_path: sub_path.clone() };
+    let disk = |source| StorageError::SubPath {
+        volume: mount.name.clone(),
+        sub_path: sub_path.clone(),
+        source,
+    };
     let path = volume.path.join(&sub_path);
     if !is_inside(Path::new(&sub_path)) {
-        return Err(fail());
+        return Err(outside());
     }
     if !path.exists() && !volume.read_only {
-        fs::create_dir_all(&path).map_err(|_| fail())?;
+        fs::create_dir_all(&path).map_err(disk)?;
     }
     // A symlink in the volume must not lead out of it.
-    let path = path.canonicalize().map_err(|_| fail())?;
-    if path.starts_with(&volume.path) { Ok(path) } else { Err(fail()) }
+    let path = path.canonicalize().map_err(disk)?;
+    if path.starts_with(&volume.path) { Ok(path) } else { Err(outside()) }
 }
 
-/// Writes the Pod's `hosts`, replacing the old one by a rename: a reader sees one or the other.
+/// Writes the Pod's `hosts` file and replaces the old one by a rename, so that a reader never sees half of
+/// it.
 pub(crate) fn write_hosts(
     pod: &Pod,
-    place: &DownwardApiSource,
+    placement: &DownwardApiSource,
     directory: &PodDirectory,
     names: &str,
 ) -> io::Result<()> {
@@ -202,7 +224,7 @@ pub(crate) fn write_hosts(
     let mut text = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n".to_owned();
     let full =
         subdomain.map(|subdomain| format!("{name}.{subdomain}.{namespace}.svc.cluster.local "));
-    text.push_str(&format!("{} {}{name}\n", place.pod_ip, full.unwrap_or_default()));
+    text.push_str(&format!("{} {}{name}\n", placement.pod_ip, full.unwrap_or_default()));
     for alias in spec.iter().flat_map(|spec| spec.host_aliases.iter().flatten()) {
         let names = alias.hostnames.clone().unwrap_or_default().join(" ");
         text.push_str(&format!("{} {names}\n", alias.ip));
@@ -215,7 +237,7 @@ pub(crate) fn write_hosts(
     fs::rename(next, files.join("hosts"))
 }
 
-/// Writes the files that do not change while the Pod lives.
+/// Writes the Pod's files that do not change.
 pub(crate) fn write_pod_files(pod: &Pod, directory: &PodDirectory) -> io::Result<()> {
     let files = directory.files();
     fs::create_dir_all(&files)?;
@@ -224,7 +246,8 @@ pub(crate) fn write_pod_files(pod: &Pod, directory: &PodDirectory) -> io::Result
     fs::write(files.join("resolv.conf"), resolv)
 }
 
-/// The host name inside: `spec.hostname`, else the Pod's name, cut to what a host name may be long.
+/// Returns the host name inside the container: `spec.hostname`, or else the Pod's name, cut to the maximum
+/// length of a host name.
 pub(crate) fn hostname(pod: &Pod) -> String {
     const HOSTNAME_CHARS_MAX: usize = 63;
     let named = pod.spec.as_ref().and_then(|spec| spec.hostname.clone());
@@ -283,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_name_the_pod_its_aliases_and_the_others() {
+    fn hosts_contain_the_pod_its_aliases_and_the_others() {
         let directory = tempfile::tempdir().unwrap();
         let pod_directory = PodDirectory::new(directory.path(), "u1");
         let pod: Pod = serde_json::from_value(json!({
@@ -291,8 +314,8 @@ mod tests {
             "spec": {"hostname": "a-0", "subdomain": "a", "containers": [],
                 "hostAliases": [{"ip": "127.0.0.9", "hostnames": ["x", "y"]}]}}))
         .unwrap();
-        let place = downward::tests::place();
-        write_hosts(&pod, &place, &pod_directory, "127.23.1.8 b-0.b\n").unwrap();
+        let placement = downward::tests::placement();
+        write_hosts(&pod, &placement, &pod_directory, "127.23.1.8 b-0.b\n").unwrap();
         let text = fs::read_to_string(pod_directory.files().join("hosts")).unwrap();
         let expected = "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n\
             127.23.1.7 a-0.a.ns.svc.cluster.local a-0\n127.0.0.9 x y\n127.23.1.8 b-0.b\n";

@@ -1,6 +1,6 @@
-//! What a Pod's volumes hold.
+//! The contents of a Pod's volumes.
 //!
-//! Pure: a volume is turned into what shall be there ([`VolumeContent`]); [`payload`] writes it.
+//! This module is pure: it computes the desired [`VolumeContent`] of a volume; [`payload`] writes it.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::downward::{self, DownwardApiError, DownwardApiSource};
 
 pub(crate) mod payload;
 
-/// The mode of files for which nobody asks another.
+/// The mode of files for which the spec sets none.
 const DEFAULT_MODE: i32 = 0o644;
 
 /// One file of a volume.
@@ -27,7 +27,7 @@ pub(crate) struct VolumeFile {
 /// The files of a volume by their path within it.
 pub(crate) type VolumeFiles = BTreeMap<PathBuf, VolumeFile>;
 
-/// What a volume holds.
+/// The content of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum VolumeContent {
     /// An empty directory that lasts as long as the Pod.
@@ -40,31 +40,36 @@ pub(crate) enum VolumeContent {
     HostPath(PathBuf),
 }
 
-/// Why a volume cannot be made.
+/// Why the content of a volume cannot be computed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum VolumeError {
     #[error("volume `{volume}`")]
     Reference { volume: String, source: ConfigSourceError },
     #[error("volume `{volume}`")]
     Field { volume: String, source: DownwardApiError },
-    #[error("volume `{volume}` names the path `{path}`, which leaves the volume")]
+    #[error("volume `{volume}` has the path `{path}`, which leads out of the volume")]
     Path { volume: String, path: String },
     #[error(
-        "volume `{0}` is of a kind that the local node agent does not have: use emptyDir, configMap, \
+        "volume `{0}` is of a kind that the local node agent does not support: use emptyDir, configMap, \
          secret, projected (of these), downwardAPI or persistentVolumeClaim"
     )]
     Kind(String),
 }
 
-/// What `volume` of `pod` holds.
+/// Returns the content of `volume` of `pod`.
 pub(crate) fn content(
     pod: &Pod,
-    place: &DownwardApiSource,
+    placement: &DownwardApiSource,
     references: &ConfigSourceStates,
     volume: &Volume,
 ) -> Result<VolumeContent, VolumeError> {
-    let mut maker =
-        VolumeBuilder { pod, place, references, volume: &volume.name, files: VolumeFiles::new() };
+    let mut builder = VolumeBuilder {
+        pod,
+        placement,
+        references,
+        volume: &volume.name,
+        files: VolumeFiles::new(),
+    };
     if volume.empty_dir.is_some() {
         return Ok(VolumeContent::Empty);
     }
@@ -76,34 +81,34 @@ pub(crate) fn content(
     }
     if let Some(from) = &volume.config_map {
         let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
-        let wanted = KeySelection { items, optional, mode: from.default_mode };
-        maker.add_keys(&ConfigSourceKey::config_map(&from.name), wanted)?;
+        let selection = KeySelection { items, optional, mode: from.default_mode };
+        builder.add_keys(&ConfigSourceKey::config_map(&from.name), selection)?;
     } else if let Some(from) = &volume.secret {
         let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
-        let wanted = KeySelection { items, optional, mode: from.default_mode };
-        maker.add_keys(
+        let selection = KeySelection { items, optional, mode: from.default_mode };
+        builder.add_keys(
             &ConfigSourceKey::secret(from.secret_name.as_deref().unwrap_or_default()),
-            wanted,
+            selection,
         )?;
     } else if let Some(from) = &volume.downward_api {
-        maker.add_fields(from.items.as_deref().unwrap_or_default(), from.default_mode)?;
+        builder.add_fields(from.items.as_deref().unwrap_or_default(), from.default_mode)?;
     } else if let Some(from) = &volume.projected {
-        maker.add_projected(from)?;
+        builder.add_projected(from)?;
     } else {
         return Err(VolumeError::Kind(volume.name.clone()));
     }
-    Ok(VolumeContent::Files(maker.files))
+    Ok(VolumeContent::Files(builder.files))
 }
 
 struct VolumeBuilder<'a> {
     pod: &'a Pod,
-    place: &'a DownwardApiSource,
+    placement: &'a DownwardApiSource,
     references: &'a ConfigSourceStates,
     volume: &'a str,
     files: VolumeFiles,
 }
 
-/// Which keys of a source are wanted, and how.
+/// The keys of a source to use, and how to use them.
 struct KeySelection<'a> {
     items: Option<&'a [KeyToPath]>,
     optional: bool,
@@ -145,24 +150,24 @@ impl VolumeBuilder<'_> {
     fn add_keys(
         &mut self,
         key: &ConfigSourceKey,
-        wanted: KeySelection<'_>,
+        selection: KeySelection<'_>,
     ) -> Result<(), VolumeError> {
         let fail = |source| VolumeError::Reference { volume: self.volume.to_owned(), source };
         let Some(data) =
-            config_source::data(self.references, key, wanted.optional).map_err(fail)?
+            config_source::data(self.references, key, selection.optional).map_err(fail)?
         else {
             return Ok(());
         };
-        let Some(items) = wanted.items.filter(|items| !items.is_empty()) else {
+        let Some(items) = selection.items.filter(|items| !items.is_empty()) else {
             for (name, bytes) in data {
-                self.add(name, bytes.clone(), wanted.mode)?;
+                self.add(name, bytes.clone(), selection.mode)?;
             }
             return Ok(());
         };
         for item in items {
             match data.get(&item.key) {
-                Some(bytes) => self.add(&item.path, bytes.clone(), item.mode.or(wanted.mode))?,
-                None if wanted.optional => {}
+                Some(bytes) => self.add(&item.path, bytes.clone(), item.mode.or(selection.mode))?,
+                None if selection.optional => {}
                 None => {
                     let (reference, key) = (key.clone(), item.key.clone());
                     return Err(fail(ConfigSourceError::NoKey { reference, key }));
@@ -179,9 +184,9 @@ impl VolumeBuilder<'_> {
     ) -> Result<(), VolumeError> {
         for item in items {
             let value = if let Some(from) = &item.field_ref {
-                downward::field(self.pod, self.place, &from.field_path)
+                downward::field(self.pod, self.placement, &from.field_path)
             } else if let Some(from) = &item.resource_field_ref {
-                downward::resource(self.pod, self.place, None, from)
+                downward::resource(self.pod, self.placement, None, from)
             } else {
                 Err(DownwardApiError::UnknownField(item.path.clone()))
             };
@@ -205,7 +210,7 @@ impl VolumeBuilder<'_> {
     }
 }
 
-/// Whether a relative path stays below where it starts.
+/// Returns true if a relative path does not lead out of its start.
 pub(crate) fn is_inside(path: &Path) -> bool {
     let normal = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
     path.components().all(normal) && path.components().next().is_some()
@@ -233,7 +238,7 @@ mod tests {
             (ConfigSourceKey::secret("s"), data),
             (ConfigSourceKey::config_map("absent"), ConfigSourceState::Missing),
         ]);
-        let found = content(&pod, &downward::tests::place(), &references, &volume);
+        let found = content(&pod, &downward::tests::placement(), &references, &volume);
         let found = found.map_err(|error| {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             cause.unwrap_or_else(|| error.to_string())
@@ -266,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_made_is_named() {
+    fn the_missing_source_is_named() {
         check(json!({"configMap": {"name": "absent"}}), Err("configmap \"absent\" not found"));
         check(
             json!({"configMap": {"name": "c", "items": [{"key": "k", "path": "k"}]}}),
@@ -274,7 +279,7 @@ mod tests {
         );
         check(
             json!({"configMap": {"name": "c", "items": [{"key": "a", "path": "../a"}]}}),
-            Err("volume `v` names the path `../a`, which leaves the volume"),
+            Err("volume `v` has the path `../a`, which leads out of the volume"),
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Gives a local host its own block of loopback addresses, and each Pod one of its own.
+//! Reserves a block of loopback addresses for a local host, and allocates an address of it to each Pod.
 //!
 //! ```text
 //! 127.N.0.1                    the API server
@@ -6,15 +6,16 @@
 //! 127.N.240.0 - 127.N.255.254  Services
 //! ```
 //!
-//! The block is held by a file lock and by the socket on which the API server will listen, so it is free
-//! again as soon as its holder's process ends, however it ends. The lock tells local hosts of one user apart
-//! whatever ports they use; the socket tells apart those of different users, who share no directory, and
-//! whatever else listens there. It hands out no Service address.
+//! A block is reserved by a file lock and by the socket on which the API server will listen, so it becomes
+//! free as soon as the process of its holder ends, however it ends. The lock separates the local hosts of one
+//! user, whatever ports they use. The socket separates those of different users, who share no lock directory,
+//! and every other program that listens there. This module allocates no Service addresses; the API server
+//! does.
 //!
 //! Invariants:
-//! - Two local hosts of one user, or with one API port, never hold the same block.
-//! - A Pod address in use is not given out again, and a released one only after the block has
-//!   wrapped: whoever still dials a dead Pod's address reaches nobody.
+//! - Two local hosts of one user, or with the same API port, never hold the same block.
+//! - A Pod address in use is not allocated again. A released address is allocated again only after the block
+//!   has wrapped, so that a client that still dials the address of a deleted Pod reaches no other Pod.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -27,23 +28,31 @@ use std::sync::{Mutex, PoisonError};
 
 use tholepin_agent::AddressPool;
 
-/// The blocks (N in 127.N.0.0/16) that are tried in turn when none is asked for.
+/// The blocks (N in 127.N.0.0/16) that are tried in order if none is requested.
 pub const BLOCKS: RangeInclusive<u8> = 100..=250;
 
-/// The offsets within a block that Pods get: 127.N.1.0 to 127.N.239.255.
+/// The offsets of Pod addresses within a block: 127.N.1.0 to 127.N.239.255.
 const POD_OFFSETS: RangeInclusive<u16> = 0x0100..=0xEFFF;
 
-/// Why no block could be taken.
+/// Why no block could be reserved.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddressBlockError {
     /// The directory of the locks cannot be used.
-    #[error("directory `{}` for address locks is not usable: {problem}", path.display())]
+    #[error("directory `{}` for address locks cannot be used", path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
-        /// What is wrong with it, and what to do.
-        problem: String,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The directory of the locks is not one that only this user can change.
+    #[error("directory `{}` for address locks cannot be used: {problem}", path.display())]
+    UnsafeDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// The problem, and how to fix it.
+        problem: &'static str,
     },
     /// The lock file cannot be opened.
     #[error("lock file `{}` cannot be opened", path.display())]
@@ -53,7 +62,7 @@ pub enum AddressBlockError {
         /// The cause.
         source: io::Error,
     },
-    /// The block that was asked for is held.
+    /// The requested block is held by another local host.
     #[error(
         "address block 127.{block}.0.0/16 is held by another local host: stop it or choose another block"
     )]
@@ -61,9 +70,9 @@ pub enum AddressBlockError {
         /// The block's number.
         block: u8,
     },
-    /// Somebody else listens where the API server of the block that was asked for would.
+    /// Another program listens on the address for the API server in the requested block.
     #[error(
-        "cannot listen on {address} for the API server; choose another address block, or none to have the \
+        "cannot listen on {address} for the API server: choose another address block, or none for the \
          first free one"
     )]
     Listen {
@@ -80,7 +89,7 @@ pub enum AddressBlockError {
     AllTaken,
 }
 
-/// A block 127.N.0.0/16, ours until this value is dropped.
+/// A block 127.N.0.0/16, reserved until this value is dropped.
 #[derive(Debug)]
 pub struct AddressBlock {
     number: u8,
@@ -89,20 +98,20 @@ pub struct AddressBlock {
 }
 
 impl AddressBlock {
-    /// Takes the block of that number, or the first free one. Gives it with the socket on which its API
-    /// server is to listen.
+    /// Reserves the block with the number `requested`, or the first free one. Returns it with the socket on
+    /// which its API server must listen.
     ///
     /// # Errors
     ///
-    /// Fails if the wanted block, or every block, is held by another local host, or if `locks` is
-    /// not a directory that belongs to this user alone.
+    /// Returns an error if the requested block, or every block, is held by another local host, or if `locks`
+    /// is not a directory that only this user can enter.
     pub fn take(
         locks: &Path,
-        wanted: Option<u8>,
+        requested: Option<u8>,
         api_port: u16,
     ) -> Result<(Self, TcpListener), AddressBlockError> {
         private_directory(locks)?;
-        if let Some(block) = wanted {
+        if let Some(block) = requested {
             return Self::try_take(locks, block, api_port);
         }
         for block in BLOCKS {
@@ -137,17 +146,17 @@ impl AddressBlock {
         Ok((block, listener))
     }
 
-    /// N in 127.N.0.0/16.
+    /// Returns N of 127.N.0.0/16.
     pub fn number(&self) -> u8 {
         self.number
     }
 
-    /// The API server's address.
+    /// Returns the address of the API server.
     pub fn api(&self) -> Ipv4Addr {
         self.at(1)
     }
 
-    /// The first and the last address that Services get.
+    /// Returns the range of the addresses of Services.
     pub fn services(&self) -> RangeInclusive<Ipv4Addr> {
         self.at(0xF000)..=self.at(0xFFFE)
     }
@@ -157,10 +166,11 @@ impl AddressBlock {
     }
 }
 
-/// The directory of the address locks: one per user, the same for all local hosts of that user.
+/// Returns the directory of the address locks: one per user, the same for all local hosts of that user.
 pub fn lock_directory() -> PathBuf {
     let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    // Whoever became another user may still have the folder of the first one in the environment.
+    // After a change of user (`su`, `sudo`), the environment may still contain the directory of the first
+    // user.
     match base.filter(|path| path.is_dir() && is_ours(path)) {
         Some(base) => base.join("tholepin"),
         None => std::env::temp_dir().join(format!("tholepin-{}", nix::unistd::getuid())),
@@ -171,30 +181,31 @@ fn is_ours(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.uid() == nix::unistd::getuid().as_raw())
 }
 
-/// Makes the directory with mode 0700, or checks that the existing one is ours and closed to others:
-/// in a shared folder such as `/tmp` anybody may have made it first.
+/// Creates the directory with mode 0700, or checks that the existing one belongs to this user and is closed
+/// to others: in a shared directory such as `/tmp` any user may have created it first.
 fn private_directory(path: &Path) -> Result<(), AddressBlockError> {
-    let bad = |problem: String| AddressBlockError::Directory { path: path.to_owned(), problem };
+    let failed = |source| AddressBlockError::Directory { path: path.to_owned(), source };
+    let refused = |problem| AddressBlockError::UnsafeDirectory { path: path.to_owned(), problem };
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(bad(error.to_string())),
+        Err(error) => return Err(failed(error)),
     }
-    let found = fs::symlink_metadata(path).map_err(|error| bad(error.to_string()))?;
+    let found = fs::symlink_metadata(path).map_err(failed)?;
     if !found.is_dir() {
-        return Err(bad("it is no directory; remove it".to_owned()));
+        return Err(refused("it is not a directory; remove it"));
     }
     if found.uid() != nix::unistd::getuid().as_raw() {
-        let text = "it belongs to another user; set XDG_RUNTIME_DIR to a directory of your own";
-        return Err(bad(text.to_owned()));
+        let problem = "it belongs to another user; set XDG_RUNTIME_DIR to a directory of your own";
+        return Err(refused(problem));
     }
     if found.mode() & 0o077 != 0 {
-        return Err(bad("others may enter it; run `chmod 700` on it".to_owned()));
+        return Err(refused("other users can enter it; run `chmod 700` on it"));
     }
     Ok(())
 }
 
-/// Hands out the Pod addresses of one block, in order.
+/// Allocates the Pod addresses of one block, in order.
 #[derive(Debug)]
 pub struct PodAddresses {
     block: u8,
@@ -209,14 +220,14 @@ struct PoolState {
 }
 
 impl PodAddresses {
-    /// Starts at the first Pod address of the block.
+    /// Creates the pool. The first allocation returns the first Pod address of the block.
     pub fn new(block: &AddressBlock) -> Self {
         let next = *POD_OFFSETS.start();
         let state = PoolState { next, taken: BTreeSet::new(), by_pod: BTreeMap::new() };
         Self { block: block.number(), state: Mutex::new(state) }
     }
 
-    /// The offset of an address in the Pods' part of this block.
+    /// Returns the offset of an address, if it is a Pod address of this block.
     fn offset(&self, address: Ipv4Addr) -> Option<u16> {
         let [net, block, high, low] = address.octets();
         let offset = u16::from_be_bytes([high, low]);
@@ -225,14 +236,14 @@ impl PodAddresses {
 }
 
 impl AddressPool for PodAddresses {
-    fn allocate(&self, uid: &str, wanted: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
+    fn allocate(&self, uid: &str, requested: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(offset) = state.by_pod.get(uid) {
             return Some(address(self.block, *offset));
         }
-        let wanted = wanted.and_then(|wanted| self.offset(wanted));
-        let offset = match wanted.filter(|wanted| !state.taken.contains(wanted)) {
-            Some(wanted) => wanted,
+        let requested = requested.and_then(|requested| self.offset(requested));
+        let offset = match requested.filter(|requested| !state.taken.contains(requested)) {
+            Some(requested) => requested,
             None => state.advance()?,
         };
         state.taken.insert(offset);
@@ -249,7 +260,7 @@ impl AddressPool for PodAddresses {
 }
 
 impl PoolState {
-    /// The next offset in turn that is not in use.
+    /// Returns the next offset that is not in use.
     fn advance(&mut self) -> Option<u16> {
         for _ in POD_OFFSETS {
             let offset = self.next;
@@ -281,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_is_held_by_one_and_free_after_it() {
+    fn a_block_has_one_holder_and_is_free_after_its_end() {
         let (folder, first) = block(124);
         let locks = folder.path().join("locks");
         let again = AddressBlock::take(&locks, Some(124), 0);
@@ -292,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_wish_the_first_free_block_is_taken() {
+    fn without_a_request_the_first_free_block_is_taken() {
         let (folder, _first) = block(100);
         let (second, _) = AddressBlock::take(&folder.path().join("locks"), None, 0).unwrap();
         assert_eq!(second.number(), 101);
@@ -304,10 +315,10 @@ mod tests {
 
     /// Two users have two directories of locks.
     #[test]
-    fn a_block_in_which_another_user_listens_is_passed_over() {
+    fn a_block_in_which_another_user_listens_is_skipped() {
         let (home, other_home) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (locks, others) = (home.path().join("locks"), other_home.path().join("locks"));
-        // A port of this test's own.
+        // A free port, so that other tests do not interfere.
         let port = AddressBlock::take(&others, None, 0).unwrap().1.local_addr().unwrap().port();
         let (theirs, listener) = AddressBlock::take(&others, None, port).unwrap();
         let (ours, api) = AddressBlock::take(&locks, None, port).unwrap();
@@ -330,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_released_address_returns_only_after_the_block_has_wrapped() {
+    fn a_released_address_is_allocated_again_only_after_the_block_has_wrapped() {
         let (_folder, block) = block(124);
         let pool = PodAddresses::new(&block);
         let first = pool.allocate("first", None).unwrap();
@@ -338,7 +349,7 @@ mod tests {
         pool.release("first");
         let second = pool.allocate("second", None).unwrap();
         assert_eq!(second, Ipv4Addr::new(127, 124, 1, 1));
-        // `second` stays in use, so one turn later it is passed over.
+        // `second` stays in use, so it is skipped after the block has wrapped.
         for _ in POD_OFFSETS.skip(2) {
             assert_ne!(pool.allocate("passing", None), Some(first));
             pool.release("passing");
@@ -348,21 +359,21 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_keeps_its_address_and_may_ask_for_the_one_it_had() {
+    fn a_pod_keeps_its_address_and_may_request_its_earlier_one() {
         let (_folder, block) = block(124);
         let pool = PodAddresses::new(&block);
         let had = Ipv4Addr::new(127, 124, 7, 7);
         assert_eq!(pool.allocate("a", Some(had)), Some(had));
         assert_eq!(pool.allocate("a", None), Some(had));
         let others = [had, Ipv4Addr::new(127, 124, 0, 1), Ipv4Addr::new(127, 125, 1, 9)];
-        for (number, wanted) in others.into_iter().enumerate() {
-            let given = pool.allocate(&format!("b{number}"), Some(wanted)).unwrap();
-            assert_ne!(given, wanted, "in use, the API's, and another block's");
+        for (number, requested) in others.into_iter().enumerate() {
+            let given = pool.allocate(&format!("b{number}"), Some(requested)).unwrap();
+            assert_ne!(given, requested, "in use, the API's, and another block's");
         }
     }
 
     #[test]
-    fn a_full_block_gives_nothing() {
+    fn a_full_block_allocates_nothing() {
         let (_folder, block) = block(124);
         let pool = PodAddresses::new(&block);
         let all: BTreeSet<_> =

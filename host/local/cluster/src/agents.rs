@@ -1,4 +1,4 @@
-//! Starts the node agents of a local host and gives their logs to the API server.
+//! Starts the node agents of a local host, and serves their logs to the API server.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,12 +17,12 @@ use crate::addresses::PodAddresses;
 use crate::hosts_file_names::HostsFileNames;
 use crate::parts::Parts;
 
-/// What one node tells the scheduler that it has; the agent limits no process.
+/// The capacity that each node reports to the scheduler. The agent itself limits no process.
 const CAPACITY: [(&str, &str); 3] = [("cpu", "16"), ("memory", "32Gi"), ("pods", "110")];
-/// Zones are named by letters.
+/// Zones are named by the 26 letters.
 const ZONES_MAX: u16 = 26;
 
-/// What all agents share.
+/// The inputs that all agents share.
 pub(crate) struct AgentSetup {
     pub(crate) client: Client,
     pub(crate) directory: PathBuf,
@@ -57,30 +57,30 @@ pub(crate) fn start(setup: &AgentSetup, index: usize, name: &str, parts: &mut Pa
     };
     let (client, stop) = (setup.client.clone(), parts.stop());
     parts.spawn(format!("agent of {name}"), async move {
-        tholepin_agent::run(client, options, stop).await.map_err(|error| error.to_string())
+        tholepin_agent::run(client, options, stop).await.map_err(Into::into)
     });
 }
 
-/// `zone-a`, `zone-b`, … in turn.
+/// Returns `zone-a`, `zone-b`, … in turn.
 fn zone(index: usize, zones: u16) -> String {
     let zones = usize::from(zones.clamp(1, ZONES_MAX));
     let letter = u8::try_from(index % zones).map_or('a', |offset| char::from(b'a' + offset));
     format!("zone-{letter}")
 }
 
-/// 127.N.0.2 and on: below the Pods' part of the block, after the API's.
+/// Returns 127.N.0.2 and the addresses after it: behind the API server's address, in front of those of Pods.
 fn node_address(block: u8, index: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, block, 0, u8::try_from(index.saturating_add(2)).unwrap_or(u8::MAX))
 }
 
-/// The agents' log files, as the API server asks for them.
+/// The log files of the agents, as the API server reads them.
 #[derive(Debug)]
 pub(crate) struct AgentLogs {
     files: PodLogFiles,
 }
 
 impl AgentLogs {
-    /// Reads what the agents of these directories write.
+    /// Creates a reader of the logs in the directories of these agents.
     pub(crate) fn new(directories: Vec<PathBuf>) -> Self {
         Self { files: PodLogFiles::new(directories) }
     }
@@ -89,8 +89,8 @@ impl AgentLogs {
 impl api::PodLogs for AgentLogs {
     fn open(&self, target: api::LogTarget, options: api::LogOptions) -> api::OpenLog<'_> {
         Box::pin(async move {
-            let wanted = agent_options(&options, Timestamp::now());
-            let opened = self.files.open(&target.uid, &target.container, wanted);
+            let log_options = agent_options(&options, Timestamp::now());
+            let opened = self.files.open(&target.uid, &target.container, log_options);
             let lines = opened.map_err(|error| api::LogError::NotFound(error.into()))?;
             let bytes = lines.map(|line| line.map(Into::into).map_err(io::Error::other));
             let limit = options.limit_bytes;
@@ -111,7 +111,7 @@ fn agent_options(options: &api::LogOptions, now: Timestamp) -> tholepin_agent::L
     }
 }
 
-/// Ends the log after so many bytes, if there is a limit.
+/// Ends the log after `limit` bytes, if there is a limit.
 fn limited(log: api::LogStream, limit: Option<u64>) -> api::LogStream {
     let Some(limit) = limit else { return log };
     let left = usize::try_from(limit).unwrap_or(usize::MAX);

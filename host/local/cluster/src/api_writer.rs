@@ -1,9 +1,11 @@
-//! The few ways in which controllers write, each harmless when it comes too late or twice.
+//! The writes of the controllers, each of which is harmless when it comes too late or twice.
 //!
-//! A controller decides on what it saw; meanwhile an object may have been made, changed or deleted by
-//! another. Such an answer is no failure here: the watch will bring the news, and the decision is made anew.
+//! A controller decides on the objects that it observed; another writer may have created, changed or deleted
+//! one since. A reply that says so is not an error here: the watch delivers the change, and the decision is
+//! made anew.
 
-use std::fmt::Debug;
+use std::error::Error;
+use std::fmt::{self, Debug};
 
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Resource};
@@ -11,30 +13,46 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// Why the API refused a write.
+/// Why the API server refused a write.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {verb} {kind} `{name}`")]
 pub struct WriteError {
     verb: &'static str,
     kind: String,
     name: String,
-    source: Box<kube::Error>,
+    source: RequestError,
 }
 
 impl WriteError {
-    /// The cause as one line, for log lines and events.
-    pub fn chain(&self) -> String {
-        format!("{self}: {}", self.cause())
-    }
-
-    /// Why, in the API server's words where it answered.
-    pub fn cause(&self) -> String {
-        if let kube::Error::Api(status) = &*self.source {
-            return status.message.clone();
-        }
-        self.source.to_string()
+    /// Returns why the request failed.
+    pub fn cause(&self) -> &RequestError {
+        &self.source
     }
 }
+
+/// Why a request to the API server failed.
+///
+/// The text is the message of the API server, if it replied. The error has no source, because kube repeats the
+/// causes in the text of its own errors.
+#[derive(Debug)]
+pub struct RequestError(Box<kube::Error>);
+
+impl From<kube::Error> for RequestError {
+    fn from(error: kube::Error) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let kube::Error::Api(status) = &*self.0 {
+            return f.write_str(&status.message);
+        }
+        write!(f, "{}", self.0)
+    }
+}
+
+impl Error for RequestError {}
 
 /// Writes objects of one kind as one field manager.
 #[derive(Clone, Debug)]
@@ -47,16 +65,16 @@ impl<K> ApiWriter<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Serialize,
 {
-    /// Writes through `api`, as `manager`.
+    /// Creates a writer that uses `api`, as the field manager `manager`.
     pub fn new(api: Api<K>, manager: &'static str) -> Self {
         Self { api, manager }
     }
 
-    /// Creates an object; `None` if there is one of that name already.
+    /// Creates an object. Returns `None` if an object of that name exists already.
     ///
     /// # Errors
     ///
-    /// Fails if the API does not answer or refuses for any other reason.
+    /// Returns an error if the API server does not reply, or refuses the write for any other reason.
     pub async fn create(&self, object: &K) -> Result<Option<K>, WriteError> {
         let params =
             PostParams { field_manager: Some(self.manager.to_owned()), ..PostParams::default() };
@@ -70,11 +88,12 @@ where
         }
     }
 
-    /// Deletes an object, provided it still is the one of that uid.
+    /// Deletes an object if it still has that uid.
     ///
     /// # Errors
     ///
-    /// Fails if the API does not answer or refuses; an object that has gone or was replaced is fine.
+    /// Returns an error if the API server does not reply or refuses. An object that was deleted or replaced
+    /// already is not an error.
     pub async fn delete(&self, name: &str, uid: Option<&str>) -> Result<(), WriteError> {
         let preconditions =
             uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
@@ -88,53 +107,54 @@ where
         }
     }
 
-    /// Reads an object past all mirrors; `None` if there is none.
+    /// Reads an object from the API server instead of a reflector. Returns `None` if it does not exist.
     ///
     /// # Errors
     ///
-    /// Fails if the API does not answer or refuses.
+    /// Returns an error if the API server does not reply or refuses.
     pub async fn get(&self, name: &str) -> Result<Option<K>, WriteError> {
         self.api.get_opt(name).await.map_err(|source| self.refused("read", name, source))
     }
 
-    /// Merges fields into an object; `None` if it has gone.
+    /// Merges fields into an object. Returns `None` if it was deleted.
     ///
     /// # Errors
     ///
-    /// Fails if the API does not answer or refuses, also for a resourceVersion that is no longer current.
+    /// Returns an error if the API server does not reply or refuses, also if the patch has an outdated
+    /// resourceVersion.
     pub async fn merge(&self, name: &str, patch: &Value) -> Result<Option<K>, WriteError> {
         let params = self.patch_params(false);
         self.settle("change", name, self.api.patch(name, &params, &Patch::Merge(patch)).await)
     }
 
-    /// Merges fields into an object's status; `None` if it has gone.
+    /// Merges fields into the status of an object. Returns `None` if it was deleted.
     ///
     /// # Errors
     ///
-    /// Fails if the API does not answer or refuses.
+    /// Returns an error if the API server does not reply or refuses.
     pub async fn merge_status(&self, name: &str, patch: &Value) -> Result<Option<K>, WriteError> {
         let params = self.patch_params(false);
         let answer = self.api.patch_status(name, &params, &Patch::Merge(patch)).await;
         self.settle("report on", name, answer)
     }
 
-    /// Applies an object's status, server-side, taking the fields from whoever had them; `None` if it
-    /// has gone.
+    /// Applies the status of an object with server-side apply, and takes the fields over from other managers.
+    /// Returns `None` if it was deleted.
     ///
     /// # Errors
     ///
-    /// Fails if the API does not answer or refuses.
+    /// Returns an error if the API server does not reply or refuses.
     pub async fn apply_status(&self, name: &str, intent: &Value) -> Result<Option<K>, WriteError> {
         let params = self.patch_params(true);
         let answer = self.api.patch_status(name, &params, &Patch::Apply(intent)).await;
         self.settle("report on", name, answer)
     }
 
-    /// Applies an object, server-side, taking the fields from whoever had them.
+    /// Applies an object with server-side apply, and takes the fields over from other managers.
     ///
     /// # Errors
     ///
-    /// Fails if the API does not answer or refuses.
+    /// Returns an error if the API server does not reply or refuses.
     pub async fn apply(&self, name: &str, intent: &Value) -> Result<Option<K>, WriteError> {
         let params = self.patch_params(true);
         self.settle("apply", name, self.api.patch(name, &params, &Patch::Apply(intent)).await)
@@ -163,6 +183,6 @@ where
 
     fn refused(&self, verb: &'static str, name: &str, source: kube::Error) -> WriteError {
         let kind = K::kind(&()).into_owned();
-        WriteError { verb, kind, name: name.to_owned(), source: Box::new(source) }
+        WriteError { verb, kind, name: name.to_owned(), source: source.into() }
     }
 }

@@ -1,15 +1,17 @@
 //! Starts and stops a whole local host: API server, controllers, node agents.
 //!
 //! ```text
-//! take the directory and an address block ─► clean up after a predecessor ─► API server ─► controllers ─► agents
+//! lock the directory and an address block ─► clean up after an earlier run ─► API server ─► controllers ─► agents
 //! ```
 //!
-//! Stopping goes the other way round: first nobody makes anything new, then the containers end, then the
-//! API. It decides nothing about workloads.
+//! The parts are stopped in this order: the controllers, so that nothing new is created; the agents, which
+//! end the containers; the API server. This module decides nothing about workloads.
 //!
 //! Invariants:
-//! - Every task is joined; one that ends by itself ends the local host, with its reason ([`LocalCluster::wait`]).
-//! - Only one local host works in a directory, and what a killed one left there is gone before the next starts.
+//! - Every task is joined. A task that ends by itself ends the local host, with its reason
+//!   ([`LocalCluster::wait`]).
+//! - Only one local host uses a directory. What a killed one left there is cleaned up before the next one
+//!   starts.
 
 mod client;
 mod control;
@@ -31,16 +33,17 @@ pub use options::{ImageSource, LocalOptions};
 
 use crate::addresses::{AddressBlock, AddressBlockError, PodAddresses};
 use crate::agents::{self, AgentSetup};
+use crate::api_writer::WriteError;
 use crate::hosts_file_names::HostsFileNames;
 use crate::parts::Parts;
 use crate::reflectors::Reflectors;
 
-/// How long controllers may take to finish what they are writing.
+/// How long the controllers may take to finish their current writes.
 const CONTROLLERS_STOP_DEADLINE: Duration = Duration::from_secs(5);
-/// How long agents may take to end all containers, beyond the grace that these have.
+/// How long the agents may take to end all containers, beyond the containers' grace period.
 const AGENTS_STOP_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Why a local host does not start, or ended.
+/// Why a local host does not start, or why it ended.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LocalError {
@@ -52,8 +55,8 @@ pub enum LocalError {
         /// The cause.
         source: io::Error,
     },
-    /// Another local host works in the directory.
-    #[error("another local host works in `{}`: stop it or choose another directory", path.display())]
+    /// Another local host uses the directory.
+    #[error("another local host uses `{}`: stop it or choose another directory", path.display())]
     InUse {
         /// The directory.
         path: PathBuf,
@@ -61,70 +64,74 @@ pub enum LocalError {
     /// There is no free address block.
     #[error(transparent)]
     Addresses(#[from] AddressBlockError),
-    /// What a killed predecessor left behind cannot be removed.
-    #[error("cannot clean up what an earlier local host left in `{}`", path.display())]
+    /// The leftovers of an earlier local host cannot be removed.
+    #[error("cannot clean up the leftovers of an earlier local host in `{}`", path.display())]
     CleanUp {
         /// The directory of the agent concerned.
         path: PathBuf,
         /// The cause.
         source: io::Error,
     },
-    /// The image table is wrong.
+    /// The task that cleans up panicked.
+    #[error("the clean-up of an earlier local host panicked")]
+    CleanUpPanicked(#[source] tokio::task::JoinError),
+    /// The image table cannot be read.
     #[error(transparent)]
     Images(#[from] tholepin_agent::ImageError),
     /// The API server does not start.
     #[error("the API server does not start")]
     Api(#[from] tholepin_apiserver::StartError),
-    /// No client can be made for the API server that has just started.
-    #[error("no client for the API server")]
+    /// No client can be created for the API server that has just started.
+    #[error("cannot create a client for the API server")]
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The first objects cannot be made.
-    #[error("cannot create the initial objects: {0}")]
-    Initial(String),
-    /// A part that everything rests on ended.
-    #[error("`{part}` ended: {reason}")]
+    /// The initial objects cannot be created.
+    #[error("cannot create the initial objects")]
+    Initial(#[source] WriteError),
+    /// A part ended that must last as long as the local host.
+    #[error("`{part}` ended")]
     Ended {
-        /// Which part.
+        /// The name of the part.
         part: String,
-        /// Why, on one line.
-        reason: String,
+        /// Why it ended.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
-/// A running local host. Dropping it kills its tasks without grace: use [`LocalCluster::shutdown`].
+/// A running local host. Dropping it aborts its tasks without a grace period; use [`LocalCluster::shutdown`]
+/// instead.
 pub struct LocalCluster {
     /// The admin's kubeconfig, readable by this user only.
     pub kubeconfig: PathBuf,
     /// The host's kubeconfig: its writes appear in the audit log under the user `host`.
     pub host_kubeconfig: PathBuf,
-    /// Where the API server listens.
+    /// The address of the API server.
     pub api_address: SocketAddr,
-    /// N of its address block 127.N.0.0/16.
+    /// The number N of its address block 127.N.0.0/16.
     pub block: u8,
     server: ApiServer,
     controllers: Parts,
     agents: Parts,
     agents_grace: Duration,
-    // Held for their locks; the block must outlive everything that listens in it.
+    // Held for their locks. The block must outlive everything that listens in it.
     _block: AddressBlock,
     _lock: File,
 }
 
-/// Starts a local host; when this returns, the API serves and the nodes are about to be ready.
+/// Starts a local host. When this returns, the API server serves requests, and the nodes become ready soon.
 ///
 /// # Errors
 ///
-/// Fails if the directory or the address block is in use, if what an earlier host left cannot be
-/// removed, or if a part does not start. Nothing keeps running then.
+/// Returns an error if the directory or the address block is in use, if leftovers of an earlier host cannot
+/// be removed, or if a part does not start. No part keeps running then.
 pub async fn start(options: LocalOptions) -> Result<LocalCluster, LocalError> {
-    let lock = take_directory(&options.directory)?;
+    let lock = lock_state_directory(&options.directory)?;
     let (block, listener) =
         AddressBlock::take(&options.lock_directory, options.block, options.api_port)?;
     let images = options.image_table()?;
     let directory = options.directory.clone();
     let discard = options.discard_volumes;
     let cleaned = tokio::task::spawn_blocking(move || clean_up(&directory, discard)).await;
-    cleaned.map_err(|error| LocalError::Initial(error.to_string()))??;
+    cleaned.map_err(LocalError::CleanUpPanicked)??;
 
     let nodes: Vec<String> =
         (1..=options.node_count()).map(|number| format!("node-{number}")).collect();
@@ -167,10 +174,10 @@ impl LocalCluster {
             return Ok(());
         }
         control::create_initial(&client).await?;
-        let mirrors = Reflectors::default();
-        let names = HostsFileNames::new(&mirrors);
+        let reflectors = Reflectors::default();
+        let names = HostsFileNames::new(&reflectors);
         let volumes = options.directory.join("volumes");
-        control::start(&client, &mirrors, Arc::clone(&names), volumes, &mut self.controllers);
+        control::start(&client, &reflectors, Arc::clone(&names), volumes, &mut self.controllers);
         let setup = AgentSetup {
             client: self.client("agent")?,
             directory: options.directory.join("nodes"),
@@ -188,27 +195,27 @@ impl LocalCluster {
         Ok(())
     }
 
-    /// A client that appears as `user` in the API's audit log.
+    /// Returns a client that appears as `user` in the audit log of the API server.
     ///
     /// # Errors
     ///
-    /// Fails if no token or no client can be made.
+    /// Returns an error if no token or no client can be created.
     pub fn client(&self, user: &str) -> Result<Client, LocalError> {
         client::client(&self.server, user)
     }
 
-    /// Waits until a part that everything rests on ends, and says why. While all is well it waits
-    /// for ever.
+    /// Waits until a part ends that must last as long as the local host, and returns the reason. Waits
+    /// forever while all parts run.
     pub async fn wait(&mut self) -> LocalError {
         let ended = tokio::select! {
             ended = self.controllers.ended() => ended,
             ended = self.agents.ended() => ended,
         };
-        LocalError::Ended { part: ended.name, reason: ended.reason }
+        LocalError::Ended { part: ended.name, source: ended.source }
     }
 
-    /// Stops everything: no process and no task is left. Takes as long as the containers' grace and
-    /// some seconds at most.
+    /// Stops everything, so that no process and no task is left. Takes at most the containers' grace period
+    /// and some seconds.
     pub async fn shutdown(mut self) {
         self.controllers.finish(CONTROLLERS_STOP_DEADLINE).await;
         self.agents.finish(self.agents_grace + AGENTS_STOP_DEADLINE).await;
@@ -232,26 +239,26 @@ async fn start_api(
     Ok(tholepin_apiserver::start_on(listener, api).await?)
 }
 
-/// Makes the directory, for this user only, and locks it.
-fn take_directory(path: &Path) -> Result<File, LocalError> {
-    let bad = |path: &Path| {
+/// Creates the directory with mode 0700, and locks it.
+fn lock_state_directory(path: &Path) -> Result<File, LocalError> {
+    let directory_error = |path: &Path| {
         let path = path.to_owned();
         move |source| LocalError::Directory { path, source }
     };
-    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(bad(path))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(directory_error(path))?;
     let file = path.join("lock");
     let opened =
         OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&file);
-    let lock = opened.map_err(bad(&file))?;
+    let lock = opened.map_err(directory_error(&file))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(fs::TryLockError::WouldBlock) => Err(LocalError::InUse { path: path.to_owned() }),
-        Err(fs::TryLockError::Error(source)) => Err(bad(&file)(source)),
+        Err(fs::TryLockError::Error(source)) => Err(directory_error(&file)(source)),
     }
 }
 
-/// Ends processes and removes files that an earlier local host left in this directory. The API that
-/// knew its volumes has forgotten them: they are put aside, or go too if nobody wants them back.
+/// Ends the processes and removes the files that an earlier local host left in this directory. No object of
+/// the API server refers to its volumes any more: they are set aside, or removed if `discard_volumes` is set.
 fn clean_up(directory: &Path, discard_volumes: bool) -> Result<(), LocalError> {
     let nodes = fs::read_dir(directory.join("nodes")).into_iter().flatten().flatten();
     for node in nodes {
@@ -259,7 +266,7 @@ fn clean_up(directory: &Path, discard_volumes: bool) -> Result<(), LocalError> {
         let found = tholepin_agent::clean_up(&path);
         let found = found.map_err(|source| LocalError::CleanUp { path: path.clone(), source })?;
         if 0 < found.processes {
-            info!(node = %path.display(), processes = found.processes, "ended what was left behind");
+            info!(node = %path.display(), processes = found.processes, "ended processes of an earlier local host");
         }
         fs::remove_dir_all(&path).map_err(|source| LocalError::CleanUp { path, source })?;
     }
@@ -268,10 +275,10 @@ fn clean_up(directory: &Path, discard_volumes: bool) -> Result<(), LocalError> {
         crate::volumes::remove_all(&volumes);
         return Ok(());
     }
-    match crate::volumes::put_aside(&volumes) {
+    match crate::volumes::move_aside(&volumes) {
         Ok(None) => {}
         Ok(Some(aside)) => {
-            warn!(path = %aside.display(), "put the volumes of an earlier run aside")
+            warn!(path = %aside.display(), "moved the volumes of an earlier run to another directory")
         }
         Err(source) => return Err(LocalError::CleanUp { path: volumes, source }),
     }

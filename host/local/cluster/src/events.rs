@@ -1,8 +1,11 @@
-//! Tells people in Kubernetes events what a controller did or why it cannot.
+//! Records in Kubernetes events what a controller did, or why it cannot do something.
 //!
-//! An event's name follows from what it says about whom, so saying the same again raises a counter
-//! instead of adding an object, and no memory of what was said is needed. A failure to tell is logged and
-//! nothing more: no work depends on events.
+//! The name of an event is derived from its object, reason and message. Recording the same event again raises
+//! the counter of the existing object, so no memory of earlier events is needed. A failure is logged and has
+//! no other effect, because no work depends on events.
+//!
+//! kube's `Recorder` is not used: it counts events with equal object, reason and action together, whatever
+//! their messages are, so that "create Pod db-1" would only raise the counter of "create Pod db-0".
 
 use std::time::Duration;
 
@@ -17,19 +20,19 @@ use tracing::debug;
 
 use crate::name_hash::hash;
 
-/// How long telling may take; the controller waits for it.
-const TELL_DEADLINE: Duration = Duration::from_secs(5);
+/// How long recording an event may take. The controller waits for it.
+const RECORD_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The kind of news.
+/// The type of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventSeverity {
     /// Something happened as it should.
     Normal,
-    /// Somebody may have to do something.
+    /// A user may have to do something.
     Warning,
 }
 
-/// Publishes events in the name of one controller.
+/// Records events on behalf of one controller.
 #[derive(Clone)]
 pub struct EventRecorder {
     client: Client,
@@ -37,23 +40,23 @@ pub struct EventRecorder {
 }
 
 impl EventRecorder {
-    /// Publishes as `component`.
+    /// Creates a recorder for the controller `component`.
     pub fn new(client: Client, component: &'static str) -> Self {
         Self { client, component }
     }
 
-    /// Says something about an object. `reason` is one CamelCase word of a closed set.
+    /// Records an event about an object. `reason` is one CamelCase word of a closed set.
     pub async fn record<K>(
         &self,
-        about: &K,
-        tone: EventSeverity,
+        object: &K,
+        severity: EventSeverity,
         reason: &'static str,
         message: &str,
     ) where
         K: Resource<DynamicType = ()>,
     {
-        let event = self.event(about, tone, reason, message, Timestamp::now());
-        match timeout(TELL_DEADLINE, self.publish(&event)).await {
+        let event = self.event(object, severity, reason, message, Timestamp::now());
+        match timeout(RECORD_DEADLINE, self.publish(&event)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!(reason, %error, "event not published"),
             Err(_) => debug!(reason, "event not published in time"),
@@ -81,8 +84,8 @@ impl EventRecorder {
 
     fn event<K>(
         &self,
-        about: &K,
-        tone: EventSeverity,
+        object: &K,
+        severity: EventSeverity,
         reason: &'static str,
         message: &str,
         now: Timestamp,
@@ -90,12 +93,12 @@ impl EventRecorder {
     where
         K: Resource<DynamicType = ()>,
     {
-        let meta = about.meta();
+        let meta = object.meta();
         let name = meta.name.clone().unwrap_or_default();
         let uid = meta.uid.clone().unwrap_or_default();
         let identity = hash(&format!("{uid}\n{reason}\n{message}"));
         let namespace = meta.namespace.clone().unwrap_or_else(|| "default".to_owned());
-        let tone = match tone {
+        let severity = match severity {
             EventSeverity::Normal => "Normal",
             EventSeverity::Warning => "Warning",
         };
@@ -116,7 +119,7 @@ impl EventRecorder {
             },
             reason: Some(reason.to_owned()),
             message: Some(message.to_owned()),
-            type_: Some(tone.to_owned()),
+            type_: Some(severity.to_owned()),
             source: Some(EventSource { component: Some(self.component.to_owned()), host: None }),
             reporting_component: Some(self.component.to_owned()),
             first_timestamp: Some(Time(now)),

@@ -1,9 +1,9 @@
-//! Keeps the names that Pods can resolve: those of Services, and of the Pods behind headless Services.
+//! The names that Pods can resolve: those of Services, and of the Pods behind headless Services.
 //!
-//! Which names there are is decided in [`host_names`], without I/O. The names go into the Pods' hosts
-//! files, as a cluster's DNS would answer them: a headless Service is all its ready endpoints, and one
-//! that publishes Pods before they are ready says so in its slices. Names of the own namespace are
-//! also given in their short form.
+//! The pure function [`host_names`] decides which names exist. They are written to the Pods' hosts files with
+//! the addresses that a cluster's DNS would return: a headless Service resolves to its ready endpoints, and
+//! one that publishes Pods before they are ready says so in its slices. Names in the Pod's own namespace also
+//! have their short form.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -20,38 +20,39 @@ use crate::reflector::ObjectChange;
 use crate::reflectors::Reflectors;
 use crate::service::slices::{SERVICE_NAME, is_headless};
 
-/// The domain of a cluster.
+/// The domain of the cluster.
 const DOMAIN: &str = "cluster.local";
 
-/// The hosts lines of each namespace that an agent has asked for, kept up to date.
+/// The hosts file lines of each namespace that an agent has requested, kept up to date.
 #[derive(Debug)]
 pub struct HostsFileNames {
-    mirrors: Reflectors,
+    reflectors: Reflectors,
     changed: Notify,
     lines: Mutex<BTreeMap<String, watch::Sender<Arc<str>>>>,
 }
 
 impl HostsFileNames {
-    /// Listens to the mirrors, which must not be followed yet.
-    pub fn new(mirrors: &Reflectors) -> Arc<Self> {
+    /// Registers listeners at the reflectors, which must not have been started yet.
+    pub fn new(reflectors: &Reflectors) -> Arc<Self> {
         let names = Arc::new(Self {
-            mirrors: mirrors.clone(),
+            reflectors: reflectors.clone(),
             changed: Notify::new(),
             lines: Mutex::default(),
         });
-        // Weak, because the mirrors hold the listeners and the names the mirrors.
+        // The references are weak, because the reflectors hold the listeners and this value holds the
+        // reflectors.
         let on_service = Arc::downgrade(&names);
-        mirrors.services.listen(move |_: &ObjectChange<'_, Service>| {
+        reflectors.services.listen(move |_: &ObjectChange<'_, Service>| {
             on_service.upgrade().into_iter().for_each(|names| names.changed.notify_one());
         });
         let on_slice = Arc::downgrade(&names);
-        mirrors.slices.listen(move |_: &ObjectChange<'_, EndpointSlice>| {
+        reflectors.slices.listen(move |_: &ObjectChange<'_, EndpointSlice>| {
             on_slice.upgrade().into_iter().for_each(|names| names.changed.notify_one());
         });
         names
     }
 
-    /// Works until told to stop.
+    /// Updates the lines at each change, until it is told to stop.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -62,9 +63,9 @@ impl HostsFileNames {
     }
 
     fn update(&self) {
-        let (services, slices) = (self.mirrors.services.all(), self.mirrors.slices.all());
+        let (services, slices) = (self.reflectors.services.all(), self.reflectors.slices.all());
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whoever asks again gets a new channel.
+        // An agent that requests the lines again gets a new channel.
         lines.retain(|_, sender| 0 < sender.receiver_count());
         for (namespace, sender) in lines.iter() {
             let text = text(&host_names(namespace, &services, &slices));
@@ -81,21 +82,21 @@ impl HostAliasSource for HostsFileNames {
     fn lines(&self, namespace: &str) -> watch::Receiver<Arc<str>> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = lines.entry(namespace.to_owned()).or_insert_with(|| {
-            let (services, slices) = (self.mirrors.services.all(), self.mirrors.slices.all());
+            let (services, slices) = (self.reflectors.services.all(), self.reflectors.slices.all());
             watch::Sender::new(text(&host_names(namespace, &services, &slices)).into())
         });
         sender.subscribe()
     }
 }
 
-/// The lines of a hosts file.
+/// Returns the lines of a hosts file.
 fn text(names: &BTreeMap<IpAddr, Vec<String>>) -> String {
     names.iter().fold(String::new(), |text, (address, names)| {
         format!("{text}{address} {}\n", names.join(" "))
     })
 }
 
-/// What a Pod of `namespace` finds in its hosts file: per address its names, the longest first.
+/// Returns the names of each address for a Pod of `namespace`, the longest name first.
 pub fn host_names(
     namespace: &str,
     services: &[Arc<Service>],
@@ -129,7 +130,7 @@ pub fn host_names(
     names
 }
 
-/// All forms of a name in namespace `home`, as they are used in `namespace`.
+/// Returns all forms of a name in namespace `home` that can be used in `namespace`.
 fn forms(name: &str, home: &str, namespace: &str) -> Vec<String> {
     let mut forms = vec![
         format!("{name}.{home}.svc.{DOMAIN}"),

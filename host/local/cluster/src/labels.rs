@@ -1,7 +1,7 @@
-//! Answers whether labels match a selector, in the two forms that workloads use.
+//! Checks whether labels match a selector: label selectors, equality selectors and node selectors.
 //!
-//! Pure. A label selector without any requirement matches everything, a missing one nothing; a node
-//! selector needs one of its terms, and an empty term matches nothing. Source:
+//! This module is pure. A label selector without any requirement matches everything; an absent one matches
+//! nothing. A node selector matches if one of its terms does, and an empty term matches nothing. Source:
 //! <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/>.
 
 use std::collections::BTreeMap;
@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{NodeSelector, NodeSelectorRequirement, NodeSelectorTerm};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
-/// Labels of one object.
+/// The labels of one object.
 pub type Labels = BTreeMap<String, String>;
 
-/// Tells whether `labels` meet every requirement of `selector`; an absent selector matches nothing.
+/// Returns true if `labels` meet every requirement of `selector`. An absent selector matches nothing.
 pub fn selects(selector: Option<&LabelSelector>, labels: &Labels) -> bool {
     let Some(selector) = selector else { return false };
     let equal = selector.match_labels.iter().flatten();
@@ -24,17 +24,17 @@ pub fn selects(selector: Option<&LabelSelector>, labels: &Labels) -> bool {
         })
 }
 
-/// Tells whether a plain equality selector (of a Service) matches; an empty one matches nothing.
+/// Returns true if the equality selector of a Service matches. An empty selector matches nothing.
 pub fn selects_equal(selector: &Labels, labels: &Labels) -> bool {
     !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
-/// Tells whether a node of that name and labels meets one of the selector's terms.
+/// Returns true if a node with that name and these labels meets one of the selector's terms.
 pub fn selects_node(selector: &NodeSelector, name: &str, labels: &Labels) -> bool {
     selector.node_selector_terms.iter().any(|term| term_selects_node(term, name, labels))
 }
 
-/// Tells whether a node of that name and labels meets all requirements of one term.
+/// Returns true if a node with that name and these labels meets all requirements of one term.
 pub fn term_selects_node(term: &NodeSelectorTerm, name: &str, labels: &Labels) -> bool {
     let expressions = term.match_expressions.as_deref().unwrap_or_default();
     let fields = term.match_fields.as_deref().unwrap_or_default();
@@ -42,7 +42,7 @@ pub fn term_selects_node(term: &NodeSelectorTerm, name: &str, labels: &Labels) -
         let values = requirement.values.as_deref().unwrap_or_default();
         meets(&requirement.operator, values, labels.get(&requirement.key))
     };
-    // `metadata.name` is the only field that a node selector may name.
+    // `metadata.name` is the only field that a node selector can refer to.
     let name = name.to_owned();
     let on_fields = |requirement: &NodeSelectorRequirement| {
         let values = requirement.values.as_deref().unwrap_or_default();
@@ -53,7 +53,7 @@ pub fn term_selects_node(term: &NodeSelectorTerm, name: &str, labels: &Labels) -
         && fields.iter().all(on_fields)
 }
 
-/// One requirement; an unknown operator is met by nothing.
+/// Checks one requirement. An unknown operator is never met.
 fn meets(operator: &str, values: &[String], value: Option<&String>) -> bool {
     let number = |text: &String| text.parse::<i64>().ok();
     let bound = values.first().and_then(number);

@@ -1,11 +1,22 @@
-//! Makes a Kubernetes for one machine out of the embedded API server, the node agent and the few controllers a workload needs.
+//! A Kubernetes cluster on one machine: the embedded API server, a node agent per node, and the few controllers
+//! that a workload needs.
 //!
-//! Everything here speaks to the API through a `kube::Client` and knows no Redis and no plugin. Each
-//! controller is a pure decision over observed objects and a thin loop that performs it.
+//! The crate uses the API only through a `kube::Client`. Each controller consists of a pure decision over observed
+//! objects and a thin loop that performs the writes.
 //!
 //! ```text
-//! API server ─► mirrors (one watch per kind) ─► marks ─► decide (pure) ─► writes ─► API server
+//! API server ─► reflectors (one watch per kind) ─► dirty keys ─► decide (pure) ─► writes ─► API server
 //! ```
+//!
+//! Guarantees:
+//! - A controller reads its own writes: the reflectors store the replies to them.
+//! - A key is never reconciled twice concurrently, and a change is never dropped ([`worker`]).
+//! - Every task is joined. A task that ends by itself ends the local host, with its reason.
+//! - Two local hosts never share a directory or a block of addresses.
+//!
+//! There are controllers for StatefulSets, EndpointSlices and volume claims, a scheduler and a Service proxy. There
+//! are none for Deployments, DaemonSets or Jobs, no network of Pods and no DNS server. The crate knows nothing of
+//! Redis or of plugins.
 
 pub mod addresses;
 mod agents;

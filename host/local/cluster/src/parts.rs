@@ -1,5 +1,6 @@
-//! The tasks of a local host, in groups that stop together.
+//! The tasks of a local host, in groups that are stopped together.
 
+use std::error::Error;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -7,10 +8,13 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-/// Tasks that stop together.
+/// Why a task ended.
+pub(crate) type PartError = Box<dyn Error + Send + Sync>;
+
+/// A group of tasks that are stopped together.
 pub(crate) struct Parts {
     stop: CancellationToken,
-    tasks: JoinSet<(String, Result<(), String>)>,
+    tasks: JoinSet<(String, Result<(), PartError>)>,
 }
 
 impl Parts {
@@ -18,33 +22,33 @@ impl Parts {
         Self { stop: CancellationToken::new(), tasks: JoinSet::new() }
     }
 
-    /// What tells the parts to stop.
+    /// Returns the token that tells the tasks to stop.
     pub(crate) fn stop(&self) -> CancellationToken {
         self.stop.clone()
     }
 
-    /// Runs a part, which ends with a reason on one line.
+    /// Starts a task. An error that it returns is the reason of its end.
     pub(crate) fn spawn(
         &mut self,
         part: impl Into<String>,
-        run: impl Future<Output = Result<(), String>> + Send + 'static,
+        run: impl Future<Output = Result<(), PartError>> + Send + 'static,
     ) {
         let part = part.into();
         self.tasks.spawn(async move { (part, run.await) });
     }
 
-    /// Waits until a part ends; for ever while there is none.
+    /// Waits until a task ends; waits forever while there is none.
     pub(crate) async fn ended(&mut self) -> EndedPart {
-        let (name, reason) = match self.tasks.join_next().await {
+        let (name, source) = match self.tasks.join_next().await {
             None => return std::future::pending().await,
-            Some(Ok((name, Ok(())))) => (name, "nobody told it to".to_owned()),
-            Some(Ok((name, Err(reason)))) => (name, reason),
-            Some(Err(error)) => ("a task".to_owned(), error.to_string()),
+            Some(Ok((name, Ok(())))) => (name, "it was not told to stop".into()),
+            Some(Ok((name, Err(source)))) => (name, source),
+            Some(Err(error)) => ("a task".to_owned(), error.into()),
         };
-        EndedPart { name, reason }
+        EndedPart { name, source }
     }
 
-    /// Tells all to stop and joins them; whoever does not end in time is dropped.
+    /// Tells all tasks to stop and joins them. Tasks that do not end in time are aborted.
     pub(crate) async fn finish(&mut self, deadline: Duration) {
         self.stop.cancel();
         let drain = async { while self.tasks.join_next().await.is_some() {} };
@@ -55,10 +59,10 @@ impl Parts {
     }
 }
 
-/// A part that ended.
+/// A task that ended.
 pub(crate) struct EndedPart {
-    /// Which part.
+    /// The name of the task.
     pub(crate) name: String,
-    /// Why, on one line.
-    pub(crate) reason: String,
+    /// Why it ended.
+    pub(crate) source: PartError,
 }

@@ -1,14 +1,17 @@
-//! Keeps a local copy of all objects of one kind, and tells the controllers which keys a change concerns.
+//! A local copy of all objects of one kind, which notifies the controllers of each change.
 //!
-//! One [`Reflector`] per kind serves all controllers, so that the API server is watched once and every
-//! decision reads from memory. A mirror never writes to the API; a controller that has just written
-//! may hand it the answer with [`Reflector::learn`], so that its next decision does not act on the past.
+//! One [`Reflector`] per kind serves all controllers, so that there is one watch per kind and every decision
+//! reads from memory. A reflector never writes to the API. A controller passes the reply to its write to
+//! [`Reflector::learn`], so that its next decision reads its own write.
+//!
+//! It is hand-made on top of kube's `watcher`, because kube's `reflector` offers neither this read-your-writes
+//! nor listeners that get the object as it was before the change.
 //!
 //! Invariants:
-//! - Listeners are registered before the watch starts and are called after the copy has changed.
-//! - An object never goes back to an older resourceVersion than the one stored, nor comes back after
-//!   its deletion was seen.
-//! - Listeners only mark keys (see [`crate::worker`]); they never wait and never do I/O.
+//! - Listeners are registered before the watch starts, and are called after the copy has changed.
+//! - A stored object is never replaced by one with an older resourceVersion. A deleted object is not stored
+//!   again after its deletion was delivered.
+//! - Listeners only enqueue keys (see [`crate::worker`]); they never wait and never do I/O.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -17,19 +20,20 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use kube::runtime::WatchStreamExt as _;
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
+use tholepin_agent::RetryPauses;
 use tokio::sync::watch;
 use tracing::debug;
 
-/// Shortest pause before a failed watch is opened again.
+/// The shortest pause before a failed watch is opened again.
 const WATCH_RETRY_MIN: Duration = Duration::from_millis(50);
-/// Longest pause before a failed watch is opened again: the API server is in this very process.
+/// The longest pause before a failed watch is opened again. It is short because the API server runs in this
+/// process.
 const WATCH_RETRY_MAX: Duration = Duration::from_secs(2);
 
-/// Which object within a kind: namespace (empty for cluster-scoped kinds) and name.
+/// The key of an object within its kind: namespace (empty for cluster-scoped kinds) and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
     /// The namespace; empty for a cluster-scoped object.
@@ -39,12 +43,12 @@ pub struct ObjectKey {
 }
 
 impl ObjectKey {
-    /// Names an object by its namespace (empty if it has none) and name.
+    /// Creates a key from namespace (empty if there is none) and name.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
 
-    /// Reads the key off an object.
+    /// Returns the key of an object.
     pub fn of<K: kube::ResourceExt>(object: &K) -> Self {
         Self::new(object.namespace().unwrap_or_default(), object.name_any())
     }
@@ -60,17 +64,17 @@ impl std::fmt::Display for ObjectKey {
     }
 }
 
-/// One change of the copy: an object appeared (`before` absent), changed, or went (`after` absent).
+/// One change of the copy: an object was added (`before` is `None`), changed, or removed (`after` is `None`).
 #[derive(Debug)]
 pub struct ObjectChange<'a, K> {
-    /// The object as it was stored.
+    /// The object as it was stored before.
     pub before: Option<&'a K>,
     /// The object as it is stored now.
     pub after: Option<&'a K>,
 }
 
 impl<'a, K> ObjectChange<'a, K> {
-    /// The states that this change touches, for listeners to which old and new are alike.
+    /// Returns the states before and after the change, for listeners that treat both alike.
     pub fn states(&self) -> impl Iterator<Item = &'a K> + use<'a, K> {
         self.before.into_iter().chain(self.after)
     }
@@ -87,14 +91,14 @@ pub struct Reflector<K> {
 
 struct ReflectorState<K> {
     objects: BTreeMap<ObjectKey, Arc<K>>,
-    /// The highest resourceVersion that the watch has delivered. An answer of a write that is older
-    /// may be about an object whose deletion has been seen since.
+    /// The highest resourceVersion that the watch has delivered. The reply to a write that is older may be
+    /// about an object whose deletion has been delivered since.
     delivered: u64,
 }
 
 impl<K> Debug for Reflector<K> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mirror").field("synced", &*self.synced.borrow()).finish_non_exhaustive()
+        f.debug_struct("Reflector").field("synced", &*self.synced.borrow()).finish_non_exhaustive()
     }
 }
 
@@ -112,7 +116,8 @@ impl<K> Reflector<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    /// Registers what is called after each change. Changes from before the call are not repeated.
+    /// Registers a listener, which is called after each change. Changes before the registration are not
+    /// repeated.
     pub fn listen(&self, listener: impl Fn(&ObjectChange<'_, K>) + Send + Sync + 'static) {
         let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
         listeners.push(Box::new(listener));
@@ -143,26 +148,27 @@ where
     /// Waits until the first full list has arrived.
     pub async fn wait_synced(&self) {
         let mut synced = self.synced.subscribe();
-        // The sender lives in `self`, so waiting can only end by the value.
+        // The sender is a field of `self`, so the wait can end only with the value.
         let _ = synced.wait_for(|synced| *synced).await;
     }
 
-    /// Stores what the API answered to a write, unless the watch has already been further.
+    /// Stores the API server's reply to a write, unless the watch has delivered a newer resourceVersion
+    /// already.
     pub fn learn(&self, object: K) {
         let version = version_of(&object);
         self.put(object, |state, _| state.delivered < version);
     }
 
-    /// Stores what is known to become true, at the version of the stored object: the next event
-    /// about the object replaces it.
+    /// Stores an expected state of an object that the API server has not returned, under the resourceVersion
+    /// of the stored one. The next event about the object replaces it.
     pub fn assume(&self, object: K) {
         let version = version_of(&object);
         self.put(object, |_, stored| stored.is_some_and(|stored| version_of(stored) == version));
     }
 
-    /// Follows the API for ever, reconnecting as often as needed. Cancel by dropping.
+    /// Watches the API until the future is dropped, and reconnects whenever the watch ends.
     pub async fn follow(&self, client: Client) {
-        let backoff = WatchBackoff { next: WATCH_RETRY_MIN };
+        let backoff = RetryPauses::new(WATCH_RETRY_MIN, WATCH_RETRY_MAX);
         let stream = watcher(Api::<K>::all(client), watcher::Config::default()).backoff(backoff);
         let mut stream = std::pin::pin!(stream);
         let mut listing: Option<BTreeMap<ObjectKey, K>> = None;
@@ -209,8 +215,8 @@ where
         }
     }
 
-    /// Stores an object if it is not older than the stored one and `admits` it, which is asked under
-    /// the lock: between asking and storing, nothing may be delivered.
+    /// Stores an object if it is not older than the stored one and `admits` returns true. `admits` is called
+    /// under the lock, so that nothing can be delivered between the check and the change.
     fn put(&self, mut object: K, admits: impl FnOnce(&ReflectorState<K>, Option<&K>) -> bool) {
         object.meta_mut().managed_fields = None;
         let key = ObjectKey::of(&object);
@@ -227,8 +233,8 @@ where
         self.notify(&ObjectChange { before: before.as_deref(), after: Some(&object) });
     }
 
-    /// Removes the object of that key. `seen` is the object of the deletion, whose uid must fit: a
-    /// successor of the same name may have been learnt before its predecessor's end was delivered.
+    /// Removes the object with that key. `seen` is the object of the deletion event, whose uid must match: a
+    /// successor of the same name may have been learnt before the deletion of its predecessor is delivered.
     fn remove(&self, key: &ObjectKey, seen: Option<&K>) {
         let before = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -267,29 +273,8 @@ where
     }
 }
 
-/// Pauses between attempts to open a watch: doubling, and short again after a success.
-struct WatchBackoff {
-    next: Duration,
-}
-
-impl Iterator for WatchBackoff {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = self.next;
-        self.next = pause.saturating_mul(2).min(WATCH_RETRY_MAX);
-        Some(pause)
-    }
-}
-
-impl Backoff for WatchBackoff {
-    fn reset(&mut self) {
-        self.next = WATCH_RETRY_MIN;
-    }
-}
-
-/// The resourceVersion as a number; 0 if the object has none. Versions are global and grow, which
-/// Kubernetes guarantees since 1.35 and every server before it did.
+/// Returns the resourceVersion as a number; 0 if the object has none. Versions are global and increase;
+/// Kubernetes guarantees this since 1.35, and every server before did it.
 fn version_of<K: Resource>(object: &K) -> u64 {
     let version = object.meta().resource_version.as_deref();
     version.and_then(|version| version.parse().ok()).unwrap_or(0)
@@ -309,52 +294,53 @@ mod tests {
         serde_json::from_value(json!({ "metadata": metadata })).unwrap()
     }
 
-    fn version(mirror: &Reflector<ConfigMap>, name: &str) -> Option<u64> {
-        mirror.get(&ObjectKey::new("a", name)).map(|object| version_of(&*object))
+    fn version(reflector: &Reflector<ConfigMap>, name: &str) -> Option<u64> {
+        reflector.get(&ObjectKey::new("a", name)).map(|object| version_of(&*object))
     }
 
     #[test]
     fn an_older_event_does_not_undo_what_was_learnt() {
-        let mirror = Reflector::default();
-        mirror.deliver(map("x", "1", 5));
-        mirror.learn(map("x", "1", 9));
-        mirror.deliver(map("x", "1", 7));
-        assert_eq!(version(&mirror, "x"), Some(9));
+        let reflector = Reflector::default();
+        reflector.deliver(map("x", "1", 5));
+        reflector.learn(map("x", "1", 9));
+        reflector.deliver(map("x", "1", 7));
+        assert_eq!(version(&reflector, "x"), Some(9));
     }
 
     #[test]
     fn a_late_answer_does_not_bring_back_a_deleted_object() {
-        let mirror = Reflector::default();
-        mirror.deliver(map("x", "1", 5));
-        mirror.deliver_deletion(&map("x", "1", 8));
-        mirror.learn(map("x", "1", 7));
-        assert_eq!(version(&mirror, "x"), None);
+        let reflector = Reflector::default();
+        reflector.deliver(map("x", "1", 5));
+        reflector.deliver_deletion(&map("x", "1", 8));
+        reflector.learn(map("x", "1", 7));
+        assert_eq!(version(&reflector, "x"), None);
     }
 
     #[test]
     fn a_successor_survives_the_late_end_of_its_predecessor() {
-        let mirror = Reflector::default();
-        mirror.deliver(map("x", "1", 5));
-        mirror.learn(map("x", "2", 9));
-        mirror.deliver_deletion(&map("x", "1", 8));
-        assert_eq!(version(&mirror, "x"), Some(9));
+        let reflector = Reflector::default();
+        reflector.deliver(map("x", "1", 5));
+        reflector.learn(map("x", "2", 9));
+        reflector.deliver_deletion(&map("x", "1", 8));
+        assert_eq!(version(&reflector, "x"), Some(9));
     }
 
     #[test]
     fn a_new_list_tells_what_has_gone() {
-        let mirror = Reflector::default();
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&told);
-        mirror.deliver(map("gone", "1", 5));
-        mirror.deliver(map("stays", "2", 6));
-        mirror.listen(move |change: &ObjectChange<'_, ConfigMap>| {
+        let reflector = Reflector::default();
+        let notified = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&notified);
+        reflector.deliver(map("gone", "1", 5));
+        reflector.deliver(map("stays", "2", 6));
+        reflector.listen(move |change: &ObjectChange<'_, ConfigMap>| {
             let names = (change.before.map(ObjectKey::of), change.after.map(ObjectKey::of));
             sink.lock().unwrap().push(names);
         });
-        mirror.replace_all(BTreeMap::from([(ObjectKey::new("a", "stays"), map("stays", "2", 6))]));
+        reflector
+            .replace_all(BTreeMap::from([(ObjectKey::new("a", "stays"), map("stays", "2", 6))]));
         let gone = ObjectKey::new("a", "gone");
-        assert_eq!(told.lock().unwrap().first(), Some(&(Some(gone), None)));
-        assert_eq!(mirror.in_namespace("a").len(), 1);
-        assert!(mirror.in_namespace("b").is_empty());
+        assert_eq!(notified.lock().unwrap().first(), Some(&(Some(gone), None)));
+        assert_eq!(reflector.in_namespace("a").len(), 1);
+        assert!(reflector.in_namespace("b").is_empty());
     }
 }

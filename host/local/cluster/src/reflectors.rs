@@ -1,4 +1,4 @@
-//! The local copies of everything the controllers look at: one watch per kind, shared by all.
+//! The reflectors of all kinds that the controllers read: one watch per kind, shared by all controllers.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use kube::Client;
 
 use crate::reflector::Reflector;
 
-/// One mirror per kind. Cloning shares them.
+/// One reflector per kind. Clones share the reflectors.
 #[derive(Clone, Debug, Default)]
-#[expect(missing_docs, reason = "each field is the mirror of the kind that it names")]
+#[expect(missing_docs, reason = "each field is the reflector of the kind that it names")]
 pub struct Reflectors {
     pub namespaces: Arc<Reflector<Namespace>>,
     pub nodes: Arc<Reflector<Node>>,
@@ -30,7 +30,7 @@ pub struct Reflectors {
 }
 
 impl Reflectors {
-    /// Follows the API for ever. Listeners must have been registered. Cancel by dropping.
+    /// Watches the API until the future is dropped. Listeners must be registered before.
     pub async fn follow(self, client: Client) -> Infallible {
         let of = || client.clone();
         tokio::join!(
@@ -48,8 +48,8 @@ impl Reflectors {
         std::future::pending().await
     }
 
-    /// Waits until the first full list of every kind has arrived: before that, what is missing here
-    /// may well exist.
+    /// Waits until the first full list of every kind has arrived. Before that, an object that is missing here
+    /// may exist.
     pub async fn wait_synced(&self) {
         tokio::join!(
             self.namespaces.wait_synced(),

@@ -1,8 +1,8 @@
-//! Binds each Pod to a node, or says on the Pod why none suits, and tries again when something changes.
+//! Binds each Pod to a node, or reports on the Pod why no node suits and tries again when something changes.
 //!
-//! Where a Pod goes is decided in [`decide()`], without I/O. One Pod is decided at a time, and what was
-//! bound counts at once, before the watch brings it back: two Pods never take the same room. It never
-//! moves or evicts a Pod that is bound.
+//! The pure function [`decide()`] chooses the node. Pods are scheduled one at a time, and a binding counts
+//! immediately, before the watch delivers it: two Pods never take the same room. The scheduler never moves or
+//! evicts a bound Pod.
 
 mod affinity;
 mod decide;
@@ -27,92 +27,92 @@ pub use decide::{SchedulingDecision, decide};
 pub(crate) use fit::claims_of;
 pub use snapshot::SchedulerSnapshot;
 
-use crate::api_writer::{ApiWriter, WriteError};
+use crate::api_writer::{ApiWriter, RequestError, WriteError};
 use crate::events::{EventRecorder, EventSeverity};
 use crate::reflector::{ObjectChange, ObjectKey, Reflector};
 use crate::reflectors::Reflectors;
 use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
 
-/// This scheduler's name: Pods that name another one are not its business.
+/// The name of this scheduler. It ignores Pods that name another one.
 const NAME: &str = "default-scheduler";
 
-/// How long a new Pod may wait for its volumes before that is said on it.
+/// How long a new Pod may wait for its volumes before the wait is reported on it.
 const VOLUME_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Why a Pod is still without a node.
+/// Why a Pod could not be scheduled.
 #[derive(Debug, thiserror::Error)]
 enum ScheduleError {
     #[error("cannot bind the Pod to node `{node}`")]
-    Bind { node: String, source: Box<kube::Error> },
+    Bind { node: String, source: RequestError },
     #[error(transparent)]
     Report(#[from] WriteError),
 }
 
-/// The controller.
+/// The scheduler.
 #[derive(Clone)]
 pub struct Scheduler {
     client: Client,
-    mirrors: Reflectors,
-    marks: Arc<DirtyKeys<ObjectKey>>,
+    reflectors: Reflectors,
+    dirty_keys: Arc<DirtyKeys<ObjectKey>>,
     events: EventRecorder,
 }
 
 impl Scheduler {
-    /// Listens to the mirrors, which must not be followed yet.
-    pub fn new(client: Client, mirrors: &Reflectors) -> Self {
-        let marks = Arc::new(DirtyKeys::default());
-        let (on_pod, pods) = (Arc::clone(&marks), Arc::clone(&mirrors.pods));
-        mirrors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
+    /// Registers listeners at the reflectors, which must not have been started yet.
+    pub fn new(client: Client, reflectors: &Reflectors) -> Self {
+        let dirty_keys = Arc::new(DirtyKeys::default());
+        let (on_pod, pods) = (Arc::clone(&dirty_keys), Arc::clone(&reflectors.pods));
+        reflectors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
             if let Some(pod) = change.after.filter(|pod| is_waiting(pod)) {
                 on_pod.enqueue(ObjectKey::of(pod));
-            } else if gives_way(change) {
+            } else if may_free_room(change) {
                 enqueue_waiting(&pods, &on_pod);
             }
         });
         let retry = || {
-            let (marks, pods) = (Arc::clone(&marks), Arc::clone(&mirrors.pods));
-            move || enqueue_waiting(&pods, &marks)
+            let (dirty_keys, pods) = (Arc::clone(&dirty_keys), Arc::clone(&reflectors.pods));
+            move || enqueue_waiting(&pods, &dirty_keys)
         };
-        let again = retry();
-        mirrors.nodes.listen(move |change: &ObjectChange<'_, Node>| {
+        let enqueue = retry();
+        reflectors.nodes.listen(move |change: &ObjectChange<'_, Node>| {
             if change.before.is_none() || has_changed(change, node_facts) {
-                again();
+                enqueue();
             }
         });
-        let again = retry();
-        mirrors.claims.listen(move |_: &ObjectChange<'_, PersistentVolumeClaim>| again());
-        let again = retry();
-        mirrors.volumes.listen(move |_: &ObjectChange<'_, PersistentVolume>| again());
-        let again = retry();
-        mirrors.namespaces.listen(move |_: &ObjectChange<'_, Namespace>| again());
+        let enqueue = retry();
+        reflectors.claims.listen(move |_: &ObjectChange<'_, PersistentVolumeClaim>| enqueue());
+        let enqueue = retry();
+        reflectors.volumes.listen(move |_: &ObjectChange<'_, PersistentVolume>| enqueue());
+        let enqueue = retry();
+        reflectors.namespaces.listen(move |_: &ObjectChange<'_, Namespace>| enqueue());
         let events = EventRecorder::new(client.clone(), NAME);
-        Self { client, mirrors: mirrors.clone(), marks, events }
+        Self { client, reflectors: reflectors.clone(), dirty_keys, events }
     }
 
-    /// Works until told to stop.
+    /// Schedules Pods until it is told to stop.
     ///
     /// # Errors
     ///
-    /// Fails if a pass panics.
+    /// Returns an error if a reconcile panics.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
-        let marks = Arc::clone(&self.marks);
-        // One at a time: each decision counts on the one before.
-        let worker = Worker { name: NAME, marks, concurrency: 1, stop };
+        let dirty_keys = Arc::clone(&self.dirty_keys);
+        // One at a time, because each decision counts on the binding before it.
+        let worker = Worker { name: NAME, dirty_keys, concurrency: 1, stop };
         worker
             .run(|key| {
                 let this = self.clone();
-                async move { this.schedule(&key).await.map_err(|error| chain(&error)) }
+                async move { this.schedule(&key).await }
             })
             .await
     }
 
     async fn schedule(&self, key: &ObjectKey) -> Result<Requeue, ScheduleError> {
-        let Some(pod) = self.mirrors.pods.get(key).filter(|pod| is_waiting(pod)) else {
+        let Some(pod) = self.reflectors.pods.get(key).filter(|pod| is_waiting(pod)) else {
             return Ok(Requeue::AwaitChange);
         };
         match decide(&pod, &self.snapshot()) {
             SchedulingDecision::Bind { node } => self.bind(&pod, node).await?,
-            // The binder is about to make the volume: a warning now would be noise.
+            // The volume controller is about to create the volume, so a warning would be premature.
             SchedulingDecision::AwaitVolumes { .. } if is_new(&pod, Timestamp::now()) => {
                 return Ok(Requeue::After(VOLUME_PATIENCE));
             }
@@ -125,7 +125,7 @@ impl Scheduler {
     }
 
     fn snapshot(&self) -> SchedulerSnapshot {
-        let Reflectors { nodes, pods, claims, volumes, namespaces, .. } = &self.mirrors;
+        let Reflectors { nodes, pods, claims, volumes, namespaces, .. } = &self.reflectors;
         let claims = claims.all().into_iter().map(|claim| (ObjectKey::of(&*claim), claim));
         let volumes =
             volumes.all().into_iter().map(|volume| (ObjectKey::of(&*volume).name, volume));
@@ -155,15 +155,15 @@ impl Scheduler {
             api.create_subresource("binding", &key.name, &params, &binding).await;
         match bound {
             Ok(_) => {}
-            // Gone, or bound by an earlier pass whose news is on its way.
+            // The Pod was deleted, or an earlier reconcile bound it and the watch has not delivered that yet.
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
                 return Ok(());
             }
-            Err(source) => return Err(ScheduleError::Bind { node, source: Box::new(source) }),
+            Err(source) => return Err(ScheduleError::Bind { node, source: source.into() }),
         }
         let mut assumed = pod.clone();
         assumed.spec.get_or_insert_default().node_name = Some(node.clone());
-        self.mirrors.pods.assume(assumed);
+        self.reflectors.pods.assume(assumed);
         let message = format!("Successfully assigned {key} to {node}");
         self.events.record(pod, EventSeverity::Normal, "Scheduled", &message).await;
         Ok(())
@@ -187,11 +187,13 @@ impl Scheduler {
     }
 }
 
-/// The condition that says why a Pod waits; `None` if it says so already.
+/// Returns the condition that reports why a Pod waits; `None` if the Pod has it already.
 fn unschedulable_condition(pod: &Pod, message: &str, now: Timestamp) -> Option<PodCondition> {
     let conditions = || pod.status.as_ref()?.conditions.as_deref();
-    let mut scheduled =
-        conditions().unwrap_or_default().iter().filter(|it| it.type_ == "PodScheduled");
+    let mut scheduled = conditions()
+        .unwrap_or_default()
+        .iter()
+        .filter(|condition| condition.type_ == "PodScheduled");
     let before = scheduled.next().filter(|before| before.status == "False");
     if before.is_some_and(|before| before.message.as_deref() == Some(message)) {
         return None;
@@ -207,13 +209,13 @@ fn unschedulable_condition(pod: &Pod, message: &str, now: Timestamp) -> Option<P
     })
 }
 
-/// A Pod that was created a moment ago.
+/// Returns true if the Pod was created a moment ago.
 fn is_new(pod: &Pod, now: Timestamp) -> bool {
     let age = pod.metadata.creation_timestamp.as_ref().map(|created| now.duration_since(created.0));
     age.and_then(|age| Duration::try_from(age).ok()).is_some_and(|age| age < VOLUME_PATIENCE)
 }
 
-/// A Pod that this scheduler has to find a node for.
+/// Returns true if this scheduler must find a node for the Pod.
 fn is_waiting(pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
     let gates = spec.scheduling_gates.as_deref().unwrap_or_default();
@@ -224,9 +226,9 @@ fn is_waiting(pod: &Pod) -> bool {
         && spec.scheduler_name.as_deref().is_none_or(|name| name == NAME)
 }
 
-/// A change after which a Pod that fitted nowhere may fit: one ended, went, or has other labels. A
-/// new one on a node matters too: somebody may want its company.
-fn gives_way(change: &ObjectChange<'_, Pod>) -> bool {
+/// Returns true if a Pod that did not fit may fit after this change: a Pod ended, was deleted, or has other
+/// labels. A newly bound Pod counts too, because another Pod may have an affinity to it.
+fn may_free_room(change: &ObjectChange<'_, Pod>) -> bool {
     let facts = |pod: &Pod| {
         let node = fit::node_of(pod).map(str::to_owned);
         (node, fit::is_finished(pod), pod.metadata.labels.clone())
@@ -234,7 +236,7 @@ fn gives_way(change: &ObjectChange<'_, Pod>) -> bool {
     change.after.is_none() || has_changed(change, facts)
 }
 
-/// What of a node a decision rests on; its heartbeat changes without meaning anything.
+/// Returns the facts of a node on which decisions depend. The heartbeat is not one of them.
 fn node_facts(node: &Node) -> impl PartialEq + use<> {
     let spec = node.spec.clone().unwrap_or_default();
     let status = node.status.clone().unwrap_or_default();
@@ -245,18 +247,11 @@ fn has_changed<K, F: PartialEq>(change: &ObjectChange<'_, K>, facts: impl Fn(&K)
     change.before.map(&facts) != change.after.map(&facts)
 }
 
-fn enqueue_waiting(pods: &Reflector<Pod>, marks: &DirtyKeys<ObjectKey>) {
+fn enqueue_waiting(pods: &Reflector<Pod>, dirty_keys: &DirtyKeys<ObjectKey>) {
     pods.all()
         .iter()
         .filter(|pod| is_waiting(pod))
-        .for_each(|pod| marks.enqueue(ObjectKey::of(&**pod)));
-}
-
-fn chain(error: &ScheduleError) -> String {
-    match error {
-        ScheduleError::Bind { source, .. } => format!("{error}: {source}"),
-        ScheduleError::Report(error) => error.chain(),
-    }
+        .for_each(|pod| dirty_keys.enqueue(ObjectKey::of(&**pod)));
 }
 
 #[cfg(test)]
@@ -268,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn only_unbound_living_pods_of_ours_wait() {
+    fn only_unbound_pods_of_this_scheduler_wait() {
         let cases = [
             (json!({"spec": {}}), true),
             (json!({"spec": {"schedulerName": "default-scheduler"}}), true),
@@ -285,13 +280,13 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_reported_once_and_keeps_its_beginning() {
+    fn a_reason_is_reported_once_and_keeps_its_transition_time() {
         let early = Timestamp::UNIX_EPOCH;
         let fresh = pod(json!({"spec": {}}));
         let condition = unschedulable_condition(&fresh, "no room", early).unwrap();
-        let told = pod(json!({"spec": {}, "status": {"conditions": [condition]}}));
-        assert_eq!(unschedulable_condition(&told, "no room", Timestamp::now()), None);
-        let other = unschedulable_condition(&told, "no node", Timestamp::now()).unwrap();
+        let reported = pod(json!({"spec": {}, "status": {"conditions": [condition]}}));
+        assert_eq!(unschedulable_condition(&reported, "no room", Timestamp::now()), None);
+        let other = unschedulable_condition(&reported, "no node", Timestamp::now()).unwrap();
         assert_eq!(other.last_transition_time, Some(Time(early)));
     }
 }

@@ -1,7 +1,7 @@
-//! Keeps the EndpointSlices of Services: which Pods serve, at which address, in which state.
+//! Maintains the EndpointSlices of Services: which Pods serve, at which address, in which state.
 //!
-//! Which slices there should be is decided in `slices`, without I/O. It gives Services no address
-//! (the API server does) and forwards no connection ([`crate::service_proxy`] does).
+//! The pure module `slices` decides which slices must exist. This controller does not allocate addresses of
+//! Services (the API server does) and forwards no connections ([`crate::service_proxy`] does).
 
 pub(crate) mod slices;
 
@@ -19,38 +19,39 @@ use crate::reflector::{ObjectChange, ObjectKey};
 use crate::reflectors::Reflectors;
 use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
 
-/// This controller's name.
+/// The name of this controller.
 const NAME: &str = "endpointslice-controller";
-/// How many Services are worked on at once.
+/// How many Services are reconciled concurrently.
 const CONCURRENCY: usize = 8;
 
 /// The controller.
 #[derive(Clone)]
 pub struct EndpointSlices {
     client: Client,
-    mirrors: Reflectors,
-    marks: Arc<DirtyKeys<ObjectKey>>,
+    reflectors: Reflectors,
+    dirty_keys: Arc<DirtyKeys<ObjectKey>>,
 }
 
 impl EndpointSlices {
-    /// Listens to the mirrors, which must not be followed yet.
-    pub fn new(client: Client, mirrors: &Reflectors) -> Self {
-        let marks = Arc::new(DirtyKeys::default());
-        let on_service = Arc::clone(&marks);
-        mirrors.services.listen(move |change: &ObjectChange<'_, Service>| {
+    /// Registers listeners at the reflectors, which must not have been started yet.
+    pub fn new(client: Client, reflectors: &Reflectors) -> Self {
+        let dirty_keys = Arc::new(DirtyKeys::default());
+        let on_service = Arc::clone(&dirty_keys);
+        reflectors.services.listen(move |change: &ObjectChange<'_, Service>| {
             change.states().for_each(|service| on_service.enqueue(ObjectKey::of(service)));
         });
-        let (on_pod, services) = (Arc::clone(&marks), Arc::clone(&mirrors.services));
-        mirrors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
-            let namespace = change.states().next().and_then(|it| it.metadata.namespace.clone());
+        let (on_pod, services) = (Arc::clone(&dirty_keys), Arc::clone(&reflectors.services));
+        reflectors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
+            let namespace =
+                change.states().next().and_then(|object| object.metadata.namespace.clone());
             for service in services.in_namespace(&namespace.unwrap_or_default()) {
                 if change.states().any(|pod| is_selected(&service, pod)) {
                     on_pod.enqueue(ObjectKey::of(&*service));
                 }
             }
         });
-        let on_slice = Arc::clone(&marks);
-        mirrors.slices.listen(move |change: &ObjectChange<'_, EndpointSlice>| {
+        let on_slice = Arc::clone(&dirty_keys);
+        reflectors.slices.listen(move |change: &ObjectChange<'_, EndpointSlice>| {
             for slice in change.states() {
                 let labels = slice.metadata.labels.as_ref();
                 let service = labels.and_then(|labels| labels.get(slices::SERVICE_NAME));
@@ -60,9 +61,9 @@ impl EndpointSlices {
                     .for_each(|name| on_slice.enqueue(ObjectKey::new(&*namespace, name)));
             }
         });
-        // A node's zone is part of its endpoints.
-        let (on_node, services) = (Arc::clone(&marks), Arc::clone(&mirrors.services));
-        mirrors.nodes.listen(move |change: &ObjectChange<'_, Node>| {
+        // The zone of a node is part of the endpoints on it.
+        let (on_node, services) = (Arc::clone(&dirty_keys), Arc::clone(&reflectors.services));
+        reflectors.nodes.listen(move |change: &ObjectChange<'_, Node>| {
             let labels = |node: &Node| node.metadata.labels.clone();
             if change.before.map(labels) != change.after.map(labels) {
                 services
@@ -71,32 +72,34 @@ impl EndpointSlices {
                     .for_each(|service| on_node.enqueue(ObjectKey::of(&**service)));
             }
         });
-        Self { client, mirrors: mirrors.clone(), marks }
+        Self { client, reflectors: reflectors.clone(), dirty_keys }
     }
 
-    /// Works until told to stop.
+    /// Reconciles Services until it is told to stop.
     ///
     /// # Errors
     ///
-    /// Fails if a pass panics.
+    /// Returns an error if a reconcile panics.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
-        let marks = Arc::clone(&self.marks);
-        let worker = Worker { name: NAME, marks, concurrency: CONCURRENCY, stop };
+        let dirty_keys = Arc::clone(&self.dirty_keys);
+        let worker = Worker { name: NAME, dirty_keys, concurrency: CONCURRENCY, stop };
         worker
             .run(|key| {
                 let this = self.clone();
-                async move { this.reconcile(&key).await.map_err(|error| error.chain()) }
+                async move { this.reconcile(&key).await }
             })
             .await
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Requeue, WriteError> {
-        // The slices of a Service that has gone are the garbage collection's.
-        let Some(service) = self.mirrors.services.get(key) else { return Ok(Requeue::AwaitChange) };
-        let pods = self.mirrors.pods.in_namespace(&key.namespace);
-        let wanted = slices::slices(&service, &pods, &self.mirrors.nodes.all());
-        let existing = self.mirrors.slices.in_namespace(&key.namespace);
-        let writes = slices::slice_writes(&key.name, wanted, &existing);
+        // Garbage collection deletes the slices of a deleted Service.
+        let Some(service) = self.reflectors.services.get(key) else {
+            return Ok(Requeue::AwaitChange);
+        };
+        let pods = self.reflectors.pods.in_namespace(&key.namespace);
+        let desired = slices::slices(&service, &pods, &self.reflectors.nodes.all());
+        let existing = self.reflectors.slices.in_namespace(&key.namespace);
+        let writes = slices::slice_writes(&key.name, desired, &existing);
         let api = Api::<EndpointSlice>::namespaced(self.client.clone(), &key.namespace);
         let writer = ApiWriter::new(api, NAME);
         for slice in writes.apply {
@@ -107,7 +110,7 @@ impl EndpointSlices {
                 fields.insert("kind".to_owned(), json!("EndpointSlice"));
             }
             let applied = writer.apply(&name, &intent).await?;
-            applied.into_iter().for_each(|applied| self.mirrors.slices.learn(applied));
+            applied.into_iter().for_each(|applied| self.reflectors.slices.learn(applied));
         }
         for name in writes.delete {
             writer.delete(&name, None).await?;

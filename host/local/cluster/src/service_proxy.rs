@@ -1,12 +1,14 @@
-//! Makes the addresses of Services work: accepts connections at ClusterIP:port and passes them to a ready endpoint.
+//! Makes the addresses of Services usable: accepts connections at ClusterIP:port and forwards them to a ready
+//! endpoint.
 //!
-//! Runs in user space, TCP only, ClusterIP only (no NodePort). Where to listen and whither to forward is
-//! decided in `routes`, without I/O.
+//! The proxy runs in user space, and supports only TCP and ClusterIP (no NodePort). The pure module `routes`
+//! decides on which addresses to listen and to which endpoints to forward.
 //!
 //! Invariants:
-//! - A Service without a ready endpoint is not listened on, so its clients are refused at once.
-//! - A connection whose dial fails goes to another endpoint; when all fail it is reset, never left open.
-//! - The number of connections has a bound; beyond it new ones wait to be accepted.
+//! - A Service without an endpoint that can serve has no listener, so its clients are refused immediately.
+//! - If an endpoint cannot be dialled, the connection goes to another one. If all fail it is reset, never
+//!   left open.
+//! - The number of connections is bounded. Beyond the bound new ones wait to be accepted.
 
 mod connection;
 pub(crate) mod routes;
@@ -31,22 +33,22 @@ use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
 use connection::{ProxiedConnections, accept};
 use routes::{ServiceBackends, routes};
 
-/// This part's name in log lines.
-const NAME: &str = "forwarder";
-/// ProxiedConnections over all Services together.
+/// The name of this part in log lines.
+const NAME: &str = "service proxy";
+/// The maximum number of connections of all Services together.
 const CONNECTIONS_MAX: usize = 4_096;
-/// When to try again to listen where it did not work.
+/// The pause before listening is tried again on an address where it failed.
 const LISTEN_RETRY: Duration = Duration::from_millis(500);
-/// How long connections may take to end when the forwarder stops.
+/// How long connections may take to end when the proxy stops.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
-/// The forwarder.
+/// The proxy.
 pub struct ServiceProxy {
-    mirrors: Reflectors,
-    marks: Arc<DirtyKeys<AllRoutes>>,
+    reflectors: Reflectors,
+    dirty_keys: Arc<DirtyKeys<AllRoutes>>,
 }
 
-/// The only key: routes are compared as a whole.
+/// The only key: the routes of all Services are compared as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct AllRoutes;
 
@@ -56,8 +58,8 @@ impl std::fmt::Display for AllRoutes {
     }
 }
 
-/// Where it listens now, and the tasks that do.
-struct ActiveListener {
+/// The current listeners, and their tasks.
+struct ActiveListeners {
     listeners: BTreeMap<SocketAddr, Listener>,
     tasks: JoinSet<()>,
     permits: Arc<Semaphore>,
@@ -66,41 +68,43 @@ struct ActiveListener {
 
 struct Listener {
     backends: watch::Sender<ServiceBackends>,
-    // Ends the accepting; connections that exist go on.
+    // Stops accepting. Existing connections continue.
     accepting: CancellationToken,
 }
 
 impl ServiceProxy {
-    /// Listens to the mirrors, which must not be followed yet.
-    pub fn new(mirrors: &Reflectors) -> Self {
-        let marks = Arc::new(DirtyKeys::default());
-        let on_service = Arc::clone(&marks);
-        mirrors.services.listen(move |_: &ObjectChange<'_, Service>| on_service.enqueue(AllRoutes));
-        let on_slice = Arc::clone(&marks);
-        mirrors
+    /// Registers listeners at the reflectors, which must not have been started yet.
+    pub fn new(reflectors: &Reflectors) -> Self {
+        let dirty_keys = Arc::new(DirtyKeys::default());
+        let on_service = Arc::clone(&dirty_keys);
+        reflectors
+            .services
+            .listen(move |_: &ObjectChange<'_, Service>| on_service.enqueue(AllRoutes));
+        let on_slice = Arc::clone(&dirty_keys);
+        reflectors
             .slices
             .listen(move |_: &ObjectChange<'_, EndpointSlice>| on_slice.enqueue(AllRoutes));
-        Self { mirrors: mirrors.clone(), marks }
+        Self { reflectors: reflectors.clone(), dirty_keys }
     }
 
-    /// Forwards until told to stop.
+    /// Forwards connections until it is told to stop.
     ///
     /// # Errors
     ///
-    /// Fails if a task panics.
+    /// Returns an error if a task panics.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
-        let listening = Arc::new(Mutex::new(ActiveListener {
+        let listening = Arc::new(Mutex::new(ActiveListeners {
             listeners: BTreeMap::new(),
             tasks: JoinSet::new(),
             permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             stop: stop.clone(),
         }));
-        let worker = Worker { name: NAME, marks: self.marks, concurrency: 1, stop };
-        let (mirrors, shared) = (self.mirrors, Arc::clone(&listening));
-        let worked = worker
+        let worker = Worker { name: NAME, dirty_keys: self.dirty_keys, concurrency: 1, stop };
+        let (reflectors, shared) = (self.reflectors, Arc::clone(&listening));
+        let result = worker
             .run(move |AllRoutes| {
-                let (mirrors, listening) = (mirrors.clone(), Arc::clone(&shared));
-                async move { reconcile(&mirrors, &listening).await }
+                let (reflectors, listening) = (reflectors.clone(), Arc::clone(&shared));
+                async move { reconcile(&reflectors, &listening).await }
             })
             .await;
         let mut tasks = {
@@ -112,18 +116,18 @@ impl ServiceProxy {
         if timeout(STOP_DEADLINE, drain).await.is_err() {
             tasks.shutdown().await;
         }
-        worked
+        result
     }
 }
 
 async fn reconcile(
-    mirrors: &Reflectors,
-    listening: &Mutex<ActiveListener>,
+    reflectors: &Reflectors,
+    listening: &Mutex<ActiveListeners>,
 ) -> Result<Requeue, JoinError> {
-    let wanted = routes(&mirrors.services.all(), &mirrors.slices.all());
+    let desired = routes(&reflectors.services.all(), &reflectors.slices.all());
     let missing = {
         let mut listening = listening.lock().unwrap_or_else(PoisonError::into_inner);
-        listening.follow(wanted)?
+        listening.follow(desired)?
     };
     let mut next = Requeue::AwaitChange;
     for (address, backends) in missing {
@@ -142,24 +146,25 @@ async fn reconcile(
     Ok(next)
 }
 
-impl ActiveListener {
-    /// Updates what is listened on already, ends what is not wanted, and returns what is missing.
+impl ActiveListeners {
+    /// Updates the endpoints of existing listeners, stops listeners that are not needed any more, and returns
+    /// the missing ones.
     fn follow(
         &mut self,
-        wanted: BTreeMap<SocketAddr, ServiceBackends>,
+        desired: BTreeMap<SocketAddr, ServiceBackends>,
     ) -> Result<Vec<(SocketAddr, ServiceBackends)>, JoinError> {
         while let Some(ended) = self.tasks.try_join_next() {
             ended?;
         }
         self.listeners.retain(|address, listener| {
-            let is_wanted = wanted.contains_key(address);
-            if !is_wanted {
+            let is_desired = desired.contains_key(address);
+            if !is_desired {
                 listener.accepting.cancel();
             }
-            is_wanted
+            is_desired
         });
         let mut missing = Vec::new();
-        for (address, backends) in wanted {
+        for (address, backends) in desired {
             match self.listeners.get(&address) {
                 Some(listener) => drop(listener.backends.send_replace(backends)),
                 None => missing.push((address, backends)),

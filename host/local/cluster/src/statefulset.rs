@@ -1,8 +1,8 @@
-//! Keeps the Pods, claims and revisions of StatefulSets as their specs want them.
+//! Maintains the Pods, claims and revisions of StatefulSets according to their specs.
 //!
-//! What to do is decided in [`plan()`], without I/O; this module performs the writes and hands their
-//! answers to the mirrors, so that the next pass does not act on the past. It runs no container and
-//! binds nothing to a node.
+//! The pure function [`plan()`] decides what to do. This module performs the writes and passes the replies to
+//! the reflectors, so that the next reconcile reads its own writes. It runs no containers and binds no Pods
+//! to nodes.
 
 mod claims;
 mod plan;
@@ -29,72 +29,73 @@ use crate::reflector::{ObjectChange, ObjectKey, Reflector};
 use crate::reflectors::Reflectors;
 use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
 
-/// This controller's name: as field manager, in events and in log lines.
+/// The name of this controller: as field manager, in events and in log lines.
 const NAME: &str = "statefulset-controller";
-/// How many sets are worked on at once.
+/// How many sets are reconciled concurrently.
 const CONCURRENCY: usize = 8;
 
 /// The controller.
 #[derive(Clone)]
 pub struct StatefulSets {
     client: Client,
-    mirrors: Reflectors,
-    marks: Arc<DirtyKeys<ObjectKey>>,
+    reflectors: Reflectors,
+    dirty_keys: Arc<DirtyKeys<ObjectKey>>,
     events: EventRecorder,
 }
 
 impl StatefulSets {
-    /// Listens to the mirrors, which must not be followed yet.
-    pub fn new(client: Client, mirrors: &Reflectors) -> Self {
-        let marks = Arc::new(DirtyKeys::default());
-        let on_set = Arc::clone(&marks);
-        mirrors.sets.listen(move |change: &ObjectChange<'_, StatefulSet>| {
+    /// Registers listeners at the reflectors, which must not have been started yet.
+    pub fn new(client: Client, reflectors: &Reflectors) -> Self {
+        let dirty_keys = Arc::new(DirtyKeys::default());
+        let on_set = Arc::clone(&dirty_keys);
+        reflectors.sets.listen(move |change: &ObjectChange<'_, StatefulSet>| {
             change.states().for_each(|set| on_set.enqueue(ObjectKey::of(set)));
         });
-        enqueue_owner(&mirrors.pods, &marks);
-        enqueue_owner(&mirrors.revisions, &marks);
-        // A retained claim has no owner, so a change of any claim concerns the sets of its namespace.
-        let (on_claim, sets) = (Arc::clone(&marks), Arc::clone(&mirrors.sets));
-        mirrors.claims.listen(move |change: &ObjectChange<'_, PersistentVolumeClaim>| {
-            let namespace = change.states().next().and_then(|it| it.metadata.namespace.clone());
+        enqueue_owner(&reflectors.pods, &dirty_keys);
+        enqueue_owner(&reflectors.revisions, &dirty_keys);
+        // A retained claim has no owner, so a change of any claim concerns all sets of its namespace.
+        let (on_claim, sets) = (Arc::clone(&dirty_keys), Arc::clone(&reflectors.sets));
+        reflectors.claims.listen(move |change: &ObjectChange<'_, PersistentVolumeClaim>| {
+            let namespace =
+                change.states().next().and_then(|object| object.metadata.namespace.clone());
             for set in sets.in_namespace(&namespace.unwrap_or_default()) {
                 on_claim.enqueue(ObjectKey::of(&*set));
             }
         });
         let events = EventRecorder::new(client.clone(), NAME);
-        Self { client, mirrors: mirrors.clone(), marks, events }
+        Self { client, reflectors: reflectors.clone(), dirty_keys, events }
     }
 
-    /// Works until told to stop.
+    /// Reconciles StatefulSets until it is told to stop.
     ///
     /// # Errors
     ///
-    /// Fails if a pass panics.
+    /// Returns an error if a reconcile panics.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
-        let marks = Arc::clone(&self.marks);
-        let worker = Worker { name: NAME, marks, concurrency: CONCURRENCY, stop };
+        let dirty_keys = Arc::clone(&self.dirty_keys);
+        let worker = Worker { name: NAME, dirty_keys, concurrency: CONCURRENCY, stop };
         worker
             .run(|key| {
                 let this = self.clone();
-                async move { this.reconcile(&key).await.map_err(|error| error.chain()) }
+                async move { this.reconcile(&key).await }
             })
             .await
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Requeue, WriteError> {
-        let Some(set) = self.mirrors.sets.get(key) else { return Ok(Requeue::AwaitChange) };
+        let Some(set) = self.reflectors.sets.get(key) else { return Ok(Requeue::AwaitChange) };
         let now = Timestamp::now();
-        let StatefulSetPlan { writes, look_again_at } = plan(&ObservedStatefulSet {
+        let StatefulSetPlan { writes, requeue_at } = plan(&ObservedStatefulSet {
             set: &set,
-            pods: &self.mirrors.pods.in_namespace(&key.namespace),
-            claims: &self.mirrors.claims.in_namespace(&key.namespace),
-            revisions: &self.mirrors.revisions.in_namespace(&key.namespace),
+            pods: &self.reflectors.pods.in_namespace(&key.namespace),
+            claims: &self.reflectors.claims.in_namespace(&key.namespace),
+            revisions: &self.reflectors.revisions.in_namespace(&key.namespace),
             now,
         });
         for write in writes {
             self.perform(&set, write).await?;
         }
-        Ok(look_again_at.map_or(Requeue::AwaitChange, |at| {
+        Ok(requeue_at.map_or(Requeue::AwaitChange, |at| {
             Requeue::After(Duration::try_from(at.duration_since(now)).unwrap_or_default())
         }))
     }
@@ -103,34 +104,34 @@ impl StatefulSets {
         match write {
             PlannedWrite::CreateRevision(revision) => {
                 let created = self.writer::<ControllerRevision>(set).create(&revision).await?;
-                created.into_iter().for_each(|created| self.mirrors.revisions.learn(created));
+                created.into_iter().for_each(|created| self.reflectors.revisions.learn(created));
             }
             PlannedWrite::RaiseRevision { name, revision } => {
                 let patch = json!({ "revision": revision });
                 let raised = self.writer::<ControllerRevision>(set).merge(&name, &patch).await?;
-                raised.into_iter().for_each(|raised| self.mirrors.revisions.learn(raised));
+                raised.into_iter().for_each(|raised| self.reflectors.revisions.learn(raised));
             }
             PlannedWrite::DeleteRevision { name } => {
                 self.writer::<ControllerRevision>(set).delete(&name, None).await?;
             }
             PlannedWrite::CreateClaim(claim) => {
                 let created = self.writer::<PersistentVolumeClaim>(set).create(&claim).await?;
-                created.into_iter().for_each(|created| self.mirrors.claims.learn(created));
+                created.into_iter().for_each(|created| self.reflectors.claims.learn(created));
             }
             PlannedWrite::SetClaimOwners { name, resource_version, owners } => {
                 let owned = Adoption { name, resource_version, owners };
                 let changed = adopt(&self.writer::<PersistentVolumeClaim>(set), &owned).await?;
-                changed.into_iter().for_each(|changed| self.mirrors.claims.learn(changed));
+                changed.into_iter().for_each(|changed| self.reflectors.claims.learn(changed));
             }
             PlannedWrite::AdoptPod(_) | PlannedWrite::AdoptRevision(_)
                 if !self.may_adopt(set).await? => {}
             PlannedWrite::AdoptPod(adoption) => {
                 let adopted = adopt(&self.writer::<Pod>(set), &adoption).await?;
-                adopted.into_iter().for_each(|adopted| self.mirrors.pods.learn(adopted));
+                adopted.into_iter().for_each(|adopted| self.reflectors.pods.learn(adopted));
             }
             PlannedWrite::AdoptRevision(adoption) => {
                 let adopted = adopt(&self.writer::<ControllerRevision>(set), &adoption).await?;
-                adopted.into_iter().for_each(|adopted| self.mirrors.revisions.learn(adopted));
+                adopted.into_iter().for_each(|adopted| self.reflectors.revisions.learn(adopted));
             }
             PlannedWrite::CreatePod(pod) => self.create_pod(set, &pod).await?,
             PlannedWrite::DeletePod { name, uid } => {
@@ -143,7 +144,7 @@ impl StatefulSets {
                 let name = set.metadata.name.as_deref().unwrap_or_default();
                 let patch = json!({ "status": status });
                 let changed = self.writer::<StatefulSet>(set).merge_status(name, &patch).await?;
-                changed.into_iter().for_each(|changed| self.mirrors.sets.learn(changed));
+                changed.into_iter().for_each(|changed| self.reflectors.sets.learn(changed));
             }
         }
         Ok(())
@@ -154,7 +155,7 @@ impl StatefulSets {
         let set_name = set.metadata.name.as_deref().unwrap_or_default();
         match self.writer::<Pod>(set).create(pod).await {
             Ok(created) => {
-                created.into_iter().for_each(|created| self.mirrors.pods.learn(created));
+                created.into_iter().for_each(|created| self.reflectors.pods.learn(created));
                 let message = format!("create Pod {name} in StatefulSet {set_name} successful");
                 self.events.record(set, EventSeverity::Normal, "SuccessfulCreate", &message).await;
                 Ok(())
@@ -169,8 +170,9 @@ impl StatefulSets {
         }
     }
 
-    /// Whether the set is still there and stays: read live, because a mirror may not have heard yet that the
-    /// set is being deleted, and what it adopted then would be collected with it.
+    /// Returns true if the set still exists and is not being deleted. The set is read from the API server: a
+    /// reflector may not have received its deletion yet, and objects adopted then would be garbage-collected
+    /// with it.
     async fn may_adopt(&self, set: &StatefulSet) -> Result<bool, WriteError> {
         let name = set.metadata.name.as_deref().unwrap_or_default();
         let now = self.writer::<StatefulSet>(set).get(name).await?;
@@ -192,7 +194,7 @@ impl StatefulSets {
     }
 }
 
-/// Writes who owns an object from now on; `None` if it has gone.
+/// Writes the owners of an object. Returns `None` if it was deleted.
 async fn adopt<K>(writer: &ApiWriter<K>, adoption: &Adoption) -> Result<Option<K>, WriteError>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + serde::de::DeserializeOwned + serde::Serialize,
@@ -202,8 +204,8 @@ where
     writer.merge(name, &json!({ "metadata": metadata })).await
 }
 
-/// Marks the set that controls a changed object, by the object's own word.
-fn enqueue_owner<K>(mirror: &Reflector<K>, marks: &Arc<DirtyKeys<ObjectKey>>)
+/// Enqueues the set that controls a changed object, according to the object's owner references.
+fn enqueue_owner<K>(reflector: &Reflector<K>, dirty_keys: &Arc<DirtyKeys<ObjectKey>>)
 where
     K: Resource<DynamicType = ()>
         + k8s_openapi::Metadata<Ty = ObjectMeta>
@@ -214,15 +216,16 @@ where
         + Sync
         + 'static,
 {
-    let marks = Arc::clone(marks);
-    mirror.listen(move |change: &ObjectChange<'_, K>| {
+    let dirty_keys = Arc::clone(dirty_keys);
+    reflector.listen(move |change: &ObjectChange<'_, K>| {
         for object in change.states() {
             let meta = Resource::meta(object);
             let owners = meta.owner_references.as_deref().unwrap_or_default();
-            let set =
-                owners.iter().find(|it| it.kind == "StatefulSet" && it.controller == Some(true));
+            let set = owners
+                .iter()
+                .find(|owner| owner.kind == "StatefulSet" && owner.controller == Some(true));
             if let Some(set) = set {
-                marks.enqueue(ObjectKey::new(
+                dirty_keys.enqueue(ObjectKey::new(
                     meta.namespace.clone().unwrap_or_default(),
                     &*set.name,
                 ));

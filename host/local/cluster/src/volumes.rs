@@ -1,10 +1,11 @@
-//! Makes a volume for each claim, binds the two, protects claims in use, and removes what was released.
+//! Creates a volume for each claim, binds the two, protects claims in use, and removes released volumes.
 //!
-//! What a claim needs is decided in [`claim`], without I/O; directories are made and removed in
-//! `disk`. Volumes of one local host can be reached from all its nodes, so they carry no node
-//! affinity and are bound at once.
+//! The pure module [`claim`] decides what a claim needs; `disk` creates and removes the directories. Volumes
+//! of one local host can be reached from all its nodes, so they have no node affinity and are bound
+//! immediately.
 //!
-//! Invariant: a directory is removed only after a live read of the API says that its claim is gone.
+//! Invariant: a directory is removed only after a read from the API server shows that its claim no longer
+//! exists.
 
 pub mod claim;
 mod disk;
@@ -18,27 +19,27 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-pub use disk::{data_directory, put_aside, remove_all};
+pub use disk::{data_directory, move_aside, remove_all};
 
-use crate::api_writer::{ApiWriter, WriteError};
+use crate::api_writer::{ApiWriter, RequestError, WriteError};
 use crate::events::{EventRecorder, EventSeverity};
 use crate::reflector::{ObjectChange, ObjectKey};
 use crate::reflectors::Reflectors;
 use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
 use claim::ClaimStep;
 
-/// The storage class of a local host, which is also the default.
+/// The storage class of a local host, which is also the default class.
 pub const CLASS: &str = "local";
-/// Who makes volumes of that class.
+/// The provisioner of that class.
 pub const PROVISIONER: &str = "tholepin.dev/local";
-/// The annotation that names who made a volume.
+/// The annotation with the name of the provisioner of a volume.
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
-/// This controller's name.
+/// The name of this controller.
 const NAME: &str = "persistentvolume-controller";
-/// How many claims and volumes are worked on at once.
+/// How many claims and volumes are reconciled concurrently.
 const CONCURRENCY: usize = 8;
 
-/// The storage class that a local host offers.
+/// Returns the storage class of a local host.
 pub fn storage_class() -> Value {
     json!({
         "apiVersion": "storage.k8s.io/v1",
@@ -53,20 +54,20 @@ pub fn storage_class() -> Value {
     })
 }
 
-/// Why a claim or a volume is not as it should be.
+/// Why the reconcile of a claim or a volume failed.
 #[derive(Debug, thiserror::Error)]
 enum VolumeError {
     #[error(transparent)]
     Write(#[from] WriteError),
     #[error("cannot read claim `{claim}`")]
-    Read { claim: String, source: Box<kube::Error> },
-    #[error("the directory of volume `{volume}`")]
+    Read { claim: String, source: RequestError },
+    #[error("cannot create or remove the directory of volume `{volume}`")]
     Disk { volume: String, source: std::io::Error },
-    #[error("a task that works on files broke")]
+    #[error("a file task panicked")]
     Broken(#[from] tokio::task::JoinError),
 }
 
-/// A claim, or a volume.
+/// The key of this controller: a claim or a volume.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum VolumeSubject {
     Claim(ObjectKey),
@@ -86,28 +87,29 @@ impl std::fmt::Display for VolumeSubject {
 #[derive(Clone)]
 pub struct Volumes {
     client: Client,
-    mirrors: Reflectors,
-    marks: Arc<DirtyKeys<VolumeSubject>>,
+    reflectors: Reflectors,
+    dirty_keys: Arc<DirtyKeys<VolumeSubject>>,
     events: EventRecorder,
     directory: PathBuf,
 }
 
 impl Volumes {
-    /// Listens to the mirrors, which must not be followed yet. `directory` takes the volumes.
-    pub fn new(client: Client, mirrors: &Reflectors, directory: PathBuf) -> Self {
-        let marks = Arc::new(DirtyKeys::default());
-        let on_claim = Arc::clone(&marks);
-        mirrors.claims.listen(move |change: &ObjectChange<'_, PersistentVolumeClaim>| {
+    /// Registers listeners at the reflectors, which must not have been started yet. `directory` is for the
+    /// volumes.
+    pub fn new(client: Client, reflectors: &Reflectors, directory: PathBuf) -> Self {
+        let dirty_keys = Arc::new(DirtyKeys::default());
+        let on_claim = Arc::clone(&dirty_keys);
+        reflectors.claims.listen(move |change: &ObjectChange<'_, PersistentVolumeClaim>| {
             for claim in change.states() {
                 on_claim.enqueue(VolumeSubject::Claim(ObjectKey::of(claim)));
                 let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone());
-                volume
-                    .into_iter()
-                    .for_each(|it| on_claim.enqueue(VolumeSubject::Volume(ObjectKey::new("", it))));
+                volume.into_iter().for_each(|reference| {
+                    on_claim.enqueue(VolumeSubject::Volume(ObjectKey::new("", reference)))
+                });
             }
         });
-        let on_volume = Arc::clone(&marks);
-        mirrors.volumes.listen(move |change: &ObjectChange<'_, PersistentVolume>| {
+        let on_volume = Arc::clone(&dirty_keys);
+        reflectors.volumes.listen(move |change: &ObjectChange<'_, PersistentVolume>| {
             for volume in change.states() {
                 on_volume.enqueue(VolumeSubject::Volume(ObjectKey::of(volume)));
                 let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.clone());
@@ -116,37 +118,36 @@ impl Volumes {
                 key.into_iter().for_each(|key| on_volume.enqueue(VolumeSubject::Claim(key)));
             }
         });
-        let (on_class, claims) = (Arc::clone(&marks), Arc::clone(&mirrors.claims));
-        mirrors.classes.listen(move |_: &ObjectChange<'_, StorageClass>| {
-            claims
-                .all()
-                .iter()
-                .for_each(|it| on_class.enqueue(VolumeSubject::Claim(ObjectKey::of(&**it))));
+        let (on_class, claims) = (Arc::clone(&dirty_keys), Arc::clone(&reflectors.claims));
+        reflectors.classes.listen(move |_: &ObjectChange<'_, StorageClass>| {
+            claims.all().iter().for_each(|reference| {
+                on_class.enqueue(VolumeSubject::Claim(ObjectKey::of(&**reference)))
+            });
         });
-        // A Pod that has gone lets go of its claims.
-        let on_pod = Arc::clone(&marks);
-        mirrors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
+        // A deleted Pod releases its claims.
+        let on_pod = Arc::clone(&dirty_keys);
+        reflectors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
             for pod in change.states() {
                 crate::scheduler::claims_of(pod)
                     .for_each(|key| on_pod.enqueue(VolumeSubject::Claim(key)));
             }
         });
         let events = EventRecorder::new(client.clone(), NAME);
-        Self { client, mirrors: mirrors.clone(), marks, events, directory }
+        Self { client, reflectors: reflectors.clone(), dirty_keys, events, directory }
     }
 
-    /// Works until told to stop.
+    /// Reconciles claims and volumes until it is told to stop.
     ///
     /// # Errors
     ///
-    /// Fails if a pass panics.
+    /// Returns an error if a reconcile panics.
     pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
-        let marks = Arc::clone(&self.marks);
-        let worker = Worker { name: NAME, marks, concurrency: CONCURRENCY, stop };
+        let dirty_keys = Arc::clone(&self.dirty_keys);
+        let worker = Worker { name: NAME, dirty_keys, concurrency: CONCURRENCY, stop };
         worker
             .run(|subject| {
                 let this = self.clone();
-                async move { this.reconcile(&subject).await.map_err(|error| chain(&error)) }
+                async move { this.reconcile(&subject).await }
             })
             .await
     }
@@ -160,12 +161,12 @@ impl Volumes {
     }
 
     async fn reconcile_claim(&self, key: &ObjectKey) -> Result<(), VolumeError> {
-        let Some(claim) = self.mirrors.claims.get(key) else { return Ok(()) };
+        let Some(claim) = self.reflectors.claims.get(key) else { return Ok(()) };
         let steps = claim::decide(&claim::ObservedClaim {
             claim: &claim,
-            pods: &self.mirrors.pods.in_namespace(&key.namespace),
-            classes: &self.mirrors.classes.all(),
-            volumes: &self.mirrors.volumes.all(),
+            pods: &self.reflectors.pods.in_namespace(&key.namespace),
+            classes: &self.reflectors.classes.all(),
+            volumes: &self.reflectors.volumes.all(),
             directory: &self.directory,
         });
         let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &key.namespace);
@@ -180,12 +181,12 @@ impl Volumes {
                     self.provision(&volume, key).await?;
                     None
                 }
-                ClaimStep::Complain { reason, message } => {
+                ClaimStep::RecordWarning { reason, message } => {
                     self.events.record(&*claim, EventSeverity::Warning, reason, &message).await;
                     None
                 }
             };
-            changed.into_iter().for_each(|changed| self.mirrors.claims.learn(changed));
+            changed.into_iter().for_each(|changed| self.reflectors.claims.learn(changed));
         }
         Ok(())
     }
@@ -200,25 +201,25 @@ impl Volumes {
         on_disk(volume_name, move |name| disk::make(&directory, name, &owner)).await?;
         let api = Api::<PersistentVolume>::all(self.client.clone());
         let created = ApiWriter::new(api, NAME).create(volume).await?;
-        created.into_iter().for_each(|created| self.mirrors.volumes.learn(created));
+        created.into_iter().for_each(|created| self.reflectors.volumes.learn(created));
         Ok(())
     }
 
-    /// Reports whether a volume is bound, and removes one that was made here and is released.
+    /// Writes the phase of a volume, and removes a volume of this provisioner that is released.
     async fn reconcile_volume(&self, key: &ObjectKey) -> Result<(), VolumeError> {
-        let Some(volume) = self.mirrors.volumes.get(key) else { return Ok(()) };
+        let Some(volume) = self.reflectors.volumes.get(key) else { return Ok(()) };
         let reference = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
-        let owner = reference.map(|it| {
+        let owner = reference.map(|reference| {
             ObjectKey::new(
-                it.namespace.clone().unwrap_or_default(),
-                it.name.clone().unwrap_or_default(),
+                reference.namespace.clone().unwrap_or_default(),
+                reference.name.clone().unwrap_or_default(),
             )
         });
-        let uid = reference.and_then(|it| it.uid.as_deref());
-        let claim = owner.as_ref().and_then(|owner| self.mirrors.claims.get(owner));
-        let is_held =
+        let uid = reference.and_then(|reference| reference.uid.as_deref());
+        let claim = owner.as_ref().and_then(|owner| self.reflectors.claims.get(owner));
+        let has_claim =
             claim.is_some_and(|claim| uid.is_none() || claim.metadata.uid.as_deref() == uid);
-        let phase = match (&owner, is_held) {
+        let phase = match (&owner, has_claim) {
             (None, _) => "Available",
             (Some(_), true) => "Bound",
             (Some(_), false) => "Released",
@@ -228,12 +229,12 @@ impl Volumes {
         if before != Some(phase) {
             let patch = json!({"status": {"phase": phase}});
             let changed = writer.merge_status(&key.name, &patch).await?;
-            changed.into_iter().for_each(|changed| self.mirrors.volumes.learn(changed));
+            changed.into_iter().for_each(|changed| self.reflectors.volumes.learn(changed));
         }
-        let Some(owner) = owner.filter(|_| !is_held && is_ours_to_delete(&volume)) else {
+        let Some(owner) = owner.filter(|_| !has_claim && is_ours_to_delete(&volume)) else {
             return Ok(());
         };
-        if self.claim_is_gone(&owner, uid).await? {
+        if self.claim_is_deleted(&owner, uid).await? {
             let (directory, name) = (self.directory.clone(), key.name.clone());
             on_disk(name, move |name| disk::remove(&directory, name)).await?;
             writer.delete(&key.name, volume.metadata.uid.as_deref()).await?;
@@ -241,8 +242,9 @@ impl Volumes {
         Ok(())
     }
 
-    /// Asks the API itself: a mirror may be behind, and what is removed never comes back.
-    async fn claim_is_gone(
+    /// Returns true if the claim no longer exists. It is read from the API server, because a reflector may be
+    /// behind and a removed directory cannot be restored.
+    async fn claim_is_deleted(
         &self,
         claim: &ObjectKey,
         uid: Option<&str>,
@@ -251,7 +253,7 @@ impl Volumes {
         match api.get_metadata_opt(&claim.name).await {
             Ok(found) => Ok(found.is_none_or(|found| found.metadata.uid.as_deref() != uid)),
             Err(source) => {
-                Err(VolumeError::Read { claim: claim.to_string(), source: Box::new(source) })
+                Err(VolumeError::Read { claim: claim.to_string(), source: source.into() })
             }
         }
     }
@@ -265,7 +267,7 @@ fn is_ours_to_delete(volume: &PersistentVolume) -> bool {
     maker.is_some_and(|maker| maker == PROVISIONER) && policy == Some("Delete")
 }
 
-/// Does work on files aside, so that a slow disk holds up no controller.
+/// Runs file operations on another thread, so that a slow disk blocks no controller.
 async fn on_disk(
     volume: String,
     work: impl FnOnce(&str) -> std::io::Result<()> + Send + 'static,
@@ -274,13 +276,4 @@ async fn on_disk(
         work(&volume).map_err(|source| VolumeError::Disk { volume, source })
     })
     .await?
-}
-
-fn chain(error: &VolumeError) -> String {
-    match error {
-        VolumeError::Write(error) => error.chain(),
-        VolumeError::Read { source, .. } => format!("{error}: {source}"),
-        VolumeError::Disk { source, .. } => format!("{error}: {source}"),
-        VolumeError::Broken(source) => format!("{error}: {source}"),
-    }
 }

@@ -1,5 +1,5 @@
-//! The controllers against the real API server, with Pods that are played by the test: each becomes ready
-//! at once, at an address where the test listens, and goes when it is told to.
+//! Tests of the controllers against the real API server. The test plays the agents of the Pods: each Pod
+//! becomes ready immediately, at an address where the test listens, and ends when it is deleted.
 
 #![cfg(test)]
 
@@ -29,7 +29,7 @@ use tokio::task::JoinSet;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A local host without agents, three Node objects, and somebody who plays their agents.
+/// A local host without agents, three Node objects, and a task that plays their agents.
 struct ControllerFixture {
     cluster: LocalCluster,
     client: Client,
@@ -43,27 +43,29 @@ impl ControllerFixture {
         let mut options = LocalOptions::new(directory.path().join("state"), PathBuf::from("/none"));
         options.nodes = 0;
         options.lock_directory = directory.path().join("locks");
-        // Tests of one binary run at once; each takes the next block of this crate's own.
+        // Tests of one binary run concurrently. Each takes the next block of a range that only this crate
+        // uses.
         static NEXT: AtomicU16 = AtomicU16::new(240);
         options.block = u8::try_from(NEXT.fetch_add(1, Ordering::Relaxed)).ok();
         let cluster = start(options).await.unwrap();
         let client = cluster.client("test").unwrap();
-        let mut stage = Self { cluster, client, tasks: JoinSet::new(), directory };
+        let mut fixture = Self { cluster, client, tasks: JoinSet::new(), directory };
         for zone in ["a", "b", "c"] {
             let labels = json!({"topology.kubernetes.io/zone": zone});
             let node = json!({"metadata": {"name": format!("n-{zone}"), "labels": labels}});
-            let name = stage.create::<Node>(Api::all(stage.client.clone()), node).await.name_any();
+            let name =
+                fixture.create::<Node>(Api::all(fixture.client.clone()), node).await.name_any();
             let status =
                 json!({"status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "110"}}});
-            let nodes = Api::<Node>::all(stage.client.clone());
+            let nodes = Api::<Node>::all(fixture.client.clone());
             nodes
                 .patch_status(&name, &PatchParams::default(), &Patch::Merge(status))
                 .await
                 .unwrap();
         }
-        let pods = Api::<Pod>::all(stage.client.clone());
-        stage.tasks.spawn(play_agents(stage.client.clone(), pods, stage.cluster.block));
-        stage
+        let pods = Api::<Pod>::all(fixture.client.clone());
+        fixture.tasks.spawn(play_agents(fixture.client.clone(), pods, fixture.cluster.block));
+        fixture
     }
 
     fn api<K>(&self) -> Api<K>
@@ -92,7 +94,7 @@ impl ControllerFixture {
         pods.into_iter().map(|pod| (pod.name_any(), pod)).collect()
     }
 
-    /// Waits until the set's status says that all replicas of the newest revision are ready.
+    /// Waits until the status of the set reports that all replicas of the newest revision are ready.
     async fn wait_ready(&self, replicas: i32) {
         let api = self.api::<StatefulSet>();
         eventually(&format!("{replicas} ready"), async || {
@@ -102,7 +104,7 @@ impl ControllerFixture {
             let all = [status.ready_replicas, status.updated_replicas, status.available_replicas];
             (seen
                 && status.replicas == replicas
-                && all.iter().all(|it| it.unwrap_or(0) == replicas))
+                && all.iter().all(|item| item.unwrap_or(0) == replicas))
             .then_some(())
         })
         .await;
@@ -114,19 +116,20 @@ impl ControllerFixture {
     }
 }
 
-/// Asks again and again until there is an answer.
+/// Polls `ask` until it returns an answer, for at most [`DEADLINE`].
 async fn eventually<T>(what: &str, ask: impl AsyncFn() -> Option<T>) -> T {
-    let begun = Instant::now();
+    let start_time = Instant::now();
     loop {
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(begun.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+        assert!(start_time.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// Makes each bound Pod ready at an address where a server says the Pod's name, and ends it on request.
+/// Makes each bound Pod ready at an address where a server replies with the Pod's name, and deletes it on
+/// request.
 async fn play_agents(client: Client, pods: Api<Pod>, block: u8) {
     let mut servers = BTreeMap::new();
     let mut next = 0_u8;
@@ -161,7 +164,7 @@ async fn serve(address: &str, name: String) -> JoinSet<()> {
     tasks
 }
 
-/// Who answers at a Service's address.
+/// Returns the name of the Pod that answers at the address of a Service.
 async fn ask(address: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(format!("{address}:6379")).await?;
     let mut answer = String::new();
@@ -194,16 +197,16 @@ fn service(name: &str, spec: Value) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_set_grows_serves_shrinks_and_goes() {
-    let stage = ControllerFixture::new().await;
-    stage.create(stage.api::<Service>(), service("peers", json!({"clusterIP": "None"}))).await;
-    let client = stage.create(stage.api::<Service>(), service("client", json!({}))).await;
+async fn a_set_scales_up_serves_scales_down_and_is_deleted() {
+    let fixture = ControllerFixture::new().await;
+    fixture.create(fixture.api::<Service>(), service("peers", json!({"clusterIP": "None"}))).await;
+    let client = fixture.create(fixture.api::<Service>(), service("client", json!({}))).await;
     let address = client.spec.unwrap().cluster_ip.unwrap();
-    assert!(ask(&address).await.is_err(), "without endpoints nobody listens");
+    assert!(ask(&address).await.is_err(), "without endpoints there is no listener");
 
-    stage.create(stage.api::<StatefulSet>(), set(3)).await;
-    stage.wait_ready(3).await;
-    let pods = stage.pods().await;
+    fixture.create(fixture.api::<StatefulSet>(), set(3)).await;
+    fixture.wait_ready(3).await;
+    let pods = fixture.pods().await;
     let node = |pod: &Pod| pod.spec.as_ref().unwrap().node_name.clone().unwrap();
     let nodes: Vec<String> = pods.values().map(node).collect();
     assert_eq!(nodes, ["n-a", "n-b", "n-c"], "replicas spread by themselves");
@@ -217,147 +220,147 @@ async fn a_set_grows_serves_shrinks_and_goes() {
         (answers == ["db-0", "db-1", "db-2"]).then_some(answers)
     });
     answers.await;
-    let slices = stage.api::<EndpointSlice>().list(&ListParams::default()).await.unwrap();
+    let slices = fixture.api::<EndpointSlice>().list(&ListParams::default()).await.unwrap();
     assert_eq!(slices.items.len(), 2);
     assert!(slices.iter().all(|slice| slice.endpoints.len() == 3));
 
-    let claims = stage.api::<PersistentVolumeClaim>();
+    let claims = fixture.api::<PersistentVolumeClaim>();
     let claim = claims.get("data-db-1").await.unwrap();
     let volume = claim.spec.unwrap().volume_name.unwrap();
-    let data = stage.directory.path().join("state/volumes").join(&volume).join("data");
+    let data = fixture.directory.path().join("state/volumes").join(&volume).join("data");
     assert!(data.is_dir());
 
-    stage.patch_set(json!({"replicas": 1})).await;
-    stage.wait_ready(1).await;
-    assert_eq!(stage.pods().await.keys().collect::<Vec<_>>(), ["db-0"]);
+    fixture.patch_set(json!({"replicas": 1})).await;
+    fixture.wait_ready(1).await;
+    assert_eq!(fixture.pods().await.keys().collect::<Vec<_>>(), ["db-0"]);
     assert_eq!(claims.list(&ListParams::default()).await.unwrap().items.len(), 3);
     claims.delete("data-db-1", &DeleteParams::default()).await.unwrap();
     eventually("the volume goes with its claim", async || {
-        let volumes = Api::<PersistentVolume>::all(stage.client.clone());
+        let volumes = Api::<PersistentVolume>::all(fixture.client.clone());
         (volumes.get_opt(&volume).await.unwrap().is_none() && !data.exists()).then_some(())
     })
     .await;
 
-    let claim_of_living = claims.delete("data-db-0", &DeleteParams::default()).await.unwrap();
-    assert!(claim_of_living.is_left(), "a claim in use stays until its Pod has gone");
-    stage.api::<StatefulSet>().delete("db", &DeleteParams::default()).await.unwrap();
+    let claim_in_use = claims.delete("data-db-0", &DeleteParams::default()).await.unwrap();
+    assert!(claim_in_use.is_left(), "a claim in use stays until its Pod is deleted");
+    fixture.api::<StatefulSet>().delete("db", &DeleteParams::default()).await.unwrap();
     eventually("only the unused claim is left", async || {
         let left = claims.list(&ListParams::default()).await.unwrap();
         let names: Vec<String> = left.iter().map(PersistentVolumeClaim::name_any).collect();
-        (stage.pods().await.is_empty() && names == ["data-db-2"]).then_some(())
+        (fixture.pods().await.is_empty() && names == ["data-db-2"]).then_some(())
     })
     .await;
-    eventually("nobody listens any more", async || ask(&address).await.is_err().then_some(()))
-        .await;
-    stage.end().await;
+    eventually("the listener is closed", async || ask(&address).await.is_err().then_some(())).await;
+    fixture.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deleted_pod_is_followed_by_its_successor_at_once() {
-    let stage = ControllerFixture::new().await;
-    stage.create(stage.api::<StatefulSet>(), set(1)).await;
-    stage.wait_ready(1).await;
+async fn a_deleted_pod_is_replaced_immediately() {
+    let fixture = ControllerFixture::new().await;
+    fixture.create(fixture.api::<StatefulSet>(), set(1)).await;
+    fixture.wait_ready(1).await;
     let mut pauses = Vec::new();
     for _ in 0..5 {
-        let before = stage.pods().await.remove("db-0").unwrap();
-        let mut events = std::pin::pin!(watcher(stage.api::<Pod>(), watcher::Config::default()));
+        let before = fixture.pods().await.remove("db-0").unwrap();
+        let mut events = std::pin::pin!(watcher(fixture.api::<Pod>(), watcher::Config::default()));
         while !matches!(events.next().await, Some(Ok(WatchEvent::InitDone))) {}
         let params = DeleteParams::default().grace_period(0);
-        stage.api::<Pod>().delete("db-0", &params).await.unwrap();
-        let mut gone = None;
+        fixture.api::<Pod>().delete("db-0", &params).await.unwrap();
+        let mut deleted_at = None;
         let pause = loop {
             match tokio::time::timeout(DEADLINE, events.next()).await.unwrap() {
-                Some(Ok(WatchEvent::Delete(_))) => gone = Some(Instant::now()),
+                Some(Ok(WatchEvent::Delete(_))) => deleted_at = Some(Instant::now()),
                 Some(Ok(WatchEvent::Apply(pod))) if pod.uid() != before.uid() => {
-                    break gone.unwrap().elapsed();
+                    break deleted_at.unwrap().elapsed();
                 }
                 _ => {}
             }
         };
         pauses.push(pause);
-        stage.wait_ready(1).await;
+        fixture.wait_ready(1).await;
     }
     pauses.sort();
     assert!(pauses[pauses.len() / 2] < Duration::from_millis(50), "{pauses:?}");
-    stage.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn updates_roll_by_partition_and_on_delete_waits() {
-    let stage = ControllerFixture::new().await;
-    stage.create(stage.api::<StatefulSet>(), set(3)).await;
-    stage.wait_ready(3).await;
+    let fixture = ControllerFixture::new().await;
+    fixture.create(fixture.api::<StatefulSet>(), set(3)).await;
+    fixture.wait_ready(3).await;
     let image = |image: &str| json!({"template": {"spec": {"containers": [{"name": "c", "image": image, "ports": [{"name": "redis", "containerPort": 6379}], "volumeMounts": [{"name": "data", "mountPath": "/data"}]}]}}});
     let images = async || {
-        let pods = stage.pods().await;
-        let ready =
-            pods.values().filter(|pod| pod.status.as_ref().is_some_and(|it| it.pod_ip.is_some()));
+        let pods = fixture.pods().await;
+        let ready = pods
+            .values()
+            .filter(|pod| pod.status.as_ref().is_some_and(|item| item.pod_ip.is_some()));
         let images =
             ready.map(|pod| pod.spec.as_ref().unwrap().containers[0].image.clone().unwrap());
         images.map(|image| image.replace("redis:", "")).collect::<Vec<_>>().join(" ")
     };
-    stage.patch_set(json!({"updateStrategy": {"rollingUpdate": {"partition": 1}}})).await;
-    stage.patch_set(image("redis:8")).await;
+    fixture.patch_set(json!({"updateStrategy": {"rollingUpdate": {"partition": 1}}})).await;
+    fixture.patch_set(image("redis:8")).await;
     eventually("7 8 8", async || (images().await == "7 8 8").then_some(())).await;
-    stage.patch_set(json!({"updateStrategy": {"rollingUpdate": {"partition": 0}}})).await;
-    stage.wait_ready(3).await;
+    fixture.patch_set(json!({"updateStrategy": {"rollingUpdate": {"partition": 0}}})).await;
+    fixture.wait_ready(3).await;
     assert_eq!(images().await, "8 8 8");
 
-    stage.patch_set(json!({"updateStrategy": {"type": "OnDelete", "rollingUpdate": null}})).await;
-    stage.patch_set(image("redis:9")).await;
-    stage.api::<Pod>().delete("db-1", &DeleteParams::default()).await.unwrap();
+    fixture.patch_set(json!({"updateStrategy": {"type": "OnDelete", "rollingUpdate": null}})).await;
+    fixture.patch_set(image("redis:9")).await;
+    fixture.api::<Pod>().delete("db-1", &DeleteParams::default()).await.unwrap();
     eventually("8 9 8", async || (images().await == "8 9 8").then_some(())).await;
-    stage.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pod_that_fits_nowhere_says_why_and_is_bound_when_it_fits() {
-    let stage = ControllerFixture::new().await;
+async fn a_pod_that_fits_nowhere_reports_why_and_is_bound_when_it_fits() {
+    let fixture = ControllerFixture::new().await;
     let pod = json!({"metadata": {"name": "picky"}, "spec": {"nodeSelector": {"disk": "ssd"}, "containers": [{"name": "c", "image": "redis:7"}]}});
-    stage.create(stage.api::<Pod>(), pod).await;
-    // The scheduler may have heard of the Pod before it heard of the last node: it says so again then.
+    fixture.create(fixture.api::<Pod>(), pod).await;
+    // The scheduler may process the Pod before the last node. It reports again then.
     let expected = "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector.";
     eventually(expected, async || {
-        let pod = stage.api::<Pod>().get("picky").await.unwrap();
+        let pod = fixture.api::<Pod>().get("picky").await.unwrap();
         let conditions = pod.status?.conditions?;
-        let scheduled = conditions.into_iter().find(|it| it.type_ == "PodScheduled")?;
-        let says = scheduled.message.as_deref() == Some(expected);
-        (says && scheduled.reason.as_deref() == Some("Unschedulable")).then_some(())
+        let scheduled = conditions.into_iter().find(|item| item.type_ == "PodScheduled")?;
+        let matches = scheduled.message.as_deref() == Some(expected);
+        (matches && scheduled.reason.as_deref() == Some("Unschedulable")).then_some(())
     })
     .await;
     eventually("the event", async || {
-        let events = stage.api::<Event>().list(&ListParams::default()).await.unwrap();
+        let events = fixture.api::<Event>().list(&ListParams::default()).await.unwrap();
         events.iter().any(|event| event.reason.as_deref() == Some("FailedScheduling")).then_some(())
     })
     .await;
     let label = Patch::Merge(json!({"metadata": {"labels": {"disk": "ssd"}}}));
-    let nodes = Api::<Node>::all(stage.client.clone());
+    let nodes = Api::<Node>::all(fixture.client.clone());
     nodes.patch("n-b", &PatchParams::default(), &label).await.unwrap();
     let pod = eventually("it is bound", async || {
-        let pod = stage.api::<Pod>().get("picky").await.unwrap();
+        let pod = fixture.api::<Pod>().get("picky").await.unwrap();
         pod.status.as_ref()?.pod_ip.as_ref()?;
         Some(pod)
     })
     .await;
     assert_eq!(pod.spec.unwrap().node_name.as_deref(), Some("n-b"));
     let conditions = pod.status.unwrap().conditions.unwrap();
-    let scheduled = conditions.iter().find(|it| it.type_ == "PodScheduled").unwrap();
+    let scheduled = conditions.iter().find(|item| item.type_ == "PodScheduled").unwrap();
     assert_eq!(scheduled.status, "True");
-    stage.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_and_a_block_have_one_local_host() {
-    let stage = ControllerFixture::new().await;
+    let fixture = ControllerFixture::new().await;
     let mut options =
-        LocalOptions::new(stage.directory.path().join("state"), PathBuf::from("/none"));
+        LocalOptions::new(fixture.directory.path().join("state"), PathBuf::from("/none"));
     options.nodes = 0;
-    options.lock_directory = stage.directory.path().join("locks");
+    options.lock_directory = fixture.directory.path().join("locks");
     let Err(error) = start(options.clone()).await else { panic!("two in one directory") };
-    assert!(error.to_string().contains("another local host works in"), "{error}");
-    options.directory = stage.directory.path().join("other");
-    options.block = Some(stage.cluster.block);
+    assert!(error.to_string().contains("another local host uses"), "{error}");
+    options.directory = fixture.directory.path().join("other");
+    options.block = Some(fixture.cluster.block);
     let Err(error) = start(options).await else { panic!("two in one block") };
     assert!(error.to_string().contains("is held by another local host"), "{error}");
-    stage.end().await;
+    fixture.end().await;
 }

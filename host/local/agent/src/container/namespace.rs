@@ -9,17 +9,17 @@ use nix::unistd::{getegid, geteuid, sethostname};
 
 use super::ContainerError;
 
-/// Moves this process into a mount and a host name namespace of its own.
+/// Moves this process into its own mount namespace and host name namespace.
 ///
-/// With `user_namespace`, first into a user namespace in which it is root and which maps to nobody
-/// but the user who started the agent.
+/// With `user_namespace`, the process first enters a user namespace in which it is root. That root maps only
+/// to the user who started the agent.
 pub(super) fn enter_new(user_namespace: bool, hostname: &str) -> Result<(), ContainerError> {
     let private = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
     if user_namespace {
         let (uid, gid) = (geteuid(), getegid());
         unshare(private | CloneFlags::CLONE_NEWUSER)
             .map_err(ContainerError::errno("enter a user and mount namespace"))?;
-        // Without this the kernel refuses a group map from somebody who is not root.
+        // Without this the kernel refuses a group map that a user other than root writes.
         write("/proc/self/setgroups", "deny")?;
         write("/proc/self/uid_map", &format!("0 {uid} 1"))?;
         write("/proc/self/gid_map", &format!("0 {gid} 1"))?;
@@ -27,7 +27,7 @@ pub(super) fn enter_new(user_namespace: bool, hostname: &str) -> Result<(), Cont
         unshare(private).map_err(ContainerError::errno("enter a mount namespace"))?;
     }
     sethostname(hostname).map_err(ContainerError::errno("set the host name"))?;
-    // Nothing that is mounted from here on may reach the machine.
+    // No mount from here on may propagate to the machine.
     let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
     mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
         .map_err(ContainerError::errno("make the mounts private"))
@@ -35,7 +35,7 @@ pub(super) fn enter_new(user_namespace: bool, hostname: &str) -> Result<(), Cont
 
 /// Moves this process into the namespaces of a running container, whose root becomes its root.
 pub(super) fn join(pid: u32, user_namespace: bool) -> Result<(), ContainerError> {
-    // All are opened first: afterwards `/proc` may be another one.
+    // All files are opened before the first `setns`: afterwards `/proc` may be that of the container.
     let open = |name: &str| {
         let path = format!("/proc/{pid}/ns/{name}");
         File::open(&path).map_err(ContainerError::system(format!("open `{path}`")))

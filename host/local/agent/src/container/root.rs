@@ -1,7 +1,7 @@
 //! Turns a directory into `/` and fills it.
 //!
-//! The new root is entered *before* it is filled, with the machine's root kept aside at [`HOST`]: so a
-//! symlink inside the container, wherever it points, can never lead a later step onto the machine.
+//! The process enters the new root *before* filling it, and keeps the machine's root at [`HOST`] meanwhile.
+//! So a symlink inside the container, wherever it points, cannot lead a later step to the machine's files.
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
@@ -13,13 +13,13 @@ use nix::unistd::pivot_root;
 
 use super::{ContainerError, RootStep};
 
-/// Where the machine's root is while the container's is being filled.
+/// The path of the machine's root while the container's root is being filled.
 const HOST: &str = "/.host";
 
 /// Makes `directory` the root of this process, with the machine's root at [`HOST`].
 pub(super) fn enter(directory: &Path) -> Result<(), ContainerError> {
     let named = |action: &str| format!("{action} `{}`", directory.display());
-    // `pivot_root` wants a mount point.
+    // `pivot_root` requires a mount point.
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
     mount(Some(directory), directory, None::<&str>, flags, None::<&str>)
         .map_err(ContainerError::errno(named("bind")))?;
@@ -29,7 +29,7 @@ pub(super) fn enter(directory: &Path) -> Result<(), ContainerError> {
     std::env::set_current_dir("/").map_err(ContainerError::system(named("enter")))
 }
 
-/// Lets go of the machine's root.
+/// Unmounts the machine's root.
 pub(super) fn leave_host() -> Result<(), ContainerError> {
     umount2(HOST, MntFlags::MNT_DETACH)
         .map_err(ContainerError::errno("leave the machine's root"))?;
@@ -64,7 +64,8 @@ fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), ContainerEr
         make_parent(target)?;
         File::create(target).map_err(ContainerError::system(named.clone()))?;
     }
-    // Recursive: in a user namespace the kernel refuses to show a directory without what is mounted on it.
+    // The mount is recursive: in a user namespace the kernel refuses to bind a directory without the mounts
+    // below it.
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
     mount(Some(&source), target, None::<&str>, flags, None::<&str>)
         .map_err(ContainerError::errno(named.clone()))?;
@@ -76,7 +77,7 @@ fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), ContainerEr
         .map_err(ContainerError::errno(format!("{named} read-only")))
 }
 
-/// The flags that a remount must repeat: in a user namespace they are locked.
+/// Returns the flags that a remount must repeat, because in a user namespace they are locked.
 fn kept_flags(target: &Path) -> MsFlags {
     const PAIRS: [(FsFlags, MsFlags); 6] = [
         (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),

@@ -1,4 +1,5 @@
-//! What the agent tells a container's process to do: plain data, written as JSON, private to the user.
+//! The specification that the agent writes for a container's process: plain data as JSON, readable only by
+//! its user.
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -10,32 +11,32 @@ use serde::{Deserialize, Serialize};
 
 use super::ContainerError;
 
-/// All that a container's process needs to know.
+/// Everything that a container's process needs to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ContainerProcessSpec {
-    /// The agent's pid: the process ends if this is not its parent.
+    /// The agent's pid. The process ends if this is not its parent.
     pub parent_pid: i32,
-    /// Where the reason goes if the program does not start; stays empty otherwise.
+    /// The file for the error if the program does not start. It stays empty otherwise.
     pub error_file: PathBuf,
-    /// What to do.
+    /// The task of the process.
     pub task: ContainerTask,
 }
 
-/// What a container's process is for.
+/// The task of a container's process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum ContainerTask {
-    /// Try whether a private root is allowed here, and exit with 0.
+    /// Checks whether a private root is allowed on this machine, and exits with 0 if so.
     Check {
-        /// An empty directory to try with.
+        /// An empty directory for the check.
         directory: PathBuf,
-        /// With a user namespace, as somebody who is not root.
+        /// Whether to use a user namespace, which any user but root needs.
         user_namespace: bool,
     },
-    /// Start a container.
+    /// Starts a container.
     Start(ContainerStartSpec),
-    /// Run one more program inside a running container.
+    /// Runs one more program inside a running container.
     Join(ExecSpec),
 }
 
@@ -43,44 +44,45 @@ pub(crate) enum ContainerTask {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ContainerStartSpec {
-    /// With a user namespace, as somebody who is not root.
+    /// Whether to use a user namespace, which any user but root needs.
     pub user_namespace: bool,
-    /// What `gethostname` answers inside.
+    /// The host name inside the container.
     pub hostname: String,
-    /// The directory that becomes `/`. Its path names the run, so that strays are found by it.
+    /// The directory that becomes `/`. Its path contains the name of the run, by which stray processes are
+    /// found.
     pub root: PathBuf,
-    /// How `/` is filled, in order.
+    /// The steps that fill `/`, in order.
     pub steps: Vec<RootStep>,
-    /// What to become.
+    /// The program to execute.
     pub process: ProcessSpec,
 }
 
 /// One step in filling a container's root.
 ///
-/// Targets are absolute paths inside the container. Sources are absolute, symlink-free paths of the
-/// machine: symlinks would resolve inside the container.
+/// Targets are absolute paths inside the container. Sources are absolute paths of the machine without
+/// symlinks, because a symlink would be resolved inside the container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum RootStep {
-    /// Make a directory and its parents.
+    /// Creates a directory and its parents.
     Directory {
         /// The directory.
         target: PathBuf,
-        /// Its permission bits; without them an existing directory stays as it is.
+        /// Its permission bits. If absent, an existing directory keeps its own.
         mode: Option<u32>,
     },
-    /// Make a symbolic link.
+    /// Creates a symbolic link.
     Symlink {
         /// The link.
         target: PathBuf,
-        /// What it points at.
+        /// The path that the link points to.
         to: PathBuf,
     },
-    /// Show a file or directory of the machine.
+    /// Mounts a file or directory of the machine.
     Bind {
         /// The machine's file or directory.
         source: PathBuf,
-        /// Where it appears; made if missing.
+        /// The path where it appears; created if missing.
         target: PathBuf,
         /// Whether writes through this mount are refused.
         read_only: bool,
@@ -95,11 +97,11 @@ pub(crate) struct ExecSpec {
     pub pid: u32,
     /// Whether the container has a user namespace.
     pub user_namespace: bool,
-    /// What to become.
+    /// The program to execute.
     pub process: ProcessSpec,
 }
 
-/// A program with its surroundings.
+/// A program with its arguments, environment and working directory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ProcessSpec {
@@ -107,23 +109,24 @@ pub(crate) struct ProcessSpec {
     pub argv: Vec<String>,
     /// The whole environment.
     pub env: BTreeMap<String, String>,
-    /// The directory it starts in; must exist.
+    /// The working directory of the program; it must exist.
     pub workdir: PathBuf,
 }
 
 impl ContainerProcessSpec {
-    /// Reads what [`write`](Self::write) wrote.
+    /// Reads a specification that [`write`](Self::write) wrote.
     pub(super) fn read(path: &Path) -> Result<Self, ContainerError> {
         let fail = |source| ContainerError::Spec { path: path.to_owned(), source };
         let text = std::fs::read(path).map_err(|source| fail(source.into()))?;
         serde_json::from_slice(&text).map_err(|source| fail(source.into()))
     }
 
-    /// Writes the specification so that only this user can read it: it holds Secret values.
+    /// Writes the specification to a file that only this user can read, because it contains values of
+    /// Secrets.
     ///
     /// # Errors
     ///
-    /// Fails if the file cannot be written.
+    /// Returns an error if the file cannot be written.
     pub(crate) fn write(&self, path: &Path) -> std::io::Result<()> {
         let text = serde_json::to_vec(self)?;
         let mut options = OpenOptions::new();

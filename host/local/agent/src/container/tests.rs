@@ -1,4 +1,4 @@
-//! Real containers, in both kinds of namespace that this machine allows this user.
+//! Tests with real containers, in each kind of namespace that this machine allows this user.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -46,7 +46,7 @@ impl Fixture {
         self.directory.path().canonicalize().unwrap().join(name)
     }
 
-    /// Starts `script` in a shell as the run `run`, with a writable and a read-only volume.
+    /// Starts `argv` as the run `run`, with a writable and a read-only volume.
     async fn start(&self, run: &str, argv: &[&str]) -> SpawnedProcess {
         let image = PulledImage::for_tests("/bin/sh");
         let mount = |target: &str, read_only| RootMount {
@@ -57,11 +57,11 @@ impl Fixture {
         let mounts = [mount("/usr/local/etc/app", true), mount("/data", false)];
         let files = self.path("files");
         let workdir = Path::new("/data");
-        let steps = rootfs::steps(&HostPaths::look(), &image, &files, workdir, &mounts);
+        let steps = rootfs::steps(&HostPaths::read(), &image, &files, workdir, &mounts);
         let root = self.path(run).join("root");
         fs::create_dir_all(&root).unwrap();
         let process = ProcessSpec {
-            argv: argv.iter().map(|word| (*word).to_owned()).collect(),
+            argv: argv.iter().map(|argument| (*argument).to_owned()).collect(),
             env: BTreeMap::from([("PATH".into(), rootfs::default_path())]),
             workdir: workdir.into(),
         };
@@ -92,18 +92,17 @@ impl Fixture {
             directory: self.path(""),
         };
         let argv = ["sh", "-c", script].map(str::to_owned).to_vec();
-        perform(&HandlerAction::Exec(argv), &inside, "exec", DEADLINE).await
+        let performed = perform(&HandlerAction::Exec(argv), &inside, "exec", DEADLINE).await;
+        performed.map_err(|error| error_chain(&error))
     }
 
-    /// Waits until the program runs: until then its namespaces are not the container's.
+    /// Waits until the program runs. Before that the process is not in the namespaces of the container.
     async fn until_running(&self, launched: &SpawnedProcess) {
-        let ready = async {
-            while !self.path("volume").join("ready").exists() {
-                assert!(orphans::start_ticks(launched.pid).is_some(), "{}", self.errors());
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(DEADLINE, ready).await.unwrap();
+        eventually("the program runs", async || {
+            assert!(orphans::start_ticks(launched.pid).is_some(), "{}", self.errors());
+            self.path("volume").join("ready").exists()
+        })
+        .await;
     }
 
     fn errors(&self) -> String {
@@ -111,17 +110,28 @@ impl Fixture {
     }
 }
 
+/// Polls `condition` until it is true, for at most [`DEADLINE`].
+async fn eventually(what: &str, condition: impl AsyncFn() -> bool) {
+    let polling = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(DEADLINE, polling).await;
+    assert!(in_time.is_ok(), "{what}: not within {DEADLINE:?}");
+}
+
 async fn end(launched: SpawnedProcess) -> ProcessExit {
     tokio::time::timeout(DEADLINE, launched.exit).await.unwrap().unwrap()
 }
 
-/// Root can use either kind; anybody else needs a user namespace.
+/// Returns the kinds of namespace to test: root can use either one, any other user needs a user namespace.
 fn kinds() -> &'static [bool] {
     if geteuid().is_root() { &[false, true] } else { &[true] }
 }
 
 #[tokio::test]
-async fn what_a_program_said_before_it_failed_comes_with_its_end() {
+async fn the_output_of_a_failed_program_comes_with_its_end() {
     let fixture = Fixture::new(!geteuid().is_root());
     let script = "echo starting; echo the reason >&2; exit 3";
     let exit = end(fixture.start("run-1", &["sh", "-c", script]).await).await;
@@ -145,13 +155,8 @@ async fn a_container_sees_its_own_root() {
         let fixture = Fixture::new(*user_namespace);
         let exit = end(fixture.start("run-1", &["sh", "-c", SCRIPT]).await).await;
         let text = || fs::read_to_string(fixture.path("log")).unwrap_or_default();
-        let whole = async {
-            while !text().contains("F kept") {
-                tokio::task::yield_now().await;
-            }
-        };
-        let seen = tokio::time::timeout(DEADLINE, whole).await;
-        assert!(seen.is_ok(), "{exit:?} {} {}", text(), fixture.errors());
+        let details = format!("{exit:?} {}", fixture.errors());
+        eventually(&details, async || text().contains("F kept")).await;
         let text = text();
         let lines: Vec<_> = text
             .lines()
@@ -166,7 +171,7 @@ async fn a_container_sees_its_own_root() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_not_there_is_named_in_the_error_file() {
+async fn a_missing_program_is_named_in_the_error_file() {
     for user_namespace in kinds() {
         let fixture = Fixture::new(*user_namespace);
         let exit = end(fixture.start("run-1", &["no-such-program"]).await).await;
@@ -183,35 +188,35 @@ async fn a_probe_runs_inside_and_a_kill_ends_the_session() {
         let launched = fixture.start("run-1", &["sh", "-c", script]).await;
         fixture.until_running(&launched).await;
         assert_eq!(fixture.exec(&launched, "test -e ready && test ! -e /.host").await, Ok(()));
-        let said = fixture.exec(&launched, "echo not today; exit 3").await.unwrap_err();
-        assert!(said.contains("exited with 3: not today"), "{said}");
+        let error = fixture.exec(&launched, "echo not today; exit 3").await.unwrap_err();
+        assert!(error.contains("exited with 3: not today"), "{error}");
         assert_eq!(fixture.exec(&launched, "test \"$(hostname)\" = a-0").await, Ok(()));
+        let long = "head -c 10000 /dev/zero | tr '\\0' x; exit 4";
+        let error = fixture.exec(&launched, long).await.unwrap_err();
+        let output = error.rsplit(": ").next().unwrap();
+        assert_eq!(output.len(), 4 * 1024, "the captured output is bounded");
         orphans::kill_session(launched.pid);
         let exit = end(launched).await;
         assert_eq!((exit.code, exit.signal), (137, Some(9)));
         let runs =
             [format!("{}/run-1", fixture.directory.path().file_name().unwrap().to_str().unwrap())];
-        // A child that was killed may need a moment to be gone.
-        let gone = async {
-            while !orphans::processes_of(&runs).is_empty() {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(DEADLINE, gone).await.expect("the child dies with its session");
+        // A killed child process may need a moment to end.
+        let all_ended = async || orphans::processes_of(&runs).is_empty();
+        eventually("the child is killed with its session", all_ended).await;
     }
 }
 
 #[tokio::test]
-async fn what_leaves_the_session_is_found_by_its_root() {
+async fn a_process_that_left_the_session_is_found_by_its_root() {
     for user_namespace in kinds() {
         let fixture = Fixture::new(*user_namespace);
         let script = "setsid sleep 600 & touch /data/ready; wait";
         let launched = fixture.start("run-1", &["sh", "-c", script]).await;
         fixture.until_running(&launched).await;
-        // Not before it has left the session.
+        // Waits until the process has left the session.
         let left = "for f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $f; echo; done | grep -q '^sleep 600'";
-        let gone = async { while fixture.exec(&launched, left).await.is_err() {} };
-        tokio::time::timeout(DEADLINE, gone).await.unwrap();
+        let has_left = async || fixture.exec(&launched, left).await.is_ok();
+        eventually("the process leaves the session", has_left).await;
         orphans::kill_session(launched.pid);
         end(launched).await;
         let runs =
@@ -221,9 +226,9 @@ async fn what_leaves_the_session_is_found_by_its_root() {
 }
 
 #[test]
-fn an_error_is_told_with_its_cause() {
+fn an_error_is_formatted_with_its_cause() {
     let error = ContainerError::system("start `nosuch`")(std::io::Error::from_raw_os_error(2));
-    assert_eq!(chain(&error), "start `nosuch`: No such file or directory (os error 2)");
+    assert_eq!(error_chain(&error), "start `nosuch`: No such file or directory (os error 2)");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Finds an image's program and asks it for its version, once per program.
+//! Finds the program of an image and reads its version, once per program.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,20 +7,20 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use super::{
-    ImageError, ImageRule, ImageTable, split_reference, version_fits, version_in, wanted_version,
+    ImageError, ImageRule, ImageTable, expected_version, split_reference, version_fits, version_in,
 };
 
 /// How long a program may take to print its version.
 const VERSION_DEADLINE: Duration = Duration::from_secs(5);
 
-/// An image that can be started here.
+/// An image that can be started on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PulledImage {
     /// `local://PROGRAM@VERSION`.
     pub id: String,
-    /// Programs by the name under which the container's `PATH` has them.
+    /// Programs by their names on the container's `PATH`.
     pub commands: BTreeMap<String, PathBuf>,
-    /// Directories outside the usual ones that the programs need, to be shown at the same path.
+    /// Directories that the programs need, which are mounted at the same path.
     pub trees: Vec<PathBuf>,
     /// The image's WORKDIR.
     pub working_dir: PathBuf,
@@ -48,27 +48,28 @@ impl PulledImage {
         }
     }
 
-    /// The words to start: `command` replaces ENTRYPOINT and CMD, `args` replaces CMD.
+    /// Returns the program and its arguments: `command` replaces ENTRYPOINT and CMD, `args` replaces CMD.
     pub(crate) fn argv(&self, command: &[String], args: &[String]) -> Vec<String> {
         if !command.is_empty() {
             return [command, args].concat();
         }
         let args = if args.is_empty() { &self.cmd } else { args };
-        let is_option = |word: &String| word.starts_with('-') || word.ends_with(".conf");
-        let in_front = self.options_go_to.iter().filter(|_| args.first().is_some_and(is_option));
-        self.entrypoint.iter().chain(in_front).chain(args).cloned().collect()
+        let is_option =
+            |argument: &String| argument.starts_with('-') || argument.ends_with(".conf");
+        let inserted = self.options_go_to.iter().filter(|_| args.first().is_some_and(is_option));
+        self.entrypoint.iter().chain(inserted).chain(args).cloned().collect()
     }
 }
 
 impl ImageTable {
-    /// Looks for the program of each line, as for a Pod: the image pattern, and what stands for it or why
-    /// nothing does.
+    /// Searches the program of each rule, as for a Pod. Returns each image pattern with its program, or with
+    /// the error why there is none.
     pub async fn examine(&self) -> Vec<(String, Result<String, ImageError>)> {
         let images = ImageStore::new(self.clone());
         let mut found = Vec::new();
         for rule in &self.rules {
             let pattern = format!("{}:{}", rule.repository, rule.tag);
-            // The pattern's numbers are the version that is asked for.
+            // The numbers in the pattern are the version that is expected.
             let result = match images.find(&pattern, &rule.program) {
                 Ok(program) => {
                     images.checked_version(&pattern, rule, &program).await.map(|version| {
@@ -86,16 +87,16 @@ impl ImageTable {
     }
 }
 
-/// The images of one node: the table, and what its programs said about themselves.
+/// The images of one node: the table, and the versions that its programs reported.
 #[derive(Debug)]
 pub(crate) struct ImageStore {
     table: ImageTable,
-    /// By program and its modification time, so that an upgraded program is asked again. As many
-    /// entries as programs were ever named by the table.
+    /// By program and modification time, so that the version of an upgraded program is read again. The map
+    /// has one entry for each version of each program that the table names.
     versions: Mutex<BTreeMap<ProgramFile, Option<String>>>,
 }
 
-/// A program and when it was last changed.
+/// A program and its modification time.
 type ProgramFile = (PathBuf, Option<SystemTime>);
 
 impl ImageStore {
@@ -103,11 +104,11 @@ impl ImageStore {
         Self { table, versions: Mutex::new(BTreeMap::new()) }
     }
 
-    /// Finds what stands for `image`.
+    /// Finds the program for `image`.
     ///
     /// # Errors
     ///
-    /// Fails if there is no rule, no program, or one of another version.
+    /// Returns an error if no rule matches, if the program is missing, or if its version does not match.
     pub(crate) async fn pull(&self, image: &str) -> Result<PulledImage, ImageError> {
         let rule = self.table.rule(image)?;
         let program = self.find(image, &rule.program)?;
@@ -142,11 +143,11 @@ impl ImageStore {
         })
     }
 
-    /// Follows the table's three notations to a file or directory, with symlinks resolved: the
-    /// container sees another tree, in which they may lead elsewhere.
+    /// Resolves one of the table's three notations to a file or directory, without symlinks: a symlink could
+    /// lead elsewhere in the container, which has another root.
     fn find(&self, image: &str, program: &str) -> Result<PathBuf, ImageError> {
         let candidate = if program.contains('/') {
-            // An absolute path replaces the directory.
+            // `join` with an absolute path replaces the directory.
             Some(self.table.programs.join(program))
         } else {
             std::env::var_os("PATH").and_then(|path| {
@@ -155,7 +156,7 @@ impl ImageStore {
                     .find(|candidate| candidate.is_file())
             })
         };
-        let found = candidate.filter(|path| path.exists()).map(|path| keep_name(&path));
+        let found = candidate.filter(|path| path.exists()).map(|path| resolve_directory(&path));
         found.ok_or_else(|| ImageError::NoProgram {
             image: image.to_owned(),
             program: program.to_owned(),
@@ -173,13 +174,13 @@ impl ImageStore {
             return Ok(None);
         }
         let found = self.version(program, &rule.version_arguments).await;
-        let Some(wanted) = wanted_version(split_reference(image).1) else { return Ok(found) };
-        if found.as_deref().is_some_and(|found| version_fits(wanted, found)) {
+        let Some(expected) = expected_version(split_reference(image).1) else { return Ok(found) };
+        if found.as_deref().is_some_and(|found| version_fits(expected, found)) {
             return Ok(found);
         }
         Err(ImageError::Version {
             image: image.to_owned(),
-            wanted: wanted.to_owned(),
+            expected: expected.to_owned(),
             program: program.to_owned(),
             found: found.unwrap_or_else(|| "unknown".into()),
         })
@@ -188,14 +189,14 @@ impl ImageStore {
     async fn version(&self, program: &Path, arguments: &[String]) -> Option<String> {
         let changed = std::fs::metadata(program).and_then(|file| file.modified()).ok();
         let key = (program.to_owned(), changed);
-        let known = || self.versions.lock().ok()?.get(&key).cloned();
-        if let Some(version) = known() {
+        let cached = || self.versions.lock().ok()?.get(&key).cloned();
+        if let Some(version) = cached() {
             return version;
         }
         let mut command = tokio::process::Command::new(program);
         command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
         let output = tokio::time::timeout(VERSION_DEADLINE, command.output()).await.ok()?.ok()?;
-        // nutcracker prints its version to the other stream.
+        // nutcracker prints its version to stderr.
         let text = [output.stdout, output.stderr].concat();
         let version = version_in(&String::from_utf8_lossy(&text)).map(str::to_owned);
         if let Ok(mut versions) = self.versions.lock() {
@@ -205,10 +206,10 @@ impl ImageStore {
     }
 }
 
-/// Resolves the symlinks of the directory but keeps the name: `redis-sentinel` is a link to
-/// `redis-server` and behaves by the name it is called by. If the link leaves its directory, the
-/// target is what must be shown.
-fn keep_name(path: &Path) -> PathBuf {
+/// Resolves the symlinks of the directory but keeps the file name: `redis-sentinel` is a link to
+/// `redis-server`, which behaves according to the name by which it is called. If the link leads out of its
+/// directory, its target is returned, because that is the file to mount.
+fn resolve_directory(path: &Path) -> PathBuf {
     let Ok(target) = path.canonicalize() else { return path.to_owned() };
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return target };
     match parent.canonicalize() {
@@ -221,7 +222,7 @@ fn keep_name(path: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    fn words(text: &str) -> Vec<String> {
+    fn split(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
@@ -232,8 +233,8 @@ mod tests {
             trees: Vec::new(),
             working_dir: "/".into(),
             env: BTreeMap::new(),
-            entrypoint: words(entrypoint),
-            cmd: words(cmd),
+            entrypoint: split(entrypoint),
+            cmd: split(cmd),
             options_go_to: options_go_to.map(str::to_owned),
         }
     }
@@ -254,8 +255,8 @@ mod tests {
             (&tool, "other", "", "other"),
         ];
         for (image, command, args, expected) in cases {
-            let argv = image.argv(&words(command), &words(args));
-            assert_eq!(argv, words(expected), "command `{command}`, args `{args}`");
+            let argv = image.argv(&split(command), &split(args));
+            assert_eq!(argv, split(expected), "command `{command}`, args `{args}`");
         }
     }
 

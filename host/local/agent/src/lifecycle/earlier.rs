@@ -1,18 +1,18 @@
-//! Takes over a container that an earlier agent ran: its process died with that agent.
+//! Continues a container that an earlier agent ran: its process was killed with that agent.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ContainerStatus;
 
 use super::{ContainerPhase, ContainerRole, ContainerTermination, TrackedContainer};
 
-/// The exit code of what ended with its agent: killed.
+/// The exit code recorded for a container that was killed with its agent.
 const KILLED: i32 = 137;
 
-/// Makes `container` begin where `status` left off.
+/// Initialises `container` from the `status` that the earlier agent wrote.
 ///
-/// What ran is noted as ended and counts as one more restart; what had ended for good (an application
-/// container that its policy does not restart) stays ended. Init containers run again, because their
-/// Pod's processes are all gone, as after a restart of a machine.
+/// A container that ran is recorded as ended and counts as one more restart. An application container that
+/// had ended, and that its policy does not restart, stays ended. Init containers run again, because all
+/// processes of their Pod have ended, as after a restart of a machine.
 pub(super) fn continue_from(
     container: &mut TrackedContainer,
     status: &ContainerStatus,

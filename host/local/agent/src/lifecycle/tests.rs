@@ -14,7 +14,7 @@ fn all_roles(policy: &str) -> PodLifecycle {
         "containers": [{"name": "a"}, {"name": "b"}]}}))
 }
 
-fn one(policy: &str) -> PodLifecycle {
+fn single_container(policy: &str) -> PodLifecycle {
     lifecycle(json!({"spec": {"restartPolicy": policy, "containers": [{"name": "a"}]}}))
 }
 
@@ -61,8 +61,8 @@ fn init_containers_run_in_order_before_the_others() {
 }
 
 #[test]
-fn a_failing_init_container_is_tried_again_or_fails_the_pod() {
-    for (policy, phase, effect) in [
+fn a_failing_init_container_is_retried_or_fails_the_pod() {
+    for (policy, phase, action) in [
         ("Always", PodPhase::Pending, vec![ContainerAction::Start(0)]),
         ("OnFailure", PodPhase::Pending, vec![ContainerAction::Start(0)]),
         ("Never", PodPhase::Failed, vec![]),
@@ -71,14 +71,14 @@ fn a_failing_init_container_is_tried_again_or_fails_the_pod() {
         pod.decide(at(0));
         run(&mut pod, 0, 0);
         exit(&mut pod, 0, 1, 1);
-        assert_eq!(pod.decide(at(1)), effect, "{policy}");
+        assert_eq!(pod.decide(at(1)), action, "{policy}");
         assert_eq!(pod.phase(), phase, "{policy}");
     }
 }
 
 #[test]
 fn the_first_restart_is_immediate_and_later_ones_wait() {
-    let mut pod = one("Always");
+    let mut pod = single_container("Always");
     pod.decide(at(0));
     run(&mut pod, 0, 0);
     exit(&mut pod, 0, 137, 5);
@@ -90,7 +90,7 @@ fn the_first_restart_is_immediate_and_later_ones_wait() {
     assert_eq!(pod.containers[0].last.as_ref().unwrap().id, "id-0-0");
     run(&mut pod, 0, 5);
     exit(&mut pod, 0, 1, 6);
-    assert_eq!((pod.decide(at(6)), pod.next_look()), (vec![], Some(at(16))));
+    assert_eq!((pod.decide(at(6)), pod.next_check()), (vec![], Some(at(16))));
     assert_eq!(
         pod.phase(),
         PodPhase::Running,
@@ -108,13 +108,12 @@ fn the_policy_decides_the_phase_when_all_have_ended() {
         ("OnFailure", 3, PodPhase::Running),
         ("Always", 0, PodPhase::Running),
     ] {
-        let mut pod = one(policy);
+        let mut pod = single_container(policy);
         pod.decide(at(0));
         run(&mut pod, 0, 0);
         exit(&mut pod, 0, code, 1);
         pod.decide(at(1));
-        let found = if pod.phase() == PodPhase::Pending { PodPhase::Running } else { pod.phase() };
-        assert_eq!(found, phase, "{policy} {code}");
+        assert_eq!(pod.phase(), phase, "{policy} {code}");
     }
 }
 
@@ -162,15 +161,15 @@ fn a_deletion_stops_the_application_then_the_sidecars_and_starts_nothing() {
 }
 
 #[test]
-fn a_pod_deleted_before_anything_ran_ends_at_once() {
-    let mut pod = one("Always");
+fn a_pod_deleted_before_any_start_ends_immediately() {
+    let mut pod = single_container("Always");
     pod.end(TerminationCause::Deletion);
     assert_eq!((pod.decide(at(0)), pod.has_ended()), (vec![], true));
 }
 
 #[test]
 fn a_container_being_started_is_stopped_when_it_runs() {
-    let mut pod = one("Always");
+    let mut pod = single_container("Always");
     pod.decide(at(0));
     pod.end(TerminationCause::Deletion);
     assert_eq!((pod.decide(at(0)), pod.has_ended()), (vec![], false));
@@ -180,7 +179,7 @@ fn a_container_being_started_is_stopped_when_it_runs() {
 
 #[test]
 fn a_start_that_was_held_back_does_not_keep_the_pod_from_ending() {
-    let mut pod = one("Always");
+    let mut pod = single_container("Always");
     pod.decide(at(0));
     pod.end(TerminationCause::Deletion);
     assert!(pod.is_ending() && !pod.has_ended());
@@ -189,23 +188,23 @@ fn a_start_that_was_held_back_does_not_keep_the_pod_from_ending() {
 }
 
 #[test]
-fn a_start_that_fails_is_tried_again_after_a_pause_or_when_told() {
+fn a_start_that_fails_is_retried_after_a_pause_or_on_request() {
     let fail = |pod: &mut PodLifecycle, reason: &str, second: i64| {
         let failure = StartFailure { reason: reason.into(), message: "m".into() };
         pod.start_failed(0, failure, at(second));
     };
-    let mut pod = one("Always");
+    let mut pod = single_container("Always");
     pod.decide(at(0));
     fail(&mut pod, "CreateContainerConfigError", 0);
     let soon = at(0).checked_add(jiff::SignedDuration::from_millis(100)).unwrap();
-    assert_eq!((pod.decide(at(0)), pod.next_look()), (vec![], Some(soon)));
+    assert_eq!((pod.decide(at(0)), pod.next_check()), (vec![], Some(soon)));
     pod.retry_now();
     assert_eq!(pod.decide(at(0)), [ContainerAction::Start(0)]);
     fail(&mut pod, "ErrImagePull", 1);
-    assert_eq!(pod.next_look(), Some(at(11)));
+    assert_eq!(pod.next_check(), Some(at(11)));
     assert_eq!(pod.decide(at(11)), [ContainerAction::Start(0)]);
     fail(&mut pod, "ErrImagePull", 11);
-    assert_eq!(pod.next_look(), Some(at(31)));
+    assert_eq!(pod.next_check(), Some(at(31)));
     assert_eq!(pod.containers[0].restart_count, 0);
 }
 
@@ -215,7 +214,7 @@ fn a_deadline_fails_the_pod() {
         "containers": [{"name": "a"}]}}));
     pod.decide(at(0));
     run(&mut pod, 0, 0);
-    assert_eq!(pod.next_look(), Some(at(60)));
+    assert_eq!(pod.next_check(), Some(at(60)));
     assert_eq!(pod.decide(at(60)), [ContainerAction::Stop(0)]);
     exit(&mut pod, 0, 0, 61);
     pod.decide(at(61));
@@ -223,7 +222,7 @@ fn a_deadline_fails_the_pod() {
 }
 
 #[test]
-fn what_an_earlier_agent_ran_is_restarted_in_the_same_pod() {
+fn containers_of_an_earlier_agent_are_restarted_in_the_same_pod() {
     let mut pod = lifecycle(json!({
         "spec": {"containers": [{"name": "a"}]},
         "status": {"phase": "Running", "containerStatuses": [{

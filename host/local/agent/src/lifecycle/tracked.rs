@@ -1,4 +1,4 @@
-//! One container as the life cycle knows it, and how a run of it ended.
+//! One container as the life cycle tracks it, and how a run of it ended.
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, ContainerStateTerminated};
@@ -29,7 +29,7 @@ pub(crate) struct TrackedContainer {
     pub last: Option<ContainerTermination>,
     pub restart_count: u32,
     pub image_id: String,
-    /// The startup probe has passed, or there is none, and postStart is through.
+    /// The startup probe has passed (or there is none), and the postStart hook has finished.
     pub started: bool,
     /// The readiness probe passes, or there is none.
     pub passes_readiness: bool,
@@ -37,9 +37,9 @@ pub(crate) struct TrackedContainer {
     pub(super) has_readiness: bool,
     pub(super) policy: RestartPolicy,
     pub(super) restarts: RestartBackoff,
-    /// Starts in a row that failed for want of an image.
+    /// Consecutive starts that failed because the image was missing.
     pub(super) failures: RestartBackoff,
-    /// Starts in a row that failed for want of anything else.
+    /// Consecutive starts that failed because something else was missing.
     pub(super) unprepared: u32,
 }
 
@@ -69,12 +69,12 @@ impl TrackedContainer {
         }
     }
 
-    /// Whether a startup probe decides when it has started.
+    /// Returns true if a startup probe decides when the container has started.
     pub(crate) const fn has_startup(&self) -> bool {
         self.has_startup
     }
 
-    /// Whether a process of it exists or is about to.
+    /// Returns true if a process of the container exists or is being started.
     pub(crate) const fn is_active(&self) -> bool {
         matches!(self.state, ContainerPhase::Running { .. } | ContainerPhase::Starting { .. })
     }
@@ -83,8 +83,8 @@ impl TrackedContainer {
         matches!(self.state, ContainerPhase::Waiting { .. } | ContainerPhase::Starting { .. })
     }
 
-    /// Whether it counts as ready: an init container when it is through, any other while it runs,
-    /// has started and passes its readiness probe.
+    /// Returns true if the container counts as ready: an init container once it has completed; any other one
+    /// while it runs, has started and passes its readiness probe.
     pub(crate) fn is_ready(&self) -> bool {
         match (&self.state, self.role) {
             (ContainerPhase::Ended { ended, .. }, ContainerRole::Init) => ended.code == 0,
@@ -97,7 +97,7 @@ impl TrackedContainer {
 }
 
 impl ContainerTermination {
-    /// The word for an end that nobody explained otherwise.
+    /// Returns the reason for an end for which there is no other explanation.
     pub(crate) fn reason_of(code: i32) -> &'static str {
         if code == 0 { "Completed" } else { "Error" }
     }

@@ -1,4 +1,4 @@
-//! Reads container logs back: what the API server's `log` endpoint answers.
+//! Reads the logs of containers, for the API server's `log` endpoint.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -13,14 +13,14 @@ use jiff::Timestamp;
 use super::rotated;
 use crate::directory::PodDirectory;
 
-/// How often a followed log is looked at.
+/// The interval at which a followed log is read.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why a log cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
-    /// The container has not been started here, or not often enough for `previous`.
+    /// The container has not been started on this machine, or only once if `previous` is requested.
     #[error("container `{container}` of this pod has no {which} log here")]
     NoLog {
         /// The container asked for.
@@ -33,47 +33,47 @@ pub enum LogError {
     Read {
         /// The container asked for.
         container: String,
-        /// The system's answer.
+        /// The error of the operating system.
         source: io::Error,
     },
 }
 
-/// What of a log is wanted, in the words of the `log` endpoint's query.
+/// The parts of a log to return, as in the query of the `log` endpoint.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogOptions {
-    /// Go on until the container ends.
+    /// Continue until the container ends.
     pub follow: bool,
-    /// Only the last so many lines.
+    /// Only this number of lines from the end.
     pub tail_lines: Option<usize>,
-    /// The run before the current one.
+    /// The log of the run before the current one.
     pub previous: bool,
-    /// Each line begins with its time.
+    /// Start each line with its time.
     pub timestamps: bool,
-    /// Only lines that are not older.
+    /// Only lines that are not older than this.
     pub since: Option<Timestamp>,
 }
 
-/// The logs under one or more agents' directories.
+/// The logs in the directories of one or more agents.
 #[derive(Clone, Debug)]
 pub struct PodLogFiles {
     directories: Vec<PathBuf>,
 }
 
 impl PodLogFiles {
-    /// Reads the logs of the agents that were started with these directories.
+    /// Creates a reader for the agents that use these directories.
     #[must_use]
     pub const fn new(directories: Vec<PathBuf>) -> Self {
         Self { directories }
     }
 
-    /// Opens a log; the stream yields whole lines, each with its line end, and ends with the log, or
-    /// with the container if it is followed.
+    /// Opens a log. The stream yields whole lines, each with its line end. It ends at the end of the log, or
+    /// at the end of the container if the log is followed.
     ///
-    /// The file is read on the caller's task: at most two files of some megabytes.
+    /// The files are read on the caller's task: at most two files of some megabytes.
     ///
     /// # Errors
     ///
-    /// Fails if there is no such log. The stream itself yields an error if the disk refuses.
+    /// Returns an error if there is no such log. The stream yields an error if a file cannot be read.
     pub fn open(
         &self,
         pod_uid: &str,
@@ -81,7 +81,7 @@ impl PodLogFiles {
         options: LogOptions,
     ) -> Result<impl Stream<Item = Result<Vec<u8>, LogError>> + Send + use<>, LogError> {
         let which = if options.previous { "previous" } else { "current" };
-        let none = || LogError::NoLog { container: container.to_owned(), which };
+        let no_log = || LogError::NoLog { container: container.to_owned(), which };
         let pods = self.directories.iter().map(|directory| PodDirectory::new(directory, pod_uid));
         let mut found = pods.filter_map(|pod| {
             let mut logs = pod.log_files(container);
@@ -89,7 +89,7 @@ impl PodLogFiles {
             let path = if options.previous { logs.pop_last()?.1 } else { last };
             Some((pod, path))
         });
-        let (pod, path) = found.next().ok_or_else(none)?;
+        let (pod, path) = found.next().ok_or_else(no_log)?;
         let fail = {
             let container = container.to_owned();
             move |source| LogError::Read { container: container.clone(), source }
@@ -98,11 +98,11 @@ impl PodLogFiles {
         let start = reader.start().map_err(&fail)?;
         let following = options.follow && !options.previous;
         let state = LogFollower { reader, pod, container: container.to_owned(), following };
-        // No empty piece: a reader may take it for the end.
+        // The stream must not start with an empty piece: a reader may take it for the end.
         let first = futures::stream::iter((!start.is_empty()).then_some(Ok(start)));
         let rest = futures::stream::unfold(state, move |mut state| {
             let fail = fail.clone();
-            async move { Some((state.more().await?.map_err(fail), state)) }
+            async move { Some((state.next_piece().await?.map_err(fail), state)) }
         });
         Ok(futures::StreamExt::chain(first, rest))
     }
@@ -116,14 +116,15 @@ struct LogFollower {
 }
 
 impl LogFollower {
-    /// Waits for more; `None` when the container has ended and all is read.
-    async fn more(&mut self) -> Option<io::Result<Vec<u8>>> {
+    /// Waits for more lines. Returns `None` when the container has ended and everything is read.
+    async fn next_piece(&mut self) -> Option<io::Result<Vec<u8>>> {
         while self.following {
-            // Asked first: what was written before the end is then certainly in the file.
+            // The end is checked before reading, so that everything written before it is read. Output that is
+            // drained after the end was recorded is not returned.
             let ended = !self.pod.is_running(&self.container, &self.reader.path);
-            let more = self.reader.read_on();
-            if !matches!(&more, Ok(bytes) if bytes.is_empty()) {
-                return Some(more);
+            let next_piece = self.reader.read_new();
+            if !matches!(&next_piece, Ok(bytes) if bytes.is_empty()) {
+                return Some(next_piece);
             }
             self.following = !ended;
             if self.following {
@@ -142,33 +143,34 @@ struct LogReader {
 }
 
 impl LogReader {
-    /// What is there now.
+    /// Returns the lines that exist now.
     fn start(&mut self) -> io::Result<Vec<u8>> {
         let mut lines = VecDeque::new();
         let older = rotated(&self.path);
         if older.exists() {
-            self.take(&older, 0, &mut lines)?;
+            self.read_from(&older, 0, &mut lines)?;
         }
-        (self.inode, self.offset) = self.take(&self.path, 0, &mut lines)?;
+        (self.inode, self.offset) = self.read_from(&self.path, 0, &mut lines)?;
         if let Some(tail) = self.options.tail_lines {
             lines.drain(..lines.len().saturating_sub(tail));
         }
         Ok(lines.into_iter().flatten().collect())
     }
 
-    /// What has come since; starts over if the file was rotated.
-    fn read_on(&mut self) -> io::Result<Vec<u8>> {
+    /// Returns the lines written since. If the file was rotated, reads the rest of the old file, then the new
+    /// one.
+    fn read_new(&mut self) -> io::Result<Vec<u8>> {
         let mut lines = VecDeque::new();
         if std::fs::metadata(&self.path)?.ino() != self.inode {
-            self.take(&rotated(&self.path), self.offset, &mut lines)?;
+            self.read_from(&rotated(&self.path), self.offset, &mut lines)?;
             self.offset = 0;
         }
-        (self.inode, self.offset) = self.take(&self.path, self.offset, &mut lines)?;
+        (self.inode, self.offset) = self.read_from(&self.path, self.offset, &mut lines)?;
         Ok(lines.into_iter().flatten().collect())
     }
 
-    /// Reads whole lines from `offset` on; returns the file's inode and how far it was read.
-    fn take(
+    /// Reads whole lines from `offset` on. Returns the file's inode and the offset up to which it was read.
+    fn read_from(
         &self,
         path: &Path,
         offset: u64,
@@ -182,15 +184,15 @@ impl LogReader {
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line)? > 0 && line.ends_with(b"\n") {
             offset = offset.saturating_add(u64::try_from(line.len()).unwrap_or(u64::MAX));
-            lines.extend(shown(&line, self.options));
+            lines.extend(format_line(&line, self.options));
             line.clear();
         }
         Ok((inode, offset))
     }
 }
 
-/// A stored line as the reader wants it; `None` if it is too old or torn.
-fn shown(line: &[u8], options: LogOptions) -> Option<Vec<u8>> {
+/// Formats a stored line as the options request. Returns `None` if it is too old or incomplete.
+fn format_line(line: &[u8], options: LogOptions) -> Option<Vec<u8>> {
     let mut fields = line.splitn(4, |byte| *byte == b' ');
     let time = fields.next()?;
     let _stream = fields.next()?;
@@ -202,16 +204,16 @@ fn shown(line: &[u8], options: LogOptions) -> Option<Vec<u8>> {
             return None;
         }
     }
-    let mut shown = Vec::with_capacity(line.len());
+    let mut formatted = Vec::with_capacity(line.len());
     if options.timestamps {
-        shown.extend_from_slice(time);
-        shown.push(b' ');
+        formatted.extend_from_slice(time);
+        formatted.push(b' ');
     }
-    shown.extend_from_slice(text);
+    formatted.extend_from_slice(text);
     if !whole {
-        shown.pop();
+        formatted.pop();
     }
-    Some(shown)
+    Some(formatted)
 }
 
 #[cfg(test)]
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_is_read_as_asked() {
+    fn a_log_is_read_as_the_options_request() {
         let all = LogOptions::default();
         check(all, "one\ntwo\nthree\n");
         check(LogOptions { previous: true, ..all }, "old\n");
@@ -256,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_is_not_there_is_named() {
+    fn a_missing_log_is_named() {
         let logs = PodLogFiles::new(vec!["/nonexistent".into()]);
         let error = logs.open("u1", "c", LogOptions::default()).err().unwrap();
         assert!(error.to_string().contains("`c`"), "{error}");

@@ -1,33 +1,37 @@
-//! Everything that ends: one run, the whole Pod, the Pod's stay on this agent.
+//! The ends: of one run, of the whole Pod, of the agent with its Pods.
 
 use super::*;
+use crate::error_chain::error_chain;
 use crate::handler_actions::HandlerAction;
 use crate::orphans;
 
-/// How long the last status may take to be written.
+/// How long writing the last status may take.
 const LAST_STATUS_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How long killed processes may take to be reported.
+/// How long it may take until the ends of killed processes are reported.
 const KILLED_DEADLINE: Duration = Duration::from_secs(5);
 
 impl PodWorker {
-    /// Ends a run because a probe or a hook failed; it is started again as its policy says.
+    /// Ends a run because a probe or a hook failed. The restart policy decides whether the container is
+    /// started again.
     pub(super) fn end_run(&mut self, index: usize, why: String, kind: Option<ProbeKind>) {
         if self.lifecycle.stop_failing(index).is_none() {
             return;
         }
-        if let Some(live) = self.live.get_mut(&index) {
-            live.message = Some(why);
+        if let Some(running) = self.running.get_mut(&index) {
+            running.message = Some(why);
         }
         self.stop(index, kind);
     }
 
-    /// Stops a container in the background. `failed` is the probe that gave up on it, if one did.
+    /// Stops a container in the background. `failed` is the probe whose failure is the reason, if there is
+    /// one.
     pub(super) fn stop(&mut self, index: usize, failed: Option<ProbeKind>) {
-        let (Some(container), Some(live)) = (self.container(index), self.live.get(&index)) else {
+        let (Some(container), Some(running)) = (self.container(index), self.running.get(&index))
+        else {
             return;
         };
-        let why = live
+        let why = running
             .message
             .clone()
             .unwrap_or_else(|| format!("Stopping container {}", container.name));
@@ -40,30 +44,31 @@ impl PodWorker {
         let spec_grace =
             self.pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
         let deletion_grace = self.pod.metadata.deletion_grace_period_seconds;
-        let grace = probing::own_grace(probe).or(deletion_grace).or(spec_grace).unwrap_or(30);
+        let grace = probing::probe_grace(probe).or(deletion_grace).or(spec_grace).unwrap_or(30);
         let hook = container.lifecycle.as_ref().and_then(|hooks| hooks.pre_stop.as_ref());
         let to_stop = stop::ContainerStopRequest {
-            run: live.run.clone(),
-            ended: live.ended.clone(),
+            run: running.run.clone(),
+            ended: running.ended.clone(),
             pre_stop: hook.map(|hook| {
-                HandlerAction::of_hook(hook, &container, &self.place.pod_ip.to_string())
+                HandlerAction::of_hook(hook, &container, &self.placement.pod_ip.to_string())
             }),
             grace: Duration::from_secs(u64::try_from(grace).unwrap_or_default()),
             deadline: self.deadline.subscribe(),
         };
         let (events, pod) = (self.node.events.clone(), self.pod.clone());
         self.tasks.spawn(async move {
-            if let Err(said) = stop::stop(to_stop).await {
-                let about = EventKey::container(&pod, &container.name);
-                events.warning(about, "FailedPreStopHook", format!("PreStopHook failed: {said}"));
+            if let Err(error) = stop::stop(to_stop).await {
+                let event_key = EventKey::container(&pod, &container.name);
+                let note = format!("PreStopHook failed: {}", error_chain(&error));
+                events.warning(event_key, "FailedPreStopHook", note);
             }
         });
     }
 
-    /// Ends what a run left behind and removes its root, in the background.
+    /// Ends the stray processes of a run and removes its root, in the background.
     pub(super) fn sweep(&mut self, index: usize, run: Arc<ContainerRun>) {
         self.sweeping.insert(index);
-        let happened = self.happened.clone();
+        let task_events = self.task_events.clone();
         self.tasks.spawn(async move {
             let swept = tokio::task::spawn_blocking(move || {
                 orphans::end_runs(std::slice::from_ref(&run.name))?;
@@ -72,11 +77,11 @@ impl PodWorker {
             if let Ok(Err(error)) = swept.await {
                 tracing::warn!(%error, "container run not swept");
             }
-            let _ = happened.send(PodTaskEvent::Swept { index }).await;
+            let _ = task_events.send(PodTaskEvent::Swept { index }).await;
         });
     }
 
-    /// Writes the last status, removes what is on disk, then the object.
+    /// Writes the last status, removes the Pod's directory, then deletes the object.
     pub(super) async fn finish(&mut self) {
         self.publish_status();
         self.statuses = None;
@@ -88,8 +93,8 @@ impl PodWorker {
         write::remove(self.node.client.0.clone(), &self.pod).await;
     }
 
-    /// Kills everything: the object is gone, and nobody grants any time.
-    pub(super) async fn end_at_once(&mut self, events: &mut mpsc::Receiver<PodTaskEvent>) {
+    /// Kills everything. The object was deleted, so no grace period applies.
+    pub(super) async fn end_immediately(&mut self, events: &mut mpsc::Receiver<PodTaskEvent>) {
         self.kill_all();
         self.wait_for_ends(events, KILLED_DEADLINE).await;
         self.tasks.shutdown().await;
@@ -97,13 +102,13 @@ impl PodWorker {
         self.remove_directory().await;
     }
 
-    /// Ends the processes because the agent stops. The Pod lives on in the API and is started again by
-    /// the next agent; so its volumes stay, and no status is written.
+    /// Ends the processes because the agent stops. The Pod's object stays in the API server, and the next
+    /// agent starts the Pod again; so the volumes are kept, and no status is written.
     pub(super) async fn end_with_agent(&mut self, events: &mut mpsc::Receiver<PodTaskEvent>) {
         self.statuses = None;
         self.writer.abort_all();
-        for live in self.live.values().filter(|live| live.run.is_same_process()) {
-            orphans::signal(live.run.inside.pid, nix::sys::signal::Signal::SIGTERM);
+        for running in self.running.values().filter(|running| running.run.is_same_process()) {
+            orphans::signal(running.run.inside.pid, nix::sys::signal::Signal::SIGTERM);
         }
         self.wait_for_ends(events, self.node.options.stop_grace).await;
         self.kill_all();
@@ -113,30 +118,26 @@ impl PodWorker {
     }
 
     fn kill_all(&self) {
-        for live in self.live.values() {
-            stop::kill(&live.run);
+        for running in self.running.values() {
+            stop::kill(&running.run);
         }
     }
 
-    /// Waits until nothing runs; what is being started meanwhile is killed when it runs.
-    async fn wait_for_ends(
-        &mut self,
-        events: &mut mpsc::Receiver<PodTaskEvent>,
-        patience: Duration,
-    ) {
-        let deadline = Instant::now() + patience;
+    /// Waits until no container runs. A container that is still being started is killed as soon as it runs.
+    async fn wait_for_ends(&mut self, events: &mut mpsc::Receiver<PodTaskEvent>, limit: Duration) {
+        let deadline = Instant::now() + limit;
         while self.lifecycle.containers.iter().any(crate::lifecycle::TrackedContainer::is_active)
-            || !self.live.is_empty()
+            || !self.running.is_empty()
         {
-            let happened = match tokio::time::timeout_at(deadline, events.recv()).await {
-                Ok(Some(happened)) => happened,
+            let event = match tokio::time::timeout_at(deadline, events.recv()).await {
+                Ok(Some(event)) => event,
                 Ok(None) | Err(_) => return,
             };
-            match happened {
+            match event {
                 PodTaskEvent::Exited { index, run, exit } => self.exited(index, &run, exit),
                 PodTaskEvent::Started { index, result: Ok(started) } => {
                     stop::kill(&started.run);
-                    self.runs(index, *started);
+                    self.container_started(index, *started);
                 }
                 PodTaskEvent::Started { index, result: Err(failure) } => {
                     self.start_failed(index, failure)
@@ -164,7 +165,7 @@ impl PodWorker {
             if runs.is_empty() { Ok(0) } else { orphans::end_runs(&runs) }
         });
         if let Ok(Err(error)) = ended.await {
-            tracing::warn!(pod = self.pod.name_any(), %error, "a container's process survives");
+            tracing::warn!(pod = self.pod.name_any(), %error, "a container's process was not ended");
         }
     }
 

@@ -1,4 +1,4 @@
-//! Performs a container's probes for as long as the run lasts.
+//! The probes of a container, performed for as long as its run lasts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,23 +10,25 @@ use tokio_util::sync::CancellationToken;
 
 use super::start::ContainerRun;
 use super::{PodTaskEvent, PodWorker, RunningContainer};
+use crate::backoff::RetryPauses;
+use crate::error_chain::error_chain;
 use crate::events::{EventKey, EventRecorder};
 use crate::handler_actions::{self, HandlerAction};
 use crate::probe::{ProbeKind, ProbeResultCounter, ProbeTiming};
 
-/// Pauses between tries before results count.
+/// The pauses between attempts before results count.
 const EARLY_PAUSE_FIRST: Duration = Duration::from_millis(10);
 const EARLY_PAUSE_LONGEST: Duration = Duration::from_millis(200);
 
 impl PodWorker {
-    /// Starts the probes of a run. Liveness and readiness wait for the startup probe.
+    /// Starts the probes of a run. The liveness and readiness probes wait for the startup probe.
     pub(super) fn spawn_probes(
         &mut self,
         index: usize,
         container: &Container,
-        live: &RunningContainer,
+        running: &RunningContainer,
     ) {
-        let pod_ip = self.place.pod_ip.to_string();
+        let pod_ip = self.placement.pod_ip.to_string();
         let (started, gate) = watch::channel(container.startup_probe.is_none());
         let kinds = [
             (ProbeKind::Startup, &container.startup_probe),
@@ -40,22 +42,22 @@ impl PodWorker {
                 kind,
                 timing: ProbeTiming::of(probe),
                 action: HandlerAction::of_probe(probe, container, &pod_ip),
-                run: live.run.clone(),
+                run: running.run.clone(),
                 pod: self.pod.clone(),
                 container: container.name.clone(),
-                happened: self.happened.clone(),
+                task_events: self.task_events.clone(),
                 events: self.node.events.clone(),
                 started: started.clone(),
                 gate: gate.clone(),
             };
-            let ended = live.ended.clone();
+            let ended = running.ended.clone();
             self.tasks.spawn(probing.until(ended));
         }
     }
 }
 
-/// How long a container gets to end when `probe` gives up on it, if the probe says so itself.
-pub(super) fn own_grace(probe: Option<&Probe>) -> Option<i64> {
+/// Returns the probe's own grace period for a container on which it failed, if it has one.
+pub(super) fn probe_grace(probe: Option<&Probe>) -> Option<i64> {
     probe?.termination_grace_period_seconds
 }
 
@@ -67,9 +69,9 @@ struct ProbeLoop {
     run: Arc<ContainerRun>,
     pod: Arc<Pod>,
     container: String,
-    happened: mpsc::Sender<PodTaskEvent>,
+    task_events: mpsc::Sender<PodTaskEvent>,
     events: EventRecorder,
-    /// Opened by the startup probe.
+    /// Set to true by the startup probe when it passes.
     started: watch::Sender<bool>,
     gate: watch::Receiver<bool>,
 }
@@ -88,11 +90,11 @@ impl ProbeLoop {
             return;
         }
         if self.kind != ProbeKind::Liveness {
-            self.wait_briefly().await;
+            self.wait_until_first_pass().await;
         }
         let name = self.kind.name().to_lowercase();
-        let mut tally = ProbeResultCounter::new(self.kind, self.timing);
-        let mut told = None;
+        let mut counter = ProbeResultCounter::new(self.kind, self.timing);
+        let mut reported = None;
         let mut ticks = interval(self.timing.period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -104,17 +106,19 @@ impl ProbeLoop {
                 self.timing.timeout,
             )
             .await;
-            let said = result.err();
-            let is_new = said.is_some() && said != told;
-            told.clone_from(&said);
-            if let Some(said) = said.as_ref().filter(|_| is_new) {
-                let note = format!("{} probe failed: {said}", self.kind.name());
-                let about = EventKey::container(&self.pod, &self.container).doing(self.kind.name());
-                self.events.warning(about, "Unhealthy", note);
+            let failure = result.err().map(|error| error_chain(&error));
+            let is_new = failure.is_some() && failure != reported;
+            reported.clone_from(&failure);
+            if let Some(failure) = failure.as_ref().filter(|_| is_new) {
+                let note = format!("{} probe failed: {failure}", self.kind.name());
+                let event_key =
+                    EventKey::container(&self.pod, &self.container).action(self.kind.name());
+                self.events.warning(event_key, "Unhealthy", note);
             }
-            let Some(passed) = tally.count(said.is_none()) else { continue };
-            self.report(passed, said.unwrap_or_default()).await;
-            // Startup has its answer; a container that failed liveness is on its way out.
+            let Some(passed) = counter.count(failure.is_none()) else { continue };
+            self.report(passed, failure.unwrap_or_default()).await;
+            // The startup probe is done once it has a result. A container whose liveness probe failed is
+            // being ended.
             let done = match self.kind {
                 ProbeKind::Startup => true,
                 ProbeKind::Liveness => !passed,
@@ -127,31 +131,31 @@ impl ProbeLoop {
         }
     }
 
-    /// Tries until it passes, for at most one period, before results count.
+    /// Repeats the probe until it passes, for at most one period, before results count.
     ///
-    /// A program needs some milliseconds until it listens. The kubelet would find it not ready, say so
-    /// in an event, and look again a whole period later; here that period is used. What fails for longer
-    /// fails as often as in Kubernetes from then on.
-    async fn wait_briefly(&self) {
+    /// A program needs some milliseconds until it listens. The kubelet would find it not ready, record an
+    /// event, and probe again a whole period later; the agent uses that period. A probe that fails for longer
+    /// than that fails as often as in Kubernetes from then on.
+    async fn wait_until_first_pass(&self) {
         let name = format!("{}-early", self.kind.name().to_lowercase());
         let deadline = Instant::now() + self.timing.period;
-        let mut pause = EARLY_PAUSE_FIRST;
+        let mut pauses = RetryPauses::new(EARLY_PAUSE_FIRST, EARLY_PAUSE_LONGEST);
         loop {
             let limit = self.timing.timeout;
             let result =
                 handler_actions::perform(&self.action, &self.run.inside, &name, limit).await;
+            let pause = pauses.after_failure();
             if result.is_ok() || Instant::now() + pause > deadline {
                 return;
             }
             sleep(pause).await;
-            pause = (pause * 2).min(EARLY_PAUSE_LONGEST);
         }
     }
 
-    async fn report(&self, passed: bool, said: String) {
+    async fn report(&self, passed: bool, failure: String) {
         let (index, kind, run) = (self.index, self.kind, self.run.name.clone());
-        let verdict = PodTaskEvent::Verdict { index, run, kind, passed, said };
-        // Fails only when the Pod's task has ended.
-        let _ = self.happened.send(verdict).await;
+        let verdict = PodTaskEvent::Verdict { index, run, kind, passed, failure };
+        // Fails only if the Pod's task has ended.
+        let _ = self.task_events.send(verdict).await;
     }
 }

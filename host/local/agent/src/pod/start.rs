@@ -1,4 +1,5 @@
-//! Starts one container: image, environment, volumes, root, process.
+//! Starts one container: pulls its image, prepares environment and volumes, builds its root, starts its
+//! process.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,12 +11,12 @@ use rand::RngExt;
 use tokio::sync::oneshot;
 
 use super::AgentContext;
-use crate::chain::chain;
 use crate::config_source::ConfigSourceStates;
 use crate::container::{ContainerProcessSpec, ContainerStartSpec, ContainerTask, ProcessSpec};
 use crate::directory::{PodDirectory, ProcessRecord, make_private};
 use crate::downward::DownwardApiSource;
 use crate::env::{EnvSources, environment};
+use crate::error_chain::error_chain;
 use crate::expand::expand;
 use crate::handler_actions::ExecTarget;
 use crate::images::PulledImage;
@@ -26,10 +27,10 @@ use crate::processes::{ProcessExit, ProcessOutput};
 use crate::rootfs::{self, RootMount};
 use crate::storage::{self, VolumeProvisioner};
 
-/// What names a container of ours in the API, in front of the run's name.
+/// The prefix of a container id in the API, in front of the name of the run.
 const ID_SCHEME: &str = "tholepin://";
 
-/// What a container may write its last words to, unless its spec says otherwise.
+/// The file for the termination message of a container, unless its spec names another one.
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
 /// A container to start.
@@ -37,27 +38,27 @@ pub(super) struct ContainerStartRequest {
     pub node: Arc<AgentContext>,
     pub pod: Arc<Pod>,
     pub container: Container,
-    pub place: DownwardApiSource,
+    pub placement: DownwardApiSource,
     pub directory: PodDirectory,
     pub references: ConfigSourceStates,
     pub restart_count: u32,
 }
 
-/// A container that runs.
+/// A container that was started.
 #[derive(Debug)]
 pub(super) struct StartedContainer {
     pub run: ContainerRun,
     pub image_id: String,
     pub since: Timestamp,
     pub exit: oneshot::Receiver<ProcessExit>,
-    /// Words of the command that look like a bind to every address or to loopback.
-    pub suspicious: Option<String>,
+    /// The argument of the command that looks like a bind to every address or to loopback.
+    pub loopback_bind: Option<String>,
 }
 
 /// One run of a container.
 #[derive(Clone, Debug)]
 pub(super) struct ContainerRun {
-    /// Its name: random, and in the path of its root.
+    /// The random name of the run, which is part of the path of its root.
     pub name: String,
     pub directory: PathBuf,
     pub start_ticks: u64,
@@ -65,45 +66,45 @@ pub(super) struct ContainerRun {
 }
 
 impl ContainerRun {
-    /// The container's id as the API shows it: another one at each start.
+    /// Returns the container's id as shown in the API. It differs at each start.
     pub(super) fn id(&self) -> String {
         format!("{ID_SCHEME}{}", self.name)
     }
 
-    /// Whether the process is still the one that was started.
+    /// Returns true if the process is still the one that was started.
     pub(super) fn is_same_process(&self) -> bool {
         orphans::start_ticks(self.inside.pid) == Some(self.start_ticks)
     }
 
-    /// What stopped the process before it became its program; `None` if it became it.
+    /// Returns the error that kept the process from executing its program; `None` if there was none.
     pub(super) fn start_error(&self) -> Option<String> {
         let why = std::fs::read_to_string(self.directory.join("error")).ok()?;
         (!why.is_empty()).then_some(why)
     }
 
-    /// What the program wrote to its termination log.
-    pub(super) fn last_words(&self) -> Option<String> {
+    /// Returns the text that the program wrote to its termination log.
+    pub(super) fn termination_message(&self) -> Option<String> {
         const BYTES_MAX: usize = 4096;
-        let words = std::fs::read(self.directory.join("termination-log")).ok()?;
-        let words = words.get(..words.len().min(BYTES_MAX))?;
-        (!words.is_empty()).then(|| String::from_utf8_lossy(words).into_owned())
+        let bytes = std::fs::read(self.directory.join("termination-log")).ok()?;
+        let bytes = bytes.get(..bytes.len().min(BYTES_MAX))?;
+        (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned())
     }
 }
 
-/// Starts the container, or says why it cannot be.
+/// Starts the container, or returns why it cannot be started.
 pub(super) async fn start(
     to_start: ContainerStartRequest,
 ) -> Result<StartedContainer, StartFailure> {
-    let ContainerStartRequest { node, pod, container, place, directory, .. } = &to_start;
+    let ContainerStartRequest { node, pod, container, placement, directory, .. } = &to_start;
     let image = container.image.as_deref().unwrap_or_default();
     let image = node.images.pull(image).await.map_err(|error| fail("ErrImagePull", &error))?;
     let references = &to_start.references;
-    let input = EnvSources { pod, place, references, image: &image.env };
+    let input = EnvSources { pod, placement, references, image: &image.env };
     let env = environment(input, container)
         .map_err(|error| fail("CreateContainerConfigError", &error))?;
     let allow_host_path = node.options.allow_host_path;
     let storage =
-        VolumeProvisioner { client: &node.client, pod, place, directory, allow_host_path };
+        VolumeProvisioner { client: &node.client, pod, placement, directory, allow_host_path };
     let no_volume = |error| fail("ContainerCreating", &error);
     let volumes = storage.prepare(references).await.map_err(no_volume)?;
     let mounts = storage::mounts(container, &volumes, &env).map_err(no_volume)?;
@@ -114,17 +115,17 @@ pub(super) async fn start(
 }
 
 fn fail(reason: &str, error: &dyn std::error::Error) -> StartFailure {
-    StartFailure { reason: reason.into(), message: chain(error) }
+    StartFailure { reason: reason.into(), message: error_chain(error) }
 }
 
-/// The program, with references to the environment expanded in command and arguments.
+/// Builds the process specification, with references to the environment expanded in command and arguments.
 fn process(
     container: &Container,
     image: &PulledImage,
     env: BTreeMap<String, String>,
 ) -> ProcessSpec {
-    let expand_all = |words: &Option<Vec<String>>| -> Vec<String> {
-        words.iter().flatten().map(|word| expand(word, &env)).collect()
+    let expand_all = |arguments: &Option<Vec<String>>| -> Vec<String> {
+        arguments.iter().flatten().map(|argument| expand(argument, &env)).collect()
     };
     let argv = image.argv(&expand_all(&container.command), &expand_all(&container.args));
     let workdir = container.working_dir.clone().filter(|workdir| !workdir.is_empty());
@@ -172,7 +173,7 @@ async fn launch(
     let (pid, start_ticks) = (launched.pid, launched.start_ticks);
     let record = ProcessRecord { run: name.clone(), pid, start_ticks, log };
     directory.record(&container.name, &record)?;
-    let suspicious = loopback_word(&process.argv);
+    let loopback_bind = loopback_argument(&process.argv);
     let inside = Arc::new(ExecTarget {
         processes: node.processes.clone(),
         pid,
@@ -183,7 +184,7 @@ async fn launch(
     });
     let run = ContainerRun { name, directory: run_directory, start_ticks, inside };
     let image_id = image.id.clone();
-    Ok(StartedContainer { run, image_id, since: launched.at, exit: launched.exit, suspicious })
+    Ok(StartedContainer { run, image_id, since: launched.at, exit: launched.exit, loopback_bind })
 }
 
 fn termination_log(container: &Container, run_directory: &Path) -> std::io::Result<RootMount> {
@@ -194,18 +195,18 @@ fn termination_log(container: &Container, run_directory: &Path) -> std::io::Resu
     Ok(RootMount { source: source.canonicalize()?, target, read_only: false })
 }
 
-/// A name for a run that no other run has ever had.
+/// Returns a name for a run that no other run ever has.
 fn run_name() -> String {
     format!("{:032x}", rand::rng().random::<u128>())
 }
 
-/// The first word that binds to all addresses or to loopback: Pods share one network here, so the Pods
-/// of a StatefulSet would take each other's port.
-fn loopback_word(argv: &[String]) -> Option<String> {
-    let suspicious = |word: &&String| {
-        ["0.0.0.0", "localhost", "127.0.0.1"].iter().any(|address| word.contains(address))
+/// Returns the first argument that binds to all addresses or to loopback. Pods share one network here, so
+/// with such a bind the Pods of a StatefulSet would take each other's port.
+fn loopback_argument(argv: &[String]) -> Option<String> {
+    let binds_loopback = |argument: &&String| {
+        ["0.0.0.0", "localhost", "127.0.0.1"].iter().any(|address| argument.contains(address))
     };
-    argv.iter().find(suspicious).cloned()
+    argv.iter().find(binds_loopback).cloned()
 }
 
 #[cfg(test)]
@@ -213,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn command_and_arguments_see_the_environment() {
+    fn command_and_arguments_are_expanded_with_the_environment() {
         let container: Container = serde_json::from_value(serde_json::json!({
             "name": "c", "args": ["--bind", "$(POD_IP)", "$(NONE)"]}))
         .unwrap();
@@ -224,12 +225,12 @@ mod tests {
     }
 
     #[test]
-    fn a_bind_to_every_address_is_noticed() {
-        let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    fn a_bind_to_every_address_is_found() {
+        let arguments = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(
-            loopback_word(&words("redis-server --bind 0.0.0.0")).as_deref(),
+            loopback_argument(&arguments("redis-server --bind 0.0.0.0")).as_deref(),
             Some("0.0.0.0")
         );
-        assert_eq!(loopback_word(&words("redis-server --bind 127.23.1.7")), None);
+        assert_eq!(loopback_argument(&arguments("redis-server --bind 127.23.1.7")), None);
     }
 }

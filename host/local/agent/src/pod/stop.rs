@@ -1,4 +1,4 @@
-//! Ends one run of a container: preStop, SIGTERM, patience, SIGKILL.
+//! Ends one run of a container: preStop hook, SIGTERM, grace period, SIGKILL.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::start::ContainerRun;
-use crate::handler_actions::{self, HandlerAction};
+use crate::handler_actions::{self, HandlerAction, HandlerError};
 use crate::orphans;
 
-/// What a container gets after its preStop hook, however long that took. Source: the kubelet's
-/// `minimumGracePeriodInSeconds`.
+/// The minimum that a container gets after its preStop hook, however long the hook took. Source: the
+/// kubelet's `minimumGracePeriodInSeconds`.
 const GRACE_MIN: Duration = Duration::from_secs(2);
 
 /// A run to end.
@@ -22,74 +22,74 @@ pub(super) struct ContainerStopRequest {
     /// Cancelled when the run has ended.
     pub ended: CancellationToken,
     pub pre_stop: Option<HandlerAction>,
-    /// How long the run may take, preStop included.
+    /// How long the run may take to end, the preStop hook included.
     pub grace: Duration,
-    /// When it must be over in any case: the end of the Pod's own grace period.
+    /// The end of the Pod's own grace period, after which the run is killed in any case.
     pub deadline: watch::Receiver<Option<Instant>>,
 }
 
-/// Ends the run; returns when it has ended or was killed, with what went wrong in its preStop hook.
-pub(super) async fn stop(mut to_stop: ContainerStopRequest) -> Result<(), String> {
-    let own = Instant::now() + to_stop.grace;
+/// Ends the run; returns when it has ended or was killed. An error is that of the preStop hook.
+pub(super) async fn stop(mut to_stop: ContainerStopRequest) -> Result<(), HandlerError> {
+    let own_deadline = Instant::now() + to_stop.grace;
     let mut result = Ok(());
-    let mut least = None;
+    let mut earliest_kill = None;
     if let Some(pre_stop) = to_stop.pre_stop.take() {
-        let patience = limit(own, *to_stop.deadline.borrow()).duration_since(Instant::now());
-        if patience > Duration::ZERO {
+        let limit = limit(own_deadline, *to_stop.deadline.borrow()).duration_since(Instant::now());
+        if limit > Duration::ZERO {
             let mut deadline = to_stop.deadline.clone();
-            let hook =
-                handler_actions::perform(&pre_stop, &to_stop.run.inside, "pre-stop", patience);
+            let hook = handler_actions::perform(&pre_stop, &to_stop.run.inside, "pre-stop", limit);
             tokio::select! {
                 performed = hook => result = performed,
-                // A deletion without grace does not wait for a hook.
-                () = at_deadline(own, &mut deadline) => {}
+                // A deletion without a grace period does not wait for a hook.
+                () = at_deadline(own_deadline, &mut deadline) => {}
                 () = to_stop.ended.cancelled() => return Ok(()),
             }
-            least = Some(Instant::now() + GRACE_MIN);
+            earliest_kill = Some(Instant::now() + GRACE_MIN);
         }
     }
     if to_stop.run.is_same_process() {
         orphans::signal(to_stop.run.inside.pid, Signal::SIGTERM);
     }
-    let own = least.map_or(own, |least| own.max(least));
+    let own_deadline =
+        earliest_kill.map_or(own_deadline, |earliest_kill| own_deadline.max(earliest_kill));
     tokio::select! {
         () = to_stop.ended.cancelled() => return result,
-        () = patience_ends(own, least, &mut to_stop.deadline) => {}
+        () = grace_ends(own_deadline, earliest_kill, &mut to_stop.deadline) => {}
     }
     kill(&to_stop.run);
     result
 }
 
-/// Kills the run's process and all of its session.
+/// Kills the run's process and all processes of its session.
 pub(super) fn kill(run: &ContainerRun) {
     if run.is_same_process() {
         orphans::kill_session(run.inside.pid);
     }
 }
 
-fn limit(own: Instant, deadline: Option<Instant>) -> Instant {
-    deadline.map_or(own, |deadline| own.min(deadline))
+fn limit(own_deadline: Instant, deadline: Option<Instant>) -> Instant {
+    deadline.map_or(own_deadline, |deadline| own_deadline.min(deadline))
 }
 
-async fn patience_ends(
-    own: Instant,
-    least: Option<Instant>,
+async fn grace_ends(
+    own_deadline: Instant,
+    earliest_kill: Option<Instant>,
     deadline: &mut watch::Receiver<Option<Instant>>,
 ) {
-    at_deadline(own, deadline).await;
-    if let Some(least) = least {
-        // The minimum after a hook, unless the Pod is being deleted without any grace at all.
-        let forced = deadline.borrow().is_some_and(|deadline| deadline + GRACE_MIN < least);
+    at_deadline(own_deadline, deadline).await;
+    if let Some(earliest_kill) = earliest_kill {
+        // The minimum after a hook applies, unless the Pod is being deleted without any grace period.
+        let forced = deadline.borrow().is_some_and(|deadline| deadline + GRACE_MIN < earliest_kill);
         if !forced {
-            sleep_until(least).await;
+            sleep_until(earliest_kill).await;
         }
     }
 }
 
-/// Waits until `own` or the Pod's deadline, whichever is first; the latter may move.
-async fn at_deadline(own: Instant, deadline: &mut watch::Receiver<Option<Instant>>) {
+/// Waits until `own_deadline` or the Pod's deadline, whichever comes first. The Pod's deadline may change meanwhile.
+async fn at_deadline(own_deadline: Instant, deadline: &mut watch::Receiver<Option<Instant>>) {
     loop {
-        let until = limit(own, *deadline.borrow_and_update());
+        let until = limit(own_deadline, *deadline.borrow_and_update());
         tokio::select! {
             () = sleep_until(until) => return,
             changed = deadline.changed() => {
@@ -106,12 +106,12 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_shorter_grace_period_is_obeyed_while_waiting() {
+    async fn a_shorter_grace_period_applies_while_waiting() {
         let (sender, mut receiver) = watch::channel(None);
         let begun = Instant::now();
-        let own = begun + Duration::from_secs(30);
+        let own_deadline = begun + Duration::from_secs(30);
         let shorten = async { sender.send(Some(begun)).unwrap() };
-        let waits = async { tokio::join!(at_deadline(own, &mut receiver), shorten) };
+        let waits = async { tokio::join!(at_deadline(own_deadline, &mut receiver), shorten) };
         tokio::time::timeout(Duration::from_secs(10), waits).await.unwrap();
     }
 }

@@ -1,4 +1,5 @@
-//! Writes a Pod's status to the API server: only the newest one, only when it changed.
+//! Writes the status of a Pod to the API server, always the newest one and only if it changed; deletes the
+//! Pod.
 
 use std::time::Duration;
 
@@ -10,6 +11,8 @@ use tokio::sync::watch;
 use tokio::time::error::Elapsed;
 use tokio::time::{sleep, timeout};
 
+use crate::backoff::RetryPauses;
+
 /// The field manager that owns what this agent writes.
 pub(crate) const FIELD_MANAGER: &str = "tholepin-agent";
 
@@ -17,8 +20,9 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 
-/// Writes every status that `statuses` brings until its sender is dropped; the last one is written even
-/// then. A status that a newer one overtakes is skipped. Ends early when the Pod is gone.
+/// Writes each status that `statuses` receives until its sender is dropped. The last status is written even
+/// then. A status is skipped if a newer one arrives before it is written. Returns early when the Pod is
+/// deleted.
 pub(super) async fn write_statuses(
     client: Client,
     pod: Pod,
@@ -51,7 +55,7 @@ async fn write_until_overtaken(
     newer: &watch::Receiver<Option<PodStatus>>,
 ) -> WriteResult {
     let name = pod.name_any();
-    // The uid keeps the status of one Pod from the next one of that name.
+    // The uid prevents that the status of one Pod is written to a later Pod with the same name.
     let patch = Patch::Apply(json!({
         "apiVersion": "v1",
         "kind": "Pod",
@@ -59,7 +63,7 @@ async fn write_until_overtaken(
         "status": status,
     }));
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    let mut pause = RETRY_FIRST;
+    let mut pauses = RetryPauses::new(RETRY_FIRST, RETRY_LONGEST);
     loop {
         match judge(timeout(WRITE_DEADLINE, api.patch_status(&name, &parameters, &patch)).await) {
             WriteErrorClass::Done => return WriteResult::Done,
@@ -70,7 +74,7 @@ async fn write_until_overtaken(
             }
             WriteErrorClass::TryAgain(error) => {
                 tracing::debug!(pod = name, error, "pod status not written");
-                // Another Pod may have the name by now: its status is not ours to write.
+                // Another Pod may have this name by now, and its status must not be overwritten.
                 if let Ok(Ok(found)) = timeout(WRITE_DEADLINE, api.get_opt(&name)).await
                     && found.and_then(|found| found.uid()) != pod.uid()
                 {
@@ -78,16 +82,15 @@ async fn write_until_overtaken(
                 }
             }
         }
-        // A dropped sender is no newer status: the last one is worth trying again.
+        // A dropped sender does not count as a newer status: the last status is retried.
         if matches!(newer.has_changed(), Ok(true)) {
             return WriteResult::Done;
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(RETRY_LONGEST);
+        sleep(pauses.after_failure()).await;
     }
 }
 
-/// What an answer of the API server means for a writer.
+/// The class of an API server's reply, by which a writer decides whether to retry.
 enum WriteErrorClass {
     Done,
     Gone,
@@ -107,17 +110,18 @@ fn judge<T>(answer: Result<Result<T, Error>, Elapsed>) -> WriteErrorClass {
     }
 }
 
-/// Removes a Pod's object for good, now that nothing of it runs. Tries until the API server takes it.
+/// Deletes a Pod's object for good, after no process of it runs any more. Retries until the API server
+/// accepts it.
 pub(super) async fn remove(client: Client, pod: &Pod) {
     let api: Api<Pod> = Api::namespaced(client, &pod.namespace().unwrap_or_default());
     let name = pod.name_any();
     let preconditions = Some(Preconditions { uid: pod.uid(), resource_version: None });
     let parameters =
         DeleteParams { grace_period_seconds: Some(0), preconditions, ..DeleteParams::default() };
-    let mut pause = RETRY_FIRST;
+    let mut pauses = RetryPauses::new(RETRY_FIRST, RETRY_LONGEST);
     loop {
         let answer = timeout(WRITE_DEADLINE, api.delete(&name, &parameters)).await;
-        // Another Pod has the name by now.
+        // Another Pod has this name by now.
         if matches!(&answer, Ok(Err(Error::Api(status))) if status.code == 409) {
             return;
         }
@@ -127,7 +131,6 @@ pub(super) async fn remove(client: Client, pod: &Pod) {
                 tracing::warn!(pod = name, error, "pod not removed");
             }
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(RETRY_LONGEST);
+        sleep(pauses.after_failure()).await;
     }
 }

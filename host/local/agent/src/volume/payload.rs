@@ -1,12 +1,12 @@
-//! Writes the files of a volume so that a reader sees all of the old ones or all of the new ones.
+//! Writes the files of a volume atomically: a reader sees either all old files or all new ones.
 //!
 //! ```text
 //! ..2026-11-21T04:09:25.1Z/KEY   the files
-//! ..data -> ..2026-11-21T…       replaced by a rename: the moment of the change
-//! KEY -> ..data/KEY              what the container opens
+//! ..data -> ..2026-11-21T…       replaced by a rename, which is the moment of the change
+//! KEY -> ..data/KEY              the path that the container opens
 //! ```
 //!
-//! The layout is Kubernetes' own (`pkg/volume/util/atomic_writer.go`), because programs watch `..data`.
+//! The layout is that of Kubernetes (`pkg/volume/util/atomic_writer.go`), because programs watch `..data`.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -20,13 +20,13 @@ use super::{VolumeFile, VolumeFiles};
 const DATA: &str = "..data";
 const DATA_NEXT: &str = "..data_tmp";
 
-/// Makes `directory` hold exactly `files`; returns whether anything had to change.
+/// Writes exactly `files` to `directory`. Returns true if anything had to change.
 ///
-/// `stamp` names the new generation; it must differ from those before.
+/// `stamp` is the name of the new generation. It must differ from all names before.
 ///
 /// # Errors
 ///
-/// Fails if the disk refuses; what was there before is then still whole.
+/// Returns an I/O error. Until the rename of `..data` the old files stay complete.
 pub(crate) fn write(directory: &Path, files: &VolumeFiles, stamp: &str) -> io::Result<bool> {
     fs::create_dir_all(directory)?;
     let data = directory.join(DATA);
@@ -40,7 +40,7 @@ pub(crate) fn write(directory: &Path, files: &VolumeFiles, stamp: &str) -> io::R
     }
     fs::create_dir_all(directory.join(&generation))?;
     let next = directory.join(DATA_NEXT);
-    remove_if_there(&next)?;
+    remove_if_exists(&next)?;
     symlink(&generation, &next)?;
     fs::rename(&next, &data)?;
     link_names(directory, files)?;
@@ -59,7 +59,7 @@ fn write_file(path: &Path, file: &VolumeFile) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(file.mode))
 }
 
-/// Whether the generation in `data` is the same files with the same bytes and modes.
+/// Returns true if the generation in `data` has the same files with the same bytes and modes.
 fn holds(data: &Path, files: &VolumeFiles) -> io::Result<bool> {
     if count_files(data)? != files.len() {
         return Ok(false);
@@ -84,20 +84,20 @@ fn count_files(directory: &Path) -> io::Result<usize> {
     Ok(count)
 }
 
-/// Makes one link per first path component, and removes those that are no longer wanted.
+/// Creates one link per first path component, and removes the links that are not needed any more.
 fn link_names(directory: &Path, files: &VolumeFiles) -> io::Result<()> {
-    let wanted: BTreeSet<OsString> = files
+    let names: BTreeSet<OsString> = files
         .keys()
         .filter_map(|path| path.components().next())
         .map(|first| first.as_os_str().to_owned())
         .collect();
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
-        if !name.to_string_lossy().starts_with("..") && !wanted.contains(&name) {
-            remove_if_there(&directory.join(&name))?;
+        if !name.to_string_lossy().starts_with("..") && !names.contains(&name) {
+            remove_if_exists(&directory.join(&name))?;
         }
     }
-    for name in wanted {
+    for name in names {
         let link = directory.join(&name);
         if fs::symlink_metadata(&link).is_err() {
             symlink(PathBuf::from(DATA).join(&name), link)?;
@@ -106,7 +106,7 @@ fn link_names(directory: &Path, files: &VolumeFiles) -> io::Result<()> {
     Ok(())
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
+fn remove_if_exists(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_swaps_all_files_at_once_and_leaves_nothing_behind() {
+    fn an_update_replaces_all_files_atomically_and_removes_the_old_ones() {
         let directory = tempfile::tempdir().unwrap();
         let at = |path: &str| directory.path().join(path);
         assert!(write(directory.path(), &payload(&[("a", "1"), ("d/b", "2")]), "one").unwrap());

@@ -1,4 +1,4 @@
-//! Makes clients for the API server that runs in this process.
+//! Creates clients for the API server that runs in this process.
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -7,8 +7,8 @@ use tholepin_apiserver::ApiServer;
 
 use super::LocalError;
 
-/// A client that appears as `user` in the audit log. It trusts the server's own authority and
-/// nothing else.
+/// Returns a client that appears as `user` in the audit log. It trusts only the server's own certificate
+/// authority.
 pub(super) fn client(server: &ApiServer, user: &str) -> Result<Client, LocalError> {
     let token = server.token_for(user).map_err(|error| LocalError::Client(Box::new(error)))?;
     let authority = server.kubeconfig.with_file_name("ca.crt");
@@ -29,7 +29,7 @@ pub(super) fn client(server: &ApiServer, user: &str) -> Result<Client, LocalErro
     Client::try_from(config).map_err(|error| LocalError::Client(Box::new(error)))
 }
 
-/// Reads a kubeconfig that is in memory: nothing in it has to be waited for, so this never blocks.
+/// Loads a kubeconfig from memory. Nothing in it requires I/O, so this never blocks.
 fn load(kubeconfig: Kubeconfig) -> Result<Config, LocalError> {
     let options = KubeConfigOptions::default();
     let loading = Config::from_custom_kubeconfig(kubeconfig, &options);

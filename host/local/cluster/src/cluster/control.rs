@@ -11,9 +11,9 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::LocalError;
-use crate::api_writer::ApiWriter;
+use crate::api_writer::{ApiWriter, RequestError};
 use crate::hosts_file_names::HostsFileNames;
-use crate::parts::Parts;
+use crate::parts::{PartError, Parts};
 use crate::reflectors::Reflectors;
 use crate::scheduler::Scheduler;
 use crate::service::EndpointSlices;
@@ -22,94 +22,101 @@ use crate::statefulset::StatefulSets;
 use crate::volumes::{self, Volumes};
 use crate::worker::WorkError;
 
-/// How often the API server is asked whether it is there.
+/// The pause between two checks of the API server.
 const API_CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// How long it may take to answer.
+/// How long the API server may take to reply to a check.
 const API_CHECK_DEADLINE: Duration = Duration::from_secs(5);
-/// So many failures in a row end the local host.
+/// After this many consecutive failed checks the local host ends.
 const API_MISSES_MAX: u32 = 3;
 
-/// Creates what a cluster has from the beginning: the storage class.
+/// Creates the objects that a cluster has from the beginning: the storage class.
 pub(super) async fn create_initial(client: &Client) -> Result<(), LocalError> {
     let writer = ApiWriter::new(Api::<StorageClass>::all(client.clone()), "tholepin-local");
     let applied = writer.apply(volumes::CLASS, &volumes::storage_class()).await;
-    applied.map(|_| ()).map_err(|error| LocalError::Initial(error.chain()))
+    applied.map(|_| ()).map_err(LocalError::Initial)
 }
 
-/// Starts all controllers. Listeners are registered before the mirrors follow, and nothing is decided
-/// before they are full.
+/// Starts all controllers. Their listeners are registered before the reflectors start, and no controller runs
+/// before the reflectors are synced.
 pub(super) fn start(
     client: &Client,
-    mirrors: &Reflectors,
+    reflectors: &Reflectors,
     names: Arc<HostsFileNames>,
     volume_directory: PathBuf,
     parts: &mut Parts,
 ) {
     let stop = parts.stop();
-    let sets = StatefulSets::new(client.clone(), mirrors);
-    let scheduler = Scheduler::new(client.clone(), mirrors);
-    let slices = EndpointSlices::new(client.clone(), mirrors);
-    let forwarder = ServiceProxy::new(mirrors);
-    let volumes = Volumes::new(client.clone(), mirrors, volume_directory);
-    spawn(parts, mirrors, "StatefulSet controller", |stop| sets.run(stop));
-    spawn(parts, mirrors, "scheduler", |stop| scheduler.run(stop));
-    spawn(parts, mirrors, "EndpointSlice controller", |stop| slices.run(stop));
-    spawn(parts, mirrors, "forwarder", |stop| forwarder.run(stop));
-    spawn(parts, mirrors, "volume controller", |stop| volumes.run(stop));
+    let sets = StatefulSets::new(client.clone(), reflectors);
+    let scheduler = Scheduler::new(client.clone(), reflectors);
+    let slices = EndpointSlices::new(client.clone(), reflectors);
+    let proxy = ServiceProxy::new(reflectors);
+    let volumes = Volumes::new(client.clone(), reflectors, volume_directory);
+    spawn(parts, reflectors, "StatefulSet controller", |stop| sets.run(stop));
+    spawn(parts, reflectors, "scheduler", |stop| scheduler.run(stop));
+    spawn(parts, reflectors, "EndpointSlice controller", |stop| slices.run(stop));
+    spawn(parts, reflectors, "service proxy", |stop| proxy.run(stop));
+    spawn(parts, reflectors, "volume controller", |stop| volumes.run(stop));
     let until = stop.clone();
-    parts.spawn("names", async move {
+    parts.spawn("hosts file names", async move {
         names.run(until).await;
         Ok(())
     });
-    let (mirrors, client) = (mirrors.clone(), client.clone());
-    parts.spawn("mirrors", async move {
+    let (reflectors, client) = (reflectors.clone(), client.clone());
+    parts.spawn("reflectors", async move {
         tokio::select! {
-            never = mirrors.follow(client) => match never {},
+            never = reflectors.follow(client) => match never {},
             () = stop.cancelled() => Ok(()),
         }
     });
 }
 
-/// Asks the API server now and then whether it is there: nothing works without it.
-pub(super) async fn watch_api(client: Client, stop: CancellationToken) -> Result<(), String> {
+/// Why the API server counts as ended.
+#[derive(Debug, thiserror::Error)]
+enum ApiCheckError {
+    #[error("{API_MISSES_MAX} checks in a row failed")]
+    Failed(#[source] RequestError),
+    #[error("{API_MISSES_MAX} checks in a row failed: no reply within {API_CHECK_DEADLINE:?}")]
+    NoReply,
+}
+
+/// Checks the API server at intervals, because no other part works without it. Returns an error after several
+/// failures in a row.
+pub(super) async fn watch_api(client: Client, stop: CancellationToken) -> Result<(), PartError> {
     let mut misses = 0;
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             () = sleep(API_CHECK_INTERVAL) => {}
         }
-        let answer = match timeout(API_CHECK_DEADLINE, client.apiserver_version()).await {
+        let error = match timeout(API_CHECK_DEADLINE, client.apiserver_version()).await {
             Ok(Ok(_)) => {
                 misses = 0;
                 continue;
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {API_CHECK_DEADLINE:?}"),
+            Ok(Err(error)) => ApiCheckError::Failed(error.into()),
+            Err(_) => ApiCheckError::NoReply,
         };
         misses += 1;
         if API_MISSES_MAX <= misses {
-            return Err(answer);
+            return Err(error.into());
         }
     }
 }
 
 fn spawn<F>(
     parts: &mut Parts,
-    mirrors: &Reflectors,
+    reflectors: &Reflectors,
     name: &'static str,
     run: impl FnOnce(CancellationToken) -> F + Send + 'static,
 ) where
     F: Future<Output = Result<(), WorkError>> + Send + 'static,
 {
-    let (mirrors, stop) = (mirrors.clone(), parts.stop());
+    let (reflectors, stop) = (reflectors.clone(), parts.stop());
     parts.spawn(name, async move {
         tokio::select! {
-            () = mirrors.wait_synced() => {}
+            () = reflectors.wait_synced() => {}
             () = stop.cancelled() => return Ok(()),
         }
-        run(stop).await.map_err(|error| {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            format!("{error}: {}", cause.unwrap_or_default())
-        })
+        run(stop).await.map_err(Into::into)
     });
 }

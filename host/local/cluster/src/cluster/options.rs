@@ -1,51 +1,52 @@
-//! What a local host is started with.
+//! The options of a local host.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tholepin_agent::{ImageError, ImageTable};
 
-/// Where the image table comes from.
+/// The origin of the image table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImageSource {
-    /// The one that is part of this program.
+    /// The table that is embedded in this program.
     Embedded,
-    /// A file of the user's.
+    /// A file of the user.
     File(PathBuf),
 }
 
-/// How to start a local host. The fields may be set freely after [`LocalOptions::new`].
+/// The options of a local host. The fields may be changed freely after [`LocalOptions::new`].
 #[derive(Clone, Debug)]
 pub struct LocalOptions {
-    /// Where everything is kept; made private to this user. One local host per directory.
+    /// The directory for all files, created with mode 0700. Only one local host can use a directory.
     pub directory: PathBuf,
-    /// Where address blocks are locked: the same for all local hosts of a user.
+    /// The directory of the locks of address blocks. It is the same one for all local hosts of a user.
     pub lock_directory: PathBuf,
-    /// N of the address block 127.N.0.0/16; the first free one if absent.
+    /// The number N of the address block 127.N.0.0/16; the first free one if absent.
     pub block: Option<u8>,
     /// The API server's port on 127.N.0.1.
     pub api_port: u16,
-    /// How many nodes there are, each with an agent.
+    /// The number of nodes, each with an agent.
     pub nodes: u16,
-    /// Over how many zones (`zone-a`, `zone-b`, …) the nodes are spread; at least 1, at most 26.
+    /// The number of zones (`zone-a`, `zone-b`, …) over which the nodes are spread; at least 1, at most 26.
     pub zones: u16,
-    /// Which programs stand for which images.
+    /// The table that maps images to programs.
     pub images: ImageSource,
-    /// Where the table's programs with a relative path are looked for.
+    /// The directory in which programs with a relative path are searched.
     pub programs: PathBuf,
-    /// The executable whose `container SPEC` calls [`tholepin_agent::container_main`].
+    /// The executable whose subcommand `container SPEC` calls [`tholepin_agent::container_main`].
     pub container_program: PathBuf,
-    /// Whether volumes that an earlier run left in the directory are removed. Otherwise they are put
-    /// aside: the objects that knew them are gone, and only their owner can say what they are worth.
+    /// Whether volumes that an earlier run left in the directory are removed. Otherwise they are set aside:
+    /// the API objects that referred to them no longer exist, and only their owner can decide whether they
+    /// are still needed.
     pub discard_volumes: bool,
-    /// Only the API server: no controller, no node.
+    /// Whether to run only the API server, without controllers and nodes.
     pub api_only: bool,
-    /// How long containers may take to end when the local host stops; then they are killed.
+    /// How long containers may take to end when the local host stops. They are killed afterwards.
     pub stop_grace: Duration,
 }
 
 impl LocalOptions {
-    /// The usual local host: three nodes in three zones, the embedded image table.
+    /// Returns the default options: three nodes in three zones, the embedded image table.
     pub fn new(directory: impl Into<PathBuf>, container_program: impl Into<PathBuf>) -> Self {
         Self {
             directory: directory.into(),
@@ -67,11 +68,11 @@ impl LocalOptions {
         if self.api_only { 0 } else { self.nodes }
     }
 
-    /// The image table, read.
+    /// Reads the image table.
     ///
     /// # Errors
     ///
-    /// Fails if the file is missing or is no such table.
+    /// Returns an error if the file is missing or is not a valid table.
     pub fn image_table(&self) -> Result<ImageTable, ImageError> {
         match &self.images {
             ImageSource::Embedded => {

@@ -1,7 +1,9 @@
-//! Decides which nodes a Pod may share with which other Pods: required and preferred affinity and anti-affinity.
+//! Checks which nodes a Pod may share with which other Pods: required and preferred affinity and
+//! anti-affinity.
 //!
-//! Pure. Nearness is measured in the domains that a node label spans (`topologyKey`). A required
-//! anti-affinity also holds the other way round: a Pod that is there already keeps newcomers away.
+//! This module is pure. Pods are near each other if their nodes are in one domain, which is a value of a node
+//! label (`topologyKey`). A required anti-affinity holds in both directions: an existing Pod also keeps new
+//! Pods away.
 
 use std::collections::BTreeMap;
 
@@ -11,111 +13,117 @@ use super::fit::SchedulableNode;
 use super::snapshot::SchedulerSnapshot;
 use crate::labels::{Labels, selects};
 
-/// How much an existing Pod's required affinity towards the newcomer counts among preferences.
+/// The weight of an existing Pod's required affinity towards the new Pod, among the preferences.
 const REQUIRED_AFFINITY_WEIGHT: i64 = 1;
 
-/// What affinity says about one Pod, worked out once for all nodes.
+/// The affinities of one Pod, computed once for all nodes.
 #[derive(Debug)]
 pub(super) struct PodAffinities<'a> {
-    /// Domains (label, value) that an existing Pod's anti-affinity keeps this Pod out of.
-    guarded: Vec<(&'a str, &'a str)>,
-    /// Domains that this Pod's anti-affinity keeps it out of.
-    avoided: Vec<(&'a str, &'a str)>,
-    /// Per required affinity term: its label, and the values of that label where its company is.
-    wanted: Vec<(&'a str, Vec<&'a str>)>,
-    /// The Pod is the first of the company it asks for.
-    is_first: bool,
-    /// What each domain is worth to the Pod and its neighbours.
-    worth: BTreeMap<(&'a str, &'a str), i64>,
+    /// Domains (label, value) from which an existing Pod's anti-affinity excludes this Pod.
+    excluded_by_existing: Vec<(&'a str, &'a str)>,
+    /// Domains from which this Pod's own anti-affinity excludes it.
+    excluded_by_pod: Vec<(&'a str, &'a str)>,
+    /// For each required affinity term: its label, and the values of that label where matching Pods are.
+    required_domains: Vec<(&'a str, Vec<&'a str>)>,
+    /// Whether no Pod matches the required terms yet except this Pod itself.
+    is_first_match: bool,
+    /// The score of each domain, from the preferences of this Pod and of its neighbours.
+    scores: BTreeMap<(&'a str, &'a str), i64>,
 }
 
 impl<'a> PodAffinities<'a> {
-    /// Looks at all Pods on all nodes from the newcomer's point of view.
+    /// Evaluates the terms of the new Pod and of all Pods on all nodes.
     pub(super) fn new(
         pod: &'a Pod,
         nodes: &'a [SchedulableNode<'a>],
         snapshot: &'a SchedulerSnapshot,
     ) -> Self {
         let required = required(pod);
-        let against = required_against(pod);
-        let seen = AffinityNodes { snapshot, nodes };
-        let guarded = seen.domains(|there| {
-            required_against(there)
+        let anti_terms = required_anti(pod);
+        let affinity_nodes = AffinityNodes { snapshot, nodes };
+        let excluded_by_existing = affinity_nodes.domains(|existing| {
+            required_anti(existing)
                 .iter()
-                .filter(|term| seen.term_is_met(term, there, pod))
+                .filter(|term| affinity_nodes.term_is_met(term, existing, pod))
                 .collect()
         });
-        let avoided = seen.domains(|there| {
-            against.iter().filter(|term| seen.term_is_met(term, pod, there)).collect()
+        let excluded_by_pod = affinity_nodes.domains(|existing| {
+            anti_terms
+                .iter()
+                .filter(|term| affinity_nodes.term_is_met(term, pod, existing))
+                .collect()
         });
-        // Only Pods that meet all terms are company.
-        let is_company =
-            |there: &Pod| required.iter().all(|term| seen.term_is_met(term, pod, there));
-        let company =
-            seen.domains(
-                |there| {
-                    if is_company(there) { required.iter().collect() } else { Vec::new() }
-                },
-            );
-        let values = |key: &str| {
-            company.iter().filter(|(label, _)| *label == key).map(|(_, value)| *value).collect()
+        // Only Pods that meet all required terms count.
+        let matches_all_terms = |existing: &Pod| {
+            required.iter().all(|term| affinity_nodes.term_is_met(term, pod, existing))
         };
-        let has_company = nodes.iter().flat_map(|node| &node.pods).any(|there| is_company(there));
+        let matching_domains = affinity_nodes.domains(|existing| {
+            if matches_all_terms(existing) { required.iter().collect() } else { Vec::new() }
+        });
+        let values = |key: &str| {
+            matching_domains
+                .iter()
+                .filter(|(label, _)| *label == key)
+                .map(|(_, value)| *value)
+                .collect()
+        };
+        let has_match =
+            nodes.iter().flat_map(|node| &node.pods).any(|existing| matches_all_terms(existing));
         Self {
-            guarded,
-            avoided,
-            wanted: required
+            excluded_by_existing,
+            excluded_by_pod,
+            required_domains: required
                 .iter()
                 .map(|term| (term.topology_key.as_str(), values(&term.topology_key)))
                 .collect(),
-            is_first: !has_company && is_company(pod),
-            worth: seen.worth(pod),
+            is_first_match: !has_match && matches_all_terms(pod),
+            scores: affinity_nodes.scores(pod),
         }
     }
 
-    /// Why affinity forbids the node; `None` if it does not.
+    /// Returns why an affinity excludes the node; `None` if none does.
     pub(super) fn obstacle(&self, node: &SchedulableNode<'_>) -> Option<&'static str> {
         let value = |key: &str| node.labels.get(key).map(String::as_str);
-        let near = self.wanted.iter().all(|(key, values)| {
-            value(key).is_some_and(|value| self.is_first || values.contains(&value))
+        let near = self.required_domains.iter().all(|(key, values)| {
+            value(key).is_some_and(|value| self.is_first_match || values.contains(&value))
         });
         if !near {
             return Some("node(s) didn't match pod affinity rules");
         }
-        if self.avoided.iter().any(|(key, avoided)| value(key) == Some(avoided)) {
+        if self.excluded_by_pod.iter().any(|(key, excluded)| value(key) == Some(excluded)) {
             return Some("node(s) didn't match pod anti-affinity rules");
         }
-        if self.guarded.iter().any(|(key, guarded)| value(key) == Some(guarded)) {
+        if self.excluded_by_existing.iter().any(|(key, excluded)| value(key) == Some(excluded)) {
             return Some("node(s) didn't satisfy existing pods anti-affinity rules");
         }
         None
     }
 
-    /// What the preferences say for (or, below 0, against) the node.
+    /// Returns the score of the preferences for the node (below 0: against it).
     pub(super) fn preference(&self, node: &SchedulableNode<'_>) -> i64 {
-        let here = self.worth.iter();
+        let here = self.scores.iter();
         here.filter(|((key, value), _)| node.labels.get(*key).is_some_and(|label| label == value))
-            .map(|(_, worth)| worth)
+            .map(|(_, score)| score)
             .sum()
     }
 }
 
-/// The nodes with their Pods, and what terms need to know besides.
+/// The nodes with their Pods, and the namespaces that terms refer to.
 struct AffinityNodes<'a> {
     snapshot: &'a SchedulerSnapshot,
     nodes: &'a [SchedulableNode<'a>],
 }
 
 impl<'a> AffinityNodes<'a> {
-    /// The domains of all terms that `terms` finds for the Pods on the nodes.
+    /// Returns the domains of all terms that `terms` returns for the Pods on the nodes.
     fn domains<'t: 'a>(
         &self,
         terms: impl Fn(&'a Pod) -> Vec<&'t PodAffinityTerm>,
     ) -> Vec<(&'a str, &'a str)> {
         let mut domains = Vec::new();
         for node in self.nodes {
-            for there in &node.pods {
-                for term in terms(there) {
+            for existing in &node.pods {
+                for term in terms(existing) {
                     if let Some(value) = node.labels.get(&term.topology_key) {
                         domains.push((term.topology_key.as_str(), value.as_str()));
                     }
@@ -127,21 +135,20 @@ impl<'a> AffinityNodes<'a> {
         domains
     }
 
-    /// Adds up what domains are worth: the newcomer's preferences towards each Pod that is there, and
-    /// theirs towards the newcomer.
-    fn worth(&self, pod: &'a Pod) -> BTreeMap<(&'a str, &'a str), i64> {
-        let mut worth = BTreeMap::new();
+    /// Sums up the scores of the domains: the preferences of the new Pod towards each existing Pod, and
+    /// theirs towards the new Pod.
+    fn scores(&self, pod: &'a Pod) -> BTreeMap<(&'a str, &'a str), i64> {
+        let mut scores = BTreeMap::new();
         for node in self.nodes {
-            for there in &node.pods {
+            for existing in &node.pods {
                 let mut count = |term: &'a PodAffinityTerm, weight: i64| {
                     if let Some(value) = node.labels.get(&term.topology_key) {
-                        *worth.entry((term.topology_key.as_str(), value.as_str())).or_insert(0) +=
+                        *scores.entry((term.topology_key.as_str(), value.as_str())).or_insert(0) +=
                             weight;
                     }
                 };
-                for (owner, other) in [(pod, *there), (*there, pod)] {
-                    for (sign, preferred) in [(1, preferred(owner)), (-1, preferred_against(owner))]
-                    {
+                for (owner, other) in [(pod, *existing), (*existing, pod)] {
+                    for (sign, preferred) in [(1, preferred(owner)), (-1, preferred_anti(owner))] {
                         for weighted in preferred {
                             let term = &weighted.pod_affinity_term;
                             if self.term_is_met(term, owner, other) {
@@ -150,27 +157,28 @@ impl<'a> AffinityNodes<'a> {
                         }
                     }
                 }
-                for term in required(there) {
-                    if self.term_is_met(term, there, pod) {
+                for term in required(existing) {
+                    if self.term_is_met(term, existing, pod) {
                         count(term, REQUIRED_AFFINITY_WEIGHT);
                     }
                 }
             }
         }
-        worth
+        scores
     }
 
-    /// Tells whether `other` is one of the Pods that a term of `owner` speaks of.
+    /// Returns true if a term of `owner` selects `other`.
     fn term_is_met(&self, term: &PodAffinityTerm, owner: &Pod, other: &Pod) -> bool {
         let empty = Labels::new();
         let labels = other.metadata.labels.as_ref().unwrap_or(&empty);
         let own = owner.metadata.labels.as_ref().unwrap_or(&empty);
-        let mut alike = term.match_label_keys.iter().flatten();
-        let mut unlike = term.mismatch_label_keys.iter().flatten();
+        let mut match_keys = term.match_label_keys.iter().flatten();
+        let mut mismatch_keys = term.mismatch_label_keys.iter().flatten();
         self.is_in_namespaces(term, owner, other)
             && selects(term.label_selector.as_ref(), labels)
-            && alike.all(|key| own.get(key).is_none_or(|value| labels.get(key) == Some(value)))
-            && unlike.all(|key| own.get(key).is_none_or(|value| labels.get(key) != Some(value)))
+            && match_keys.all(|key| own.get(key).is_none_or(|value| labels.get(key) == Some(value)))
+            && mismatch_keys
+                .all(|key| own.get(key).is_none_or(|value| labels.get(key) != Some(value)))
     }
 
     fn is_in_namespaces(&self, term: &PodAffinityTerm, owner: &Pod, other: &Pod) -> bool {
@@ -202,7 +210,7 @@ fn preferred(pod: &Pod) -> &[WeightedPodAffinityTerm] {
     terms().unwrap_or_default()
 }
 
-fn required_against(pod: &Pod) -> &[PodAffinityTerm] {
+fn required_anti(pod: &Pod) -> &[PodAffinityTerm] {
     let terms = || {
         let affinity = pod.spec.as_ref()?.affinity.as_ref()?.pod_anti_affinity.as_ref()?;
         affinity.required_during_scheduling_ignored_during_execution.as_deref()
@@ -210,7 +218,7 @@ fn required_against(pod: &Pod) -> &[PodAffinityTerm] {
     terms().unwrap_or_default()
 }
 
-fn preferred_against(pod: &Pod) -> &[WeightedPodAffinityTerm] {
+fn preferred_anti(pod: &Pod) -> &[WeightedPodAffinityTerm] {
     let terms = || {
         let affinity = pod.spec.as_ref()?.affinity.as_ref()?.pod_anti_affinity.as_ref()?;
         affinity.preferred_during_scheduling_ignored_during_execution.as_deref()

@@ -1,8 +1,9 @@
-//! Decides on which node a Pod runs, or says why on none.
+//! Decides on which node a Pod runs, or why on none.
 //!
-//! Pure: equal snapshots give equal decisions. Among the nodes that suit, the one with the best
-//! score wins; equal scores go to where fewest of the Pod's siblings are (zone, then node), then to
-//! the emptiest node, then to the first name, so that replicas spread without being asked to.
+//! This module is pure: equal snapshots give equal decisions. Of the suitable nodes, the one with the best
+//! score wins. Among equal scores, the node with the fewest siblings of the Pod wins (in its zone, then on
+//! itself), then the one with the fewest Pods, then the first name. So replicas spread even without a
+//! constraint.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -18,34 +19,34 @@ use crate::labels::Labels;
 /// The label that names a node's zone.
 const ZONE: &str = "topology.kubernetes.io/zone";
 
-/// Weights of the scores, as kube-scheduler's default profile has them.
+/// The weights of the scores, as in kube-scheduler's default profile.
 const TAINT_WEIGHT: i64 = 3;
 const NODE_AFFINITY_WEIGHT: i64 = 2;
 const POD_AFFINITY_WEIGHT: i64 = 2;
 const SPREAD_WEIGHT: i64 = 2;
 
-/// What becomes of one Pod.
+/// The decision about one Pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "a Pod about which nothing is done stays pending without a reason"]
+#[must_use = "a Pod whose decision is not performed stays pending without a reason"]
 pub enum SchedulingDecision {
     /// Bind it to this node.
     Bind {
         /// The node's name.
         node: String,
     },
-    /// A volume that the Pod names is not there yet, which is usual for a moment.
+    /// A volume of the Pod does not exist or is not bound yet, which is normal for a moment.
     AwaitVolumes {
-        /// Which, worded as kube-scheduler does.
+        /// The reason, worded as by kube-scheduler.
         message: String,
     },
     /// No node suits now.
     Unschedulable {
-        /// Why, worded as kube-scheduler does.
+        /// The reason, worded as by kube-scheduler.
         message: String,
     },
 }
 
-/// Decides about one Pod that is bound to no node yet.
+/// Decides about one Pod that is not bound yet.
 pub fn decide(pod: &Pod, snapshot: &SchedulerSnapshot) -> SchedulingDecision {
     if snapshot.nodes.is_empty() {
         let message = "no nodes available to schedule pods".to_owned();
@@ -85,7 +86,7 @@ pub fn decide(pod: &Pod, snapshot: &SchedulerSnapshot) -> SchedulingDecision {
     SchedulingDecision::Bind { node: best.name.to_owned() }
 }
 
-/// `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable.`
+/// Formats `0/3 nodes are available: 1 Insufficient cpu, 2 node(s) were unschedulable.`
 fn unschedulable(nodes: usize, reasons: BTreeMap<String, usize>) -> SchedulingDecision {
     let texts = reasons.into_iter().map(|(reason, count)| format!("{count} {reason}"));
     let mut texts: Vec<String> = texts.collect();
@@ -94,7 +95,7 @@ fn unschedulable(nodes: usize, reasons: BTreeMap<String, usize>) -> SchedulingDe
     SchedulingDecision::Unschedulable { message }
 }
 
-/// Why the Pod's claims keep it from any node.
+/// Returns why the Pod's claims exclude every node.
 fn missing_volume(pod: &Pod, snapshot: &SchedulerSnapshot) -> Option<String> {
     claims_of(pod).find_map(|key| {
         let Some(claim) = snapshot.claims.get(&key) else {
@@ -122,25 +123,25 @@ fn best<'a>(
         (POD_AFFINITY_WEIGHT, scaled(suitable, |node| affinities.preference(node))),
         (SPREAD_WEIGHT, scaled(suitable, |node| -spread.crowding(node))),
     ];
-    let total = |index: usize| -> i64 {
+    let weighted_score = |index: usize| -> i64 {
         let at = scores.iter().map(|(weight, scores)| weight * scores.get(index).unwrap_or(&0));
         at.sum()
     };
     let siblings = |node: &SchedulableNode<'_>| {
-        node.pods.iter().filter(|there| are_siblings(pod, there)).count()
+        node.pods.iter().filter(|existing| are_siblings(pod, existing)).count()
     };
     let in_zone = |node: &SchedulableNode<'_>| -> usize {
         let zone = node.labels.get(ZONE);
         nodes.iter().filter(|other| other.labels.get(ZONE) == zone).map(siblings).sum()
     };
     let rank = |index: usize, node: &SchedulableNode<'a>| {
-        (Reverse(total(index)), in_zone(node), siblings(node), node.pods.len(), node.name)
+        (Reverse(weighted_score(index)), in_zone(node), siblings(node), node.pods.len(), node.name)
     };
     let ranked = suitable.iter().enumerate();
     ranked.min_by_key(|(index, node)| rank(*index, node)).map(|(_, node)| *node)
 }
 
-/// Scores spread over 0 to 100: the best node gets 100, the worst 0, and all the same if all are equal.
+/// Scales scores to 0 to 100: the best node gets 100, the worst 0; all get 0 if all scores are equal.
 fn scaled(nodes: &[&SchedulableNode<'_>], score: impl Fn(&SchedulableNode<'_>) -> i64) -> Vec<i64> {
     let raw: Vec<i64> = nodes.iter().map(|node| score(node)).collect();
     let least = raw.iter().min().copied().unwrap_or(0);

@@ -1,8 +1,8 @@
-//! Answers whether a node by itself suits a Pod: taints, selectors, room, volumes.
+//! Checks whether a node by itself suits a Pod: taints, selectors, resources, volumes.
 //!
-//! Pure. Other Pods matter here only for the room they take; where they must not be near each other
-//! is decided in [`super::affinity`] and [`super::spread`]. The reasons are worded as kube-scheduler
-//! words them, because people search for them.
+//! This module is pure. Other Pods matter here only for the resources that they request; [`super::affinity`]
+//! and [`super::spread`] check which Pods may be near each other. The reasons are worded as by
+//! kube-scheduler, because users search for these texts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use super::snapshot::SchedulerSnapshot;
 use crate::labels::{Labels, selects_node, term_selects_node};
 use crate::reflector::ObjectKey;
 
-/// What is kept per resource name, in thousandths of its unit.
+/// An amount per resource name, in thousandths of its unit.
 pub(super) type ResourceAmounts = BTreeMap<String, i128>;
 
-/// One node with what is on it.
+/// A node with its Pods.
 #[derive(Clone, Debug)]
 pub(super) struct SchedulableNode<'a> {
     pub(super) name: &'a str,
@@ -32,7 +32,7 @@ pub(super) struct SchedulableNode<'a> {
 }
 
 impl<'a> SchedulableNode<'a> {
-    /// Sees a node and, of `pods`, those that are bound to it and not finished.
+    /// Collects, for a node, those of `pods` that are bound to it and have not finished.
     pub(super) fn new(node: &'a Node, pods: &'a [Arc<Pod>], none: &'a Labels) -> Self {
         let name = node.metadata.name.as_deref().unwrap_or_default();
         let here = |pod: &&'a Pod| node_of(pod) == Some(name) && !is_finished(pod);
@@ -54,7 +54,7 @@ impl<'a> SchedulableNode<'a> {
         }
     }
 
-    /// Why the node by itself cannot take the Pod; empty if it can. Like kube-scheduler it stops at
+    /// Returns why the node by itself cannot take the Pod; empty if it can. Like kube-scheduler it stops at
     /// the first group of reasons.
     pub(super) fn obstacles(&self, pod: &Pod, snapshot: &SchedulerSnapshot) -> Vec<String> {
         let unschedulable = self.node.spec.as_ref().and_then(|spec| spec.unschedulable);
@@ -72,13 +72,13 @@ impl<'a> SchedulableNode<'a> {
         if !full.is_empty() {
             return full;
         }
-        if !volumes_reach(pod, self, snapshot) {
+        if !volumes_are_usable(pod, self, snapshot) {
             return vec!["node(s) had volume node affinity conflict".to_owned()];
         }
         Vec::new()
     }
 
-    /// The taints of those effects that the Pod does not tolerate.
+    /// Returns the taints with those effects that the Pod does not tolerate.
     fn untolerated(&self, pod: &Pod, effects: &[&str]) -> impl Iterator<Item = &'a Taint> {
         let tolerations = pod.spec.as_ref().and_then(|spec| spec.tolerations.as_deref());
         let tolerations = tolerations.unwrap_or_default();
@@ -90,12 +90,12 @@ impl<'a> SchedulableNode<'a> {
         })
     }
 
-    /// How many taints say that Pods like this one had better go elsewhere.
+    /// Returns the number of untolerated taints with the effect `PreferNoSchedule`.
     pub(super) fn discouraging_taints(&self, pod: &Pod) -> i64 {
         i64::try_from(self.untolerated(pod, &["PreferNoSchedule"]).count()).unwrap_or(i64::MAX)
     }
 
-    /// Tells whether the Pod's node selector and required node affinity admit the node.
+    /// Returns true if the Pod's node selector and its required node affinity match the node.
     pub(super) fn is_selected_by(&self, pod: &Pod) -> bool {
         let Some(spec) = &pod.spec else { return true };
         let selected = spec.node_selector.iter().flatten();
@@ -107,7 +107,7 @@ impl<'a> SchedulableNode<'a> {
             && required.is_none_or(|required| selects_node(required, self.name, self.labels))
     }
 
-    /// The sum of the weights of the preferred node affinity terms that the node meets.
+    /// Returns the sum of the weights of the preferred node affinity terms that the node meets.
     pub(super) fn preference(&self, pod: &Pod) -> i64 {
         let preferred = node_affinity(pod).and_then(|affinity| {
             affinity.preferred_during_scheduling_ignored_during_execution.as_deref()
@@ -118,7 +118,8 @@ impl<'a> SchedulableNode<'a> {
             .sum()
     }
 
-    /// What the Pod asks for and the node has not left.
+    /// Returns a reason for each resource that the Pod requests and of which the node does not have enough
+    /// left.
     fn shortages(&self, pod: &Pod) -> Vec<String> {
         let mut short = Vec::new();
         let pods_max = self.allocatable.get("pods").copied().unwrap_or(0) / 1_000;
@@ -126,10 +127,10 @@ impl<'a> SchedulableNode<'a> {
         if pods_max <= pods {
             short.push("Too many pods".to_owned());
         }
-        for (name, wanted) in requests(pod) {
+        for (name, requested_amount) in requests(pod) {
             let allocatable = self.allocatable.get(&name).copied().unwrap_or(0);
             let taken = self.requested.get(&name).copied().unwrap_or(0);
-            if 0 < wanted && allocatable < taken.saturating_add(wanted) {
+            if 0 < requested_amount && allocatable < taken.saturating_add(requested_amount) {
                 short.push(format!("Insufficient {name}"));
             }
         }
@@ -137,19 +138,19 @@ impl<'a> SchedulableNode<'a> {
     }
 }
 
-/// The name of the node that a Pod is bound to.
+/// Returns the name of the node to which a Pod is bound.
 pub(super) fn node_of(pod: &Pod) -> Option<&str> {
     let node = pod.spec.as_ref()?.node_name.as_deref();
     node.filter(|node| !node.is_empty())
 }
 
-/// Tells whether a Pod has ended for good, so that it takes no room and is nobody's neighbour.
+/// Returns true if a Pod has ended for good, so that it takes no resources and counts as no neighbour.
 pub(super) fn is_finished(pod: &Pod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-/// The claims that the Pod's volumes name.
+/// Returns the claims of the Pod's volumes.
 pub(crate) fn claims_of(pod: &Pod) -> impl Iterator<Item = ObjectKey> + '_ {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
@@ -159,8 +160,8 @@ pub(crate) fn claims_of(pod: &Pod) -> impl Iterator<Item = ObjectKey> + '_ {
         .map(move |claim| ObjectKey::new(namespace, &*claim.claim_name))
 }
 
-/// Tells whether every volume of the Pod's claims may be used on the node.
-fn volumes_reach(pod: &Pod, node: &SchedulableNode<'_>, snapshot: &SchedulerSnapshot) -> bool {
+/// Returns true if every volume of the Pod's claims can be used on the node.
+fn volumes_are_usable(pod: &Pod, node: &SchedulableNode<'_>, snapshot: &SchedulerSnapshot) -> bool {
     claims_of(pod).all(|claim| {
         let claim = snapshot.claims.get(&claim);
         let bound = claim.and_then(|claim| claim.spec.as_ref()?.volume_name.as_ref());
@@ -175,7 +176,7 @@ fn node_affinity(pod: &Pod) -> Option<&NodeAffinity> {
     pod.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()
 }
 
-/// An empty key tolerates every taint, an empty effect every effect.
+/// Checks one toleration. An empty key tolerates every taint, an empty effect tolerates every effect.
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let text = |text: &Option<String>| text.clone().unwrap_or_default();
     let (key, effect) = (text(&toleration.key), text(&toleration.effect));
@@ -188,8 +189,8 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     }
 }
 
-/// What a Pod asks for: its containers and sidecars together, or its largest init step, whichever
-/// is more, and the overhead of its runtime class.
+/// Returns the requests of a Pod: the sum of its containers and sidecars, or its largest init step, whichever
+/// is more, plus the overhead of its runtime class.
 pub(super) fn requests(pod: &Pod) -> ResourceAmounts {
     let Some(spec) = &pod.spec else { return ResourceAmounts::new() };
     let mut running = ResourceAmounts::new();
@@ -214,10 +215,11 @@ pub(super) fn requests(pod: &Pod) -> ResourceAmounts {
 
 fn container_requests(container: &Container) -> ResourceAmounts {
     let requirements = |resources: &ResourceRequirements| {
-        // A limit without a request is the request; the API server's defaulting may have done it.
-        let mut wanted = resources.limits.as_ref().map(amounts).unwrap_or_default();
-        wanted.extend(resources.requests.as_ref().map(amounts).unwrap_or_default());
-        wanted
+        // A limit without a request counts as the request. The API server's defaulting may have set it
+        // already.
+        let mut requests = resources.limits.as_ref().map(amounts).unwrap_or_default();
+        requests.extend(resources.requests.as_ref().map(amounts).unwrap_or_default());
+        requests
     };
     container.resources.as_ref().map(requirements).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! What the scheduler knows of the cluster at one moment.
+//! The state of the cluster on which the scheduler decides.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, 
 use crate::labels::Labels;
 use crate::reflector::ObjectKey;
 
-/// All that a decision rests on.
+/// All inputs of a decision.
 #[derive(Clone, Debug, Default)]
 pub struct SchedulerSnapshot {
     /// The nodes, ordered by name.

@@ -1,9 +1,9 @@
-//! Decides how evenly a Pod's kind must be spread over domains: `topologySpreadConstraints`.
+//! Checks how evenly the Pods of a selector must be spread over domains: `topologySpreadConstraints`.
 //!
-//! Pure. Counts, per domain, the Pods of the same namespace that a constraint selects; Pods that are
-//! being deleted do not count. Nodes that the Pod's own node selector excludes are no domain
-//! (`nodeAffinityPolicy: Honor`, the default); tainted ones are (`nodeTaintsPolicy: Ignore`, the
-//! default; `Honor` is not read). Source:
+//! This module is pure. It counts, per domain, the Pods of the same namespace that a constraint selects,
+//! except Pods that are being deleted. Nodes that the Pod's own node selector excludes are not counted as
+//! domains (`nodeAffinityPolicy: Honor`, the default). Tainted nodes are counted (`nodeTaintsPolicy: Ignore`,
+//! the default); `Honor` is not supported. Source:
 //! <https://kubernetes.io/docs/concepts/scheduling-eviction/topology-spread-constraints/>.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::{Pod, TopologySpreadConstraint};
 use super::fit::SchedulableNode;
 use crate::labels::{Labels, selects};
 
-/// One constraint with its domains counted.
+/// One constraint with the number of Pods in each of its domains.
 #[derive(Debug)]
 struct CountedConstraint<'a> {
     constraint: &'a TopologySpreadConstraint,
@@ -21,7 +21,7 @@ struct CountedConstraint<'a> {
     counts_itself: bool,
 }
 
-/// What a Pod's spread constraints say, worked out once for all nodes.
+/// The spread constraints of a Pod, evaluated once for all nodes.
 #[derive(Debug)]
 pub(super) struct TopologySpread<'a> {
     counted: Vec<CountedConstraint<'a>>,
@@ -35,7 +35,7 @@ impl<'a> TopologySpread<'a> {
         Self { counted: counted.map(|constraint| count(constraint, pod, nodes)).collect() }
     }
 
-    /// Why a required constraint forbids the node; `None` if none does.
+    /// Returns why a required constraint excludes the node; `None` if none does.
     pub(super) fn obstacle(&self, node: &SchedulableNode<'_>) -> Option<&'static str> {
         self.counted.iter().filter(|counted| is_required(counted.constraint)).find_map(|counted| {
             let Some(domain) = node.labels.get(&counted.constraint.topology_key) else {
@@ -43,19 +43,19 @@ impl<'a> TopologySpread<'a> {
                     "node(s) didn't match pod topology spread constraints (missing required label)",
                 );
             };
-            let skew = counted.after(domain).saturating_sub(counted.least());
+            let skew = counted.count_with_pod(domain).saturating_sub(counted.minimum());
             (i64::from(counted.constraint.max_skew) < skew)
                 .then_some("node(s) didn't match pod topology spread constraints")
         })
     }
 
-    /// How crowded the node's domains are by the constraints that only wish; less is better.
+    /// Returns how crowded the node's domains are by the preferred constraints; less is better.
     pub(super) fn crowding(&self, node: &SchedulableNode<'_>) -> i64 {
-        let wished = self.counted.iter().filter(|counted| !is_required(counted.constraint));
-        wished
+        let preferred = self.counted.iter().filter(|counted| !is_required(counted.constraint));
+        preferred
             .map(|counted| match node.labels.get(&counted.constraint.topology_key) {
-                Some(domain) => counted.after(domain),
-                // No domain at all is worse than the fullest one.
+                Some(domain) => counted.count_with_pod(domain),
+                // A node without the label is worse than one in the fullest domain.
                 None => counted.pods.values().max().map_or(1, |most| most.saturating_add(2)),
             })
             .sum()
@@ -63,12 +63,13 @@ impl<'a> TopologySpread<'a> {
 }
 
 impl CountedConstraint<'_> {
-    fn after(&self, domain: &str) -> i64 {
+    fn count_with_pod(&self, domain: &str) -> i64 {
         self.pods.get(domain).copied().unwrap_or(0) + i64::from(self.counts_itself)
     }
 
-    /// The emptiest domain's count; 0 while there are fewer domains than the constraint asks for.
-    fn least(&self) -> i64 {
+    /// Returns the count of the emptiest domain; 0 while there are fewer domains than the constraint
+    /// requires.
+    fn minimum(&self) -> i64 {
         let domains_min = usize::try_from(self.constraint.min_domains.unwrap_or(1)).unwrap_or(1);
         if self.pods.len() < domains_min {
             return 0;
@@ -86,26 +87,27 @@ fn count<'a>(
     pod: &Pod,
     nodes: &'a [SchedulableNode<'a>],
 ) -> CountedConstraint<'a> {
-    let honour = constraint.node_affinity_policy.as_deref() != Some("Ignore");
+    let honors_node_affinity = constraint.node_affinity_policy.as_deref() != Some("Ignore");
     let mut pods = BTreeMap::new();
     for node in nodes {
         let Some(domain) = node.labels.get(&constraint.topology_key) else { continue };
-        if honour && !node.is_selected_by(pod) {
+        if honors_node_affinity && !node.is_selected_by(pod) {
             continue;
         }
-        let alike = node.pods.iter().filter(|there| is_counted(constraint, pod, there)).count();
-        *pods.entry(domain.as_str()).or_insert(0) += i64::try_from(alike).unwrap_or(i64::MAX);
+        let matching =
+            node.pods.iter().filter(|existing| is_counted(constraint, pod, existing)).count();
+        *pods.entry(domain.as_str()).or_insert(0) += i64::try_from(matching).unwrap_or(i64::MAX);
     }
     CountedConstraint { constraint, pods, counts_itself: is_counted(constraint, pod, pod) }
 }
 
-fn is_counted(constraint: &TopologySpreadConstraint, pod: &Pod, there: &Pod) -> bool {
+fn is_counted(constraint: &TopologySpreadConstraint, pod: &Pod, existing: &Pod) -> bool {
     let empty = Labels::new();
-    let labels = there.metadata.labels.as_ref().unwrap_or(&empty);
+    let labels = existing.metadata.labels.as_ref().unwrap_or(&empty);
     let own = pod.metadata.labels.as_ref().unwrap_or(&empty);
-    let mut alike = constraint.match_label_keys.iter().flatten();
-    there.metadata.deletion_timestamp.is_none()
-        && there.metadata.namespace == pod.metadata.namespace
+    let mut match_keys = constraint.match_label_keys.iter().flatten();
+    existing.metadata.deletion_timestamp.is_none()
+        && existing.metadata.namespace == pod.metadata.namespace
         && selects(constraint.label_selector.as_ref(), labels)
-        && alike.all(|key| own.get(key).is_none_or(|value| labels.get(key) == Some(value)))
+        && match_keys.all(|key| own.get(key).is_none_or(|value| labels.get(key) == Some(value)))
 }

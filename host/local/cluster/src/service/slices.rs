@@ -1,10 +1,11 @@
-//! Decides which EndpointSlices a Service has: who serves it, where, and in which state.
+//! Decides which EndpointSlices a Service has: which Pods serve it, at which address, in which state.
 //!
-//! Pure. Source of the rules: <https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/>.
+//! This module is pure. Source of the rules:
+//! <https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/>.
 //!
 //! Invariants:
-//! - Equal observations give equal slices with equal names, so doing it twice changes nothing.
-//! - A Pod without an address, or one that has ended, is no endpoint.
+//! - Equal inputs give equal slices with equal names, so that applying them twice changes nothing.
+//! - A Pod without an address, or one that has ended, is not an endpoint.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,16 +19,17 @@ use serde_json::json;
 use crate::labels::{Labels, selects_equal};
 use crate::name_hash::hash;
 
-/// The label that names a slice's Service.
+/// The label with the name of a slice's Service.
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// The label that names who keeps a slice.
+/// The label with the name of the controller that manages a slice.
 pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-/// Who keeps our slices.
+/// The manager of this controller's slices.
 pub(crate) const MANAGER: &str = "endpointslice-controller.k8s.io";
-/// Endpoints per slice, as in Kubernetes.
+/// The maximum number of endpoints per slice, as in Kubernetes.
 const ENDPOINTS_MAX: usize = 100;
 
-/// The slices that a Service wants; empty for one without selector, whose slices others keep.
+/// Returns the desired slices of a Service. There are none for a Service without a selector, whose slices are
+/// managed by others.
 ///
 /// `pods` are those of the Service's namespace.
 pub(crate) fn slices(
@@ -42,7 +44,8 @@ pub(crate) fn slices(
     }
     let publishes_not_ready = spec.publish_not_ready_addresses == Some(true);
     let service_ports = spec.ports.unwrap_or_default();
-    // Pods may give different numbers to the same port name: one group of slices per set of numbers.
+    // Pods may have different numbers for the same port name: there is one group of slices per set of
+    // numbers.
     let mut groups: BTreeMap<String, (Vec<EndpointPort>, Vec<Endpoint>)> = BTreeMap::new();
     let empty = Labels::new();
     for pod in pods {
@@ -96,13 +99,13 @@ fn metadata(service: &Service, identity: &str) -> ObjectMeta {
     }
 }
 
-/// Tells whether a Service has no address of its own.
+/// Returns true if the Service has no address of its own.
 pub(crate) fn is_headless(service: &Service) -> bool {
     let address = service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref());
     address == Some("None")
 }
 
-/// Tells whether a Pod says that it is ready.
+/// Returns true if the Pod's condition `Ready` is `True`.
 fn is_ready(pod: &Pod) -> bool {
     let conditions = || pod.status.as_ref()?.conditions.as_deref();
     let mut conditions = conditions().unwrap_or_default().iter();
@@ -152,7 +155,8 @@ fn endpoint(
     })
 }
 
-/// The Service's ports as this Pod numbers them; a name that the Pod does not have is left out.
+/// Returns the ports of the Service with this Pod's numbers. A port whose name the Pod does not have is left
+/// out.
 fn endpoint_ports(ports: &[ServicePort], pod: &Pod) -> Vec<EndpointPort> {
     let number = |port: &ServicePort| match &port.target_port {
         None => Some(port.port),
@@ -183,19 +187,19 @@ fn named_port(pod: &Pod, name: &str, protocol: &str) -> Option<i32> {
     named.map(|port| port.container_port)
 }
 
-/// What to do so that the slices that exist become those that are wanted.
+/// The writes that turn the existing slices into the desired ones.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct SliceWrites {
-    /// To be created or replaced.
+    /// Slices to create or replace.
     pub(crate) apply: Vec<EndpointSlice>,
-    /// Names to be deleted.
+    /// The names of slices to delete.
     pub(crate) delete: Vec<String>,
 }
 
-/// Compares what is with what should be. `existing` are the namespace's slices.
+/// Compares the existing slices with the desired ones. `existing` are all slices of the namespace.
 pub(crate) fn slice_writes(
     service: &str,
-    wanted: Vec<EndpointSlice>,
+    desired: Vec<EndpointSlice>,
     existing: &[Arc<EndpointSlice>],
 ) -> SliceWrites {
     let is_ours = |slice: &&Arc<EndpointSlice>| {
@@ -203,19 +207,19 @@ pub(crate) fn slice_writes(
         label(SERVICE_NAME) == Some(service) && label(MANAGED_BY) == Some(MANAGER)
     };
     let ours: Vec<&Arc<EndpointSlice>> = existing.iter().filter(is_ours).collect();
-    let is_wanted = |slice: &&&Arc<EndpointSlice>| {
-        wanted.iter().any(|wanted| wanted.metadata.name == slice.metadata.name)
+    let is_desired = |slice: &&&Arc<EndpointSlice>| {
+        desired.iter().any(|desired| desired.metadata.name == slice.metadata.name)
     };
-    let delete = ours.iter().filter(|slice| !is_wanted(slice));
+    let delete = ours.iter().filter(|slice| !is_desired(slice));
     let delete = delete.filter_map(|slice| slice.metadata.name.clone()).collect();
-    let is_same = |wanted: &EndpointSlice, slice: &EndpointSlice| {
-        wanted.metadata.name == slice.metadata.name
-            && wanted.metadata.labels == slice.metadata.labels
-            && wanted.metadata.owner_references == slice.metadata.owner_references
-            && wanted.ports == slice.ports
-            && wanted.endpoints == slice.endpoints
+    let is_same = |desired: &EndpointSlice, slice: &EndpointSlice| {
+        desired.metadata.name == slice.metadata.name
+            && desired.metadata.labels == slice.metadata.labels
+            && desired.metadata.owner_references == slice.metadata.owner_references
+            && desired.ports == slice.ports
+            && desired.endpoints == slice.endpoints
     };
-    let apply = wanted.iter().filter(|wanted| !ours.iter().any(|slice| is_same(wanted, slice)));
+    let apply = desired.iter().filter(|desired| !ours.iter().any(|slice| is_same(desired, slice)));
     let apply = apply.cloned().collect();
     SliceWrites { apply, delete }
 }
@@ -261,7 +265,9 @@ mod tests {
     fn states(service: &Service, pods: &[Arc<Pod>]) -> Vec<Value> {
         let slices = slices(service, pods, &nodes());
         let endpoints = slices.iter().flat_map(|slice| &slice.endpoints);
-        endpoints.map(|it| json!([it.addresses[0], it.conditions.clone().unwrap()])).collect()
+        endpoints
+            .map(|endpoint| json!([endpoint.addresses[0], endpoint.conditions.clone().unwrap()]))
+            .collect()
     }
 
     fn conditions(ready: bool, serving: bool, terminating: bool) -> Value {
@@ -269,12 +275,12 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_tell_the_state_of_their_pods() {
-        let going = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
+    fn endpoints_have_the_state_of_their_pods() {
+        let terminating_pod = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}});
         let pods = [
             pod("ready", "127.1.1.0", true, json!({})),
             pod("starting", "127.1.1.1", false, json!({})),
-            pod("going", "127.1.1.2", true, going),
+            pod("going", "127.1.1.2", true, terminating_pod),
             pod("no-address", "", true, json!({})),
             pod("done", "127.1.1.3", false, json!({"status": {"phase": "Succeeded"}})),
             pod("other", "127.1.1.4", true, json!({"metadata": {"labels": {"app": "web"}}})),
@@ -359,10 +365,10 @@ mod tests {
     fn only_differences_are_written() {
         let service = service(json!({}));
         let pods = [pod("p", "127.1.1.0", true, json!({}))];
-        let wanted = || slices(&service, &pods, &nodes());
-        let existing: Vec<_> = wanted().into_iter().map(Arc::new).collect();
-        assert_eq!(slice_writes("svc", wanted(), &existing), SliceWrites::default());
-        assert_eq!(slice_writes("svc", wanted(), &[]).apply.len(), 1);
+        let desired = || slices(&service, &pods, &nodes());
+        let existing: Vec<_> = desired().into_iter().map(Arc::new).collect();
+        assert_eq!(slice_writes("svc", desired(), &existing), SliceWrites::default());
+        assert_eq!(slice_writes("svc", desired(), &[]).apply.len(), 1);
         let gone = slice_writes("svc", Vec::new(), &existing);
         assert_eq!(gone.delete.len(), 1);
         assert!(slice_writes("other", Vec::new(), &existing).delete.is_empty());

@@ -1,4 +1,4 @@
-//! Carries the connections of one listener.
+//! Forwards the connections of one listener.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,24 +15,25 @@ use tracing::debug;
 
 use super::routes::ServiceBackends;
 
-/// How long one endpoint may take to accept: it is on this machine, so only a stopped one does.
+/// How long one endpoint may take to accept. Endpoints are on this machine, so only a stopped process exceeds
+/// it.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
-/// Pause after an error of `accept`, such as too many open files.
+/// The pause after an error of `accept`, such as too many open files.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// What the connections of one listener share.
+/// The state that the connections of one listener share.
 pub(super) struct ProxiedConnections {
-    /// The endpoints of the moment.
+    /// The current endpoints.
     pub(super) backends: watch::Receiver<ServiceBackends>,
-    /// One per connection.
+    /// One permit per connection, over all listeners.
     pub(super) permits: Arc<Semaphore>,
-    /// Ends the accepting.
+    /// Stops accepting new connections.
     pub(super) accepting: CancellationToken,
-    /// Ends everything.
+    /// Ends all connections too.
     pub(super) stop: CancellationToken,
 }
 
-/// Accepts until told otherwise, then waits for the connections that are left.
+/// Accepts connections until it is told to stop, then waits for the remaining ones.
 pub(super) async fn accept(listener: TcpListener, connections: ProxiedConnections) {
     let mut running = JoinSet::new();
     let mut turn: usize = 0;
@@ -48,9 +49,9 @@ pub(super) async fn accept(listener: TcpListener, connections: ProxiedConnection
             (permit, accepted) = accepted => match (permit, accepted) {
                 (Ok(permit), Ok((client, _))) => {
                     turn = turn.wrapping_add(1);
-                    let backends = in_turn(&connections.backends.borrow(), turn);
+                    let backends = rotated(&connections.backends.borrow(), turn);
                     running.spawn(async move {
-                        carry(client, &backends).await;
+                        forward(client, &backends).await;
                         drop(permit);
                     });
                 }
@@ -58,7 +59,7 @@ pub(super) async fn accept(listener: TcpListener, connections: ProxiedConnection
                     debug!(%error, "a connection was not accepted");
                     sleep(ACCEPT_RETRY).await;
                 }
-                // The semaphore is never closed; without it nothing may be accepted.
+                // The semaphore is never closed. Without a permit no connection may be accepted.
                 (Err(_), Ok(_)) => break,
             },
         }
@@ -72,8 +73,8 @@ pub(super) async fn accept(listener: TcpListener, connections: ProxiedConnection
     running.shutdown().await;
 }
 
-/// All endpoints, beginning with the one whose turn it is.
-fn in_turn(backends: &[SocketAddr], turn: usize) -> ServiceBackends {
+/// Returns all endpoints, starting with the one whose turn it is.
+fn rotated(backends: &[SocketAddr], turn: usize) -> ServiceBackends {
     let mut ordered = backends.to_vec();
     if !ordered.is_empty() {
         let first = turn % ordered.len();
@@ -82,14 +83,14 @@ fn in_turn(backends: &[SocketAddr], turn: usize) -> ServiceBackends {
     ordered
 }
 
-/// Connects a client to the first endpoint that accepts, and carries bytes until one side ends.
-async fn carry(mut client: TcpStream, backends: &[SocketAddr]) {
+/// Connects a client to the first endpoint that accepts, and copies bytes until one side ends.
+async fn forward(mut client: TcpStream, backends: &[SocketAddr]) {
     let Some(mut server) = dial(backends).await else {
-        // A reset says "refused" to the client; an ordinary end would say "empty answer".
+        // The client sees a reset as an error. An ordinary end would look like an empty reply.
         let _ = client.set_zero_linger();
         return;
     };
-    // Without it small requests wait for acknowledgements.
+    // Without this, small requests wait for acknowledgements.
     let _ = client.set_nodelay(true);
     let _ = server.set_nodelay(true);
     if let Err(error) = copy_bidirectional(&mut client, &mut server).await {
@@ -110,8 +111,8 @@ async fn dial(backends: &[SocketAddr]) -> Option<TcpStream> {
     for backend in backends {
         match timeout(CONNECT_DEADLINE, TcpStream::connect(backend)).await {
             Ok(Ok(server)) => return Some(server),
-            Ok(Err(error)) => debug!(%backend, %error, "an endpoint refuses"),
-            Err(_) => debug!(%backend, "an endpoint does not accept in time"),
+            Ok(Err(error)) => debug!(%backend, %error, "an endpoint refused a connection"),
+            Err(_) => debug!(%backend, "an endpoint did not accept a connection in time"),
         }
     }
     None
@@ -127,14 +128,15 @@ mod tests {
 
     #[test]
     fn endpoints_take_turns() {
-        let backends: ServiceBackends =
-            ["127.24.1.1:1", "127.24.1.2:1", "127.24.1.3:1"].map(|it| it.parse().unwrap()).into();
-        let firsts: Vec<_> = (0..4).map(|turn| in_turn(&backends, turn)[0]).collect();
+        let backends: ServiceBackends = ["127.24.1.1:1", "127.24.1.2:1", "127.24.1.3:1"]
+            .map(|address| address.parse().unwrap())
+            .into();
+        let firsts: Vec<_> = (0..4).map(|turn| rotated(&backends, turn)[0]).collect();
         assert_eq!(firsts, [backends[0], backends[1], backends[2], backends[0]]);
-        assert!(in_turn(&[], 7).is_empty());
+        assert!(rotated(&[], 7).is_empty());
     }
 
-    /// A server that answers `ping` with its name and then closes.
+    /// Starts a server that answers `ping` with its name and then closes the connection.
     async fn server(name: &'static str) -> (SocketAddr, JoinSet<()>) {
         let listener = TcpListener::bind("127.24.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -159,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn connections_reach_endpoints_and_pass_over_dead_ones() {
+    async fn connections_reach_endpoints_and_skip_dead_ones() {
         let (one, _one) = server("one").await;
         let (two, _two) = server("two").await;
         let dead = {

@@ -1,7 +1,7 @@
-//! Decides where Services are listened for and which endpoints serve them.
+//! Decides on which addresses to listen for Services, and which endpoints serve them.
 //!
-//! Pure. Only ready endpoints count; if a Service has none, those that still serve while they end do,
-//! as kube-proxy has it.
+//! This module is pure. Only ready endpoints count. If a Service has none, the endpoints that still serve
+//! while they terminate count, as in kube-proxy.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -12,10 +12,10 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
 use crate::service::slices::SERVICE_NAME;
 
-/// The endpoints of one Service port, sorted; never empty in a route.
+/// The endpoints of one Service port, sorted. Never empty in a route.
 pub(crate) type ServiceBackends = Vec<SocketAddr>;
 
-/// For each ClusterIP and TCP port that has an endpoint, its endpoints.
+/// Returns the endpoints of each ClusterIP and TCP port that has any.
 pub(crate) fn routes(
     services: &[Arc<Service>],
     slices: &[Arc<EndpointSlice>],
@@ -78,7 +78,7 @@ fn collect(
     backends
 }
 
-/// Ready, serving, terminating. What a slice does not say means ready, as the API defines it.
+/// Returns ready, serving, terminating. An absent condition means ready, as the API defines it.
 fn state(endpoint: &Endpoint) -> (bool, bool, bool) {
     let conditions = endpoint.conditions.clone().unwrap_or_default();
     let ready = conditions.ready.unwrap_or(true);
@@ -121,12 +121,12 @@ mod tests {
     }
 
     fn to(backends: &[&str]) -> Vec<(String, Vec<String>)> {
-        let backends = backends.iter().map(|it| (*it).to_owned()).collect();
+        let backends = backends.iter().map(|backend| (*backend).to_owned()).collect();
         vec![("127.9.240.1:6379".to_owned(), backends)]
     }
 
     #[test]
-    fn ready_endpoints_serve_and_without_any_nobody_listens() {
+    fn ready_endpoints_serve_and_without_any_there_is_no_route() {
         let (a, b) = ("127.9.1.1", "127.9.1.2");
         let cases = [
             (

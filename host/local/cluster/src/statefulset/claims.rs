@@ -1,8 +1,9 @@
-//! Decides who owns the claims of a StatefulSet, and so what ends them: `persistentVolumeClaimRetentionPolicy`.
+//! Decides which object owns the claims of a StatefulSet, and so with which they are deleted:
+//! `persistentVolumeClaimRetentionPolicy`.
 //!
-//! Pure. A claim without owner stays for ever; one that its set owns goes with the set; one that its
-//! Pod owns goes with the Pod, which is set only when the Pod is no longer wanted. The garbage
-//! collection does the rest.
+//! This module is pure. A claim without an owner stays forever. A claim that its set owns is deleted with the
+//! set. A claim that its Pod owns is deleted with the Pod; the Pod becomes the owner only when it is no
+//! longer desired. Garbage collection deletes the claims.
 
 use std::collections::BTreeMap;
 
@@ -12,26 +13,26 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use super::pods::{claim_names, owner_reference, pod_name};
 
-/// VolumeClaims by name.
+/// Claims by name.
 pub(super) type VolumeClaims<'a> = BTreeMap<&'a str, &'a PersistentVolumeClaim>;
 
-/// The owners of a claim that is made for a wanted Pod.
+/// Returns the owners of a claim that is created for a desired Pod.
 pub(super) fn owners_at_creation(set: &StatefulSet) -> Vec<OwnerReference> {
     if deletes_with_set(set) { vec![claim_owner(set)] } else { Vec::new() }
 }
 
-/// The claims of one ordinal whose owners are not as the policy wants them, with the right owners.
+/// Returns the claims of one ordinal whose owners differ from those of the policy, with the correct owners.
 pub(super) fn claim_owners<'a>(
     set: &StatefulSet,
     ordinal: i32,
-    is_wanted: bool,
+    is_desired: bool,
     pod: Option<&Pod>,
     claims: &VolumeClaims<'a>,
 ) -> Vec<(&'a PersistentVolumeClaim, Vec<OwnerReference>)> {
-    let goes_with_pod = deletes_when_scaled(set) && !is_wanted;
-    let set_owner = (deletes_with_set(set) && !goes_with_pod).then(|| claim_owner(set));
-    let pod_owner = pod.filter(|_| goes_with_pod).map(pod_reference);
-    let wanted: Vec<OwnerReference> = set_owner.into_iter().chain(pod_owner).collect();
+    let is_deleted_with_pod = deletes_when_scaled(set) && !is_desired;
+    let set_owner = (deletes_with_set(set) && !is_deleted_with_pod).then(|| claim_owner(set));
+    let pod_owner = pod.filter(|_| is_deleted_with_pod).map(pod_reference);
+    let desired: Vec<OwnerReference> = set_owner.into_iter().chain(pod_owner).collect();
     let of_ordinal = claim_names(set, ordinal).into_iter();
     of_ordinal
         .filter_map(|(_, name)| claims.get(name.as_str()).copied())
@@ -39,15 +40,19 @@ pub(super) fn claim_owners<'a>(
         .filter_map(|claim| {
             let found = claim.metadata.owner_references.as_deref().unwrap_or_default();
             let foreign = found.iter().filter(|owner| !is_ours(set, ordinal, owner)).cloned();
-            let owners: Vec<OwnerReference> = foreign.chain(wanted.iter().cloned()).collect();
+            let owners: Vec<OwnerReference> = foreign.chain(desired.iter().cloned()).collect();
             (owners != found).then_some((claim, owners))
         })
         .collect()
 }
 
-/// Tells whether a claim of a Pod that does not exist is about to go: it is being deleted, or is
-/// owned by the Pod's predecessor. Its successor must not be bound to it.
-pub(super) fn are_in_the_way(set: &StatefulSet, ordinal: i32, claims: &VolumeClaims<'_>) -> bool {
+/// Returns true if a claim for a Pod that does not exist is about to be deleted: it is being deleted already,
+/// or the Pod's predecessor owns it. The successor must not be bound to it.
+pub(super) fn are_being_deleted(
+    set: &StatefulSet,
+    ordinal: i32,
+    claims: &VolumeClaims<'_>,
+) -> bool {
     let pod = pod_name(set, ordinal);
     claim_names(set, ordinal).iter().any(|(_, name)| {
         claims.get(name.as_str()).is_some_and(|claim| {
@@ -80,7 +85,7 @@ fn policy(set: &StatefulSet, pick: impl Fn(bool, bool) -> bool) -> bool {
     })
 }
 
-/// The set owns the claim without controlling it, as Kubernetes has it.
+/// The set owns the claim without being its controller, as in Kubernetes.
 fn claim_owner(set: &StatefulSet) -> OwnerReference {
     OwnerReference { controller: None, block_owner_deletion: None, ..owner_reference(set) }
 }

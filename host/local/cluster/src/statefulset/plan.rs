@@ -1,14 +1,14 @@
-//! Decides how a StatefulSet moves from the Pods that exist towards the Pods that are wanted.
+//! Plans how a StatefulSet gets from the existing Pods to the desired ones.
 //!
-//! Pure: observed objects and the time in, writes out. What is decided here follows Kubernetes'
-//! `stateful_set_control.go`; what differs on purpose: `status` counts what was observed and not what
-//! is about to be written, because the watch brings the difference at once.
+//! This module is pure: observed objects and the time in, writes out. The plan follows Kubernetes'
+//! `stateful_set_control.go`, with one deliberate difference: the status counts the observed Pods, not those
+//! that the plan is about to create or delete, because the watch delivers the difference immediately.
 //!
 //! Invariants:
-//! - With `OrderedReady`, a Pod is created only when all before it are available, and at most one Pod
-//!   is created or deleted per pass.
-//! - A claim is made, and its owner set, before the Pod that it concerns is created or deleted.
-//! - Nothing is created while its claim is still going away.
+//! - With `OrderedReady`, a Pod is created only when all Pods before it are available, and at most one Pod is
+//!   created or deleted per reconcile.
+//! - A claim is created, and its owner set, before the Pod that uses it is created or deleted.
+//! - No Pod is created while a claim of its predecessor is still being deleted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{ControlFlow, Range};
@@ -19,12 +19,12 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSta
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-use super::claims::{are_in_the_way, claim_owners, owners_at_creation};
+use super::claims::{are_being_deleted, claim_owners, owners_at_creation};
 use super::pods::{PodState, new_claims, new_pod, ordinal_of, owner_reference, pod_name};
 use super::revision::{SetRevisions, at_revision, revisions};
 use crate::labels::selects;
 
-/// All that a decision about one StatefulSet rests on.
+/// All inputs of a plan for one StatefulSet.
 #[derive(Clone, Debug)]
 pub struct ObservedStatefulSet<'a> {
     /// The set itself.
@@ -35,84 +35,84 @@ pub struct ObservedStatefulSet<'a> {
     pub claims: &'a [Arc<PersistentVolumeClaim>],
     /// The ControllerRevisions of its namespace.
     pub revisions: &'a [Arc<ControllerRevision>],
-    /// When this was observed.
+    /// The time of the observation.
     pub now: Timestamp,
 }
 
-/// One write, to be performed in the order of the plan; a failure ends the pass.
+/// One write, performed in the order of the plan. A failure ends the reconcile.
 #[derive(Clone, Debug, PartialEq)]
 pub enum PlannedWrite {
-    /// Record a new template.
+    /// Creates the revision of a new template.
     CreateRevision(Box<ControllerRevision>),
-    /// Number a revision as the newest: the template went back to it.
+    /// Gives a revision the highest number, because the spec has returned to its template.
     RaiseRevision {
         /// Its name.
         name: String,
         /// Its new number.
         revision: i64,
     },
-    /// Forget a template beyond the history limit.
+    /// Deletes a revision beyond the history limit.
     DeleteRevision {
         /// Its name.
         name: String,
     },
-    /// Make a claim.
+    /// Creates a claim.
     CreateClaim(Box<PersistentVolumeClaim>),
-    /// Change who owns a claim, and so with whose end it goes.
+    /// Changes the owners of a claim, and so with which object it is deleted.
     SetClaimOwners {
         /// The claim's name.
         name: String,
-        /// The claim's resourceVersion when observed; another one makes this write fail.
+        /// The claim's resourceVersion when observed. The write fails if it has changed since.
         resource_version: Option<String>,
-        /// All owners from now on.
+        /// All owners after the write.
         owners: Vec<OwnerReference>,
     },
-    /// Become the controller of a Pod that matches and has none.
+    /// Makes the set the controller of a matching Pod that has none.
     AdoptPod(Adoption),
-    /// Become the controller of a revision that matches and has none.
+    /// Makes the set the controller of a matching revision that has none.
     AdoptRevision(Adoption),
-    /// Make a Pod.
+    /// Creates a Pod.
     CreatePod(Box<Pod>),
-    /// Delete a Pod, gracefully, provided it is still this one.
+    /// Deletes a Pod gracefully, if it still has this uid.
     DeletePod {
         /// Its name.
         name: String,
         /// Its uid.
         uid: Option<String>,
     },
-    /// Report.
+    /// Writes the status of the set.
     SetStatus(Box<StatefulSetStatus>),
 }
 
-/// An object that gets its set as controller beside the owners that it has.
+/// An object to which its set is added as controller, besides its existing owners.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Adoption {
     /// Its name.
     pub name: String,
-    /// Its resourceVersion when observed; another one makes this write fail.
+    /// Its resourceVersion when observed. The write fails if it has changed since.
     pub resource_version: Option<String>,
-    /// All owners from now on.
+    /// All owners after the write.
     pub owners: Vec<OwnerReference>,
 }
 
-/// What to do about one StatefulSet in one pass.
+/// The plan of one reconcile of one StatefulSet.
 #[derive(Clone, Debug, PartialEq)]
-#[must_use = "a plan nobody performs leaves the set as it is"]
+#[must_use = "a plan that is not performed leaves the set as it is"]
 pub struct StatefulSetPlan {
     /// The writes, in order.
     pub writes: Vec<PlannedWrite>,
-    /// When to look again although nothing changes: a ready Pod becomes available then.
-    pub look_again_at: Option<Timestamp>,
+    /// When to plan again although nothing changes, because a ready Pod becomes available then.
+    pub requeue_at: Option<Timestamp>,
 }
 
-/// Decides what to do about a StatefulSet.
+/// Plans the writes for a StatefulSet.
 pub fn plan(observed: &ObservedStatefulSet<'_>) -> StatefulSetPlan {
-    let mut plan = StatefulSetPlan { writes: Vec::new(), look_again_at: None };
+    let mut plan = StatefulSetPlan { writes: Vec::new(), requeue_at: None };
     if observed.set.metadata.deletion_timestamp.is_some() || observed.set.spec.is_none() {
         return plan;
     }
     let view = ObservedView::new(observed);
-    plan.look_again_at = view.pods.values().filter_map(|pod| pod.available_at).min();
+    plan.requeue_at = view.pods.values().filter_map(|pod| pod.available_at).min();
 
     plan.writes.extend(view.adoptions.iter().cloned());
     let SetRevisions { update, is_new, raise, surplus, .. } = &view.revisions;
@@ -122,9 +122,9 @@ pub fn plan(observed: &ObservedStatefulSet<'_>) -> StatefulSetPlan {
     let update_name = update.metadata.name.clone().unwrap_or_default();
     let raise = raise.map(|revision| PlannedWrite::RaiseRevision { name: update_name, revision });
     plan.writes.extend(raise);
-    view.own_claims(&mut plan.writes);
-    // Pods first, then the bookkeeping: a successor must not wait for it.
-    let _: ControlFlow<()> = view.move_pods(&mut plan.writes);
+    view.set_claim_owners(&mut plan.writes);
+    // The Pods come before the bookkeeping, so that a successor does not wait for it.
+    let _: ControlFlow<()> = view.reconcile_pods(&mut plan.writes);
     let surplus = surplus.iter().cloned().map(|name| PlannedWrite::DeleteRevision { name });
     plan.writes.extend(surplus);
     let status = view.status();
@@ -134,17 +134,17 @@ pub fn plan(observed: &ObservedStatefulSet<'_>) -> StatefulSetPlan {
     plan
 }
 
-/// The observed objects, read from the set's point of view.
+/// The observed objects, arranged for one set.
 struct ObservedView<'a> {
     set: &'a StatefulSet,
     pods: BTreeMap<i32, PodState<'a>>,
-    /// Names that Pods of somebody else, or of nobody yet, have.
-    taken: BTreeSet<&'a str>,
-    /// Objects that match and belong to nobody, as a set leaves them that is deleted without them.
+    /// Names of Pods that another controller owns, or that have no controller yet.
+    taken_names: BTreeSet<&'a str>,
+    /// Adoptions of matching objects without a controller, which remain when a set is deleted with orphaning.
     adoptions: Vec<PlannedWrite>,
     claims: BTreeMap<&'a str, &'a PersistentVolumeClaim>,
     revisions: SetRevisions,
-    wanted: Range<i32>,
+    desired: Range<i32>,
     is_ordered: bool,
 }
 
@@ -155,7 +155,7 @@ impl<'a> ObservedView<'a> {
         let spec = set.spec.as_ref();
         let ready_seconds_min = spec.and_then(|spec| spec.min_ready_seconds).unwrap_or(0);
         let mut pods = BTreeMap::new();
-        let mut taken = BTreeSet::new();
+        let mut taken_names = BTreeSet::new();
         let mut adoptions = Vec::new();
         for pod in observed.pods {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
@@ -164,7 +164,7 @@ impl<'a> ObservedView<'a> {
                 let state = PodState::new(pod, ordinal, ready_seconds_min, observed.now);
                 pods.insert(ordinal, state);
             } else {
-                taken.insert(name);
+                taken_names.insert(name);
                 adoptions.extend(adoption(set, &pod.metadata).map(PlannedWrite::AdoptPod));
             }
         }
@@ -185,44 +185,46 @@ impl<'a> ObservedView<'a> {
             set,
             revisions: revisions(set, &owned, &in_use),
             pods,
-            taken,
+            taken_names,
             adoptions,
             claims: claims
                 .filter_map(|claim| Some((claim.metadata.name.as_deref()?, &**claim)))
                 .collect(),
-            wanted: start..start.saturating_add(replicas),
+            desired: start..start.saturating_add(replicas),
             is_ordered: policy != Some("Parallel"),
         }
     }
 
-    /// Creates, deletes and replaces Pods. `Break` says that the rest has to wait.
-    fn move_pods(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
-        for ordinal in self.wanted.clone() {
-            self.fill(ordinal, writes)?;
+    /// Creates, deletes and replaces Pods. `Break` means that the rest must wait.
+    fn reconcile_pods(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
+        for ordinal in self.desired.clone() {
+            self.ensure_pod(ordinal, writes)?;
         }
-        self.shrink(writes)?;
-        self.update(writes)
+        self.scale_down(writes)?;
+        self.roll_out(writes)
     }
 
-    /// Sees that one wanted Pod is there and, if order matters, that it serves.
-    fn fill(&self, ordinal: i32, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
+    /// Creates or replaces a desired Pod. If order matters, `Break` means that it is not available yet.
+    fn ensure_pod(&self, ordinal: i32, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
         let Some(pod) = self.pods.get(&ordinal) else {
             self.create(ordinal, writes);
-            return self.pause();
+            return self.wait_if_ordered();
         };
         if pod.is_finished {
             delete(pod, writes);
-            return self.pause();
+            return self.wait_if_ordered();
         }
         if !pod.is_terminating {
             self.create_claims(ordinal, writes);
         }
-        if pod.is_healthy() { ControlFlow::Continue(()) } else { self.pause() }
+        if pod.is_healthy() { ControlFlow::Continue(()) } else { self.wait_if_ordered() }
     }
 
     fn create(&self, ordinal: i32, writes: &mut Vec<PlannedWrite>) {
         let name = pod_name(self.set, ordinal);
-        if self.taken.contains(name.as_str()) || are_in_the_way(self.set, ordinal, &self.claims) {
+        if self.taken_names.contains(name.as_str())
+            || are_being_deleted(self.set, ordinal, &self.claims)
+        {
             return;
         }
         self.create_claims(ordinal, writes);
@@ -240,38 +242,38 @@ impl<'a> ObservedView<'a> {
         writes.extend(missing.map(|claim| PlannedWrite::CreateClaim(Box::new(claim))));
     }
 
-    /// Below the partition a missing Pod returns as it was; above it, and without rolling updates, it
-    /// gets the newest template.
+    /// Returns the revision for a missing Pod: the current one below the partition; the update revision from
+    /// the partition on, and without rolling updates.
     fn revision_for(&self, ordinal: i32) -> &ControllerRevision {
         match self.partition() {
-            Some(partition) if ordinal < self.wanted.start.saturating_add(partition) => {
+            Some(partition) if ordinal < self.desired.start.saturating_add(partition) => {
                 &self.revisions.current
             }
             _ => &self.revisions.update,
         }
     }
 
-    /// Deletes the Pods that are no longer wanted, the highest first.
-    fn shrink(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
+    /// Deletes the Pods that are not desired any more, the highest ordinal first.
+    fn scale_down(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
         let first_unhealthy =
             self.pods.values().find(|pod| !pod.is_healthy()).map(|pod| pod.ordinal);
-        for pod in self.pods.values().rev().filter(|pod| !self.wanted.contains(&pod.ordinal)) {
-            // An unhealthy Pod goes only if no other is unhealthy before it.
-            let may_go = pod.is_healthy() || first_unhealthy == Some(pod.ordinal);
-            if !pod.is_terminating && (may_go || !self.is_ordered) {
+        for pod in self.pods.values().rev().filter(|pod| !self.desired.contains(&pod.ordinal)) {
+            // An unhealthy Pod may be deleted only if no Pod with a lower ordinal is unhealthy.
+            let may_be_deleted = pod.is_healthy() || first_unhealthy == Some(pod.ordinal);
+            if !pod.is_terminating && (may_be_deleted || !self.is_ordered) {
                 delete(pod, writes);
             }
-            self.pause()?;
+            self.wait_if_ordered()?;
         }
         ControlFlow::Continue(())
     }
 
-    /// Replaces Pods of another revision one by one, the highest first, down to the partition.
-    fn update(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
+    /// Replaces Pods of another revision one by one, the highest ordinal first, down to the partition.
+    fn roll_out(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
         let Some(partition) = self.partition() else { return ControlFlow::Continue(()) };
-        let first = self.wanted.start.saturating_add(partition);
+        let first = self.desired.start.saturating_add(partition);
         let update = self.revisions.update.metadata.name.as_deref();
-        for ordinal in (first..self.wanted.end).rev() {
+        for ordinal in (first..self.desired.end).rev() {
             let Some(pod) = self.pods.get(&ordinal) else { return ControlFlow::Break(()) };
             if update != Some(pod.revision()) && !pod.is_terminating {
                 delete(pod, writes);
@@ -284,7 +286,7 @@ impl<'a> ObservedView<'a> {
         ControlFlow::Continue(())
     }
 
-    /// The partition of rolling updates; `None` if Pods are replaced only when somebody deletes them.
+    /// Returns the partition of rolling updates; `None` if Pods are replaced only when a user deletes them.
     fn partition(&self) -> Option<i32> {
         let strategy = self.set.spec.as_ref().and_then(|spec| spec.update_strategy.as_ref());
         if strategy.and_then(|strategy| strategy.type_.as_deref()) == Some("OnDelete") {
@@ -294,18 +296,18 @@ impl<'a> ObservedView<'a> {
         Some(rolling.and_then(|rolling| rolling.partition).unwrap_or(0).max(0))
     }
 
-    fn pause(&self) -> ControlFlow<()> {
+    fn wait_if_ordered(&self) -> ControlFlow<()> {
         if self.is_ordered { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    /// Sets the owners of the claims that exist, by the retention policy.
-    fn own_claims(&self, writes: &mut Vec<PlannedWrite>) {
+    /// Sets the owners of the existing claims according to the retention policy.
+    fn set_claim_owners(&self, writes: &mut Vec<PlannedWrite>) {
         let ordinals: BTreeSet<i32> =
-            self.wanted.clone().chain(self.pods.keys().copied()).collect();
+            self.desired.clone().chain(self.pods.keys().copied()).collect();
         for ordinal in ordinals {
             let pod = self.pods.get(&ordinal).map(|state| state.pod);
-            let is_wanted = self.wanted.contains(&ordinal);
-            for (claim, owners) in claim_owners(self.set, ordinal, is_wanted, pod, &self.claims) {
+            let is_desired = self.desired.contains(&ordinal);
+            for (claim, owners) in claim_owners(self.set, ordinal, is_desired, pod, &self.claims) {
                 writes.push(PlannedWrite::SetClaimOwners {
                     name: claim.metadata.name.clone().unwrap_or_default(),
                     resource_version: claim.metadata.resource_version.clone(),
@@ -337,7 +339,7 @@ impl<'a> ObservedView<'a> {
             collision_count: Some(before.collision_count.unwrap_or(0)),
             conditions: before.conditions,
         };
-        let all = Some(self.wanted.end.saturating_sub(self.wanted.start));
+        let all = Some(self.desired.end.saturating_sub(self.desired.start));
         let is_complete = status.updated_replicas == all
             && status.ready_replicas == all
             && Some(status.replicas) == all;
@@ -358,8 +360,8 @@ fn delete(pod: &PodState<'_>, writes: &mut Vec<PlannedWrite>) {
     }
 }
 
-/// Makes the set the controller of an object that it selects and that has no controller. One that is
-/// being deleted is left alone.
+/// Returns the adoption of an object that the set selects and that has no controller; `None` for any other
+/// one, and for one that is being deleted.
 fn adoption(set: &StatefulSet, metadata: &ObjectMeta) -> Option<Adoption> {
     let owners = metadata.owner_references.clone().unwrap_or_default();
     let is_controlled = owners.iter().any(|owner| owner.controller == Some(true));

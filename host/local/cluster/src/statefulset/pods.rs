@@ -1,7 +1,7 @@
-//! Makes the Pods and claims of a StatefulSet, and reads the state of those that exist.
+//! Builds the Pods and claims of a StatefulSet, and derives the state of existing Pods.
 //!
-//! Pure. A Pod's identity is its name, `SET-ORDINAL`: its host name, labels and claims follow from
-//! it, and never from the node or the moment.
+//! This module is pure. The identity of a Pod is its name, `SET-ORDINAL`: its host name, labels and claims
+//! are derived from it, and never from the node or the time.
 
 use std::collections::BTreeMap;
 
@@ -12,12 +12,12 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
-/// The label that carries the name of a Pod's revision.
+/// The label with the name of a Pod's revision.
 pub(super) const REVISION_LABEL: &str = "controller-revision-hash";
 const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
 const POD_INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
 
-/// The reference by which a StatefulSet owns what it makes.
+/// Returns the owner reference of the objects that a StatefulSet creates.
 pub(super) fn owner_reference(set: &StatefulSet) -> OwnerReference {
     OwnerReference {
         api_version: "apps/v1".to_owned(),
@@ -29,12 +29,12 @@ pub(super) fn owner_reference(set: &StatefulSet) -> OwnerReference {
     }
 }
 
-/// The name of the Pod with that ordinal.
+/// Returns the name of the Pod with that ordinal.
 pub(super) fn pod_name(set: &StatefulSet, ordinal: i32) -> String {
     format!("{}-{ordinal}", set.metadata.name.as_deref().unwrap_or_default())
 }
 
-/// The ordinal in a Pod's name, if the name is one that this set gives.
+/// Returns the ordinal in a Pod's name, if the name is one that this set gives.
 pub(super) fn ordinal_of(set: &StatefulSet, pod: &str) -> Option<i32> {
     let (name, ordinal) = pod.rsplit_once('-')?;
     let ordinal: i32 = ordinal.parse().ok()?;
@@ -42,7 +42,7 @@ pub(super) fn ordinal_of(set: &StatefulSet, pod: &str) -> Option<i32> {
     is_ours.then_some(ordinal)
 }
 
-/// The Pod of that ordinal as `set` (at the wanted revision) describes it.
+/// Builds the Pod with that ordinal from `set`, whose template is that of the revision.
 pub(super) fn new_pod(set: &StatefulSet, revision: &str, ordinal: i32) -> Pod {
     let name = pod_name(set, ordinal);
     let Some(spec) = &set.spec else { return Pod::default() };
@@ -85,7 +85,7 @@ pub(super) fn new_pod(set: &StatefulSet, revision: &str, ordinal: i32) -> Pod {
     }
 }
 
-/// The claims of a Pod of that ordinal: template name and claim name.
+/// Returns the claims of the Pod with that ordinal: template name and claim name.
 pub(super) fn claim_names(set: &StatefulSet, ordinal: i32) -> Vec<(String, String)> {
     let pod = pod_name(set, ordinal);
     let templates = set.spec.as_ref().and_then(|spec| spec.volume_claim_templates.as_deref());
@@ -96,7 +96,7 @@ pub(super) fn claim_names(set: &StatefulSet, ordinal: i32) -> Vec<(String, Strin
         .collect()
 }
 
-/// The claims of a Pod of that ordinal, as they are created.
+/// Builds the claims of the Pod with that ordinal.
 pub(super) fn new_claims(
     set: &StatefulSet,
     ordinal: i32,
@@ -124,14 +124,14 @@ pub(super) fn new_claims(
     templates.iter().zip(names).map(claim).collect()
 }
 
-/// What a StatefulSet asks about one of its Pods.
+/// The state of one Pod of a StatefulSet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct PodState<'a> {
     /// The Pod.
     pub(super) pod: &'a Pod,
-    /// Its place in the set.
+    /// The ordinal of the Pod in its set.
     pub(super) ordinal: i32,
-    /// It runs and says it is ready.
+    /// It runs, and its condition `Ready` is `True`.
     pub(super) is_ready: bool,
     /// It has been ready for `minReadySeconds`.
     pub(super) is_available: bool,
@@ -139,17 +139,19 @@ pub(super) struct PodState<'a> {
     pub(super) is_terminating: bool,
     /// It has ended for good.
     pub(super) is_finished: bool,
-    /// When a ready Pod becomes available, if that is yet to come.
+    /// When a ready Pod becomes available, if it is not available yet.
     pub(super) available_at: Option<Timestamp>,
 }
 
 impl<'a> PodState<'a> {
-    /// Reads the state of a Pod at `now`.
+    /// Derives the state of a Pod at `now`.
     pub(super) fn new(pod: &'a Pod, ordinal: i32, ready_seconds_min: i32, now: Timestamp) -> Self {
         let status = pod.status.as_ref();
         let phase = status.and_then(|status| status.phase.as_deref());
         let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-        let ready = conditions.iter().find(|it| it.type_ == "Ready" && it.status == "True");
+        let ready = conditions
+            .iter()
+            .find(|candidate| candidate.type_ == "Ready" && candidate.status == "True");
         let is_ready = phase == Some("Running") && ready.is_some();
         let since = ready.and_then(|ready| ready.last_transition_time.as_ref()).map(|time| time.0);
         let pause = jiff::SignedDuration::from_secs(i64::from(ready_seconds_min));
@@ -170,12 +172,12 @@ impl<'a> PodState<'a> {
         }
     }
 
-    /// It counts as one that serves, and nothing is about to end it.
+    /// Returns true if the Pod is available and is not being deleted.
     pub(super) fn is_healthy(&self) -> bool {
         self.is_available && !self.is_terminating
     }
 
-    /// The name of the revision it was made from; empty if it does not say.
+    /// Returns the name of the revision from which the Pod was created; empty if it has no such label.
     pub(super) fn revision(&self) -> &'a str {
         label(self.pod.metadata.labels.as_ref(), REVISION_LABEL)
     }

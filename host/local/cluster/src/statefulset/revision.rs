@@ -1,7 +1,7 @@
-//! Keeps the history of a StatefulSet's Pod template as ControllerRevisions.
+//! Maintains the history of a StatefulSet's Pod template as ControllerRevisions.
 //!
-//! Pure. A revision is named by a hash of the template, so that the same template always gets the
-//! same name and a change back finds its old revision again. The name is what Pods carry in their
+//! This module is pure. A revision is named by a hash of the template. So the same template always gets the
+//! same name, and a template that is restored finds its old revision again. Pods carry the name in their
 //! label `controller-revision-hash`.
 
 use std::collections::BTreeSet;
@@ -14,26 +14,26 @@ use serde_json::{Value, json};
 use super::pods::owner_reference;
 use crate::name_hash::hash;
 
-/// Revisions that are kept for a way back unless the spec says otherwise; the API's default.
+/// How many old revisions are kept unless the spec says otherwise; the default of the API.
 const HISTORY_DEFAULT: i32 = 10;
 
 /// The revisions of one StatefulSet at one moment.
 #[derive(Clone, Debug)]
 pub(super) struct SetRevisions {
-    /// What the template of the current revision is.
+    /// The current revision, to which Pods below the partition belong.
     pub(super) current: ControllerRevision,
-    /// What the template of the spec is.
+    /// The revision of the template in the spec.
     pub(super) update: ControllerRevision,
-    /// The update revision has to be created.
+    /// Whether the update revision must be created.
     pub(super) is_new: bool,
-    /// The update revision exists under an older number and has to be raised to this one.
+    /// The new number of the update revision, if it exists with an older one.
     pub(super) raise: Option<i64>,
-    /// Revisions that nobody needs any more.
+    /// The names of revisions that are not needed any more.
     pub(super) surplus: Vec<String>,
 }
 
-/// Finds the current and the update revision among those that exist (`owned` by the set), and which
-/// are beyond the history limit. `in_use` are the revisions that Pods carry.
+/// Finds the current and the update revision among the existing ones (`owned` by the set), and those beyond
+/// the history limit. `in_use` are the names of the revisions of existing Pods.
 pub(super) fn revisions(
     set: &StatefulSet,
     owned: &[&ControllerRevision],
@@ -50,7 +50,9 @@ pub(super) fn revisions(
     let raise = existing.filter(|existing| existing.revision < latest).map(|_| latest + 1);
 
     let mut live = in_use.clone();
-    live.extend([&update, &current].iter().filter_map(|it| it.metadata.name.as_deref()));
+    live.extend(
+        [&update, &current].iter().filter_map(|revision| revision.metadata.name.as_deref()),
+    );
     let surplus = surplus(set, owned, &live);
     SetRevisions { current, update, is_new: existing.is_none(), raise, surplus }
 }
@@ -68,7 +70,7 @@ fn surplus(set: &StatefulSet, owned: &[&ControllerRevision], live: &BTreeSet<&st
     old.into_iter().take(surplus).map(|(_, name)| name.to_owned()).collect()
 }
 
-/// The StatefulSet as it was when the revision was made: its spec with that revision's template.
+/// Returns the StatefulSet with the template of a revision.
 pub(super) fn at_revision(set: &StatefulSet, revision: &ControllerRevision) -> StatefulSet {
     let mut at = set.clone();
     let template = data(revision).and_then(|data| data.get("spec")?.get("template"));
@@ -83,7 +85,7 @@ fn data(revision: &ControllerRevision) -> Option<&Value> {
     revision.data.as_ref().map(|data| &data.0)
 }
 
-/// What a revision stores: the template as a patch that replaces it.
+/// Returns the data of a revision: the template as a patch that replaces it.
 fn template_of(set: &StatefulSet) -> Value {
     let template = set.spec.as_ref().map(|spec| &spec.template);
     let mut template = serde_json::to_value(template).unwrap_or_default();

@@ -1,8 +1,8 @@
-//! Decides what a volume claim needs next: protection, a class, a volume, or to be let go.
+//! Decides what a volume claim needs next: protection, a class, a volume, or the removal of its protection.
 //!
-//! Pure. Follows Kubernetes' persistent volume binder for what a local host has: volumes made on
-//! demand, bound at once. Claims on volumes that somebody made by hand are bound only if they name
-//! each other.
+//! This module is pure. It follows Kubernetes' persistent volume binder as far as a local host needs it:
+//! volumes are created on demand and bound immediately. A claim is bound to a manually created volume only if
+//! both refer to each other.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,36 +18,36 @@ use serde_json::{Value, json};
 
 use super::{PROVISIONED_BY, PROVISIONER, data_directory};
 
-/// What keeps a claim while a Pod uses it.
+/// The finalizer that keeps a claim while a Pod uses it.
 const PROTECTION: &str = "kubernetes.io/pvc-protection";
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 
-/// All that a decision about one claim rests on.
+/// All inputs of a decision about one claim.
 #[derive(Clone, Debug)]
 pub struct ObservedClaim<'a> {
     /// The claim.
     pub claim: &'a PersistentVolumeClaim,
     /// The Pods of its namespace.
     pub pods: &'a [Arc<Pod>],
-    /// All classes.
+    /// All storage classes.
     pub classes: &'a [Arc<StorageClass>],
     /// All volumes.
     pub volumes: &'a [Arc<PersistentVolume>],
-    /// Where volumes are made on disk.
+    /// The directory in which volumes are created.
     pub directory: &'a Path,
 }
 
-/// One step towards what the claim needs; the steps of a decision are taken in order.
+/// One step for a claim. The steps of a decision are performed in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ClaimStep {
-    /// Merge this into the claim.
+    /// Merges this value into the claim.
     Change(Value),
-    /// Make the volume's directory, then the volume.
+    /// Creates the directory of the volume, then the volume.
     Provision(Box<PersistentVolume>),
-    /// Merge this into the claim's status.
+    /// Merges this value into the status of the claim.
     Report(Value),
-    /// Say what is in the way.
-    Complain {
+    /// Records an event with the reason why the claim cannot be bound.
+    RecordWarning {
         /// The event's reason.
         reason: &'static str,
         /// The event's message.
@@ -64,7 +64,7 @@ pub fn decide(observed: &ObservedClaim<'_>) -> Vec<ClaimStep> {
         if !is_protected || is_used(claim, observed.pods) {
             return Vec::new();
         }
-        let rest: Vec<&String> = finalizers.iter().filter(|it| *it != PROTECTION).collect();
+        let rest: Vec<&String> = finalizers.iter().filter(|item| *item != PROTECTION).collect();
         return vec![change_metadata(claim, &json!({ "finalizers": rest }))];
     }
     let mut steps = Vec::new();
@@ -77,7 +77,7 @@ pub fn decide(observed: &ObservedClaim<'_>) -> Vec<ClaimStep> {
     steps
 }
 
-/// Tells whether a Pod that is on a node, and has not ended, mounts the claim.
+/// Returns true if a Pod that is bound to a node, and has not ended, mounts the claim.
 fn is_used(claim: &PersistentVolumeClaim, pods: &[Arc<Pod>]) -> bool {
     pods.iter().any(|pod| {
         let spec = pod.spec.clone().unwrap_or_default();
@@ -95,7 +95,7 @@ fn is_used(claim: &PersistentVolumeClaim, pods: &[Arc<Pod>]) -> bool {
 fn change_metadata(claim: &PersistentVolumeClaim, change: &Value) -> ClaimStep {
     let mut metadata = change.clone();
     if let Some(fields) = metadata.as_object_mut() {
-        // A finalizer that somebody added meanwhile must not be lost.
+        // The resourceVersion prevents that a finalizer added meanwhile is lost.
         fields.insert("resourceVersion".to_owned(), json!(claim.metadata.resource_version));
     }
     ClaimStep::Change(json!({ "metadata": metadata }))
@@ -107,7 +107,7 @@ fn bind(observed: &ObservedClaim<'_>) -> Vec<ClaimStep> {
     if let Some(name) = spec.volume_name.as_deref().filter(|name| !name.is_empty()) {
         return report_bound(claim, name, observed.volumes);
     }
-    let (class, choose) = match spec.storage_class_name.as_deref() {
+    let (class, class_change) = match spec.storage_class_name.as_deref() {
         Some(class) => (class.to_owned(), None),
         None => match default_class(observed.classes) {
             Some(class) => {
@@ -117,29 +117,29 @@ fn bind(observed: &ObservedClaim<'_>) -> Vec<ClaimStep> {
             None => (String::new(), None),
         },
     };
-    let mut steps: Vec<ClaimStep> = choose.into_iter().collect();
+    let mut steps: Vec<ClaimStep> = class_change.into_iter().collect();
     if class.is_empty() {
         let message =
             "no persistent volumes available for this claim and no storage class is set".to_owned();
-        steps.push(ClaimStep::Complain { reason: "FailedBinding", message });
+        steps.push(ClaimStep::RecordWarning { reason: "FailedBinding", message });
         return steps;
     }
-    let known = observed.classes.iter().find(|it| it.metadata.name.as_ref() == Some(&class));
+    let known = observed.classes.iter().find(|item| item.metadata.name.as_ref() == Some(&class));
     match known {
         None => {
             let message = format!(
-                "storageclass.storage.k8s.io \"{class}\" not found; this local host makes volumes \
+                "storageclass.storage.k8s.io \"{class}\" not found; this local host creates volumes \
                  of class `{}`",
                 super::CLASS
             );
-            steps.push(ClaimStep::Complain { reason: "ProvisioningFailed", message });
+            steps.push(ClaimStep::RecordWarning { reason: "ProvisioningFailed", message });
         }
         Some(known) if known.provisioner != PROVISIONER => {
             let message = format!(
                 "waiting for a volume to be created by the external provisioner '{}'",
                 known.provisioner
             );
-            steps.push(ClaimStep::Complain { reason: "ExternalProvisioning", message });
+            steps.push(ClaimStep::RecordWarning { reason: "ExternalProvisioning", message });
         }
         Some(known) => steps.extend(provision(observed, known)),
     }
@@ -149,7 +149,7 @@ fn bind(observed: &ObservedClaim<'_>) -> Vec<ClaimStep> {
 fn default_class(classes: &[Arc<StorageClass>]) -> Option<String> {
     let is_default = |class: &&Arc<StorageClass>| {
         let annotations = class.metadata.annotations.as_ref();
-        annotations.and_then(|it| it.get(DEFAULT_CLASS)).is_some_and(|value| value == "true")
+        annotations.and_then(|item| item.get(DEFAULT_CLASS)).is_some_and(|value| value == "true")
     };
     classes.iter().find(is_default).and_then(|class| class.metadata.name.clone())
 }
@@ -215,7 +215,7 @@ fn new_volume(
     }
 }
 
-/// What the status of a claim that names a volume says, if it does not say so yet.
+/// Returns the status update for a claim that names a volume, if the status is not up to date.
 fn report_bound(
     claim: &PersistentVolumeClaim,
     name: &str,
@@ -273,7 +273,11 @@ mod tests {
             "provisioner": provisioner, "reclaimPolicy": "Delete"})))
     }
 
-    fn look(claim: &Value, pods: &[Arc<Pod>], volumes: &[Arc<PersistentVolume>]) -> Vec<ClaimStep> {
+    fn decide_for(
+        claim: &Value,
+        pods: &[Arc<Pod>],
+        volumes: &[Arc<PersistentVolume>],
+    ) -> Vec<ClaimStep> {
         let classes =
             [class("local", PROVISIONER, true), class("far", "example.invalid/far", false)];
         let observed = ObservedClaim {
@@ -286,16 +290,16 @@ mod tests {
         decide(&observed)
     }
 
-    fn words(steps: &[ClaimStep]) -> Vec<String> {
-        let word = |step: &ClaimStep| match step {
+    fn texts(steps: &[ClaimStep]) -> Vec<String> {
+        let text = |step: &ClaimStep| match step {
             ClaimStep::Change(_) => "change".to_owned(),
             ClaimStep::Provision(volume) => {
                 format!("provision {}", volume.metadata.name.as_ref().unwrap())
             }
             ClaimStep::Report(status) => format!("report {}", status["phase"].as_str().unwrap()),
-            ClaimStep::Complain { reason, .. } => (*reason).to_owned(),
+            ClaimStep::RecordWarning { reason, .. } => (*reason).to_owned(),
         };
-        steps.iter().map(word).collect()
+        steps.iter().map(text).collect()
     }
 
     fn protected() -> Value {
@@ -311,9 +315,9 @@ mod tests {
 
     #[test]
     fn a_new_claim_is_protected_and_gets_a_volume_of_the_default_class() {
-        let steps = look(&claim(json!({})), &[], &[]);
+        let steps = decide_for(&claim(json!({})), &[], &[]);
         assert_eq!(
-            words(&steps),
+            texts(&steps),
             ["change", "change", "provision pvc-u1", "change", "report Bound"]
         );
         let ClaimStep::Provision(volume) = &steps[2] else { panic!("{steps:?}") };
@@ -326,22 +330,22 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_that_was_cut_short_is_taken_up_again() {
-        let mut half = claim(protected());
-        merge(&mut half, &json!({"spec": {"storageClassName": "local"}}));
-        let steps = look(&half, &[], &[]);
+    fn an_interrupted_reconcile_is_continued() {
+        let mut half_bound = claim(protected());
+        merge(&mut half_bound, &json!({"spec": {"storageClassName": "local"}}));
+        let steps = decide_for(&half_bound, &[], &[]);
         let ClaimStep::Provision(volume) = &steps[0] else { panic!("{steps:?}") };
         let volumes = [Arc::new((**volume).clone())];
-        assert_eq!(words(&look(&half, &[], &volumes)), ["change", "report Bound"]);
-        merge(&mut half, &json!({"spec": {"volumeName": "pvc-u1"}}));
-        assert_eq!(words(&look(&half, &[], &volumes)), ["report Bound"]);
-        merge(&mut half, &json!({"status": {"phase": "Bound"}}));
-        assert_eq!(words(&look(&half, &[], &volumes)), [""; 0]);
-        assert_eq!(words(&look(&half, &[], &[])), ["report Lost"]);
+        assert_eq!(texts(&decide_for(&half_bound, &[], &volumes)), ["change", "report Bound"]);
+        merge(&mut half_bound, &json!({"spec": {"volumeName": "pvc-u1"}}));
+        assert_eq!(texts(&decide_for(&half_bound, &[], &volumes)), ["report Bound"]);
+        merge(&mut half_bound, &json!({"status": {"phase": "Bound"}}));
+        assert_eq!(texts(&decide_for(&half_bound, &[], &volumes)), [""; 0]);
+        assert_eq!(texts(&decide_for(&half_bound, &[], &[])), ["report Lost"]);
     }
 
     #[test]
-    fn a_claim_that_nobody_can_fulfil_says_why() {
+    fn a_claim_without_a_usable_class_gets_a_warning() {
         for (class, reason) in [
             ("", "FailedBinding"),
             ("unknown", "ProvisioningFailed"),
@@ -349,13 +353,14 @@ mod tests {
         ] {
             let mut claim = claim(protected());
             merge(&mut claim, &json!({"spec": {"storageClassName": class}}));
-            assert_eq!(words(&look(&claim, &[], &[])), [reason], "{class}");
+            assert_eq!(texts(&decide_for(&claim, &[], &[])), [reason], "{class}");
         }
     }
 
     #[test]
     fn a_deleted_claim_stays_while_a_pod_uses_it() {
-        let mut going = claim(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z",
+        let mut deleted_claim =
+            claim(json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z",
             "finalizers": ["other", PROTECTION]}}));
         for (pods, expected) in [
             (vec![pod("Running", "n1")], vec![]),
@@ -364,12 +369,12 @@ mod tests {
             (vec![pod("Succeeded", "n1")], vec!["change"]),
             (vec![], vec!["change"]),
         ] {
-            assert_eq!(words(&look(&going, &pods, &[])), expected, "{pods:?}");
+            assert_eq!(texts(&decide_for(&deleted_claim, &pods, &[])), expected, "{pods:?}");
         }
-        let steps = look(&going, &[], &[]);
+        let steps = decide_for(&deleted_claim, &[], &[]);
         let rest = json!({"metadata": {"finalizers": ["other"], "resourceVersion": "7"}});
         assert_eq!(steps, [ClaimStep::Change(rest)]);
-        going["metadata"]["finalizers"] = json!(["other"]);
-        assert_eq!(words(&look(&going, &[], &[])), [""; 0]);
+        deleted_claim["metadata"]["finalizers"] = json!(["other"]);
+        assert_eq!(texts(&decide_for(&deleted_claim, &[], &[])), [""; 0]);
     }
 }

@@ -1,12 +1,12 @@
-//! Makes and removes the directories of volumes.
+//! Creates and removes the directories of volumes.
 //!
 //! ```text
-//! DIRECTORY/pvc-UID/volume.json   who it belongs to: the mark that we made it
-//! DIRECTORY/pvc-UID/data/         what Pods see
+//! DIRECTORY/pvc-UID/volume.json   the marker: which volume and claim the directory belongs to
+//! DIRECTORY/pvc-UID/data/         the files that Pods see
 //! ```
 //!
-//! Invariant: removes only a directory directly under ours, no symbolic link, whose mark names the very
-//! volume.
+//! Invariant: only a directory directly below the volume directory is removed, never a symbolic link, and
+//! only if its marker names the same volume.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -15,79 +15,81 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// The mark's file name.
-const MARK: &str = "volume.json";
-/// How the names of volumes begin that are made on demand.
+/// The file name of the marker.
+const MARKER: &str = "volume.json";
+/// The prefix of the names of volumes that are created on demand.
 const PREFIX: &str = "pvc-";
 
-/// What the mark says.
+/// The content of the marker.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct VolumeMarker {
     volume: String,
     claim: String,
 }
 
-/// Where the data of a volume lies.
+/// Returns the directory with the data of a volume.
 pub fn data_directory(directory: &Path, volume: &str) -> PathBuf {
     directory.join(volume).join("data")
 }
 
-/// Makes the directory of a volume for `claim` (namespace/name). One that exists already stays as it is.
+/// Creates the directory of a volume for `claim` (namespace/name). Existing data is kept.
 ///
 /// # Errors
 ///
-/// Fails if the directory cannot be made.
+/// Returns an error if the directory cannot be created.
 pub(super) fn make(directory: &Path, volume: &str, claim: &str) -> io::Result<()> {
     let data = data_directory(directory, volume);
     DirBuilder::new().recursive(true).mode(0o700).create(&data)?;
-    let mark = VolumeMarker { volume: volume.to_owned(), claim: claim.to_owned() };
-    fs::write(directory.join(volume).join(MARK), serde_json::to_vec(&mark)?)
+    let marker = VolumeMarker { volume: volume.to_owned(), claim: claim.to_owned() };
+    fs::write(directory.join(volume).join(MARKER), serde_json::to_vec(&marker)?)
 }
 
-/// Removes the directory of a volume with all data. One that does not exist is fine.
+/// Removes the directory of a volume with all data. It is not an error if the directory does not exist.
 ///
 /// # Errors
 ///
-/// Fails if it is none of ours, or cannot be removed.
+/// Returns an error if the directory is not one of this module's, or cannot be removed.
 pub(super) fn remove(directory: &Path, volume: &str) -> io::Result<()> {
     let path = directory.join(volume);
     let is_plain = volume.starts_with(PREFIX) && !volume.contains('/') && volume != PREFIX;
     if !is_plain {
-        return Err(refused(&path, "its name is not that of a volume made here"));
+        return Err(refused(&path, "its name is not that of a volume of a local host"));
     }
     match fs::symlink_metadata(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
-        Ok(found) if !found.is_dir() => return Err(refused(&path, "it is no directory")),
+        Ok(found) if !found.is_dir() => return Err(refused(&path, "it is not a directory")),
         Ok(_) => {}
     }
-    let mark = fs::read(path.join(MARK)).ok();
-    let mark = mark.and_then(|mark| serde_json::from_slice::<VolumeMarker>(&mark).ok());
-    if mark.is_none_or(|mark| mark.volume != volume) {
-        return Err(refused(&path, "it does not carry the mark of this volume"));
+    let marker = fs::read(path.join(MARKER)).ok();
+    let marker = marker.and_then(|marker| serde_json::from_slice::<VolumeMarker>(&marker).ok());
+    if marker.is_none_or(|marker| marker.volume != volume) {
+        return Err(refused(&path, "it has no marker of this volume"));
     }
     fs::remove_dir_all(path)
 }
 
-/// Puts the volumes that a predecessor left aside, under the first free name `volumes-N`, and says where
-/// they are now; nothing if there are none.
+/// Renames the directory with the volumes of an earlier run to the first free name `volumes-N`. Returns the
+/// new path, or `None` if there are no volumes.
 ///
 /// # Errors
 ///
-/// Fails if the directory cannot be renamed.
-pub fn put_aside(directory: &Path) -> io::Result<Option<PathBuf>> {
+/// Returns an error if the directory cannot be renamed.
+pub fn move_aside(directory: &Path) -> io::Result<Option<PathBuf>> {
     if fs::read_dir(directory).map_or(true, |mut entries| entries.next().is_none()) {
         return Ok(None);
     }
     let names = (1..=u32::MAX).map(|number| directory.with_file_name(format!("volumes-{number}")));
     let free = names.into_iter().find(|path| !path.exists());
-    let free = free.ok_or_else(|| io::Error::other("no name is free to put the volumes aside"))?;
+    let free = free.ok_or_else(|| {
+        io::Error::other("no name `volumes-N` is free for the volumes of an earlier run")
+    })?;
     fs::rename(directory, &free)?;
     Ok(Some(free))
 }
 
-/// Removes all volumes that a predecessor left: the API that knew them has forgotten them. Returns
-/// their names; what is none of ours stays.
+/// Removes all volumes of an earlier run, to which no object of the API server refers any more. Returns their
+/// names. Directories that this module did not create stay.
 pub fn remove_all(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
@@ -118,21 +120,21 @@ mod tests {
     }
 
     #[test]
-    fn volumes_of_a_predecessor_are_put_aside_and_none_is_overwritten() {
+    fn volumes_of_an_earlier_run_are_moved_aside_and_none_is_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let volumes = folder.path().join("volumes");
-        assert_eq!(put_aside(&volumes).unwrap(), None);
+        assert_eq!(move_aside(&volumes).unwrap(), None);
         for number in 1..=2 {
             make(&volumes, "pvc-1", "a/c").unwrap();
             fs::write(data_directory(&volumes, "pvc-1").join("dump.rdb"), "data").unwrap();
-            let aside = put_aside(&volumes).unwrap().unwrap();
+            let aside = move_aside(&volumes).unwrap().unwrap();
             assert_eq!(aside, folder.path().join(format!("volumes-{number}")));
             assert!(data_directory(&aside, "pvc-1").join("dump.rdb").exists());
         }
     }
 
     #[test]
-    fn what_is_not_ours_is_never_removed() {
+    fn directories_of_others_are_never_removed() {
         let folder = tempfile::tempdir().unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
         make(elsewhere.path(), "pvc-link", "a/c").unwrap();

@@ -1,4 +1,4 @@
-//! Tables of Pods and nodes, and where the Pods go.
+//! Tables of Pods and nodes, with the expected decisions.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ fn parse<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
 }
 
-/// A node `nX` in zone `zone-X` with 1 CPU, 1 GiB and room for 3 Pods, changed by a merge of `more`.
+/// Returns a node in a zone, with 1 CPU, 1 GiB and room for 3 Pods, changed by a merge of `more`.
 fn node(name: &str, zone: &str, more: Value) -> Arc<Node> {
     let mut node = json!({
         "metadata": {"name": name, "labels": {ZONE: zone, "kubernetes.io/hostname": name}},
@@ -39,8 +39,8 @@ fn pod(spec: Value) -> Pod {
     parse(json!({"metadata": metadata, "spec": spec}))
 }
 
-/// A Pod that is there already.
-fn there(node: &str, labels: Value, spec: Value) -> Arc<Pod> {
+/// Returns a Pod that is bound to `node` and runs.
+fn bound_pod(node: &str, labels: Value, spec: Value) -> Arc<Pod> {
     let mut all = json!({
         "metadata": {"namespace": "a", "name": format!("on-{node}"), "labels": labels},
         "spec": {"nodeName": node},
@@ -70,7 +70,7 @@ fn goes_nowhere(pod: &Pod, snapshot: &SchedulerSnapshot, expected: &str) {
 }
 
 #[track_caller]
-fn waits(pod: &Pod, snapshot: &SchedulerSnapshot, expected: &str) {
+fn awaits_volumes(pod: &Pod, snapshot: &SchedulerSnapshot, expected: &str) {
     assert_eq!(
         decide(pod, snapshot),
         SchedulingDecision::AwaitVolumes { message: expected.to_owned() }
@@ -80,7 +80,7 @@ fn waits(pod: &Pod, snapshot: &SchedulerSnapshot, expected: &str) {
 #[test]
 fn equal_nodes_go_by_name_and_the_emptier_wins() {
     goes_to(&pod(json!({})), &three(vec![]), "n1");
-    goes_to(&pod(json!({})), &three(vec![there("n1", json!({}), json!({}))]), "n2");
+    goes_to(&pod(json!({})), &three(vec![bound_pod("n1", json!({}), json!({}))]), "n2");
 }
 
 #[test]
@@ -90,8 +90,8 @@ fn siblings_spread_over_zones_before_nodes() {
         pod.metadata.owner_references = Some(parse(owner.clone()));
         pod
     };
-    let sibling = with_owner((*there("n1", json!({}), json!({}))).clone());
-    let stranger = there("n3", json!({}), json!({}));
+    let sibling = with_owner((*bound_pod("n1", json!({}), json!({}))).clone());
+    let stranger = bound_pod("n3", json!({}), json!({}));
     let mut snapshot = three(vec![Arc::new(sibling), stranger.clone(), stranger]);
     snapshot.nodes[1] = node("n2", "a", json!({}));
     goes_to(&with_owner(pod(json!({}))), &snapshot, "n3");
@@ -113,16 +113,16 @@ fn nodes_are_chosen_by_selector_and_affinity() {
 }
 
 #[test]
-fn requests_are_held_against_what_is_left() {
-    let asks =
+fn requests_are_compared_with_the_resources_left() {
+    let requesting =
         |cpu: &str| json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]});
-    let snapshot = three(vec![there("n1", json!({}), asks("600m"))]);
-    goes_to(&pod(asks("400m")), &snapshot, "n2");
+    let snapshot = three(vec![bound_pod("n1", json!({}), requesting("600m"))]);
+    goes_to(&pod(requesting("400m")), &snapshot, "n2");
     let mut one = snapshot.clone();
     one.nodes.truncate(1);
-    goes_to(&pod(asks("400m")), &one, "n1");
-    goes_nowhere(&pod(asks("401m")), &one, "0/1 nodes are available: 1 Insufficient cpu.");
-    let full = three(vec![there("n1", json!({}), json!({})); 3]);
+    goes_to(&pod(requesting("400m")), &one, "n1");
+    goes_nowhere(&pod(requesting("401m")), &one, "0/1 nodes are available: 1 Insufficient cpu.");
+    let full = three(vec![bound_pod("n1", json!({}), json!({})); 3]);
     goes_nowhere(
         &pod(
             json!({"nodeSelector": {ZONE: "a"}, "containers": [{"name": "c", "resources": {"limits": {"memory": "2Gi"}}}]}),
@@ -139,7 +139,7 @@ fn an_init_container_counts_by_its_peak() {
         "initContainers": [{"name": "i", "resources": {"requests": {"cpu": "900m"}}}],
         "containers": [{"name": "c", "resources": {"requests": {"cpu": "200m"}}}],
     });
-    let mut one = three(vec![there(
+    let mut one = three(vec![bound_pod(
         "n1",
         json!({}),
         json!({"containers": [
@@ -147,7 +147,7 @@ fn an_init_container_counts_by_its_peak() {
     )]);
     one.nodes.truncate(1);
     goes_to(&pod(spec.clone()), &one, "n1");
-    one.pods = vec![there(
+    one.pods = vec![bound_pod(
         "n1",
         json!({}),
         json!({"containers": [
@@ -158,7 +158,7 @@ fn an_init_container_counts_by_its_peak() {
 
 #[test]
 fn finished_pods_take_no_room() {
-    let mut done = (*there("n1", json!({}), json!({}))).clone();
+    let mut done = (*bound_pod("n1", json!({}), json!({}))).clone();
     done.status.as_mut().unwrap().phase = Some("Succeeded".into());
     let mut one = three(std::iter::repeat_n(Arc::new(done), 5).collect());
     one.nodes.truncate(1);
@@ -208,26 +208,26 @@ fn affinity(kind: &str, terms: Value) -> Value {
 #[test]
 fn anti_affinity_keeps_apart_in_both_directions() {
     let apart = affinity("podAntiAffinity", json!([term("redis", ZONE)]));
-    let redis = |node: &str| there(node, json!({"app": "redis"}), json!({}));
+    let redis = |node: &str| bound_pod(node, json!({"app": "redis"}), json!({}));
     goes_to(&pod(apart.clone()), &three(vec![redis("n1"), redis("n2")]), "n3");
     goes_nowhere(
         &pod(apart.clone()),
         &three(vec![redis("n1"), redis("n2"), redis("n3")]),
         "0/3 nodes are available: 3 node(s) didn't match pod anti-affinity rules.",
     );
-    let mut guarded = three(vec![there("n1", json!({"app": "other"}), apart)]);
-    guarded.nodes.truncate(1);
+    let mut guarded_snapshot = three(vec![bound_pod("n1", json!({"app": "other"}), apart)]);
+    guarded_snapshot.nodes.truncate(1);
     goes_nowhere(
         &pod(json!({})),
-        &guarded,
+        &guarded_snapshot,
         "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules.",
     );
 }
 
 #[test]
-fn anti_affinity_looks_at_its_own_namespace_only() {
+fn anti_affinity_applies_in_its_own_namespace_only() {
     let apart = affinity("podAntiAffinity", json!([term("redis", ZONE)]));
-    let mut elsewhere = (*there("n1", json!({"app": "redis"}), json!({}))).clone();
+    let mut elsewhere = (*bound_pod("n1", json!({"app": "redis"}), json!({}))).clone();
     elsewhere.metadata.namespace = Some("b".into());
     let mut snapshot = three(vec![Arc::new(elsewhere)]);
     snapshot.nodes.truncate(1);
@@ -243,16 +243,16 @@ fn anti_affinity_looks_at_its_own_namespace_only() {
 }
 
 #[test]
-fn affinity_follows_its_company_and_the_first_may_go_anywhere() {
+fn affinity_follows_matching_pods_and_the_first_may_go_anywhere() {
     let near = |app: &str| pod(affinity("podAffinity", json!([term(app, ZONE)])));
-    goes_to(&near("db"), &three(vec![there("n2", json!({"app": "db"}), json!({}))]), "n2");
+    goes_to(&near("db"), &three(vec![bound_pod("n2", json!({"app": "db"}), json!({}))]), "n2");
     goes_to(&near("redis"), &three(vec![]), "n1");
     let message = "0/3 nodes are available: 3 node(s) didn't match pod affinity rules.";
     goes_nowhere(&near("db"), &three(vec![]), message);
 }
 
 #[test]
-fn preferred_affinity_tips_the_scale() {
+fn preferred_affinity_decides_between_equal_nodes() {
     let weighted = json!([{"weight": 5, "podAffinityTerm": term("db", ZONE)}]);
     let prefers = |kind: &str| {
         pod(
@@ -260,7 +260,7 @@ fn preferred_affinity_tips_the_scale() {
         )
     };
     let snapshot = || {
-        let mut all = three(vec![there("n1", json!({"app": "db"}), json!({}))]);
+        let mut all = three(vec![bound_pod("n1", json!({"app": "db"}), json!({}))]);
         all.nodes.truncate(2);
         all
     };
@@ -274,8 +274,8 @@ fn spread_constraints_bound_the_skew() {
         pod(json!({"topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": key,
             "whenUnsatisfiable": when, "labelSelector": {"matchLabels": {"app": "redis"}}}]}))
     };
-    let redis = |node: &str| there(node, json!({"app": "redis"}), json!({}));
-    let other = |node: &str| there(node, json!({"app": "other"}), json!({}));
+    let redis = |node: &str| bound_pod(node, json!({"app": "redis"}), json!({}));
+    let other = |node: &str| bound_pod(node, json!({"app": "other"}), json!({}));
     let lopsided = three(vec![redis("n1"), redis("n2"), other("n3"), other("n3")]);
     goes_to(&spread("DoNotSchedule", ZONE), &lopsided, "n3");
     goes_to(&spread("ScheduleAnyway", ZONE), &lopsided, "n3");
@@ -296,19 +296,23 @@ fn spread_constraints_bound_the_skew() {
 
 #[test]
 fn claims_must_be_bound_and_their_volumes_reach_the_node() {
-    let wants =
+    let pod_with_claim =
         pod(json!({"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}]}));
     let mut snapshot = three(vec![]);
-    let says = |text: &str| format!("0/3 nodes are available: {text}.");
-    waits(&wants, &snapshot, &says("persistentvolumeclaim \"c\" not found"));
+    let message = |text: &str| format!("0/3 nodes are available: {text}.");
+    awaits_volumes(&pod_with_claim, &snapshot, &message("persistentvolumeclaim \"c\" not found"));
     let claim = |phase: &str| {
         let claim = json!({"metadata": {"namespace": "a", "name": "c"}, "spec": {"volumeName": "v"}, "status": {"phase": phase}});
         Arc::new(parse(claim))
     };
     snapshot.claims.insert(ObjectKey::new("a", "c"), claim("Pending"));
-    waits(&wants, &snapshot, &says("pod has unbound immediate PersistentVolumeClaims"));
+    awaits_volumes(
+        &pod_with_claim,
+        &snapshot,
+        &message("pod has unbound immediate PersistentVolumeClaims"),
+    );
     snapshot.claims.insert(ObjectKey::new("a", "c"), claim("Bound"));
-    goes_to(&wants, &snapshot, "n1");
+    goes_to(&pod_with_claim, &snapshot, "n1");
     let volume = |host: &str| {
         let terms = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [host]}]}]);
         Arc::new(parse(
@@ -316,13 +320,17 @@ fn claims_must_be_bound_and_their_volumes_reach_the_node() {
         ))
     };
     snapshot.volumes.insert("v".into(), volume("n2"));
-    goes_to(&wants, &snapshot, "n2");
+    goes_to(&pod_with_claim, &snapshot, "n2");
     snapshot.volumes.insert("v".into(), volume("n9"));
-    goes_nowhere(&wants, &snapshot, &says("3 node(s) had volume node affinity conflict"));
+    goes_nowhere(
+        &pod_with_claim,
+        &snapshot,
+        &message("3 node(s) had volume node affinity conflict"),
+    );
 }
 
 #[test]
-fn without_nodes_it_says_so() {
+fn without_nodes_the_pod_is_unschedulable() {
     goes_nowhere(
         &pod(json!({})),
         &SchedulerSnapshot::default(),

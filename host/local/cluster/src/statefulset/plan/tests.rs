@@ -1,18 +1,18 @@
-//! Stories of StatefulSets in a world that performs every write at once and whose Pods do what they are told.
+//! Sequences of plans for StatefulSets, against a fixture that performs every write immediately.
 
 use serde_json::{Value, json};
 
 use super::*;
 use crate::statefulset::pods::REVISION_LABEL;
 
-/// The API and the node agent, as far as the planner can tell.
+/// The part of the API server and of the node agent that the planner can observe.
 struct PlanFixture {
     set: StatefulSet,
     pods: BTreeMap<String, Arc<Pod>>,
     claims: BTreeMap<String, Arc<PersistentVolumeClaim>>,
     revisions: BTreeMap<String, Arc<ControllerRevision>>,
     now: Timestamp,
-    born: u32,
+    created_pods: u32,
 }
 
 impl PlanFixture {
@@ -33,12 +33,12 @@ impl PlanFixture {
             claims: BTreeMap::new(),
             revisions: BTreeMap::new(),
             now: Timestamp::UNIX_EPOCH,
-            born: 0,
+            created_pods: 0,
         }
     }
 
-    /// One pass: returns what was written, status left out, as short words.
-    fn pass(&mut self) -> Vec<String> {
+    /// Plans and performs one reconcile. Returns the writes, without the status, as short texts.
+    fn reconcile(&mut self) -> Vec<String> {
         let (pods, claims) = (values(&self.pods), values(&self.claims));
         let revisions = values(&self.revisions);
         let plan = plan(&ObservedStatefulSet {
@@ -51,16 +51,17 @@ impl PlanFixture {
         plan.writes.into_iter().filter_map(|write| self.perform(write)).collect()
     }
 
-    /// Passes until nothing is written any more, making Pods ready and ending those that must go.
+    /// Reconciles until nothing is written any more, making Pods ready and ending those that are being
+    /// deleted.
     fn settle(&mut self) -> Vec<String> {
         let mut all = Vec::new();
         for _ in 0..100 {
             let before = self.set.status.clone();
-            let mut written = self.pass();
-            let is_told = before == self.set.status;
-            let is_still = written.is_empty() && !self.run_pods() && is_told;
+            let mut written = self.reconcile();
+            let status_is_unchanged = before == self.set.status;
+            let is_settled = written.is_empty() && !self.run_pods() && status_is_unchanged;
             all.append(&mut written);
-            if is_still {
+            if is_settled {
                 return all;
             }
         }
@@ -105,8 +106,8 @@ impl PlanFixture {
             }
             PlannedWrite::CreatePod(mut pod) => {
                 let name = pod.metadata.name.clone().unwrap();
-                self.born += 1;
-                pod.metadata.uid = Some(format!("uid-{}", self.born));
+                self.created_pods += 1;
+                pod.metadata.uid = Some(format!("uid-{}", self.created_pods));
                 assert!(self.pods.insert(name.clone(), pod.into()).is_none());
                 format!("+{name}")
             }
@@ -123,14 +124,14 @@ impl PlanFixture {
         })
     }
 
-    /// Every Pod takes its next step; tells whether any did.
+    /// Advances every Pod by one step. Returns true if any changed.
     fn run_pods(&mut self) -> bool {
         let names: Vec<String> = self.pods.keys().cloned().collect();
         let mut changed = false;
         for name in names {
             let pod = &self.pods[&name];
             if pod.metadata.deletion_timestamp.is_some() {
-                self.vanish(&name);
+                self.remove_pod(&name);
                 changed = true;
             } else if pod.status.is_none() {
                 self.phase(&name, "Running", true);
@@ -140,8 +141,8 @@ impl PlanFixture {
         changed
     }
 
-    /// A Pod's object goes, and with it (by garbage collection) the claims that it owns.
-    fn vanish(&mut self, name: &str) {
+    /// Removes a Pod and, as garbage collection does, the claims that it owns.
+    fn remove_pod(&mut self, name: &str) {
         let uid = self.pods.remove(name).unwrap().metadata.uid.clone().unwrap();
         self.claims.retain(|_, claim| {
             let owners = claim.metadata.owner_references.as_deref().unwrap_or_default();
@@ -161,7 +162,8 @@ impl PlanFixture {
         let mut spec = serde_json::to_value(self.set.spec.as_ref().unwrap()).unwrap();
         spec.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         self.set.spec = Some(serde_json::from_value(spec).unwrap());
-        self.set.metadata.generation = self.set.metadata.generation.map(|it| it + 1);
+        self.set.metadata.generation =
+            self.set.metadata.generation.map(|generation| generation + 1);
     }
 
     fn image(&mut self, image: &str) {
@@ -198,49 +200,49 @@ fn claims() -> Value {
 
 #[test]
 fn ordered_sets_grow_one_by_one_and_shrink_from_the_top() {
-    let mut world = PlanFixture::new(json!({"replicas": 3}));
-    assert_eq!(world.pass(), ["new revision", "+db-0"]);
-    assert_eq!(world.pass(), [""; 0], "db-0 is not ready yet");
-    world.phase("db-0", "Running", false);
-    assert_eq!(world.pass(), [""; 0], "running is not ready");
-    world.phase("db-0", "Running", true);
-    assert_eq!(world.pass(), ["+db-1"]);
-    assert_eq!(world.settle(), ["+db-2"]);
-    world.spec(json!({"replicas": 1}));
-    assert_eq!(world.pass(), ["-db-2"]);
-    assert_eq!(world.pass(), [""; 0], "db-2 still goes");
-    assert_eq!(world.settle(), ["-db-1"]);
-    world.spec(json!({"replicas": 0}));
-    assert_eq!(world.settle(), ["-db-0"]);
+    let mut fixture = PlanFixture::new(json!({"replicas": 3}));
+    assert_eq!(fixture.reconcile(), ["new revision", "+db-0"]);
+    assert_eq!(fixture.reconcile(), [""; 0], "db-0 is not ready yet");
+    fixture.phase("db-0", "Running", false);
+    assert_eq!(fixture.reconcile(), [""; 0], "running is not ready");
+    fixture.phase("db-0", "Running", true);
+    assert_eq!(fixture.reconcile(), ["+db-1"]);
+    assert_eq!(fixture.settle(), ["+db-2"]);
+    fixture.spec(json!({"replicas": 1}));
+    assert_eq!(fixture.reconcile(), ["-db-2"]);
+    assert_eq!(fixture.reconcile(), [""; 0], "db-2 still goes");
+    assert_eq!(fixture.settle(), ["-db-1"]);
+    fixture.spec(json!({"replicas": 0}));
+    assert_eq!(fixture.settle(), ["-db-0"]);
 }
 
 #[test]
-fn parallel_sets_do_all_at_once() {
-    let mut world = PlanFixture::new(json!({"replicas": 3, "podManagementPolicy": "Parallel"}));
-    assert_eq!(world.pass(), ["new revision", "+db-0", "+db-1", "+db-2"]);
-    world.settle();
-    world.spec(json!({"replicas": 1}));
-    assert_eq!(world.pass(), ["-db-2", "-db-1"]);
+fn parallel_sets_change_all_pods_in_one_reconcile() {
+    let mut fixture = PlanFixture::new(json!({"replicas": 3, "podManagementPolicy": "Parallel"}));
+    assert_eq!(fixture.reconcile(), ["new revision", "+db-0", "+db-1", "+db-2"]);
+    fixture.settle();
+    fixture.spec(json!({"replicas": 1}));
+    assert_eq!(fixture.reconcile(), ["-db-2", "-db-1"]);
 }
 
 #[test]
 fn ordinals_may_start_elsewhere() {
-    let mut world = PlanFixture::new(json!({"replicas": 2, "ordinals": {"start": 5}}));
-    assert_eq!(world.settle(), ["new revision", "+db-5", "+db-6"]);
-    world.spec(json!({"ordinals": {"start": 6}}));
-    assert_eq!(world.settle(), ["+db-7", "-db-5"]);
+    let mut fixture = PlanFixture::new(json!({"replicas": 2, "ordinals": {"start": 5}}));
+    assert_eq!(fixture.settle(), ["new revision", "+db-5", "+db-6"]);
+    fixture.spec(json!({"ordinals": {"start": 6}}));
+    assert_eq!(fixture.settle(), ["+db-7", "-db-5"]);
 }
 
 #[test]
-fn a_pod_knows_who_it_is() {
-    let mut world = PlanFixture::new(json!({"volumeClaimTemplates": claims()}));
-    world.settle();
-    let pod = serde_json::to_value(&*world.pods["db-0"]).unwrap();
+fn a_pod_has_its_identity() {
+    let mut fixture = PlanFixture::new(json!({"volumeClaimTemplates": claims()}));
+    fixture.settle();
+    let pod = serde_json::to_value(&*fixture.pods["db-0"]).unwrap();
     let labels = &pod["metadata"]["labels"];
     assert_eq!(labels["statefulset.kubernetes.io/pod-name"], "db-0");
     assert_eq!(labels["apps.kubernetes.io/pod-index"], "0");
     assert_eq!(labels["app"], "db");
-    assert_eq!(labels[REVISION_LABEL], **world.revisions.keys().next().unwrap());
+    assert_eq!(labels[REVISION_LABEL], **fixture.revisions.keys().next().unwrap());
     assert_eq!(pod["spec"]["hostname"], "db-0");
     assert_eq!(pod["spec"]["subdomain"], "peers");
     let volume = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data-db-0"}}]);
@@ -250,152 +252,153 @@ fn a_pod_knows_who_it_is() {
 }
 
 #[test]
-fn a_pod_that_vanished_or_ended_returns_with_its_claim() {
+fn a_pod_that_was_removed_or_ended_is_recreated_with_its_claim() {
     for phase in ["Failed", "Succeeded"] {
-        let mut world = PlanFixture::new(json!({"replicas": 2, "volumeClaimTemplates": claims()}));
+        let mut fixture =
+            PlanFixture::new(json!({"replicas": 2, "volumeClaimTemplates": claims()}));
         let grown = ["new revision", "+data-db-0", "+db-0", "+data-db-1", "+db-1"];
-        assert_eq!(world.settle(), grown);
-        world.vanish("db-0");
-        assert_eq!(world.pass(), ["+db-0"]);
-        world.settle();
-        world.phase("db-1", phase, false);
-        assert_eq!(world.settle(), ["-db-1", "+db-1"], "{phase}");
+        assert_eq!(fixture.settle(), grown);
+        fixture.remove_pod("db-0");
+        assert_eq!(fixture.reconcile(), ["+db-0"]);
+        fixture.settle();
+        fixture.phase("db-1", phase, false);
+        assert_eq!(fixture.settle(), ["-db-1", "+db-1"], "{phase}");
     }
 }
 
 #[test]
-fn a_name_that_somebody_else_has_is_left_alone() {
-    let mut world = PlanFixture::new(json!({}));
+fn a_pod_of_another_owner_is_left_alone() {
+    let mut fixture = PlanFixture::new(json!({}));
     let metadata = json!({"namespace": "a", "name": "db-0"});
     let stranger: Pod = serde_json::from_value(json!({ "metadata": metadata })).unwrap();
-    world.pods.insert("db-0".into(), Arc::new(stranger));
-    assert_eq!(world.pass(), ["new revision"]);
+    fixture.pods.insert("db-0".into(), Arc::new(stranger));
+    assert_eq!(fixture.reconcile(), ["new revision"]);
 }
 
 #[test]
-fn what_a_deleted_set_left_behind_is_adopted() {
-    let mut world = PlanFixture::new(json!({"replicas": 3, "podManagementPolicy": "Parallel"}));
-    world.settle();
-    let revision = world.set.status.as_ref().unwrap().update_revision.clone();
-    // `kubectl delete --cascade=orphan`, and the set is made again.
-    for pod in world.pods.values_mut() {
+fn objects_that_a_deleted_set_orphaned_are_adopted() {
+    let mut fixture = PlanFixture::new(json!({"replicas": 3, "podManagementPolicy": "Parallel"}));
+    fixture.settle();
+    let revision = fixture.set.status.as_ref().unwrap().update_revision.clone();
+    // As after `kubectl delete --cascade=orphan` and a new creation of the set.
+    for pod in fixture.pods.values_mut() {
         Arc::make_mut(pod).metadata.owner_references = None;
     }
-    for revision in world.revisions.values_mut() {
+    for revision in fixture.revisions.values_mut() {
         Arc::make_mut(revision).metadata.owner_references = None;
     }
-    world.set.metadata.uid = Some("new-uid".into());
-    world.set.status = None;
-    // One is controlled by somebody else, and one does not match.
+    fixture.set.metadata.uid = Some("new-uid".into());
+    fixture.set.status = None;
+    // One Pod is controlled by another object, and one does not match the selector.
     let other = json!([{"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "x", "controller": true}]);
-    let pod = Arc::make_mut(world.pods.get_mut("db-1").unwrap());
+    let pod = Arc::make_mut(fixture.pods.get_mut("db-1").unwrap());
     pod.metadata.owner_references = Some(serde_json::from_value(other).unwrap());
-    Arc::make_mut(world.pods.get_mut("db-2").unwrap()).metadata.labels = None;
-    assert_eq!(world.settle(), ["adopt db-0", "adopt revision"]);
-    assert_eq!(world.set.status.as_ref().unwrap().update_revision, revision);
-    assert_eq!(world.set.status.as_ref().unwrap().replicas, 1);
-    let owners = world.pods["db-0"].metadata.owner_references.clone().unwrap();
+    Arc::make_mut(fixture.pods.get_mut("db-2").unwrap()).metadata.labels = None;
+    assert_eq!(fixture.settle(), ["adopt db-0", "adopt revision"]);
+    assert_eq!(fixture.set.status.as_ref().unwrap().update_revision, revision);
+    assert_eq!(fixture.set.status.as_ref().unwrap().replicas, 1);
+    let owners = fixture.pods["db-0"].metadata.owner_references.clone().unwrap();
     assert_eq!(owners[0].uid, "new-uid");
 }
 
 #[test]
 fn a_rolling_update_goes_from_the_top_and_waits_for_each() {
-    let mut world = PlanFixture::new(json!({"replicas": 3}));
-    world.settle();
-    world.image("redis:8");
-    assert_eq!(world.pass(), ["new revision", "-db-2"]);
-    assert_eq!(world.pass(), [""; 0]);
-    world.run_pods();
-    assert_eq!(world.pass(), ["+db-2"]);
-    assert_eq!(world.pass(), [""; 0], "db-2 is not ready yet");
-    assert_eq!(world.settle(), ["-db-1", "+db-1", "-db-0", "+db-0"]);
-    let status = world.set.status.as_ref().unwrap();
+    let mut fixture = PlanFixture::new(json!({"replicas": 3}));
+    fixture.settle();
+    fixture.image("redis:8");
+    assert_eq!(fixture.reconcile(), ["new revision", "-db-2"]);
+    assert_eq!(fixture.reconcile(), [""; 0]);
+    fixture.run_pods();
+    assert_eq!(fixture.reconcile(), ["+db-2"]);
+    assert_eq!(fixture.reconcile(), [""; 0], "db-2 is not ready yet");
+    assert_eq!(fixture.settle(), ["-db-1", "+db-1", "-db-0", "+db-0"]);
+    let status = fixture.set.status.as_ref().unwrap();
     assert_eq!(status.current_revision, status.update_revision);
 }
 
 #[test]
-fn a_partition_keeps_the_lower_ordinals_as_they_were() {
+fn a_partition_keeps_the_lower_ordinals_at_the_old_revision() {
     let strategy = |partition: i32| json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": partition}}});
-    let mut world = PlanFixture::new(json!({"replicas": 3}));
-    world.settle();
-    world.spec(strategy(2));
-    world.image("redis:8");
-    assert_eq!(world.settle(), ["new revision", "-db-2", "+db-2"]);
-    world.vanish("db-0");
-    world.settle();
-    assert_eq!(world.images(), ["redis:7", "redis:7", "redis:8"]);
-    let status = world.set.status.as_ref().unwrap();
+    let mut fixture = PlanFixture::new(json!({"replicas": 3}));
+    fixture.settle();
+    fixture.spec(strategy(2));
+    fixture.image("redis:8");
+    assert_eq!(fixture.settle(), ["new revision", "-db-2", "+db-2"]);
+    fixture.remove_pod("db-0");
+    fixture.settle();
+    assert_eq!(fixture.images(), ["redis:7", "redis:7", "redis:8"]);
+    let status = fixture.set.status.as_ref().unwrap();
     assert_ne!(status.current_revision, status.update_revision);
     let counts = (status.current_replicas, status.updated_replicas);
     assert_eq!(counts, (Some(2), Some(1)));
-    world.spec(strategy(0));
-    assert_eq!(world.settle(), ["-db-1", "+db-1", "-db-0", "+db-0"]);
+    fixture.spec(strategy(0));
+    assert_eq!(fixture.settle(), ["-db-1", "+db-1", "-db-0", "+db-0"]);
 }
 
 #[test]
-fn on_delete_leaves_the_replacement_to_others() {
-    let mut world =
+fn on_delete_replaces_only_deleted_pods() {
+    let mut fixture =
         PlanFixture::new(json!({"replicas": 2, "updateStrategy": {"type": "OnDelete"}}));
-    world.settle();
-    world.image("redis:8");
-    assert_eq!(world.settle(), ["new revision"]);
-    assert_eq!(world.images(), ["redis:7", "redis:7"]);
-    world.vanish("db-1");
-    assert_eq!(world.settle(), ["+db-1"]);
-    assert_eq!(world.images(), ["redis:7", "redis:8"]);
+    fixture.settle();
+    fixture.image("redis:8");
+    assert_eq!(fixture.settle(), ["new revision"]);
+    assert_eq!(fixture.images(), ["redis:7", "redis:7"]);
+    fixture.remove_pod("db-1");
+    assert_eq!(fixture.settle(), ["+db-1"]);
+    assert_eq!(fixture.images(), ["redis:7", "redis:8"]);
 }
 
 #[test]
-fn revisions_are_found_again_and_forgotten_beyond_the_limit() {
-    let mut world = PlanFixture::new(json!({"replicas": 1, "revisionHistoryLimit": 1}));
-    world.settle();
-    world.image("redis:8");
-    world.settle();
-    world.image("redis:7");
-    assert_eq!(world.settle(), ["raise revision", "-db-0", "+db-0"]);
+fn revisions_are_reused_and_deleted_beyond_the_limit() {
+    let mut fixture = PlanFixture::new(json!({"replicas": 1, "revisionHistoryLimit": 1}));
+    fixture.settle();
+    fixture.image("redis:8");
+    fixture.settle();
+    fixture.image("redis:7");
+    assert_eq!(fixture.settle(), ["raise revision", "-db-0", "+db-0"]);
     for image in ["redis:9", "redis:10"] {
-        world.image(image);
-        world.settle();
+        fixture.image(image);
+        fixture.settle();
     }
-    assert_eq!(world.revisions.len(), 2, "one in use and one of history");
+    assert_eq!(fixture.revisions.len(), 2, "one in use and one of history");
 }
 
 #[test]
-fn availability_takes_its_time() {
-    let mut world = PlanFixture::new(json!({"replicas": 2, "minReadySeconds": 10}));
-    world.pass();
-    world.phase("db-0", "Running", true);
-    assert_eq!(world.pass(), [""; 0]);
-    assert_eq!(world.status()["readyReplicas"], 1);
-    assert_eq!(world.status()["availableReplicas"], 0);
-    let look_again_at = {
-        let (pods, revisions) = (values(&world.pods), values(&world.revisions));
+fn availability_takes_min_ready_seconds() {
+    let mut fixture = PlanFixture::new(json!({"replicas": 2, "minReadySeconds": 10}));
+    fixture.reconcile();
+    fixture.phase("db-0", "Running", true);
+    assert_eq!(fixture.reconcile(), [""; 0]);
+    assert_eq!(fixture.status()["readyReplicas"], 1);
+    assert_eq!(fixture.status()["availableReplicas"], 0);
+    let requeue_at = {
+        let (pods, revisions) = (values(&fixture.pods), values(&fixture.revisions));
         let observed = ObservedStatefulSet {
-            set: &world.set,
+            set: &fixture.set,
             pods: &pods,
             claims: &[],
             revisions: &revisions,
-            now: world.now,
+            now: fixture.now,
         };
-        plan(&observed).look_again_at
+        plan(&observed).requeue_at
     };
-    world.now = look_again_at.unwrap();
-    assert_eq!(world.pass(), ["+db-1"]);
-    assert_eq!(world.status()["availableReplicas"], 1);
+    fixture.now = requeue_at.unwrap();
+    assert_eq!(fixture.reconcile(), ["+db-1"]);
+    assert_eq!(fixture.status()["availableReplicas"], 1);
 }
 
 #[test]
-fn status_tells_what_is() {
-    let mut world = PlanFixture::new(json!({"replicas": 2}));
-    world.settle();
+fn status_counts_the_observed_pods() {
+    let mut fixture = PlanFixture::new(json!({"replicas": 2}));
+    fixture.settle();
     let expected = json!({"replicas": 2, "readyReplicas": 2, "availableReplicas": 2,
         "currentReplicas": 2, "updatedReplicas": 2, "observedGeneration": 1});
-    assert_eq!(world.status(), expected);
-    world.phase("db-1", "Running", false);
-    world.spec(json!({"replicas": 2}));
-    world.settle();
-    assert_eq!(world.status()["readyReplicas"], 1);
-    assert_eq!(world.status()["observedGeneration"], 2);
+    assert_eq!(fixture.status(), expected);
+    fixture.phase("db-1", "Running", false);
+    fixture.spec(json!({"replicas": 2}));
+    fixture.settle();
+    assert_eq!(fixture.status()["readyReplicas"], 1);
+    assert_eq!(fixture.status()["observedGeneration"], 2);
 }
 
 #[test]
@@ -418,32 +421,33 @@ fn claims_follow_the_retention_policy() {
         ),
     ];
     for (deleted, scaled, at_rest, scaling) in cases {
-        let mut world = PlanFixture::new(json!({"replicas": 2, "volumeClaimTemplates": claims()}));
-        world.settle();
-        world.spec(policy(deleted, scaled));
-        assert_eq!(world.settle(), at_rest, "{deleted} {scaled}");
-        world.spec(json!({"replicas": 1}));
-        assert_eq!(world.settle(), scaling, "{deleted} {scaled}");
+        let mut fixture =
+            PlanFixture::new(json!({"replicas": 2, "volumeClaimTemplates": claims()}));
+        fixture.settle();
+        fixture.spec(policy(deleted, scaled));
+        assert_eq!(fixture.settle(), at_rest, "{deleted} {scaled}");
+        fixture.spec(json!({"replicas": 1}));
+        assert_eq!(fixture.settle(), scaling, "{deleted} {scaled}");
         let kept = if scaled == "Retain" { 2 } else { 1 };
-        assert_eq!(world.claims.len(), kept, "{deleted} {scaled}");
+        assert_eq!(fixture.claims.len(), kept, "{deleted} {scaled}");
     }
 }
 
 #[test]
-fn a_pod_waits_until_the_claim_of_its_predecessor_has_gone() {
-    let mut world = PlanFixture::new(json!({"replicas": 1, "volumeClaimTemplates": claims()}));
-    world.settle();
-    let claim = Arc::make_mut(world.claims.get_mut("data-db-0").unwrap());
-    claim.metadata.deletion_timestamp = Some(k8s_time(world.now));
-    world.vanish("db-0");
-    assert_eq!(world.pass(), [""; 0]);
-    world.claims.clear();
-    assert_eq!(world.pass(), ["+data-db-0", "+db-0"]);
+fn a_pod_waits_until_the_claim_of_its_predecessor_is_deleted() {
+    let mut fixture = PlanFixture::new(json!({"replicas": 1, "volumeClaimTemplates": claims()}));
+    fixture.settle();
+    let claim = Arc::make_mut(fixture.claims.get_mut("data-db-0").unwrap());
+    claim.metadata.deletion_timestamp = Some(k8s_time(fixture.now));
+    fixture.remove_pod("db-0");
+    assert_eq!(fixture.reconcile(), [""; 0]);
+    fixture.claims.clear();
+    assert_eq!(fixture.reconcile(), ["+data-db-0", "+db-0"]);
 }
 
 #[test]
 fn a_set_that_is_being_deleted_is_left_to_the_garbage_collection() {
-    let mut world = PlanFixture::new(json!({"replicas": 1}));
-    world.set.metadata.deletion_timestamp = Some(k8s_time(world.now));
-    assert_eq!(world.pass(), [""; 0]);
+    let mut fixture = PlanFixture::new(json!({"replicas": 1}));
+    fixture.set.metadata.deletion_timestamp = Some(k8s_time(fixture.now));
+    assert_eq!(fixture.reconcile(), [""; 0]);
 }
