@@ -1,7 +1,8 @@
-//! Keeps what a plugin accepted last of an object, in a reserved ConfigMap that the object owns.
+//! Keeps the spec of an object that its plugin accepted last, in a reserved ConfigMap that the object owns.
 //!
-//! A ConfigMap and not an annotation on the object: no plugin reaches it, whatever its grants; replacing
-//! the object does not drop it; and neither the store nor the watches carry each spec twice.
+//! It is a ConfigMap and not an annotation on the object because no plugin can write the ConfigMap, whatever
+//! its grants; because replacing the object does not delete it; and because neither the store nor the watches
+//! then carry each spec twice.
 
 use serde_json::{Value, json};
 use tholepin_core::{
@@ -14,13 +15,14 @@ use tholepin_schema::{
 
 use crate::{KubernetesApi, events::namespace_of};
 
-/// How often a write is tried that another host's write was faster than.
+/// How often a write is sent if another client changes or deletes the ConfigMap in between.
 const ATTEMPTS_MAX: usize = 4;
-/// The keys in the ConfigMap.
+/// The key of the ConfigMap that holds the generation.
 const GENERATION: &str = "generation";
+/// The key of the ConfigMap that holds the accepted fields as JSON.
 const FIELDS: &str = "accepted.json";
 
-/// What is kept, with the version that the API server has.
+/// A kept spec, with the resource version of its ConfigMap.
 struct KeptSpec {
     accepted: AcceptedSpec,
     resource_version: String,
@@ -57,23 +59,24 @@ impl KubernetesApi {
             };
             match written {
                 Ok(_) => return Ok(()),
-                // Another host was faster, or somebody deleted it: what is there now decides.
+                // Another client created, changed or deleted it meanwhile: read it again and decide anew.
                 Err(CallError::Conflict(_) | CallError::NotFound(_)) => {}
                 Err(error) => return Err(error),
             }
         }
         Err(CallError::Conflict(format!(
-            "{name} was changed by somebody else {ATTEMPTS_MAX} times in a row; do several hosts \
+            "{name} was changed by another client {ATTEMPTS_MAX} times in a row; do several hosts \
              reconcile {object}?"
         )))
     }
 
+    /// Returns true if the store watches the ConfigMaps and shows that this one does not exist.
     pub(crate) fn shows_no_accepted(&self, object: &ObjectRef, uid: &str) -> bool {
         let (name, view) = (reference(object, uid), tholepin_core::port::Kubernetes::view(self));
         view.covers(&name.kind) && view.get(&name).is_none()
     }
 
-    /// Reads from the API server: the store may be behind another host's write.
+    /// Reads the kept spec from the API server, because the store may be behind a write of another host.
     async fn kept(&self, name: &ObjectRef) -> Result<Option<KeptSpec>, CallError> {
         match tholepin_core::port::Kubernetes::get(self, name.clone()).await {
             Ok(map) => Ok(Some(parse(&map))),
@@ -83,12 +86,13 @@ impl KubernetesApi {
     }
 }
 
-/// Whether nothing needs to be written: the same is kept, or what a newer generation counts.
+/// Returns true if nothing needs to be written: the same spec is kept, or the one of a newer generation.
 fn is_enough(kept: &AcceptedSpec, accepted: &AcceptedSpec) -> bool {
     kept == accepted || accepted.generation < kept.generation
 }
 
-/// What is unreadable counts as a generation before the first: it is written anew, and never used.
+/// Reads a kept spec from its ConfigMap. An unreadable generation becomes 0, which is before the first: such
+/// a spec is overwritten and never used.
 fn parse(map: &Value) -> KeptSpec {
     let text = |pointer: &str| map.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let generation = text(&format!("/data/{GENERATION}")).parse().unwrap_or_default();
@@ -96,6 +100,7 @@ fn parse(map: &Value) -> KeptSpec {
     KeptSpec { accepted, resource_version: text("/metadata/resourceVersion").to_owned() }
 }
 
+/// Returns the reference of the ConfigMap that keeps the accepted spec of an object.
 fn reference(object: &ObjectRef, uid: &str) -> ObjectRef {
     ObjectRef {
         kind: KindName { api_version: "v1".to_owned(), kind: "ConfigMap".to_owned() },

@@ -1,4 +1,4 @@
-//! The connection to one API server, and the host's port to it.
+//! The connection to one API server, which implements the host's Kubernetes ports.
 
 use std::{
     collections::BTreeMap,
@@ -42,33 +42,33 @@ use crate::{
     watch_context::{WatchContext, WatchHubOptions},
 };
 
-/// How to reach the API server.
+/// The options of a connection to the API server.
 pub struct KubernetesApiOptions {
-    /// The kubeconfig file; if absent, what `KUBECONFIG`, the home folder or the Pod says.
+    /// The kubeconfig file. If absent, `KUBECONFIG`, the home directory or the Pod's service account is used.
     pub kubeconfig: Option<PathBuf>,
-    /// The key under which Secret values are told apart.
+    /// Makes the fingerprints of Secret values.
     pub fingerprint_key: SecretFingerprinter,
-    /// Names this process in events; at most 128 characters.
+    /// The name of this process in events; at most 128 bytes, more are cut off.
     pub reporting_instance: String,
-    /// How watches are treated.
+    /// The timing of watches.
     pub hub: WatchHubOptions,
 }
 
-/// Why there is no connection.
+/// Why no client could be built.
 #[derive(Debug, thiserror::Error)]
 pub enum KubernetesApiError {
-    /// The kubeconfig is missing or wrong.
+    /// The kubeconfig is missing or invalid.
     #[error("the kubeconfig `{path}` cannot be used; name a valid one with --kubeconfig")]
     Kubeconfig {
-        /// Which file.
+        /// The file.
         path: String,
-        /// Why.
+        /// Why it cannot be used.
         source: Box<kube::config::KubeconfigError>,
     },
-    /// Nothing says where the API server is.
+    /// No kubeconfig was found, and the process does not run in a Pod.
     #[error("no API server is configured; name a kubeconfig with --kubeconfig")]
     Infer(#[source] Box<kube::config::InferConfigError>),
-    /// The client cannot be built from it.
+    /// The client cannot be built from the configuration.
     #[error("no client can be built from the kubeconfig")]
     Client(#[source] Box<kube::Error>),
 }
@@ -83,23 +83,24 @@ pub struct KubernetesApi {
     hub: Arc<WatchHub>,
     key: SecretFingerprinter,
     secrets: Arc<SecretCache>,
-    /// The same with other user agents, one for each plugin.
+    /// Clones of this connection with the user agent of a plugin, one per plugin.
     agents: Mutex<BTreeMap<PluginName, Arc<Self>>>,
 }
 
-/// More plugins than a host has; the map begins anew then.
+/// The most user agents that are kept. A host has fewer plugins; the map is cleared then.
 const AGENTS_MAX: usize = 1024;
 
-/// A delete names no field manager: an audit log then takes the user agent up to the slash.
+/// Returns the user agent of a field manager, `MANAGER/VERSION`. A delete request has no field manager, so
+/// that an audit log identifies the client by the user agent up to the slash.
 fn agent(field_manager: &str) -> HeaderValue {
     let version = env!("CARGO_PKG_VERSION");
     let agent = HeaderValue::from_str(&format!("{field_manager}/{version}"));
-    // Names of plugins are ASCII.
+    // Cannot fail: names of plugins are ASCII.
     agent.unwrap_or(HeaderValue::from_static("tholepin"))
 }
 
 impl KubernetesApi {
-    /// Reads the configuration and builds the client. Nothing is sent yet.
+    /// Reads the configuration and builds the client. Sends no request yet.
     ///
     /// # Errors
     ///
@@ -121,11 +122,11 @@ impl KubernetesApi {
                 Config::infer().await.map_err(|error| KubernetesApiError::Infer(Box::new(error)))?
             }
         };
-        // The client would repeat a refused request for minutes while a pass waits.
+        // The client would retry a refused request for minutes while a reconcile waits.
         config.default_retry = false;
         config.connect_timeout = Some(REQUEST_DEADLINE);
-        // For what has no deadline of its own: the list that a watch begins with. The watch itself is
-        // given up before.
+        // Bounds the initial list of a watch, which has no other deadline. A watch request itself is ended by
+        // `watcher` five seconds earlier.
         let longest_silence = u64::from(hub.watch_lasts_seconds).saturating_add(10);
         config.read_timeout = Some(std::time::Duration::from_secs(longest_silence));
         let host = config.cluster_url.host().unwrap_or_default().to_owned();
@@ -153,12 +154,12 @@ impl KubernetesApi {
         Ok(Arc::new(Self { client, store, kinds, events, hub, key, secrets, agents }))
     }
 
-    /// Runs the watches until `stop`. Without it no lease is ever followed.
+    /// Runs the watches until `stop`. No watch starts before this is called.
     pub async fn run(&self, stop: CancellationToken) {
         self.hub.run(stop).await;
     }
 
-    /// All watches in order of scope.
+    /// Returns the state of all watches, ordered by scope.
     #[must_use]
     pub fn watches(&self) -> Vec<WatchReport> {
         self.hub.reports()
@@ -168,7 +169,7 @@ impl KubernetesApi {
         self.kinds.find(kind).await.map_err(|unserved| unserved.into_error(kind))
     }
 
-    /// Asks for something about one object, within the deadline.
+    /// Waits for a request about one object, within the deadline.
     pub(crate) async fn ask<T>(
         &self,
         served: &ServedKind,
@@ -190,14 +191,14 @@ impl KubernetesApi {
         parse(&raw, &served)
     }
 
-    /// Takes what the server answered to a write into the store.
+    /// Stores the reply to a write, and returns the object as plugins see it.
     pub(crate) fn keep(&self, served: &ServedKind, raw: &RawObject) -> Result<Value, CallError> {
         let stored = self.admit(parse(raw, served)?)?;
         self.store.wrote(stored.clone());
         Ok(stored.value())
     }
 
-    /// Takes an answer over the border: without Secret values and `managedFields`.
+    /// Converts a reply for the store: without Secret values and `managedFields`.
     pub(crate) fn admit(&self, mut object: Value) -> Result<StoredObject, CallError> {
         self.key.hide(&mut object);
         StoredObject::new(object).map_err(|error| CallError::Other(error.to_string()))
@@ -235,7 +236,7 @@ impl KubernetesApi {
         };
         let stored = self.patch(&reference, &Patch::Apply(intent), &params, status).await?;
         let value = stored.value();
-        // What no watch follows is always sent, and nothing tells when it is gone.
+        // Only for watched objects: of others, nothing reports a change or the deletion.
         if !dry_run && self.store.get(&reference).is_some() {
             let outcome = ApplyOutcome::of(&shown, &value, status);
             self.store.applied.remember(target(&stored.meta().uid), outcome);
@@ -243,7 +244,7 @@ impl KubernetesApi {
         Ok(value)
     }
 
-    /// Sends a patch; what the server answers enters the store.
+    /// Sends a patch, and stores the reply unless it is a dry run.
     pub(crate) async fn patch(
         &self,
         object: &ObjectRef,
@@ -269,8 +270,8 @@ impl KubernetesApi {
         Ok(stored)
     }
 
-    /// Fills the templates in the values of a Secret. What is made at random is made once: while the
-    /// stored Secret has the key, its value stays.
+    /// Fills the templates in the values of a Secret. A value with random characters is made once: while the
+    /// stored Secret has the key, its value is kept.
     async fn fill(&self, secret: &ObjectRef, intent: &mut Value) -> Result<(), CallError> {
         let wants = template::wants(intent)?;
         if wants.is_empty() {
@@ -282,7 +283,7 @@ impl KubernetesApi {
             sources.secrets.insert(name, self.secret_values(&source).await?);
         }
         if wants.random {
-            // From the server: what is made once must not be made again because a copy is old.
+            // Read from the server: an outdated copy in the store could cause a value to be made twice.
             match self.read(secret).await {
                 Ok(stored) => sources.stored = decoded(&stored),
                 Err(CallError::NotFound(_)) => {}
@@ -306,7 +307,7 @@ impl KubernetesApi {
         let deletion = api.delete(&object.name, &params);
         let answer = self.ask(&served, ("delete", &object, false), deletion).await?;
         if let (Some(raw), false) = (answer.left(), dry_run) {
-            // It goes on with a deletion timestamp; the watch tells when it is gone.
+            // The object still exists, with a deletion timestamp; the watch reports its end.
             self.store.wrote(self.admit(parse(&raw, &served)?)?);
         }
         Ok(())
@@ -325,8 +326,8 @@ impl KubernetesApi {
         values.get(&key).cloned().ok_or_else(missing)
     }
 
-    /// The clear values of a Secret: as kept, while a watch follows it; else as the server has them; and
-    /// as kept, while the server cannot be asked.
+    /// Returns the clear values of a Secret: the cached ones while a watch follows it, else those of the
+    /// server, and the cached ones if the server does not answer.
     async fn secret_values(&self, secret: &ObjectRef) -> Result<Arc<TemplateValues>, CallError> {
         let followed = self.store.get(secret);
         if let Some(values) = followed.and_then(|state| self.secrets.of(state.meta())) {
@@ -351,7 +352,7 @@ impl KubernetesApi {
 
 pub(crate) fn parse(raw: &RawObject, served: &ServedKind) -> Result<Value, CallError> {
     let unreadable =
-        |error| CallError::Other(format!("the API server's answer is no object: {error}"));
+        |error| CallError::Other(format!("the API server's reply is not an object: {error}"));
     raw.value(&served.resource).map_err(unreadable)
 }
 

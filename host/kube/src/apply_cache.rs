@@ -1,15 +1,16 @@
-//! Remembers what each field manager applied last and what the server made of it, so that an apply that
+//! The last apply of each field manager with the object that the server returned, so that an apply that
 //! would change nothing is not sent.
 //!
-//! An apply is left out if the intent is the one applied last and the part of the object that an apply
-//! of it can change is, value for value, what the server answered then. Nothing here compares an intent
-//! with an object: what a difference means depends on the schema of the kind (an atomic map must be
-//! equal, a map of several managers need not be), on defaults and on how the server writes a quantity.
-//! The server has judged all of that once, in its answer. Any later change by somebody else, also of
-//! what we do not own, costs one apply, whose answer is remembered in turn.
+//! An apply is skipped if its intent equals the one applied last, and the part of the object that the apply
+//! can change equals, value for value, what the server returned then. This module does not compare an intent
+//! with an object: what a difference means depends on the schema of the kind (an atomic map must be equal, a
+//! map of several managers need not be), on defaults and on how the server writes a quantity. The server
+//! evaluated all of that for its reply. Any later change by another client, also of fields that the manager
+//! does not own, costs one apply, whose reply replaces the remembered one.
 //!
-//! In memory only: after a restart the first apply of each object is sent. What belongs to an object is
-//! forgotten with it. Bounded: what is forgotten early costs one apply that changes nothing.
+//! The cache is in memory only: after a restart the first apply of each object is sent. The entries of an
+//! object are removed when the object is deleted. The cache is bounded: an entry that is evicted early costs
+//! one apply that changes nothing.
 
 use std::{collections::BTreeMap, sync::Mutex};
 
@@ -19,14 +20,14 @@ use tholepin_core::ObjectMeta;
 
 use crate::subscriptions::lock;
 
-/// How many (object, manager) pairs are remembered; about 150 bytes each.
+/// The most entries, one per object, manager and subresource; about 150 bytes each.
 const REMEMBERED_MAX: usize = 65_536;
 
-/// The members of `metadata` that a field manager can own. The others are the server's.
+/// The members of `metadata` that a field manager can own. The server sets the others.
 const OWNABLE_METADATA: [&str; 4] = ["annotations", "finalizers", "labels", "ownerReferences"];
 
-/// What an intent was applied to, and as whom. The uid is the first to be compared, so that what belongs
-/// to one object stands together.
+/// The object and the field manager of an apply. The derived order compares the uid first, so that the
+/// entries of one object are adjacent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ApplyTarget {
     pub(crate) uid: String,
@@ -42,8 +43,9 @@ impl ApplyOutcome {
     /// Hashes an intent and an object: equal documents have equal hashes, whatever the order of their
     /// fields.
     ///
-    /// An apply of the status changes nothing but the status. An apply of the object leaves the status
-    /// alone where it is a subresource; where it is none, an intent that cares about it names it.
+    /// An apply of the status subresource changes nothing but the status. An apply of the object does not
+    /// change the status if the kind has the subresource; if it has not, the status counts only for an
+    /// intent that contains one.
     pub(crate) fn of(intent: &Value, object: &Value, status: bool) -> Self {
         let mut text = Vec::new();
         write(&mut text, "intent", intent);
@@ -67,13 +69,13 @@ impl ApplyOutcome {
     }
 }
 
-/// Appends a named document. `Value` prints its keys sorted and never fails.
+/// Appends a named document. Serialising a `Value` sorts its keys and cannot fail.
 fn write(text: &mut Vec<u8>, name: &str, value: &Value) {
     serde_json::to_writer(text, &(name, value)).unwrap_or_default();
 }
 
-/// Whether an intent is about this state of the object: one that names a resource version is about no
-/// other, and the server must be asked to refuse it.
+/// Returns true if an intent may be skipped for this state of the object: it names no resource version, or
+/// the one of this state. An intent that names another version must be sent, so that the server refuses it.
 pub(crate) fn means(intent: &Value, object: &ObjectMeta) -> bool {
     let version = intent.pointer("/metadata/resourceVersion").and_then(Value::as_str);
     version.is_none_or(|version| version.is_empty() || version == object.resource_version)
@@ -86,17 +88,17 @@ pub(crate) struct ApplyCache {
 }
 
 impl ApplyCache {
-    /// Whether this is what the last apply came to.
+    /// Returns true if the last apply had this outcome.
     pub(crate) fn is_last(&self, target: &ApplyTarget, outcome: ApplyOutcome) -> bool {
         lock(&self.outcomes).get(target) == Some(&outcome)
     }
 
-    /// Before a write is sent: its outcome may stay unknown.
+    /// Removes the entry of a target. Called before an apply is sent, because its outcome may stay unknown.
     pub(crate) fn forget(&self, target: &ApplyTarget) {
         lock(&self.outcomes).remove(target);
     }
 
-    /// The object is gone.
+    /// Removes all entries of an object that was deleted.
     pub(crate) fn forget_object(&self, uid: &str) {
         let mut outcomes = lock(&self.outcomes);
         let first =
@@ -108,13 +110,13 @@ impl ApplyCache {
         }
     }
 
-    /// An apply was answered.
+    /// Stores the outcome of an apply that the server accepted.
     pub(crate) fn remember(&self, target: ApplyTarget, outcome: ApplyOutcome) {
         let mut outcomes = lock(&self.outcomes);
         outcomes.insert(target, outcome);
         while REMEMBERED_MAX < outcomes.len() {
-            // Uids are random, so this is no object in particular; and of more objects than fit, most
-            // stay, which the oldest going first would not give.
+            // Uids are random, so this evicts an arbitrary object. With more objects than entries, most
+            // entries still hit; evicting the oldest would miss for every object in a cyclic resync.
             outcomes.pop_first();
         }
     }
@@ -139,8 +141,8 @@ mod tests {
         })
     }
 
-    /// Whether an apply would be left out after this member of the answer became another value; `null`
-    /// removes it.
+    /// Returns true if an apply is skipped after this member of the reply got another value; `null` removes
+    /// the member.
     #[track_caller]
     fn is_left_out(status: bool, pointer: &str, value: &Value) -> bool {
         let intent = json!({"spec": {"selector": {"app": "a"}, "cpu": "1000m"}});
@@ -162,7 +164,7 @@ mod tests {
     #[test]
     fn an_apply_is_left_out_only_if_what_it_can_change_is_as_answered() {
         let cases = [
-            // An atomic map, a map of several managers, and a value of the server's.
+            // An atomic map, a map of several managers, and a value that the server sets.
             ("/spec/selector/typo", json!("1"), false),
             ("/spec/selector/app", json!("b"), false),
             ("/spec/selector", Value::Null, false),
@@ -176,9 +178,9 @@ mod tests {
             ("/spec/template/containers/-", json!({"name": "b"}), false),
             ("/spec/template/containers/0/env/-", json!({"name": "f"}), false),
             ("/spec/template/containers/0/cpu", json!("1000m"), false),
-            // Another member of the object, which kinds without `spec` have.
+            // A member beside `spec`, as kinds without `spec` have it.
             ("/data", json!({"a": "1"}), false),
-            // What an apply of the object cannot change.
+            // Members that an apply of the object cannot change.
             ("/metadata/resourceVersion", json!("8"), true),
             ("/metadata/generation", json!(2), true),
             ("/metadata/deletionTimestamp", json!("2026-01-02T03:04:05Z"), true),

@@ -1,5 +1,7 @@
-//! Turns what the API server refuses into the errors that plugins know, by the `reason` of its Status
-//! and never by its text; and puts a deadline on every request.
+//! Maps errors of the API server to [`CallError`], and puts a deadline on every request.
+//!
+//! The `reason` of the server's `Status` decides. Its text decides in two cases only, for which the server
+//! gives no reason: an unknown field of a built-in kind, and the verb that RBAC denies.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +11,7 @@ use tholepin_core::{CallError, ErrorChain};
 /// How long one request to the API server may take.
 pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 
-/// What was asked of the API server, for messages.
+/// A request to the API server, as messages describe it.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiRequestKind {
     /// The RBAC verb: `get`, `list`, `watch`, `create`, `patch`, `delete`.
@@ -18,14 +20,18 @@ pub(crate) struct ApiRequestKind {
     pub(crate) group: String,
     /// The resource with its subresource: `statefulsets`, `pods/status`.
     pub(crate) resource: String,
-    /// The object or the kind, for people.
+    /// The object or the kind, for messages.
     pub(crate) what: String,
-    /// Where the server is, for people.
+    /// The URL of the server, for messages.
     pub(crate) server: Arc<str>,
 }
 
 impl ApiRequestKind {
-    /// Waits for a request at most [`REQUEST_DEADLINE`].
+    /// Waits for the reply to a request for [`REQUEST_DEADLINE`] at most.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the request fails or does not end in time.
     pub(crate) async fn within<T>(
         &self,
         request: impl Future<Output = kube::Result<T>>,
@@ -42,8 +48,9 @@ impl ApiRequestKind {
         }
     }
 
-    /// The rule that the host lacks, if that is what a server refuses for. It names the verb in its text
-    /// alone; an apply creates what is missing, and a watch lists first.
+    /// Returns the RBAC rule that the host lacks, if the server refused the request for that reason. The
+    /// server names the denied verb only in the text of its message. An apply needs `create` too, because it
+    /// creates an object that does not exist, and a watch needs `list` too.
     pub(crate) fn rule(&self, message: &str) -> Option<String> {
         let Self { verb, group, resource, .. } = self;
         let (_, rest) = message.split_once(" cannot ")?;
@@ -72,7 +79,7 @@ impl ApiRequestKind {
         if matches!(error, kube::Error::SerdeError(_) | kube::Error::BuildRequest(_)) {
             return CallError::Invalid(text);
         }
-        // Everything else happened on the way: no answer is known, and repeating can help.
+        // Everything else is an error of the transport: the outcome is unknown, and a retry can help.
         CallError::Transient(format!("the API server at {server}: {text}"))
     }
 
@@ -89,7 +96,7 @@ impl ApiRequestKind {
             }
             "Conflict" | "AlreadyExists" => CallError::Conflict(text),
             "Forbidden" if has_cause("NamespaceTerminating") => CallError::Conflict(text),
-            // Admission refuses in the same way: a quota, Pod Security, a webhook.
+            // Admission (a quota, Pod Security, a webhook) refuses with the same reason.
             "Forbidden" => CallError::Denied(match self.rule(message) {
                 Some(rule) => format!("{text}; {rule}"),
                 None => text,
@@ -106,7 +113,7 @@ impl ApiRequestKind {
             "MethodNotAllowed" | "NotAcceptable" | "UnsupportedMediaType" => {
                 CallError::Unsupported(text)
             }
-            // Servers answer so to an apply with a field that a built-in kind does not have.
+            // The reply to an apply with a field that a built-in kind does not have.
             "InternalError" if message.contains(UNKNOWN_FIELD) => CallError::Invalid(text),
             "Expired" | "Gone" | "InternalError" | "ServiceUnavailable" => {
                 CallError::Transient(text)
@@ -116,13 +123,13 @@ impl ApiRequestKind {
     }
 }
 
-/// The words of a server about a field that the schema does not have; it gives no reason of its own.
+/// The text of the server about a field that the schema does not have; its reason is `InternalError`.
 const UNKNOWN_FIELD: &str = "field not declared in schema";
 
-/// The verbs of RBAC that a request here can need.
+/// The RBAC verbs that a request of this crate can need.
 const RBAC_VERBS: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 
-/// A proxy on the way answers without a reason.
+/// Maps a reply without a known reason by its HTTP status: a proxy before the API server sends no `Status`.
 fn by_code(code: u16, what: &str, text: String) -> CallError {
     match code {
         404 => CallError::NotFound(what.to_owned()),
@@ -136,7 +143,7 @@ fn by_code(code: u16, what: &str, text: String) -> CallError {
     }
 }
 
-/// `.data.a` (conflict with "kubectl"), …
+/// Lists the fields that other managers own, such as `.data.a` (conflict with "kubectl"), and how to apply.
 fn field_conflicts(causes: &[StatusCause]) -> String {
     const SHOWN_MAX: usize = 10;
     let conflicts = causes.iter().filter(|cause| cause.reason == "FieldManagerConflict");

@@ -1,4 +1,4 @@
-//! Remembers the events published lately, so that the repeat of one is counted and not published anew.
+//! The events published lately, so that a repeat raises the count of the first and makes no second event.
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
@@ -6,12 +6,12 @@ use tokio::time::Instant;
 
 use crate::subscriptions::lock;
 
-/// How long after its last occurrence an event is still the same one.
+/// How long after its last occurrence an event is counted as a repeat.
 const MERGED_FOR: Duration = Duration::from_secs(600);
 /// How many events are remembered for merging.
 const REMEMBERED_MAX: usize = 1024;
 
-/// What makes two events one.
+/// The fields in which two events must agree to be merged.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct EventIdentity {
     pub(crate) reporter: String,
@@ -21,6 +21,7 @@ pub(crate) struct EventIdentity {
     pub(crate) message: String,
 }
 
+/// An event that the API server has, with the count of its repeats.
 #[derive(Clone)]
 pub(crate) struct PublishedEvent {
     pub(crate) name: String,
@@ -30,7 +31,7 @@ pub(crate) struct PublishedEvent {
 
 /// The events published lately.
 pub(crate) struct EventCache {
-    /// Names this process in events.
+    /// The name of this process in events (`reportingInstance`).
     pub(crate) instance: String,
     published: Mutex<HashMap<EventIdentity, PublishedEvent>>,
 }
@@ -40,7 +41,7 @@ impl EventCache {
         Self { instance, published: Mutex::default() }
     }
 
-    /// Counts a repeat; nothing if this is the first.
+    /// Counts a repeat of an event and returns it; `None` if the event is new or too old to be merged.
     pub(crate) fn repeat(&self, same: &EventIdentity, now: Instant) -> Option<PublishedEvent> {
         let mut published = lock(&self.published);
         let known = published.get_mut(same)?;
@@ -96,7 +97,7 @@ mod tests {
         assert_eq!(book.repeat(&same("a"), at(599)).map(|known| known.count), Some(2));
         assert_eq!(book.repeat(&same("a"), at(1198)).map(|known| known.count), Some(3));
         assert!(book.repeat(&same("b"), at(1198)).is_none(), "another message is another event");
-        assert!(book.repeat(&same("a"), at(1798)).is_none(), "ten minutes later it is a new one");
+        assert!(book.repeat(&same("a"), at(1798)).is_none(), "ten minutes later it is a new event");
     }
 
     #[test]

@@ -1,5 +1,9 @@
-//! Publishes events (`events.k8s.io/v1`). Repeats of one event within ten minutes raise its count
-//! instead of making another.
+//! Publishes events (`events.k8s.io/v1`). A repeat of an event within ten minutes raises its count and
+//! creates no second event.
+//!
+//! Not `kube::runtime::events::Recorder` (5.0): it merges events that differ in their note only and so drops
+//! the later message, fails when the server has expired the event of a repeat, does not bound its cache, and
+//! sets neither a field manager nor a deadline.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -15,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::{KubernetesApi, event_cache::EventIdentity, raw::RawObject};
 
-/// The longest note that the API takes, in bytes.
+/// The longest note that the API accepts, in bytes.
 const NOTE_BYTES_MAX: usize = 1024;
 
 impl KubernetesApi {
@@ -35,7 +39,7 @@ impl KubernetesApi {
             let field_manager = Some(HOST_FIELD_MANAGER.to_owned());
             let params = PatchParams { field_manager, ..Default::default() };
             match self.patch(&event, &patch, &params, false).await {
-                // The server keeps events for a while only.
+                // The server deletes events after an hour by default: the event is created anew.
                 Err(CallError::NotFound(_)) => self.events.forget(&same),
                 Err(error) => return Err(error),
                 Ok(_) => return Ok(()),
@@ -60,7 +64,7 @@ fn reference(regarding: &ObjectRef, name: String) -> ObjectRef {
     ObjectRef { kind, namespace: namespace_of(regarding).to_owned(), name }
 }
 
-/// Where objects about this one live: beside it, or in `default` if it is cluster-scoped.
+/// Returns the namespace of objects about this one: its own, or `default` if it is cluster-scoped.
 pub(crate) fn namespace_of(object: &ObjectRef) -> &str {
     match object.namespace.as_str() {
         "" => "default",
@@ -68,7 +72,7 @@ pub(crate) fn namespace_of(object: &ObjectRef) -> &str {
     }
 }
 
-/// The object's name, cut to fit, and the moment.
+/// Returns a new name for an event: the object's name, cut to fit, and the time.
 fn event_name(object: &str) -> String {
     let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
     let object = cut(object, 200).trim_end_matches(['.', '-']);
@@ -78,7 +82,7 @@ fn event_name(object: &str) -> String {
 fn document(event: &ObjectRef, request: &PublishRequest, instance: &str) -> Value {
     let PublishRequest { reporter, regarding, regarding_uid, event_type, reason, message } =
         request;
-    // The API takes a qualified name here, in which a colon is not allowed.
+    // The API requires a qualified name here, in which a colon is not allowed.
     let controller = match reporter.split_once(':') {
         Some((_, plugin)) => format!("tholepin.dev/{plugin}"),
         None => format!("tholepin.dev/{reporter}"),
@@ -112,17 +116,17 @@ fn document(event: &ObjectRef, request: &PublishRequest, instance: &str) -> Valu
     })
 }
 
-/// Now, with microseconds, as the API writes such times.
+/// Returns the current time with microseconds, the format of `MicroTime`.
 fn timestamp() -> String {
     jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }
 
-/// The text, cut at a character's border to at most this many bytes.
+/// Returns the text, cut at a character boundary to at most this many bytes.
 fn cut(text: &str, bytes_max: usize) -> &str {
     text.get(..text.floor_char_boundary(bytes_max)).unwrap_or(text)
 }
 
-/// What these events say, which are warnings of the core group: the newest first.
+/// Converts warning events of the core group, the newest first and [`WARNINGS_MAX`] at most.
 pub(crate) fn newest_warnings(events: &[Value]) -> Vec<Warning> {
     let text = |event: &Value, path: &str| {
         event.pointer(path).and_then(Value::as_str).map(ToOwned::to_owned)
@@ -130,7 +134,7 @@ pub(crate) fn newest_warnings(events: &[Value]) -> Vec<Warning> {
     let mut warnings: Vec<Warning> = events
         .iter()
         .map(|event| {
-            // Who counts repeats by a series leaves the old fields empty.
+            // Reporters that count repeats in `series` leave `count` and `lastTimestamp` empty.
             let count = event.get("count").or(event.pointer("/series/count"));
             let seen = text(event, "/series/lastObservedTime")
                 .or_else(|| text(event, "/lastTimestamp"))
@@ -144,7 +148,7 @@ pub(crate) fn newest_warnings(events: &[Value]) -> Vec<Warning> {
             }
         })
         .collect();
-    // Of one format, and so in the order of their texts up to the second.
+    // All times are RFC 3339 in UTC, so that the order of the texts is the order of time, up to the second.
     warnings.sort_by(|one, other| other.last_seen.cmp(&one.last_seen));
     warnings.truncate(WARNINGS_MAX);
     warnings

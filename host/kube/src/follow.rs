@@ -1,7 +1,7 @@
-//! Follows one watch: finds its kind, lists, watches, and starts again after whatever goes wrong.
+//! The task of one watch: finds the resource of its kind, lists, watches, and starts again after any error.
 //!
-//! Lists are read by list-then-watch, which every server knows; streaming lists need a feature that
-//! may be off.
+//! The initial state is read by list-then-watch, which every server supports; streaming lists need a server
+//! feature that may be off.
 
 use std::{
     pin::pin,
@@ -36,7 +36,7 @@ use crate::{
     watch_context::WatchContext,
 };
 
-/// What the task of one watch shares with the hub.
+/// The part of a watch that its task shares with the hub.
 #[derive(Clone)]
 pub(crate) struct FollowedWatch {
     pub(crate) id: WatchId,
@@ -45,7 +45,7 @@ pub(crate) struct FollowedWatch {
     pub(crate) freshness: Arc<WatchFreshness>,
 }
 
-/// When a watch was last heard of.
+/// When the API server last replied to a watch, and whether the watch has listed its objects.
 pub(crate) struct WatchFreshness {
     heard: Mutex<Instant>,
     has_followed: AtomicBool,
@@ -62,7 +62,7 @@ impl WatchFreshness {
         lock(&self.heard).elapsed()
     }
 
-    /// Whether its objects were listed once.
+    /// Returns true if the objects of the watch were listed at least once.
     pub(crate) fn has_followed(&self) -> bool {
         self.has_followed.load(Ordering::Relaxed)
     }
@@ -72,7 +72,10 @@ impl WatchFreshness {
     }
 }
 
-/// A pause that doubles up to a bound, with jitter: between half and the whole of it.
+/// A pause that doubles up to a maximum, with jitter: between half of it and the whole.
+///
+/// Not `WatchStreamExt::backoff` of kube: its pause cannot end early, which `WatchContext::rest` needs, and
+/// kube's `ExponentialBackoff` takes no bounds from outside its crate (`DefaultBackoff` is 0.8 s to 30 s).
 struct RetryBackoff {
     bounds: (Duration, Duration),
     next: Duration,
@@ -94,7 +97,7 @@ impl RetryBackoff {
     }
 }
 
-/// Follows a watch until the task is aborted.
+/// Runs a watch until the task is aborted.
 pub(crate) async fn follow(context: Arc<WatchContext>, followed: FollowedWatch) {
     let mut missing = RetryBackoff::new(context.options.missing_kind_pause);
     let mut failure = RetryBackoff::new(context.options.failure_pause);
@@ -103,8 +106,8 @@ pub(crate) async fn follow(context: Arc<WatchContext>, followed: FollowedWatch) 
             Ok(served) => {
                 missing.reset();
                 listen(&context, &followed, &served, &mut failure).await;
-                // Only a missing kind ends it: look whether it is really gone. A server that names the
-                // kind and does not serve it yet must not be asked without pause.
+                // `listen` returns only if the server answered 404, so discovery is asked again. The pause is
+                // for a server that lists the kind in discovery and does not serve it yet.
                 context.kinds.forget(&followed.scope.kind);
                 sleep(failure.take()).await;
             }
@@ -125,7 +128,7 @@ pub(crate) async fn follow(context: Arc<WatchContext>, followed: FollowedWatch) 
     }
 }
 
-/// Listens until the server says that it does not know the kind.
+/// Lists and watches until the server replies that it does not know the kind.
 async fn listen(
     context: &Arc<WatchContext>,
     followed: &FollowedWatch,
@@ -133,7 +136,8 @@ async fn listen(
     failure: &mut RetryBackoff,
 ) {
     let FollowedWatch { scope, freshness, .. } = followed;
-    // The watcher is silent about a watch that goes on where it was: only its requests tell.
+    // `watcher` emits no event when the server accepts a watch that continues from the last resource version,
+    // so the requests are observed as well.
     let client = {
         let (context, followed) = (context.clone(), followed.clone());
         meter::heard(context.client.clone(), move || {
@@ -205,7 +209,7 @@ fn take(
             followed.saw("deleted");
             if let Some(object) = stored(raw) {
                 context.store.saw_go(*id, &object);
-                // To a watch with a selector, leaving it looks the same.
+                // A watch with a selector reports `Delete` also for an object that no longer matches.
                 let object = &object.meta().object;
                 if is_secret_kind(&object.kind) && context.store.is_gone(object) {
                     context.secrets.forget(object);
@@ -216,8 +220,8 @@ fn take(
     }
 }
 
-/// Takes an object over the border: with its kind, without Secret values. A malformed object is left
-/// out, and does not end the watch.
+/// Converts an object of a watch for the store: adds its kind and replaces Secret values by fingerprints. A
+/// malformed object is logged and skipped, so that it does not end the watch.
 fn admit(context: &WatchContext, served: &ServedKind, raw: &RawObject) -> Option<StoredObject> {
     let admitted = raw.value(&served.resource).map_err(|error| error.to_string());
     let admitted = admitted.and_then(|mut object| {
@@ -227,7 +231,7 @@ fn admit(context: &WatchContext, served: &ServedKind, raw: &RawObject) -> Option
     });
     admitted
         .inspect_err(|error| {
-            warn!(resource = served.resource.plural, error, "an unreadable object is left out");
+            warn!(resource = served.resource.plural, error, "skipping an unreadable object");
         })
         .ok()
 }
@@ -238,7 +242,7 @@ impl FollowedWatch {
             .increment(1);
     }
 
-    /// A list has ended that took so long.
+    /// Records how long a list took.
     fn synced(&self, took: Duration) {
         let kind = self.scope.kind.to_string();
         histogram!("dynamic_controller_informer_sync_duration_seconds", "kind" => kind)
@@ -251,7 +255,8 @@ impl FollowedWatch {
             .increment(1);
     }
 
-    /// It follows; if it had failed before, whoever waits for the server is told.
+    /// Sets the state to `Following`. If the watch had failed before, the server answers again, so that the
+    /// other watches and the readers of the store are notified.
     fn follows(&self, context: &WatchContext) {
         self.freshness.has_followed.store(true, Ordering::Relaxed);
         let had_failed = matches!(&*self.state.borrow(), WatchState::Failing(_));
@@ -262,7 +267,7 @@ impl FollowedWatch {
         }
     }
 
-    /// Says how the watch stands; one log line per change.
+    /// Sets the state of the watch, with one log line per change.
     fn now(&self, state: WatchState) {
         let kind = &self.scope.kind;
         let changed = self.state.send_if_modified(|known| {
@@ -282,7 +287,7 @@ impl FollowedWatch {
     }
 }
 
-/// Why a watch fails, with the rule to add where the host may not read the kind.
+/// Returns why a watch failed, with the RBAC rule to add if the host may not read the kind.
 fn why(error: &watcher::Error, served: &ServedKind, scope: &WatchScope) -> String {
     let text = ErrorChain(error).to_string();
     let refused = match error {

@@ -1,4 +1,4 @@
-//! Lists objects and warnings, page by page.
+//! Lists of objects and of warning events, read from the API server page by page.
 
 use kube::api::ListParams;
 use serde_json::Value;
@@ -25,7 +25,7 @@ impl KubernetesApi {
         self.list_pages(&served, named, params).await
     }
 
-    /// Events as the core group has them: every server serves these.
+    /// Returns the newest warning events of an object. Reads `v1` events, because every server serves them.
     pub(crate) async fn list_warnings(
         &self,
         object: ObjectRef,
@@ -33,7 +33,7 @@ impl KubernetesApi {
     ) -> Result<Vec<Warning>, CallError> {
         let kind = KindName { api_version: "v1".to_owned(), kind: "Event".to_owned() };
         let served = self.served(&kind).await?;
-        // Those of a cluster-scoped object are in `default`.
+        // The events of a cluster-scoped object are in `default`.
         let namespace =
             if object.namespace.is_empty() { "default".to_owned() } else { object.namespace };
         let params =

@@ -1,4 +1,4 @@
-//! Watches the client's own requests: counts them, and hears which watches the server goes on with.
+//! Layers around the `kube` client: request metrics, the user agent, and a callback for accepted watches.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use kube::client::{Body, Client};
 use metrics::{counter, histogram};
 use tower::service_fn;
 
-/// The client, with every request counted under the names of client-go.
+/// Returns the client with every request counted under the metric names of client-go.
 pub(crate) fn counted(client: Client, namespace: String, host: String) -> Client {
     let service = service_fn(move |request: Request<Body>| {
         let (client, host) = (client.clone(), host.clone());
@@ -18,7 +18,7 @@ pub(crate) fn counted(client: Client, namespace: String, host: String) -> Client
             let method = request.method().to_string();
             let start = Instant::now();
             let answer = client.send(request).await;
-            // client-go says the same where there is no answer.
+            // client-go uses the same label value if there is no reply.
             let code = answer.as_ref().map_or_else(
                 |_| "<error>".to_owned(),
                 |answer: &Response<Body>| answer.status().as_u16().to_string(),
@@ -33,7 +33,7 @@ pub(crate) fn counted(client: Client, namespace: String, host: String) -> Client
     Client::new(service, namespace)
 }
 
-/// The client, with a user agent on every request that has none yet.
+/// Returns the client with this user agent on every request that has none yet.
 pub(crate) fn named(client: Client, agent: HeaderValue) -> Client {
     let namespace = client.default_namespace().to_owned();
     let service = service_fn(move |mut request: Request<Body>| {
@@ -46,7 +46,7 @@ pub(crate) fn named(client: Client, agent: HeaderValue) -> Client {
     Client::new(service, namespace)
 }
 
-/// The client, with `tell` called whenever the server begins or continues a watch.
+/// Returns the client with `tell` called whenever the server accepts a watch request.
 pub(crate) fn heard(client: Client, tell: impl Fn() + Clone + Send + Sync + 'static) -> Client {
     let namespace = client.default_namespace().to_owned();
     let service = service_fn(move |request: Request<Body>| {

@@ -1,4 +1,4 @@
-//! Finds a kind by the words that people use for it: its name, its plural, its singular, a short name.
+//! Finds a kind by any of its names, as kubectl does: kind, plural, singular or short name.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIResource, APIResourceList};
 use tholepin_core::{CallError, ErrorChain};
@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::{KubernetesApi, error::REQUEST_DEADLINE};
 
-/// A kind that a word names.
+/// A kind that was found by one of its names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedKind {
     /// The kind.
@@ -17,12 +17,13 @@ pub struct NamedKind {
 }
 
 impl KubernetesApi {
-    /// The one among these kinds that a word names, as kubectl takes it: `rediscluster`,
-    /// `redisclusters`, `RedisCluster`, a short name, each also with `.GROUP` or `.VERSION.GROUP`.
+    /// Returns the one among these kinds that has a name, in kubectl's forms: `rediscluster`,
+    /// `redisclusters`, `RedisCluster` or a short name, each also with `.GROUP` or `.VERSION.GROUP`. Returns
+    /// `None` if no kind has the name.
     ///
     /// # Errors
     ///
-    /// Fails if the API server cannot be asked, or if no kind has this name.
+    /// Fails if discovery fails.
     pub async fn find_kind(
         &self,
         word: &str,
@@ -41,11 +42,11 @@ impl KubernetesApi {
         Ok(None)
     }
 
-    /// Whether the objects of a kind are in namespaces.
+    /// Returns true if the objects of a kind are in namespaces.
     ///
     /// # Errors
     ///
-    /// Fails if the API server does not know the kind, or cannot be asked.
+    /// Fails if the API server does not know the kind, or if discovery fails.
     pub async fn is_namespaced(&self, kind: &KindName) -> Result<bool, CallError> {
         Ok(self.served(kind).await?.is_namespaced())
     }
@@ -60,7 +61,7 @@ impl KubernetesApi {
         };
         match timeout(REQUEST_DEADLINE, asked).await {
             Ok(Ok(APIResourceList { resources, .. })) => Ok(resources),
-            // The kind is reconciled and not installed: nothing there has a name.
+            // A plugin reconciles the kind, and its CustomResourceDefinition is not installed.
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(Vec::new()),
             Ok(Err(error)) => {
                 let text = format!("discovery of {api_version}: {}", ErrorChain(&error));
@@ -74,7 +75,7 @@ impl KubernetesApi {
     }
 }
 
-/// The kind that a word names, given what the server serves of its group and version. Pure.
+/// Returns the kind that has a name, among the resources that the server serves in its group and version.
 fn named<'a>(
     word: &str,
     mut kinds: impl Iterator<Item = &'a KindName>,

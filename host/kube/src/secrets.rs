@@ -1,15 +1,16 @@
-//! Keeps the clear values of the Secrets in use in memory, so that the host's own connections outlive an
-//! API server that is away.
+//! The clear values of the Secrets in use, in memory, so that the host can open its own connections while the
+//! API server does not answer.
 //!
-//! A Secret is in use once its value was asked for. From then on every state of it that a watch or an
-//! answer shows is kept here before its values are hidden for the store.
+//! A Secret is in use once its value was requested. From then on, every state of it in a watch event or in
+//! the reply to a patch is kept here before its values are replaced by fingerprints for the store.
 //!
 //! Invariants:
 //! - No value is printed: the only `Debug` here shows counts.
 //! - An older state never replaces a newer one of the same object.
-//! - A Secret that a watch reports deleted, or that the server says is missing or not ours to read, is
-//!   dropped at once. There is no other age: a connection may need the value after hours of rest.
-//! - Count and bytes are bounded; the least recently used goes first, which costs one read.
+//! - A Secret is dropped immediately if a watch reports it deleted, or if the server replies that it does not
+//!   exist or that the host may not read it. Entries do not expire otherwise: a connection may need the value
+//!   after hours.
+//! - Count and bytes are bounded; the least recently used Secret is evicted first, which costs one read.
 
 use std::{
     collections::HashMap,
@@ -25,7 +26,7 @@ use crate::{
     fingerprint::is_secret, store::is_newer, subscriptions::lock, template::TemplateValues,
 };
 
-/// How many Secrets are kept, and how many bytes of values. One Secret has at most 1 MiB.
+/// The most Secrets and bytes of values that are kept. One Secret has at most 1 MiB.
 const BOUNDS: SecretCacheLimits = SecretCacheLimits { count_max: 4096, bytes_max: 8 << 20 };
 
 #[derive(Clone, Copy)]
@@ -44,7 +45,7 @@ pub(crate) struct SecretCache {
 struct Inner {
     kept: HashMap<ObjectRef, CachedSecret>,
     bytes: usize,
-    /// Counts the uses, so that the least recent one is known.
+    /// The number of uses so far, by which entries are ordered for eviction.
     uses: u64,
 }
 
@@ -63,8 +64,7 @@ impl Default for SecretCache {
 }
 
 impl SecretCache {
-    /// Takes in a state of a Secret that was read for its values, which puts it in use. Gives its
-    /// values.
+    /// Stores a Secret that was read for its values, which puts it in use, and returns the values.
     pub(crate) fn read(&self, secret: &Value) -> Arc<TemplateValues> {
         let values = Arc::new(decoded(secret));
         if let Ok(meta) = ObjectMeta::of(secret) {
@@ -75,7 +75,7 @@ impl SecretCache {
         values
     }
 
-    /// Takes in a state of any object that a watch or an answer showed; kept of a Secret in use only.
+    /// Stores the state of an object from a watch or a reply if it is a Secret in use; ignores other objects.
     pub(crate) fn saw(&self, object: &Value) {
         if !is_secret(object) {
             return;
@@ -85,7 +85,7 @@ impl SecretCache {
         if let Some(used) = inner.kept.get(&meta.object).map(|kept| kept.used) {
             let secret = meta.object.clone();
             inner.put(meta, Arc::new(decoded(object)));
-            // A change is no use.
+            // A change of the Secret does not count as a use.
             if let Some(kept) = inner.kept.get_mut(&secret) {
                 kept.used = used;
             }
@@ -93,12 +93,12 @@ impl SecretCache {
         }
     }
 
-    /// Drops a Secret that is gone, or that may not be read.
+    /// Drops a Secret that was deleted, or that the host may not read.
     pub(crate) fn forget(&self, secret: &ObjectRef) {
         lock(&self.inner).take(secret);
     }
 
-    /// Drops every Secret that is gone.
+    /// Drops every Secret that was deleted.
     pub(crate) fn forget_gone(&self, is_gone: impl Fn(&ObjectRef) -> bool) {
         let mut inner = lock(&self.inner);
         let gone: Vec<_> = inner.kept.keys().filter(|secret| is_gone(secret)).cloned().collect();
@@ -107,12 +107,12 @@ impl SecretCache {
         }
     }
 
-    /// The values of a Secret as they were seen last.
+    /// Returns the last known values of a Secret.
     pub(crate) fn last(&self, secret: &ObjectRef) -> Option<Arc<TemplateValues>> {
         lock(&self.inner).used(secret).map(|kept| kept.values.clone())
     }
 
-    /// The values of a Secret if they are those of this state, or of a later one of the same object.
+    /// Returns the values of a Secret if they belong to this state, or to a later one of the same object.
     pub(crate) fn of(&self, state: &ObjectMeta) -> Option<Arc<TemplateValues>> {
         let mut inner = lock(&self.inner);
         let kept = inner.used(&state.object)?;
@@ -159,7 +159,7 @@ impl Inner {
     }
 }
 
-/// Says how much is kept, and nothing of it.
+/// Prints how many Secrets and bytes are kept, and no value.
 impl fmt::Debug for SecretCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = lock(&self.inner);
@@ -167,7 +167,7 @@ impl fmt::Debug for SecretCache {
     }
 }
 
-/// The clear values of a Secret.
+/// Decodes the values of a Secret. Entries that are not base64 are left out.
 pub(crate) fn decoded(secret: &Value) -> TemplateValues {
     let entries = secret.get("data").and_then(Value::as_object).into_iter().flatten();
     let decoded = entries
@@ -245,7 +245,7 @@ mod tests {
             secrets.read(&secret(name, "1", "12345"));
         }
         check(&secrets, "a", Some("12345"));
-        // A change is no use: `b` is still the one that nobody asked for.
+        // A change does not count as a use: `b` is still the least recently used.
         secrets.saw(&secret("b", "2", "1"));
         secrets.read(&secret("d", "1", "12345"));
         check(&secrets, "b", None);

@@ -1,5 +1,5 @@
-//! What the host itself leaves on a reconciled object, or keeps about it: its conditions, finalizers,
-//! and the last spec that a plugin accepted.
+//! Writes what the host itself keeps on a reconciled object: its conditions and its finalizers. The last
+//! accepted spec, which is kept beside the object, is written by [`accepted`](crate::accepted).
 
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
@@ -11,11 +11,11 @@ use tholepin_core::{
 
 use crate::KubernetesApi;
 
-/// How often a finalizer is tried again after somebody else changed the object in between.
+/// How often a change of finalizers is sent if another client changes the object in between.
 const ATTEMPTS_MAX: u32 = 4;
 
 impl KubernetesApi {
-    /// The object as the store has it, or as the server has it if the store does not.
+    /// Returns the object from the store, or from the API server if the store does not have it.
     async fn known(&self, object: &ObjectRef) -> Result<Value, CallError> {
         match self.store.get(object) {
             Some(stored) => Ok(stored.value()),
@@ -46,7 +46,7 @@ impl KubernetesApi {
             "metadata": metadata,
             "status": {"conditions": conditions},
         });
-        // The types are reserved, so whoever else wrote them must not have; and `Ready` is among them only
+        // Forced, because no other manager may write the reserved types, and `Ready` is applied here only
         // while no plugin writes it.
         let params = PatchParams::apply(HOST_FIELD_MANAGER).force();
         match self.patch(&object, &Patch::Apply(intent), &params, true).await {
@@ -55,8 +55,8 @@ impl KubernetesApi {
         }
     }
 
-    /// Changes the list of finalizers unless it is as wanted. The patch carries the resource version,
-    /// so that nobody else's finalizer is lost.
+    /// Writes the list of finalizers that `change` returns; does nothing if it returns `None`. The patch
+    /// carries the resource version, so that a finalizer that another client adds meanwhile is not lost.
     async fn change_finalizers(
         &self,
         object: &ObjectRef,
@@ -157,12 +157,12 @@ fn finalizers(object: &Value) -> Vec<String> {
     names.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// The host's conditions as they should be written, or nothing if the object has them. A condition
-/// whose status stays keeps its `lastTransitionTime`.
+/// Returns the list of conditions that the host has to apply, or `None` if the object has them already. A
+/// condition whose status does not change keeps its `lastTransitionTime`.
 ///
-/// Server-side apply takes from an item what its last owner no longer applies. Of a `Ready` that the host
-/// wrote, the plugin owns no status, so the item would become invalid: the host goes on owning it until
-/// the plugin has written it.
+/// A `Ready` that the host wrote stays in the list until the plugin has written it. Server-side apply removes
+/// a field when its last owner no longer applies it. The plugin does not own the `status` of such a `Ready`,
+/// so without the host the item would lose this required field and become invalid.
 fn next_conditions(object: &Value, wanted: &[HostCondition], now: &str) -> Option<Vec<Value>> {
     let all = object.pointer("/status/conditions").and_then(Value::as_array);
     let all: Vec<&Value> = all.into_iter().flatten().collect();
@@ -186,8 +186,8 @@ fn next_conditions(object: &Value, wanted: &[HostCondition], now: &str) -> Optio
     (!same).then_some(next)
 }
 
-/// Whether two conditions agree in everything that we write. A condition is an item of a list with keys,
-/// so others may add members to it, which no write of ours removes.
+/// Returns true if two conditions agree in every field that the host writes. Other managers may add fields
+/// to an item of this map list, and an apply of the host does not remove those.
 fn says_the_same(one: &Value, other: &Value) -> bool {
     const WRITTEN: [&str; 6] =
         ["type", "status", "reason", "message", "lastTransitionTime", "observedGeneration"];

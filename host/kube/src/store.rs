@@ -1,16 +1,16 @@
-//! The local copy of everything that is watched.
+//! The local copy of all watched objects.
 //!
 //! ```text
-//! watches ─► Store ─► view(): one revision, in O(1) ─► gate, controller
-//!              └────► changes, one per object ───────► controller
+//! watches ─► ObjectStore ─► view(): one revision, in O(1) ─► gate, controller
+//!                   └─────► changes(), one per object ─────► controller
 //! ```
 //!
 //! Invariants:
-//! - Only watches and answers to our own writes change the store; an older state never replaces a
-//!   newer one, and an answer never brings back what a watch saw deleted.
-//! - An object stays as long as at least one watch sees it.
+//! - Only watches and the replies to the host's own writes change the store. An older state never replaces a
+//!   newer one, and a reply never restores an object that a watch reported as deleted.
+//! - An object stays while at least one watch sees it.
 //! - A view never changes.
-//! - No Secret value is in it: fingerprints are made before an object comes here.
+//! - The store has no Secret values: they are replaced by fingerprints before an object is stored.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -31,46 +31,46 @@ use crate::{
     view::{StoreSnapshot, StoreTables},
 };
 
-/// How many deleted objects are remembered, so that a late answer does not bring one back.
+/// How many deleted objects are remembered, so that a late reply to a write does not restore one.
 const GRAVES_MAX: usize = 4096;
 
-/// Names one watch to the store.
+/// Identifies one watch in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct WatchId(pub(crate) u64);
 
-/// The store.
+/// The local copy of all watched objects, with the readers of its changes.
 #[derive(Default)]
 pub(crate) struct ObjectStore {
     inner: Mutex<Inner>,
     readers: ChangeBroadcaster,
-    /// What was applied to the objects of the store; it goes with them.
+    /// The last applies to objects of the store. The entries of an object are removed with it.
     pub(crate) applied: ApplyCache,
 }
 
 #[derive(Default)]
 struct Inner {
     tables: StoreTables,
-    /// Which watches see an object.
+    /// The watches that see each object.
     seen_by: HashMap<ObjectRef, BTreeSet<WatchId>>,
-    /// What a watch that lists anew has met so far.
+    /// The objects that were listed so far, for each watch that is listing.
     relisting: HashMap<WatchId, HashSet<ObjectRef>>,
-    /// Watches that have been listed.
+    /// The watches that have listed their objects.
     following: BTreeMap<WatchId, WatchScope>,
     graves: DeletedUids,
 }
 
 impl ObjectStore {
-    /// The store as it is now.
+    /// Returns the current revision of the store.
     pub(crate) fn view(&self) -> Arc<dyn StoreView> {
         Arc::new(StoreSnapshot::new(lock(&self.inner).tables.clone()))
     }
 
-    /// One object as it is now, unparsed.
+    /// Returns one object of the current revision, unparsed.
     pub(crate) fn get(&self, object: &ObjectRef) -> Option<StoredObject> {
         lock(&self.inner).tables.get(object).cloned()
     }
 
-    /// Whether an object is known to be gone: a watch that has been listed would see it, and does not.
+    /// Returns true if an object is known not to exist: a watch that has listed would see it, and does not.
     pub(crate) fn is_gone(&self, object: &ObjectRef) -> bool {
         let inner = lock(&self.inner);
         let sees_all = |scope: &WatchScope| {
@@ -81,27 +81,28 @@ impl ObjectStore {
         inner.tables.get(object).is_none() && inner.following.values().any(sees_all)
     }
 
-    /// Begins to read changes.
+    /// Subscribes to the changes of the store.
     pub(crate) fn changes(&self) -> Box<dyn StoreSubscription> {
         self.readers.subscribe()
     }
 
-    /// A watch that had failed follows again.
+    /// Notifies the readers that a watch that had failed follows again.
     pub(crate) fn resumed(&self) {
         self.readers.resume();
     }
 
-    /// Ends all readers of changes.
+    /// Ends the subscriptions of all readers.
     pub(crate) fn end(&self) {
         self.readers.end();
     }
 
-    /// A watch begins to list.
+    /// Records that a watch begins to list.
     pub(crate) fn list_begins(&self, watch: WatchId) {
         lock(&self.inner).relisting.insert(watch, HashSet::new());
     }
 
-    /// A watch has listed everything: what it saw before and did not meet again is gone.
+    /// Records that a watch has listed all its objects, and removes those that it saw before and that are not
+    /// in the list.
     pub(crate) fn list_ends(&self, watch: WatchId, scope: &WatchScope) {
         let mut inner = lock(&self.inner);
         let met = inner.relisting.remove(&watch).unwrap_or_default();
@@ -113,7 +114,7 @@ impl ObjectStore {
         inner.cover();
     }
 
-    /// A watch saw an object.
+    /// Stores an object that a watch reported.
     pub(crate) fn saw(&self, watch: WatchId, object: StoredObject) {
         let mut inner = lock(&self.inner);
         let reference = object.meta().object.clone();
@@ -121,7 +122,8 @@ impl ObjectStore {
         self.put(&mut inner, object);
     }
 
-    /// A watch saw an object go, or leave its selector.
+    /// Removes an object that a watch reported as deleted, which is also how it reports an object that no
+    /// longer matches its selector. Does nothing if the store has another object of this name.
     pub(crate) fn saw_go(&self, watch: WatchId, object: &StoredObject) {
         let mut inner = lock(&self.inner);
         let reference = &object.meta().object;
@@ -131,8 +133,7 @@ impl ObjectStore {
         }
     }
 
-    /// The server answered a write with this object: it enters if a watch will follow it, and if it
-    /// is newer.
+    /// Stores the reply to a write if a watch follows the object and if it is newer than the stored state.
     pub(crate) fn wrote(&self, object: StoredObject) {
         let mut inner = lock(&self.inner);
         if inner.graves.contains(&object.meta().uid) {
@@ -143,7 +144,7 @@ impl ObjectStore {
         self.put(&mut inner, object);
     }
 
-    /// A watch has ended, or its kind is gone: what nobody else sees is gone.
+    /// Removes a watch that ended, or whose kind no longer exists, and the objects that no other watch sees.
     pub(crate) fn forget(&self, watch: WatchId) {
         let mut inner = lock(&self.inner);
         inner.relisting.remove(&watch);
@@ -196,7 +197,7 @@ impl Inner {
         sees.map(|(object, _)| object.clone())
     }
 
-    /// A listed watch whose scope this object is in.
+    /// Returns a watch that has listed and whose scope includes the object.
     fn follower(&self, object: &StoredObject) -> Option<WatchId> {
         let meta = object.meta();
         let holds = |scope: &WatchScope| {
@@ -208,7 +209,7 @@ impl Inner {
         self.following.iter().find(|(_, scope)| holds(scope)).map(|(watch, _)| *watch)
     }
 
-    /// Computes which kinds are watched whole.
+    /// Computes which kinds are watched in all namespaces and without a selector.
     fn cover(&mut self) {
         let whole = |scope: &&WatchScope| scope.namespace.is_empty() && scope.selector.is_empty();
         let kinds: BTreeSet<KindName> =
@@ -217,9 +218,9 @@ impl Inner {
     }
 }
 
-/// Whether a resource version is newer than another of an object of the same name. They are numbers that
-/// grow, over all objects of a kind (a promise of Kubernetes since 1.35, and true long before); where
-/// one is none, what arrives later counts as newer.
+/// Returns true if a resource version is newer than another of an object of the same name. Resource versions
+/// are numbers that grow over all objects of a kind (Kubernetes guarantees it since 1.35; it was true long
+/// before). If one is not a number, the later arrival counts as newer.
 pub(crate) fn is_newer(candidate: &str, known: &str) -> bool {
     match (candidate.parse::<u64>(), known.parse::<u64>()) {
         (Ok(candidate), Ok(known)) => candidate > known,
@@ -227,7 +228,7 @@ pub(crate) fn is_newer(candidate: &str, known: &str) -> bool {
     }
 }
 
-/// The uids deleted last.
+/// The uids of the objects deleted last, [`GRAVES_MAX`] at most.
 #[derive(Default)]
 struct DeletedUids {
     order: VecDeque<String>,

@@ -1,8 +1,9 @@
-//! Tells readers what changed in the store, without ever waiting for them.
+//! Publishes the changes of the store to its readers.
 //!
 //! Invariants:
-//! - A reader's backlog holds each object at most once: two changes of one object become one.
-//! - A backlog is bounded: a reader that is too far behind is told to look at everything.
+//! - The backlog of a reader holds each object at most once: two changes of one object are merged.
+//! - A backlog is bounded: a reader that is too far behind gets `StoreEvent::Overflowed`, after which it must
+//!   read the whole store.
 //! - The store never waits for a reader.
 
 use std::{
@@ -16,16 +17,16 @@ use tholepin_core::{
 };
 use tokio::sync::Notify;
 
-/// The most objects that wait for one reader.
+/// The most objects in the backlog of one reader.
 const BACKLOG_MAX: usize = 65_536;
 
-/// The writing end: the store's.
+/// The writing end, which the store owns.
 #[derive(Default)]
 pub(crate) struct ChangeBroadcaster {
     readers: Mutex<Vec<Weak<ReaderBacklog>>>,
 }
 
-/// What one reader has not read yet.
+/// The changes that one reader has not read yet.
 pub(crate) struct ReaderBacklog {
     waiting: Mutex<WaitingReader>,
     notify: Notify,
@@ -45,7 +46,7 @@ struct WaitingReader {
 struct ChangeReader(Arc<ReaderBacklog>);
 
 impl ChangeBroadcaster {
-    /// Begins to read.
+    /// Adds a reader.
     pub(crate) fn subscribe(&self) -> Box<dyn StoreSubscription> {
         Box::new(ChangeReader(self.backlog(BACKLOG_MAX)))
     }
@@ -59,14 +60,14 @@ impl ChangeBroadcaster {
         backlog
     }
 
-    /// Tells every reader of a change.
+    /// Adds a change to the backlog of every reader.
     pub(crate) fn publish(&self, change: &StoreChange) {
         for reader in lock(&self.readers).iter().filter_map(Weak::upgrade) {
             reader.push(change.clone());
         }
     }
 
-    /// Tells every reader that a watch follows again.
+    /// Notifies every reader that a watch that had failed follows again.
     pub(crate) fn resume(&self) {
         for reader in lock(&self.readers).iter().filter_map(Weak::upgrade) {
             lock(&reader.waiting).resumed = true;
@@ -74,7 +75,7 @@ impl ChangeBroadcaster {
         }
     }
 
-    /// Tells every reader that nothing more comes.
+    /// Ends the stream of every reader.
     pub(crate) fn end(&self) {
         for reader in lock(&self.readers).iter().filter_map(Weak::upgrade) {
             lock(&reader.waiting).ended = true;
@@ -99,7 +100,7 @@ impl ReaderBacklog {
         self.notify.notify_one();
     }
 
-    /// The next event; `Err` means that there is none yet, or none ever.
+    /// Takes the next event. `Err` means that there is none yet, or that the stream has ended.
     fn pop(&self) -> Result<StoreEvent, StreamEnd> {
         let mut waiting = lock(&self.waiting);
         if std::mem::take(&mut waiting.overflowed) {
@@ -110,7 +111,7 @@ impl ReaderBacklog {
                 return Ok(StoreEvent::Changed(Box::new(change)));
             }
         }
-        // After the changes that it brought, so that what is tried again sees them.
+        // After the changes that the watch brought, so that calls that are retried see those changes.
         if std::mem::take(&mut waiting.resumed) {
             return Ok(StoreEvent::Resumed);
         }
@@ -118,7 +119,7 @@ impl ReaderBacklog {
     }
 }
 
-/// Whether no event will come any more.
+/// There is no event in the backlog; true if no event will follow.
 struct StreamEnd(bool);
 
 impl StoreSubscription for ChangeReader {
@@ -135,7 +136,7 @@ impl StoreSubscription for ChangeReader {
     }
 }
 
-/// A poisoned lock is taken as it is: every change under it leaves whole values.
+/// Locks a mutex. Ignores poisoning, because every change under these locks leaves a consistent value.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
-//! Fills `${secret:NAME/KEY}` and `${random:N}` in the values of a Secret that a plugin applies.
+//! Fills the templates `${secret:NAME/KEY}` and `${random:N}` in the values of a Secret that a plugin applies.
 //!
-//! Pure but for the random characters. It runs behind the recorder, so that a recording, a plan and a
-//! log hold the template and never the value.
+//! The functions are pure except for the random characters. Templates are filled after the gate has recorded
+//! the call, so that recordings, plans and logs contain the template and never the value.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,12 +19,12 @@ const RANDOM_MAX: usize = 1024;
 /// Clear values by key; never printed.
 pub(crate) type TemplateValues = BTreeMap<String, Vec<u8>>;
 
-/// What the templates of an intent need.
+/// The inputs that the templates of an intent need.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct TemplateRequirements {
-    /// Secrets of the same namespace.
+    /// The names of Secrets in the same namespace.
     pub(crate) secrets: BTreeSet<String>,
-    /// Whether anything is made at random.
+    /// Whether a template asks for random characters.
     pub(crate) random: bool,
 }
 
@@ -34,12 +34,12 @@ impl TemplateRequirements {
     }
 }
 
-/// What the templates are filled from.
+/// The inputs that the templates are filled from.
 #[derive(Default)]
 pub(crate) struct TemplateSources {
-    /// The values of the Secrets named.
+    /// The values of each Secret that a template names.
     pub(crate) secrets: BTreeMap<String, Arc<TemplateValues>>,
-    /// The values that the Secret itself has now.
+    /// The current values of the Secret that is applied.
     pub(crate) stored: TemplateValues,
 }
 
@@ -49,11 +49,11 @@ enum TemplatePart<'a> {
     Random(usize),
 }
 
-/// Reads what the templates in `stringData` need.
+/// Returns the inputs that the templates in `stringData` need.
 ///
 /// # Errors
 ///
-/// Fails on a template that is none of ours.
+/// Fails if a template is malformed or of an unknown kind.
 pub(crate) fn wants(intent: &Value) -> Result<TemplateRequirements, CallError> {
     let mut wants = TemplateRequirements::default();
     for (_, text) in texts(intent) {
@@ -70,11 +70,12 @@ pub(crate) fn wants(intent: &Value) -> Result<TemplateRequirements, CallError> {
     Ok(wants)
 }
 
-/// Replaces the templates: what was `stringData` with a template becomes `data`.
+/// Fills the templates: each entry of `stringData` with a template moves to `data` with its value. A value
+/// with random characters keeps the stored value of its key, if there is one.
 ///
 /// # Errors
 ///
-/// Fails if a Secret lacks the key.
+/// Fails if a Secret does not have the key that a template names.
 pub(crate) fn fill(intent: &mut Value, sources: &TemplateSources) -> Result<(), CallError> {
     let mut filled = Map::new();
     for (key, text) in texts(intent) {
@@ -99,7 +100,7 @@ pub(crate) fn fill(intent: &mut Value, sources: &TemplateSources) -> Result<(), 
     Ok(())
 }
 
-/// The values that hold a template.
+/// Returns the entries of `stringData` that contain a template.
 fn texts(intent: &Value) -> impl Iterator<Item = (&str, &str)> {
     let entries = intent.get("stringData").and_then(Value::as_object).into_iter().flatten();
     let texts = entries.filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)));
@@ -135,7 +136,7 @@ fn part(inside: &str) -> Result<TemplatePart<'_>, CallError> {
 
 fn unknown(inside: &str) -> CallError {
     CallError::Invalid(format!(
-        "`${{{inside}` is no template: use `${{secret:NAME/KEY}}` or `${{random:N}}` with N from 1 \
+        "`${{{inside}` is not a template: use `${{secret:NAME/KEY}}` or `${{random:N}}` with N from 1 \
          to {RANDOM_MAX}"
     ))
 }

@@ -1,9 +1,9 @@
-//! One revision of the store: persistent maps, so that a view costs a few reference counts whatever
-//! the store holds, and a pass' own writes can be laid over it.
+//! One revision of the store, in persistent maps: taking a view costs a few reference counts whatever the
+//! size of the store, and the writes of one reconcile can be added to its own view.
 //!
-//! What an object belongs to is looked up in one index: its controlling owner, and each of its labels. A
-//! selector without any `key=value`, or over all namespaces, walks the parsed metadata of a kind. Neither
-//! touches a body that does not match.
+//! One index holds each object under its controlling owner and under each of its labels. A selector without
+//! any `key=value`, or over all namespaces, scans the parsed metadata of all objects of the kind. Neither
+//! parses the body of an object that does not match.
 
 use std::{
     cmp::Ordering,
@@ -21,7 +21,7 @@ use tracing::warn;
 
 use crate::selector;
 
-/// The objects and their indexes. A copy is cheap and independent.
+/// The objects and their index. A clone is cheap, and changes to it do not affect the original.
 #[derive(Clone, Default)]
 pub(crate) struct StoreTables {
     objects: RedBlackTreeMapSync<ObjectRef, StoredObject>,
@@ -56,7 +56,7 @@ impl StoreTables {
         self.covered = Arc::new(kinds);
     }
 
-    /// The objects of a kind in order of namespace and name.
+    /// Returns the objects of a kind, ordered by namespace and name. An empty namespace means all.
     fn of_kind<'a>(
         &'a self,
         kind: &'a KindName,
@@ -73,14 +73,15 @@ impl StoreTables {
 }
 
 impl StoreTables {
-    /// The objects that are under a term of the index, and now and then one that is not.
+    /// Returns the objects under a term of the index. Terms are hashes, so that the result can hold an object
+    /// that does not belong there; the caller checks.
     fn under(&self, term: u64) -> impl Iterator<Item = &StoredObject> {
         let entries = self.index.range(IndexEntry { term, object: None }..);
         let entries = entries.take_while(move |entry| entry.term == term);
         entries.filter_map(|entry| self.objects.get(&entry.object.as_ref()?.object))
     }
 
-    /// The objects of a kind among which all are that fulfil these requirements.
+    /// Returns objects of a kind that include all those that fulfil the requirements; the caller filters.
     fn candidates<'a>(
         &'a self,
         kind: &'a KindName,
@@ -103,11 +104,11 @@ impl StoreTables {
     }
 }
 
-/// An object under one of its terms. Terms are hashes: two that are equal by chance cost a look.
+/// An object under one of its terms. Terms are hashes: a collision costs one check more.
 #[derive(Clone)]
 struct IndexEntry {
     term: u64,
-    /// None stands before all objects.
+    /// `None` sorts before all objects of the term, and so is the start of a range.
     object: Option<Arc<ObjectMeta>>,
 }
 
@@ -160,7 +161,7 @@ fn term(of: impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// One revision, possibly with a pass' own writes laid over it.
+/// One revision of the store, possibly with the writes of one reconcile added.
 pub(crate) struct StoreSnapshot {
     tables: StoreTables,
 }
@@ -213,8 +214,8 @@ impl StoreView for StoreSnapshot {
         let mut tables = self.tables.clone();
         match StoredObject::new(object) {
             Ok(object) => tables.insert(object),
-            // Only a server's answer comes here, and it always has an identity.
-            Err(error) => warn!(%error, "an object without identity was left out of a view"),
+            // Only replies of the API server come here, and they always have kind, name and uid.
+            Err(error) => warn!(%error, "an object without identity is missing in a view"),
         }
         Arc::new(Self { tables })
     }

@@ -1,5 +1,5 @@
-//! Writes of whole objects: what the host keeps for itself is created or replaced, never merged by the
-//! server, so that a second host notices the first.
+//! Writes of whole objects. The objects that the host keeps for itself are created or replaced and never
+//! merged by the server, so that a write fails with a conflict if a second host wrote the object.
 
 use kube::api::PostParams;
 use serde_json::Value;
@@ -30,7 +30,7 @@ impl KubernetesApi {
         let (reference, raw) = whole(&object)?;
         let version = object.pointer("/metadata/resourceVersion").and_then(Value::as_str);
         if version.is_none_or(str::is_empty) {
-            let text = format!("{reference} would be replaced whatever version it has");
+            let text = format!("cannot replace {reference}: metadata.resourceVersion is missing");
             return Err(CallError::Invalid(text));
         }
         let served = self.served(&reference.kind).await?;

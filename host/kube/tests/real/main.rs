@@ -1,4 +1,4 @@
-//! The port to Kubernetes against a real server: the embedded one, over TLS.
+//! Tests of the Kubernetes port against the embedded API server, over TLS.
 #![cfg(test)]
 
 mod bench;
@@ -124,7 +124,7 @@ async fn an_apply_that_would_change_nothing_is_not_sent() {
     bench.end().await;
 }
 
-/// A change of one object by somebody else, as `kubectl patch --type=merge` makes it.
+/// Changes one object as `kubectl patch --type=merge` does, and waits until the watch has reported it.
 async fn edit(bench: &KubeFixture, object: &ObjectRef, patch: Value) -> Value {
     let kubectl = "kubectl-patch".to_owned();
     let edited = bench.api.merge_patch(object.clone(), patch, kubectl, false).await.unwrap();
@@ -147,7 +147,7 @@ async fn a_hand_edit_of_a_selector_is_undone() {
     let made = bench.api.apply(forced()).await.unwrap();
     assert_eq!(made["spec"]["ports"][0]["protocol"], "TCP", "the server answers with its defaults");
 
-    // A selector is one value, which is ours. What we do not name is somebody else's and stays.
+    // The selector is one atomic value, which the intent owns. Fields that it does not name stay as edited.
     for (patch, pointer, expected) in [
         (json!({"spec": {"selector": {"typo": "1"}}}), "/spec/selector", json!({"app": "a"})),
         (json!({"spec": {"selector": {"app": "b"}}}), "/spec/selector", json!({"app": "a"})),
@@ -167,7 +167,7 @@ async fn a_hand_edit_of_a_selector_is_undone() {
         assert_eq!(
             version(&back) != version(&edited),
             is_ours,
-            "{patch}: what is ours is put back"
+            "{patch}: a field of the intent is restored"
         );
         for _ in 0..2 {
             let again = bench.api.apply(forced()).await.unwrap();
@@ -360,7 +360,7 @@ async fn the_hosts_conditions_stand_beside_the_plugins() {
     bench.end().await;
 }
 
-/// Who owns what of the condition `Ready`: each manager with the fields that it owns.
+/// Returns each field manager that owns fields of the condition `Ready`, with these fields.
 async fn owners_of_ready(bench: &KubeFixture, object: &str) -> Vec<(String, Vec<String>)> {
     let managed = bench.managed_fields("test.tholepin.dev/v1", "things", object).await;
     let fields_of = |entry: &Value| -> Vec<String> {
@@ -384,7 +384,7 @@ async fn ready_is_taken_by_force_and_is_the_plugins_alone_afterwards() {
     let thing = json!({"apiVersion": "test.tholepin.dev/v1", "kind": "Thing",
         "metadata": {"namespace": "default", "name": "a"}});
     bench.apply(thing.clone()).await;
-    // The generation is that of the host's condition: a field that both own then.
+    // The same generation as in the host's condition, so that both managers own this field.
     let ready = json!({"type": "Ready", "status": "True", "reason": "AsWanted", "message": "well",
         "lastTransitionTime": "2026-01-01T00:00:00Z", "observedGeneration": 1});
     let mut reported = thing;
@@ -403,13 +403,13 @@ async fn ready_is_taken_by_force_and_is_the_plugins_alone_afterwards() {
     let taken = bench.api.get(a.clone()).await.unwrap();
     assert_eq!(ready_of(&taken)["status"], "Unknown");
 
-    // The plugin is called again and fails before it reports: the condition stays whole.
+    // The plugin is called again and fails before it writes its status: the condition keeps all its fields.
     set(vec![said(Reason::Failed)]).await.unwrap();
     let kept = bench.api.get(a.clone()).await.unwrap();
     assert_eq!(ready_of(&kept), ready_of(&taken));
     assert_eq!(bench.api.apply(report()).await.unwrap_err().reason(), "Conflict");
 
-    // What it reported last it reports again, by force: it must be sent.
+    // The plugin forces the status that it applied last: the apply cache must not skip this.
     bench.api.apply(ApplyRequest { force: true, ..report() }).await.unwrap();
     set(Vec::new()).await.unwrap();
     let given_back = bench.api.get(a).await.unwrap();
@@ -432,7 +432,7 @@ async fn an_accepted_spec_is_kept_once_and_outlives_the_host() {
     let keep = |accepted| bench.api.keep_accepted_spec(a.clone(), uid.to_owned(), accepted);
     let read = || bench.api.accepted_spec(a.clone(), uid.to_owned());
     assert_eq!(read().await.unwrap(), None);
-    // Two hosts at once.
+    // As two hosts would do concurrently.
     let first = accepted(1, "{\"spec\":1}");
     let (one, other) = tokio::join!(keep(first.clone()), keep(first.clone()));
     one.unwrap();
@@ -460,7 +460,7 @@ async fn finalizers_keep_each_other_and_delay_a_deletion() {
     let a = reference(maps, "a");
     let made = bench.apply(config_map("a", json!({}))).await;
     let (one, other) = ("tholepin.dev/one".to_owned(), "tholepin.dev/other".to_owned());
-    // Both begin with the same cached state; the one that comes second meets a conflict and repeats.
+    // Both start from the same cached state; the second one gets a conflict and is retried.
     let (first, second) = tokio::join!(
         bench.api.add_finalizer(a.clone(), one.clone()),
         bench.api.add_finalizer(a.clone(), other.clone())

@@ -1,4 +1,4 @@
-//! Clear values of Secrets: served from memory while a watch follows them, and while the server is away.
+//! Clear values of Secrets: served from memory while a watch follows them, and while the server is stopped.
 
 use serde_json::{Value, json};
 use tholepin_core::{
