@@ -1,4 +1,4 @@
-//! Has cargo build a plugin's project, and finds the component that came out.
+//! Builds a plugin's project with cargo, and finds the component among cargo's artifacts.
 
 use std::{
     env,
@@ -22,51 +22,52 @@ use crate::{
     stderr::note,
 };
 
-/// How long cargo may take to say what a project is.
+/// How long `cargo metadata` may take.
 const METADATA_DEADLINE: Duration = Duration::from_secs(30);
-/// What plugins are compiled for.
+/// The compilation target of plugins.
 const TARGET: &str = "wasm32-wasip2";
-/// The variable by which cargo is told its target directory.
+/// The environment variable that names cargo's target directory.
 const TARGET_DIRECTORY_VARIABLE: &str = "CARGO_TARGET_DIR";
 
-/// What came out of a build.
+/// The result of a build.
 #[derive(Clone, Debug)]
 pub struct BuildOutput {
     /// The component's file.
     pub component: PathBuf,
-    /// How long cargo took.
+    /// How long the build took, including the wait for other builds.
     pub took: Duration,
 }
 
-/// Has cargo build projects.
+/// Builds and tests projects with cargo.
 #[derive(Clone, Debug)]
 pub struct ProjectBuilder {
-    /// Holds the target directories that projects share.
+    /// The directory of the target directories that projects share.
     shared: PathBuf,
     /// The target directory that the user named with `CARGO_TARGET_DIR`.
     named: Option<OsString>,
 }
 
 impl ProjectBuilder {
-    /// Uses a directory of this user's for what projects share, unless the user has `named` a target directory.
+    /// Lets projects share target directories below the user's cache directory, unless the user has `named` a target
+    /// directory.
     #[must_use]
     pub fn new(cache: &Path, named: Option<OsString>) -> Self {
         let named = named.filter(|named| !named.is_empty());
         Self { shared: cache.join("plugin-builds"), named }
     }
 
-    /// Builds the component of the project in a directory. Cargo's own words go to stderr.
+    /// Builds the component of the project in a directory. Cargo's messages go to stderr.
     ///
     /// # Errors
     ///
-    /// Fails if the directory holds no project, or if cargo does not make a component of it.
+    /// Fails if the directory contains no project, or if cargo builds no component from it.
     pub async fn build(&self, directory: &Path) -> Result<BuildOutput, BuildError> {
         let manifest = manifest(directory)?;
         let start = Instant::now();
         let place = self.place(directory, &manifest).await?;
         place.tell_if_first(
             TARGET,
-            "the first build compiles what every plugin uses: about two minutes",
+            "the first build compiles the crates that every plugin uses: about two minutes",
         );
         let mut command = self.cargo(directory, &place);
         command.args(["build", "--profile", "plugin", "--target", TARGET]);
@@ -88,17 +89,17 @@ impl ProjectBuilder {
         Ok(BuildOutput { component, took: start.elapsed() })
     }
 
-    /// Runs the native tests of the project in a directory. Cargo's own words go to stdout and stderr.
+    /// Runs the native tests of the project in a directory. Cargo's output goes to stdout and stderr.
     ///
     /// # Errors
     ///
-    /// Fails if the directory holds no project, or if a test fails.
+    /// Fails if the directory contains no project, or if a test fails.
     pub async fn test(&self, directory: &Path) -> Result<(), BuildError> {
         let manifest = manifest(directory)?;
         let place = self.place(directory, &manifest).await?;
         place.tell_if_first(
             "debug",
-            "the first test compiles what every plugin uses: about a minute",
+            "the first test compiles the crates that every plugin uses: about a minute",
         );
         let mut command = self.cargo(directory, &place);
         let mut child = command.arg("test").spawn().map_err(BuildError::Start)?;
@@ -107,10 +108,10 @@ impl ProjectBuilder {
         succeeded("test", status)
     }
 
-    /// Finds out where cargo builds a project.
+    /// Decides where cargo builds a project. Takes the lock of the shared directory if the project shares one.
     async fn place(&self, directory: &Path, manifest: &Path) -> Result<BuildDirectory, BuildError> {
         let Some(metadata) = self.metadata(directory).await else {
-            // Cargo will say what is wrong when it is to build.
+            // The build will fail, and cargo then reports what is wrong.
             return Ok(BuildDirectory::default());
         };
         let sharer = SharedBuild::of(&metadata, manifest).filter(|_| self.named.is_none());
@@ -123,7 +124,7 @@ impl ProjectBuilder {
         Ok(BuildDirectory { turn, target })
     }
 
-    /// What cargo knows of a project without looking at what it depends on; nothing if it does not say.
+    /// Reads cargo's metadata of a project without its dependencies; `None` if cargo fails.
     async fn metadata(&self, directory: &Path) -> Option<Value> {
         let mut command = self.cargo(directory, &BuildDirectory::default());
         command.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]);
@@ -131,7 +132,7 @@ impl ProjectBuilder {
         serde_json::from_slice(&output.stdout).ok()
     }
 
-    /// Cargo in a directory. It ends with the value that holds it.
+    /// Returns a cargo command for a directory. Its process is killed when the child is dropped.
     fn cargo(&self, directory: &Path, place: &BuildDirectory) -> Command {
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.current_dir(directory).stdin(Stdio::null()).kill_on_drop(true);
@@ -144,7 +145,7 @@ impl ProjectBuilder {
     }
 }
 
-/// Where a project is built: in a shared directory, or where cargo does it by itself.
+/// Where a project is built: in a shared directory, or in cargo's default one.
 #[derive(Debug, Default)]
 struct BuildDirectory {
     turn: Option<SharedBuildLock>,
@@ -153,7 +154,7 @@ struct BuildDirectory {
 }
 
 impl BuildDirectory {
-    /// Says why it will take long, if cargo has put nothing into this folder of the target directory yet.
+    /// Prints why the build will take long, if this folder of the target directory does not exist yet.
     fn tell_if_first(&self, folder: &str, text: &str) {
         if self.target.as_ref().is_some_and(|target| !target.join(folder).exists()) {
             note(&format!("{text}; later ones take seconds"));
@@ -161,7 +162,8 @@ impl BuildDirectory {
     }
 }
 
-/// Copies a component into its project, while nobody else builds one of this name in the shared directory.
+/// Copies a component from the shared directory into its project. The caller holds the lock, so that no other
+/// project of the same name replaces the component meanwhile.
 fn own_copy(component: &Path, directory: &Path) -> Result<PathBuf, BuildError> {
     let folder = directory.join("target");
     let copy = folder.join(component.file_name().unwrap_or_default());
@@ -181,7 +183,7 @@ fn succeeded(what: &'static str, status: ExitStatus) -> Result<(), BuildError> {
     if status.success() { Ok(()) } else { Err(BuildError::Failed(what)) }
 }
 
-/// Reads cargo's messages to the end, and gives the component of the package with this manifest.
+/// Reads all of cargo's messages, and returns the component of the package with this manifest.
 async fn component(child: &mut Child, manifest: &Path) -> io::Result<Option<PathBuf>> {
     let Some(stdout) = child.stdout.take() else { return Ok(None) };
     let mut lines = BufReader::new(stdout).lines();
@@ -192,7 +194,7 @@ async fn component(child: &mut Child, manifest: &Path) -> io::Result<Option<Path
     Ok(component)
 }
 
-/// The component that a message of cargo's tells of, if it is of this package.
+/// Returns the component that a message of cargo reports, if it belongs to the package with this manifest.
 fn artifact(message: &str, manifest: &Path) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(message).ok()?;
     let text = |field: &str| message.get(field).and_then(Value::as_str);

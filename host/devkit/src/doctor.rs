@@ -1,79 +1,83 @@
-//! Judges a machine: what of it fits, what does not, and what to do. Pure: whoever calls this looks at the machine.
+//! The checks of `tholepin doctor`: from facts about a machine to findings with advice.
+//!
+//! The module is pure; the caller collects the facts.
 
 use serde::Serialize;
 
 /// The oldest minor version of kubectl 1.x that the transcripts and tests use.
 const KUBECTL_MINOR_MIN: u32 = 27;
-/// Files that a local host with a dozen Redis processes has open, with room.
+/// The limit of open files that a local host with a dozen Redis processes needs, with a margin.
 const OPEN_FILES_MIN: u64 = 1024;
-/// Watches and instances of inotify that a host and a `plugin watch` need, with room for the user's editor.
+/// The inotify watches that a host and a `plugin watch` need, with a margin for the user's editor.
 const INOTIFY_WATCHES_MIN: u64 = 1024;
+/// The inotify instances that they need, with the same margin.
 const INOTIFY_INSTANCES_MIN: u64 = 16;
-/// The repositories of images that are Redis engines.
+/// The image repositories of Redis engines.
 const ENGINES: &[&str] = &["redis", "valkey/valkey"];
 
-/// What was seen of a machine. A `Result`'s error says what was seen instead, with the way out if there is one.
+/// The facts about a machine. The error of a `Result` says what was found instead, and how to fix it where the
+/// caller knows.
 #[derive(Clone, Debug)]
 pub struct MachineFacts {
     /// How containers get a private root.
     pub containers: Result<String, String>,
-    /// The programs that stand for images.
+    /// The programs that run in place of images.
     pub programs: Vec<ImageProgram>,
-    /// The first free address for a local host's API server.
+    /// The first free address for the API server of a local host.
     pub address: Result<String, String>,
-    /// How many files a process may have open.
+    /// The limit of open files of a process.
     pub open_files: Option<u64>,
-    /// How many files may be watched.
+    /// The limit of inotify watches.
     pub inotify_watches: Option<u64>,
-    /// How many watchers there may be.
+    /// The limit of inotify instances.
     pub inotify_instances: Option<u64>,
-    /// What `cargo --version` says.
+    /// The output of `cargo --version`.
     pub cargo: Option<String>,
     /// Whether Rust can build for `wasm32-wasip2`.
     pub has_wasm_target: bool,
-    /// What kubectl says of its own version, such as `v1.33.2`.
+    /// The version that kubectl reports for itself, such as `v1.33.2`.
     pub kubectl: Option<String>,
     /// The directory of compiled code.
     pub cache: Result<String, String>,
-    /// The running host of this user, or that there is none.
+    /// The running host of this user, or that none runs.
     pub host: Result<String, String>,
 }
 
-/// A program that stands for an image.
+/// A program that runs in place of an image.
 #[derive(Clone, Debug)]
 pub struct ImageProgram {
-    /// The image, as the table names it.
+    /// The image, as the table of images names it.
     pub image: String,
     /// What was found, or what is missing.
     pub found: Result<String, String>,
 }
 
-/// How good a thing is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FindingLevel {
-    /// As it should be.
+    /// No problem was found.
     Good,
-    /// Something that not everybody uses will not work.
+    /// A feature that only some users need does not work.
     Warning,
-    /// Something that everybody uses will not work.
+    /// A feature that every user needs does not work.
     Bad,
 }
 
-/// What is to be said of one thing.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DoctorFinding {
-    /// Which thing.
+    /// The name of the check.
     pub check: String,
-    /// How good it is.
+    /// The severity.
     pub verdict: FindingLevel,
-    /// What was seen.
+    /// What was found.
     pub seen: String,
     /// What to do; empty if there is nothing to do.
     pub advice: String,
 }
 
-/// Judges everything, in the order in which a newcomer needs it.
+/// Returns the findings of all checks, in the order in which a new user needs them.
 #[must_use]
 pub fn judge(facts: &MachineFacts) -> Vec<DoctorFinding> {
     let MachineFacts {
@@ -123,7 +127,8 @@ pub fn judge(facts: &MachineFacts) -> Vec<DoctorFinding> {
     findings
 }
 
-/// A missing program is bad only if it leaves no engine at all: nobody runs every version.
+/// Checks the programs. A missing engine is a warning while another engine is found, because no user needs every
+/// version.
 fn of_programs(programs: &[ImageProgram]) -> Vec<DoctorFinding> {
     let is_engine = |program: &ImageProgram| {
         ENGINES.iter().any(|repository| program.image.starts_with(&format!("{repository}:")))
@@ -163,7 +168,7 @@ fn of_result(check: &str, result: &Result<String, String>, advice: &str) -> Doct
     }
 }
 
-/// A limit that cannot be read is not known to be too low.
+/// Checks a limit against its minimum. A limit that cannot be read counts as high enough.
 fn at_least(check: &str, limit: Option<u64>, min: u64, command: &str) -> DoctorFinding {
     match limit {
         Some(limit) if limit < min => {
@@ -171,7 +176,7 @@ fn at_least(check: &str, limit: Option<u64>, min: u64, command: &str) -> DoctorF
             finding(check, FindingLevel::Warning, &seen, &format!("run `{command}`"))
         }
         Some(limit) => finding(check, FindingLevel::Good, &limit.to_string(), ""),
-        None => finding(check, FindingLevel::Good, "no limit is told", ""),
+        None => finding(check, FindingLevel::Good, "the limit cannot be read", ""),
     }
 }
 

@@ -1,33 +1,35 @@
-//! Puts a plugin where a host sees it: each file is written aside and renamed, so that nobody reads half of one.
+//! Copies a plugin into the directory of a host. Each file is written under a temporary name and renamed, so that the
+//! host never reads a partial file.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-/// Why a plugin is not where it should be.
+/// Why a plugin could not be installed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InstallError {
-    /// The directory is not there.
-    #[error("`{}` is no directory: start the host with it, or name the one that the host watches with --plugins", .0.display())]
+    /// The directory does not exist.
+    #[error("`{}` is not a directory: start the host with it, or name the one that the host watches with --plugins", .0.display())]
     NoDirectory(PathBuf),
     /// A file cannot be written.
     #[error("cannot write `{}`", path.display())]
     Write {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// Puts component and settings of a plugin into a host's directory. A file that is the same already is left as it
-/// is. The settings go last: a host that sees the component alone waits for them.
+/// Writes the component and the settings of a plugin into the directory of a host. A file whose content is equal
+/// already is not written. The settings are written last, because a host that finds a component without settings
+/// waits for them.
 ///
 /// # Errors
 ///
-/// Fails if the directory is missing or cannot be written.
+/// Fails if the directory does not exist or cannot be written.
 pub fn install(
     directory: &Path,
     name: &str,
@@ -51,7 +53,7 @@ fn put(directory: &Path, file: &str, bytes: &[u8]) -> Result<(), InstallError> {
     let aside = directory.join(format!(".{file}.new"));
     let written = fs::write(&aside, bytes).and_then(|()| fs::rename(&aside, &path));
     written.map_err(|source| {
-        // What was written aside is worth nothing; the error that is told is the first.
+        // The temporary file is useless; an error of its removal would hide the first one.
         fs::remove_file(&aside).ok();
         InstallError::Write { path, source }
     })
@@ -69,7 +71,7 @@ mod tests {
         let inode = |file: &str| fs::metadata(home.path().join(file)).unwrap().ino();
         install(home.path(), "a", b"one", b"yaml").unwrap();
         let (component, settings) = (inode("a.wasm"), inode("a.yaml"));
-        // Held open, so that its inode is not given to its successor.
+        // Held open, so that the file system cannot reuse its inode for the new file.
         let _held = fs::File::open(home.path().join("a.wasm")).unwrap();
         install(home.path(), "a", b"two", b"yaml").unwrap();
         assert_eq!(fs::read(home.path().join("a.wasm")).unwrap(), b"two");

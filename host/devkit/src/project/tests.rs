@@ -1,4 +1,4 @@
-//! What is written is what this tree has, under the names that were asked for.
+//! Tests that the files of a new project are those of this tree under the requested names.
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(tree().join(path)).unwrap()
 }
 
-/// The files under a folder of this tree, dot files left out, by their paths from `start`.
+/// Returns the files under a folder of this tree, without dot files, by their paths relative to `start`.
 fn files_of(folder: &str, start: &str) -> BTreeMap<String, String> {
     let (mut open, mut files) = (vec![tree().join(folder)], BTreeMap::new());
     while let Some(folder) = open.pop() {
@@ -79,8 +79,8 @@ fn no_name_of_the_sample_is_left() {
     assert!(files["example.yaml"].contains("kind: Banner"));
 }
 
-/// Neither a path of the machine that built this program, nor an address to fetch anything from; the lock file
-/// names cargo's own registry in cargo's own words.
+/// A project contains neither a path of the machine that built this program nor a URL. The exception is the lock
+/// file, which names cargo's registry.
 #[test]
 fn what_is_written_names_no_place() {
     let home = env!("CARGO_MANIFEST_DIR").split("/host/").next().unwrap();
@@ -93,7 +93,7 @@ fn what_is_written_names_no_place() {
     }
 }
 
-/// The SDK's `workspace = true` must mean in a project what it means in this tree.
+/// The settings that the SDK inherits with `workspace = true` must be the same in a project as in this tree.
 #[test]
 fn the_sdk_is_built_as_in_this_tree() {
     let root = read("Cargo.toml");
@@ -101,7 +101,7 @@ fn the_sdk_is_built_as_in_this_tree() {
     let settings =
         brought.lines().filter(|line| line.contains(" = ") && !line.starts_with("members"));
     for line in settings {
-        assert!(root.lines().any(|known| known == line), "this tree does not say: {line}");
+        assert!(root.lines().any(|known| known == line), "not in this tree's Cargo.toml: {line}");
     }
     for manifest in ["plugins/sdk/Cargo.toml", "wit/schema/Cargo.toml"] {
         let text = read(manifest);
@@ -136,7 +136,7 @@ fn a_name_that_cannot_be_used_is_refused_with_the_way_out() {
         ("a.b", "lower-case"),
         (&long, "1 to 63"),
         ("1st", "begin with a letter"),
-        ("crate", "Rust's own"),
+        ("crate", "reserved by Rust"),
         ("serde-json", "every plugin uses"),
         ("tholepin-sdk", "every plugin uses"),
     ];

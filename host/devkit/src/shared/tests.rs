@@ -1,4 +1,4 @@
-//! What is shared, by whom, and what is kept.
+//! Tests of which projects share a target directory, and of which directories are kept.
 
 use serde_json::json;
 
@@ -93,7 +93,7 @@ fn the_least_recently_used_goes_and_what_is_in_use_stays() {
     assert_eq!(left, [true, false, true, true, true]);
 }
 
-/// A project that needs nothing and whose component has this text in it.
+/// Writes a project without dependencies whose component contains this text.
 fn project(directory: &Path, text: &str) {
     fs::create_dir_all(directory.join("src")).unwrap();
     let manifest = "[package]\nname = \"twin\"\nedition = \"2024\"\n[lib]\ncrate-type = [\"cdylib\"]\n\
@@ -105,7 +105,7 @@ fn project(directory: &Path, text: &str) {
     );
     let file = directory.join("src/lib.rs");
     fs::write(&file, source).unwrap();
-    // Older than anything that is built: cargo must not go by the time.
+    // Older than any build result, so that cargo cannot notice the other project's source by its time.
     let hour = SystemTime::now() - Duration::from_secs(3600);
     File::options().write(true).open(file).unwrap().set_modified(hour).unwrap();
 }
