@@ -1,6 +1,6 @@
-//! The admin API's listener: loopback only, with a token that is new at each start.
+//! The server of the admin API: on a loopback address, with a token that is new at each start.
 //!
-//! Order of the checks: the `Host` it was sent to, the token, the method, the body.
+//! A request is checked in this order: `Host`, token, method, body.
 
 use std::{
     io,
@@ -31,26 +31,26 @@ use crate::{
     query,
 };
 
-/// The command line asks one thing at a time; a page asks a few.
+/// The command line has one request at a time, a web page a few.
 const LIMITS: ListenerLimits =
     ListenerLimits { connections_max: 32, grace: Duration::from_secs(5) };
-/// How long a connection may be silent between two requests, and within the headers of one.
+/// The longest time between two requests on a connection, and for the headers of one.
 const HEADERS: Duration = Duration::from_secs(30);
-/// How much may be asked.
+/// The limits of the body of a request.
 const BODY: BodyLimits = BodyLimits { bytes_max: 4 << 20, deadline: Duration::from_secs(10) };
-/// How long an answer may take; a plan is a whole pass of a plugin (30 s), and may wait for its turn.
+/// How long a reply may take. A plan is a whole reconcile of a plugin (30 s), and may wait for another one.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(90);
 
-/// Why the admin API does not start.
+/// Why the admin API could not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// No loopback address can be listened on.
+    /// The server cannot listen on the loopback address.
     #[error("cannot listen on {address} for the admin API")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
     /// The token cannot be made.
@@ -59,14 +59,14 @@ pub enum StartError {
     /// The file for the command line cannot be written.
     #[error("cannot write `{}`; name another file with --admin-file", .path.display())]
     File {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// The admin API, listening. Dropping it removes its file.
+/// The listening admin API. Dropping it removes its admin file.
 pub struct AdminServer {
     listener: TcpListener,
     server: Arc<Server>,
@@ -80,12 +80,12 @@ struct Server {
 }
 
 impl AdminServer {
-    /// Listens on a free port of 127.0.0.1, and leaves address and token in `file`, with the address of
-    /// the vital signs beside.
+    /// Listens on a free port of 127.0.0.1, and writes the admin file: address and token of the admin API, and the
+    /// address of the health and metrics endpoints.
     ///
     /// # Errors
     ///
-    /// Fails if it cannot listen, or if the file cannot be written.
+    /// Fails if it cannot listen, if no token can be made, or if the file cannot be written.
     pub async fn bind(
         file: PathBuf,
         metrics_address: SocketAddr,
@@ -107,7 +107,7 @@ impl AdminServer {
         Ok(Self { listener, server, left })
     }
 
-    /// Serves until `stop`; a request in flight is still answered, within a bound.
+    /// Serves until `stop`. A request that is in progress then is still answered, within five seconds.
     pub async fn run(self, stop: CancellationToken) {
         let Self { listener, server, left } = self;
         accept_each(listener, LIMITS, &stop, |stream| {
@@ -139,7 +139,7 @@ impl HttpService for Server {
 }
 
 impl Server {
-    /// Whether a request is for this server, by its user, and of a kind it knows.
+    /// Checks the `Host`, the token and the method of a request, and returns the method.
     fn admit(&self, parts: &Parts) -> Result<AdminMethod, AdminError> {
         self.hosts.check(parts).map_err(|foreign| AdminError::Denied(foreign.to_string()))?;
         let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -168,7 +168,7 @@ impl Server {
             .ok_or_else(|| AdminError::Invalid("malformed escape in the URL".to_owned()))?;
         let request = AdminRequest { method, path, query, body: document(&body)? };
         timeout(ANSWER_DEADLINE, self.routes.handle(request)).await.unwrap_or_else(|_| {
-            let message = format!("the host did not come to an answer within {ANSWER_DEADLINE:?}");
+            let message = format!("the host had no reply within {ANSWER_DEADLINE:?}");
             Err(AdminError::Timeout(message))
         })
     }
@@ -179,5 +179,5 @@ fn document(body: &Bytes) -> Result<Value, AdminError> {
         return Ok(Value::Null);
     }
     serde_json::from_slice(body)
-        .map_err(|error| AdminError::Invalid(format!("the body is no JSON: {error}")))
+        .map_err(|error| AdminError::Invalid(format!("the body is not JSON: {error}")))
 }

@@ -1,4 +1,4 @@
-//! The client of the admin API: for the command line, on the same machine and as the same user.
+//! The client of the admin API, for the command line on the same machine and as the same user.
 
 use std::{
     net::SocketAddr,
@@ -24,84 +24,84 @@ use crate::{
     query,
 };
 
-/// The largest answer that is read.
+/// The largest reply that is read, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// A host that can be asked.
+/// A client for the host that wrote an admin file.
 #[derive(Clone)]
 pub struct AdminClient {
     path: PathBuf,
     file: AdminFile,
 }
 
-/// Why a host gave no result.
+/// Why a request to a host has no result.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AdminClientError {
-    /// There is no admin file to go by.
+    /// There is no usable admin file.
     #[error(
         "no running host is known: is `tholepin run` or `tholepin local` running? --admin-file names its file"
     )]
     NoFile(#[from] FileError),
-    /// The host that left the file does not listen any more.
+    /// The host that wrote the file does not listen any more.
     #[error(
         "no host answers at {address}, which `{}` names: is `tholepin run` or `tholepin local` running? \
          --admin-file names another", .path.display()
     )]
     NoAnswer {
-        /// Where.
+        /// The address in the admin file.
         address: SocketAddr,
-        /// The file that says so.
+        /// The admin file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: std::io::Error,
     },
-    /// The answer did not come in time.
+    /// The host did not reply in time.
     #[error("the host at {address} did not answer `{route}` within {deadline:?}")]
     Late {
-        /// Where.
+        /// The address of the host.
         address: SocketAddr,
-        /// What was asked.
+        /// The path and query of the request.
         route: String,
         /// The deadline.
         deadline: Duration,
     },
-    /// The connection broke, or what answers is no host.
+    /// The connection ended early, or the reply is not one of a host.
     #[error("the host at {address} gave no answer to `{route}` that can be read: {message}")]
     Broken {
-        /// Where.
+        /// The address of the host.
         address: SocketAddr,
-        /// What was asked.
+        /// The path and query of the request.
         route: String,
         /// What went wrong.
         message: String,
     },
-    /// The host answered why not.
+    /// The host replied with an error.
     #[error(transparent)]
     Refused(#[from] AdminError),
 }
 
 impl AdminClient {
-    /// The host that left this admin file.
+    /// Returns the client for the host that wrote this admin file.
     ///
     /// # Errors
     ///
-    /// Fails if there is no such file, or if it is none.
+    /// Fails if the file does not exist, is accessible to other users, or is not an admin file.
     pub fn of_file(path: &Path) -> Result<Self, AdminClientError> {
         Ok(Self { path: path.to_owned(), file: AdminFile::read(path)? })
     }
 
-    /// What the admin file says.
+    /// Returns the content of the admin file.
     #[must_use]
     pub const fn file(&self) -> &AdminFile {
         &self.file
     }
 
-    /// Looks: `GET path?parameters`.
+    /// Sends `GET path?parameters`, for a route that only reads.
     ///
     /// # Errors
     ///
-    /// Fails if no host answers in time, or with what it answers.
+    /// Fails if no host answers in time, or with the error of the host.
     pub async fn get(
         &self,
         path: &str,
@@ -115,11 +115,11 @@ impl AdminClient {
         self.ask(AdminMethod::Get, &route, Bytes::new(), deadline).await
     }
 
-    /// Has something done: `POST path` with a document.
+    /// Sends `POST path` with a document, for a route that changes something.
     ///
     /// # Errors
     ///
-    /// Fails if no host answers in time, or with what it answers.
+    /// Fails if no host answers in time, or with the error of the host.
     pub async fn post(
         &self,
         path: &str,
@@ -152,7 +152,7 @@ impl AdminClient {
         })
     }
 
-    /// One request on a connection of its own. The outer error is one of the transport.
+    /// Sends one request on a new connection. The outer error is one of the transport, the inner one of the host.
     async fn exchange(
         &self,
         stream: TcpStream,
@@ -186,22 +186,22 @@ impl AdminClient {
         let mut answered = std::pin::pin!(answered);
         tokio::select! {
             answer = &mut answered => answer,
-            // The connection may be over before the answer is taken from it.
+            // The server may close the connection before the reply was read from it.
             _ = &mut connection => answered.await,
         }
     }
 }
 
-/// Reads an answer: a result, or an error of the host.
+/// Parses a reply: a result, or an error of the host. The outer error means that it is neither.
 fn read(code: u16, body: &[u8]) -> Result<Result<Value, AdminError>, String> {
     let mut document: Value = serde_json::from_slice(body)
-        .map_err(|_| format!("HTTP {code}, and what follows is no JSON"))?;
+        .map_err(|_| format!("HTTP {code} with a body that is not JSON"))?;
     if code == 200 {
         return Ok(Ok(document));
     }
     let error = document.get_mut("error").map(Value::take).unwrap_or_default();
     let error = serde_json::from_value(error);
-    error.map(Err).map_err(|_| format!("HTTP {code} without a reason"))
+    error.map(Err).map_err(|_| format!("HTTP {code} without a known reason"))
 }
 
 #[cfg(test)]

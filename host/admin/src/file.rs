@@ -1,4 +1,4 @@
-//! The admin file: where a host leaves its address and token for the command line of the same user.
+//! The admin file, in which a host writes its address and token for the command line of the same user.
 
 use std::{
     fs::{DirBuilder, File},
@@ -11,57 +11,57 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tholepin_http::write_private;
 
-/// The largest admin file that is read.
+/// The largest admin file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
-/// What the file says.
+/// The content of the admin file.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminFile {
-    /// Where the admin API listens.
+    /// The address of the admin API.
     pub address: SocketAddr,
-    /// Who may ask: whoever sends this.
+    /// The bearer token that a request must have.
     pub token: String,
-    /// The host's process.
+    /// The id of the host's process.
     pub pid: u32,
-    /// Where `/metrics`, `/healthz` and `/readyz` are.
+    /// The address of `/metrics`, `/healthz` and `/readyz`.
     pub metrics_address: SocketAddr,
 }
 
-/// Why a file gives no address.
+/// Why an admin file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// It is not there, or cannot be read.
+    /// The file does not exist or cannot be read.
     #[error("cannot read `{}`", .path.display())]
     Unreadable {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Somebody else could have written or read it.
-    #[error("`{}` is open to others (mode {mode:o}): remove it and start the host again", .path.display())]
+    /// Other users could have written or read it.
+    #[error("`{}` is accessible to other users (mode {mode:o}): remove it and start the host again", .path.display())]
     Exposed {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// Its mode.
         mode: u32,
     },
-    /// It is no admin file.
-    #[error("`{}` is no admin file of a host", .path.display())]
+    /// The file is not an admin file.
+    #[error("`{}` is not an admin file of a host", .path.display())]
     Malformed {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The error of the parser.
         source: serde_json::Error,
     },
 }
 
 impl AdminFile {
-    /// Reads the file that a host left.
+    /// Reads the file that a host wrote.
     ///
     /// # Errors
     ///
-    /// Fails if there is none, if it is open to others, or if it says something else.
+    /// Fails if the file does not exist, is accessible to other users, or is not an admin file.
     pub fn read(path: &Path) -> Result<Self, FileError> {
         let named = || path.to_owned();
         let unreadable = |source| FileError::Unreadable { path: named(), source };
@@ -76,15 +76,15 @@ impl AdminFile {
     }
 }
 
-/// An admin file in its place. Dropping it removes it, if another host has not put its own there.
+/// A written admin file. Dropping the guard removes the file, unless another host has replaced it by its own.
 pub(crate) struct AdminFileGuard {
     path: PathBuf,
     content: AdminFile,
 }
 
 impl AdminFileGuard {
-    /// Puts the file in its place. A directory that is missing is made for this user alone; one that is
-    /// there stays as it is, for others may share it.
+    /// Writes the file. A directory that does not exist is created for this user only; an existing one keeps its
+    /// mode, because other programs may use it too.
     pub(crate) fn leave(path: PathBuf, content: AdminFile) -> io::Result<Self> {
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty())
         {
@@ -98,7 +98,7 @@ impl AdminFileGuard {
 impl Drop for AdminFileGuard {
     fn drop(&mut self) {
         if AdminFile::read(&self.path).is_ok_and(|found| found == self.content) {
-            // Whoever reads it now finds nobody listening, and is told so.
+            // If it cannot be removed, a client that reads it gets the error that no host listens there.
             std::fs::remove_file(&self.path).ok();
         }
     }

@@ -1,53 +1,53 @@
-//! Whether the host is well, check by check, as the kubelet, people and programs read it.
+//! Reports of health checks, in the formats for the kubelet, for people and for programs.
 
 use serde_json::{Value, json};
 
-/// What one check found.
+/// The outcome of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckOutcome {
-    /// All is well.
+    /// No problem was found.
     Pass,
-    /// Worth knowing, and no reason to take the host out of service.
+    /// A problem for which the host need not be taken out of service.
     Notice(String),
-    /// The host cannot do its work, for this reason.
+    /// A problem for which the host cannot do its work.
     Fail(String),
 }
 
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// What was looked at.
+    /// The name of the check.
     pub name: String,
-    /// What was found.
+    /// The outcome.
     pub verdict: CheckOutcome,
 }
 
-/// All checks of one question.
+/// The checks of one endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckReport {
-    /// In the order in which they are shown.
+    /// The checks, in the order in which they are shown.
     pub checks: Vec<Check>,
 }
 
-/// How a report is wanted.
+/// The format of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReportFormat {
-    /// `ok`, or every check if one fails.
+    /// `ok`, or all checks if one fails.
     Short,
-    /// Every check, a line each.
+    /// All checks, one per line.
     Verbose,
-    /// One document.
+    /// One JSON document.
     Json,
 }
 
 impl CheckReport {
-    /// Whether no check fails.
+    /// Returns true if no check fails.
     #[must_use]
     pub fn passes(&self) -> bool {
         !self.checks.iter().any(|check| matches!(check.verdict, CheckOutcome::Fail(_)))
     }
 
-    /// The HTTP status, the media type and the text.
+    /// Returns the HTTP status, the media type and the text.
     pub(crate) fn show(&self, question: &str, form: ReportFormat) -> (u16, &'static str, String) {
         let code = if self.passes() { 200 } else { 503 };
         match form {
@@ -68,7 +68,7 @@ impl CheckReport {
         json!({"passes": self.passes(), "checks": checks.collect::<Value>()})
     }
 
-    /// The form that Kubernetes' own components use.
+    /// Returns the text format of Kubernetes' own health endpoints.
     fn lines(&self, question: &str) -> String {
         let line = |Check { name, verdict }: &Check| match verdict {
             CheckOutcome::Pass => format!("[+]{name} ok\n"),

@@ -1,4 +1,4 @@
-//! The admin API over a real socket: who is let in, what is refused, and what the client says of it.
+//! Tests of the admin API over a real socket: authentication, refusals, and the errors of the client.
 #![cfg(test)]
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Says what it was asked; knows one path that fails and one that never answers.
+/// Replies with the request. One of its paths fails, and one never replies.
 struct EchoRoutes;
 
 impl AdminRoutes for EchoRoutes {
@@ -39,7 +39,7 @@ impl AdminRoutes for EchoRoutes {
     }
 }
 
-/// Is alive and not ready.
+/// A host that is alive and not ready.
 struct UnreadyHealth;
 
 impl HealthSource for UnreadyHealth {
@@ -59,7 +59,7 @@ impl HealthSource for UnreadyHealth {
     }
 }
 
-/// A server that runs until the value is dropped.
+/// Both servers and a client. Dropping the value aborts the servers.
 struct RunningServer {
     client: AdminClient,
     folder: TempDir,
@@ -81,19 +81,19 @@ impl RunningServer {
         Self { client, folder, stop, tasks }
     }
 
-    /// Sends bytes as they are to the admin API; gives the answer's status.
+    /// Sends a raw request to the admin API, and returns the status of the reply.
     async fn raw(&self, request: &str) -> u16 {
         let request = request.replace("TOKEN", &self.client.file().token);
         send(self.client.file().address, &request).await.0
     }
 
-    /// Looks at a vital sign; gives status and text.
+    /// Sends a raw request to the health endpoints, and returns status and body.
     async fn vital(&self, request: &str) -> (u16, String) {
         send(self.client.file().metrics_address, request).await
     }
 }
 
-/// Sends a request as it is; gives status and body.
+/// Sends a raw request on a new connection, and returns status and body.
 async fn send(address: SocketAddr, request: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = request.replace("\n\n", "\nConnection: close\n\n").replace('\n', "\r\n");
@@ -150,7 +150,7 @@ async fn what_the_host_refuses_arrives_typed() {
     assert!(text.contains("/v1/none"), "{text}");
     let body = json!("x".repeat(5 << 20));
     let error = running.client.post("/v1/echo", &body, DEADLINE).await.unwrap_err();
-    // The server may hang up before it has read all.
+    // The server may close the connection before it has read the whole body.
     assert!(matches!(
         error,
         AdminClientError::Refused(AdminError::Invalid(_)) | AdminClientError::Broken { .. }

@@ -1,6 +1,6 @@
-//! `%XX` in URLs.
+//! Percent-encoding in URLs.
 
-/// Decodes the `%XX` of a path; nothing where one is malformed or the result is not UTF-8.
+/// Decodes a path. Returns `None` if an escape is malformed or the result is not UTF-8.
 #[must_use]
 pub fn decode_path(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
@@ -12,7 +12,7 @@ pub fn decode_path(text: &str) -> Option<String> {
             continue;
         }
         let (digits, tail) = rest.split_at_checked(2)?;
-        // A sign is a number's, and none of ours.
+        // `from_str_radix` accepts a sign, which an escape cannot have.
         let digits = std::str::from_utf8(digits).ok().filter(|text| !text.starts_with('+'))?;
         bytes.push(u8::from_str_radix(digits, 16).ok()?);
         rest = tail;
@@ -20,7 +20,7 @@ pub fn decode_path(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Decodes a name or value of a query, in which `+` is a space.
+/// Decodes a name or value of a query, in which `+` means a space. Fails as [`decode_path`].
 #[must_use]
 pub fn decode_query(text: &str) -> Option<String> {
     decode_path(&text.replace('+', " "))

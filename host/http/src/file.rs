@@ -1,4 +1,4 @@
-//! Files that only this user can read: where tokens and keys are left for the user's other programs.
+//! Files that only this user can read, in which tokens and keys are passed to the user's other programs.
 
 use std::{
     fs::{DirBuilder, OpenOptions, Permissions},
@@ -7,7 +7,8 @@ use std::{
     path::Path,
 };
 
-/// Writes a file that only this user can read: beside its place, then renamed.
+/// Writes a file that only this user can read. It is written under a temporary name and renamed, so that readers
+/// never see a partial file.
 ///
 /// # Errors
 ///
@@ -24,11 +25,11 @@ pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
     std::fs::rename(&beside, path)
 }
 
-/// Creates a directory that only this user can enter, or closes an existing one to others.
+/// Creates a directory that only this user can enter, or removes the permissions of others on an existing one.
 ///
 /// # Errors
 ///
-/// Fails if the directory cannot be created, or belongs to somebody else.
+/// Fails if the directory cannot be created, or belongs to another user.
 pub fn private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     std::fs::set_permissions(path, Permissions::from_mode(0o700))

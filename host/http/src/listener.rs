@@ -1,4 +1,4 @@
-//! Accepts connections up to a bound, and ends them within a bound.
+//! Accepts a limited number of connections, and ends them within a limited time after the stop.
 
 use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -15,28 +15,29 @@ use tracing::warn;
 
 use crate::body::ResponseBody;
 
-/// Pause after a failed accept, for instance when no file descriptor is left.
+/// The pause after a failed accept, for example when no file descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What a listener allows.
+/// The limits of a listener.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenerLimits {
-    /// The most connections served at once; more wait to be accepted.
+    /// The most connections that are served concurrently; further ones wait to be accepted.
     pub connections_max: usize,
-    /// How long connections may go on after the stop.
+    /// How long connections may continue after the stop.
     pub grace: Duration,
 }
 
-/// Answers requests.
+/// A server that answers requests.
 pub trait HttpService: Send + Sync + 'static {
-    /// Answers one request; whatever goes wrong is an answer too.
+    /// Answers one request. Errors are returned as responses.
     fn serve(
         self: Arc<Self>,
         request: Request<Incoming>,
     ) -> impl Future<Output = Response<ResponseBody>> + Send;
 }
 
-/// Serves each connection until `stop`, then lets them end.
+/// Accepts connections and serves each in a task until `stop`. Then waits until the connections have ended, for the
+/// grace period at most, and aborts those that have not.
 pub async fn accept_each<F>(
     listener: TcpListener,
     limits: ListenerLimits,
@@ -57,7 +58,7 @@ pub async fn accept_each<F>(
     }
 }
 
-/// Waits for a connection, joins those that have ended, and gives nothing once it is time to stop.
+/// Waits for the next connection, and joins those that have ended meanwhile. Returns `None` after the stop.
 async fn next(
     listener: &TcpListener,
     connections_max: usize,
@@ -79,12 +80,12 @@ async fn next(
     }
 }
 
-/// Serves one HTTP/1.1 connection until the client closes it, is silent for longer than `headers`, or
-/// `stop`: then a request in flight is still answered.
+/// Serves one HTTP/1.1 connection until the client closes it, sends no complete request headers for the time
+/// `headers`, or until `stop`. A request that is in progress at the stop is still answered.
 ///
 /// # Errors
 ///
-/// Fails if the client breaks off or does not speak HTTP.
+/// Fails if the client disconnects during a request or does not send HTTP.
 pub async fn serve_http1<S: HttpService>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     server: Arc<S>,
