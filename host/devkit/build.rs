@@ -11,7 +11,7 @@ use std::{
 
 /// The constants to write: name, folders whose files it contains, and folder to which their paths are relative.
 const TABLES: &[(&str, &[&str], &str)] = &[
-    ("BROUGHT", &["plugins/sdk", "wit"], ""),
+    ("SDK", &["plugins/sdk", "wit"], ""),
     ("SAMPLE", &["plugins/samples/site-config"], "plugins/samples/site-config"),
 ];
 

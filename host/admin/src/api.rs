@@ -35,11 +35,12 @@ use crate::{
 const LIMITS: ListenerLimits =
     ListenerLimits { connections_max: 32, grace: Duration::from_secs(5) };
 /// The longest time between two requests on a connection, and for the headers of one.
-const HEADERS: Duration = Duration::from_secs(30);
+const HEADERS_DEADLINE: Duration = Duration::from_secs(30);
 /// The limits of the body of a request.
-const BODY: BodyLimits = BodyLimits { bytes_max: 4 << 20, deadline: Duration::from_secs(10) };
+const BODY_LIMITS: BodyLimits =
+    BodyLimits { bytes_max: 4 << 20, deadline: Duration::from_secs(10) };
 /// How long a reply may take. A plan is a whole reconcile of a plugin (30 s), and may wait for another one.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(90);
+const REPLY_DEADLINE: Duration = Duration::from_secs(90);
 
 /// Why the admin API could not start.
 #[derive(Debug, thiserror::Error)]
@@ -70,7 +71,7 @@ pub enum StartError {
 pub struct AdminServer {
     listener: TcpListener,
     server: Arc<Server>,
-    left: AdminFileGuard,
+    file_guard: AdminFileGuard,
 }
 
 struct Server {
@@ -102,35 +103,35 @@ impl AdminServer {
             routes,
         });
         let content = AdminFile { address, token, pid: std::process::id(), metrics_address };
-        let left = AdminFileGuard::leave(file.clone(), content)
+        let file_guard = AdminFileGuard::write(file.clone(), content)
             .map_err(|source| StartError::File { path: file, source })?;
-        Ok(Self { listener, server, left })
+        Ok(Self { listener, server, file_guard })
     }
 
     /// Serves until `stop`. A request that is in progress then is still answered, within five seconds.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { listener, server, left } = self;
+        let Self { listener, server, file_guard } = self;
         accept_each(listener, LIMITS, &stop, |stream| {
             let (server, stop) = (server.clone(), stop.clone());
             async move {
-                if let Err(error) = serve_http1(stream, server, HEADERS, stop).await {
+                if let Err(error) = serve_http1(stream, server, HEADERS_DEADLINE, stop).await {
                     debug!(%error, "a connection to the admin API ended");
                 }
             }
         })
         .await;
-        drop(left);
+        drop(file_guard);
     }
 }
 
 impl HttpService for Server {
     async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
         let (parts, body) = request.into_parts();
-        let answer = match self.admit(&parts) {
-            Ok(method) => self.answer(method, &parts, body).await,
+        let reply = match self.check(&parts) {
+            Ok(method) => self.reply(method, &parts, body).await,
             Err(error) => Err(error),
         };
-        let (code, document) = match answer {
+        let (code, document) = match reply {
             Ok(document) => (200, document),
             Err(error) => (error.code(), json!({"error": error})),
         };
@@ -140,7 +141,7 @@ impl HttpService for Server {
 
 impl Server {
     /// Checks the `Host`, the token and the method of a request, and returns the method.
-    fn admit(&self, parts: &Parts) -> Result<AdminMethod, AdminError> {
+    fn check(&self, parts: &Parts) -> Result<AdminMethod, AdminError> {
         self.hosts.check(parts).map_err(|foreign| AdminError::Denied(foreign.to_string()))?;
         let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         if !bearer(header).is_some_and(|token| self.token.is_of(token)) {
@@ -155,26 +156,26 @@ impl Server {
         }
     }
 
-    async fn answer(
+    async fn reply(
         &self,
         method: AdminMethod,
         parts: &Parts,
         body: Incoming,
     ) -> Result<Value, AdminError> {
-        let body = read_body(body, BODY).await;
+        let body = read_body(body, BODY_LIMITS).await;
         let body = body.map_err(|error| AdminError::Invalid(format!("the body: {error}")))?;
         let path = parts.uri.path().to_owned();
         let query = query::decode(parts.uri.query().unwrap_or_default())
             .ok_or_else(|| AdminError::Invalid("malformed escape in the URL".to_owned()))?;
-        let request = AdminRequest { method, path, query, body: document(&body)? };
-        timeout(ANSWER_DEADLINE, self.routes.handle(request)).await.unwrap_or_else(|_| {
-            let message = format!("the host had no reply within {ANSWER_DEADLINE:?}");
+        let request = AdminRequest { method, path, query, body: parse_body(&body)? };
+        timeout(REPLY_DEADLINE, self.routes.handle(request)).await.unwrap_or_else(|_| {
+            let message = format!("the host had no reply within {REPLY_DEADLINE:?}");
             Err(AdminError::Timeout(message))
         })
     }
 }
 
-fn document(body: &Bytes) -> Result<Value, AdminError> {
+fn parse_body(body: &Bytes) -> Result<Value, AdminError> {
     if body.is_empty() {
         return Ok(Value::Null);
     }

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The largest reply that is read, in bytes.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
+const REPLY_BYTES_MAX: usize = 64 << 20;
 
 /// A client for the host that wrote an admin file.
 #[derive(Clone)]
@@ -112,7 +112,7 @@ impl AdminClient {
             [] => path.to_owned(),
             parameters => format!("{path}?{}", query::encode(parameters)),
         };
-        self.ask(AdminMethod::Get, &route, Bytes::new(), deadline).await
+        self.send(AdminMethod::Get, &route, Bytes::new(), deadline).await
     }
 
     /// Sends `POST path` with a document, for a route that changes something.
@@ -126,10 +126,10 @@ impl AdminClient {
         body: &Value,
         deadline: Duration,
     ) -> Result<Value, AdminClientError> {
-        self.ask(AdminMethod::Post, path, body.to_string().into(), deadline).await
+        self.send(AdminMethod::Post, path, body.to_string().into(), deadline).await
     }
 
-    async fn ask(
+    async fn send(
         &self,
         method: AdminMethod,
         route: &str,
@@ -137,17 +137,17 @@ impl AdminClient {
         deadline: Duration,
     ) -> Result<Value, AdminClientError> {
         let address = self.file.address;
-        let asked = async {
+        let request = async {
             let stream = TcpStream::connect(address).await;
             let path = self.path.clone();
             let stream =
                 stream.map_err(|source| AdminClientError::NoAnswer { address, path, source })?;
             let broken =
                 |message| AdminClientError::Broken { address, route: route.to_owned(), message };
-            let answer = self.exchange(stream, method, route, body, deadline).await;
-            answer.map_err(broken)?.map_err(AdminClientError::Refused)
+            let reply = self.exchange(stream, method, route, body, deadline).await;
+            reply.map_err(broken)?.map_err(AdminClientError::Refused)
         };
-        timeout(deadline, asked).await.unwrap_or_else(|_| {
+        timeout(deadline, request).await.unwrap_or_else(|_| {
             Err(AdminClientError::Late { address, route: route.to_owned(), deadline })
         })
     }
@@ -175,25 +175,25 @@ impl AdminClient {
             .map_err(|error| error.to_string())?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-        let answered = async {
-            let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
-            let code = answer.status().as_u16();
-            let limits = BodyLimits { bytes_max: ANSWER_BYTES_MAX, deadline };
-            let body = read_body(answer.into_body(), limits).await;
-            read(code, &body.map_err(|error| error.to_string())?)
+        let response = async {
+            let reply = sender.send_request(request).await.map_err(|error| error.to_string())?;
+            let code = reply.status().as_u16();
+            let limits = BodyLimits { bytes_max: REPLY_BYTES_MAX, deadline };
+            let body = read_body(reply.into_body(), limits).await;
+            parse_reply(code, &body.map_err(|error| error.to_string())?)
         };
         let mut connection = std::pin::pin!(connection);
-        let mut answered = std::pin::pin!(answered);
+        let mut response = std::pin::pin!(response);
         tokio::select! {
-            answer = &mut answered => answer,
+            reply = &mut response => reply,
             // The server may close the connection before the reply was read from it.
-            _ = &mut connection => answered.await,
+            _ = &mut connection => response.await,
         }
     }
 }
 
 /// Parses a reply: a result, or an error of the host. The outer error means that it is neither.
-fn read(code: u16, body: &[u8]) -> Result<Result<Value, AdminError>, String> {
+fn parse_reply(code: u16, body: &[u8]) -> Result<Result<Value, AdminError>, String> {
     let mut document: Value = serde_json::from_slice(body)
         .map_err(|_| format!("HTTP {code} with a body that is not JSON"))?;
     if code == 200 {
@@ -209,14 +209,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_answer_is_a_result_or_a_typed_error_or_neither() {
-        assert_eq!(read(200, b"{\"a\":1}"), Ok(Ok(serde_json::json!({"a": 1}))));
+    fn a_reply_is_a_result_or_a_typed_error_or_neither() {
+        assert_eq!(parse_reply(200, b"{\"a\":1}"), Ok(Ok(serde_json::json!({"a": 1}))));
         let refused = br#"{"error":{"reason":"NotFound","message":"no such object"}}"#;
         let expected = AdminError::NotFound("no such object".to_owned());
-        assert_eq!(read(404, refused), Ok(Err(expected)));
+        assert_eq!(parse_reply(404, refused), Ok(Err(expected)));
         for (code, text) in [(404, "{}"), (502, "<html>"), (500, "{\"error\":{\"reason\":\"X\"}}")]
         {
-            let error = read(code, text.as_bytes()).unwrap_err();
+            let error = parse_reply(code, text.as_bytes()).unwrap_err();
             assert!(error.contains(&code.to_string()), "{error}");
         }
     }

@@ -63,16 +63,16 @@ impl AdminFile {
     ///
     /// Fails if the file does not exist, is accessible to other users, or is not an admin file.
     pub fn read(path: &Path) -> Result<Self, FileError> {
-        let named = || path.to_owned();
-        let unreadable = |source| FileError::Unreadable { path: named(), source };
+        let unreadable = |source| FileError::Unreadable { path: path.to_owned(), source };
         let file = File::open(path).map_err(unreadable)?;
         let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
-            return Err(FileError::Exposed { path: named(), mode });
+            return Err(FileError::Exposed { path: path.to_owned(), mode });
         }
         let mut text = String::new();
         file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
-        serde_json::from_str(&text).map_err(|source| FileError::Malformed { path: named(), source })
+        serde_json::from_str(&text)
+            .map_err(|source| FileError::Malformed { path: path.to_owned(), source })
     }
 }
 
@@ -85,7 +85,7 @@ pub(crate) struct AdminFileGuard {
 impl AdminFileGuard {
     /// Writes the file. A directory that does not exist is created for this user only; an existing one keeps its
     /// mode, because other programs may use it too.
-    pub(crate) fn leave(path: PathBuf, content: AdminFile) -> io::Result<Self> {
+    pub(crate) fn write(path: PathBuf, content: AdminFile) -> io::Result<Self> {
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty())
         {
             DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
@@ -115,29 +115,29 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_private_and_goes_with_its_host_but_not_with_another() {
+    fn a_file_is_private_and_removed_by_its_own_host_only() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("made/admin.json");
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        let first = AdminFileGuard::leave(path.clone(), content(1)).unwrap();
+        let first_guard = AdminFileGuard::write(path.clone(), content(1)).unwrap();
         assert_eq!([mode(&path), mode(path.parent().unwrap())], [0o600, 0o700]);
-        let second = AdminFileGuard::leave(path.clone(), content(2)).unwrap();
-        drop(first);
+        let second_guard = AdminFileGuard::write(path.clone(), content(2)).unwrap();
+        drop(first_guard);
         assert_eq!(AdminFile::read(&path).unwrap().pid, 2);
-        drop(second);
+        drop(second_guard);
         assert!(matches!(AdminFile::read(&path), Err(FileError::Unreadable { .. })));
     }
 
     #[test]
-    fn a_file_that_is_open_or_not_ours_is_refused() {
+    fn an_accessible_or_malformed_file_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.json");
-        let left = AdminFileGuard::leave(path.clone(), content(1)).unwrap();
+        let guard = AdminFileGuard::write(path.clone(), content(1)).unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(AdminFile::read(&path), Err(FileError::Exposed { mode: 0o640, .. })));
         write_private(&path, b"{}").unwrap();
         assert!(matches!(AdminFile::read(&path), Err(FileError::Malformed { .. })));
-        drop(left);
+        drop(guard);
         assert!(path.exists());
     }
 
@@ -145,7 +145,7 @@ mod tests {
     fn a_shared_directory_keeps_its_mode() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-        let _left = AdminFileGuard::leave(folder.path().join("admin.json"), content(1)).unwrap();
+        let _guard = AdminFileGuard::write(folder.path().join("admin.json"), content(1)).unwrap();
         let mode = std::fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o755);
     }

@@ -15,9 +15,9 @@ use crate::report::{CheckReport, ReportFormat, TEXT};
 const LIMITS: ListenerLimits =
     ListenerLimits { connections_max: 64, grace: Duration::from_secs(1) };
 /// The longest time between two requests on a connection: Prometheus keeps one between two scrapes, a minute apart.
-const HEADERS: Duration = Duration::from_secs(120);
+const HEADERS_DEADLINE: Duration = Duration::from_secs(120);
 /// How long a reply may take.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+const REPLY_DEADLINE: Duration = Duration::from_secs(5);
 /// The media type of Prometheus' text format.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -69,12 +69,12 @@ impl HealthServer {
     }
 
     /// Serves until `stop`.
-    pub async fn run(self, vitals: Arc<dyn HealthSource>, stop: CancellationToken) {
-        let server = Arc::new(Server(vitals));
+    pub async fn run(self, source: Arc<dyn HealthSource>, stop: CancellationToken) {
+        let server = Arc::new(Server(source));
         accept_each(self.listener, LIMITS, &stop, |stream| {
             let (server, stop) = (server.clone(), stop.clone());
             async move {
-                if let Err(error) = serve_http1(stream, server, HEADERS, stop).await {
+                if let Err(error) = serve_http1(stream, server, HEADERS_DEADLINE, stop).await {
                     debug!(%error, "a connection to the health endpoints ended");
                 }
             }
@@ -92,18 +92,20 @@ impl HttpService for Server {
         if parts.method != Method::GET {
             return text(405, "only GET is served\n");
         }
-        let answer = match parts.uri.path() {
+        let outcome = match parts.uri.path() {
             "/metrics" => return whole(200, EXPOSITION, self.0.metrics().into_bytes()),
-            "/healthz" => timeout(ANSWER_DEADLINE, self.0.health()).await.map(|it| (it, "healthz")),
+            "/healthz" => {
+                timeout(REPLY_DEADLINE, self.0.health()).await.map(|report| (report, "healthz"))
+            }
             "/readyz" => {
-                timeout(ANSWER_DEADLINE, self.0.readiness()).await.map(|it| (it, "readyz"))
+                timeout(REPLY_DEADLINE, self.0.readiness()).await.map(|report| (report, "readyz"))
             }
             _ => return text(404, "ask for /metrics, /healthz or /readyz\n"),
         };
-        let Ok((report, question)) = answer else {
+        let Ok((report, endpoint)) = outcome else {
             return text(503, "no reply in time\n");
         };
-        let (code, content_type, content) = report.show(question, form(&parts));
+        let (code, content_type, content) = report.show(endpoint, format_of(&parts));
         whole(code, content_type, content.into_bytes())
     }
 }
@@ -112,12 +114,15 @@ fn text(code: u16, text: &str) -> Response<ResponseBody> {
     whole(code, TEXT, text.as_bytes().to_vec())
 }
 
-fn form(parts: &Parts) -> ReportFormat {
+fn format_of(parts: &Parts) -> ReportFormat {
     let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
     let query = parts.uri.query().unwrap_or_default();
     if accept.is_some_and(|accept| accept.contains("application/json")) {
         ReportFormat::Json
-    } else if query.split('&').any(|word| word == "verbose" || word.starts_with("verbose=")) {
+    } else if query
+        .split('&')
+        .any(|parameter| parameter == "verbose" || parameter.starts_with("verbose="))
+    {
         ReportFormat::Verbose
     } else {
         ReportFormat::Short

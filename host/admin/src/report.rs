@@ -48,12 +48,12 @@ impl CheckReport {
     }
 
     /// Returns the HTTP status, the media type and the text.
-    pub(crate) fn show(&self, question: &str, form: ReportFormat) -> (u16, &'static str, String) {
+    pub(crate) fn show(&self, endpoint: &str, format: ReportFormat) -> (u16, &'static str, String) {
         let code = if self.passes() { 200 } else { 503 };
-        match form {
+        match format {
             ReportFormat::Json => (code, "application/json", format!("{}\n", self.document())),
             ReportFormat::Short if self.passes() => (code, TEXT, "ok\n".to_owned()),
-            ReportFormat::Short | ReportFormat::Verbose => (code, TEXT, self.lines(question)),
+            ReportFormat::Short | ReportFormat::Verbose => (code, TEXT, self.lines(endpoint)),
         }
     }
 
@@ -69,7 +69,7 @@ impl CheckReport {
     }
 
     /// Returns the text format of Kubernetes' own health endpoints.
-    fn lines(&self, question: &str) -> String {
+    fn lines(&self, endpoint: &str) -> String {
         let line = |Check { name, verdict }: &Check| match verdict {
             CheckOutcome::Pass => format!("[+]{name} ok\n"),
             CheckOutcome::Notice(text) => format!("[+]{name} ok, but {text}\n"),
@@ -77,7 +77,7 @@ impl CheckReport {
         };
         let lines: String = self.checks.iter().map(line).collect();
         let end = if self.passes() { "passed" } else { "failed" };
-        format!("{lines}{question} check {end}\n")
+        format!("{lines}{endpoint} check {end}\n")
     }
 }
 
@@ -88,14 +88,14 @@ pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
 mod tests {
     use super::*;
 
-    fn report(verdicts: &[CheckOutcome]) -> CheckReport {
+    fn report(outcomes: &[CheckOutcome]) -> CheckReport {
         let check =
             |verdict: &CheckOutcome| Check { name: "x".to_owned(), verdict: verdict.clone() };
-        CheckReport { checks: verdicts.iter().map(check).collect() }
+        CheckReport { checks: outcomes.iter().map(check).collect() }
     }
 
     #[test]
-    fn one_failure_fails_the_whole_and_is_shown_unasked() {
+    fn one_failed_check_fails_the_report_and_is_shown_in_short() {
         let (pass, notice) = (CheckOutcome::Pass, CheckOutcome::Notice("old".to_owned()));
         let fail = CheckOutcome::Fail("stale".to_owned());
         let rows = [
@@ -116,9 +116,9 @@ mod tests {
                 "{\"checks\":[{\"message\":\"stale\",\"name\":\"x\",\"verdict\":\"fail\"}],\"passes\":false}\n",
             ),
         ];
-        for (verdicts, form, code, text) in rows {
-            let (found_code, _, found) = report(&verdicts).show("readyz", form);
-            assert_eq!((found_code, found.as_str()), (code, text), "{verdicts:?} {form:?}");
+        for (outcomes, format, code, text) in rows {
+            let (found_code, _, found) = report(&outcomes).show("readyz", format);
+            assert_eq!((found_code, found.as_str()), (code, text), "{outcomes:?} {format:?}");
         }
     }
 }

@@ -19,7 +19,7 @@ use tokio::{
 use crate::{
     build_error::{BuildError, CARGO_DEADLINE},
     shared::{SharedBuild, SharedBuildLock},
-    stderr::note,
+    stderr::print_line,
 };
 
 /// How long `cargo metadata` may take.
@@ -64,12 +64,12 @@ impl ProjectBuilder {
     pub async fn build(&self, directory: &Path) -> Result<BuildOutput, BuildError> {
         let manifest = manifest(directory)?;
         let start = Instant::now();
-        let place = self.place(directory, &manifest).await?;
-        place.tell_if_first(
+        let build_directory = self.build_directory(directory, &manifest).await?;
+        build_directory.print_if_first(
             TARGET,
             "the first build compiles the crates that every plugin uses: about two minutes",
         );
-        let mut command = self.cargo(directory, &place);
+        let mut command = self.cargo(directory, &build_directory);
         command.args(["build", "--profile", "plugin", "--target", TARGET]);
         command.args(["--message-format", "json-render-diagnostics"]);
         let mut child = command.stdout(Stdio::piped()).spawn().map_err(BuildError::Start)?;
@@ -80,10 +80,10 @@ impl ProjectBuilder {
         };
         let (component, status) =
             timeout(CARGO_DEADLINE, run).await.unwrap_or(Err(BuildError::Late("build")))?;
-        succeeded("build", status)?;
+        check_status("build", status)?;
         let component = component.ok_or(BuildError::NoComponent)?;
-        let component = match place.turn {
-            Some(_) => own_copy(&component, directory)?,
+        let component = match build_directory.build_lock {
+            Some(_) => copy_to_project(&component, directory)?,
             None => component,
         };
         Ok(BuildOutput { component, took: start.elapsed() })
@@ -96,32 +96,36 @@ impl ProjectBuilder {
     /// Fails if the directory contains no project, or if a test fails.
     pub async fn test(&self, directory: &Path) -> Result<(), BuildError> {
         let manifest = manifest(directory)?;
-        let place = self.place(directory, &manifest).await?;
-        place.tell_if_first(
+        let build_directory = self.build_directory(directory, &manifest).await?;
+        build_directory.print_if_first(
             "debug",
             "the first test compiles the crates that every plugin uses: about a minute",
         );
-        let mut command = self.cargo(directory, &place);
+        let mut command = self.cargo(directory, &build_directory);
         let mut child = command.arg("test").spawn().map_err(BuildError::Start)?;
         let waited = timeout(CARGO_DEADLINE, child.wait()).await;
         let status = waited.map_err(|_| BuildError::Late("test"))?.map_err(BuildError::Read)?;
-        succeeded("test", status)
+        check_status("test", status)
     }
 
     /// Decides where cargo builds a project. Takes the lock of the shared directory if the project shares one.
-    async fn place(&self, directory: &Path, manifest: &Path) -> Result<BuildDirectory, BuildError> {
+    async fn build_directory(
+        &self,
+        directory: &Path,
+        manifest: &Path,
+    ) -> Result<BuildDirectory, BuildError> {
         let Some(metadata) = self.metadata(directory).await else {
             // The build will fail, and cargo then reports what is wrong.
             return Ok(BuildDirectory::default());
         };
-        let sharer = SharedBuild::of(&metadata, manifest).filter(|_| self.named.is_none());
-        let turn = match sharer {
-            Some(sharer) => Some(sharer.turn(&self.shared).await?),
+        let shared_build = SharedBuild::of(&metadata, manifest).filter(|_| self.named.is_none());
+        let build_lock = match shared_build {
+            Some(shared_build) => Some(shared_build.lock(&self.shared).await?),
             None => None,
         };
         let own = metadata.get("target_directory").and_then(Value::as_str).map(PathBuf::from);
-        let target = turn.as_ref().map(|turn| turn.directory.clone()).or(own);
-        Ok(BuildDirectory { turn, target })
+        let target = build_lock.as_ref().map(|build_lock| build_lock.directory.clone()).or(own);
+        Ok(BuildDirectory { build_lock, target })
     }
 
     /// Reads cargo's metadata of a project without its dependencies; `None` if cargo fails.
@@ -133,10 +137,11 @@ impl ProjectBuilder {
     }
 
     /// Returns a cargo command for a directory. Its process is killed when the child is dropped.
-    fn cargo(&self, directory: &Path, place: &BuildDirectory) -> Command {
+    fn cargo(&self, directory: &Path, build_directory: &BuildDirectory) -> Command {
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.current_dir(directory).stdin(Stdio::null()).kill_on_drop(true);
-        let shared = place.turn.as_ref().map(|turn| turn.directory.as_os_str());
+        let shared =
+            build_directory.build_lock.as_ref().map(|build_lock| build_lock.directory.as_os_str());
         match self.named.as_deref().or(shared) {
             Some(target) => command.env(TARGET_DIRECTORY_VARIABLE, target),
             None => command.env_remove(TARGET_DIRECTORY_VARIABLE),
@@ -148,23 +153,23 @@ impl ProjectBuilder {
 /// Where a project is built: in a shared directory, or in cargo's default one.
 #[derive(Debug, Default)]
 struct BuildDirectory {
-    turn: Option<SharedBuildLock>,
+    build_lock: Option<SharedBuildLock>,
     /// The target directory, if it is known.
     target: Option<PathBuf>,
 }
 
 impl BuildDirectory {
     /// Prints why the build will take long, if this folder of the target directory does not exist yet.
-    fn tell_if_first(&self, folder: &str, text: &str) {
+    fn print_if_first(&self, folder: &str, text: &str) {
         if self.target.as_ref().is_some_and(|target| !target.join(folder).exists()) {
-            note(&format!("{text}; later ones take seconds"));
+            print_line(&format!("{text}; later ones take seconds"));
         }
     }
 }
 
 /// Copies a component from the shared directory into its project. The caller holds the lock, so that no other
 /// project of the same name replaces the component meanwhile.
-fn own_copy(component: &Path, directory: &Path) -> Result<PathBuf, BuildError> {
+fn copy_to_project(component: &Path, directory: &Path) -> Result<PathBuf, BuildError> {
     let folder = directory.join("target");
     let copy = folder.join(component.file_name().unwrap_or_default());
     let copied = fs::create_dir_all(&folder).and_then(|()| fs::copy(component, &copy));
@@ -179,7 +184,7 @@ fn manifest(directory: &Path) -> Result<PathBuf, BuildError> {
     manifest.map_err(|_| BuildError::NoProject(directory.to_owned()))
 }
 
-fn succeeded(what: &'static str, status: ExitStatus) -> Result<(), BuildError> {
+fn check_status(what: &'static str, status: ExitStatus) -> Result<(), BuildError> {
     if status.success() { Ok(()) } else { Err(BuildError::Failed(what)) }
 }
 
@@ -210,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_component_of_the_package_is_found_and_no_other() {
+    fn only_the_component_of_the_package_is_found() {
         let message = |reason: &str, manifest: &str, file: &str| {
             serde_json::json!({"reason": reason, "manifest_path": manifest, "filenames": [file]})
                 .to_string()
@@ -229,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_directory_without_a_project_is_told_with_the_way_out() {
+    async fn a_directory_without_a_project_is_refused_with_a_fix() {
         let empty = tempfile::tempdir().unwrap();
         let builder = ProjectBuilder::new(empty.path(), None);
         let error = builder.build(empty.path()).await.unwrap_err().to_string();

@@ -94,25 +94,25 @@ pub fn judge(facts: &MachineFacts) -> Vec<DoctorFinding> {
         host,
     } = facts;
     let mut findings = vec![
-        of_result("containers", containers, "Pods cannot run here before this is changed"),
-        of_result("address", address, "end what holds it, or name another block with --block"),
-        of_result("cache", cache, "name another directory with XDG_CACHE_HOME"),
-        at_least("open files", *open_files, OPEN_FILES_MIN, "ulimit -n 4096"),
-        at_least(
+        check_result("containers", containers, "Pods cannot run here before this is changed"),
+        check_result("address", address, "end what holds it, or name another block with --block"),
+        check_result("cache", cache, "name another directory with XDG_CACHE_HOME"),
+        check_limit("open files", *open_files, OPEN_FILES_MIN, "ulimit -n 4096"),
+        check_limit(
             "file watches",
             *inotify_watches,
             INOTIFY_WATCHES_MIN,
             "sudo sysctl -w fs.inotify.max_user_watches=65536",
         ),
-        at_least(
+        check_limit(
             "file watchers",
             *inotify_instances,
             INOTIFY_INSTANCES_MIN,
             "sudo sysctl -w fs.inotify.max_user_instances=128",
         ),
-        of_kubectl(kubectl.as_deref()),
-        of_cargo(cargo.as_deref()),
-        of_target(*has_wasm_target),
+        check_kubectl(kubectl.as_deref()),
+        check_cargo(cargo.as_deref()),
+        check_wasm_target(*has_wasm_target),
         match host {
             Ok(seen) => finding("host", FindingLevel::Good, seen, ""),
             Err(seen) => finding(
@@ -123,18 +123,18 @@ pub fn judge(facts: &MachineFacts) -> Vec<DoctorFinding> {
             ),
         },
     ];
-    findings.extend(of_programs(programs));
+    findings.extend(check_programs(programs));
     findings
 }
 
 /// Checks the programs. A missing engine is a warning while another engine is found, because no user needs every
 /// version.
-fn of_programs(programs: &[ImageProgram]) -> Vec<DoctorFinding> {
+fn check_programs(programs: &[ImageProgram]) -> Vec<DoctorFinding> {
     let is_engine = |program: &ImageProgram| {
         ENGINES.iter().any(|repository| program.image.starts_with(&format!("{repository}:")))
     };
     let has_engine = programs.iter().any(|program| is_engine(program) && program.found.is_ok());
-    let judged = programs.iter().map(|program| {
+    let findings = programs.iter().map(|program| {
         let check = format!("image {}", program.image);
         match &program.found {
             Ok(found) => finding(&check, FindingLevel::Good, found, ""),
@@ -149,7 +149,7 @@ fn of_programs(programs: &[ImageProgram]) -> Vec<DoctorFinding> {
             }
         }
     });
-    judged.collect()
+    findings.collect()
 }
 
 fn finding(check: &str, verdict: FindingLevel, seen: &str, advice: &str) -> DoctorFinding {
@@ -161,7 +161,7 @@ fn finding(check: &str, verdict: FindingLevel, seen: &str, advice: &str) -> Doct
     }
 }
 
-fn of_result(check: &str, result: &Result<String, String>, advice: &str) -> DoctorFinding {
+fn check_result(check: &str, result: &Result<String, String>, advice: &str) -> DoctorFinding {
     match result {
         Ok(seen) => finding(check, FindingLevel::Good, seen, ""),
         Err(seen) => finding(check, FindingLevel::Bad, seen, advice),
@@ -169,7 +169,7 @@ fn of_result(check: &str, result: &Result<String, String>, advice: &str) -> Doct
 }
 
 /// Checks a limit against its minimum. A limit that cannot be read counts as high enough.
-fn at_least(check: &str, limit: Option<u64>, min: u64, command: &str) -> DoctorFinding {
+fn check_limit(check: &str, limit: Option<u64>, min: u64, command: &str) -> DoctorFinding {
     match limit {
         Some(limit) if limit < min => {
             let seen = format!("{limit}, fewer than {min}");
@@ -180,7 +180,7 @@ fn at_least(check: &str, limit: Option<u64>, min: u64, command: &str) -> DoctorF
     }
 }
 
-fn of_kubectl(version: Option<&str>) -> DoctorFinding {
+fn check_kubectl(version: Option<&str>) -> DoctorFinding {
     let Some(version) = version else {
         let advice = "install kubectl 1.27 or newer; `./setup --tests` fetches one for the tests";
         return finding("kubectl", FindingLevel::Warning, "not on PATH", advice);
@@ -196,7 +196,7 @@ fn of_kubectl(version: Option<&str>) -> DoctorFinding {
     }
 }
 
-fn of_cargo(version: Option<&str>) -> DoctorFinding {
+fn check_cargo(version: Option<&str>) -> DoctorFinding {
     match version {
         Some(version) => finding("cargo", FindingLevel::Good, version, ""),
         None => {
@@ -206,8 +206,8 @@ fn of_cargo(version: Option<&str>) -> DoctorFinding {
     }
 }
 
-fn of_target(is_there: bool) -> DoctorFinding {
-    if is_there {
+fn check_wasm_target(is_installed: bool) -> DoctorFinding {
+    if is_installed {
         return finding("wasm target", FindingLevel::Good, "wasm32-wasip2", "");
     }
     let advice = "run `rustup target add wasm32-wasip2`; only those who write plugins need it";
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_fits_is_good_in_all() {
+    fn a_sufficient_machine_has_only_good_findings() {
         for finding in judge(&good()) {
             assert_eq!(
                 (finding.verdict, finding.advice.as_str()),
@@ -251,10 +251,14 @@ mod tests {
     }
 
     #[test]
-    fn one_engine_is_enough_and_none_is_bad() {
-        let program = |image: &str, is_there: bool| ImageProgram {
+    fn one_engine_is_enough_and_no_engine_is_bad() {
+        let program = |image: &str, is_installed: bool| ImageProgram {
             image: image.to_owned(),
-            found: if is_there { Ok("1".to_owned()) } else { Err("no such program".to_owned()) },
+            found: if is_installed {
+                Ok("1".to_owned())
+            } else {
+                Err("no such program".to_owned())
+            },
         };
         let rows = [
             (true, false, [FindingLevel::Good, FindingLevel::Warning, FindingLevel::Warning]),
@@ -268,20 +272,26 @@ mod tests {
                 program("redis-tools:*", false),
             ];
             let verdicts: Vec<_> =
-                of_programs(&programs).iter().map(|finding| finding.verdict).collect();
+                check_programs(&programs).iter().map(|finding| finding.verdict).collect();
             assert_eq!(verdicts, expected, "{programs:?}");
         }
     }
 
     #[test]
-    fn each_lack_is_told_alone_and_with_the_way_out() {
+    fn each_problem_is_one_finding_with_advice() {
         use FindingLevel::{Bad, Warning};
-        let lack = |text: &str| Err(text.to_owned());
-        let program = ImageProgram { image: "twemproxy".to_owned(), found: lack("no nutcracker") };
+        let missing = |text: &str| Err(text.to_owned());
+        let program =
+            ImageProgram { image: "twemproxy".to_owned(), found: missing("no nutcracker") };
         let rows = [
-            (MachineFacts { containers: lack("forbidden"), ..good() }, "containers", Bad, "Pods"),
-            (MachineFacts { address: lack("in use"), ..good() }, "address", Bad, "--block"),
-            (MachineFacts { cache: lack("a link"), ..good() }, "cache", Bad, "XDG_CACHE_HOME"),
+            (
+                MachineFacts { containers: missing("forbidden"), ..good() },
+                "containers",
+                Bad,
+                "Pods",
+            ),
+            (MachineFacts { address: missing("in use"), ..good() }, "address", Bad, "--block"),
+            (MachineFacts { cache: missing("a link"), ..good() }, "cache", Bad, "XDG_CACHE_HOME"),
             (MachineFacts { open_files: Some(256), ..good() }, "open files", Warning, "ulimit"),
             (
                 MachineFacts { inotify_watches: Some(9), ..good() },
@@ -302,7 +312,7 @@ mod tests {
                 Warning,
                 "newer",
             ),
-            (MachineFacts { host: lack("open to others"), ..good() }, "host", Warning, "remove"),
+            (MachineFacts { host: missing("open to others"), ..good() }, "host", Warning, "remove"),
             (MachineFacts { cargo: None, ..good() }, "cargo", Warning, "rustup"),
             (MachineFacts { has_wasm_target: false, ..good() }, "wasm target", Warning, "rustup"),
             (
@@ -313,11 +323,13 @@ mod tests {
             ),
         ];
         for (facts, check, verdict, advice) in rows {
-            let lacks: Vec<_> =
-                judge(&facts).into_iter().filter(|it| it.verdict != FindingLevel::Good).collect();
-            assert_eq!(lacks.len(), 1, "{check}: {lacks:?}");
-            assert_eq!((lacks[0].check.as_str(), lacks[0].verdict), (check, verdict));
-            assert!(lacks[0].advice.contains(advice), "{lacks:?}");
+            let problems: Vec<_> = judge(&facts)
+                .into_iter()
+                .filter(|finding| finding.verdict != FindingLevel::Good)
+                .collect();
+            assert_eq!(problems.len(), 1, "{check}: {problems:?}");
+            assert_eq!((problems[0].check.as_str(), problems[0].verdict), (check, verdict));
+            assert!(problems[0].advice.contains(advice), "{problems:?}");
         }
     }
 }

@@ -40,21 +40,21 @@ pub fn install(
         return Err(InstallError::NoDirectory(directory.to_owned()));
     }
     for (file, bytes) in [(format!("{name}.wasm"), component), (format!("{name}.yaml"), settings)] {
-        put(directory, &file, bytes)?;
+        write_if_changed(directory, &file, bytes)?;
     }
     Ok(())
 }
 
-fn put(directory: &Path, file: &str, bytes: &[u8]) -> Result<(), InstallError> {
+fn write_if_changed(directory: &Path, file: &str, bytes: &[u8]) -> Result<(), InstallError> {
     let path = directory.join(file);
-    if fs::read(&path).is_ok_and(|there| there == bytes) {
+    if fs::read(&path).is_ok_and(|content| content == bytes) {
         return Ok(());
     }
-    let aside = directory.join(format!(".{file}.new"));
-    let written = fs::write(&aside, bytes).and_then(|()| fs::rename(&aside, &path));
+    let temporary = directory.join(format!(".{file}.new"));
+    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, &path));
     written.map_err(|source| {
         // The temporary file is useless; an error of its removal would hide the first one.
-        fs::remove_file(&aside).ok();
+        fs::remove_file(&temporary).ok();
         InstallError::Write { path, source }
     })
 }
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_appear_whole_and_only_if_they_differ() {
+    fn files_are_replaced_by_a_rename_and_only_if_they_differ() {
         let home = tempfile::tempdir().unwrap();
         let inode = |file: &str| fs::metadata(home.path().join(file)).unwrap().ino();
         install(home.path(), "a", b"one", b"yaml").unwrap();
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_directory_is_told_with_the_way_out() {
+    fn a_missing_directory_is_refused_with_a_fix() {
         let home = tempfile::tempdir().unwrap();
         let error = install(&home.path().join("absent"), "a", b"", b"").unwrap_err();
         assert!(error.to_string().contains("--plugins"), "{error}");

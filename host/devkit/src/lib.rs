@@ -34,4 +34,4 @@ pub use project::{DEFAULT_GROUP, NewProjectError, PluginProject};
 pub use sources::{SourceChange, SourceWatchError, SourceWatcher};
 
 /// The folder of a project that holds the SDK and the WIT contract from this binary.
-const BROUGHT: &str = "tholepin";
+const SDK_DIRECTORY: &str = "tholepin";

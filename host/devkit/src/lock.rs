@@ -14,11 +14,11 @@ version = 4
 pub(crate) fn subset(workspace: &str, name: &str, direct: &[&str]) -> String {
     let entries: Vec<&str> = workspace.split("[[package]]\n").skip(1).map(str::trim_end).collect();
     let mut needed = BTreeSet::new();
-    let mut open: Vec<String> = direct.iter().map(|&name| name.to_owned()).collect();
-    while let Some(wanted) = open.pop() {
+    let mut queue: Vec<String> = direct.iter().map(|&name| name.to_owned()).collect();
+    while let Some(dependency) = queue.pop() {
         for (index, entry) in entries.iter().enumerate() {
-            if is(entry, &wanted) && needed.insert(index) {
-                open.extend(dependencies(entry).map(str::to_owned));
+            if is_entry_of(entry, &dependency) && needed.insert(index) {
+                queue.extend(dependencies(entry).map(str::to_owned));
             }
         }
     }
@@ -43,10 +43,10 @@ pub(crate) fn names(lock: &str) -> impl Iterator<Item = &str> {
 
 /// Returns true if a dependency refers to this entry: by name, or by name and version if the lock file has
 /// several versions of the package.
-fn is(entry: &str, wanted: &str) -> bool {
-    let mut words = wanted.split(' ');
-    let version = |wanted: &str| value(entry, "version") == wanted;
-    words.next() == Some(value(entry, "name")) && words.next().is_none_or(version)
+fn is_entry_of(entry: &str, dependency: &str) -> bool {
+    let mut parts = dependency.split(' ');
+    let is_version = |version: &str| value(entry, "version") == version;
+    parts.next() == Some(value(entry, "name")) && parts.next().is_none_or(is_version)
 }
 
 /// Returns the dependencies of an entry, as `NAME` or `NAME VERSION`.
@@ -99,7 +99,7 @@ version = "0.1.0"
 "#;
 
     #[test]
-    fn what_is_needed_is_kept_and_nothing_else() {
+    fn the_needed_entries_are_kept_and_no_others() {
         let lock = subset(LOCK, "mine", &["a"]);
         let found: Vec<&str> = names(&lock).collect();
         assert_eq!(found, ["a", "b", "c", "mine"]);

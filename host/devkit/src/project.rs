@@ -13,7 +13,7 @@ use std::{
 use tholepin_core::PluginName;
 
 use crate::{
-    BROUGHT, lock,
+    SDK_DIRECTORY, lock,
     substitution::{kind_of, plural_of, substitute},
 };
 
@@ -29,13 +29,13 @@ pub const DEFAULT_GROUP: &str = "samples.example";
 const KIND_LENGTH_MAX: usize = 63;
 
 /// The dependencies in the template's `Cargo.toml`.
-const DIRECT: &[&str] = &["serde", "serde_json", "tholepin-sdk"];
+const DIRECT_DEPENDENCIES: &[&str] = &["serde", "serde_json", "tholepin-sdk"];
 
 /// The lock file of the tree that this program was built from.
 const LOCK: &str = include_str!("../../../Cargo.lock");
 
 /// Names that a crate cannot have: the keywords of Rust, and the crates that every program has.
-const NO_CRATE: &[&str] = &[
+const RESERVED_CRATE_NAMES: &[&str] = &[
     "abstract",
     "alloc",
     "as",
@@ -182,7 +182,7 @@ impl PluginProject {
         let name = self.name.as_str();
         let (snake, singular) = (name.replace('-', "_"), self.kind.to_lowercase());
         let plural = plural_of(&singular);
-        let words = [
+        let substitutes = [
             ("site-config", name),
             ("site_config", &snake),
             ("SiteConfig", &self.kind),
@@ -190,19 +190,19 @@ impl PluginProject {
             ("siteconfig", &singular),
             (DEFAULT_GROUP, &self.group),
         ];
-        let named = |text: &str| substitute(text, &words);
+        let substituted = |text: &str| substitute(text, &substitutes);
         let sample = embedded::SAMPLE.iter().filter(|(path, _)| *path != "Cargo.toml");
-        let brought = embedded::BROUGHT.iter();
+        let sdk_files = embedded::SDK.iter();
         let own = [
-            ("Cargo.toml", named(include_str!("../template/Cargo.toml"))),
-            ("Cargo.lock", lock::subset(LOCK, name, DIRECT)),
+            ("Cargo.toml", substituted(include_str!("../template/Cargo.toml"))),
+            ("Cargo.lock", lock::subset(LOCK, name, DIRECT_DEPENDENCIES)),
             ("rust-toolchain.toml", include_str!("../../../rust-toolchain.toml").to_owned()),
             (".gitignore", "/target\n".to_owned()),
             ("tholepin/Cargo.toml", include_str!("../template/tholepin.toml").to_owned()),
         ];
         sample
-            .map(|(path, text)| (named(path), named(text)))
-            .chain(brought.map(|(path, text)| (format!("tholepin/{path}"), (*text).to_owned())))
+            .map(|(path, text)| (substituted(path), substituted(text)))
+            .chain(sdk_files.map(|(path, text)| (format!("tholepin/{path}"), (*text).to_owned())))
             .chain(own.map(|(path, text)| (path.to_owned(), text)))
             .collect()
     }
@@ -228,17 +228,18 @@ impl PluginProject {
         }
         // The files of the SDK get the modification time of this program. Cargo decides by that time whether a file
         // has changed, so it does not compile the SDK again for each new project.
-        let program = env::current_exe().and_then(fs::metadata).and_then(|it| it.modified());
-        let (brought, made) =
-            (directory.join(BROUGHT), program.unwrap_or_else(|_| SystemTime::now()));
+        let program =
+            env::current_exe().and_then(fs::metadata).and_then(|metadata| metadata.modified());
+        let (sdk_directory, modified) =
+            (directory.join(SDK_DIRECTORY), program.unwrap_or_else(|_| SystemTime::now()));
         for (path, text) in self.files() {
             let path = directory.join(path);
             let folder = path.parent().unwrap_or(directory);
             fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
             fs::write(&path, text).map_err(|error| failed(&path, error))?;
-            if path.starts_with(&brought) {
+            if path.starts_with(&sdk_directory) {
                 let dated = File::options().write(true).open(&path);
-                let dated = dated.and_then(|file| file.set_modified(made));
+                let dated = dated.and_then(|file| file.set_modified(modified));
                 dated.map_err(|error| failed(&path, error))?;
             }
         }
@@ -255,10 +256,10 @@ fn plugin_name(name: &str) -> Result<PluginName, NewProjectError> {
     if !name.starts_with(|first: char| first.is_ascii_lowercase()) {
         return Err(refused("begin with a letter"));
     }
-    if NO_CRATE.contains(&name) {
+    if RESERVED_CRATE_NAMES.contains(&name) {
         return Err(refused("it is a name reserved by Rust"));
     }
-    let used = lock::subset(LOCK, "", DIRECT);
+    let used = lock::subset(LOCK, "", DIRECT_DEPENDENCIES);
     if lock::names(&used).any(|used| used.replace('_', "-") == name) {
         return Err(refused("a crate that every plugin uses has this name"));
     }

@@ -4,7 +4,7 @@
 //! Cargo identifies a package in a target directory by its name, its version and its path *within its project*. Two
 //! projects could therefore get each other's build results. These rules prevent it:
 //!
-//! - A target directory is shared only by projects whose folder [`BROUGHT`] has the same content.
+//! - A target directory is shared only by projects whose folder [`SDK_DIRECTORY`] has the same content.
 //! - A package name belongs to one project at a time. Another project of that name waits for the lock of the name,
 //!   and then deletes cargo's fingerprints of the package, so that cargo builds it again.
 //! - A project with several packages of its own, or whose library is named differently from its package, does not
@@ -24,9 +24,9 @@ use sha2::{Digest, Sha256};
 use tokio::time::sleep;
 
 use crate::{
-    BROUGHT,
+    SDK_DIRECTORY,
     build_error::{BuildError, CARGO_DEADLINE},
-    stderr::note,
+    stderr::print_line,
 };
 
 /// How many shared target directories are kept: the one of this SDK, and those of older SDKs.
@@ -69,16 +69,20 @@ impl SharedBuild {
         let name = package["name"].as_str()?;
         let mut targets = package["targets"].as_array()?.iter();
         let is_component = |target: &&Value| {
-            target["crate_types"].as_array().is_some_and(|it| it.contains(&"cdylib".into()))
+            target["crate_types"]
+                .as_array()
+                .is_some_and(|crate_types| crate_types.contains(&"cdylib".into()))
         };
         let library = targets.find(is_component)?["name"].as_str()?;
-        let mut brought =
-            package["dependencies"].as_array()?.iter().filter_map(|it| path(&it["path"]));
+        let mut path_dependencies = package["dependencies"]
+            .as_array()?
+            .iter()
+            .filter_map(|dependency| path(&dependency["path"]));
         // A path dependency outside the project is no problem: its path is part of cargo's package identity.
-        let is_brought =
-            brought.all(|path| !path.starts_with(&root) || path.starts_with(root.join(BROUGHT)));
-        let is_sharer = is_usual && is_alone && is_brought && library == crate_name(name);
-        is_sharer.then(|| Self { package: name.to_owned(), root })
+        let has_distinct_paths = path_dependencies
+            .all(|path| !path.starts_with(&root) || path.starts_with(root.join(SDK_DIRECTORY)));
+        let can_share = is_usual && is_alone && has_distinct_paths && library == crate_name(name);
+        can_share.then(|| Self { package: name.to_owned(), root })
     }
 
     /// Waits until this project may build in its shared directory, and returns the locks.
@@ -86,24 +90,25 @@ impl SharedBuild {
     /// # Errors
     ///
     /// Fails if the directory cannot be used, or if another build of the same package name does not end in time.
-    pub(crate) async fn turn(&self, base: &Path) -> Result<SharedBuildLock, BuildError> {
+    pub(crate) async fn lock(&self, base: &Path) -> Result<SharedBuildLock, BuildError> {
         let failed = |source| BuildError::Shared { path: base.to_owned(), source };
-        let key = digest(&self.root.join(BROUGHT)).map_err(failed)?;
+        let key = digest(&self.root.join(SDK_DIRECTORY)).map_err(failed)?;
         let directory = base.join(&key);
         let projects = directory.join(".projects");
         fs::create_dir_all(base).map_err(failed)?;
-        let directory_lock = open(&base.join(format!("{key}.lock"))).map_err(failed)?;
-        self.wait(&directory_lock, File::try_lock_shared).await?;
+        let directory_lock = open_lock_file(&base.join(format!("{key}.lock"))).map_err(failed)?;
+        self.wait_for_lock(&directory_lock, File::try_lock_shared).await?;
         directory_lock.set_modified(SystemTime::now()).map_err(failed)?;
         fs::create_dir_all(&projects).map_err(failed)?;
         shrink(base, &key).map_err(failed)?;
-        let mut package_lock = open(&projects.join(crate_name(&self.package))).map_err(failed)?;
-        self.wait(&package_lock, File::try_lock).await?;
+        let mut package_lock =
+            open_lock_file(&projects.join(crate_name(&self.package))).map_err(failed)?;
+        self.wait_for_lock(&package_lock, File::try_lock).await?;
         let mut owner = String::new();
         package_lock.read_to_string(&mut owner).map_err(failed)?;
         let own = self.root.to_string_lossy();
         if owner != own {
-            self.forget(&directory).await?;
+            self.forget_build(&directory).await?;
             let written = package_lock.set_len(0).and_then(|()| package_lock.rewind());
             written.and_then(|()| package_lock.write_all(own.as_bytes())).map_err(failed)?;
         }
@@ -115,15 +120,15 @@ impl SharedBuild {
     }
 
     /// Deletes cargo's fingerprints of this package, so that cargo builds it again.
-    async fn forget(&self, directory: &Path) -> Result<(), BuildError> {
+    async fn forget_build(&self, directory: &Path) -> Result<(), BuildError> {
         let failed = |source| BuildError::Shared { path: directory.to_owned(), source };
         for profile in profiles(directory).map_err(failed)? {
             // Cargo's own lock: a cargo whose `tholepin` was killed may still build here.
-            let lock = open(&profile.join(".cargo-lock")).map_err(failed)?;
-            self.wait(&lock, File::try_lock).await?;
+            let lock = open_lock_file(&profile.join(".cargo-lock")).map_err(failed)?;
+            self.wait_for_lock(&lock, File::try_lock).await?;
             for entry in fs::read_dir(profile.join(".fingerprint")).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
-                if is_of(&entry.file_name().to_string_lossy(), &self.package) {
+                if is_fingerprint_of(&entry.file_name().to_string_lossy(), &self.package) {
                     fs::remove_dir_all(entry.path()).map_err(failed)?;
                 }
             }
@@ -132,13 +137,13 @@ impl SharedBuild {
     }
 
     /// Waits until `take` gets a lock of a file.
-    async fn wait(
+    async fn wait_for_lock(
         &self,
         lock: &File,
         take: fn(&File) -> Result<(), TryLockError>,
     ) -> Result<(), BuildError> {
         let start = Instant::now();
-        let mut is_told = false;
+        let mut is_printed = false;
         loop {
             match take(lock) {
                 Ok(()) => return Ok(()),
@@ -150,9 +155,9 @@ impl SharedBuild {
                     return Err(BuildError::Shared { path: self.root.clone(), source });
                 }
             }
-            if !is_told {
-                note(&format!("waiting for another build of `{}` to end", self.package));
-                is_told = true;
+            if !is_printed {
+                print_line(&format!("waiting for another build of `{}` to end", self.package));
+                is_printed = true;
             }
             sleep(PAUSE).await;
         }
@@ -165,12 +170,12 @@ fn crate_name(package: &str) -> String {
 }
 
 /// Opens a lock file without changing its content; creates it if it does not exist.
-fn open(path: &Path) -> io::Result<File> {
+fn open_lock_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
 /// Returns true if the name of a fingerprint, `PACKAGE-HASH`, belongs to this package.
-fn is_of(fingerprint: &str, package: &str) -> bool {
+fn is_fingerprint_of(fingerprint: &str, package: &str) -> bool {
     fingerprint.rsplit_once('-').is_some_and(|(name, _)| crate_name(name) == crate_name(package))
 }
 
@@ -238,7 +243,7 @@ fn shrink(base: &Path, newest: &str) -> io::Result<()> {
     let mut used = Vec::new();
     for folder in folders(base)? {
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let lock = open(&base.join(format!("{name}.lock")))?;
+        let lock = open_lock_file(&base.join(format!("{name}.lock")))?;
         if name != newest {
             used.push((lock.metadata()?.modified()?, folder, lock));
         }

@@ -60,7 +60,7 @@ impl SourceWatcher {
     pub fn watch(directory: &Path) -> Result<Self, SourceWatchError> {
         let failed = |path: &Path, source| SourceWatchError { path: path.to_owned(), source };
         let (sender, notices) = mpsc::channel(NOTICES_MAX);
-        let notice = move |event: notify::Result<Event>| {
+        let on_event = move |event: notify::Result<Event>| {
             for path in event.iter().filter(|event| is_write(event)).flat_map(|event| &event.paths)
             {
                 if is_source(path) {
@@ -70,7 +70,7 @@ impl SourceWatcher {
             }
         };
         let mut watcher =
-            notify::recommended_watcher(notice).map_err(|error| failed(directory, error))?;
+            notify::recommended_watcher(on_event).map_err(|error| failed(directory, error))?;
         let mut add =
             |path: &Path, mode| watcher.watch(path, mode).map_err(|error| failed(path, error));
         add(directory, RecursiveMode::NonRecursive)?;
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn saves_are_noticed_and_nothing_else() {
+    async fn saves_of_sources_are_reported_and_no_others() {
         let home = tempfile::tempdir().unwrap();
         fs::create_dir_all(home.path().join("src/deep")).unwrap();
         fs::create_dir(home.path().join("target")).unwrap();

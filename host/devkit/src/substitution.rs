@@ -6,9 +6,9 @@ pub(crate) fn substitute(text: &str, words: &[(&str, &str)]) -> String {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        let here = words.iter().filter(|(word, _)| rest.starts_with(word));
-        if let Some((word, by)) = here.max_by_key(|(word, _)| word.len()) {
-            result.push_str(by);
+        let matching = words.iter().filter(|(word, _)| rest.starts_with(word));
+        if let Some((word, substitute_text)) = matching.max_by_key(|(word, _)| word.len()) {
+            result.push_str(substitute_text);
             rest = rest.get(word.len()..).unwrap_or_default();
         } else {
             result.push(first);
@@ -32,10 +32,10 @@ pub(crate) fn kind_of(name: &str) -> String {
 /// Returns the plural of a lower-case word, formed as those of Kubernetes' own kinds.
 pub(crate) fn plural_of(singular: &str) -> String {
     let is_vowel = |letter: char| "aeiou".contains(letter);
-    let hisses = ["s", "x", "z", "ch", "sh"].iter().any(|end| singular.ends_with(end));
+    let ends_in_sibilant = ["s", "x", "z", "ch", "sh"].iter().any(|end| singular.ends_with(end));
     match singular.strip_suffix('y') {
         Some(stem) if !stem.ends_with(is_vowel) => format!("{stem}ies"),
-        _ if hisses => format!("{singular}es"),
+        _ if ends_in_sibilant => format!("{singular}es"),
         _ => format!("{singular}s"),
     }
 }

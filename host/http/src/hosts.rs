@@ -57,7 +57,7 @@ mod tests {
     use hyper::Request;
 
     #[test]
-    fn every_name_in_a_request_must_be_ours() {
+    fn every_name_in_a_request_must_be_allowed() {
         let hosts = AllowedHosts::new([127, 0, 0, 1].into(), &["localhost"]);
         let rows = [
             ("/", Some("127.0.0.1:80"), true),
@@ -79,7 +79,7 @@ mod tests {
             let (parts, ()) = request.body(()).unwrap().into_parts();
             assert_eq!(hosts.check(&parts).is_ok(), expected, "{uri} {host:?}");
         }
-        let six = AllowedHosts::new("::1".parse().unwrap(), &[]);
-        assert!(six.contains("[::1]:80") && !six.contains("::1"));
+        let ipv6 = AllowedHosts::new("::1".parse().unwrap(), &[]);
+        assert!(ipv6.contains("[::1]:80") && !ipv6.contains("::1"));
     }
 }

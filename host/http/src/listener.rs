@@ -48,7 +48,9 @@ pub async fn accept_each<F>(
 {
     let ListenerLimits { connections_max, grace } = limits;
     let mut connections = JoinSet::new();
-    while let Some(stream) = next(&listener, connections_max, &mut connections, stop).await {
+    while let Some(stream) =
+        next_connection(&listener, connections_max, &mut connections, stop).await
+    {
         connections.spawn(serve(stream));
     }
     drop(listener);
@@ -59,18 +61,18 @@ pub async fn accept_each<F>(
 }
 
 /// Waits for the next connection, and joins those that have ended meanwhile. Returns `None` after the stop.
-async fn next(
+async fn next_connection(
     listener: &TcpListener,
     connections_max: usize,
     connections: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) -> Option<TcpStream> {
     loop {
-        let room = connections.len() < connections_max;
+        let has_room = connections.len() < connections_max;
         let accepted = tokio::select! {
             () = stop.cancelled() => return None,
             Some(_) = connections.join_next() => continue,
-            accepted = listener.accept(), if room => accepted,
+            accepted = listener.accept(), if has_room => accepted,
         };
         match accepted {
             Ok((stream, _)) => return Some(stream),
@@ -81,7 +83,7 @@ async fn next(
 }
 
 /// Serves one HTTP/1.1 connection until the client closes it, sends no complete request headers for the time
-/// `headers`, or until `stop`. A request that is in progress at the stop is still answered.
+/// `headers_deadline`, or until `stop`. A request that is in progress at the stop is still answered.
 ///
 /// # Errors
 ///
@@ -89,7 +91,7 @@ async fn next(
 pub async fn serve_http1<S: HttpService>(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     server: Arc<S>,
-    headers: Duration,
+    headers_deadline: Duration,
     stop: CancellationToken,
 ) -> hyper::Result<()> {
     let service = service_fn(move |request| {
@@ -98,7 +100,7 @@ pub async fn serve_http1<S: HttpService>(
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(headers)
+        .header_read_timeout(headers_deadline)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     tokio::select! {

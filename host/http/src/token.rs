@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_token_itself_fits_its_digest() {
+    fn only_the_token_itself_matches_its_digest() {
         let (token, other) = (new_token().unwrap(), new_token().unwrap());
         assert_eq!(token.len(), 64);
         let digest = TokenDigest::of(&token);
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_comes_as_bearer_only() {
+    fn a_token_is_read_from_a_bearer_header_only() {
         let rows = [
             (Some("Bearer a"), Some("a")),
             (Some("bearer  a "), Some("a")),

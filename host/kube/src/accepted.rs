@@ -34,7 +34,7 @@ impl KubernetesApi {
         object: ObjectRef,
         uid: String,
     ) -> Result<Option<AcceptedSpec>, CallError> {
-        let kept = self.kept(&reference(&object, &uid)).await?;
+        let kept = self.kept(&kept_reference(&object, &uid)).await?;
         Ok(kept.map(|kept| kept.accepted))
     }
 
@@ -44,7 +44,7 @@ impl KubernetesApi {
         uid: String,
         accepted: AcceptedSpec,
     ) -> Result<(), CallError> {
-        let name = reference(&object, &uid);
+        let name = kept_reference(&object, &uid);
         for _ in 0..ATTEMPTS_MAX {
             let kept = self.kept(&name).await?;
             if kept.as_ref().is_some_and(|kept| is_enough(&kept.accepted, &accepted)) {
@@ -72,7 +72,8 @@ impl KubernetesApi {
 
     /// Returns true if the store watches the ConfigMaps and shows that this one does not exist.
     pub(crate) fn shows_no_accepted(&self, object: &ObjectRef, uid: &str) -> bool {
-        let (name, view) = (reference(object, uid), tholepin_core::port::Kubernetes::view(self));
+        let (name, view) =
+            (kept_reference(object, uid), tholepin_core::port::Kubernetes::view(self));
         view.covers(&name.kind) && view.get(&name).is_none()
     }
 
@@ -101,7 +102,7 @@ fn parse(map: &Value) -> KeptSpec {
 }
 
 /// Returns the reference of the ConfigMap that keeps the accepted spec of an object.
-fn reference(object: &ObjectRef, uid: &str) -> ObjectRef {
+fn kept_reference(object: &ObjectRef, uid: &str) -> ObjectRef {
     ObjectRef {
         kind: KindName { api_version: "v1".to_owned(), kind: "ConfigMap".to_owned() },
         namespace: namespace_of(object).to_owned(),
@@ -129,8 +130,8 @@ mod tests {
     }
 
     #[test]
-    fn only_another_spec_of_this_or_a_later_generation_is_written() {
-        let wanted = accepted(4, "{}");
+    fn only_a_different_spec_of_this_or_a_later_generation_is_written() {
+        let accepted_spec = accepted(4, "{}");
         let rows = [
             (accepted(4, "{}"), true),
             (accepted(5, "{\"spec\":1}"), true),
@@ -138,23 +139,23 @@ mod tests {
             (accepted(4, "{\"spec\":1}"), false),
             (parse(&json!({"data": {GENERATION: "x"}})).accepted, false),
         ];
-        for (kept, enough) in rows {
-            assert_eq!(is_enough(&kept, &wanted), enough, "{kept:?}");
+        for (kept, expected) in rows {
+            assert_eq!(is_enough(&kept, &accepted_spec), expected, "{kept:?}");
         }
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn a_written_spec_is_read_back() {
         let kind = KindName { api_version: "a/v1".to_owned(), kind: "K".to_owned() };
         let object = ObjectRef { kind, namespace: String::new(), name: "x".to_owned() };
-        let name = reference(&object, "u");
+        let name = kept_reference(&object, "u");
         assert_eq!(
             (name.namespace.as_str(), name.name.as_str()),
             ("default", "tholepin-accepted-k-u")
         );
-        let wanted = accepted(4, "{\"spec\":1}");
-        let map = config_map(&name, &object, "u", &wanted, Some("7"));
+        let accepted_spec = accepted(4, "{\"spec\":1}");
+        let map = config_map(&name, &object, "u", &accepted_spec, Some("7"));
         let kept = parse(&map);
-        assert_eq!((kept.accepted, kept.resource_version.as_str()), (wanted, "7"));
+        assert_eq!((kept.accepted, kept.resource_version.as_str()), (accepted_spec, "7"));
     }
 }

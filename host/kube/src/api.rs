@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     SecretFingerprinter,
-    apply_cache::{ApplyOutcome, ApplyTarget, means},
+    apply_cache::{ApplyOutcome, ApplyTarget, may_skip},
     error::REQUEST_DEADLINE,
     event_cache::EventCache,
     fingerprint::{is_secret, is_secret_kind, refuse_fingerprints},
@@ -35,7 +35,7 @@ use crate::{
     kinds::{KindCache, ServedKind},
     meter,
     raw::RawObject,
-    secrets::{SecretCache, decoded},
+    secrets::{SecretCache, decode_values},
     store::ObjectStore,
     subscriptions::lock,
     template::{self, TemplateValues},
@@ -84,19 +84,19 @@ pub struct KubernetesApi {
     key: SecretFingerprinter,
     secrets: Arc<SecretCache>,
     /// Clones of this connection with the user agent of a plugin, one per plugin.
-    agents: Mutex<BTreeMap<PluginName, Arc<Self>>>,
+    plugin_clients: Mutex<BTreeMap<PluginName, Arc<Self>>>,
 }
 
 /// The most user agents that are kept. A host has fewer plugins; the map is cleared then.
-const AGENTS_MAX: usize = 1024;
+const PLUGIN_CLIENTS_MAX: usize = 1024;
 
 /// Returns the user agent of a field manager, `MANAGER/VERSION`. A delete request has no field manager, so
 /// that an audit log identifies the client by the user agent up to the slash.
-fn agent(field_manager: &str) -> HeaderValue {
+fn user_agent(field_manager: &str) -> HeaderValue {
     let version = env!("CARGO_PKG_VERSION");
-    let agent = HeaderValue::from_str(&format!("{field_manager}/{version}"));
+    let user_agent = HeaderValue::from_str(&format!("{field_manager}/{version}"));
     // Cannot fail: names of plugins are ASCII.
-    agent.unwrap_or(HeaderValue::from_static("tholepin"))
+    user_agent.unwrap_or(HeaderValue::from_static("tholepin"))
 }
 
 impl KubernetesApi {
@@ -134,8 +134,8 @@ impl KubernetesApi {
         let namespace = config.default_namespace.clone();
         let client = Client::try_from(config)
             .map_err(|error| KubernetesApiError::Client(Box::new(error)))?;
-        let client = meter::counted(client, namespace, host);
-        let client = meter::named(client, agent(HOST_FIELD_MANAGER));
+        let client = meter::with_request_metrics(client, namespace, host);
+        let client = meter::with_user_agent(client, user_agent(HOST_FIELD_MANAGER));
         let store = Arc::new(ObjectStore::default());
         let kinds = Arc::new(KindCache::new(client.clone(), server.trim_end_matches('/')));
         let secrets = Arc::new(SecretCache::default());
@@ -150,8 +150,8 @@ impl KubernetesApi {
         };
         let hub = WatchHub::new(context);
         let events = Arc::new(EventCache::new(reporting_instance));
-        let agents = Mutex::default();
-        Ok(Arc::new(Self { client, store, kinds, events, hub, key, secrets, agents }))
+        let plugin_clients = Mutex::default();
+        Ok(Arc::new(Self { client, store, kinds, events, hub, key, secrets, plugin_clients }))
     }
 
     /// Runs the watches until `stop`. No watch starts before this is called.
@@ -170,36 +170,40 @@ impl KubernetesApi {
     }
 
     /// Waits for a request about one object, within the deadline.
-    pub(crate) async fn ask<T>(
+    pub(crate) async fn send<T>(
         &self,
         served: &ServedKind,
         (verb, object, status): (&'static str, &ObjectRef, bool),
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, CallError> {
-        let answer = served.asked(verb, object, status).within(request).await;
-        if matches!(answer, Err(CallError::NotFound(_))) {
-            self.kinds.doubt(&object.kind);
+        let reply = served.request(verb, object, status).within(request).await;
+        if matches!(reply, Err(CallError::NotFound(_))) {
+            self.kinds.forget_if_old(&object.kind);
         }
-        answer
+        reply
     }
 
     /// Reads one object, with clear Secret values.
     async fn read(&self, object: &ObjectRef) -> Result<Value, CallError> {
         let served = self.served(&object.kind).await?;
         let api = served.api(self.client.clone(), &object.namespace);
-        let raw = self.ask(&served, ("get", object, false), api.get(&object.name)).await?;
+        let raw = self.send(&served, ("get", object, false), api.get(&object.name)).await?;
         parse(&raw, &served)
     }
 
     /// Stores the reply to a write, and returns the object as plugins see it.
-    pub(crate) fn keep(&self, served: &ServedKind, raw: &RawObject) -> Result<Value, CallError> {
-        let stored = self.admit(parse(raw, served)?)?;
-        self.store.wrote(stored.clone());
+    pub(crate) fn store_reply(
+        &self,
+        served: &ServedKind,
+        raw: &RawObject,
+    ) -> Result<Value, CallError> {
+        let stored = self.to_stored(parse(raw, served)?)?;
+        self.store.put_written(stored.clone());
         Ok(stored.value())
     }
 
     /// Converts a reply for the store: without Secret values and `managedFields`.
-    pub(crate) fn admit(&self, mut object: Value) -> Result<StoredObject, CallError> {
+    pub(crate) fn to_stored(&self, mut object: Value) -> Result<StoredObject, CallError> {
         self.key.hide(&mut object);
         StoredObject::new(object).map_err(|error| CallError::Other(error.to_string()))
     }
@@ -212,8 +216,8 @@ impl KubernetesApi {
             refuse_fingerprints(&intent)?;
             self.fill(&reference, &mut intent).await?;
         }
-        let mut shown = intent.clone();
-        self.key.hide(&mut shown);
+        let mut fingerprinted = intent.clone();
+        self.key.hide(&mut fingerprinted);
         let target = |uid: &str| ApplyTarget {
             uid: uid.to_owned(),
             field_manager: field_manager.clone(),
@@ -222,8 +226,10 @@ impl KubernetesApi {
         if let Some(cached) = self.store.get(&reference).filter(|_| !dry_run) {
             let target = target(&cached.meta().uid);
             let value = cached.value();
-            let outcome = ApplyOutcome::of(&shown, &value, status);
-            if means(&shown, cached.meta()) && self.store.applied.is_last(&target, outcome) {
+            let outcome = ApplyOutcome::of(&fingerprinted, &value, status);
+            if may_skip(&fingerprinted, cached.meta())
+                && self.store.applied.is_last_outcome(&target, outcome)
+            {
                 return Ok(value);
             }
             self.store.applied.forget(&target);
@@ -238,7 +244,7 @@ impl KubernetesApi {
         let value = stored.value();
         // Only for watched objects: of others, nothing reports a change or the deletion.
         if !dry_run && self.store.get(&reference).is_some() {
-            let outcome = ApplyOutcome::of(&shown, &value, status);
+            let outcome = ApplyOutcome::of(&fingerprinted, &value, status);
             self.store.applied.remember(target(&stored.meta().uid), outcome);
         }
         Ok(value)
@@ -254,38 +260,38 @@ impl KubernetesApi {
     ) -> Result<StoredObject, CallError> {
         let served = self.served(&object.kind).await?;
         let api = served.api(self.client.clone(), &object.namespace);
-        let what = ("patch", object, status);
+        let request = ("patch", object, status);
         let raw = if status {
-            self.ask(&served, what, api.patch_status(&object.name, params, patch)).await?
+            self.send(&served, request, api.patch_status(&object.name, params, patch)).await?
         } else {
-            self.ask(&served, what, api.patch(&object.name, params, patch)).await?
+            self.send(&served, request, api.patch(&object.name, params, patch)).await?
         };
         let object = parse(&raw, &served)?;
         if params.dry_run {
-            return self.admit(object);
+            return self.to_stored(object);
         }
-        self.secrets.saw(&object);
-        let stored = self.admit(object)?;
-        self.store.wrote(stored.clone());
+        self.secrets.update_if_used(&object);
+        let stored = self.to_stored(object)?;
+        self.store.put_written(stored.clone());
         Ok(stored)
     }
 
     /// Fills the templates in the values of a Secret. A value with random characters is made once: while the
     /// stored Secret has the key, its value is kept.
     async fn fill(&self, secret: &ObjectRef, intent: &mut Value) -> Result<(), CallError> {
-        let wants = template::wants(intent)?;
-        if wants.is_empty() {
+        let requirements = template::requirements(intent)?;
+        if requirements.is_empty() {
             return Ok(());
         }
         let mut sources = template::TemplateSources::default();
-        for name in wants.secrets {
+        for name in requirements.secrets {
             let source = ObjectRef { name: name.clone(), ..secret.clone() };
             sources.secrets.insert(name, self.secret_values(&source).await?);
         }
-        if wants.random {
+        if requirements.random {
             // Read from the server: an outdated copy in the store could cause a value to be made twice.
             match self.read(secret).await {
-                Ok(stored) => sources.stored = decoded(&stored),
+                Ok(stored) => sources.stored = decode_values(&stored),
                 Err(CallError::NotFound(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -305,10 +311,10 @@ impl KubernetesApi {
             preconditions: conditional.then_some(Preconditions { resource_version, uid }),
         };
         let deletion = api.delete(&object.name, &params);
-        let answer = self.ask(&served, ("delete", &object, false), deletion).await?;
-        if let (Some(raw), false) = (answer.left(), dry_run) {
+        let reply = self.send(&served, ("delete", &object, false), deletion).await?;
+        if let (Some(raw), false) = (reply.left(), dry_run) {
             // The object still exists, with a deletion timestamp; the watch reports its end.
-            self.store.wrote(self.admit(parse(&raw, &served)?)?);
+            self.store.put_written(self.to_stored(parse(&raw, &served)?)?);
         }
         Ok(())
     }
@@ -329,16 +335,16 @@ impl KubernetesApi {
     /// Returns the clear values of a Secret: the cached ones while a watch follows it, else those of the
     /// server, and the cached ones if the server does not answer.
     async fn secret_values(&self, secret: &ObjectRef) -> Result<Arc<TemplateValues>, CallError> {
-        let followed = self.store.get(secret);
-        if let Some(values) = followed.and_then(|state| self.secrets.of(state.meta())) {
+        let stored = self.store.get(secret);
+        if let Some(values) = stored.and_then(|state| self.secrets.for_state(state.meta())) {
             return Ok(values);
         }
         let error = match self.read(secret).await {
-            Ok(object) => return Ok(self.secrets.read(&object)),
+            Ok(object) => return Ok(self.secrets.insert_read(&object)),
             Err(error) => error,
         };
         let is_refused = matches!(&error, CallError::NotFound(_) | CallError::Denied(_));
-        if is_refused || self.store.is_gone(secret) {
+        if is_refused || self.store.is_known_deleted(secret) {
             self.secrets.forget(secret);
             return Err(error);
         }
@@ -358,26 +364,26 @@ pub(crate) fn parse(raw: &RawObject, served: &ServedKind) -> Result<Value, CallE
 
 impl Kubernetes for KubernetesApi {
     fn on_behalf_of(self: Arc<Self>, plugin: &PluginName) -> Arc<dyn Kubernetes> {
-        let mut agents = lock(&self.agents);
-        if let Some(known) = agents.get(plugin) {
-            return known.clone();
+        let mut plugin_clients = lock(&self.plugin_clients);
+        if let Some(existing) = plugin_clients.get(plugin) {
+            return existing.clone();
         }
-        if AGENTS_MAX <= agents.len() {
-            agents.clear();
+        if PLUGIN_CLIENTS_MAX <= plugin_clients.len() {
+            plugin_clients.clear();
         }
         let manager = format!("{HOST_FIELD_MANAGER}:{plugin}");
-        let own = Arc::new(Self {
-            client: meter::named(self.client.clone(), agent(&manager)),
+        let plugin_client = Arc::new(Self {
+            client: meter::with_user_agent(self.client.clone(), user_agent(&manager)),
             store: self.store.clone(),
             kinds: self.kinds.clone(),
             events: self.events.clone(),
             hub: self.hub.clone(),
             key: self.key.clone(),
             secrets: self.secrets.clone(),
-            agents: Mutex::default(),
+            plugin_clients: Mutex::default(),
         });
-        agents.insert(plugin.clone(), own.clone());
-        own
+        plugin_clients.insert(plugin.clone(), plugin_client.clone());
+        plugin_client
     }
 
     fn view(&self) -> Arc<dyn StoreView> {

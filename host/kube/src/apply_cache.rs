@@ -76,7 +76,7 @@ fn write(text: &mut Vec<u8>, name: &str, value: &Value) {
 
 /// Returns true if an intent may be skipped for this state of the object: it names no resource version, or
 /// the one of this state. An intent that names another version must be sent, so that the server refuses it.
-pub(crate) fn means(intent: &Value, object: &ObjectMeta) -> bool {
+pub(crate) fn may_skip(intent: &Value, object: &ObjectMeta) -> bool {
     let version = intent.pointer("/metadata/resourceVersion").and_then(Value::as_str);
     version.is_none_or(|version| version.is_empty() || version == object.resource_version)
 }
@@ -89,7 +89,7 @@ pub(crate) struct ApplyCache {
 
 impl ApplyCache {
     /// Returns true if the last apply had this outcome.
-    pub(crate) fn is_last(&self, target: &ApplyTarget, outcome: ApplyOutcome) -> bool {
+    pub(crate) fn is_last_outcome(&self, target: &ApplyTarget, outcome: ApplyOutcome) -> bool {
         lock(&self.outcomes).get(target) == Some(&outcome)
     }
 
@@ -104,8 +104,8 @@ impl ApplyCache {
         let first =
             ApplyTarget { uid: uid.to_owned(), field_manager: String::new(), status: false };
         let targets = outcomes.range(first..).map(|(target, _)| target);
-        let own: Vec<_> = targets.take_while(|target| target.uid == uid).cloned().collect();
-        for target in own {
+        let own_targets: Vec<_> = targets.take_while(|target| target.uid == uid).cloned().collect();
+        for target in own_targets {
             outcomes.remove(&target);
         }
     }
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn answered() -> Value {
+    fn reply() -> Value {
         json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": "a", "uid": "u", "resourceVersion": "7", "generation": 1,
@@ -144,10 +144,10 @@ mod tests {
     /// Returns true if an apply is skipped after this member of the reply got another value; `null` removes
     /// the member.
     #[track_caller]
-    fn is_left_out(status: bool, pointer: &str, value: &Value) -> bool {
+    fn is_skipped(status: bool, pointer: &str, value: &Value) -> bool {
         let intent = json!({"spec": {"selector": {"app": "a"}, "cpu": "1000m"}});
-        let before = answered();
-        let mut after = answered();
+        let before = reply();
+        let mut after = reply();
         let (parent, name) = pointer.rsplit_once('/').unwrap();
         let parent = after.pointer_mut(parent).unwrap();
         match (parent, value) {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn an_apply_is_left_out_only_if_what_it_can_change_is_as_answered() {
+    fn an_apply_is_skipped_only_if_the_part_that_it_can_change_is_as_replied() {
         let cases = [
             // An atomic map, a map of several managers, and a value that the server sets.
             ("/spec/selector/typo", json!("1"), false),
@@ -188,14 +188,14 @@ mod tests {
             ("/status", Value::Null, true),
         ];
         for (pointer, value, expected) in cases {
-            assert_eq!(is_left_out(false, pointer, &value), expected, "{pointer} {value}");
+            assert_eq!(is_skipped(false, pointer, &value), expected, "{pointer} {value}");
             let is_status = pointer.starts_with("/status");
-            assert_eq!(is_left_out(true, pointer, &value), !is_status, "status: {pointer} {value}");
+            assert_eq!(is_skipped(true, pointer, &value), !is_status, "status: {pointer} {value}");
         }
     }
 
     #[test]
-    fn a_status_counts_for_an_intent_that_names_it() {
+    fn a_status_counts_for_an_intent_that_contains_one() {
         let intent = json!({"status": {"phase": "Up"}});
         let (before, after) = (json!({"status": {"phase": "Up"}}), json!({"status": {}}));
         for status in [false, true] {
@@ -205,10 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn another_intent_is_another_outcome_and_the_order_of_fields_is_none() {
+    fn another_intent_is_another_outcome_and_the_order_of_fields_does_not_matter() {
         let outcome = |intent: &str| {
             let intent = serde_json::from_str(intent).unwrap();
-            ApplyOutcome::of(&intent, &answered(), false)
+            ApplyOutcome::of(&intent, &reply(), false)
         };
         assert_eq!(outcome(r#"{"a": 1, "b": 2}"#), outcome(r#"{"b": 2, "a": 1}"#));
         for other in [r#"{"a": 1}"#, r#"{"a": 1, "b": 3}"#, r#"{"a": 1, "b": 2, "c": null}"#] {
@@ -217,35 +217,37 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_an_object_is_forgotten_with_it() {
-        let applied = ApplyCache::default();
-        let outcome = ApplyOutcome::of(&json!({}), &answered(), false);
+    fn the_entries_of_an_object_are_removed_with_it() {
+        let cache = ApplyCache::default();
+        let outcome = ApplyOutcome::of(&json!({}), &reply(), false);
         let target = |uid: &str, manager: &str, status| ApplyTarget {
             uid: uid.to_owned(),
             field_manager: manager.to_owned(),
             status,
         };
-        let own = [target("b", "m", false), target("b", "m", true), target("b", "n", false)];
-        let others = [target("a", "m", true), target("bb", "m", false), target("c", "", false)];
-        for target in own.iter().chain(&others) {
-            applied.remember(target.clone(), outcome);
-            assert!(applied.is_last(target, outcome));
+        let own_targets =
+            [target("b", "m", false), target("b", "m", true), target("b", "n", false)];
+        let other_targets =
+            [target("a", "m", true), target("bb", "m", false), target("c", "", false)];
+        for target in own_targets.iter().chain(&other_targets) {
+            cache.remember(target.clone(), outcome);
+            assert!(cache.is_last_outcome(target, outcome));
         }
-        applied.forget_object("b");
-        assert!(own.iter().all(|target| !applied.is_last(target, outcome)));
-        assert!(others.iter().all(|target| applied.is_last(target, outcome)));
-        applied.forget(&others[0]);
-        assert!(!applied.is_last(&others[0], outcome));
+        cache.forget_object("b");
+        assert!(own_targets.iter().all(|target| !cache.is_last_outcome(target, outcome)));
+        assert!(other_targets.iter().all(|target| cache.is_last_outcome(target, outcome)));
+        cache.forget(&other_targets[0]);
+        assert!(!cache.is_last_outcome(&other_targets[0], outcome));
     }
 
     #[test]
-    fn an_intent_that_names_a_version_is_about_that_one() {
-        let meta = ObjectMeta::of(&answered()).unwrap();
+    fn an_intent_with_a_resource_version_is_skipped_for_that_version_only() {
+        let meta = ObjectMeta::of(&reply()).unwrap();
         for (version, expected) in
             [(Value::Null, true), (json!(""), true), (json!("7"), true), (json!("6"), false)]
         {
             let intent = json!({"metadata": {"resourceVersion": version}});
-            assert_eq!(means(&intent, &meta), expected, "{intent}");
+            assert_eq!(may_skip(&intent, &meta), expected, "{intent}");
         }
     }
 }

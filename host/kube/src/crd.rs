@@ -16,7 +16,7 @@ use crate::{KubernetesApi, kinds::UnknownKindError};
 /// How long the server may take to serve a kind after its definition was applied.
 const SERVED_WITHIN: Duration = Duration::from_secs(10);
 /// The pause between two polls of the definition.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
+const POLL_PAUSE: Duration = Duration::from_millis(50);
 
 impl KubernetesApi {
     /// Applies a CustomResourceDefinition and waits until its kind is served: the definition is `Established`,
@@ -29,7 +29,7 @@ impl KubernetesApi {
     pub async fn install_crd(&self, definition: &Value) -> Result<(), CallError> {
         let invalid = |text: &str| CallError::Invalid(text.to_owned());
         let meta = ObjectMeta::of(definition).map_err(|error| invalid(&error.to_string()))?;
-        let kind = defined(definition)
+        let kind = defined_kind(definition)
             .ok_or_else(|| invalid("the CustomResourceDefinition names no served version"))?;
         let request = ApplyRequest {
             field_manager: HOST_FIELD_MANAGER.to_owned(),
@@ -40,9 +40,9 @@ impl KubernetesApi {
             dry_run: false,
         };
         Kubernetes::apply(self, request).await?;
-        let until = Instant::now() + SERVED_WITHIN;
+        let deadline = Instant::now() + SERVED_WITHIN;
         while !(self.is_established(&meta).await? && self.is_served(&kind).await?) {
-            if Instant::now() >= until {
+            if Instant::now() >= deadline {
                 let seconds = SERVED_WITHIN.as_secs();
                 return Err(CallError::Timeout(format!(
                     "the API server does not serve {kind} {seconds} s after its definition was \
@@ -50,9 +50,9 @@ impl KubernetesApi {
                     meta.object.name
                 )));
             }
-            sleep(LOOK_AGAIN_AFTER).await;
+            sleep(POLL_PAUSE).await;
         }
-        self.kinds.appeared.notify_waiters();
+        self.kinds.installed.notify_waiters();
         Ok(())
     }
 
@@ -76,7 +76,7 @@ impl KubernetesApi {
 }
 
 /// Returns the kind of a definition in the first version that it serves.
-fn defined(definition: &Value) -> Option<KindName> {
+fn defined_kind(definition: &Value) -> Option<KindName> {
     let text = |pointer: &str| definition.pointer(pointer).and_then(Value::as_str);
     let versions = definition.pointer("/spec/versions")?.as_array()?;
     let served = |version: &&Value| version.get("served") == Some(&Value::Bool(true));

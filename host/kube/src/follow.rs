@@ -47,19 +47,19 @@ pub(crate) struct FollowedWatch {
 
 /// When the API server last replied to a watch, and whether the watch has listed its objects.
 pub(crate) struct WatchFreshness {
-    heard: Mutex<Instant>,
+    last_reply: Mutex<Instant>,
     has_followed: AtomicBool,
 }
 
 impl Default for WatchFreshness {
     fn default() -> Self {
-        Self { heard: Mutex::new(Instant::now()), has_followed: AtomicBool::new(false) }
+        Self { last_reply: Mutex::new(Instant::now()), has_followed: AtomicBool::new(false) }
     }
 }
 
 impl WatchFreshness {
     pub(crate) fn quiet_for(&self) -> Duration {
-        lock(&self.heard).elapsed()
+        lock(&self.last_reply).elapsed()
     }
 
     /// Returns true if the objects of the watch were listed at least once.
@@ -67,8 +67,8 @@ impl WatchFreshness {
         self.has_followed.load(Ordering::Relaxed)
     }
 
-    fn heard(&self) {
-        *lock(&self.heard) = Instant::now();
+    fn record_reply(&self) {
+        *lock(&self.last_reply) = Instant::now();
     }
 }
 
@@ -78,21 +78,21 @@ impl WatchFreshness {
 /// kube's `ExponentialBackoff` takes no bounds from outside its crate (`DefaultBackoff` is 0.8 s to 30 s).
 struct RetryBackoff {
     bounds: (Duration, Duration),
-    next: Duration,
+    pause: Duration,
 }
 
 impl RetryBackoff {
     const fn new(bounds: (Duration, Duration)) -> Self {
-        Self { bounds, next: bounds.0 }
+        Self { bounds, pause: bounds.0 }
     }
 
     const fn reset(&mut self) {
-        self.next = self.bounds.0;
+        self.pause = self.bounds.0;
     }
 
-    fn take(&mut self) -> Duration {
-        let pause = self.next;
-        self.next = (pause * 2).min(self.bounds.1);
+    fn next_pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(self.bounds.1);
         pause.mul_f64(rand::rng().random_range(0.5..=1.0))
     }
 }
@@ -105,31 +105,31 @@ pub(crate) async fn follow(context: Arc<WatchContext>, followed: FollowedWatch) 
         match context.kinds.find(&followed.scope.kind).await {
             Ok(served) => {
                 missing.reset();
-                listen(&context, &followed, &served, &mut failure).await;
-                // `listen` returns only if the server answered 404, so discovery is asked again. The pause is
+                list_and_watch(&context, &followed, &served, &mut failure).await;
+                // `list_and_watch` returns only if the server answered 404, so discovery is asked again. The pause is
                 // for a server that lists the kind in discovery and does not serve it yet.
                 context.kinds.forget(&followed.scope.kind);
-                sleep(failure.take()).await;
+                sleep(failure.next_pause()).await;
             }
             Err(UnknownKindError::Missing) => {
-                followed.now(WatchState::KindMissing);
+                followed.set_state(WatchState::KindMissing);
                 context.store.forget(followed.id);
                 tokio::select! {
-                    () = sleep(missing.take()) => {}
-                    () = context.kinds.appeared.notified() => {}
+                    () = sleep(missing.next_pause()) => {}
+                    () = context.kinds.installed.notified() => {}
                 }
             }
             Err(UnknownKindError::Failed(error)) => {
-                followed.failed();
-                followed.now(WatchState::Failing(error.to_string()));
-                context.rest(failure.take()).await;
+                followed.count_failure();
+                followed.set_state(WatchState::Failing(error.to_string()));
+                context.wait_after_failure(failure.next_pause()).await;
             }
         }
     }
 }
 
 /// Lists and watches until the server replies that it does not know the kind.
-async fn listen(
+async fn list_and_watch(
     context: &Arc<WatchContext>,
     followed: &FollowedWatch,
     served: &ServedKind,
@@ -140,9 +140,9 @@ async fn listen(
     // so the requests are observed as well.
     let client = {
         let (context, followed) = (context.clone(), followed.clone());
-        meter::heard(context.client.clone(), move || {
-            followed.freshness.heard();
-            followed.follows(&context);
+        meter::with_watch_callback(context.client.clone(), move || {
+            followed.freshness.record_reply();
+            followed.set_following(&context);
         })
     };
     let api = served.api(client, &scope.namespace);
@@ -154,28 +154,28 @@ async fn listen(
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
-                freshness.heard();
+                freshness.record_reply();
                 if !matches!(event, Event::Init) {
                     failure.reset();
                 }
                 match event {
                     Event::Init => listing = Instant::now(),
-                    Event::InitDone => followed.synced(listing.elapsed()),
+                    Event::InitDone => followed.record_list_duration(listing.elapsed()),
                     Event::InitApply(_) | Event::Apply(_) | Event::Delete(_) => {}
                 }
-                take(context, followed, served, event);
+                apply_event(context, followed, served, event);
             }
             Err(error) if is_kind_missing(&error) => return,
             Err(error) => {
-                followed.failed();
-                followed.now(WatchState::Failing(why(&error, served, scope)));
-                context.rest(failure.take()).await;
+                followed.count_failure();
+                followed.set_state(WatchState::Failing(failure_text(&error, served, scope)));
+                context.wait_after_failure(failure.next_pause()).await;
             }
         }
     }
 }
 
-fn take(
+fn apply_event(
     context: &WatchContext,
     followed: &FollowedWatch,
     served: &ServedKind,
@@ -184,38 +184,38 @@ fn take(
     let FollowedWatch { id, scope, .. } = followed;
     let stored = |raw: RawObject| admit(context, served, &raw);
     match event {
-        Event::Init => context.store.list_begins(*id),
+        Event::Init => context.store.begin_list(*id),
         Event::InitApply(raw) => {
-            followed.saw("listed");
+            followed.count_event("listed");
             if let Some(object) = stored(raw) {
-                context.store.saw(*id, object);
+                context.store.put_watched(*id, object);
             }
         }
         Event::InitDone => {
-            context.store.list_ends(*id, scope);
+            context.store.end_list(*id, scope);
             if is_secret_kind(&scope.kind) {
-                context.secrets.forget_gone(|secret| context.store.is_gone(secret));
+                context.secrets.forget_deleted(|secret| context.store.is_known_deleted(secret));
             }
-            followed.follows(context);
+            followed.set_following(context);
         }
         Event::Apply(raw) => {
-            followed.saw("applied");
+            followed.count_event("applied");
             if let Some(object) = stored(raw) {
-                context.store.saw(*id, object);
+                context.store.put_watched(*id, object);
             }
-            followed.follows(context);
+            followed.set_following(context);
         }
         Event::Delete(raw) => {
-            followed.saw("deleted");
+            followed.count_event("deleted");
             if let Some(object) = stored(raw) {
-                context.store.saw_go(*id, &object);
+                context.store.remove_watched(*id, &object);
                 // A watch with a selector reports `Delete` also for an object that no longer matches.
                 let object = &object.meta().object;
-                if is_secret_kind(&object.kind) && context.store.is_gone(object) {
+                if is_secret_kind(&object.kind) && context.store.is_known_deleted(object) {
                     context.secrets.forget(object);
                 }
             }
-            followed.follows(context);
+            followed.set_following(context);
         }
     }
 }
@@ -225,7 +225,7 @@ fn take(
 fn admit(context: &WatchContext, served: &ServedKind, raw: &RawObject) -> Option<StoredObject> {
     let admitted = raw.value(&served.resource).map_err(|error| error.to_string());
     let admitted = admitted.and_then(|mut object| {
-        context.secrets.saw(&object);
+        context.secrets.update_if_used(&object);
         context.key.hide(&mut object);
         StoredObject::new(object).map_err(|error| error.to_string())
     });
@@ -237,19 +237,19 @@ fn admit(context: &WatchContext, served: &ServedKind, raw: &RawObject) -> Option
 }
 
 impl FollowedWatch {
-    fn failed(&self) {
+    fn count_failure(&self) {
         counter!("tholepin_watch_failures_total", "kind" => self.scope.kind.to_string())
             .increment(1);
     }
 
     /// Records how long a list took.
-    fn synced(&self, took: Duration) {
+    fn record_list_duration(&self, took: Duration) {
         let kind = self.scope.kind.to_string();
         histogram!("dynamic_controller_informer_sync_duration_seconds", "kind" => kind)
             .record(took);
     }
 
-    fn saw(&self, event: &'static str) {
+    fn count_event(&self, event: &'static str) {
         let kind = self.scope.kind.to_string();
         counter!("dynamic_controller_informer_events_total", "kind" => kind, "event" => event)
             .increment(1);
@@ -257,22 +257,22 @@ impl FollowedWatch {
 
     /// Sets the state to `Following`. If the watch had failed before, the server answers again, so that the
     /// other watches and the readers of the store are notified.
-    fn follows(&self, context: &WatchContext) {
+    fn set_following(&self, context: &WatchContext) {
         self.freshness.has_followed.store(true, Ordering::Relaxed);
         let had_failed = matches!(&*self.state.borrow(), WatchState::Failing(_));
-        self.now(WatchState::Following);
+        self.set_state(WatchState::Following);
         if had_failed {
             context.resumed.notify_waiters();
-            context.store.resumed();
+            context.store.notify_resumed();
         }
     }
 
     /// Sets the state of the watch, with one log line per change.
-    fn now(&self, state: WatchState) {
+    fn set_state(&self, state: WatchState) {
         let kind = &self.scope.kind;
-        let changed = self.state.send_if_modified(|known| {
-            let changed = *known != state;
-            known.clone_from(&state);
+        let changed = self.state.send_if_modified(|current| {
+            let changed = *current != state;
+            current.clone_from(&state);
             changed
         });
         if !changed {
@@ -288,9 +288,9 @@ impl FollowedWatch {
 }
 
 /// Returns why a watch failed, with the RBAC rule to add if the host may not read the kind.
-fn why(error: &watcher::Error, served: &ServedKind, scope: &WatchScope) -> String {
+fn failure_text(error: &watcher::Error, served: &ServedKind, scope: &WatchScope) -> String {
     let text = ErrorChain(error).to_string();
-    let refused = match error {
+    let refusal = match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
         | watcher::Error::WatchError(status) => Some(status),
@@ -299,13 +299,13 @@ fn why(error: &watcher::Error, served: &ServedKind, scope: &WatchScope) -> Strin
         | watcher::Error::WatchFailed(_)
         | watcher::Error::NoResourceVersion => None,
     };
-    let Some(status) = refused.filter(|status| status.code == 403) else { return text };
+    let Some(status) = refusal.filter(|status| status.code == 403) else { return text };
     let object = ObjectRef {
         kind: scope.kind.clone(),
         namespace: scope.namespace.clone(),
         name: String::new(),
     };
-    match served.asked("watch", &object, false).rule(&status.message) {
+    match served.request("watch", &object, false).missing_rule(&status.message) {
         Some(rule) => format!("{text}; {rule}"),
         None => text,
     }

@@ -135,7 +135,7 @@ impl WatchHub {
         let mut tasks = JoinSet::new();
         let mut scopes = HashMap::new();
         loop {
-            let next = self.settle(&mut tasks, &mut scopes);
+            let next = self.start_and_stop(&mut tasks, &mut scopes);
             let wait = async {
                 match next {
                     Some(next) => sleep_until(next).await,
@@ -146,7 +146,7 @@ impl WatchHub {
                 () = stop.cancelled() => break,
                 () = self.changed.notified() => {}
                 () = wait => {}
-                Some(ended) = tasks.join_next_with_id() => self.ended(ended, &mut scopes),
+                Some(task_ended) = tasks.join_next_with_id() => self.task_ended(task_ended, &mut scopes),
             }
         }
         tasks.shutdown().await;
@@ -155,14 +155,14 @@ impl WatchHub {
 
     /// Starts the watches that are leased and do not run, stops those that had no lease for the linger time,
     /// and returns when it must be called again.
-    fn settle(
+    fn start_and_stop(
         self: &Arc<Self>,
         tasks: &mut JoinSet<()>,
         scopes: &mut HashMap<Id, (WatchScope, WatchId)>,
     ) -> Option<Instant> {
         let now = Instant::now();
         let mut next: Option<Instant> = None;
-        let mut look_again = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
+        let mut call_again_at = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
         lock(&self.registry).watches.retain(|scope, entry| {
             if let Some(since) = entry.unused_since {
                 if now >= since + self.context.options.linger {
@@ -172,11 +172,11 @@ impl WatchHub {
                     self.context.store.forget(entry.id);
                     return false;
                 }
-                look_again(since + self.context.options.linger);
+                call_again_at(since + self.context.options.linger);
             }
             if entry.task.is_none() {
                 if now < entry.start_at {
-                    look_again(entry.start_at);
+                    call_again_at(entry.start_at);
                     return true;
                 }
                 let task = tasks.spawn(follow(self.context.clone(), entry.followed(scope)));
@@ -188,12 +188,12 @@ impl WatchHub {
         next
     }
 
-    fn ended(
+    fn task_ended(
         &self,
-        ended: Result<(Id, ()), JoinError>,
+        task_ended: Result<(Id, ()), JoinError>,
         scopes: &mut HashMap<Id, (WatchScope, WatchId)>,
     ) {
-        let (id, panic) = match &ended {
+        let (id, panic) = match &task_ended {
             Ok((id, ())) => (*id, None),
             Err(failed) => (failed.id(), failed.is_panic().then(|| failed.to_string())),
         };

@@ -54,7 +54,7 @@ impl ServedKind {
     }
 
     /// Returns the description of a request, for error messages.
-    pub(crate) fn asked(
+    pub(crate) fn request(
         &self,
         verb: &'static str,
         object: &ObjectRef,
@@ -65,7 +65,7 @@ impl ServedKind {
             verb,
             group: self.resource.group.clone(),
             resource: format!("{}{subresource}", self.resource.plural),
-            what: object.to_string(),
+            target: object.to_string(),
             server: self.server.clone(),
         }
     }
@@ -95,26 +95,26 @@ impl UnknownKindError {
 pub(crate) struct KindCache {
     client: Client,
     server: Arc<str>,
-    known: Mutex<BTreeMap<KindName, ServedKind>>,
+    cached: Mutex<BTreeMap<KindName, ServedKind>>,
     /// Notified after a CustomResourceDefinition was installed.
-    pub(crate) appeared: Notify,
+    pub(crate) installed: Notify,
 }
 
 impl KindCache {
     /// Creates an empty cache; `server` is the API server's URL, for messages.
     pub(crate) fn new(client: Client, server: &str) -> Self {
-        let known = Mutex::new(BTreeMap::new());
-        Self { client, server: server.into(), known, appeared: Notify::const_new() }
+        let cached = Mutex::new(BTreeMap::new());
+        Self { client, server: server.into(), cached, installed: Notify::const_new() }
     }
 
     /// Returns the resource of a kind, from the cache or else by discovery.
     pub(crate) async fn find(&self, kind: &KindName) -> Result<ServedKind, UnknownKindError> {
-        if let Some(served) = lock(&self.known).get(kind) {
+        if let Some(served) = lock(&self.cached).get(kind) {
             return Ok(served.clone());
         }
-        let asked = GroupVersionKind::gvk(kind.group(), kind.version(), &kind.kind);
-        let answer = tokio::time::timeout(REQUEST_DEADLINE, pinned_kind(&self.client, &asked));
-        let (resource, capabilities) = match answer.await {
+        let request = GroupVersionKind::gvk(kind.group(), kind.version(), &kind.kind);
+        let discovery = tokio::time::timeout(REQUEST_DEADLINE, pinned_kind(&self.client, &request));
+        let (resource, capabilities) = match discovery.await {
             Ok(Ok(found)) => found,
             Ok(Err(kube::Error::Discovery(_))) => return Err(UnknownKindError::Missing),
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
@@ -133,25 +133,25 @@ impl KindCache {
         };
         let (scope, found_at) = (capabilities.scope, Instant::now());
         let served = ServedKind { resource, scope, found_at, server: self.server.clone() };
-        let mut known = lock(&self.known);
-        if known.len() >= KINDS_MAX {
-            known.clear();
+        let mut cached = lock(&self.cached);
+        if cached.len() >= KINDS_MAX {
+            cached.clear();
         }
-        known.insert(kind.clone(), served.clone());
+        cached.insert(kind.clone(), served.clone());
         Ok(served)
     }
 
     /// Removes a kind from the cache.
     pub(crate) fn forget(&self, kind: &KindName) {
-        lock(&self.known).remove(kind);
+        lock(&self.cached).remove(kind);
     }
 
     /// Removes a kind from the cache if its discovery is older than [`TRUSTED_FOR`]. For a request for one of
     /// its objects that was answered with 404: the kind itself may have been removed.
-    pub(crate) fn doubt(&self, kind: &KindName) {
-        let mut known = lock(&self.known);
-        if known.get(kind).is_some_and(|served| served.found_at.elapsed() >= TRUSTED_FOR) {
-            known.remove(kind);
+    pub(crate) fn forget_if_old(&self, kind: &KindName) {
+        let mut cached = lock(&self.cached);
+        if cached.get(kind).is_some_and(|served| served.found_at.elapsed() >= TRUSTED_FOR) {
+            cached.remove(kind);
         }
     }
 }

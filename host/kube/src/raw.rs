@@ -103,7 +103,7 @@ mod tests {
     use kube::core::GroupVersionKind;
 
     #[test]
-    fn an_item_of_a_list_learns_its_kind() {
+    fn an_item_of_a_list_gets_its_kind() {
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Pod"));
         let raw: RawObject = serde_json::from_str(r#"{"metadata":{"name":"a"}}"#).unwrap();
         let value = raw.value(&resource).unwrap();

@@ -65,18 +65,18 @@ impl Default for SecretCache {
 
 impl SecretCache {
     /// Stores a Secret that was read for its values, which puts it in use, and returns the values.
-    pub(crate) fn read(&self, secret: &Value) -> Arc<TemplateValues> {
-        let values = Arc::new(decoded(secret));
+    pub(crate) fn insert_read(&self, secret: &Value) -> Arc<TemplateValues> {
+        let values = Arc::new(decode_values(secret));
         if let Ok(meta) = ObjectMeta::of(secret) {
             let mut inner = lock(&self.inner);
-            inner.put(meta, values.clone());
+            inner.insert(meta, values.clone());
             inner.shrink(self.bounds);
         }
         values
     }
 
     /// Stores the state of an object from a watch or a reply if it is a Secret in use; ignores other objects.
-    pub(crate) fn saw(&self, object: &Value) {
+    pub(crate) fn update_if_used(&self, object: &Value) {
         if !is_secret(object) {
             return;
         }
@@ -84,7 +84,7 @@ impl SecretCache {
         let mut inner = lock(&self.inner);
         if let Some(used) = inner.kept.get(&meta.object).map(|kept| kept.used) {
             let secret = meta.object.clone();
-            inner.put(meta, Arc::new(decoded(object)));
+            inner.insert(meta, Arc::new(decode_values(object)));
             // A change of the Secret does not count as a use.
             if let Some(kept) = inner.kept.get_mut(&secret) {
                 kept.used = used;
@@ -95,27 +95,28 @@ impl SecretCache {
 
     /// Drops a Secret that was deleted, or that the host may not read.
     pub(crate) fn forget(&self, secret: &ObjectRef) {
-        lock(&self.inner).take(secret);
+        lock(&self.inner).remove(secret);
     }
 
     /// Drops every Secret that was deleted.
-    pub(crate) fn forget_gone(&self, is_gone: impl Fn(&ObjectRef) -> bool) {
+    pub(crate) fn forget_deleted(&self, is_deleted: impl Fn(&ObjectRef) -> bool) {
         let mut inner = lock(&self.inner);
-        let gone: Vec<_> = inner.kept.keys().filter(|secret| is_gone(secret)).cloned().collect();
-        for secret in gone {
-            inner.take(&secret);
+        let deleted: Vec<_> =
+            inner.kept.keys().filter(|secret| is_deleted(secret)).cloned().collect();
+        for secret in deleted {
+            inner.remove(&secret);
         }
     }
 
     /// Returns the last known values of a Secret.
     pub(crate) fn last(&self, secret: &ObjectRef) -> Option<Arc<TemplateValues>> {
-        lock(&self.inner).used(secret).map(|kept| kept.values.clone())
+        lock(&self.inner).touch(secret).map(|kept| kept.values.clone())
     }
 
     /// Returns the values of a Secret if they belong to this state, or to a later one of the same object.
-    pub(crate) fn of(&self, state: &ObjectMeta) -> Option<Arc<TemplateValues>> {
+    pub(crate) fn for_state(&self, state: &ObjectMeta) -> Option<Arc<TemplateValues>> {
         let mut inner = lock(&self.inner);
-        let kept = inner.used(&state.object)?;
+        let kept = inner.touch(&state.object)?;
         let is_current =
             kept.uid == state.uid && !is_newer(&state.resource_version, &kept.resource_version);
         is_current.then(|| kept.values.clone())
@@ -123,19 +124,20 @@ impl SecretCache {
 }
 
 impl Inner {
-    fn used(&mut self, secret: &ObjectRef) -> Option<&CachedSecret> {
+    fn touch(&mut self, secret: &ObjectRef) -> Option<&CachedSecret> {
         let kept = self.kept.get_mut(secret)?;
         self.uses += 1;
         kept.used = self.uses;
         Some(kept)
     }
 
-    fn put(&mut self, meta: ObjectMeta, values: Arc<TemplateValues>) {
-        let known = self.used(&meta.object);
-        if known.is_some_and(|known| !is_newer(&meta.resource_version, &known.resource_version)) {
+    fn insert(&mut self, meta: ObjectMeta, values: Arc<TemplateValues>) {
+        let cached = self.touch(&meta.object);
+        if cached.is_some_and(|cached| !is_newer(&meta.resource_version, &cached.resource_version))
+        {
             return;
         }
-        self.take(&meta.object);
+        self.remove(&meta.object);
         self.uses += 1;
         let bytes = values.iter().map(|(key, value)| key.len() + value.len()).sum();
         self.bytes += bytes;
@@ -144,7 +146,7 @@ impl Inner {
             .insert(object, CachedSecret { uid, resource_version, values, bytes, used: self.uses });
     }
 
-    fn take(&mut self, secret: &ObjectRef) {
+    fn remove(&mut self, secret: &ObjectRef) {
         if let Some(kept) = self.kept.remove(secret) {
             self.bytes -= kept.bytes;
         }
@@ -154,7 +156,7 @@ impl Inner {
         while bounds.count_max < self.kept.len() || bounds.bytes_max < self.bytes {
             let least = self.kept.iter().min_by_key(|(_, kept)| kept.used);
             let Some(secret) = least.map(|(secret, _)| secret.clone()) else { return };
-            self.take(&secret);
+            self.remove(&secret);
         }
     }
 }
@@ -168,11 +170,11 @@ impl fmt::Debug for SecretCache {
 }
 
 /// Decodes the values of a Secret. Entries that are not base64 are left out.
-pub(crate) fn decoded(secret: &Value) -> TemplateValues {
+pub(crate) fn decode_values(secret: &Value) -> TemplateValues {
     let entries = secret.get("data").and_then(Value::as_object).into_iter().flatten();
-    let decoded = entries
+    let values = entries
         .filter_map(|(key, value)| Some((key.clone(), STANDARD.decode(value.as_str()?).ok()?)));
-    decoded.collect()
+    values.collect()
 }
 
 #[cfg(test)]
@@ -198,31 +200,31 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_kept_from_its_first_use_and_follows_its_changes() {
+    fn a_secret_is_cached_from_its_first_use_and_follows_its_changes() {
         let secrets = SecretCache::default();
-        secrets.saw(&secret("a", "1", "one"));
+        secrets.update_if_used(&secret("a", "1", "one"));
         check(&secrets, "a", None);
-        assert_eq!(secrets.read(&secret("a", "1", "one"))["k"], b"one");
+        assert_eq!(secrets.insert_read(&secret("a", "1", "one"))["k"], b"one");
         check(&secrets, "a", Some("one"));
         for (version, value, expected) in
             [("3", "three", "three"), ("2", "late", "three"), ("3", "same", "three")]
         {
-            secrets.saw(&secret("a", version, value));
+            secrets.update_if_used(&secret("a", version, value));
             check(&secrets, "a", Some(expected));
         }
         let mut map = secret("a", "9", "map");
         map["kind"] = json!("ConfigMap");
-        secrets.saw(&map);
+        secrets.update_if_used(&map);
         check(&secrets, "a", Some("three"));
         secrets.forget(&meta(&secret("a", "1", "")).object);
-        secrets.saw(&secret("a", "4", "four"));
+        secrets.update_if_used(&secret("a", "4", "four"));
         check(&secrets, "a", None);
     }
 
     #[test]
-    fn values_are_given_for_their_state_and_later_ones_of_the_same_object() {
+    fn values_are_returned_for_their_state_and_earlier_ones_of_the_same_object() {
         let secrets = SecretCache::default();
-        secrets.read(&secret("a", "5", "five"));
+        secrets.insert_read(&secret("a", "5", "five"));
         let mut other = secret("a", "5", "");
         other["metadata"]["uid"] = json!("another");
         let cases = [
@@ -233,30 +235,30 @@ mod tests {
             (secret("b", "5", ""), false),
         ];
         for (state, expected) in cases {
-            assert_eq!(secrets.of(&meta(&state)).is_some(), expected, "{state}");
+            assert_eq!(secrets.for_state(&meta(&state)).is_some(), expected, "{state}");
         }
     }
 
     #[test]
-    fn what_was_used_least_recently_goes_first() {
+    fn the_least_recently_used_secret_is_evicted_first() {
         let bounds = SecretCacheLimits { count_max: 3, bytes_max: 20 };
         let secrets = SecretCache { bounds, ..SecretCache::default() };
         for name in ["a", "b", "c"] {
-            secrets.read(&secret(name, "1", "12345"));
+            secrets.insert_read(&secret(name, "1", "12345"));
         }
         check(&secrets, "a", Some("12345"));
         // A change does not count as a use: `b` is still the least recently used.
-        secrets.saw(&secret("b", "2", "1"));
-        secrets.read(&secret("d", "1", "12345"));
+        secrets.update_if_used(&secret("b", "2", "1"));
+        secrets.insert_read(&secret("d", "1", "12345"));
         check(&secrets, "b", None);
-        secrets.read(&secret("e", "1", "1234567890"));
+        secrets.insert_read(&secret("e", "1", "1234567890"));
         for (name, is_kept) in [("a", false), ("c", false), ("d", true), ("e", true)] {
             let last = secrets.last(&meta(&secret(name, "1", "")).object);
             assert_eq!(last.is_some(), is_kept, "{name}");
         }
-        secrets.forget_gone(|secret| secret.name == "d");
+        secrets.forget_deleted(|secret| secret.name == "d");
         assert_eq!(format!("{secrets:?}"), "1 Secrets of 11 bytes");
-        secrets.read(&secret("huge", "1", &"1".repeat(100)));
+        secrets.insert_read(&secret("huge", "1", &"1".repeat(100)));
         assert_eq!(format!("{secrets:?}"), "0 Secrets of 0 bytes");
     }
 }

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// How many deleted objects are remembered, so that a late reply to a write does not restore one.
-const GRAVES_MAX: usize = 4096;
+const DELETED_MAX: usize = 4096;
 
 /// Identifies one watch in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,12 +51,12 @@ pub(crate) struct ObjectStore {
 struct Inner {
     tables: StoreTables,
     /// The watches that see each object.
-    seen_by: HashMap<ObjectRef, BTreeSet<WatchId>>,
+    watchers: HashMap<ObjectRef, BTreeSet<WatchId>>,
     /// The objects that were listed so far, for each watch that is listing.
-    relisting: HashMap<WatchId, HashSet<ObjectRef>>,
+    listing: HashMap<WatchId, HashSet<ObjectRef>>,
     /// The watches that have listed their objects.
-    following: BTreeMap<WatchId, WatchScope>,
-    graves: DeletedUids,
+    listed_watches: BTreeMap<WatchId, WatchScope>,
+    deleted: DeletedUids,
 }
 
 impl ObjectStore {
@@ -71,14 +71,14 @@ impl ObjectStore {
     }
 
     /// Returns true if an object is known not to exist: a watch that has listed would see it, and does not.
-    pub(crate) fn is_gone(&self, object: &ObjectRef) -> bool {
+    pub(crate) fn is_known_deleted(&self, object: &ObjectRef) -> bool {
         let inner = lock(&self.inner);
         let sees_all = |scope: &WatchScope| {
             scope.kind == object.kind
                 && (scope.namespace.is_empty() || scope.namespace == object.namespace)
                 && scope.selector.is_empty()
         };
-        inner.tables.get(object).is_none() && inner.following.values().any(sees_all)
+        inner.tables.get(object).is_none() && inner.listed_watches.values().any(sees_all)
     }
 
     /// Subscribes to the changes of the store.
@@ -87,7 +87,7 @@ impl ObjectStore {
     }
 
     /// Notifies the readers that a watch that had failed follows again.
-    pub(crate) fn resumed(&self) {
+    pub(crate) fn notify_resumed(&self) {
         self.readers.resume();
     }
 
@@ -97,62 +97,62 @@ impl ObjectStore {
     }
 
     /// Records that a watch begins to list.
-    pub(crate) fn list_begins(&self, watch: WatchId) {
-        lock(&self.inner).relisting.insert(watch, HashSet::new());
+    pub(crate) fn begin_list(&self, watch: WatchId) {
+        lock(&self.inner).listing.insert(watch, HashSet::new());
     }
 
     /// Records that a watch has listed all its objects, and removes those that it saw before and that are not
     /// in the list.
-    pub(crate) fn list_ends(&self, watch: WatchId, scope: &WatchScope) {
+    pub(crate) fn end_list(&self, watch: WatchId, scope: &WatchScope) {
         let mut inner = lock(&self.inner);
-        let met = inner.relisting.remove(&watch).unwrap_or_default();
-        let gone = inner.seen(watch).filter(|object| !met.contains(object));
-        for object in gone.collect::<Vec<_>>() {
-            self.unsee(&mut inner, watch, &object);
+        let listed = inner.listing.remove(&watch).unwrap_or_default();
+        let unlisted = inner.objects_of(watch).filter(|object| !listed.contains(object));
+        for object in unlisted.collect::<Vec<_>>() {
+            self.remove_watcher(&mut inner, watch, &object);
         }
-        inner.following.insert(watch, scope.clone());
-        inner.cover();
+        inner.listed_watches.insert(watch, scope.clone());
+        inner.update_covered();
     }
 
     /// Stores an object that a watch reported.
-    pub(crate) fn saw(&self, watch: WatchId, object: StoredObject) {
+    pub(crate) fn put_watched(&self, watch: WatchId, object: StoredObject) {
         let mut inner = lock(&self.inner);
         let reference = object.meta().object.clone();
-        inner.see(watch, reference);
+        inner.add_watcher(watch, reference);
         self.put(&mut inner, object);
     }
 
     /// Removes an object that a watch reported as deleted, which is also how it reports an object that no
     /// longer matches its selector. Does nothing if the store has another object of this name.
-    pub(crate) fn saw_go(&self, watch: WatchId, object: &StoredObject) {
+    pub(crate) fn remove_watched(&self, watch: WatchId, object: &StoredObject) {
         let mut inner = lock(&self.inner);
         let reference = &object.meta().object;
-        let same = |known: &StoredObject| known.meta().uid == object.meta().uid;
-        if inner.tables.get(reference).is_some_and(same) {
-            self.unsee(&mut inner, watch, reference);
+        let is_same = |known: &StoredObject| known.meta().uid == object.meta().uid;
+        if inner.tables.get(reference).is_some_and(is_same) {
+            self.remove_watcher(&mut inner, watch, reference);
         }
     }
 
     /// Stores the reply to a write if a watch follows the object and if it is newer than the stored state.
-    pub(crate) fn wrote(&self, object: StoredObject) {
+    pub(crate) fn put_written(&self, object: StoredObject) {
         let mut inner = lock(&self.inner);
-        if inner.graves.contains(&object.meta().uid) {
+        if inner.deleted.contains(&object.meta().uid) {
             return;
         }
-        let Some(watch) = inner.follower(&object) else { return };
-        inner.see(watch, object.meta().object.clone());
+        let Some(watch) = inner.listed_watch_of(&object) else { return };
+        inner.add_watcher(watch, object.meta().object.clone());
         self.put(&mut inner, object);
     }
 
     /// Removes a watch that ended, or whose kind no longer exists, and the objects that no other watch sees.
     pub(crate) fn forget(&self, watch: WatchId) {
         let mut inner = lock(&self.inner);
-        inner.relisting.remove(&watch);
-        inner.following.remove(&watch);
-        for object in inner.seen(watch).collect::<Vec<_>>() {
-            self.unsee(&mut inner, watch, &object);
+        inner.listing.remove(&watch);
+        inner.listed_watches.remove(&watch);
+        for object in inner.objects_of(watch).collect::<Vec<_>>() {
+            self.remove_watcher(&mut inner, watch, &object);
         }
-        inner.cover();
+        inner.update_covered();
     }
 
     fn put(&self, inner: &mut Inner, object: StoredObject) {
@@ -168,16 +168,16 @@ impl ObjectStore {
         self.readers.publish(&StoreChange { object: reference, before, after });
     }
 
-    fn unsee(&self, inner: &mut Inner, watch: WatchId, object: &ObjectRef) {
-        if let Some(watches) = inner.seen_by.get_mut(object) {
+    fn remove_watcher(&self, inner: &mut Inner, watch: WatchId, object: &ObjectRef) {
+        if let Some(watches) = inner.watchers.get_mut(object) {
             watches.remove(&watch);
             if !watches.is_empty() {
                 return;
             }
         }
-        inner.seen_by.remove(object);
+        inner.watchers.remove(object);
         let Some(before) = inner.tables.remove(object) else { return };
-        inner.graves.dig(before.meta().uid.clone());
+        inner.deleted.insert(before.meta().uid.clone());
         self.applied.forget_object(&before.meta().uid);
         let object = object.clone();
         self.readers.publish(&StoreChange { object, before: Some(before), after: None });
@@ -185,20 +185,20 @@ impl ObjectStore {
 }
 
 impl Inner {
-    fn see(&mut self, watch: WatchId, object: ObjectRef) {
-        if let Some(met) = self.relisting.get_mut(&watch) {
-            met.insert(object.clone());
+    fn add_watcher(&mut self, watch: WatchId, object: ObjectRef) {
+        if let Some(listed) = self.listing.get_mut(&watch) {
+            listed.insert(object.clone());
         }
-        self.seen_by.entry(object).or_default().insert(watch);
+        self.watchers.entry(object).or_default().insert(watch);
     }
 
-    fn seen(&self, watch: WatchId) -> impl Iterator<Item = ObjectRef> {
-        let sees = self.seen_by.iter().filter(move |(_, watches)| watches.contains(&watch));
+    fn objects_of(&self, watch: WatchId) -> impl Iterator<Item = ObjectRef> {
+        let sees = self.watchers.iter().filter(move |(_, watches)| watches.contains(&watch));
         sees.map(|(object, _)| object.clone())
     }
 
     /// Returns a watch that has listed and whose scope includes the object.
-    fn follower(&self, object: &StoredObject) -> Option<WatchId> {
+    fn listed_watch_of(&self, object: &StoredObject) -> Option<WatchId> {
         let meta = object.meta();
         let holds = |scope: &WatchScope| {
             scope.kind == meta.object.kind
@@ -206,14 +206,15 @@ impl Inner {
                 && selector::parse(&scope.selector)
                     .is_ok_and(|selector| selector.matches(&meta.labels))
         };
-        self.following.iter().find(|(_, scope)| holds(scope)).map(|(watch, _)| *watch)
+        self.listed_watches.iter().find(|(_, scope)| holds(scope)).map(|(watch, _)| *watch)
     }
 
     /// Computes which kinds are watched in all namespaces and without a selector.
-    fn cover(&mut self) {
-        let whole = |scope: &&WatchScope| scope.namespace.is_empty() && scope.selector.is_empty();
+    fn update_covered(&mut self) {
+        let is_whole =
+            |scope: &&WatchScope| scope.namespace.is_empty() && scope.selector.is_empty();
         let kinds: BTreeSet<KindName> =
-            self.following.values().filter(whole).map(|scope| scope.kind.clone()).collect();
+            self.listed_watches.values().filter(is_whole).map(|scope| scope.kind.clone()).collect();
         self.tables.set_covered(kinds);
     }
 }
@@ -228,7 +229,7 @@ pub(crate) fn is_newer(candidate: &str, known: &str) -> bool {
     }
 }
 
-/// The uids of the objects deleted last, [`GRAVES_MAX`] at most.
+/// The uids of the objects deleted last, [`DELETED_MAX`] at most.
 #[derive(Default)]
 struct DeletedUids {
     order: VecDeque<String>,
@@ -240,12 +241,12 @@ impl DeletedUids {
         self.uids.contains(uid)
     }
 
-    fn dig(&mut self, uid: String) {
+    fn insert(&mut self, uid: String) {
         if uid.is_empty() || !self.uids.insert(uid.clone()) {
             return;
         }
         self.order.push_back(uid);
-        if self.order.len() > GRAVES_MAX
+        if self.order.len() > DELETED_MAX
             && let Some(oldest) = self.order.pop_front()
         {
             self.uids.remove(&oldest);

@@ -28,13 +28,13 @@ pub(crate) struct ChangeBroadcaster {
 
 /// The changes that one reader has not read yet.
 pub(crate) struct ReaderBacklog {
-    waiting: Mutex<WaitingReader>,
+    pending: Mutex<PendingChanges>,
     notify: Notify,
     limit: usize,
 }
 
 #[derive(Default)]
-struct WaitingReader {
+struct PendingChanges {
     order: VecDeque<ObjectRef>,
     changes: HashMap<ObjectRef, StoreChange>,
     overflowed: bool,
@@ -53,7 +53,7 @@ impl ChangeBroadcaster {
 
     fn backlog(&self, limit: usize) -> Arc<ReaderBacklog> {
         let backlog =
-            Arc::new(ReaderBacklog { waiting: Mutex::default(), notify: Notify::new(), limit });
+            Arc::new(ReaderBacklog { pending: Mutex::default(), notify: Notify::new(), limit });
         let mut readers = lock(&self.readers);
         readers.retain(|reader| reader.strong_count() > 0);
         readers.push(Arc::downgrade(&backlog));
@@ -70,7 +70,7 @@ impl ChangeBroadcaster {
     /// Notifies every reader that a watch that had failed follows again.
     pub(crate) fn resume(&self) {
         for reader in lock(&self.readers).iter().filter_map(Weak::upgrade) {
-            lock(&reader.waiting).resumed = true;
+            lock(&reader.pending).resumed = true;
             reader.notify.notify_one();
         }
     }
@@ -78,7 +78,7 @@ impl ChangeBroadcaster {
     /// Ends the stream of every reader.
     pub(crate) fn end(&self) {
         for reader in lock(&self.readers).iter().filter_map(Weak::upgrade) {
-            lock(&reader.waiting).ended = true;
+            lock(&reader.pending).ended = true;
             reader.notify.notify_one();
         }
     }
@@ -86,36 +86,36 @@ impl ChangeBroadcaster {
 
 impl ReaderBacklog {
     fn push(&self, change: StoreChange) {
-        let mut waiting = lock(&self.waiting);
-        if let Some(known) = waiting.changes.get_mut(&change.object) {
-            known.after = change.after;
-        } else if waiting.changes.len() >= self.limit {
-            let resumed = waiting.resumed;
-            *waiting = WaitingReader { overflowed: true, resumed, ..WaitingReader::default() };
+        let mut pending = lock(&self.pending);
+        if let Some(pending_change) = pending.changes.get_mut(&change.object) {
+            pending_change.after = change.after;
+        } else if pending.changes.len() >= self.limit {
+            let resumed = pending.resumed;
+            *pending = PendingChanges { overflowed: true, resumed, ..PendingChanges::default() };
         } else {
-            waiting.order.push_back(change.object.clone());
-            waiting.changes.insert(change.object.clone(), change);
+            pending.order.push_back(change.object.clone());
+            pending.changes.insert(change.object.clone(), change);
         }
-        drop(waiting);
+        drop(pending);
         self.notify.notify_one();
     }
 
     /// Takes the next event. `Err` means that there is none yet, or that the stream has ended.
     fn pop(&self) -> Result<StoreEvent, StreamEnd> {
-        let mut waiting = lock(&self.waiting);
-        if std::mem::take(&mut waiting.overflowed) {
+        let mut pending = lock(&self.pending);
+        if std::mem::take(&mut pending.overflowed) {
             return Ok(StoreEvent::Overflowed);
         }
-        while let Some(object) = waiting.order.pop_front() {
-            if let Some(change) = waiting.changes.remove(&object) {
+        while let Some(object) = pending.order.pop_front() {
+            if let Some(change) = pending.changes.remove(&object) {
                 return Ok(StoreEvent::Changed(Box::new(change)));
             }
         }
         // After the changes that the watch brought, so that calls that are retried see those changes.
-        if std::mem::take(&mut waiting.resumed) {
+        if std::mem::take(&mut pending.resumed) {
             return Ok(StoreEvent::Resumed);
         }
-        Err(StreamEnd(waiting.ended))
+        Err(StreamEnd(pending.ended))
     }
 }
 
@@ -157,14 +157,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn changes_of_one_object_become_one_and_keep_the_order_of_objects() {
-        let readers = ChangeBroadcaster::default();
-        let mut reader = readers.subscribe();
-        readers.publish(&change("a", None, Some("1")));
-        readers.publish(&change("b", None, Some("2")));
-        readers.publish(&change("a", Some("1"), Some("3")));
-        readers.publish(&change("a", Some("3"), None));
-        readers.end();
+    async fn changes_of_one_object_are_merged_and_keep_the_order_of_objects() {
+        let broadcaster = ChangeBroadcaster::default();
+        let mut reader = broadcaster.subscribe();
+        broadcaster.publish(&change("a", None, Some("1")));
+        broadcaster.publish(&change("b", None, Some("2")));
+        broadcaster.publish(&change("a", Some("1"), Some("3")));
+        broadcaster.publish(&change("a", Some("3"), None));
+        broadcaster.end();
         let mut seen = Vec::new();
         while let Some(StoreEvent::Changed(change)) = reader.next().await {
             let StoreChange { object, before, after } = &*change;
@@ -174,24 +174,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn that_a_watch_follows_again_is_told_once_and_after_its_changes() {
-        let readers = ChangeBroadcaster::default();
-        let mut reader = readers.subscribe();
-        readers.resume();
-        readers.publish(&change("a", None, Some("1")));
-        readers.resume();
-        readers.end();
+    async fn resumed_is_reported_once_and_after_the_changes_of_the_watch() {
+        let broadcaster = ChangeBroadcaster::default();
+        let mut reader = broadcaster.subscribe();
+        broadcaster.resume();
+        broadcaster.publish(&change("a", None, Some("1")));
+        broadcaster.resume();
+        broadcaster.end();
         assert!(matches!(reader.next().await, Some(StoreEvent::Changed(_))));
         assert!(matches!(reader.next().await, Some(StoreEvent::Resumed)));
         assert!(reader.next().await.is_none());
     }
 
     #[tokio::test]
-    async fn a_reader_too_far_behind_is_told_to_look_at_everything() {
-        let readers = ChangeBroadcaster::default();
-        let mut reader = ChangeReader(readers.backlog(2));
+    async fn a_reader_too_far_behind_gets_overflowed() {
+        let broadcaster = ChangeBroadcaster::default();
+        let mut reader = ChangeReader(broadcaster.backlog(2));
         for name in ["a", "b", "c", "d"] {
-            readers.publish(&change(name, None, Some("1")));
+            broadcaster.publish(&change(name, None, Some("1")));
         }
         assert!(matches!(reader.next().await, Some(StoreEvent::Overflowed)));
         let Some(StoreEvent::Changed(change)) = reader.next().await else { panic!("a change") };

@@ -37,7 +37,7 @@ impl StoreTables {
     pub(crate) fn insert(&mut self, object: StoredObject) {
         let reference = object.meta().object.clone();
         self.remove(&reference);
-        for entry in IndexEntry::all(object.meta()) {
+        for entry in IndexEntry::of_object(object.meta()) {
             self.index.insert_mut(entry);
         }
         self.objects.insert_mut(reference, object);
@@ -46,7 +46,7 @@ impl StoreTables {
     pub(crate) fn remove(&mut self, object: &ObjectRef) -> Option<StoredObject> {
         let before = self.objects.get(object).cloned()?;
         self.objects.remove_mut(object);
-        for entry in IndexEntry::all(before.meta()) {
+        for entry in IndexEntry::of_object(before.meta()) {
             self.index.remove_mut(&entry);
         }
         Some(before)
@@ -75,7 +75,7 @@ impl StoreTables {
 impl StoreTables {
     /// Returns the objects under a term of the index. Terms are hashes, so that the result can hold an object
     /// that does not belong there; the caller checks.
-    fn under(&self, term: u64) -> impl Iterator<Item = &StoredObject> {
+    fn objects_under(&self, term: u64) -> impl Iterator<Item = &StoredObject> {
         let entries = self.index.range(IndexEntry { term, object: None }..);
         let entries = entries.take_while(move |entry| entry.term == term);
         entries.filter_map(|entry| self.objects.get(&entry.object.as_ref()?.object))
@@ -97,7 +97,9 @@ impl StoreTables {
                     let object = &object.meta().object;
                     object.kind == *kind && object.namespace == namespace
                 };
-                Box::new(self.under(term_of_label(kind, namespace, key, value)).filter(within))
+                Box::new(
+                    self.objects_under(term_of_label(kind, namespace, key, value)).filter(within),
+                )
             }
             Some(_) | None => Box::new(self.of_kind(kind, namespace)),
         }
@@ -113,7 +115,7 @@ struct IndexEntry {
 }
 
 impl IndexEntry {
-    fn all(meta: &Arc<ObjectMeta>) -> impl Iterator<Item = Self> {
+    fn of_object(meta: &Arc<ObjectMeta>) -> impl Iterator<Item = Self> {
         let ObjectRef { kind, namespace, .. } = &meta.object;
         let owner = meta.controller().map(|owner| term_of_owner(&owner.uid));
         let labels = meta.labels.iter();
@@ -122,14 +124,14 @@ impl IndexEntry {
         terms.map(|term| Self { term, object: Some(Arc::clone(meta)) })
     }
 
-    fn order(&self) -> (u64, Option<&ObjectRef>) {
+    fn sort_key(&self) -> (u64, Option<&ObjectRef>) {
         (self.term, self.object.as_ref().map(|meta| &meta.object))
     }
 }
 
 impl Ord for IndexEntry {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.order().cmp(&other.order())
+        self.sort_key().cmp(&other.sort_key())
     }
 }
 
@@ -155,9 +157,9 @@ fn term_of_label(kind: &KindName, namespace: &str, key: &str, value: &str) -> u6
     term(("label", kind, namespace, key, value))
 }
 
-fn term(of: impl Hash) -> u64 {
+fn term(value: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    of.hash(&mut hasher);
+    value.hash(&mut hasher);
     hasher.finish()
 }
 
@@ -200,7 +202,7 @@ impl StoreView for StoreSnapshot {
     }
 
     fn owned_by(&self, uid: &str) -> Vec<Arc<ObjectMeta>> {
-        let objects = self.tables.under(term_of_owner(uid));
+        let objects = self.tables.objects_under(term_of_owner(uid));
         let owned = objects
             .filter(|object| object.meta().controller().is_some_and(|owner| owner.uid == uid));
         owned.map(|object| object.meta().clone()).collect()

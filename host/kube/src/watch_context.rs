@@ -53,7 +53,7 @@ impl WatchContext {
     /// Waits after a failure for the pause, or until another watch follows again if that is earlier. The
     /// server then answers again, and all watches must catch up together: otherwise the new objects of one
     /// kind are compared with objects of another kind that are seconds old.
-    pub(crate) async fn rest(&self, pause: Duration) {
+    pub(crate) async fn wait_after_failure(&self, pause: Duration) {
         tokio::select! {
             () = sleep(pause) => {}
             () = self.resumed.notified() => {}

@@ -39,7 +39,7 @@ pub(crate) struct KubeFixture {
     directory: TempDir,
     stop: CancellationToken,
     running: JoinSet<()>,
-    fences: AtomicU64,
+    fence_count: AtomicU64,
 }
 
 impl KubeFixture {
@@ -52,7 +52,7 @@ impl KubeFixture {
         let mut running = JoinSet::new();
         let (run, until) = (api.clone(), stop.clone());
         running.spawn(async move { run.run(until).await });
-        Self { api, server: Some(server), directory, stop, running, fences: AtomicU64::new(0) }
+        Self { api, server: Some(server), directory, stop, running, fence_count: AtomicU64::new(0) }
     }
 
     pub(crate) async fn end(mut self) {
@@ -65,7 +65,7 @@ impl KubeFixture {
     }
 
     /// Returns another client of the same server, with its own store.
-    pub(crate) async fn rival(&self) -> Arc<KubernetesApi> {
+    pub(crate) async fn other_client(&self) -> Arc<KubernetesApi> {
         connect(self.server.as_ref().unwrap()).await
     }
 
@@ -97,15 +97,16 @@ impl KubeFixture {
     /// Counts the writes of an object in the server's audit log. A last write of another object ensures that
     /// the lines of all earlier writes are in the file.
     pub(crate) async fn writes(&self, resource: &str, name: &str) -> usize {
-        let fence = format!("fence-{}", self.fences.fetch_add(1, Ordering::SeqCst));
+        let fence = format!("fence-{}", self.fence_count.fetch_add(1, Ordering::SeqCst));
         self.apply(config_map(&fence, json!({}))).await;
         let lines = || -> Vec<Value> {
             let text = std::fs::read_to_string(self.directory.path().join("audit.jsonl")).unwrap();
             text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
         };
         until(|| lines().iter().any(|line| line["name"] == *fence)).await;
-        let is_one = |line: &&Value| line["resource"] == resource && line["name"] == name;
-        lines().iter().filter(is_one).count()
+        let is_write_of_object =
+            |line: &&Value| line["resource"] == resource && line["name"] == name;
+        lines().iter().filter(is_write_of_object).count()
     }
 }
 
