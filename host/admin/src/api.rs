@@ -17,6 +17,7 @@ use hyper::{
     http::request::Parts,
 };
 use serde_json::{Value, json};
+use tholepin_core::ErrorChain;
 use tholepin_http::{
     AllowedHosts, BodyLimits, HttpService, ListenerLimits, RandomError, ResponseBody, TokenDigest,
     accept_each, bearer, new_token, read_body, serve_http1, whole,
@@ -163,7 +164,7 @@ impl Server {
         body: Incoming,
     ) -> Result<Value, AdminError> {
         let body = read_body(body, BODY_LIMITS).await;
-        let body = body.map_err(|error| AdminError::Invalid(format!("the body: {error}")))?;
+        let body = body.map_err(|error| AdminError::Invalid(ErrorChain(&error).to_string()))?;
         let path = parts.uri.path().to_owned();
         let query = query::decode(parts.uri.query().unwrap_or_default())
             .ok_or_else(|| AdminError::Invalid("malformed escape in the URL".to_owned()))?;

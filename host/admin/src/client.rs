@@ -15,7 +15,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tholepin_http::{BodyLimits, read_body};
+use tholepin_http::{BodyError, BodyLimits, read_body};
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
@@ -67,18 +67,49 @@ pub enum AdminClientError {
         deadline: Duration,
     },
     /// The connection ended early, or the reply is not one of a host.
-    #[error("the host at {address} gave no answer to `{route}` that can be read: {message}")]
+    #[error("the host at {address} gave no usable reply to `{route}`")]
     Broken {
         /// The address of the host.
         address: SocketAddr,
         /// The path and query of the request.
         route: String,
         /// What went wrong.
-        message: String,
+        source: ReplyError,
     },
     /// The host replied with an error.
     #[error(transparent)]
     Refused(#[from] AdminError),
+}
+
+/// Why a reply could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplyError {
+    /// The path or the token cannot be sent in a request.
+    #[error("the request is not valid HTTP")]
+    Request(#[source] hyper::http::Error),
+    /// The connection failed, or the server does not speak HTTP.
+    #[error("the connection failed")]
+    Connection(#[source] hyper::Error),
+    /// The body of the reply is too large, too late or incomplete.
+    #[error("cannot read the reply")]
+    Body(#[source] BodyError),
+    /// The reply is not a document.
+    #[error("HTTP {code} with a body that is not JSON")]
+    NotJson {
+        /// The HTTP status.
+        code: u16,
+        /// The error of the parser.
+        source: serde_json::Error,
+    },
+    /// The reply is an error document without a reason that this client knows.
+    #[error("HTTP {code} without a known reason")]
+    NoReason {
+        /// The HTTP status.
+        code: u16,
+        /// The error of the parser.
+        source: serde_json::Error,
+    },
 }
 
 impl AdminClient {
@@ -143,7 +174,7 @@ impl AdminClient {
             let stream =
                 stream.map_err(|source| AdminClientError::NoAnswer { address, path, source })?;
             let broken =
-                |message| AdminClientError::Broken { address, route: route.to_owned(), message };
+                |source| AdminClientError::Broken { address, route: route.to_owned(), source };
             let reply = self.exchange(stream, method, route, body, deadline).await;
             reply.map_err(broken)?.map_err(AdminClientError::Refused)
         };
@@ -160,7 +191,7 @@ impl AdminClient {
         route: &str,
         body: Bytes,
         deadline: Duration,
-    ) -> Result<Result<Value, AdminError>, String> {
+    ) -> Result<Result<Value, AdminError>, ReplyError> {
         let method = match method {
             AdminMethod::Get => Method::GET,
             AdminMethod::Post => Method::POST,
@@ -172,15 +203,15 @@ impl AdminClient {
             .header(AUTHORIZATION, format!("Bearer {}", self.file.token))
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body))
-            .map_err(|error| error.to_string())?;
+            .map_err(ReplyError::Request)?;
         let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+            http1::handshake(TokioIo::new(stream)).await.map_err(ReplyError::Connection)?;
         let response = async {
-            let reply = sender.send_request(request).await.map_err(|error| error.to_string())?;
+            let reply = sender.send_request(request).await.map_err(ReplyError::Connection)?;
             let code = reply.status().as_u16();
             let limits = BodyLimits { bytes_max: REPLY_BYTES_MAX, deadline };
             let body = read_body(reply.into_body(), limits).await;
-            parse_reply(code, &body.map_err(|error| error.to_string())?)
+            parse_reply(code, &body.map_err(ReplyError::Body)?)
         };
         let mut connection = std::pin::pin!(connection);
         let mut response = std::pin::pin!(response);
@@ -193,15 +224,15 @@ impl AdminClient {
 }
 
 /// Parses a reply: a result, or an error of the host. The outer error means that it is neither.
-fn parse_reply(code: u16, body: &[u8]) -> Result<Result<Value, AdminError>, String> {
-    let mut document: Value = serde_json::from_slice(body)
-        .map_err(|_| format!("HTTP {code} with a body that is not JSON"))?;
+fn parse_reply(code: u16, body: &[u8]) -> Result<Result<Value, AdminError>, ReplyError> {
+    let mut document: Value =
+        serde_json::from_slice(body).map_err(|source| ReplyError::NotJson { code, source })?;
     if code == 200 {
         return Ok(Ok(document));
     }
     let error = document.get_mut("error").map(Value::take).unwrap_or_default();
     let error = serde_json::from_value(error);
-    error.map(Err).map_err(|_| format!("HTTP {code} without a known reason"))
+    error.map(Err).map_err(|source| ReplyError::NoReason { code, source })
 }
 
 #[cfg(test)]
@@ -210,14 +241,15 @@ mod tests {
 
     #[test]
     fn a_reply_is_a_result_or_a_typed_error_or_neither() {
-        assert_eq!(parse_reply(200, b"{\"a\":1}"), Ok(Ok(serde_json::json!({"a": 1}))));
+        let result = parse_reply(200, b"{\"a\":1}").unwrap();
+        assert_eq!(result, Ok(serde_json::json!({"a": 1})));
         let refused = br#"{"error":{"reason":"NotFound","message":"no such object"}}"#;
         let expected = AdminError::NotFound("no such object".to_owned());
-        assert_eq!(parse_reply(404, refused), Ok(Err(expected)));
+        assert_eq!(parse_reply(404, refused).unwrap(), Err(expected));
         for (code, text) in [(404, "{}"), (502, "<html>"), (500, "{\"error\":{\"reason\":\"X\"}}")]
         {
             let error = parse_reply(code, text.as_bytes()).unwrap_err();
-            assert!(error.contains(&code.to_string()), "{error}");
+            assert!(error.to_string().contains(&code.to_string()), "{error}");
         }
     }
 }

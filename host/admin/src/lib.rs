@@ -24,7 +24,7 @@ mod query;
 mod report;
 
 pub use api::{AdminServer, StartError};
-pub use client::{AdminClient, AdminClientError};
+pub use client::{AdminClient, AdminClientError, ReplyError};
 pub use file::{AdminFile, FileError};
 pub use health::{HealthServer, HealthSource, ListenError};
 pub use message::{AdminError, AdminMethod, AdminRequest, AdminRoutes};

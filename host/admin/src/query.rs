@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tholepin_http::decode_query;
+use tholepin_http::{decode_query, encode_query};
 
 /// Decodes `a=b&c=d`. Returns `None` if an escape is malformed or the result is not UTF-8.
 pub(crate) fn decode(query: &str) -> Option<BTreeMap<String, String>> {
@@ -16,18 +16,9 @@ pub(crate) fn decode(query: &str) -> Option<BTreeMap<String, String>> {
 
 /// Encodes parameters; every character except letters, digits and `-._~` is escaped.
 pub(crate) fn encode(parameters: &[(&str, &str)]) -> String {
-    let pair = |(name, value): &(&str, &str)| format!("{}={}", escape(name), escape(value));
+    let pair =
+        |(name, value): &(&str, &str)| format!("{}={}", encode_query(name), encode_query(value));
     parameters.iter().map(pair).collect::<Vec<_>>().join("&")
-}
-
-fn escape(text: &str) -> String {
-    let byte = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-            char::from(byte).to_string()
-        }
-        _ => format!("%{byte:02X}"),
-    };
-    text.bytes().map(byte).collect()
 }
 
 #[cfg(test)]

@@ -123,6 +123,8 @@ fn is_source(path: &Path) -> bool {
 mod tests {
     use std::fs;
 
+    use tokio::time::interval;
+
     use super::*;
 
     /// Longer than a slow machine needs.
@@ -151,5 +153,24 @@ mod tests {
         assert_eq!(saved(&mut sources).await, [Path::new("Cargo.toml")]);
         fs::remove_file(home.path().join("src/c.rs")).unwrap();
         assert_eq!(saved(&mut sources).await, [Path::new("src/c.rs")]);
+    }
+
+    #[tokio::test]
+    async fn a_save_is_reported_although_files_are_written_without_pause() {
+        let home = tempfile::tempdir().unwrap();
+        let mut sources = SourceWatcher::watch(home.path()).unwrap();
+        let file = home.path().join("a.rs");
+        let write_without_pause = async {
+            let mut ticks = interval(QUIET / 4);
+            loop {
+                ticks.tick().await;
+                fs::write(&file, "text").unwrap();
+            }
+        };
+        let files = tokio::select! {
+            files = saved(&mut sources) => files,
+            () = write_without_pause => unreachable!(),
+        };
+        assert_eq!(files, [Path::new("a.rs")]);
     }
 }

@@ -1,6 +1,6 @@
 //! Bodies of requests, which are read with a limit and a deadline, and responses, which caches must not store.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, error::Error, time::Duration};
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited, combinators::UnsyncBoxBody};
 use hyper::{
@@ -26,20 +26,20 @@ pub struct BodyLimits {
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// The body is larger than allowed.
-    #[error("it has more than {bytes_max} bytes")]
+    #[error("the body has more than {bytes_max} bytes")]
     TooLarge {
         /// The limit.
         bytes_max: usize,
     },
     /// The body did not arrive in time.
-    #[error("it did not arrive within {deadline:?}")]
+    #[error("the body did not arrive within {deadline:?}")]
     Late {
         /// The deadline.
         deadline: Duration,
     },
     /// The connection ended early, or the body is not valid HTTP.
-    #[error("it cannot be read: {0}")]
-    Broken(String),
+    #[error("the body cannot be read")]
+    Broken(#[source] Box<dyn Error + Send + Sync>),
 }
 
 /// Reads a whole body.
@@ -52,7 +52,7 @@ pub async fn read_body(body: Incoming, limits: BodyLimits) -> Result<Bytes, Body
     match timeout(deadline, Limited::new(body, bytes_max).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge { bytes_max }),
-        Ok(Err(error)) => Err(BodyError::Broken(error.to_string())),
+        Ok(Err(error)) => Err(BodyError::Broken(error)),
         Err(_) => Err(BodyError::Late { deadline }),
     }
 }

@@ -109,3 +109,58 @@ pub async fn serve_http1<S: HttpService>(
     }
     connection.await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::Ipv4Addr,
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Instant,
+    };
+
+    use tokio::sync::{Semaphore, mpsc};
+
+    use super::*;
+
+    const LIMITS: ListenerLimits =
+        ListenerLimits { connections_max: 2, grace: Duration::from_millis(100) };
+    /// Longer than a slow machine needs.
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn connections_beyond_the_limit_wait_and_those_that_outlast_the_grace_are_aborted() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(TcpStream::connect(address).await.unwrap());
+        }
+        let (stop, release) = (CancellationToken::new(), Semaphore::new(0));
+        let release = Arc::new(release);
+        let (active, peak) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
+        let (sender, mut accepted) = mpsc::unbounded_channel();
+        let serving = accept_each(listener, LIMITS, &stop, |stream| {
+            let (release, active) = (release.clone(), active.clone());
+            peak.fetch_max(active.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            sender.send(()).unwrap();
+            async move {
+                release.acquire().await.unwrap().forget();
+                active.fetch_sub(1, Ordering::SeqCst);
+                drop(stream);
+            }
+        });
+        let using = async {
+            accepted.recv().await.unwrap();
+            accepted.recv().await.unwrap();
+            release.add_permits(1);
+            accepted.recv().await.unwrap();
+            stop.cancel();
+            Instant::now()
+        };
+        let ((), stopped_at) =
+            timeout(DEADLINE, async { tokio::join!(serving, using) }).await.unwrap();
+        assert_eq!(peak.load(Ordering::SeqCst), LIMITS.connections_max);
+        let took = stopped_at.elapsed();
+        assert!(LIMITS.grace <= took, "ended after {took:?}");
+    }
+}

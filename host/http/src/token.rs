@@ -1,13 +1,16 @@
 //! Bearer tokens, which are made of random bytes of the operating system and kept as digests.
 
-use rand::{TryRng, rngs::SysRng};
+use rand::{
+    TryRng,
+    rngs::{SysError, SysRng},
+};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 /// The operating system returned no random bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the operating system returns no random bytes")]
-pub struct RandomError;
+pub struct RandomError(#[source] SysError);
 
 /// Returns a new token of 32 random bytes, as 64 hex digits.
 ///
@@ -16,7 +19,7 @@ pub struct RandomError;
 /// Fails if the operating system returns no random bytes.
 pub fn new_token() -> Result<String, RandomError> {
     let mut secret = [0_u8; 32];
-    SysRng.try_fill_bytes(&mut secret).map_err(|_| RandomError)?;
+    SysRng.try_fill_bytes(&mut secret).map_err(RandomError)?;
     Ok(secret.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 

@@ -322,3 +322,19 @@ fn is_kind_missing(error: &watcher::Error) -> bool {
         | watcher::Error::NoResourceVersion => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_doubles_up_to_its_maximum_with_jitter_until_a_reset() {
+        let mut backoff = RetryBackoff::new((Duration::from_secs(1), Duration::from_secs(4)));
+        for full in [1, 2, 4, 4].map(Duration::from_secs) {
+            let pause = backoff.next_pause();
+            assert!(full / 2 <= pause && pause <= full, "{pause:?} of {full:?}");
+        }
+        backoff.reset();
+        assert!(backoff.next_pause() <= Duration::from_secs(1));
+    }
+}

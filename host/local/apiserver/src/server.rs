@@ -92,6 +92,8 @@ async fn read_body(body: Incoming) -> Result<Bytes, ApiError> {
             ApiError::new(413, "RequestEntityTooLarge", message)
         }
         BodyError::Late { .. } => ApiError::new(408, "Timeout", "the body did not arrive in time"),
-        BodyError::Broken(_) => ApiError::bad_request(format!("the body: {error}")),
+        BodyError::Broken(source) => {
+            ApiError::bad_request(format!("the body cannot be read: {source}"))
+        }
     })
 }
