@@ -59,7 +59,7 @@ impl KubernetesApi {
             };
             match written {
                 Ok(_) => return Ok(()),
-                // Another client created, changed or deleted it meanwhile: read it again and decide anew.
+                // Another client created, changed or deleted it meanwhile: read it again and repeat the decision.
                 Err(CallError::Conflict(_) | CallError::NotFound(_)) => {}
                 Err(error) => return Err(error),
             }

@@ -169,7 +169,8 @@ impl KubernetesApi {
         self.kinds.find(kind).await.map_err(|unserved| unserved.into_error(kind))
     }
 
-    /// Waits for a request about one object, within the deadline.
+    /// Waits for the reply to a request within the deadline. Verb, object and whether the request is about the
+    /// status subresource describe the request in errors.
     pub(crate) async fn send<T>(
         &self,
         served: &ServedKind,
@@ -344,7 +345,7 @@ impl KubernetesApi {
             Err(error) => error,
         };
         let is_refused = matches!(&error, CallError::NotFound(_) | CallError::Denied(_));
-        if is_refused || self.store.is_known_deleted(secret) {
+        if is_refused || self.store.is_known_missing(secret) {
             self.secrets.forget(secret);
             return Err(error);
         }

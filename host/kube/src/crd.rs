@@ -1,4 +1,6 @@
 //! Installs CustomResourceDefinitions and waits until the server serves them.
+//!
+//! It polls, because `kube::runtime::wait` covers the condition `Established` only, and discovery follows later.
 
 use std::time::Duration;
 

@@ -39,7 +39,7 @@ impl KubernetesApi {
             let field_manager = Some(HOST_FIELD_MANAGER.to_owned());
             let params = PatchParams { field_manager, ..Default::default() };
             match self.patch(&event, &patch, &params, false).await {
-                // The server deletes events after an hour by default: the event is created anew.
+                // The server deletes events after a time (an hour by default): create a new event.
                 Err(CallError::NotFound(_)) => self.events.forget(&identity),
                 Err(error) => return Err(error),
                 Ok(_) => return Ok(()),

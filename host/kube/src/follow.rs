@@ -74,8 +74,8 @@ impl WatchFreshness {
 
 /// A pause that doubles up to a maximum, with jitter: between half of it and the whole.
 ///
-/// Not `WatchStreamExt::backoff` of kube: its pause cannot end early, which `WatchContext::rest` needs, and
-/// kube's `ExponentialBackoff` takes no bounds from outside its crate (`DefaultBackoff` is 0.8 s to 30 s).
+/// Not `WatchStreamExt::backoff` of kube: its pause cannot end early, as in [`WatchContext::wait_after_failure`],
+/// and kube's `ExponentialBackoff` has no public constructor (`DefaultBackoff` is 0.8 s to 30 s).
 struct RetryBackoff {
     bounds: (Duration, Duration),
     pause: Duration,
@@ -194,7 +194,7 @@ fn apply_event(
         Event::InitDone => {
             context.store.end_list(*id, scope);
             if is_secret_kind(&scope.kind) {
-                context.secrets.forget_deleted(|secret| context.store.is_known_deleted(secret));
+                context.secrets.forget_deleted(|secret| context.store.is_known_missing(secret));
             }
             followed.set_following(context);
         }
@@ -211,7 +211,7 @@ fn apply_event(
                 context.store.remove_watched(*id, &object);
                 // A watch with a selector reports `Delete` also for an object that no longer matches.
                 let object = &object.meta().object;
-                if is_secret_kind(&object.kind) && context.store.is_known_deleted(object) {
+                if is_secret_kind(&object.kind) && context.store.is_known_missing(object) {
                     context.secrets.forget(object);
                 }
             }

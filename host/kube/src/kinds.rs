@@ -3,6 +3,8 @@
 //! Invariants:
 //! - A cached kind is used until a request for it is answered with 404.
 //! - A kind that the server does not know does not affect other kinds.
+//!
+//! Not `kube::Discovery`: it reads all groups, and fails if one of them (an aggregated API) does not answer.
 
 use std::{
     collections::BTreeMap,

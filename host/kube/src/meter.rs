@@ -33,7 +33,8 @@ pub(crate) fn with_request_metrics(client: Client, namespace: String, host: Stri
     Client::new(service, namespace)
 }
 
-/// Returns the client with this user agent on every request that has none yet.
+/// Returns the client with this user agent on every request that has none yet. `kube::Config::headers` would do
+/// the same with a client, and thus a connection pool, per plugin.
 pub(crate) fn with_user_agent(client: Client, agent: HeaderValue) -> Client {
     let namespace = client.default_namespace().to_owned();
     let service = service_fn(move |mut request: Request<Body>| {

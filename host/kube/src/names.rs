@@ -1,4 +1,6 @@
 //! Finds a kind by any of its names, as kubectl does: kind, plural, singular or short name.
+//!
+//! It reads the resource lists itself, because kube's `ApiResource` has neither singular nor short names.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIResource, APIResourceList};
 use tholepin_core::{CallError, ErrorChain};

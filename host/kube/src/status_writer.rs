@@ -1,5 +1,8 @@
 //! Writes what the host itself keeps on a reconciled object: its conditions and its finalizers. The last
 //! accepted spec, which is kept beside the object, is written by [`accepted`](crate::accepted).
+//!
+//! Not `kube::runtime::finalizer`: it runs a whole reconcile between adding and removing a finalizer, while the
+//! callers of this module add and remove each finalizer at their own time.
 
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};

@@ -11,6 +11,9 @@
 //! - An object stays while at least one watch sees it.
 //! - A view never changes.
 //! - The store has no Secret values: they are replaced by fingerprints before an object is stored.
+//!
+//! Not `kube::runtime::reflector::Store`: it holds one kind, has no revision over several kinds, and does not
+//! accept the replies to own writes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -71,7 +74,7 @@ impl ObjectStore {
     }
 
     /// Returns true if an object is known not to exist: a watch that has listed would see it, and does not.
-    pub(crate) fn is_known_deleted(&self, object: &ObjectRef) -> bool {
+    pub(crate) fn is_known_missing(&self, object: &ObjectRef) -> bool {
         let inner = lock(&self.inner);
         let sees_all = |scope: &WatchScope| {
             scope.kind == object.kind
@@ -155,6 +158,7 @@ impl ObjectStore {
         inner.update_covered();
     }
 
+    /// Stores an object and publishes the change, unless the stored state is as new or newer.
     fn put(&self, inner: &mut Inner, object: StoredObject) {
         let reference = object.meta().object.clone();
         let before = inner.tables.get(&reference).cloned();
@@ -168,6 +172,8 @@ impl ObjectStore {
         self.readers.publish(&StoreChange { object: reference, before, after });
     }
 
+    /// Records that a watch no longer sees an object. If no other watch sees it, removes the object and publishes
+    /// the change.
     fn remove_watcher(&self, inner: &mut Inner, watch: WatchId, object: &ObjectRef) {
         if let Some(watches) = inner.watchers.get_mut(object) {
             watches.remove(&watch);
@@ -185,6 +191,7 @@ impl ObjectStore {
 }
 
 impl Inner {
+    /// Records that a watch sees an object.
     fn add_watcher(&mut self, watch: WatchId, object: ObjectRef) {
         if let Some(listed) = self.listing.get_mut(&watch) {
             listed.insert(object.clone());
@@ -192,6 +199,7 @@ impl Inner {
         self.watchers.entry(object).or_default().insert(watch);
     }
 
+    /// Returns the objects that a watch sees.
     fn objects_of(&self, watch: WatchId) -> impl Iterator<Item = ObjectRef> {
         let sees = self.watchers.iter().filter(move |(_, watches)| watches.contains(&watch));
         sees.map(|(object, _)| object.clone())

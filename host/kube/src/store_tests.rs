@@ -74,12 +74,12 @@ fn a_reply_is_stored_if_a_watch_follows_the_object_and_it_was_not_deleted() {
     store.put_written(stored(object("b", "ub", "3")));
     assert_eq!(version(&store, "b"), None, "a late answer");
     store.put_written(stored(object("b", "new uid", "4")));
-    assert_eq!(version(&store, "b").as_deref(), Some("4"), "made anew");
+    assert_eq!(version(&store, "b").as_deref(), Some("4"), "a new object of this name");
     store.remove_watched(FIRST, &stored(object("b", "ub", "3")));
     assert_eq!(
         version(&store, "b").as_deref(),
         Some("4"),
-        "the old one's end is not the new one's"
+        "the deletion of the old object does not remove the new one"
     );
 
     let unwatched = ObjectStore::default();

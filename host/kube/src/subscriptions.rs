@@ -111,7 +111,7 @@ impl ReaderBacklog {
                 return Ok(StoreEvent::Changed(Box::new(change)));
             }
         }
-        // After the changes that the watch brought, so that calls that are retried see those changes.
+        // After the changes that the watch reported, so that retried calls see those changes.
         if std::mem::take(&mut pending.resumed) {
             return Ok(StoreEvent::Resumed);
         }

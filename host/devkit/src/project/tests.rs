@@ -118,7 +118,7 @@ fn the_sdk_is_built_as_in_this_tree() {
     }
     let (plugin, template) = ("[profile.plugin]\n", include_str!("../../template/Cargo.toml"));
     let profile = |text: &str| text.split(plugin).nth(1).map(|text| text.trim_end().to_owned());
-    assert_eq!(profile(template), profile(&root), "a project's component is built as ours");
+    assert_eq!(profile(template), profile(&root), "the profile is the one of this tree");
     assert!(profile(template).is_some());
     for needed in DIRECT_DEPENDENCIES {
         assert!(template.contains(&format!("\n{needed} = ")), "{needed} is not in the template");
