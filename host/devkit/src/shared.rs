@@ -59,12 +59,13 @@ impl SharedBuild {
     pub(crate) fn of(metadata: &Value, manifest: &Path) -> Option<Self> {
         let path = |value: &Value| value.as_str().map(PathBuf::from);
         let root = path(&metadata["workspace_root"])?;
-        let usual = root.join("target");
+        let default_target = root.join("target");
         // An older cargo does not report `build_directory`.
-        let build = path(&metadata["build_directory"]).unwrap_or_else(|| usual.clone());
-        let is_usual = path(&metadata["target_directory"])? == usual && build == usual;
+        let build = path(&metadata["build_directory"]).unwrap_or_else(|| default_target.clone());
+        let target = path(&metadata["target_directory"])?;
+        let is_default = target == default_target && build == default_target;
         let [package] = metadata["packages"].as_array()?.as_slice() else { return None };
-        let is_alone =
+        let is_single_package =
             manifest == root.join("Cargo.toml") && path(&package["manifest_path"])? == manifest;
         let name = package["name"].as_str()?;
         let mut targets = package["targets"].as_array()?.iter();
@@ -81,7 +82,8 @@ impl SharedBuild {
         // A path dependency outside the project is no problem: its path is part of cargo's package identity.
         let has_distinct_paths = path_dependencies
             .all(|path| !path.starts_with(&root) || path.starts_with(root.join(SDK_DIRECTORY)));
-        let can_share = is_usual && is_alone && has_distinct_paths && library == crate_name(name);
+        let can_share =
+            is_default && is_single_package && has_distinct_paths && library == crate_name(name);
         can_share.then(|| Self { package: name.to_owned(), root })
     }
 
@@ -96,21 +98,20 @@ impl SharedBuild {
         let directory = base.join(&key);
         let projects = directory.join(".projects");
         fs::create_dir_all(base).map_err(failed)?;
-        let directory_lock = open_lock_file(&base.join(format!("{key}.lock"))).map_err(failed)?;
-        self.wait_for_lock(&directory_lock, File::try_lock_shared).await?;
+        let directory_lock =
+            self.wait_for_lock(&base.join(format!("{key}.lock")), File::try_lock_shared).await?;
         directory_lock.set_modified(SystemTime::now()).map_err(failed)?;
         fs::create_dir_all(&projects).map_err(failed)?;
         shrink(base, &key).map_err(failed)?;
-        let mut package_lock =
-            open_lock_file(&projects.join(crate_name(&self.package))).map_err(failed)?;
-        self.wait_for_lock(&package_lock, File::try_lock).await?;
+        let package_file = projects.join(crate_name(&self.package));
+        let mut package_lock = self.wait_for_lock(&package_file, File::try_lock).await?;
         let mut owner = String::new();
         package_lock.read_to_string(&mut owner).map_err(failed)?;
-        let own = self.root.to_string_lossy();
-        if owner != own {
+        let own_root = self.root.to_string_lossy();
+        if owner != own_root {
             self.forget_build(&directory).await?;
             let written = package_lock.set_len(0).and_then(|()| package_lock.rewind());
-            written.and_then(|()| package_lock.write_all(own.as_bytes())).map_err(failed)?;
+            written.and_then(|()| package_lock.write_all(own_root.as_bytes())).map_err(failed)?;
         }
         Ok(SharedBuildLock {
             directory,
@@ -124,8 +125,7 @@ impl SharedBuild {
         let failed = |source| BuildError::Shared { path: directory.to_owned(), source };
         for profile in profiles(directory).map_err(failed)? {
             // Cargo's own lock: a cargo whose `tholepin` was killed may still build here.
-            let lock = open_lock_file(&profile.join(".cargo-lock")).map_err(failed)?;
-            self.wait_for_lock(&lock, File::try_lock).await?;
+            let _lock = self.wait_for_lock(&profile.join(".cargo-lock"), File::try_lock).await?;
             for entry in fs::read_dir(profile.join(".fingerprint")).map_err(failed)? {
                 let entry = entry.map_err(failed)?;
                 if is_fingerprint_of(&entry.file_name().to_string_lossy(), &self.package) {
@@ -136,24 +136,24 @@ impl SharedBuild {
         Ok(())
     }
 
-    /// Waits until `take` gets a lock of a file.
+    /// Opens a lock file and waits until `take` gets its lock.
     async fn wait_for_lock(
         &self,
-        lock: &File,
+        path: &Path,
         take: fn(&File) -> Result<(), TryLockError>,
-    ) -> Result<(), BuildError> {
+    ) -> Result<File, BuildError> {
+        let failed = |source| BuildError::Shared { path: path.to_owned(), source };
+        let file = open_lock_file(path).map_err(failed)?;
         let start = Instant::now();
         let mut is_printed = false;
         loop {
-            match take(lock) {
-                Ok(()) => return Ok(()),
+            match take(&file) {
+                Ok(()) => return Ok(file),
                 Err(TryLockError::WouldBlock) if start.elapsed() < CARGO_DEADLINE => {}
                 Err(TryLockError::WouldBlock) => {
                     return Err(BuildError::Busy(self.package.clone()));
                 }
-                Err(TryLockError::Error(source)) => {
-                    return Err(BuildError::Shared { path: self.root.clone(), source });
-                }
+                Err(TryLockError::Error(source)) => return Err(failed(source)),
             }
             if !is_printed {
                 print_line(&format!("waiting for another build of `{}` to end", self.package));

@@ -2,7 +2,7 @@
 //! creates no second event.
 //!
 //! Not `kube::runtime::events::Recorder` (5.0): it merges events that differ in their note only and so drops
-//! the later message, fails when the server has expired the event of a repeat, does not bound its cache, and
+//! the later message, fails if the server has deleted the event of a repeat, does not bound its cache, and
 //! sets neither a field manager nor a deadline.
 
 use std::time::{SystemTime, UNIX_EPOCH};
