@@ -1,6 +1,6 @@
-//! Puts what a new plugin starts from into the program: the SDK, the contract and the sample, as text.
+//! Embeds the files of a new plugin's project in the binary: the SDK, the WIT contract and the sample, as text.
 //!
-//! `tholepin plugin new` must work where this tree is not, so the binary carries the files themselves.
+//! `tholepin plugin new` must work on machines without this source tree, so the binary contains the files.
 
 use std::{
     collections::BTreeMap,
@@ -9,9 +9,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The constants to write, each with the folders that it holds and the folder that their paths start from.
+/// The constants to write: name, folders whose files it contains, and folder to which their paths are relative.
 const TABLES: &[(&str, &[&str], &str)] = &[
-    ("BROUGHT", &["plugins/sdk", "wit"], ""),
+    ("SDK", &["plugins/sdk", "wit"], ""),
     ("SAMPLE", &["plugins/samples/site-config"], "plugins/samples/site-config"),
 ];
 
@@ -36,7 +36,7 @@ fn main() -> Result<()> {
     fs::write(out.join("embedded.rs"), text)
 }
 
-/// Adds every file under a folder by its path from `start`; dot files are somebody's scratch.
+/// Adds every file under a folder by its path relative to `start`. Leaves out dot files, such as those of editors.
 fn collect(folder: &Path, start: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();

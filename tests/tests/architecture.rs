@@ -60,7 +60,7 @@ fn parts_of_the_host_do_not_know_each_other() {
         ("tholepin-guest", &["tholepin-core", "tholepin-schema"]),
         ("tholepin-probe", &["tholepin-core", "tholepin-schema"]),
         ("tholepin-redis", &["tholepin-core", "tholepin-schema"]),
-        ("tholepin-kube", &["tholepin-core", "tholepin-crd", "tholepin-schema"]),
+        ("tholepin-kube", &["tholepin-core", "tholepin-schema"]),
         ("tholepin-crd", &[]),
         ("tholepin-http", &[]),
         ("tholepin-devkit", &["tholepin-core"]),

@@ -1,6 +1,6 @@
-//! The admin API's listener: loopback only, with a token that is new at each start.
+//! The server of the admin API: on a loopback address, with a token that is new at each start.
 //!
-//! Order of the checks: the `Host` it was sent to, the token, the method, the body.
+//! A request is checked in this order: `Host`, token, method, body.
 
 use std::{
     io,
@@ -17,6 +17,7 @@ use hyper::{
     http::request::Parts,
 };
 use serde_json::{Value, json};
+use tholepin_core::ErrorChain;
 use tholepin_http::{
     AllowedHosts, BodyLimits, HttpService, ListenerLimits, RandomError, ResponseBody, TokenDigest,
     accept_each, bearer, new_token, read_body, serve_http1, whole,
@@ -31,26 +32,27 @@ use crate::{
     query,
 };
 
-/// The command line asks one thing at a time; a page asks a few.
+/// The command line has one request at a time, a web page a few.
 const LIMITS: ListenerLimits =
     ListenerLimits { connections_max: 32, grace: Duration::from_secs(5) };
-/// How long a connection may be silent between two requests, and within the headers of one.
-const HEADERS: Duration = Duration::from_secs(30);
-/// How much may be asked.
-const BODY: BodyLimits = BodyLimits { bytes_max: 4 << 20, deadline: Duration::from_secs(10) };
-/// How long an answer may take; a plan is a whole pass of a plugin (30 s), and may wait for its turn.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(90);
+/// The longest time between two requests on a connection, and for the headers of one.
+const HEADERS_DEADLINE: Duration = Duration::from_secs(30);
+/// The limits of the body of a request.
+const BODY_LIMITS: BodyLimits =
+    BodyLimits { bytes_max: 4 << 20, deadline: Duration::from_secs(10) };
+/// How long a reply may take. A plan is a whole reconcile of a plugin (30 s), and may wait for another one.
+const REPLY_DEADLINE: Duration = Duration::from_secs(90);
 
-/// Why the admin API does not start.
+/// Why the admin API could not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// No loopback address can be listened on.
+    /// The server cannot listen on the loopback address.
     #[error("cannot listen on {address} for the admin API")]
     Listen {
         /// The address.
         address: SocketAddr,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
     /// The token cannot be made.
@@ -59,18 +61,18 @@ pub enum StartError {
     /// The file for the command line cannot be written.
     #[error("cannot write `{}`; name another file with --admin-file", .path.display())]
     File {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// The admin API, listening. Dropping it removes its file.
+/// The listening admin API. Dropping it removes its admin file.
 pub struct AdminServer {
     listener: TcpListener,
     server: Arc<Server>,
-    left: AdminFileGuard,
+    file_guard: AdminFileGuard,
 }
 
 struct Server {
@@ -80,12 +82,12 @@ struct Server {
 }
 
 impl AdminServer {
-    /// Listens on a free port of 127.0.0.1, and leaves address and token in `file`, with the address of
-    /// the vital signs beside.
+    /// Listens on a free port of 127.0.0.1, and writes the admin file: address and token of the admin API, and the
+    /// address of the health and metrics endpoints.
     ///
     /// # Errors
     ///
-    /// Fails if it cannot listen, or if the file cannot be written.
+    /// Fails if it cannot listen, if no token can be made, or if the file cannot be written.
     pub async fn bind(
         file: PathBuf,
         metrics_address: SocketAddr,
@@ -102,35 +104,35 @@ impl AdminServer {
             routes,
         });
         let content = AdminFile { address, token, pid: std::process::id(), metrics_address };
-        let left = AdminFileGuard::leave(file.clone(), content)
+        let file_guard = AdminFileGuard::write(file.clone(), content)
             .map_err(|source| StartError::File { path: file, source })?;
-        Ok(Self { listener, server, left })
+        Ok(Self { listener, server, file_guard })
     }
 
-    /// Serves until `stop`; a request in flight is still answered, within a bound.
+    /// Serves until `stop`. A request that is in progress then is still answered, within five seconds.
     pub async fn run(self, stop: CancellationToken) {
-        let Self { listener, server, left } = self;
+        let Self { listener, server, file_guard } = self;
         accept_each(listener, LIMITS, &stop, |stream| {
             let (server, stop) = (server.clone(), stop.clone());
             async move {
-                if let Err(error) = serve_http1(stream, server, HEADERS, stop).await {
+                if let Err(error) = serve_http1(stream, server, HEADERS_DEADLINE, stop).await {
                     debug!(%error, "a connection to the admin API ended");
                 }
             }
         })
         .await;
-        drop(left);
+        drop(file_guard);
     }
 }
 
 impl HttpService for Server {
     async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
         let (parts, body) = request.into_parts();
-        let answer = match self.admit(&parts) {
-            Ok(method) => self.answer(method, &parts, body).await,
+        let reply = match self.check(&parts) {
+            Ok(method) => self.reply(method, &parts, body).await,
             Err(error) => Err(error),
         };
-        let (code, document) = match answer {
+        let (code, document) = match reply {
             Ok(document) => (200, document),
             Err(error) => (error.code(), json!({"error": error})),
         };
@@ -139,8 +141,8 @@ impl HttpService for Server {
 }
 
 impl Server {
-    /// Whether a request is for this server, by its user, and of a kind it knows.
-    fn admit(&self, parts: &Parts) -> Result<AdminMethod, AdminError> {
+    /// Checks the `Host`, the token and the method of a request, and returns the method.
+    fn check(&self, parts: &Parts) -> Result<AdminMethod, AdminError> {
         self.hosts.check(parts).map_err(|foreign| AdminError::Denied(foreign.to_string()))?;
         let header = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         if !bearer(header).is_some_and(|token| self.token.is_of(token)) {
@@ -155,29 +157,29 @@ impl Server {
         }
     }
 
-    async fn answer(
+    async fn reply(
         &self,
         method: AdminMethod,
         parts: &Parts,
         body: Incoming,
     ) -> Result<Value, AdminError> {
-        let body = read_body(body, BODY).await;
-        let body = body.map_err(|error| AdminError::Invalid(format!("the body: {error}")))?;
+        let body = read_body(body, BODY_LIMITS).await;
+        let body = body.map_err(|error| AdminError::Invalid(ErrorChain(&error).to_string()))?;
         let path = parts.uri.path().to_owned();
         let query = query::decode(parts.uri.query().unwrap_or_default())
             .ok_or_else(|| AdminError::Invalid("malformed escape in the URL".to_owned()))?;
-        let request = AdminRequest { method, path, query, body: document(&body)? };
-        timeout(ANSWER_DEADLINE, self.routes.handle(request)).await.unwrap_or_else(|_| {
-            let message = format!("the host did not come to an answer within {ANSWER_DEADLINE:?}");
+        let request = AdminRequest { method, path, query, body: parse_body(&body)? };
+        timeout(REPLY_DEADLINE, self.routes.handle(request)).await.unwrap_or_else(|_| {
+            let message = format!("the host had no reply within {REPLY_DEADLINE:?}");
             Err(AdminError::Timeout(message))
         })
     }
 }
 
-fn document(body: &Bytes) -> Result<Value, AdminError> {
+fn parse_body(body: &Bytes) -> Result<Value, AdminError> {
     if body.is_empty() {
         return Ok(Value::Null);
     }
     serde_json::from_slice(body)
-        .map_err(|error| AdminError::Invalid(format!("the body is no JSON: {error}")))
+        .map_err(|error| AdminError::Invalid(format!("the body is not JSON: {error}")))
 }

@@ -1,4 +1,4 @@
-//! The admin file: where a host leaves its address and token for the command line of the same user.
+//! The admin file, in which a host writes its address and token for the command line of the same user.
 
 use std::{
     fs::{DirBuilder, File},
@@ -11,81 +11,81 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tholepin_http::write_private;
 
-/// The largest admin file that is read.
+/// The largest admin file that is read, in bytes.
 const FILE_BYTES_MAX: u64 = 64 << 10;
 
-/// What the file says.
+/// The content of the admin file.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdminFile {
-    /// Where the admin API listens.
+    /// The address of the admin API.
     pub address: SocketAddr,
-    /// Who may ask: whoever sends this.
+    /// The bearer token that a request must have.
     pub token: String,
-    /// The host's process.
+    /// The id of the host's process.
     pub pid: u32,
-    /// Where `/metrics`, `/healthz` and `/readyz` are.
+    /// The address of `/metrics`, `/healthz` and `/readyz`.
     pub metrics_address: SocketAddr,
 }
 
-/// Why a file gives no address.
+/// Why an admin file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// It is not there, or cannot be read.
+    /// The file does not exist or cannot be read.
     #[error("cannot read `{}`", .path.display())]
     Unreadable {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// Somebody else could have written or read it.
-    #[error("`{}` is open to others (mode {mode:o}): remove it and start the host again", .path.display())]
+    /// Other users could have written or read it.
+    #[error("`{}` is accessible to other users (mode {mode:o}): remove it and start the host again", .path.display())]
     Exposed {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// Its mode.
         mode: u32,
     },
-    /// It is no admin file.
-    #[error("`{}` is no admin file of a host", .path.display())]
+    /// The file is not an admin file.
+    #[error("`{}` is not an admin file of a host", .path.display())]
     Malformed {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The error of the parser.
         source: serde_json::Error,
     },
 }
 
 impl AdminFile {
-    /// Reads the file that a host left.
+    /// Reads the file that a host wrote.
     ///
     /// # Errors
     ///
-    /// Fails if there is none, if it is open to others, or if it says something else.
+    /// Fails if the file does not exist, is accessible to other users, or is not an admin file.
     pub fn read(path: &Path) -> Result<Self, FileError> {
-        let named = || path.to_owned();
-        let unreadable = |source| FileError::Unreadable { path: named(), source };
+        let unreadable = |source| FileError::Unreadable { path: path.to_owned(), source };
         let file = File::open(path).map_err(unreadable)?;
         let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
-            return Err(FileError::Exposed { path: named(), mode });
+            return Err(FileError::Exposed { path: path.to_owned(), mode });
         }
         let mut text = String::new();
         file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
-        serde_json::from_str(&text).map_err(|source| FileError::Malformed { path: named(), source })
+        serde_json::from_str(&text)
+            .map_err(|source| FileError::Malformed { path: path.to_owned(), source })
     }
 }
 
-/// An admin file in its place. Dropping it removes it, if another host has not put its own there.
+/// A written admin file. Dropping the guard removes the file, unless another host has replaced it by its own.
 pub(crate) struct AdminFileGuard {
     path: PathBuf,
     content: AdminFile,
 }
 
 impl AdminFileGuard {
-    /// Puts the file in its place. A directory that is missing is made for this user alone; one that is
-    /// there stays as it is, for others may share it.
-    pub(crate) fn leave(path: PathBuf, content: AdminFile) -> io::Result<Self> {
+    /// Writes the file. A directory that does not exist is created for this user only; an existing one keeps its
+    /// mode, because other programs may use it too.
+    pub(crate) fn write(path: PathBuf, content: AdminFile) -> io::Result<Self> {
         if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty())
         {
             DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
@@ -98,7 +98,7 @@ impl AdminFileGuard {
 impl Drop for AdminFileGuard {
     fn drop(&mut self) {
         if AdminFile::read(&self.path).is_ok_and(|found| found == self.content) {
-            // Whoever reads it now finds nobody listening, and is told so.
+            // If it cannot be removed, a client that reads it gets the error that no host listens there.
             std::fs::remove_file(&self.path).ok();
         }
     }
@@ -115,29 +115,29 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_private_and_goes_with_its_host_but_not_with_another() {
+    fn a_file_is_private_and_removed_by_its_own_host_only() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("made/admin.json");
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        let first = AdminFileGuard::leave(path.clone(), content(1)).unwrap();
+        let first_guard = AdminFileGuard::write(path.clone(), content(1)).unwrap();
         assert_eq!([mode(&path), mode(path.parent().unwrap())], [0o600, 0o700]);
-        let second = AdminFileGuard::leave(path.clone(), content(2)).unwrap();
-        drop(first);
+        let second_guard = AdminFileGuard::write(path.clone(), content(2)).unwrap();
+        drop(first_guard);
         assert_eq!(AdminFile::read(&path).unwrap().pid, 2);
-        drop(second);
+        drop(second_guard);
         assert!(matches!(AdminFile::read(&path), Err(FileError::Unreadable { .. })));
     }
 
     #[test]
-    fn a_file_that_is_open_or_not_ours_is_refused() {
+    fn an_accessible_or_malformed_file_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("admin.json");
-        let left = AdminFileGuard::leave(path.clone(), content(1)).unwrap();
+        let guard = AdminFileGuard::write(path.clone(), content(1)).unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
         assert!(matches!(AdminFile::read(&path), Err(FileError::Exposed { mode: 0o640, .. })));
         write_private(&path, b"{}").unwrap();
         assert!(matches!(AdminFile::read(&path), Err(FileError::Malformed { .. })));
-        drop(left);
+        drop(guard);
         assert!(path.exists());
     }
 
@@ -145,7 +145,7 @@ mod tests {
     fn a_shared_directory_keeps_its_mode() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-        let _left = AdminFileGuard::leave(folder.path().join("admin.json"), content(1)).unwrap();
+        let _guard = AdminFileGuard::write(folder.path().join("admin.json"), content(1)).unwrap();
         let mode = std::fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o755);
     }

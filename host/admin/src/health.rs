@@ -1,4 +1,4 @@
-//! `/metrics`, `/healthz` and `/readyz`: for everybody who can reach the address, and only to look.
+//! The server of `/metrics`, `/healthz` and `/readyz`: read-only, for every client that can reach the address.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -11,50 +11,50 @@ use tracing::debug;
 
 use crate::report::{CheckReport, ReportFormat, TEXT};
 
-/// A scraper and the kubelet keep a connection each.
+/// Prometheus and the kubelet keep one connection each.
 const LIMITS: ListenerLimits =
     ListenerLimits { connections_max: 64, grace: Duration::from_secs(1) };
-/// How long a connection may be silent; Prometheus keeps one between two scrapes, a minute apart.
-const HEADERS: Duration = Duration::from_secs(120);
-/// How long an answer may take.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
-/// The text format that every Prometheus reads.
+/// The longest time between two requests on a connection: Prometheus keeps one between two scrapes, a minute apart.
+const HEADERS_DEADLINE: Duration = Duration::from_secs(120);
+/// How long a reply may take.
+const REPLY_DEADLINE: Duration = Duration::from_secs(5);
+/// The media type of Prometheus' text format.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What is told.
+/// The source of metrics and health reports.
 pub trait HealthSource: Send + Sync + 'static {
-    /// All metrics in Prometheus' text format.
+    /// Returns all metrics in Prometheus' text format.
     fn metrics(&self) -> String;
 
-    /// Whether the process is alive; if not, it should be started again.
+    /// Checks that the process is alive; if it is not, it should be restarted.
     fn health(&self) -> BoxedFuture<'_, CheckReport>;
 
-    /// Whether the host does its work now.
+    /// Checks that the host can do its work now.
     fn readiness(&self) -> BoxedFuture<'_, CheckReport>;
 }
 
-/// The address cannot be listened on.
+/// The server cannot listen on the address.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}; choose another with --metrics-address")]
 pub struct ListenError {
-    /// Which address.
+    /// The address.
     pub address: SocketAddr,
-    /// What the system says.
+    /// The error of the system.
     pub source: io::Error,
 }
 
-/// The listener for vital signs.
+/// The listening server of the health and metrics endpoints.
 pub struct HealthServer {
     listener: TcpListener,
     address: SocketAddr,
 }
 
 impl HealthServer {
-    /// Listens. Requests wait until it is run.
+    /// Listens on an address. Requests wait until [`run`](Self::run) is called.
     ///
     /// # Errors
     ///
-    /// Fails if the address cannot be listened on.
+    /// Fails if the server cannot listen on the address.
     pub async fn bind(address: SocketAddr) -> Result<Self, ListenError> {
         let refused = |source| ListenError { address, source };
         let listener = TcpListener::bind(address).await.map_err(refused)?;
@@ -62,20 +62,20 @@ impl HealthServer {
         Ok(Self { listener, address })
     }
 
-    /// Where it listens, with the port that port 0 became.
+    /// Returns the address on which the server listens, with the actual port if port 0 was requested.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Serves until `stop`.
-    pub async fn run(self, vitals: Arc<dyn HealthSource>, stop: CancellationToken) {
-        let server = Arc::new(Server(vitals));
+    pub async fn run(self, source: Arc<dyn HealthSource>, stop: CancellationToken) {
+        let server = Arc::new(Server(source));
         accept_each(self.listener, LIMITS, &stop, |stream| {
             let (server, stop) = (server.clone(), stop.clone());
             async move {
-                if let Err(error) = serve_http1(stream, server, HEADERS, stop).await {
-                    debug!(%error, "a connection for vital signs ended");
+                if let Err(error) = serve_http1(stream, server, HEADERS_DEADLINE, stop).await {
+                    debug!(%error, "a connection to the health endpoints ended");
                 }
             }
         })
@@ -87,23 +87,25 @@ struct Server(Arc<dyn HealthSource>);
 
 impl HttpService for Server {
     async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
-        // What a body holds is not read: the connection ends with it.
+        // The body is not read; the connection is closed after the reply if there is one.
         let (parts, _) = request.into_parts();
         if parts.method != Method::GET {
             return text(405, "only GET is served\n");
         }
-        let answer = match parts.uri.path() {
+        let outcome = match parts.uri.path() {
             "/metrics" => return whole(200, EXPOSITION, self.0.metrics().into_bytes()),
-            "/healthz" => timeout(ANSWER_DEADLINE, self.0.health()).await.map(|it| (it, "healthz")),
+            "/healthz" => {
+                timeout(REPLY_DEADLINE, self.0.health()).await.map(|report| (report, "healthz"))
+            }
             "/readyz" => {
-                timeout(ANSWER_DEADLINE, self.0.readiness()).await.map(|it| (it, "readyz"))
+                timeout(REPLY_DEADLINE, self.0.readiness()).await.map(|report| (report, "readyz"))
             }
             _ => return text(404, "ask for /metrics, /healthz or /readyz\n"),
         };
-        let Ok((report, question)) = answer else {
-            return text(503, "no answer in time\n");
+        let Ok((report, endpoint)) = outcome else {
+            return text(503, "no reply in time\n");
         };
-        let (code, content_type, content) = report.show(question, form(&parts));
+        let (code, content_type, content) = report.show(endpoint, format_of(&parts));
         whole(code, content_type, content.into_bytes())
     }
 }
@@ -112,12 +114,15 @@ fn text(code: u16, text: &str) -> Response<ResponseBody> {
     whole(code, TEXT, text.as_bytes().to_vec())
 }
 
-fn form(parts: &Parts) -> ReportFormat {
+fn format_of(parts: &Parts) -> ReportFormat {
     let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
     let query = parts.uri.query().unwrap_or_default();
     if accept.is_some_and(|accept| accept.contains("application/json")) {
         ReportFormat::Json
-    } else if query.split('&').any(|word| word == "verbose" || word.starts_with("verbose=")) {
+    } else if query
+        .split('&')
+        .any(|parameter| parameter == "verbose" || parameter.starts_with("verbose="))
+    {
         ReportFormat::Verbose
     } else {
         ReportFormat::Short

@@ -1,19 +1,19 @@
-//! The host's HTTP side: the admin API for its own command line with its client, and the vital signs for
-//! Prometheus and the kubelet.
+//! The host's HTTP servers: the admin API for its command line, with the client, and the health and metrics
+//! endpoints for Prometheus and the kubelet.
 //!
 //! ```text
 //! tholepin plan ─► AdminClient ─ reads admin.json ─► 127.0.0.1:PORT ─► AdminServer ─► dyn AdminRoutes
-//! Prometheus, kubelet ──────────────────► --metrics-address ─► VitalsServer ─► dyn Vitals
+//! Prometheus, kubelet ──────────────────► --metrics-address ─► HealthServer ─► dyn HealthSource
 //! ```
 //!
-//! It moves documents and decides nothing: what a route does, and what is healthy, is the business of
-//! whoever implements [`AdminRoutes`] and [`HealthSource`].
+//! The crate transports documents. The binary decides what a route does and what is healthy: it implements
+//! [`AdminRoutes`] and [`HealthSource`].
 //!
 //! Invariants:
-//! - The admin API listens on a loopback address only, and answers nobody without the token in the admin
-//!   file, which this user alone can read.
-//! - Vital signs are told to everybody who asks, and hold no name of an object.
-//! - Everything has a bound: connections, bodies, headers, and the time of each of them.
+//! - The admin API listens on a loopback address only, and serves only requests with the token of the admin file,
+//!   which only this user can read.
+//! - The health and metrics endpoints answer every client, and contain no names of objects.
+//! - Connections and bodies have a limit, and connections, headers, bodies and replies a deadline.
 
 mod api;
 mod client;
@@ -24,7 +24,7 @@ mod query;
 mod report;
 
 pub use api::{AdminServer, StartError};
-pub use client::{AdminClient, AdminClientError};
+pub use client::{AdminClient, AdminClientError, ReplyError};
 pub use file::{AdminFile, FileError};
 pub use health::{HealthServer, HealthSource, ListenError};
 pub use message::{AdminError, AdminMethod, AdminRequest, AdminRoutes};

@@ -1,4 +1,4 @@
-//! What is asked of the admin API, and what it answers.
+//! The requests and errors of the admin API.
 
 use std::collections::BTreeMap;
 
@@ -6,25 +6,25 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tholepin_core::BoxedFuture;
 
-/// What a request wants.
+/// The method of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminMethod {
-    /// To look.
+    /// Reads something.
     Get,
-    /// To have something done.
+    /// Changes something.
     Post,
 }
 
 /// One authenticated request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdminRequest {
-    /// What it wants.
+    /// The method.
     pub method: AdminMethod,
-    /// Of what: the path, such as `/v1/plan`.
+    /// The path, such as `/v1/plan`.
     pub path: String,
-    /// The decoded parameters after the `?`; of a repeated one the last counts.
+    /// The decoded parameters of the query; of a repeated parameter, the last value.
     pub query: BTreeMap<String, String>,
-    /// The document sent; null if none was.
+    /// The document in the body; null if there is none.
     pub body: Value,
 }
 
@@ -32,28 +32,28 @@ pub struct AdminRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(tag = "reason", content = "message")]
 pub enum AdminError {
-    /// The request makes no sense.
+    /// The request is malformed.
     #[error("{0}")]
     Invalid(String),
-    /// Who asks has not shown the token.
+    /// The request has no valid token, or was sent to another host name.
     #[error("{0}")]
     Denied(String),
-    /// There is no such path, object or recording.
+    /// The path, object or recording does not exist.
     #[error("{0}")]
     NotFound(String),
-    /// Not now: something else must happen before.
+    /// The current state does not allow the request; it may succeed later.
     #[error("{0}")]
     Conflict(String),
-    /// It took too long.
+    /// There was no reply in time.
     #[error("{0}")]
     Timeout(String),
-    /// It went wrong on the way.
+    /// The host failed to perform the request.
     #[error("{0}")]
     Failed(String),
 }
 
 impl AdminError {
-    /// The HTTP status.
+    /// Returns the HTTP status.
     pub(crate) const fn code(&self) -> u16 {
         match self {
             Self::Invalid(_) => 400,
@@ -66,12 +66,12 @@ impl AdminError {
     }
 }
 
-/// What the admin API can do.
+/// The routes of the admin API.
 pub trait AdminRoutes: Send + Sync + 'static {
-    /// Answers one request. It is dropped when the client hangs up, and after a bound.
+    /// Answers one request. The future is dropped when the client disconnects, and after 90 s.
     ///
     /// # Errors
     ///
-    /// [`AdminError::NotFound`] for a path that it does not have.
+    /// Fails with [`AdminError::NotFound`] if there is no such path, and with other errors of the route.
     fn handle(&self, request: AdminRequest) -> BoxedFuture<'_, Result<Value, AdminError>>;
 }

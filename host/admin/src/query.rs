@@ -1,10 +1,10 @@
-//! The parameters after the `?`, in both directions.
+//! Encodes and decodes the query of a URL.
 
 use std::collections::BTreeMap;
 
-use tholepin_http::decode_query;
+use tholepin_http::{decode_query, encode_query};
 
-/// Decodes `a=b&c=d`; nothing where an escape is malformed or the text is not UTF-8.
+/// Decodes `a=b&c=d`. Returns `None` if an escape is malformed or the result is not UTF-8.
 pub(crate) fn decode(query: &str) -> Option<BTreeMap<String, String>> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
     let pair = |pair: &str| {
@@ -14,20 +14,11 @@ pub(crate) fn decode(query: &str) -> Option<BTreeMap<String, String>> {
     pairs.map(pair).collect()
 }
 
-/// Encodes parameters; every character that means something is escaped.
+/// Encodes parameters; every character except letters, digits and `-._~` is escaped.
 pub(crate) fn encode(parameters: &[(&str, &str)]) -> String {
-    let pair = |(name, value): &(&str, &str)| format!("{}={}", escape(name), escape(value));
+    let pair =
+        |(name, value): &(&str, &str)| format!("{}={}", encode_query(name), encode_query(value));
     parameters.iter().map(pair).collect::<Vec<_>>().join("&")
-}
-
-fn escape(text: &str) -> String {
-    let byte = |byte: u8| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-            char::from(byte).to_string()
-        }
-        _ => format!("%{byte:02X}"),
-    };
-    text.bytes().map(byte).collect()
 }
 
 #[cfg(test)]

@@ -1,59 +1,59 @@
-//! Whether the host is well, check by check, as the kubelet, people and programs read it.
+//! Reports of health checks, in the formats for the kubelet, for people and for programs.
 
 use serde_json::{Value, json};
 
-/// What one check found.
+/// The outcome of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckOutcome {
-    /// All is well.
+    /// No problem was found.
     Pass,
-    /// Worth knowing, and no reason to take the host out of service.
+    /// A problem for which the host need not be taken out of service.
     Notice(String),
-    /// The host cannot do its work, for this reason.
+    /// A problem for which the host cannot do its work.
     Fail(String),
 }
 
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// What was looked at.
+    /// The name of the check.
     pub name: String,
-    /// What was found.
+    /// The outcome.
     pub verdict: CheckOutcome,
 }
 
-/// All checks of one question.
+/// The checks of one endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckReport {
-    /// In the order in which they are shown.
+    /// The checks, in the order in which they are shown.
     pub checks: Vec<Check>,
 }
 
-/// How a report is wanted.
+/// The format of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReportFormat {
-    /// `ok`, or every check if one fails.
+    /// `ok`, or all checks if one fails.
     Short,
-    /// Every check, a line each.
+    /// All checks, one per line.
     Verbose,
-    /// One document.
+    /// One JSON document.
     Json,
 }
 
 impl CheckReport {
-    /// Whether no check fails.
+    /// Returns true if no check fails.
     #[must_use]
     pub fn passes(&self) -> bool {
         !self.checks.iter().any(|check| matches!(check.verdict, CheckOutcome::Fail(_)))
     }
 
-    /// The HTTP status, the media type and the text.
-    pub(crate) fn show(&self, question: &str, form: ReportFormat) -> (u16, &'static str, String) {
+    /// Returns the HTTP status, the media type and the text.
+    pub(crate) fn show(&self, endpoint: &str, format: ReportFormat) -> (u16, &'static str, String) {
         let code = if self.passes() { 200 } else { 503 };
-        match form {
+        match format {
             ReportFormat::Json => (code, "application/json", format!("{}\n", self.document())),
             ReportFormat::Short if self.passes() => (code, TEXT, "ok\n".to_owned()),
-            ReportFormat::Short | ReportFormat::Verbose => (code, TEXT, self.lines(question)),
+            ReportFormat::Short | ReportFormat::Verbose => (code, TEXT, self.lines(endpoint)),
         }
     }
 
@@ -68,8 +68,8 @@ impl CheckReport {
         json!({"passes": self.passes(), "checks": checks.collect::<Value>()})
     }
 
-    /// The form that Kubernetes' own components use.
-    fn lines(&self, question: &str) -> String {
+    /// Returns the text format of Kubernetes' own health endpoints.
+    fn lines(&self, endpoint: &str) -> String {
         let line = |Check { name, verdict }: &Check| match verdict {
             CheckOutcome::Pass => format!("[+]{name} ok\n"),
             CheckOutcome::Notice(text) => format!("[+]{name} ok, but {text}\n"),
@@ -77,7 +77,7 @@ impl CheckReport {
         };
         let lines: String = self.checks.iter().map(line).collect();
         let end = if self.passes() { "passed" } else { "failed" };
-        format!("{lines}{question} check {end}\n")
+        format!("{lines}{endpoint} check {end}\n")
     }
 }
 
@@ -88,14 +88,14 @@ pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
 mod tests {
     use super::*;
 
-    fn report(verdicts: &[CheckOutcome]) -> CheckReport {
+    fn report(outcomes: &[CheckOutcome]) -> CheckReport {
         let check =
             |verdict: &CheckOutcome| Check { name: "x".to_owned(), verdict: verdict.clone() };
-        CheckReport { checks: verdicts.iter().map(check).collect() }
+        CheckReport { checks: outcomes.iter().map(check).collect() }
     }
 
     #[test]
-    fn one_failure_fails_the_whole_and_is_shown_unasked() {
+    fn one_failed_check_fails_the_report_and_is_shown_in_short() {
         let (pass, notice) = (CheckOutcome::Pass, CheckOutcome::Notice("old".to_owned()));
         let fail = CheckOutcome::Fail("stale".to_owned());
         let rows = [
@@ -116,9 +116,9 @@ mod tests {
                 "{\"checks\":[{\"message\":\"stale\",\"name\":\"x\",\"verdict\":\"fail\"}],\"passes\":false}\n",
             ),
         ];
-        for (verdicts, form, code, text) in rows {
-            let (found_code, _, found) = report(&verdicts).show("readyz", form);
-            assert_eq!((found_code, found.as_str()), (code, text), "{verdicts:?} {form:?}");
+        for (outcomes, format, code, text) in rows {
+            let (found_code, _, found) = report(&outcomes).show("readyz", format);
+            assert_eq!((found_code, found.as_str()), (code, text), "{outcomes:?} {format:?}");
         }
     }
 }

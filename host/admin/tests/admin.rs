@@ -1,4 +1,4 @@
-//! The admin API over a real socket: who is let in, what is refused, and what the client says of it.
+//! Tests of the admin API over a real socket: authentication, refusals, and the errors of the client.
 #![cfg(test)]
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// Says what it was asked; knows one path that fails and one that never answers.
+/// Replies with the request. One of its paths fails, and one never replies.
 struct EchoRoutes;
 
 impl AdminRoutes for EchoRoutes {
@@ -39,7 +39,7 @@ impl AdminRoutes for EchoRoutes {
     }
 }
 
-/// Is alive and not ready.
+/// A host that is alive and not ready.
 struct UnreadyHealth;
 
 impl HealthSource for UnreadyHealth {
@@ -59,7 +59,7 @@ impl HealthSource for UnreadyHealth {
     }
 }
 
-/// A server that runs until the value is dropped.
+/// Both servers and a client. Dropping the value aborts the servers.
 struct RunningServer {
     client: AdminClient,
     folder: TempDir,
@@ -71,42 +71,42 @@ impl RunningServer {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("admin.json");
-        let vitals = HealthServer::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let health = HealthServer::bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let server =
-            AdminServer::bind(file.clone(), vitals.address(), Arc::new(EchoRoutes)).await.unwrap();
+            AdminServer::bind(file.clone(), health.address(), Arc::new(EchoRoutes)).await.unwrap();
         let client = AdminClient::of_file(&file).unwrap();
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(server.run(stop.clone()));
-        tasks.spawn(vitals.run(Arc::new(UnreadyHealth), stop.clone()));
+        tasks.spawn(health.run(Arc::new(UnreadyHealth), stop.clone()));
         Self { client, folder, stop, tasks }
     }
 
-    /// Sends bytes as they are to the admin API; gives the answer's status.
+    /// Sends a raw request to the admin API, and returns the status of the reply.
     async fn raw(&self, request: &str) -> u16 {
         let request = request.replace("TOKEN", &self.client.file().token);
         send(self.client.file().address, &request).await.0
     }
 
-    /// Looks at a vital sign; gives status and text.
-    async fn vital(&self, request: &str) -> (u16, String) {
+    /// Sends a raw request to the health endpoints, and returns status and body.
+    async fn health(&self, request: &str) -> (u16, String) {
         send(self.client.file().metrics_address, request).await
     }
 }
 
-/// Sends a request as it is; gives status and body.
+/// Sends a raw request on a new connection, and returns status and body.
 async fn send(address: SocketAddr, request: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = request.replace("\n\n", "\nConnection: close\n\n").replace('\n', "\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    let all = stream.read_to_string(&mut answer);
+    let mut response = String::new();
+    let all = stream.read_to_string(&mut response);
     tokio::time::timeout(DEADLINE, all).await.unwrap().unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
     (head[9..12].parse().unwrap(), body.to_owned())
 }
 
 #[tokio::test]
-async fn vital_signs_are_for_everybody_and_only_to_look() {
+async fn health_endpoints_are_open_and_read_only() {
     let running = RunningServer::start().await;
     let get = |path: &str| format!("GET {path} HTTP/1.1\nHost: anything\n\n");
     let failed = "[-]x failed: stale\nreadyz check failed\n";
@@ -122,14 +122,14 @@ async fn vital_signs_are_for_everybody_and_only_to_look() {
         (get("/metrics").replace("GET", "POST"), 405, "only GET"),
     ];
     for (request, code, text) in rows {
-        let (found_code, found) = running.vital(&request).await;
+        let (found_code, found) = running.health(&request).await;
         assert_eq!(found_code, code, "{request}");
         assert!(found.starts_with(text), "{request}: {found}");
     }
 }
 
 #[tokio::test]
-async fn documents_go_both_ways() {
+async fn documents_are_transferred_both_ways() {
     let running = RunningServer::start().await;
     let echoed = running.client.get("/v1/echo", &[("a", "x y&z")], DEADLINE).await.unwrap();
     assert_eq!(echoed, json!({"posted": false, "query": {"a": "x y&z"}, "body": null}));
@@ -139,18 +139,18 @@ async fn documents_go_both_ways() {
 }
 
 #[tokio::test]
-async fn what_the_host_refuses_arrives_typed() {
+async fn an_error_of_the_host_arrives_typed() {
     let running = RunningServer::start().await;
-    let ask = async |path| running.client.get(path, &[], DEADLINE).await.unwrap_err();
-    let AdminClientError::Refused(error) = ask("/v1/busy").await else { panic!("not refused") };
+    let get = async |path| running.client.get(path, &[], DEADLINE).await.unwrap_err();
+    let AdminClientError::Refused(error) = get("/v1/busy").await else { panic!("not refused") };
     assert_eq!(error, AdminError::Conflict("another pass holds it".to_owned()));
-    let AdminClientError::Refused(AdminError::NotFound(text)) = ask("/v1/none").await else {
+    let AdminClientError::Refused(AdminError::NotFound(text)) = get("/v1/none").await else {
         panic!("not refused")
     };
     assert!(text.contains("/v1/none"), "{text}");
     let body = json!("x".repeat(5 << 20));
     let error = running.client.post("/v1/echo", &body, DEADLINE).await.unwrap_err();
-    // The server may hang up before it has read all.
+    // The server may close the connection before it has read the whole body.
     assert!(matches!(
         error,
         AdminClientError::Refused(AdminError::Invalid(_)) | AdminClientError::Broken { .. }
@@ -158,7 +158,7 @@ async fn what_the_host_refuses_arrives_typed() {
 }
 
 #[tokio::test]
-async fn who_has_no_token_or_asks_another_name_is_not_answered() {
+async fn a_request_without_token_or_to_another_name_is_denied() {
     let running = RunningServer::start().await;
     let host = running.client.file().address;
     let with = |host: &str, token: &str| {
@@ -183,7 +183,7 @@ async fn who_has_no_token_or_asks_another_name_is_not_answered() {
 }
 
 #[tokio::test]
-async fn a_client_waits_no_longer_than_it_wants_and_says_where_nobody_is() {
+async fn a_client_keeps_its_deadline_and_names_the_address_of_a_missing_host() {
     let mut running = RunningServer::start().await;
     let short = Duration::from_millis(50);
     let error = running.client.get("/v1/never", &[], short).await.unwrap_err();
@@ -191,8 +191,8 @@ async fn a_client_waits_no_longer_than_it_wants_and_says_where_nobody_is() {
     running.stop.cancel();
     while running.tasks.join_next().await.is_some() {}
     let error = running.client.get("/v1/echo", &[], DEADLINE).await.unwrap_err().to_string();
-    for words in ["no host answers at 127.0.0.1:", "tholepin run", "--admin-file"] {
-        assert!(error.contains(words), "{error}");
+    for part in ["no host answers at 127.0.0.1:", "tholepin run", "--admin-file"] {
+        assert!(error.contains(part), "{error}");
     }
     let file = running.folder.path().join("admin.json");
     assert!(!file.exists(), "the file goes with its host");

@@ -1,26 +1,27 @@
-//! The kinds of `tholepin.dev`, as the engine itself defines them. Redis kinds are the plugins' own.
+//! The CustomResourceDefinitions of the engine's own API group, `tholepin.dev`.
 //!
-//! A definition is written once, as the structural schema that the API server gets; the Rust types
-//! that read such an object stand beside the code that acts on it.
+//! Each definition is written once, as the JSON that is applied to the API server. The Rust types that read
+//! such objects are defined beside the code that uses them. The Redis kinds are not here: the plugins define
+//! them.
 
 use serde_json::{Value, json};
 
 /// The API group of the engine's kinds.
 pub const GROUP: &str = "tholepin.dev";
-/// The served version.
+/// The only served version.
 pub const VERSION: &str = "v1alpha1";
 
-/// Every CustomResourceDefinition that the engine needs, in order of name.
+/// Returns every CustomResourceDefinition that the engine needs, ordered by name.
 #[must_use]
 pub fn definitions() -> Vec<Value> {
     vec![plugin()]
 }
 
-/// All definitions as one YAML stream, as `tholepin crds` prints them.
+/// Returns all definitions as one YAML stream, as `tholepin crds` prints them.
 ///
 /// # Errors
 ///
-/// Fails if a definition cannot be written as YAML, which would be a bug of ours.
+/// Fails if a definition cannot be written as YAML, which would be a bug of this crate.
 pub fn definitions_yaml() -> Result<String, serde_saphyr::ser::Error> {
     let mut stream = String::new();
     for definition in definitions() {
@@ -30,8 +31,7 @@ pub fn definitions_yaml() -> Result<String, serde_saphyr::ser::Error> {
     Ok(stream)
 }
 
-/// The definition of `Plugin`: where its component comes from, what it may do, and which stage it
-/// has reached.
+/// Returns the definition of `Plugin`: the source of a component, its grants and limits, and its status.
 #[must_use]
 pub fn plugin() -> Value {
     json!({
@@ -64,7 +64,7 @@ pub fn plugin() -> Value {
                 ],
                 "schema": {"openAPIV3Schema": {
                     "type": "object",
-                    "description": "A policy, shipped as a Wasm component, and what it may do.",
+                    "description": "A reconciler plugin, shipped as a Wasm component, with its grants and limits.",
                     "required": ["spec"],
                     "properties": {"spec": plugin_spec(), "status": plugin_status()}
                 }}
@@ -84,7 +84,7 @@ fn text(description: &str) -> Value {
 fn plugin_spec() -> Value {
     json!({
         "type": "object",
-        "description": "What is wanted. Under `--plugins DIR` the host keeps it equal to DIR/NAME.yaml.",
+        "description": "The desired state. With `--plugins DIR`, the host keeps it equal to DIR/NAME.yaml.",
         "required": ["source", "grants"],
         "properties": {
             "source": {
@@ -101,24 +101,24 @@ fn plugin_spec() -> Value {
                 "pattern": "^[0-9a-f]{64}$"
             },
             "grants": {
-                "description": "`asRequested` (local host only), or what the plugin may do.",
+                "description": "`asRequested` (local host only), or the list of what the plugin may do.",
                 "x-kubernetes-preserve-unknown-fields": true,
             },
             "limits": {
                 "type": "object",
-                "description": "What one call may use; the host's defaults where absent.",
+                "description": "Limits of one call; where absent, the host's defaults.",
                 "properties": {
                     "memoryMiB": {"type": "integer", "minimum": 1, "maximum": 1024,
                         "description": "Linear memory in MiB."},
                     "wallClockMs": {"type": "integer", "minimum": 10, "maximum": 600_000,
-                        "description": "Wall-clock time in milliseconds, host calls included."},
+                        "description": "Wall-clock time in milliseconds, including host calls."},
                     "computeMs": {"type": "integer", "minimum": 1, "maximum": 60_000,
-                        "description": "Time computing between two host calls, in milliseconds."}
+                        "description": "Computing time between two host calls, in milliseconds."}
                 }
             },
             "parameters": {
                 "type": "object",
-                "description": "Handed to the plugin; must fit the schema in its manifest.",
+                "description": "Passed to the plugin; must match the schema in its manifest.",
                 "x-kubernetes-preserve-unknown-fields": true
             }
         }
@@ -128,22 +128,22 @@ fn plugin_spec() -> Value {
 fn plugin_status() -> Value {
     json!({
         "type": "object",
-        "description": "What the host made of it.",
+        "description": "The state of the plugin, as the host last reported it.",
         "properties": {
             "stage": text("The last stage that the newest revision reached: Fetched, Verified, Compiled, Checked or Active; Unloaded for a removed file."),
-            "active": text("The digest of the revision that serves; absent while none does."),
-            "revision": text("The first digits of `active`, as lists and logs show it."),
-            "candidate": text("The digest of the newest revision, when it is not the one that serves."),
+            "active": text("The digest of the serving revision; absent while none serves."),
+            "revision": text("The first digits of `active`, as lists and logs show them."),
+            "candidate": text("The digest of the newest revision, if it is not the serving one."),
             "candidateRevision": text("The first digits of `candidate`."),
-            "version": text("The version that the serving revision's manifest tells."),
-            "component": text("The SHA-256 of the serving revision's component, in hex; `active` names component and settings together."),
+            "version": text("The version in the manifest of the serving revision."),
+            "component": text("The SHA-256 of the serving revision's component, in hex; `active` identifies component and settings together."),
             "activatedAt": {"type": "string", "format": "date-time",
-                "description": "When the serving revision began to serve."},
-            "previous": text("The digest of the revision that served before it in this host."),
-            "host": text("The host that wrote this."),
+                "description": "The time at which the serving revision began to serve."},
+            "previous": text("The digest of the revision that served before in this host."),
+            "host": text("The host that wrote this status."),
             "kinds": {
                 "type": "array",
-                "description": "The kinds that it reconciles, or did when it served last.",
+                "description": "The kinds that the plugin reconciles, or reconciled when it last served.",
                 "items": {
                     "type": "object",
                     "required": ["apiVersion", "kind"],
@@ -151,30 +151,30 @@ fn plugin_status() -> Value {
                 }
             },
             "objects": {"type": "integer", "format": "int64",
-                "description": "How many objects of its kinds there are; absent while that is not known."},
+                "description": "The number of objects of its kinds; absent while it is not known."},
             "unhealthyObjects": {"type": "integer", "format": "int64",
-                "description": "How many of them are quarantined, or failed when it was called last."},
-            "reason": text("What is wrong, as a CamelCase name: why the newest revision does not serve, else what ails the objects; absent if nothing is."),
-            "message": text("The reason in words, with the way out."),
+                "description": "The number of these objects that are quarantined, or whose last reconcile failed."},
+            "reason": text("What is wrong, as a CamelCase name: why the newest revision does not serve, else what is wrong with the objects; absent if nothing is wrong."),
+            "message": text("The reason in words, and how to fix it."),
             "conditions": {
                 "type": "array",
-                "description": "`Serving`: whether a revision is called; `Unknown` after its host was stopped. `Healthy`: whether all objects are well with it.",
+                "description": "`Serving`: whether a revision serves; `Unknown` after its host was stopped. `Healthy`: whether no object is quarantined or failing.",
                 "x-kubernetes-list-type": "map",
                 "x-kubernetes-list-map-keys": ["type"],
                 "items": {
                     "type": "object",
                     "required": ["type", "status"],
                     "properties": {
-                        "type": text("Which condition."),
+                        "type": text("The type of the condition."),
                         "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
-                        "reason": text("Why, as a CamelCase name."),
+                        "reason": text("The reason, as a CamelCase name."),
                         "message": text("The reason in words."),
                         "lastTransitionTime": {"type": "string", "format": "date-time"}
                     }
                 }
             },
             "observedGeneration": {"type": "integer", "format": "int64",
-                "description": "The generation that this status tells about."}
+                "description": "The generation that this status describes."}
         }
     })
 }

@@ -1,4 +1,4 @@
-//! Has cargo build a plugin's project, and finds the component that came out.
+//! Builds a plugin's project with cargo, and finds the component among cargo's artifacts.
 
 use std::{
     env,
@@ -19,56 +19,57 @@ use tokio::{
 use crate::{
     build_error::{BuildError, CARGO_DEADLINE},
     shared::{SharedBuild, SharedBuildLock},
-    stderr::note,
+    stderr::print_line,
 };
 
-/// How long cargo may take to say what a project is.
+/// How long `cargo metadata` may take.
 const METADATA_DEADLINE: Duration = Duration::from_secs(30);
-/// What plugins are compiled for.
+/// The compilation target of plugins.
 const TARGET: &str = "wasm32-wasip2";
-/// The variable by which cargo is told its target directory.
+/// The environment variable that names cargo's target directory.
 const TARGET_DIRECTORY_VARIABLE: &str = "CARGO_TARGET_DIR";
 
-/// What came out of a build.
+/// The result of a build.
 #[derive(Clone, Debug)]
 pub struct BuildOutput {
     /// The component's file.
     pub component: PathBuf,
-    /// How long cargo took.
+    /// How long the build took, including the wait for other builds.
     pub took: Duration,
 }
 
-/// Has cargo build projects.
+/// Builds and tests projects with cargo.
 #[derive(Clone, Debug)]
 pub struct ProjectBuilder {
-    /// Holds the target directories that projects share.
+    /// The directory of the target directories that projects share.
     shared: PathBuf,
     /// The target directory that the user named with `CARGO_TARGET_DIR`.
     named: Option<OsString>,
 }
 
 impl ProjectBuilder {
-    /// Uses a directory of this user's for what projects share, unless the user has `named` a target directory.
+    /// Lets projects share target directories below the user's cache directory, unless the user has `named` a target
+    /// directory.
     #[must_use]
     pub fn new(cache: &Path, named: Option<OsString>) -> Self {
         let named = named.filter(|named| !named.is_empty());
         Self { shared: cache.join("plugin-builds"), named }
     }
 
-    /// Builds the component of the project in a directory. Cargo's own words go to stderr.
+    /// Builds the component of the project in a directory. Cargo's messages go to stderr.
     ///
     /// # Errors
     ///
-    /// Fails if the directory holds no project, or if cargo does not make a component of it.
+    /// Fails if the directory contains no project, or if cargo builds no component from it.
     pub async fn build(&self, directory: &Path) -> Result<BuildOutput, BuildError> {
         let manifest = manifest(directory)?;
         let start = Instant::now();
-        let place = self.place(directory, &manifest).await?;
-        place.tell_if_first(
+        let build_directory = self.build_directory(directory, &manifest).await?;
+        build_directory.print_if_first(
             TARGET,
-            "the first build compiles what every plugin uses: about two minutes",
+            "the first build compiles the crates that every plugin uses: about two minutes",
         );
-        let mut command = self.cargo(directory, &place);
+        let mut command = self.cargo(directory, &build_directory);
         command.args(["build", "--profile", "plugin", "--target", TARGET]);
         command.args(["--message-format", "json-render-diagnostics"]);
         let mut child = command.stdout(Stdio::piped()).spawn().map_err(BuildError::Start)?;
@@ -79,51 +80,55 @@ impl ProjectBuilder {
         };
         let (component, status) =
             timeout(CARGO_DEADLINE, run).await.unwrap_or(Err(BuildError::Late("build")))?;
-        succeeded("build", status)?;
+        check_status("build", status)?;
         let component = component.ok_or(BuildError::NoComponent)?;
-        let component = match place.turn {
-            Some(_) => own_copy(&component, directory)?,
+        let component = match build_directory.build_lock {
+            Some(_) => copy_to_project(&component, directory)?,
             None => component,
         };
         Ok(BuildOutput { component, took: start.elapsed() })
     }
 
-    /// Runs the native tests of the project in a directory. Cargo's own words go to stdout and stderr.
+    /// Runs the native tests of the project in a directory. Cargo's output goes to stdout and stderr.
     ///
     /// # Errors
     ///
-    /// Fails if the directory holds no project, or if a test fails.
+    /// Fails if the directory contains no project, or if a test fails.
     pub async fn test(&self, directory: &Path) -> Result<(), BuildError> {
         let manifest = manifest(directory)?;
-        let place = self.place(directory, &manifest).await?;
-        place.tell_if_first(
+        let build_directory = self.build_directory(directory, &manifest).await?;
+        build_directory.print_if_first(
             "debug",
-            "the first test compiles what every plugin uses: about a minute",
+            "the first test compiles the crates that every plugin uses: about a minute",
         );
-        let mut command = self.cargo(directory, &place);
+        let mut command = self.cargo(directory, &build_directory);
         let mut child = command.arg("test").spawn().map_err(BuildError::Start)?;
         let waited = timeout(CARGO_DEADLINE, child.wait()).await;
         let status = waited.map_err(|_| BuildError::Late("test"))?.map_err(BuildError::Read)?;
-        succeeded("test", status)
+        check_status("test", status)
     }
 
-    /// Finds out where cargo builds a project.
-    async fn place(&self, directory: &Path, manifest: &Path) -> Result<BuildDirectory, BuildError> {
+    /// Decides where cargo builds a project. Takes the lock of the shared directory if the project shares one.
+    async fn build_directory(
+        &self,
+        directory: &Path,
+        manifest: &Path,
+    ) -> Result<BuildDirectory, BuildError> {
         let Some(metadata) = self.metadata(directory).await else {
-            // Cargo will say what is wrong when it is to build.
+            // The build will fail, and cargo then reports what is wrong.
             return Ok(BuildDirectory::default());
         };
-        let sharer = SharedBuild::of(&metadata, manifest).filter(|_| self.named.is_none());
-        let turn = match sharer {
-            Some(sharer) => Some(sharer.turn(&self.shared).await?),
+        let shared_build = SharedBuild::of(&metadata, manifest).filter(|_| self.named.is_none());
+        let build_lock = match shared_build {
+            Some(shared_build) => Some(shared_build.lock(&self.shared).await?),
             None => None,
         };
         let own = metadata.get("target_directory").and_then(Value::as_str).map(PathBuf::from);
-        let target = turn.as_ref().map(|turn| turn.directory.clone()).or(own);
-        Ok(BuildDirectory { turn, target })
+        let target = build_lock.as_ref().map(|build_lock| build_lock.directory.clone()).or(own);
+        Ok(BuildDirectory { build_lock, target })
     }
 
-    /// What cargo knows of a project without looking at what it depends on; nothing if it does not say.
+    /// Reads cargo's metadata of a project without its dependencies; `None` if cargo fails.
     async fn metadata(&self, directory: &Path) -> Option<Value> {
         let mut command = self.cargo(directory, &BuildDirectory::default());
         command.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]);
@@ -131,11 +136,12 @@ impl ProjectBuilder {
         serde_json::from_slice(&output.stdout).ok()
     }
 
-    /// Cargo in a directory. It ends with the value that holds it.
-    fn cargo(&self, directory: &Path, place: &BuildDirectory) -> Command {
+    /// Returns a cargo command for a directory. Its process is killed when the child is dropped.
+    fn cargo(&self, directory: &Path, build_directory: &BuildDirectory) -> Command {
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.current_dir(directory).stdin(Stdio::null()).kill_on_drop(true);
-        let shared = place.turn.as_ref().map(|turn| turn.directory.as_os_str());
+        let shared =
+            build_directory.build_lock.as_ref().map(|build_lock| build_lock.directory.as_os_str());
         match self.named.as_deref().or(shared) {
             Some(target) => command.env(TARGET_DIRECTORY_VARIABLE, target),
             None => command.env_remove(TARGET_DIRECTORY_VARIABLE),
@@ -144,25 +150,26 @@ impl ProjectBuilder {
     }
 }
 
-/// Where a project is built: in a shared directory, or where cargo does it by itself.
+/// Where a project is built: in a shared directory, or in cargo's default one.
 #[derive(Debug, Default)]
 struct BuildDirectory {
-    turn: Option<SharedBuildLock>,
+    build_lock: Option<SharedBuildLock>,
     /// The target directory, if it is known.
     target: Option<PathBuf>,
 }
 
 impl BuildDirectory {
-    /// Says why it will take long, if cargo has put nothing into this folder of the target directory yet.
-    fn tell_if_first(&self, folder: &str, text: &str) {
+    /// Prints why the build will take long, if this folder of the target directory does not exist yet.
+    fn print_if_first(&self, folder: &str, text: &str) {
         if self.target.as_ref().is_some_and(|target| !target.join(folder).exists()) {
-            note(&format!("{text}; later ones take seconds"));
+            print_line(&format!("{text}; later ones take seconds"));
         }
     }
 }
 
-/// Copies a component into its project, while nobody else builds one of this name in the shared directory.
-fn own_copy(component: &Path, directory: &Path) -> Result<PathBuf, BuildError> {
+/// Copies a component from the shared directory into its project. The caller holds the lock, so that no other
+/// project of the same name replaces the component meanwhile.
+fn copy_to_project(component: &Path, directory: &Path) -> Result<PathBuf, BuildError> {
     let folder = directory.join("target");
     let copy = folder.join(component.file_name().unwrap_or_default());
     let copied = fs::create_dir_all(&folder).and_then(|()| fs::copy(component, &copy));
@@ -177,11 +184,11 @@ fn manifest(directory: &Path) -> Result<PathBuf, BuildError> {
     manifest.map_err(|_| BuildError::NoProject(directory.to_owned()))
 }
 
-fn succeeded(what: &'static str, status: ExitStatus) -> Result<(), BuildError> {
+fn check_status(what: &'static str, status: ExitStatus) -> Result<(), BuildError> {
     if status.success() { Ok(()) } else { Err(BuildError::Failed(what)) }
 }
 
-/// Reads cargo's messages to the end, and gives the component of the package with this manifest.
+/// Reads all of cargo's messages, and returns the component of the package with this manifest.
 async fn component(child: &mut Child, manifest: &Path) -> io::Result<Option<PathBuf>> {
     let Some(stdout) = child.stdout.take() else { return Ok(None) };
     let mut lines = BufReader::new(stdout).lines();
@@ -192,7 +199,7 @@ async fn component(child: &mut Child, manifest: &Path) -> io::Result<Option<Path
     Ok(component)
 }
 
-/// The component that a message of cargo's tells of, if it is of this package.
+/// Returns the component that a message of cargo reports, if it belongs to the package with this manifest.
 fn artifact(message: &str, manifest: &Path) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(message).ok()?;
     let text = |field: &str| message.get(field).and_then(Value::as_str);
@@ -208,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_component_of_the_package_is_found_and_no_other() {
+    fn only_the_component_of_the_package_is_found() {
         let message = |reason: &str, manifest: &str, file: &str| {
             serde_json::json!({"reason": reason, "manifest_path": manifest, "filenames": [file]})
                 .to_string()
@@ -227,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_directory_without_a_project_is_told_with_the_way_out() {
+    async fn a_directory_without_a_project_is_refused_with_a_fix() {
         let empty = tempfile::tempdir().unwrap();
         let builder = ProjectBuilder::new(empty.path(), None);
         let error = builder.build(empty.path()).await.unwrap_err().to_string();

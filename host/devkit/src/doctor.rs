@@ -1,79 +1,83 @@
-//! Judges a machine: what of it fits, what does not, and what to do. Pure: whoever calls this looks at the machine.
+//! The checks of `tholepin doctor`: from facts about a machine to findings with advice.
+//!
+//! The module is pure; the caller collects the facts.
 
 use serde::Serialize;
 
 /// The oldest minor version of kubectl 1.x that the transcripts and tests use.
 const KUBECTL_MINOR_MIN: u32 = 27;
-/// Files that a local host with a dozen Redis processes has open, with room.
+/// The limit of open files that a local host with a dozen Redis processes needs, with a margin.
 const OPEN_FILES_MIN: u64 = 1024;
-/// Watches and instances of inotify that a host and a `plugin watch` need, with room for the user's editor.
+/// The inotify watches that a host and a `plugin watch` need, with a margin for the user's editor.
 const INOTIFY_WATCHES_MIN: u64 = 1024;
+/// The inotify instances that they need, with the same margin.
 const INOTIFY_INSTANCES_MIN: u64 = 16;
-/// The repositories of images that are Redis engines.
+/// The image repositories of Redis engines.
 const ENGINES: &[&str] = &["redis", "valkey/valkey"];
 
-/// What was seen of a machine. A `Result`'s error says what was seen instead, with the way out if there is one.
+/// The facts about a machine. The error of a `Result` says what was found instead, and how to fix it where the
+/// caller knows.
 #[derive(Clone, Debug)]
 pub struct MachineFacts {
     /// How containers get a private root.
     pub containers: Result<String, String>,
-    /// The programs that stand for images.
+    /// The programs that run in place of images.
     pub programs: Vec<ImageProgram>,
-    /// The first free address for a local host's API server.
+    /// The first free address for the API server of a local host.
     pub address: Result<String, String>,
-    /// How many files a process may have open.
+    /// The limit of open files of a process.
     pub open_files: Option<u64>,
-    /// How many files may be watched.
+    /// The limit of inotify watches.
     pub inotify_watches: Option<u64>,
-    /// How many watchers there may be.
+    /// The limit of inotify instances.
     pub inotify_instances: Option<u64>,
-    /// What `cargo --version` says.
+    /// The output of `cargo --version`.
     pub cargo: Option<String>,
     /// Whether Rust can build for `wasm32-wasip2`.
     pub has_wasm_target: bool,
-    /// What kubectl says of its own version, such as `v1.33.2`.
+    /// The version that kubectl reports for itself, such as `v1.33.2`.
     pub kubectl: Option<String>,
     /// The directory of compiled code.
     pub cache: Result<String, String>,
-    /// The running host of this user, or that there is none.
+    /// The running host of this user, or that none runs.
     pub host: Result<String, String>,
 }
 
-/// A program that stands for an image.
+/// A program that runs in place of an image.
 #[derive(Clone, Debug)]
 pub struct ImageProgram {
-    /// The image, as the table names it.
+    /// The image, as the table of images names it.
     pub image: String,
     /// What was found, or what is missing.
     pub found: Result<String, String>,
 }
 
-/// How good a thing is.
+/// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FindingLevel {
-    /// As it should be.
+    /// No problem was found.
     Good,
-    /// Something that not everybody uses will not work.
+    /// A feature that only some users need does not work.
     Warning,
-    /// Something that everybody uses will not work.
+    /// A feature that every user needs does not work.
     Bad,
 }
 
-/// What is to be said of one thing.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DoctorFinding {
-    /// Which thing.
+    /// The name of the check.
     pub check: String,
-    /// How good it is.
+    /// The severity.
     pub verdict: FindingLevel,
-    /// What was seen.
+    /// What was found.
     pub seen: String,
     /// What to do; empty if there is nothing to do.
     pub advice: String,
 }
 
-/// Judges everything, in the order in which a newcomer needs it.
+/// Returns the findings of all checks, in the order in which a new user needs them.
 #[must_use]
 pub fn judge(facts: &MachineFacts) -> Vec<DoctorFinding> {
     let MachineFacts {
@@ -90,25 +94,25 @@ pub fn judge(facts: &MachineFacts) -> Vec<DoctorFinding> {
         host,
     } = facts;
     let mut findings = vec![
-        of_result("containers", containers, "Pods cannot run here before this is changed"),
-        of_result("address", address, "end what holds it, or name another block with --block"),
-        of_result("cache", cache, "name another directory with XDG_CACHE_HOME"),
-        at_least("open files", *open_files, OPEN_FILES_MIN, "ulimit -n 4096"),
-        at_least(
+        check_result("containers", containers, "Pods cannot run here before this is changed"),
+        check_result("address", address, "end what holds it, or name another block with --block"),
+        check_result("cache", cache, "name another directory with XDG_CACHE_HOME"),
+        check_limit("open files", *open_files, OPEN_FILES_MIN, "ulimit -n 4096"),
+        check_limit(
             "file watches",
             *inotify_watches,
             INOTIFY_WATCHES_MIN,
             "sudo sysctl -w fs.inotify.max_user_watches=65536",
         ),
-        at_least(
+        check_limit(
             "file watchers",
             *inotify_instances,
             INOTIFY_INSTANCES_MIN,
             "sudo sysctl -w fs.inotify.max_user_instances=128",
         ),
-        of_kubectl(kubectl.as_deref()),
-        of_cargo(cargo.as_deref()),
-        of_target(*has_wasm_target),
+        check_kubectl(kubectl.as_deref()),
+        check_cargo(cargo.as_deref()),
+        check_wasm_target(*has_wasm_target),
         match host {
             Ok(seen) => finding("host", FindingLevel::Good, seen, ""),
             Err(seen) => finding(
@@ -119,17 +123,18 @@ pub fn judge(facts: &MachineFacts) -> Vec<DoctorFinding> {
             ),
         },
     ];
-    findings.extend(of_programs(programs));
+    findings.extend(check_programs(programs));
     findings
 }
 
-/// A missing program is bad only if it leaves no engine at all: nobody runs every version.
-fn of_programs(programs: &[ImageProgram]) -> Vec<DoctorFinding> {
+/// Checks the programs. A missing engine is a warning while another engine is found, because no user needs every
+/// version.
+fn check_programs(programs: &[ImageProgram]) -> Vec<DoctorFinding> {
     let is_engine = |program: &ImageProgram| {
         ENGINES.iter().any(|repository| program.image.starts_with(&format!("{repository}:")))
     };
     let has_engine = programs.iter().any(|program| is_engine(program) && program.found.is_ok());
-    let judged = programs.iter().map(|program| {
+    let findings = programs.iter().map(|program| {
         let check = format!("image {}", program.image);
         match &program.found {
             Ok(found) => finding(&check, FindingLevel::Good, found, ""),
@@ -144,7 +149,7 @@ fn of_programs(programs: &[ImageProgram]) -> Vec<DoctorFinding> {
             }
         }
     });
-    judged.collect()
+    findings.collect()
 }
 
 fn finding(check: &str, verdict: FindingLevel, seen: &str, advice: &str) -> DoctorFinding {
@@ -156,26 +161,26 @@ fn finding(check: &str, verdict: FindingLevel, seen: &str, advice: &str) -> Doct
     }
 }
 
-fn of_result(check: &str, result: &Result<String, String>, advice: &str) -> DoctorFinding {
+fn check_result(check: &str, result: &Result<String, String>, advice: &str) -> DoctorFinding {
     match result {
         Ok(seen) => finding(check, FindingLevel::Good, seen, ""),
         Err(seen) => finding(check, FindingLevel::Bad, seen, advice),
     }
 }
 
-/// A limit that cannot be read is not known to be too low.
-fn at_least(check: &str, limit: Option<u64>, min: u64, command: &str) -> DoctorFinding {
+/// Checks a limit against its minimum. A limit that cannot be read counts as high enough.
+fn check_limit(check: &str, limit: Option<u64>, min: u64, command: &str) -> DoctorFinding {
     match limit {
         Some(limit) if limit < min => {
             let seen = format!("{limit}, fewer than {min}");
             finding(check, FindingLevel::Warning, &seen, &format!("run `{command}`"))
         }
         Some(limit) => finding(check, FindingLevel::Good, &limit.to_string(), ""),
-        None => finding(check, FindingLevel::Good, "no limit is told", ""),
+        None => finding(check, FindingLevel::Good, "the limit cannot be read", ""),
     }
 }
 
-fn of_kubectl(version: Option<&str>) -> DoctorFinding {
+fn check_kubectl(version: Option<&str>) -> DoctorFinding {
     let Some(version) = version else {
         let advice = "install kubectl 1.27 or newer; `./setup --tests` fetches one for the tests";
         return finding("kubectl", FindingLevel::Warning, "not on PATH", advice);
@@ -191,7 +196,7 @@ fn of_kubectl(version: Option<&str>) -> DoctorFinding {
     }
 }
 
-fn of_cargo(version: Option<&str>) -> DoctorFinding {
+fn check_cargo(version: Option<&str>) -> DoctorFinding {
     match version {
         Some(version) => finding("cargo", FindingLevel::Good, version, ""),
         None => {
@@ -201,8 +206,8 @@ fn of_cargo(version: Option<&str>) -> DoctorFinding {
     }
 }
 
-fn of_target(is_there: bool) -> DoctorFinding {
-    if is_there {
+fn check_wasm_target(is_installed: bool) -> DoctorFinding {
+    if is_installed {
         return finding("wasm target", FindingLevel::Good, "wasm32-wasip2", "");
     }
     let advice = "run `rustup target add wasm32-wasip2`; only those who write plugins need it";
@@ -233,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_fits_is_good_in_all() {
+    fn a_sufficient_machine_has_only_good_findings() {
         for finding in judge(&good()) {
             assert_eq!(
                 (finding.verdict, finding.advice.as_str()),
@@ -246,10 +251,14 @@ mod tests {
     }
 
     #[test]
-    fn one_engine_is_enough_and_none_is_bad() {
-        let program = |image: &str, is_there: bool| ImageProgram {
+    fn one_engine_is_enough_and_no_engine_is_bad() {
+        let program = |image: &str, is_installed: bool| ImageProgram {
             image: image.to_owned(),
-            found: if is_there { Ok("1".to_owned()) } else { Err("no such program".to_owned()) },
+            found: if is_installed {
+                Ok("1".to_owned())
+            } else {
+                Err("no such program".to_owned())
+            },
         };
         let rows = [
             (true, false, [FindingLevel::Good, FindingLevel::Warning, FindingLevel::Warning]),
@@ -263,20 +272,26 @@ mod tests {
                 program("redis-tools:*", false),
             ];
             let verdicts: Vec<_> =
-                of_programs(&programs).iter().map(|finding| finding.verdict).collect();
+                check_programs(&programs).iter().map(|finding| finding.verdict).collect();
             assert_eq!(verdicts, expected, "{programs:?}");
         }
     }
 
     #[test]
-    fn each_lack_is_told_alone_and_with_the_way_out() {
+    fn each_problem_is_one_finding_with_advice() {
         use FindingLevel::{Bad, Warning};
-        let lack = |text: &str| Err(text.to_owned());
-        let program = ImageProgram { image: "twemproxy".to_owned(), found: lack("no nutcracker") };
+        let missing = |text: &str| Err(text.to_owned());
+        let program =
+            ImageProgram { image: "twemproxy".to_owned(), found: missing("no nutcracker") };
         let rows = [
-            (MachineFacts { containers: lack("forbidden"), ..good() }, "containers", Bad, "Pods"),
-            (MachineFacts { address: lack("in use"), ..good() }, "address", Bad, "--block"),
-            (MachineFacts { cache: lack("a link"), ..good() }, "cache", Bad, "XDG_CACHE_HOME"),
+            (
+                MachineFacts { containers: missing("forbidden"), ..good() },
+                "containers",
+                Bad,
+                "Pods",
+            ),
+            (MachineFacts { address: missing("in use"), ..good() }, "address", Bad, "--block"),
+            (MachineFacts { cache: missing("a link"), ..good() }, "cache", Bad, "XDG_CACHE_HOME"),
             (MachineFacts { open_files: Some(256), ..good() }, "open files", Warning, "ulimit"),
             (
                 MachineFacts { inotify_watches: Some(9), ..good() },
@@ -297,7 +312,7 @@ mod tests {
                 Warning,
                 "newer",
             ),
-            (MachineFacts { host: lack("open to others"), ..good() }, "host", Warning, "remove"),
+            (MachineFacts { host: missing("open to others"), ..good() }, "host", Warning, "remove"),
             (MachineFacts { cargo: None, ..good() }, "cargo", Warning, "rustup"),
             (MachineFacts { has_wasm_target: false, ..good() }, "wasm target", Warning, "rustup"),
             (
@@ -308,11 +323,13 @@ mod tests {
             ),
         ];
         for (facts, check, verdict, advice) in rows {
-            let lacks: Vec<_> =
-                judge(&facts).into_iter().filter(|it| it.verdict != FindingLevel::Good).collect();
-            assert_eq!(lacks.len(), 1, "{check}: {lacks:?}");
-            assert_eq!((lacks[0].check.as_str(), lacks[0].verdict), (check, verdict));
-            assert!(lacks[0].advice.contains(advice), "{lacks:?}");
+            let problems: Vec<_> = judge(&facts)
+                .into_iter()
+                .filter(|finding| finding.verdict != FindingLevel::Good)
+                .collect();
+            assert_eq!(problems.len(), 1, "{check}: {problems:?}");
+            assert_eq!((problems[0].check.as_str(), problems[0].verdict), (check, verdict));
+            assert!(problems[0].advice.contains(advice), "{problems:?}");
         }
     }
 }

@@ -1,33 +1,35 @@
-//! Puts a plugin where a host sees it: each file is written aside and renamed, so that nobody reads half of one.
+//! Copies a plugin into the directory of a host. Each file is written under a temporary name and renamed, so that the
+//! host never reads a partial file.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
 };
 
-/// Why a plugin is not where it should be.
+/// Why a plugin could not be installed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InstallError {
-    /// The directory is not there.
-    #[error("`{}` is no directory: start the host with it, or name the one that the host watches with --plugins", .0.display())]
+    /// The directory does not exist.
+    #[error("`{}` is not a directory: start the host with it, or name the one that the host watches with --plugins", .0.display())]
     NoDirectory(PathBuf),
     /// A file cannot be written.
     #[error("cannot write `{}`", path.display())]
     Write {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// Puts component and settings of a plugin into a host's directory. A file that is the same already is left as it
-/// is. The settings go last: a host that sees the component alone waits for them.
+/// Writes the component and the settings of a plugin into the directory of a host. A file whose content is equal
+/// already is not written. The settings are written last, because a host that finds a component without settings
+/// waits for them.
 ///
 /// # Errors
 ///
-/// Fails if the directory is missing or cannot be written.
+/// Fails if the directory does not exist or cannot be written.
 pub fn install(
     directory: &Path,
     name: &str,
@@ -38,21 +40,21 @@ pub fn install(
         return Err(InstallError::NoDirectory(directory.to_owned()));
     }
     for (file, bytes) in [(format!("{name}.wasm"), component), (format!("{name}.yaml"), settings)] {
-        put(directory, &file, bytes)?;
+        write_if_changed(directory, &file, bytes)?;
     }
     Ok(())
 }
 
-fn put(directory: &Path, file: &str, bytes: &[u8]) -> Result<(), InstallError> {
+fn write_if_changed(directory: &Path, file: &str, bytes: &[u8]) -> Result<(), InstallError> {
     let path = directory.join(file);
-    if fs::read(&path).is_ok_and(|there| there == bytes) {
+    if fs::read(&path).is_ok_and(|content| content == bytes) {
         return Ok(());
     }
-    let aside = directory.join(format!(".{file}.new"));
-    let written = fs::write(&aside, bytes).and_then(|()| fs::rename(&aside, &path));
+    let temporary = directory.join(format!(".{file}.new"));
+    let written = fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, &path));
     written.map_err(|source| {
-        // What was written aside is worth nothing; the error that is told is the first.
-        fs::remove_file(&aside).ok();
+        // The temporary file is useless; an error of its removal would hide the first one.
+        fs::remove_file(&temporary).ok();
         InstallError::Write { path, source }
     })
 }
@@ -64,12 +66,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_appear_whole_and_only_if_they_differ() {
+    fn files_are_replaced_by_a_rename_and_only_if_they_differ() {
         let home = tempfile::tempdir().unwrap();
         let inode = |file: &str| fs::metadata(home.path().join(file)).unwrap().ino();
         install(home.path(), "a", b"one", b"yaml").unwrap();
         let (component, settings) = (inode("a.wasm"), inode("a.yaml"));
-        // Held open, so that its inode is not given to its successor.
+        // Held open, so that the file system cannot reuse its inode for the new file.
         let _held = fs::File::open(home.path().join("a.wasm")).unwrap();
         install(home.path(), "a", b"two", b"yaml").unwrap();
         assert_eq!(fs::read(home.path().join("a.wasm")).unwrap(), b"two");
@@ -79,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_directory_is_told_with_the_way_out() {
+    fn a_missing_directory_is_refused_with_a_fix() {
         let home = tempfile::tempdir().unwrap();
         let error = install(&home.path().join("absent"), "a", b"", b"").unwrap_err();
         assert!(error.to_string().contains("--plugins"), "{error}");

@@ -1,15 +1,20 @@
-//! The developer's kit: writes the project that a plugin starts from, builds it, puts it where a host sees it,
-//! notices when its sources change, and judges whether a machine has what all this needs.
+//! The developer's kit behind `tholepin plugin …` and `tholepin doctor`.
 //!
-//! It works on files and starts `cargo`. It knows neither Wasm nor Kubernetes: whether a component is any good is
-//! asked by whoever calls this.
+//! ```text
+//! PluginProject ─► project ─► ProjectBuilder ─► component ─► install ─► directory of a host
+//!                    └─► SourceWatcher: the next build
+//! doctor: facts about a machine ─► findings
+//! ```
+//!
+//! This crate works on files and starts `cargo`. It depends on neither Wasm nor Kubernetes: its callers check
+//! whether a component is valid, and collect the facts about a machine.
 //!
 //! Invariants:
-//! - What [`PluginProject`] writes comes out of this program and names no place: neither a path of a machine nor an
-//!   address. It is the sample of this tree under other names, so it is compiled and tested with the tree.
-//! - Nothing that was built for one project is taken for another's, though projects share a target directory.
-//! - Nothing is written over: a directory that holds anything is refused.
-//! - A plugin's files appear in a host's directory whole, by a rename.
+//! - The files of [`PluginProject`] are in this binary and contain neither a path of a machine nor an address.
+//!   They are the sample of this tree under other names, so that they are compiled and tested with the tree.
+//! - A project never gets a component that was built for another one, although projects share a target directory.
+//! - No file of a user is overwritten: a directory that is not empty is refused.
+//! - The files of a plugin appear in the directory of a host complete, by a rename.
 
 mod build;
 mod build_error;
@@ -28,5 +33,5 @@ pub use install::{InstallError, install};
 pub use project::{DEFAULT_GROUP, NewProjectError, PluginProject};
 pub use sources::{SourceChange, SourceWatchError, SourceWatcher};
 
-/// The folder of a project that holds the SDK and the contract, as this program brought them.
-const BROUGHT: &str = "tholepin";
+/// The folder of a project that holds the SDK and the WIT contract from this binary.
+const SDK_DIRECTORY: &str = "tholepin";

@@ -1,5 +1,5 @@
-//! The project that a plugin starts from: the sample of this tree under the names that were asked for, with the
-//! SDK and the contract beside it.
+//! The initial project of a plugin: the sample of this tree under the requested names, with the SDK and the WIT
+//! contract.
 
 use std::{
     collections::BTreeMap,
@@ -13,29 +13,29 @@ use std::{
 use tholepin_core::PluginName;
 
 use crate::{
-    BROUGHT, lock,
+    SDK_DIRECTORY, lock,
     substitution::{kind_of, plural_of, substitute},
 };
 
 mod embedded {
-    //! Written by `build.rs`: paths and texts.
+    //! The files that `build.rs` embeds, as pairs of path and text.
     include!(concat!(env!("OUT_DIR"), "/embedded.rs"));
 }
 
-/// The group of a new kind, if none is named; `.example` is nobody's.
+/// The default API group of a new kind; the top-level domain `.example` is reserved and belongs to nobody.
 pub const DEFAULT_GROUP: &str = "samples.example";
 
-/// The longest kind: its name in lower case is a DNS label.
+/// The longest name of a kind, because its lower-case form must be a DNS label.
 const KIND_LENGTH_MAX: usize = 63;
 
-/// What the template's own package needs.
-const DIRECT: &[&str] = &["serde", "serde_json", "tholepin-sdk"];
+/// The dependencies in the template's `Cargo.toml`.
+const DIRECT_DEPENDENCIES: &[&str] = &["serde", "serde_json", "tholepin-sdk"];
 
 /// The lock file of the tree that this program was built from.
 const LOCK: &str = include_str!("../../../Cargo.lock");
 
-/// Words that cannot name a crate: Rust's own, and those of the crates that every program has.
-const NO_CRATE: &[&str] = &[
+/// Names that a crate cannot have: the keywords of Rust, and the crates that every program has.
+const RESERVED_CRATE_NAMES: &[&str] = &[
     "abstract",
     "alloc",
     "as",
@@ -94,45 +94,45 @@ const NO_CRATE: &[&str] = &[
     "yield",
 ];
 
-/// Why there is no new project.
+/// Why a project could not be created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NewProjectError {
-    /// The name cannot be a plugin's.
+    /// The name is not valid for a plugin.
     #[error("`{name}` cannot name a plugin: {why}")]
     Name {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// What is wrong with it.
+        /// What is wrong with it, or how to choose a valid one.
         why: &'static str,
     },
-    /// The kind cannot be one.
+    /// The kind is not valid.
     #[error(
-        "`{0}` cannot name a kind: use letters and digits and begin with a capital, such as `SiteConfig`"
+        "`{0}` cannot name a kind: use letters and digits and begin with a capital letter, such as `SiteConfig`"
     )]
     Kind(String),
-    /// The group cannot be one.
+    /// The group is not valid.
     #[error(
-        "`{0}` cannot name a group: use lower-case labels with dots between them, such as `{DEFAULT_GROUP}`"
+        "`{0}` cannot name a group: use lower-case labels separated by dots, such as `{DEFAULT_GROUP}`"
     )]
     Group(String),
-    /// Something is there.
+    /// The directory is not empty.
     #[error("`{}` is not empty: name another --directory, or empty it", .0.display())]
     NotEmpty(PathBuf),
-    /// A file is there.
-    #[error("`{}` is no directory: name another --directory", .0.display())]
+    /// The path is a file.
+    #[error("`{}` is not a directory: name another --directory", .0.display())]
     NoDirectory(PathBuf),
-    /// A file cannot be written.
+    /// A file or directory cannot be read or written.
     #[error("cannot write `{}`", path.display())]
     Write {
-        /// Which file.
+        /// The file or directory.
         path: PathBuf,
-        /// Why.
+        /// The error of the system.
         source: io::Error,
     },
 }
 
-/// A new plugin's names. What is in here is well formed.
+/// The valid names of a new plugin, from which its project is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PluginProject {
     name: PluginName,
@@ -141,11 +141,11 @@ pub struct PluginProject {
 }
 
 impl PluginProject {
-    /// Names a project; the kind follows from the name if none is given.
+    /// Checks the names of a project. If no kind is given, it is derived from the name.
     ///
     /// # Errors
     ///
-    /// Fails if a name cannot be used, and says what can.
+    /// Fails if a name is not valid; the error says which names are.
     pub fn new(name: &str, kind: Option<&str>, group: &str) -> Result<Self, NewProjectError> {
         let name = plugin_name(name)?;
         let kind = kind.map_or_else(|| kind_of(name.as_str()), str::to_owned);
@@ -164,25 +164,25 @@ impl PluginProject {
         Ok(Self { name, kind, group: group.to_owned() })
     }
 
-    /// The plugin's name.
+    /// Returns the plugin's name.
     #[must_use]
     pub fn name(&self) -> &str {
         self.name.as_str()
     }
 
-    /// The kind that it reconciles.
+    /// Returns the kind that the plugin reconciles.
     #[must_use]
     pub fn kind(&self) -> &str {
         &self.kind
     }
 
-    /// The files, by their paths in the project.
+    /// Returns the texts of the project's files by their paths in the project.
     #[must_use]
     pub fn files(&self) -> BTreeMap<String, String> {
         let name = self.name.as_str();
         let (snake, singular) = (name.replace('-', "_"), self.kind.to_lowercase());
         let plural = plural_of(&singular);
-        let words = [
+        let substitutes = [
             ("site-config", name),
             ("site_config", &snake),
             ("SiteConfig", &self.kind),
@@ -190,28 +190,28 @@ impl PluginProject {
             ("siteconfig", &singular),
             (DEFAULT_GROUP, &self.group),
         ];
-        let named = |text: &str| substitute(text, &words);
+        let substituted = |text: &str| substitute(text, &substitutes);
         let sample = embedded::SAMPLE.iter().filter(|(path, _)| *path != "Cargo.toml");
-        let brought = embedded::BROUGHT.iter();
+        let sdk_files = embedded::SDK.iter();
         let own = [
-            ("Cargo.toml", named(include_str!("../template/Cargo.toml"))),
-            ("Cargo.lock", lock::subset(LOCK, name, DIRECT)),
+            ("Cargo.toml", substituted(include_str!("../template/Cargo.toml"))),
+            ("Cargo.lock", lock::subset(LOCK, name, DIRECT_DEPENDENCIES)),
             ("rust-toolchain.toml", include_str!("../../../rust-toolchain.toml").to_owned()),
             (".gitignore", "/target\n".to_owned()),
             ("tholepin/Cargo.toml", include_str!("../template/tholepin.toml").to_owned()),
         ];
         sample
-            .map(|(path, text)| (named(path), named(text)))
-            .chain(brought.map(|(path, text)| (format!("tholepin/{path}"), (*text).to_owned())))
+            .map(|(path, text)| (substituted(path), substituted(text)))
+            .chain(sdk_files.map(|(path, text)| (format!("tholepin/{path}"), (*text).to_owned())))
             .chain(own.map(|(path, text)| (path.to_owned(), text)))
             .collect()
     }
 
-    /// Writes the files into a directory, which is made if it is missing.
+    /// Writes the files into a directory, which is created if it does not exist.
     ///
     /// # Errors
     ///
-    /// Fails if the directory holds anything, or if a file cannot be written.
+    /// Fails if the directory is not empty, or if a file cannot be written.
     pub fn write(&self, directory: &Path) -> Result<(), NewProjectError> {
         let failed = |path: &Path, source| NewProjectError::Write { path: path.to_owned(), source };
         match fs::read_dir(directory) {
@@ -226,19 +226,20 @@ impl PluginProject {
             }
             Err(error) => return Err(failed(directory, error)),
         }
-        // The SDK is as old as this program that brings it. So cargo, which goes by the time, does not compile it
-        // anew for each project that is made.
-        let program = env::current_exe().and_then(fs::metadata).and_then(|it| it.modified());
-        let (brought, made) =
-            (directory.join(BROUGHT), program.unwrap_or_else(|_| SystemTime::now()));
+        // The files of the SDK get the modification time of this program. Cargo decides by that time whether a file
+        // has changed, so it does not compile the SDK again for each new project.
+        let program =
+            env::current_exe().and_then(fs::metadata).and_then(|metadata| metadata.modified());
+        let (sdk_directory, modified) =
+            (directory.join(SDK_DIRECTORY), program.unwrap_or_else(|_| SystemTime::now()));
         for (path, text) in self.files() {
             let path = directory.join(path);
             let folder = path.parent().unwrap_or(directory);
             fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
             fs::write(&path, text).map_err(|error| failed(&path, error))?;
-            if path.starts_with(&brought) {
+            if path.starts_with(&sdk_directory) {
                 let dated = File::options().write(true).open(&path);
-                let dated = dated.and_then(|file| file.set_modified(made));
+                let dated = dated.and_then(|file| file.set_modified(modified));
                 dated.map_err(|error| failed(&path, error))?;
             }
         }
@@ -246,7 +247,7 @@ impl PluginProject {
     }
 }
 
-/// A plugin's name that can also name a crate.
+/// Parses a plugin's name that is also valid for a crate.
 fn plugin_name(name: &str) -> Result<PluginName, NewProjectError> {
     let refused = |why| NewProjectError::Name { name: name.to_owned(), why };
     let parsed = name.parse().map_err(|_| {
@@ -255,10 +256,10 @@ fn plugin_name(name: &str) -> Result<PluginName, NewProjectError> {
     if !name.starts_with(|first: char| first.is_ascii_lowercase()) {
         return Err(refused("begin with a letter"));
     }
-    if NO_CRATE.contains(&name) {
-        return Err(refused("it is a word of Rust's own"));
+    if RESERVED_CRATE_NAMES.contains(&name) {
+        return Err(refused("it is a name reserved by Rust"));
     }
-    let used = lock::subset(LOCK, "", DIRECT);
+    let used = lock::subset(LOCK, "", DIRECT_DEPENDENCIES);
     if lock::names(&used).any(|used| used.replace('_', "-") == name) {
         return Err(refused("a crate that every plugin uses has this name"));
     }

@@ -1,4 +1,7 @@
-//! Notices that somebody saved a source file of a plugin's project.
+//! Watches the source files of a plugin's project and reports when files were saved.
+//!
+//! The debounce is written by hand. `notify-debouncer-full` reports each file once its own events are old enough,
+//! so that one save of several files could start several builds.
 
 use std::{
     ffi::OsStr,
@@ -12,26 +15,26 @@ use notify::{
 };
 use tokio::{sync::mpsc, time::timeout};
 
-/// How long the files must be quiet after a save: editors write several at once.
+/// How long no file may be written before a save is reported: editors write several files at one save.
 const QUIET: Duration = Duration::from_millis(40);
-/// How long to wait for quiet at most.
+/// The longest time after the first write at which a save is reported although files are still written.
 const UNQUIET_MAX: Duration = Duration::from_secs(1);
-/// Notices that wait to be taken; when more come, the oldest say enough.
+/// The capacity of the queue of written files. Further files are dropped: the queued ones cause the report.
 const NOTICES_MAX: usize = 64;
 /// The folders of a project that hold sources.
 const FOLDERS: &[&str] = &["src", "tests", "tholepin"];
 
-/// Why sources cannot be watched.
+/// A directory of sources cannot be watched.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot watch `{}`; if the limit is reached, raise fs.inotify.max_user_watches", path.display())]
 pub struct SourceWatchError {
-    /// Which directory.
+    /// The directory.
     path: PathBuf,
-    /// Why.
+    /// The error of the system.
     source: notify::Error,
 }
 
-/// A save.
+/// A save: files that were written shortly after each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceChange {
     /// When the first of its files was written.
@@ -40,34 +43,34 @@ pub struct SourceChange {
     pub files: Vec<PathBuf>,
 }
 
-/// A watch on a project's sources. It ends with this value.
+/// A watch on a project's sources. Dropping it ends the watch.
 pub struct SourceWatcher {
     directory: PathBuf,
     notices: mpsc::Receiver<(Instant, PathBuf)>,
-    // Held for its watch.
+    // Held because dropping it ends the watch.
     _watcher: RecommendedWatcher,
 }
 
 impl SourceWatcher {
-    /// Starts to watch: the directory itself and its folders of sources, not what cargo writes.
+    /// Starts to watch the directory itself and its folders of sources, but not cargo's output.
     ///
     /// # Errors
     ///
-    /// Fails if the system gives no watch.
+    /// Fails if the system refuses a watch.
     pub fn watch(directory: &Path) -> Result<Self, SourceWatchError> {
         let failed = |path: &Path, source| SourceWatchError { path: path.to_owned(), source };
         let (sender, notices) = mpsc::channel(NOTICES_MAX);
-        let notice = move |event: notify::Result<Event>| {
+        let on_event = move |event: notify::Result<Event>| {
             for path in event.iter().filter(|event| is_write(event)).flat_map(|event| &event.paths)
             {
                 if is_source(path) {
-                    // A full queue is a notice already.
+                    // If the queue is full, the queued files cause the report.
                     sender.try_send((Instant::now(), path.clone())).ok();
                 }
             }
         };
         let mut watcher =
-            notify::recommended_watcher(notice).map_err(|error| failed(directory, error))?;
+            notify::recommended_watcher(on_event).map_err(|error| failed(directory, error))?;
         let mut add =
             |path: &Path, mode| watcher.watch(path, mode).map_err(|error| failed(path, error));
         add(directory, RecursiveMode::NonRecursive)?;
@@ -79,7 +82,8 @@ impl SourceWatcher {
         Ok(Self { directory: directory.to_owned(), notices, _watcher: watcher })
     }
 
-    /// Waits for a save, and until the files are quiet. Absent if nothing will come any more.
+    /// Waits for a save: until a file is written and no other for 40 ms, or for one second. Returns `None` if the
+    /// watch has ended.
     pub async fn saved(&mut self) -> Option<SourceChange> {
         let (at, first) = self.notices.recv().await?;
         let mut files = vec![first];
@@ -97,7 +101,7 @@ impl SourceWatcher {
     }
 }
 
-/// Whether an event can have changed what a file holds.
+/// Returns true if an event can have changed the content of a file.
 const fn is_write(event: &Event) -> bool {
     match event.kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write))
@@ -108,7 +112,7 @@ const fn is_write(event: &Event) -> bool {
     }
 }
 
-/// Whether cargo or the host reads the file. The lock file is cargo's own to write.
+/// Returns true if cargo or the host reads the file. `Cargo.lock` is left out, because cargo writes it.
 fn is_source(path: &Path) -> bool {
     let is_scratch = path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
     let extension = path.extension().and_then(OsStr::to_str);
@@ -119,9 +123,11 @@ fn is_source(path: &Path) -> bool {
 mod tests {
     use std::fs;
 
+    use tokio::time::interval;
+
     use super::*;
 
-    /// Longer than any machine needs.
+    /// Longer than a slow machine needs.
     const DEADLINE: Duration = Duration::from_secs(20);
 
     async fn saved(sources: &mut SourceWatcher) -> Vec<PathBuf> {
@@ -129,13 +135,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn saves_are_noticed_and_nothing_else() {
+    async fn saves_of_sources_are_reported_and_no_others() {
         let home = tempfile::tempdir().unwrap();
         fs::create_dir_all(home.path().join("src/deep")).unwrap();
         fs::create_dir(home.path().join("target")).unwrap();
         let mut sources = SourceWatcher::watch(home.path()).unwrap();
         let write = |file: &str| fs::write(home.path().join(file), "text").unwrap();
-        // None of these is a source; the last one is, and so ends the wait.
+        // Only the last of these is a source, so that the report holds it alone.
         for file in ["Cargo.lock", "target/a.rs", "src/.a.rs.swp", "src/a.rs~", "src/deep/b.rs"] {
             write(file);
         }
@@ -147,5 +153,24 @@ mod tests {
         assert_eq!(saved(&mut sources).await, [Path::new("Cargo.toml")]);
         fs::remove_file(home.path().join("src/c.rs")).unwrap();
         assert_eq!(saved(&mut sources).await, [Path::new("src/c.rs")]);
+    }
+
+    #[tokio::test]
+    async fn a_save_is_reported_although_files_are_written_without_pause() {
+        let home = tempfile::tempdir().unwrap();
+        let mut sources = SourceWatcher::watch(home.path()).unwrap();
+        let file = home.path().join("a.rs");
+        let write_without_pause = async {
+            let mut ticks = interval(QUIET / 4);
+            loop {
+                ticks.tick().await;
+                fs::write(&file, "text").unwrap();
+            }
+        };
+        let files = tokio::select! {
+            files = saved(&mut sources) => files,
+            () = write_without_pause => unreachable!(),
+        };
+        assert_eq!(files, [Path::new("a.rs")]);
     }
 }

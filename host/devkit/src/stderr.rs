@@ -1,9 +1,9 @@
-//! Messages for the person who runs a build.
+//! Progress messages for the user who runs a build.
 
 use std::io::{self, Write};
 
-/// Says something on stderr, where cargo speaks.
-pub(crate) fn note(text: &str) {
-    // Nobody can be told if stderr is closed.
+/// Prints a line to stderr, where cargo prints its own.
+pub(crate) fn print_line(text: &str) {
+    // An error means that stderr is closed, so that it cannot be reported either.
     writeln!(io::stderr(), "tholepin: {text}").ok();
 }

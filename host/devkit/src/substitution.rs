@@ -1,14 +1,14 @@
-//! Puts other words in the place of the sample's.
+//! Replaces the names of the sample by those of a new project, and derives names of kinds.
 
-/// Replaces each word by its substitute in one pass: a substitute is not looked at again, and of two words
-/// that begin at one place the longer counts.
+/// Replaces each word by its substitute in one scan of the text: substitutes are not searched again, and of two
+/// words that begin at the same position the longer one is replaced.
 pub(crate) fn substitute(text: &str, words: &[(&str, &str)]) -> String {
     let mut result = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
-        let here = words.iter().filter(|(word, _)| rest.starts_with(word));
-        if let Some((word, by)) = here.max_by_key(|(word, _)| word.len()) {
-            result.push_str(by);
+        let matching = words.iter().filter(|(word, _)| rest.starts_with(word));
+        if let Some((word, substitute_text)) = matching.max_by_key(|(word, _)| word.len()) {
+            result.push_str(substitute_text);
             rest = rest.get(word.len()..).unwrap_or_default();
         } else {
             result.push(first);
@@ -18,7 +18,7 @@ pub(crate) fn substitute(text: &str, words: &[(&str, &str)]) -> String {
     result
 }
 
-/// `my-runbook` as a kind: `MyRunbook`.
+/// Derives a kind from a plugin's name: `my-runbook` becomes `MyRunbook`.
 pub(crate) fn kind_of(name: &str) -> String {
     let capital = |part: &str| {
         let mut letters = part.chars();
@@ -29,13 +29,13 @@ pub(crate) fn kind_of(name: &str) -> String {
     name.split('-').map(capital).collect()
 }
 
-/// The plural of a word in lower case, as Kubernetes' own kinds form it.
+/// Returns the plural of a lower-case word, formed as those of Kubernetes' own kinds.
 pub(crate) fn plural_of(singular: &str) -> String {
     let is_vowel = |letter: char| "aeiou".contains(letter);
-    let hisses = ["s", "x", "z", "ch", "sh"].iter().any(|end| singular.ends_with(end));
+    let ends_in_sibilant = ["s", "x", "z", "ch", "sh"].iter().any(|end| singular.ends_with(end));
     match singular.strip_suffix('y') {
         Some(stem) if !stem.ends_with(is_vowel) => format!("{stem}ies"),
-        _ if hisses => format!("{singular}es"),
+        _ if ends_in_sibilant => format!("{singular}es"),
         _ => format!("{singular}s"),
     }
 }

@@ -1,6 +1,6 @@
-//! Bodies: requests are read up to a bound and a deadline, responses are never kept by a cache.
+//! Bodies of requests, which are read with a limit and a deadline, and responses, which caches must not store.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, error::Error, time::Duration};
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited, combinators::UnsyncBoxBody};
 use hyper::{
@@ -13,57 +13,57 @@ use tokio::time::timeout;
 /// The body of every response.
 pub type ResponseBody = UnsyncBoxBody<Bytes, Infallible>;
 
-/// How much a body may be.
+/// The limits of a body.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyLimits {
-    /// Its size.
+    /// The largest size in bytes.
     pub bytes_max: usize,
-    /// How long it may take to arrive.
+    /// The time in which the whole body must arrive.
     pub deadline: Duration,
 }
 
-/// Why there is no body.
+/// Why a body could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    /// It is larger than allowed.
-    #[error("it has more than {bytes_max} bytes")]
+    /// The body is larger than allowed.
+    #[error("the body has more than {bytes_max} bytes")]
     TooLarge {
-        /// The bound.
+        /// The limit.
         bytes_max: usize,
     },
-    /// It did not arrive in time.
-    #[error("it did not arrive within {deadline:?}")]
+    /// The body did not arrive in time.
+    #[error("the body did not arrive within {deadline:?}")]
     Late {
         /// The deadline.
         deadline: Duration,
     },
-    /// The connection broke, or what came is not HTTP.
-    #[error("it cannot be read: {0}")]
-    Broken(String),
+    /// The connection ended early, or the body is not valid HTTP.
+    #[error("the body cannot be read")]
+    Broken(#[source] Box<dyn Error + Send + Sync>),
 }
 
 /// Reads a whole body.
 ///
 /// # Errors
 ///
-/// Fails if it is too large, too late, or broken off.
+/// Fails if the body is too large, does not arrive in time, or is incomplete.
 pub async fn read_body(body: Incoming, limits: BodyLimits) -> Result<Bytes, BodyError> {
     let BodyLimits { bytes_max, deadline } = limits;
     match timeout(deadline, Limited::new(body, bytes_max).collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge { bytes_max }),
-        Ok(Err(error)) => Err(BodyError::Broken(error.to_string())),
+        Ok(Err(error)) => Err(BodyError::Broken(error)),
         Err(_) => Err(BodyError::Late { deadline }),
     }
 }
 
-/// A response whose body is known.
+/// Returns a response with a complete body.
 #[must_use]
 pub fn whole(code: u16, content_type: &'static str, content: Vec<u8>) -> Response<ResponseBody> {
     respond(code, content_type, Full::new(Bytes::from(content)).boxed_unsync())
 }
 
-/// A response that no cache keeps. A code that is none becomes 500.
+/// Returns a response that caches must not store. An invalid status code becomes 500.
 #[must_use]
 pub fn respond(
     code: u16,

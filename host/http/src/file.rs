@@ -1,4 +1,4 @@
-//! Files that only this user can read: where tokens and keys are left for the user's other programs.
+//! Files that only this user can read, in which tokens and keys are passed to the user's other programs.
 
 use std::{
     fs::{DirBuilder, OpenOptions, Permissions},
@@ -7,28 +7,29 @@ use std::{
     path::Path,
 };
 
-/// Writes a file that only this user can read: beside its place, then renamed.
+/// Writes a file that only this user can read. It is written under a temporary name and renamed, so that readers
+/// never see a partial file.
 ///
 /// # Errors
 ///
 /// Fails if the file cannot be written.
 pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let beside = path.with_extension("partial");
-    match std::fs::remove_file(&beside) {
+    let temporary = path.with_extension("partial");
+    match std::fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
     file.write_all(content)?;
     file.sync_all()?;
-    std::fs::rename(&beside, path)
+    std::fs::rename(&temporary, path)
 }
 
-/// Creates a directory that only this user can enter, or closes an existing one to others.
+/// Creates a directory that only this user can enter, or removes the permissions of others on an existing one.
 ///
 /// # Errors
 ///
-/// Fails if the directory cannot be created, or belongs to somebody else.
+/// Fails if the directory cannot be created, or belongs to another user.
 pub fn private_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)?;
     std::fs::set_permissions(path, Permissions::from_mode(0o700))
@@ -39,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_whole_and_private_also_over_an_open_file() {
+    fn a_file_is_complete_and_private_also_if_it_replaces_a_public_one() {
         let folder = tempfile::tempdir().unwrap();
         let (inner, mode) = (folder.path().join("a/b"), |path: &Path| {
             std::fs::metadata(path).unwrap().permissions().mode() & 0o777

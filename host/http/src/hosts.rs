@@ -1,21 +1,21 @@
-//! Which `Host` names a server answers to. A web page cannot reach a server by pointing a name of its own
-//! at the server's address: the browser sends that name.
+//! The `Host` names to which a server answers, as a protection against DNS rebinding: if a web page points a domain
+//! name of its own at the server's address, the browser sends that name, and the server refuses the request.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use hyper::{header::HOST, http::request::Parts};
 
-/// The names that are ours, without ports, in lower case.
+/// The names of a server, without ports, in lower case.
 #[derive(Clone, Debug)]
 pub struct AllowedHosts(BTreeSet<String>);
 
-/// A request was sent to a name that is not ours.
+/// A request was sent to a name that is not the server's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this server is not `{0}`")]
 pub struct UnknownHostError(pub String);
 
 impl AllowedHosts {
-    /// An address and these names.
+    /// Allows an address and these names.
     #[must_use]
     pub fn new(address: IpAddr, names: &[&str]) -> Self {
         let mut hosts: BTreeSet<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -26,11 +26,12 @@ impl AllowedHosts {
         Self(hosts)
     }
 
-    /// Whether a request was sent to one of the names.
+    /// Checks that a request was sent to one of the names. A request can have a name in its URI and in its `Host`
+    /// header; each must be allowed, and at least one must be present.
     ///
     /// # Errors
     ///
-    /// Fails with the name that is not ours; an empty one if the request names none.
+    /// Fails with the first name of the request; an empty one if the request has none.
     pub fn check(&self, parts: &Parts) -> Result<(), UnknownHostError> {
         let authority = parts.uri.authority().map(|authority| authority.as_str());
         let header = parts.headers.get(HOST).map(|value| value.to_str().unwrap_or(""));
@@ -56,7 +57,7 @@ mod tests {
     use hyper::Request;
 
     #[test]
-    fn every_name_in_a_request_must_be_ours() {
+    fn every_name_in_a_request_must_be_allowed() {
         let hosts = AllowedHosts::new([127, 0, 0, 1].into(), &["localhost"]);
         let rows = [
             ("/", Some("127.0.0.1:80"), true),
@@ -78,7 +79,7 @@ mod tests {
             let (parts, ()) = request.body(()).unwrap().into_parts();
             assert_eq!(hosts.check(&parts).is_ok(), expected, "{uri} {host:?}");
         }
-        let six = AllowedHosts::new("::1".parse().unwrap(), &[]);
-        assert!(six.contains("[::1]:80") && !six.contains("::1"));
+        let ipv6 = AllowedHosts::new("::1".parse().unwrap(), &[]);
+        assert!(ipv6.contains("[::1]:80") && !ipv6.contains("::1"));
     }
 }

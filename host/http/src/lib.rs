@@ -1,12 +1,16 @@
-//! What every HTTP server of this product does alike: accepts connections, bounds what they may use, asks
-//! who may speak, and keeps secrets in private files.
+//! The common parts of this product's HTTP servers: the embedded API server and the host's admin server.
 //!
-//! It knows no route and no document: the embedded API server and the host's admin server bring these.
+//! ```text
+//! accept_each ─► serve_http1 ─► HttpService of the server ─► AllowedHosts, TokenDigest ─► read_body ─► respond
+//! ```
+//!
+//! It accepts connections within limits, checks the `Host` header and the token, decodes URLs, and writes private
+//! files. It knows no routes and no documents: the servers define them.
 //!
 //! Invariants:
-//! - Every connection is a task of one set that is joined when its listener ends.
-//! - Nothing is read without a deadline and a bound.
-//! - The time that a token's check takes tells nothing about the token.
+//! - Every connection is a task of one set, which is joined when its listener ends.
+//! - Headers and bodies are read with a deadline, and bodies with a limit of their size.
+//! - The time that the check of a token takes does not depend on the token.
 
 mod body;
 mod escape;
@@ -16,7 +20,7 @@ mod listener;
 mod token;
 
 pub use body::{BodyError, BodyLimits, ResponseBody, read_body, respond, whole};
-pub use escape::{decode_path, decode_query};
+pub use escape::{decode_path, decode_query, encode_query};
 pub use file::{private_directory, write_private};
 pub use hosts::{AllowedHosts, UnknownHostError};
 pub use listener::{HttpService, ListenerLimits, accept_each, serve_http1};

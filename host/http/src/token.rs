@@ -1,45 +1,48 @@
-//! Bearer tokens: made by the operating system's randomness, kept as digests.
+//! Bearer tokens, which are made of random bytes of the operating system and kept as digests.
 
-use rand::{TryRng, rngs::SysRng};
+use rand::{
+    TryRng,
+    rngs::{SysError, SysRng},
+};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-/// The operating system gave no random bytes.
+/// The operating system returned no random bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the operating system gives no random bytes")]
-pub struct RandomError;
+#[error("the operating system returns no random bytes")]
+pub struct RandomError(#[source] SysError);
 
-/// Makes a token of 32 random bytes: 64 hex digits.
+/// Returns a new token of 32 random bytes, as 64 hex digits.
 ///
 /// # Errors
 ///
-/// Fails if the operating system gives no random bytes.
+/// Fails if the operating system returns no random bytes.
 pub fn new_token() -> Result<String, RandomError> {
     let mut secret = [0_u8; 32];
-    SysRng.try_fill_bytes(&mut secret).map_err(|_| RandomError)?;
+    SysRng.try_fill_bytes(&mut secret).map_err(RandomError)?;
     Ok(secret.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The token that an `Authorization` header carries.
+/// Returns the token of an `Authorization` header, or `None` if its scheme is not `Bearer`.
 #[must_use]
 pub fn bearer(authorization: Option<&str>) -> Option<&str> {
     let (scheme, token) = authorization?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// What is kept of a token. Where one is looked up by its order, the time that takes tells about the
-/// digest only, from which no token follows.
+/// The SHA-256 digest of a token. It has an order, so that it can be the key of a map: the time of a lookup depends
+/// on the digest only, from which the token cannot be derived.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TokenDigest([u8; 32]);
 
 impl TokenDigest {
-    /// The digest of a token.
+    /// Returns the digest of a token.
     #[must_use]
     pub fn of(token: &str) -> Self {
         Self(Sha256::digest(token.as_bytes()).into())
     }
 
-    /// Whether this is the digest of that token, in a time that does not depend on either.
+    /// Returns true if this is the digest of that token, in a time that depends on neither.
     #[must_use]
     pub fn is_of(&self, token: &str) -> bool {
         self.0.ct_eq(&Self::of(token).0).into()
@@ -51,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_token_itself_fits_its_digest() {
+    fn only_the_token_itself_matches_its_digest() {
         let (token, other) = (new_token().unwrap(), new_token().unwrap());
         assert_eq!(token.len(), 64);
         let digest = TokenDigest::of(&token);
@@ -62,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_comes_as_bearer_only() {
+    fn a_token_is_read_from_a_bearer_header_only() {
         let rows = [
             (Some("Bearer a"), Some("a")),
             (Some("bearer  a "), Some("a")),

@@ -1,7 +1,8 @@
-//! Keeps what a plugin accepted last of an object, in a reserved ConfigMap that the object owns.
+//! Keeps the spec of an object that its plugin accepted last, in a reserved ConfigMap that the object owns.
 //!
-//! A ConfigMap and not an annotation on the object: no plugin reaches it, whatever its grants; replacing
-//! the object does not drop it; and neither the store nor the watches carry each spec twice.
+//! It is a ConfigMap and not an annotation on the object because no plugin can write the ConfigMap, whatever
+//! its grants; because replacing the object does not delete it; and because neither the store nor the watches
+//! then carry each spec twice.
 
 use serde_json::{Value, json};
 use tholepin_core::{
@@ -14,13 +15,14 @@ use tholepin_schema::{
 
 use crate::{KubernetesApi, events::namespace_of};
 
-/// How often a write is tried that another host's write was faster than.
+/// How often a write is sent if another client changes or deletes the ConfigMap in between.
 const ATTEMPTS_MAX: usize = 4;
-/// The keys in the ConfigMap.
+/// The key of the ConfigMap that holds the generation.
 const GENERATION: &str = "generation";
+/// The key of the ConfigMap that holds the accepted fields as JSON.
 const FIELDS: &str = "accepted.json";
 
-/// What is kept, with the version that the API server has.
+/// A kept spec, with the resource version of its ConfigMap.
 struct KeptSpec {
     accepted: AcceptedSpec,
     resource_version: String,
@@ -32,7 +34,7 @@ impl KubernetesApi {
         object: ObjectRef,
         uid: String,
     ) -> Result<Option<AcceptedSpec>, CallError> {
-        let kept = self.kept(&reference(&object, &uid)).await?;
+        let kept = self.kept(&kept_reference(&object, &uid)).await?;
         Ok(kept.map(|kept| kept.accepted))
     }
 
@@ -42,7 +44,7 @@ impl KubernetesApi {
         uid: String,
         accepted: AcceptedSpec,
     ) -> Result<(), CallError> {
-        let name = reference(&object, &uid);
+        let name = kept_reference(&object, &uid);
         for _ in 0..ATTEMPTS_MAX {
             let kept = self.kept(&name).await?;
             if kept.as_ref().is_some_and(|kept| is_enough(&kept.accepted, &accepted)) {
@@ -57,23 +59,25 @@ impl KubernetesApi {
             };
             match written {
                 Ok(_) => return Ok(()),
-                // Another host was faster, or somebody deleted it: what is there now decides.
+                // Another client created, changed or deleted it meanwhile: read it again and repeat the decision.
                 Err(CallError::Conflict(_) | CallError::NotFound(_)) => {}
                 Err(error) => return Err(error),
             }
         }
         Err(CallError::Conflict(format!(
-            "{name} was changed by somebody else {ATTEMPTS_MAX} times in a row; do several hosts \
+            "{name} was changed by another client {ATTEMPTS_MAX} times in a row; do several hosts \
              reconcile {object}?"
         )))
     }
 
+    /// Returns true if the store watches the ConfigMaps and shows that this one does not exist.
     pub(crate) fn shows_no_accepted(&self, object: &ObjectRef, uid: &str) -> bool {
-        let (name, view) = (reference(object, uid), tholepin_core::port::Kubernetes::view(self));
+        let (name, view) =
+            (kept_reference(object, uid), tholepin_core::port::Kubernetes::view(self));
         view.covers(&name.kind) && view.get(&name).is_none()
     }
 
-    /// Reads from the API server: the store may be behind another host's write.
+    /// Reads the kept spec from the API server, because the store may be behind a write of another host.
     async fn kept(&self, name: &ObjectRef) -> Result<Option<KeptSpec>, CallError> {
         match tholepin_core::port::Kubernetes::get(self, name.clone()).await {
             Ok(map) => Ok(Some(parse(&map))),
@@ -83,12 +87,13 @@ impl KubernetesApi {
     }
 }
 
-/// Whether nothing needs to be written: the same is kept, or what a newer generation counts.
+/// Returns true if nothing needs to be written: the same spec is kept, or the one of a newer generation.
 fn is_enough(kept: &AcceptedSpec, accepted: &AcceptedSpec) -> bool {
     kept == accepted || accepted.generation < kept.generation
 }
 
-/// What is unreadable counts as a generation before the first: it is written anew, and never used.
+/// Reads a kept spec from its ConfigMap. An unreadable generation becomes 0, which is before the first: such
+/// a spec is overwritten and never used.
 fn parse(map: &Value) -> KeptSpec {
     let text = |pointer: &str| map.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let generation = text(&format!("/data/{GENERATION}")).parse().unwrap_or_default();
@@ -96,7 +101,8 @@ fn parse(map: &Value) -> KeptSpec {
     KeptSpec { accepted, resource_version: text("/metadata/resourceVersion").to_owned() }
 }
 
-fn reference(object: &ObjectRef, uid: &str) -> ObjectRef {
+/// Returns the reference of the ConfigMap that keeps the accepted spec of an object.
+fn kept_reference(object: &ObjectRef, uid: &str) -> ObjectRef {
     ObjectRef {
         kind: KindName { api_version: "v1".to_owned(), kind: "ConfigMap".to_owned() },
         namespace: namespace_of(object).to_owned(),
@@ -124,8 +130,8 @@ mod tests {
     }
 
     #[test]
-    fn only_another_spec_of_this_or_a_later_generation_is_written() {
-        let wanted = accepted(4, "{}");
+    fn only_a_different_spec_of_this_or_a_later_generation_is_written() {
+        let accepted_spec = accepted(4, "{}");
         let rows = [
             (accepted(4, "{}"), true),
             (accepted(5, "{\"spec\":1}"), true),
@@ -133,23 +139,23 @@ mod tests {
             (accepted(4, "{\"spec\":1}"), false),
             (parse(&json!({"data": {GENERATION: "x"}})).accepted, false),
         ];
-        for (kept, enough) in rows {
-            assert_eq!(is_enough(&kept, &wanted), enough, "{kept:?}");
+        for (kept, expected) in rows {
+            assert_eq!(is_enough(&kept, &accepted_spec), expected, "{kept:?}");
         }
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn a_written_spec_is_read_back() {
         let kind = KindName { api_version: "a/v1".to_owned(), kind: "K".to_owned() };
         let object = ObjectRef { kind, namespace: String::new(), name: "x".to_owned() };
-        let name = reference(&object, "u");
+        let name = kept_reference(&object, "u");
         assert_eq!(
             (name.namespace.as_str(), name.name.as_str()),
             ("default", "tholepin-accepted-k-u")
         );
-        let wanted = accepted(4, "{\"spec\":1}");
-        let map = config_map(&name, &object, "u", &wanted, Some("7"));
+        let accepted_spec = accepted(4, "{\"spec\":1}");
+        let map = config_map(&name, &object, "u", &accepted_spec, Some("7"));
         let kept = parse(&map);
-        assert_eq!((kept.accepted, kept.resource_version.as_str()), (wanted, "7"));
+        assert_eq!((kept.accepted, kept.resource_version.as_str()), (accepted_spec, "7"));
     }
 }

@@ -1,4 +1,4 @@
-//! The connection to one API server, and the host's port to it.
+//! The connection to one API server, which implements the host's Kubernetes ports.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     SecretFingerprinter,
-    apply_cache::{ApplyOutcome, ApplyTarget, means},
+    apply_cache::{ApplyOutcome, ApplyTarget, may_skip},
     error::REQUEST_DEADLINE,
     event_cache::EventCache,
     fingerprint::{is_secret, is_secret_kind, refuse_fingerprints},
@@ -35,40 +35,40 @@ use crate::{
     kinds::{KindCache, ServedKind},
     meter,
     raw::RawObject,
-    secrets::{SecretCache, decoded},
+    secrets::{SecretCache, decode_values},
     store::ObjectStore,
     subscriptions::lock,
     template::{self, TemplateValues},
     watch_context::{WatchContext, WatchHubOptions},
 };
 
-/// How to reach the API server.
+/// The options of a connection to the API server.
 pub struct KubernetesApiOptions {
-    /// The kubeconfig file; if absent, what `KUBECONFIG`, the home folder or the Pod says.
+    /// The kubeconfig file. If absent, `KUBECONFIG`, the home directory or the Pod's service account is used.
     pub kubeconfig: Option<PathBuf>,
-    /// The key under which Secret values are told apart.
+    /// Makes the fingerprints of Secret values.
     pub fingerprint_key: SecretFingerprinter,
-    /// Names this process in events; at most 128 characters.
+    /// The name of this process in events; at most 128 bytes, more are cut off.
     pub reporting_instance: String,
-    /// How watches are treated.
+    /// The timing of watches.
     pub hub: WatchHubOptions,
 }
 
-/// Why there is no connection.
+/// Why no client could be built.
 #[derive(Debug, thiserror::Error)]
 pub enum KubernetesApiError {
-    /// The kubeconfig is missing or wrong.
+    /// The kubeconfig is missing or invalid.
     #[error("the kubeconfig `{path}` cannot be used; name a valid one with --kubeconfig")]
     Kubeconfig {
-        /// Which file.
+        /// The file.
         path: String,
-        /// Why.
+        /// Why it cannot be used.
         source: Box<kube::config::KubeconfigError>,
     },
-    /// Nothing says where the API server is.
+    /// No kubeconfig was found, and the process does not run in a Pod.
     #[error("no API server is configured; name a kubeconfig with --kubeconfig")]
     Infer(#[source] Box<kube::config::InferConfigError>),
-    /// The client cannot be built from it.
+    /// The client cannot be built from the configuration.
     #[error("no client can be built from the kubeconfig")]
     Client(#[source] Box<kube::Error>),
 }
@@ -83,23 +83,24 @@ pub struct KubernetesApi {
     hub: Arc<WatchHub>,
     key: SecretFingerprinter,
     secrets: Arc<SecretCache>,
-    /// The same with other user agents, one for each plugin.
-    agents: Mutex<BTreeMap<PluginName, Arc<Self>>>,
+    /// Clones of this connection with the user agent of a plugin, one per plugin.
+    plugin_clients: Mutex<BTreeMap<PluginName, Arc<Self>>>,
 }
 
-/// More plugins than a host has; the map begins anew then.
-const AGENTS_MAX: usize = 1024;
+/// The most user agents that are kept. A host has fewer plugins; the map is cleared then.
+const PLUGIN_CLIENTS_MAX: usize = 1024;
 
-/// A delete names no field manager: an audit log then takes the user agent up to the slash.
-fn agent(field_manager: &str) -> HeaderValue {
+/// Returns the user agent of a field manager, `MANAGER/VERSION`. A delete request has no field manager, so
+/// that an audit log identifies the client by the user agent up to the slash.
+fn user_agent(field_manager: &str) -> HeaderValue {
     let version = env!("CARGO_PKG_VERSION");
-    let agent = HeaderValue::from_str(&format!("{field_manager}/{version}"));
-    // Names of plugins are ASCII.
-    agent.unwrap_or(HeaderValue::from_static("tholepin"))
+    let user_agent = HeaderValue::from_str(&format!("{field_manager}/{version}"));
+    // Cannot fail: names of plugins are ASCII.
+    user_agent.unwrap_or(HeaderValue::from_static("tholepin"))
 }
 
 impl KubernetesApi {
-    /// Reads the configuration and builds the client. Nothing is sent yet.
+    /// Reads the configuration and builds the client. Sends no request yet.
     ///
     /// # Errors
     ///
@@ -121,11 +122,11 @@ impl KubernetesApi {
                 Config::infer().await.map_err(|error| KubernetesApiError::Infer(Box::new(error)))?
             }
         };
-        // The client would repeat a refused request for minutes while a pass waits.
+        // The client would retry a refused request for minutes while a reconcile waits.
         config.default_retry = false;
         config.connect_timeout = Some(REQUEST_DEADLINE);
-        // For what has no deadline of its own: the list that a watch begins with. The watch itself is
-        // given up before.
+        // Bounds the initial list of a watch, which has no other deadline. A watch request itself is ended by
+        // `watcher` five seconds earlier.
         let longest_silence = u64::from(hub.watch_lasts_seconds).saturating_add(10);
         config.read_timeout = Some(std::time::Duration::from_secs(longest_silence));
         let host = config.cluster_url.host().unwrap_or_default().to_owned();
@@ -133,8 +134,8 @@ impl KubernetesApi {
         let namespace = config.default_namespace.clone();
         let client = Client::try_from(config)
             .map_err(|error| KubernetesApiError::Client(Box::new(error)))?;
-        let client = meter::counted(client, namespace, host);
-        let client = meter::named(client, agent(HOST_FIELD_MANAGER));
+        let client = meter::with_request_metrics(client, namespace, host);
+        let client = meter::with_user_agent(client, user_agent(HOST_FIELD_MANAGER));
         let store = Arc::new(ObjectStore::default());
         let kinds = Arc::new(KindCache::new(client.clone(), server.trim_end_matches('/')));
         let secrets = Arc::new(SecretCache::default());
@@ -149,16 +150,16 @@ impl KubernetesApi {
         };
         let hub = WatchHub::new(context);
         let events = Arc::new(EventCache::new(reporting_instance));
-        let agents = Mutex::default();
-        Ok(Arc::new(Self { client, store, kinds, events, hub, key, secrets, agents }))
+        let plugin_clients = Mutex::default();
+        Ok(Arc::new(Self { client, store, kinds, events, hub, key, secrets, plugin_clients }))
     }
 
-    /// Runs the watches until `stop`. Without it no lease is ever followed.
+    /// Runs the watches until `stop`. No watch starts before this is called.
     pub async fn run(&self, stop: CancellationToken) {
         self.hub.run(stop).await;
     }
 
-    /// All watches in order of scope.
+    /// Returns the state of all watches, ordered by scope.
     #[must_use]
     pub fn watches(&self) -> Vec<WatchReport> {
         self.hub.reports()
@@ -168,37 +169,42 @@ impl KubernetesApi {
         self.kinds.find(kind).await.map_err(|unserved| unserved.into_error(kind))
     }
 
-    /// Asks for something about one object, within the deadline.
-    pub(crate) async fn ask<T>(
+    /// Waits for the reply to a request within the deadline. Verb, object and whether the request is about the
+    /// status subresource describe the request in errors.
+    pub(crate) async fn send<T>(
         &self,
         served: &ServedKind,
         (verb, object, status): (&'static str, &ObjectRef, bool),
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, CallError> {
-        let answer = served.asked(verb, object, status).within(request).await;
-        if matches!(answer, Err(CallError::NotFound(_))) {
-            self.kinds.doubt(&object.kind);
+        let reply = served.request(verb, object, status).within(request).await;
+        if matches!(reply, Err(CallError::NotFound(_))) {
+            self.kinds.forget_if_old(&object.kind);
         }
-        answer
+        reply
     }
 
     /// Reads one object, with clear Secret values.
     async fn read(&self, object: &ObjectRef) -> Result<Value, CallError> {
         let served = self.served(&object.kind).await?;
         let api = served.api(self.client.clone(), &object.namespace);
-        let raw = self.ask(&served, ("get", object, false), api.get(&object.name)).await?;
+        let raw = self.send(&served, ("get", object, false), api.get(&object.name)).await?;
         parse(&raw, &served)
     }
 
-    /// Takes what the server answered to a write into the store.
-    pub(crate) fn keep(&self, served: &ServedKind, raw: &RawObject) -> Result<Value, CallError> {
-        let stored = self.admit(parse(raw, served)?)?;
-        self.store.wrote(stored.clone());
+    /// Stores the reply to a write, and returns the object as plugins see it.
+    pub(crate) fn store_reply(
+        &self,
+        served: &ServedKind,
+        raw: &RawObject,
+    ) -> Result<Value, CallError> {
+        let stored = self.to_stored(parse(raw, served)?)?;
+        self.store.put_written(stored.clone());
         Ok(stored.value())
     }
 
-    /// Takes an answer over the border: without Secret values and `managedFields`.
-    pub(crate) fn admit(&self, mut object: Value) -> Result<StoredObject, CallError> {
+    /// Converts a reply for the store: without Secret values and `managedFields`.
+    pub(crate) fn to_stored(&self, mut object: Value) -> Result<StoredObject, CallError> {
         self.key.hide(&mut object);
         StoredObject::new(object).map_err(|error| CallError::Other(error.to_string()))
     }
@@ -211,8 +217,8 @@ impl KubernetesApi {
             refuse_fingerprints(&intent)?;
             self.fill(&reference, &mut intent).await?;
         }
-        let mut shown = intent.clone();
-        self.key.hide(&mut shown);
+        let mut fingerprinted = intent.clone();
+        self.key.hide(&mut fingerprinted);
         let target = |uid: &str| ApplyTarget {
             uid: uid.to_owned(),
             field_manager: field_manager.clone(),
@@ -221,8 +227,10 @@ impl KubernetesApi {
         if let Some(cached) = self.store.get(&reference).filter(|_| !dry_run) {
             let target = target(&cached.meta().uid);
             let value = cached.value();
-            let outcome = ApplyOutcome::of(&shown, &value, status);
-            if means(&shown, cached.meta()) && self.store.applied.is_last(&target, outcome) {
+            let outcome = ApplyOutcome::of(&fingerprinted, &value, status);
+            if may_skip(&fingerprinted, cached.meta())
+                && self.store.applied.is_last_outcome(&target, outcome)
+            {
                 return Ok(value);
             }
             self.store.applied.forget(&target);
@@ -235,15 +243,15 @@ impl KubernetesApi {
         };
         let stored = self.patch(&reference, &Patch::Apply(intent), &params, status).await?;
         let value = stored.value();
-        // What no watch follows is always sent, and nothing tells when it is gone.
+        // Only for watched objects: of others, nothing reports a change or the deletion.
         if !dry_run && self.store.get(&reference).is_some() {
-            let outcome = ApplyOutcome::of(&shown, &value, status);
+            let outcome = ApplyOutcome::of(&fingerprinted, &value, status);
             self.store.applied.remember(target(&stored.meta().uid), outcome);
         }
         Ok(value)
     }
 
-    /// Sends a patch; what the server answers enters the store.
+    /// Sends a patch, and stores the reply unless it is a dry run.
     pub(crate) async fn patch(
         &self,
         object: &ObjectRef,
@@ -253,38 +261,38 @@ impl KubernetesApi {
     ) -> Result<StoredObject, CallError> {
         let served = self.served(&object.kind).await?;
         let api = served.api(self.client.clone(), &object.namespace);
-        let what = ("patch", object, status);
+        let request = ("patch", object, status);
         let raw = if status {
-            self.ask(&served, what, api.patch_status(&object.name, params, patch)).await?
+            self.send(&served, request, api.patch_status(&object.name, params, patch)).await?
         } else {
-            self.ask(&served, what, api.patch(&object.name, params, patch)).await?
+            self.send(&served, request, api.patch(&object.name, params, patch)).await?
         };
         let object = parse(&raw, &served)?;
         if params.dry_run {
-            return self.admit(object);
+            return self.to_stored(object);
         }
-        self.secrets.saw(&object);
-        let stored = self.admit(object)?;
-        self.store.wrote(stored.clone());
+        self.secrets.update_if_used(&object);
+        let stored = self.to_stored(object)?;
+        self.store.put_written(stored.clone());
         Ok(stored)
     }
 
-    /// Fills the templates in the values of a Secret. What is made at random is made once: while the
-    /// stored Secret has the key, its value stays.
+    /// Fills the templates in the values of a Secret. A value with random characters is made once: while the
+    /// stored Secret has the key, its value is kept.
     async fn fill(&self, secret: &ObjectRef, intent: &mut Value) -> Result<(), CallError> {
-        let wants = template::wants(intent)?;
-        if wants.is_empty() {
+        let requirements = template::requirements(intent)?;
+        if requirements.is_empty() {
             return Ok(());
         }
         let mut sources = template::TemplateSources::default();
-        for name in wants.secrets {
+        for name in requirements.secrets {
             let source = ObjectRef { name: name.clone(), ..secret.clone() };
             sources.secrets.insert(name, self.secret_values(&source).await?);
         }
-        if wants.random {
-            // From the server: what is made once must not be made again because a copy is old.
+        if requirements.random {
+            // Read from the server: an outdated copy in the store could cause a value to be made twice.
             match self.read(secret).await {
-                Ok(stored) => sources.stored = decoded(&stored),
+                Ok(stored) => sources.stored = decode_values(&stored),
                 Err(CallError::NotFound(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -304,10 +312,10 @@ impl KubernetesApi {
             preconditions: conditional.then_some(Preconditions { resource_version, uid }),
         };
         let deletion = api.delete(&object.name, &params);
-        let answer = self.ask(&served, ("delete", &object, false), deletion).await?;
-        if let (Some(raw), false) = (answer.left(), dry_run) {
-            // It goes on with a deletion timestamp; the watch tells when it is gone.
-            self.store.wrote(self.admit(parse(&raw, &served)?)?);
+        let reply = self.send(&served, ("delete", &object, false), deletion).await?;
+        if let (Some(raw), false) = (reply.left(), dry_run) {
+            // The object still exists, with a deletion timestamp; the watch reports its end.
+            self.store.put_written(self.to_stored(parse(&raw, &served)?)?);
         }
         Ok(())
     }
@@ -325,19 +333,19 @@ impl KubernetesApi {
         values.get(&key).cloned().ok_or_else(missing)
     }
 
-    /// The clear values of a Secret: as kept, while a watch follows it; else as the server has them; and
-    /// as kept, while the server cannot be asked.
+    /// Returns the clear values of a Secret: the cached ones while a watch follows it, else those of the
+    /// server, and the cached ones if the server does not answer.
     async fn secret_values(&self, secret: &ObjectRef) -> Result<Arc<TemplateValues>, CallError> {
-        let followed = self.store.get(secret);
-        if let Some(values) = followed.and_then(|state| self.secrets.of(state.meta())) {
+        let stored = self.store.get(secret);
+        if let Some(values) = stored.and_then(|state| self.secrets.for_state(state.meta())) {
             return Ok(values);
         }
         let error = match self.read(secret).await {
-            Ok(object) => return Ok(self.secrets.read(&object)),
+            Ok(object) => return Ok(self.secrets.insert_read(&object)),
             Err(error) => error,
         };
         let is_refused = matches!(&error, CallError::NotFound(_) | CallError::Denied(_));
-        if is_refused || self.store.is_gone(secret) {
+        if is_refused || self.store.is_known_missing(secret) {
             self.secrets.forget(secret);
             return Err(error);
         }
@@ -351,32 +359,32 @@ impl KubernetesApi {
 
 pub(crate) fn parse(raw: &RawObject, served: &ServedKind) -> Result<Value, CallError> {
     let unreadable =
-        |error| CallError::Other(format!("the API server's answer is no object: {error}"));
+        |error| CallError::Other(format!("the API server's reply is not an object: {error}"));
     raw.value(&served.resource).map_err(unreadable)
 }
 
 impl Kubernetes for KubernetesApi {
     fn on_behalf_of(self: Arc<Self>, plugin: &PluginName) -> Arc<dyn Kubernetes> {
-        let mut agents = lock(&self.agents);
-        if let Some(known) = agents.get(plugin) {
-            return known.clone();
+        let mut plugin_clients = lock(&self.plugin_clients);
+        if let Some(existing) = plugin_clients.get(plugin) {
+            return existing.clone();
         }
-        if AGENTS_MAX <= agents.len() {
-            agents.clear();
+        if PLUGIN_CLIENTS_MAX <= plugin_clients.len() {
+            plugin_clients.clear();
         }
         let manager = format!("{HOST_FIELD_MANAGER}:{plugin}");
-        let own = Arc::new(Self {
-            client: meter::named(self.client.clone(), agent(&manager)),
+        let plugin_client = Arc::new(Self {
+            client: meter::with_user_agent(self.client.clone(), user_agent(&manager)),
             store: self.store.clone(),
             kinds: self.kinds.clone(),
             events: self.events.clone(),
             hub: self.hub.clone(),
             key: self.key.clone(),
             secrets: self.secrets.clone(),
-            agents: Mutex::default(),
+            plugin_clients: Mutex::default(),
         });
-        agents.insert(plugin.clone(), own.clone());
-        own
+        plugin_clients.insert(plugin.clone(), plugin_client.clone());
+        plugin_client
     }
 
     fn view(&self) -> Arc<dyn StoreView> {

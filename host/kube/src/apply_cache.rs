@@ -1,15 +1,16 @@
-//! Remembers what each field manager applied last and what the server made of it, so that an apply that
+//! The last apply of each field manager with the object that the server returned, so that an apply that
 //! would change nothing is not sent.
 //!
-//! An apply is left out if the intent is the one applied last and the part of the object that an apply
-//! of it can change is, value for value, what the server answered then. Nothing here compares an intent
-//! with an object: what a difference means depends on the schema of the kind (an atomic map must be
-//! equal, a map of several managers need not be), on defaults and on how the server writes a quantity.
-//! The server has judged all of that once, in its answer. Any later change by somebody else, also of
-//! what we do not own, costs one apply, whose answer is remembered in turn.
+//! An apply is skipped if its intent equals the one applied last, and the part of the object that the apply
+//! can change equals, value for value, what the server returned then. This module does not compare an intent
+//! with an object: what a difference means depends on the schema of the kind (an atomic map must be equal, a
+//! map of several managers need not be), on defaults and on how the server writes a quantity. The server
+//! evaluated all of that for its reply. Any later change by another client, also of fields that the manager
+//! does not own, costs one apply, whose reply replaces the remembered one.
 //!
-//! In memory only: after a restart the first apply of each object is sent. What belongs to an object is
-//! forgotten with it. Bounded: what is forgotten early costs one apply that changes nothing.
+//! The cache is in memory only: after a restart the first apply of each object is sent. The entries of an
+//! object are removed when the object is deleted. The cache is bounded: an entry that is evicted early costs
+//! one apply that changes nothing.
 
 use std::{collections::BTreeMap, sync::Mutex};
 
@@ -19,14 +20,14 @@ use tholepin_core::ObjectMeta;
 
 use crate::subscriptions::lock;
 
-/// How many (object, manager) pairs are remembered; about 150 bytes each.
+/// The most entries, one per object, manager and subresource; about 150 bytes each.
 const REMEMBERED_MAX: usize = 65_536;
 
-/// The members of `metadata` that a field manager can own. The others are the server's.
+/// The members of `metadata` that a field manager can own. The server sets the others.
 const OWNABLE_METADATA: [&str; 4] = ["annotations", "finalizers", "labels", "ownerReferences"];
 
-/// What an intent was applied to, and as whom. The uid is the first to be compared, so that what belongs
-/// to one object stands together.
+/// The object and the field manager of an apply. The derived order compares the uid first, so that the
+/// entries of one object are adjacent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ApplyTarget {
     pub(crate) uid: String,
@@ -42,8 +43,9 @@ impl ApplyOutcome {
     /// Hashes an intent and an object: equal documents have equal hashes, whatever the order of their
     /// fields.
     ///
-    /// An apply of the status changes nothing but the status. An apply of the object leaves the status
-    /// alone where it is a subresource; where it is none, an intent that cares about it names it.
+    /// An apply of the status subresource changes nothing but the status. An apply of the object does not
+    /// change the status if the kind has the subresource; if it has not, the status counts only for an
+    /// intent that contains one.
     pub(crate) fn of(intent: &Value, object: &Value, status: bool) -> Self {
         let mut text = Vec::new();
         write(&mut text, "intent", intent);
@@ -67,14 +69,14 @@ impl ApplyOutcome {
     }
 }
 
-/// Appends a named document. `Value` prints its keys sorted and never fails.
+/// Appends a named document. Serialising a `Value` sorts its keys and cannot fail.
 fn write(text: &mut Vec<u8>, name: &str, value: &Value) {
     serde_json::to_writer(text, &(name, value)).unwrap_or_default();
 }
 
-/// Whether an intent is about this state of the object: one that names a resource version is about no
-/// other, and the server must be asked to refuse it.
-pub(crate) fn means(intent: &Value, object: &ObjectMeta) -> bool {
+/// Returns true if an intent may be skipped for this state of the object: it names no resource version, or
+/// the one of this state. An intent that names another version must be sent, so that the server refuses it.
+pub(crate) fn may_skip(intent: &Value, object: &ObjectMeta) -> bool {
     let version = intent.pointer("/metadata/resourceVersion").and_then(Value::as_str);
     version.is_none_or(|version| version.is_empty() || version == object.resource_version)
 }
@@ -86,35 +88,35 @@ pub(crate) struct ApplyCache {
 }
 
 impl ApplyCache {
-    /// Whether this is what the last apply came to.
-    pub(crate) fn is_last(&self, target: &ApplyTarget, outcome: ApplyOutcome) -> bool {
+    /// Returns true if the last apply had this outcome.
+    pub(crate) fn is_last_outcome(&self, target: &ApplyTarget, outcome: ApplyOutcome) -> bool {
         lock(&self.outcomes).get(target) == Some(&outcome)
     }
 
-    /// Before a write is sent: its outcome may stay unknown.
+    /// Removes the entry of a target. Called before an apply is sent, because its outcome may stay unknown.
     pub(crate) fn forget(&self, target: &ApplyTarget) {
         lock(&self.outcomes).remove(target);
     }
 
-    /// The object is gone.
+    /// Removes all entries of an object that was deleted.
     pub(crate) fn forget_object(&self, uid: &str) {
         let mut outcomes = lock(&self.outcomes);
         let first =
             ApplyTarget { uid: uid.to_owned(), field_manager: String::new(), status: false };
         let targets = outcomes.range(first..).map(|(target, _)| target);
-        let own: Vec<_> = targets.take_while(|target| target.uid == uid).cloned().collect();
-        for target in own {
+        let own_targets: Vec<_> = targets.take_while(|target| target.uid == uid).cloned().collect();
+        for target in own_targets {
             outcomes.remove(&target);
         }
     }
 
-    /// An apply was answered.
+    /// Stores the outcome of an apply that the server accepted.
     pub(crate) fn remember(&self, target: ApplyTarget, outcome: ApplyOutcome) {
         let mut outcomes = lock(&self.outcomes);
         outcomes.insert(target, outcome);
         while REMEMBERED_MAX < outcomes.len() {
-            // Uids are random, so this is no object in particular; and of more objects than fit, most
-            // stay, which the oldest going first would not give.
+            // Uids are random, so this evicts an arbitrary object. With more objects than entries, most
+            // entries still hit; evicting the oldest would miss for every object in a cyclic resync.
             outcomes.pop_first();
         }
     }
@@ -125,7 +127,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn answered() -> Value {
+    fn reply() -> Value {
         json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {"name": "a", "uid": "u", "resourceVersion": "7", "generation": 1,
@@ -139,13 +141,13 @@ mod tests {
         })
     }
 
-    /// Whether an apply would be left out after this member of the answer became another value; `null`
-    /// removes it.
+    /// Returns true if an apply is skipped after this member of the reply got another value; `null` removes
+    /// the member.
     #[track_caller]
-    fn is_left_out(status: bool, pointer: &str, value: &Value) -> bool {
+    fn is_skipped(status: bool, pointer: &str, value: &Value) -> bool {
         let intent = json!({"spec": {"selector": {"app": "a"}, "cpu": "1000m"}});
-        let before = answered();
-        let mut after = answered();
+        let before = reply();
+        let mut after = reply();
         let (parent, name) = pointer.rsplit_once('/').unwrap();
         let parent = after.pointer_mut(parent).unwrap();
         match (parent, value) {
@@ -160,9 +162,9 @@ mod tests {
     }
 
     #[test]
-    fn an_apply_is_left_out_only_if_what_it_can_change_is_as_answered() {
+    fn an_apply_is_skipped_only_if_the_part_that_it_can_change_is_as_replied() {
         let cases = [
-            // An atomic map, a map of several managers, and a value of the server's.
+            // An atomic map, a map of several managers, and a value that the server sets.
             ("/spec/selector/typo", json!("1"), false),
             ("/spec/selector/app", json!("b"), false),
             ("/spec/selector", Value::Null, false),
@@ -176,9 +178,9 @@ mod tests {
             ("/spec/template/containers/-", json!({"name": "b"}), false),
             ("/spec/template/containers/0/env/-", json!({"name": "f"}), false),
             ("/spec/template/containers/0/cpu", json!("1000m"), false),
-            // Another member of the object, which kinds without `spec` have.
+            // A member beside `spec`, as kinds without `spec` have it.
             ("/data", json!({"a": "1"}), false),
-            // What an apply of the object cannot change.
+            // Members that an apply of the object cannot change.
             ("/metadata/resourceVersion", json!("8"), true),
             ("/metadata/generation", json!(2), true),
             ("/metadata/deletionTimestamp", json!("2026-01-02T03:04:05Z"), true),
@@ -186,14 +188,14 @@ mod tests {
             ("/status", Value::Null, true),
         ];
         for (pointer, value, expected) in cases {
-            assert_eq!(is_left_out(false, pointer, &value), expected, "{pointer} {value}");
+            assert_eq!(is_skipped(false, pointer, &value), expected, "{pointer} {value}");
             let is_status = pointer.starts_with("/status");
-            assert_eq!(is_left_out(true, pointer, &value), !is_status, "status: {pointer} {value}");
+            assert_eq!(is_skipped(true, pointer, &value), !is_status, "status: {pointer} {value}");
         }
     }
 
     #[test]
-    fn a_status_counts_for_an_intent_that_names_it() {
+    fn a_status_counts_for_an_intent_that_contains_one() {
         let intent = json!({"status": {"phase": "Up"}});
         let (before, after) = (json!({"status": {"phase": "Up"}}), json!({"status": {}}));
         for status in [false, true] {
@@ -203,10 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn another_intent_is_another_outcome_and_the_order_of_fields_is_none() {
+    fn another_intent_is_another_outcome_and_the_order_of_fields_does_not_matter() {
         let outcome = |intent: &str| {
             let intent = serde_json::from_str(intent).unwrap();
-            ApplyOutcome::of(&intent, &answered(), false)
+            ApplyOutcome::of(&intent, &reply(), false)
         };
         assert_eq!(outcome(r#"{"a": 1, "b": 2}"#), outcome(r#"{"b": 2, "a": 1}"#));
         for other in [r#"{"a": 1}"#, r#"{"a": 1, "b": 3}"#, r#"{"a": 1, "b": 2, "c": null}"#] {
@@ -215,35 +217,37 @@ mod tests {
     }
 
     #[test]
-    fn what_belongs_to_an_object_is_forgotten_with_it() {
-        let applied = ApplyCache::default();
-        let outcome = ApplyOutcome::of(&json!({}), &answered(), false);
+    fn the_entries_of_an_object_are_removed_with_it() {
+        let cache = ApplyCache::default();
+        let outcome = ApplyOutcome::of(&json!({}), &reply(), false);
         let target = |uid: &str, manager: &str, status| ApplyTarget {
             uid: uid.to_owned(),
             field_manager: manager.to_owned(),
             status,
         };
-        let own = [target("b", "m", false), target("b", "m", true), target("b", "n", false)];
-        let others = [target("a", "m", true), target("bb", "m", false), target("c", "", false)];
-        for target in own.iter().chain(&others) {
-            applied.remember(target.clone(), outcome);
-            assert!(applied.is_last(target, outcome));
+        let own_targets =
+            [target("b", "m", false), target("b", "m", true), target("b", "n", false)];
+        let other_targets =
+            [target("a", "m", true), target("bb", "m", false), target("c", "", false)];
+        for target in own_targets.iter().chain(&other_targets) {
+            cache.remember(target.clone(), outcome);
+            assert!(cache.is_last_outcome(target, outcome));
         }
-        applied.forget_object("b");
-        assert!(own.iter().all(|target| !applied.is_last(target, outcome)));
-        assert!(others.iter().all(|target| applied.is_last(target, outcome)));
-        applied.forget(&others[0]);
-        assert!(!applied.is_last(&others[0], outcome));
+        cache.forget_object("b");
+        assert!(own_targets.iter().all(|target| !cache.is_last_outcome(target, outcome)));
+        assert!(other_targets.iter().all(|target| cache.is_last_outcome(target, outcome)));
+        cache.forget(&other_targets[0]);
+        assert!(!cache.is_last_outcome(&other_targets[0], outcome));
     }
 
     #[test]
-    fn an_intent_that_names_a_version_is_about_that_one() {
-        let meta = ObjectMeta::of(&answered()).unwrap();
+    fn an_intent_with_a_resource_version_is_skipped_for_that_version_only() {
+        let meta = ObjectMeta::of(&reply()).unwrap();
         for (version, expected) in
             [(Value::Null, true), (json!(""), true), (json!("7"), true), (json!("6"), false)]
         {
             let intent = json!({"metadata": {"resourceVersion": version}});
-            assert_eq!(means(&intent, &meta), expected, "{intent}");
+            assert_eq!(may_skip(&intent, &meta), expected, "{intent}");
         }
     }
 }

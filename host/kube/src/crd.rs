@@ -1,4 +1,6 @@
 //! Installs CustomResourceDefinitions and waits until the server serves them.
+//!
+//! It polls, because `kube::runtime::wait` covers the condition `Established` only, and discovery follows later.
 
 use std::time::Duration;
 
@@ -13,35 +15,36 @@ use tokio::time::{Instant, sleep};
 
 use crate::{KubernetesApi, kinds::UnknownKindError};
 
-/// How long a definition may take to be served.
+/// How long the server may take to serve a kind after its definition was applied.
 const SERVED_WITHIN: Duration = Duration::from_secs(10);
-/// The pause between two looks.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// The pause between two polls of the definition.
+const POLL_PAUSE: Duration = Duration::from_millis(50);
 
 impl KubernetesApi {
-    /// Applies a CustomResourceDefinition and returns when its kind is served: `Established`, and in
-    /// discovery, which comes a little later. Watches that wait for the kind look again at once.
+    /// Applies a CustomResourceDefinition and waits until its kind is served: the definition is `Established`,
+    /// and the kind is in discovery, which follows a little later. Watches that wait for the kind are notified
+    /// and run discovery immediately.
     ///
     /// # Errors
     ///
-    /// Fails if the server refuses the definition, or does not serve it within ten seconds.
+    /// Fails if the server refuses the definition, or does not serve the kind within ten seconds.
     pub async fn install_crd(&self, definition: &Value) -> Result<(), CallError> {
         let invalid = |text: &str| CallError::Invalid(text.to_owned());
         let meta = ObjectMeta::of(definition).map_err(|error| invalid(&error.to_string()))?;
-        let kind = defined(definition)
+        let kind = defined_kind(definition)
             .ok_or_else(|| invalid("the CustomResourceDefinition names no served version"))?;
         let request = ApplyRequest {
             field_manager: HOST_FIELD_MANAGER.to_owned(),
             object: definition.clone(),
-            // Definitions come from one place; whoever edited one by hand is overruled.
+            // Forced: definitions come from the host and its plugins, and edits by hand are reverted.
             force: true,
             status: false,
             dry_run: false,
         };
         Kubernetes::apply(self, request).await?;
-        let until = Instant::now() + SERVED_WITHIN;
+        let deadline = Instant::now() + SERVED_WITHIN;
         while !(self.is_established(&meta).await? && self.is_served(&kind).await?) {
-            if Instant::now() >= until {
+            if Instant::now() >= deadline {
                 let seconds = SERVED_WITHIN.as_secs();
                 return Err(CallError::Timeout(format!(
                     "the API server does not serve {kind} {seconds} s after its definition was \
@@ -49,9 +52,9 @@ impl KubernetesApi {
                     meta.object.name
                 )));
             }
-            sleep(LOOK_AGAIN_AFTER).await;
+            sleep(POLL_PAUSE).await;
         }
-        self.kinds.appeared.notify_waiters();
+        self.kinds.installed.notify_waiters();
         Ok(())
     }
 
@@ -74,8 +77,8 @@ impl KubernetesApi {
     }
 }
 
-/// The kind that a definition defines, in the first version it serves.
-fn defined(definition: &Value) -> Option<KindName> {
+/// Returns the kind of a definition in the first version that it serves.
+fn defined_kind(definition: &Value) -> Option<KindName> {
     let text = |pointer: &str| definition.pointer(pointer).and_then(Value::as_str);
     let versions = definition.pointer("/spec/versions")?.as_array()?;
     let served = |version: &&Value| version.get("served") == Some(&Value::Bool(true));

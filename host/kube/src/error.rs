@@ -1,5 +1,7 @@
-//! Turns what the API server refuses into the errors that plugins know, by the `reason` of its Status
-//! and never by its text; and puts a deadline on every request.
+//! Maps errors of the API server to [`CallError`], and puts a deadline on every request.
+//!
+//! The `reason` of the server's `Status` decides. Its text decides in two cases only, for which the server
+//! gives no reason: an unknown field of a built-in kind, and the verb that RBAC denies.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +11,7 @@ use tholepin_core::{CallError, ErrorChain};
 /// How long one request to the API server may take.
 pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 
-/// What was asked of the API server, for messages.
+/// A request to the API server, as messages describe it.
 #[derive(Clone, Debug)]
 pub(crate) struct ApiRequestKind {
     /// The RBAC verb: `get`, `list`, `watch`, `create`, `patch`, `delete`.
@@ -18,33 +20,38 @@ pub(crate) struct ApiRequestKind {
     pub(crate) group: String,
     /// The resource with its subresource: `statefulsets`, `pods/status`.
     pub(crate) resource: String,
-    /// The object or the kind, for people.
-    pub(crate) what: String,
-    /// Where the server is, for people.
+    /// The object or the kind, for messages.
+    pub(crate) target: String,
+    /// The URL of the server, for messages.
     pub(crate) server: Arc<str>,
 }
 
 impl ApiRequestKind {
-    /// Waits for a request at most [`REQUEST_DEADLINE`].
+    /// Waits for the reply to a request for [`REQUEST_DEADLINE`] at most.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the request fails or does not end in time.
     pub(crate) async fn within<T>(
         &self,
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, CallError> {
         match tokio::time::timeout(REQUEST_DEADLINE, request).await {
-            Ok(answer) => answer.map_err(|error| self.error(&error)),
+            Ok(answer) => answer.map_err(|error| self.to_call_error(&error)),
             Err(_) => {
-                let Self { verb, what, server, .. } = self;
+                let Self { verb, target, server, .. } = self;
                 let seconds = REQUEST_DEADLINE.as_secs();
                 Err(CallError::Timeout(format!(
-                    "the API server at {server} did not answer {verb} {what} within {seconds} s"
+                    "the API server at {server} did not answer {verb} {target} within {seconds} s"
                 )))
             }
         }
     }
 
-    /// The rule that the host lacks, if that is what a server refuses for. It names the verb in its text
-    /// alone; an apply creates what is missing, and a watch lists first.
-    pub(crate) fn rule(&self, message: &str) -> Option<String> {
+    /// Returns the RBAC rule that the host lacks, if the server refused the request for that reason. The
+    /// server names the denied verb only in the text of its message. An apply needs `create` too, because it
+    /// creates an object that does not exist, and a watch needs `list` too.
+    pub(crate) fn missing_rule(&self, message: &str) -> Option<String> {
         let Self { verb, group, resource, .. } = self;
         let (_, rest) = message.split_once(" cannot ")?;
         let named = rest.split(' ').next().filter(|named| RBAC_VERBS.contains(named))?;
@@ -53,7 +60,7 @@ impl ApiRequestKind {
                 vec!["create", "patch"]
             }
             "list" | "watch" if *verb == "watch" => vec!["list", "watch"],
-            one => vec![one],
+            requested => vec![requested],
         };
         verbs.sort_unstable();
         let verbs: Vec<_> = verbs.iter().map(|verb| format!("\"{verb}\"")).collect();
@@ -63,34 +70,34 @@ impl ApiRequestKind {
         ))
     }
 
-    fn error(&self, error: &kube::Error) -> CallError {
-        let Self { verb, what, server, .. } = self;
+    fn to_call_error(&self, error: &kube::Error) -> CallError {
+        let Self { verb, target, server, .. } = self;
         if let kube::Error::Api(status) = error {
             return self.refused(status);
         }
-        let text = format!("{verb} {what}: {}", ErrorChain(error));
+        let text = format!("{verb} {target}: {}", ErrorChain(error));
         if matches!(error, kube::Error::SerdeError(_) | kube::Error::BuildRequest(_)) {
             return CallError::Invalid(text);
         }
-        // Everything else happened on the way: no answer is known, and repeating can help.
+        // Everything else is an error of the transport: the outcome is unknown, and a retry can help.
         CallError::Transient(format!("the API server at {server}: {text}"))
     }
 
     fn refused(&self, status: &Status) -> CallError {
-        let Self { verb, what, .. } = self;
+        let Self { verb, target, .. } = self;
         let Status { message, reason, code, details, .. } = status;
         let causes = details.as_ref().map_or(&[][..], |details| &details.causes);
         let has_cause = |name: &str| causes.iter().any(|cause| cause.reason == name);
-        let text = format!("{verb} {what}: {message}");
+        let text = format!("{verb} {target}: {message}");
         match reason.as_str() {
-            "NotFound" => CallError::NotFound(what.clone()),
+            "NotFound" => CallError::NotFound(target.clone()),
             "Conflict" if has_cause("FieldManagerConflict") => {
-                CallError::Conflict(format!("{what}: {}", field_conflicts(causes)))
+                CallError::Conflict(format!("{target}: {}", field_conflicts(causes)))
             }
             "Conflict" | "AlreadyExists" => CallError::Conflict(text),
             "Forbidden" if has_cause("NamespaceTerminating") => CallError::Conflict(text),
-            // Admission refuses in the same way: a quota, Pod Security, a webhook.
-            "Forbidden" => CallError::Denied(match self.rule(message) {
+            // Admission (a quota, Pod Security, a webhook) refuses with the same reason.
+            "Forbidden" => CallError::Denied(match self.missing_rule(message) {
                 Some(rule) => format!("{text}; {rule}"),
                 None => text,
             }),
@@ -106,26 +113,26 @@ impl ApiRequestKind {
             "MethodNotAllowed" | "NotAcceptable" | "UnsupportedMediaType" => {
                 CallError::Unsupported(text)
             }
-            // Servers answer so to an apply with a field that a built-in kind does not have.
+            // The reply to an apply with a field that a built-in kind does not have.
             "InternalError" if message.contains(UNKNOWN_FIELD) => CallError::Invalid(text),
             "Expired" | "Gone" | "InternalError" | "ServiceUnavailable" => {
                 CallError::Transient(text)
             }
-            _ => by_code(*code, what, text),
+            _ => by_code(*code, target, text),
         }
     }
 }
 
-/// The words of a server about a field that the schema does not have; it gives no reason of its own.
+/// The text of the server about a field that the schema does not have; its reason is `InternalError`.
 const UNKNOWN_FIELD: &str = "field not declared in schema";
 
-/// The verbs of RBAC that a request here can need.
+/// The RBAC verbs that a request of this crate can need.
 const RBAC_VERBS: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
 
-/// A proxy on the way answers without a reason.
-fn by_code(code: u16, what: &str, text: String) -> CallError {
+/// Maps a reply without a known reason by its HTTP status: a proxy before the API server sends no `Status`.
+fn by_code(code: u16, target: &str, text: String) -> CallError {
     match code {
-        404 => CallError::NotFound(what.to_owned()),
+        404 => CallError::NotFound(target.to_owned()),
         409 => CallError::Conflict(text),
         401 | 403 => CallError::Denied(text),
         408 | 504 => CallError::Timeout(text),
@@ -136,7 +143,7 @@ fn by_code(code: u16, what: &str, text: String) -> CallError {
     }
 }
 
-/// `.data.a` (conflict with "kubectl"), …
+/// Lists the fields that other managers own, such as `.data.a` (conflict with "kubectl"), and how to apply.
 fn field_conflicts(causes: &[StatusCause]) -> String {
     const SHOWN_MAX: usize = 10;
     let conflicts = causes.iter().filter(|cause| cause.reason == "FieldManagerConflict");
@@ -156,23 +163,23 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn asked() -> ApiRequestKind {
+    fn request() -> ApiRequestKind {
         ApiRequestKind {
             verb: "patch",
             group: "apps".to_owned(),
             resource: "statefulsets/status".to_owned(),
-            what: "StatefulSet s/a".to_owned(),
+            target: "StatefulSet s/a".to_owned(),
             server: "https://192.0.2.1:6443".into(),
         }
     }
 
     #[tokio::test]
-    async fn a_server_that_cannot_be_reached_is_named_with_its_address() {
+    async fn an_unreachable_server_is_named_with_its_address() {
         let refused = async { Err::<(), _>(kube::Error::Service("connection refused".into())) };
-        let error = asked().within(refused).await.unwrap_err();
+        let error = request().within(refused).await.unwrap_err();
         assert_eq!(error.reason(), "Transient");
-        for words in ["https://192.0.2.1:6443", "patch StatefulSet s/a", "connection refused"] {
-            assert!(error.to_string().contains(words), "no {words} in {error}");
+        for part in ["https://192.0.2.1:6443", "patch StatefulSet s/a", "connection refused"] {
+            assert!(error.to_string().contains(part), "no {part} in {error}");
         }
     }
 
@@ -181,14 +188,14 @@ mod tests {
             "status": "Failure", "message": "no", "reason": reason, "code": code,
             "details": details});
         let status: Status = serde_json::from_value(status).unwrap();
-        asked().error(&kube::Error::Api(Box::new(status)))
+        request().to_call_error(&kube::Error::Api(Box::new(status)))
     }
 
     #[test]
-    fn the_rule_names_the_verb_that_the_server_named() {
+    fn the_rbac_rule_has_the_verb_that_the_server_denied() {
         fn rule(verb: &'static str, resource: &str, message: &str) -> String {
-            let asked = ApiRequestKind { verb, resource: resource.to_owned(), ..asked() };
-            asked.rule(message).unwrap_or_default()
+            let request = ApiRequestKind { verb, resource: resource.to_owned(), ..request() };
+            request.missing_rule(message).unwrap_or_default()
         }
         let cannot =
             |verb: &str| format!("User \"x\" cannot {verb} resource \"sets\" in API group");
@@ -199,8 +206,8 @@ mod tests {
             ("delete", "sets", cannot("delete"), r#"resources: ["sets"], verbs: ["delete"]"#),
         ];
         for (verb, resource, message, expected) in rows {
-            let told = rule(verb, resource, &message);
-            assert!(told.contains(expected), "{verb} {message}: {told}");
+            let rule = rule(verb, resource, &message);
+            assert!(rule.contains(expected), "{verb} {message}: {rule}");
         }
         for admission in ["exceeded quota: q", "a webhook cannot bear it"] {
             assert_eq!(rule("patch", "sets", admission), "", "no rule would help");
@@ -208,17 +215,17 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_a_kind_does_not_have_is_not_tried_again() {
+    fn an_unknown_field_is_invalid_and_not_retried() {
         let status = json!({"message": "failed to create typed patch object (s/a; apps/v1, \
             Kind=StatefulSet): .spec.sharts: field not declared in schema", "code": 500,
             "reason": "InternalError", "status": "Failure"});
         let status: Status = serde_json::from_value(status).unwrap();
-        let error = asked().error(&kube::Error::Api(Box::new(status)));
+        let error = request().to_call_error(&kube::Error::Api(Box::new(status)));
         assert_eq!(error.reason(), "Invalid");
     }
 
     #[test]
-    fn a_refusal_becomes_what_a_plugin_can_act_on() {
+    fn a_refusal_maps_to_the_error_of_its_reason() {
         let conflict = json!({"causes": [{"reason": "FieldManagerConflict", "field": ".data.a",
             "message": "conflict with \"kubectl\""}]});
         let terminating = json!({"causes": [{"reason": "NamespaceTerminating"}]});

@@ -1,9 +1,9 @@
-//! Secret values become fingerprints where they enter the host, so that no clear value is in the
-//! store, a plan, a recording or a log.
+//! Replaces Secret values by fingerprints when they enter the host, so that no clear value is in the store, a
+//! plan, a recording or a log.
 //!
 //! Invariants:
-//! - Equal values have equal fingerprints under one key; another host's key gives others.
-//! - A fingerprint is no value: it is refused where a value is expected.
+//! - Equal values have equal fingerprints under one key; hosts have different keys.
+//! - An intent that contains a fingerprint as a value is refused.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hmac::{Hmac, Mac};
@@ -12,10 +12,10 @@ use sha2::Sha256;
 use tholepin_core::CallError;
 use tholepin_schema::manifest::KindName;
 
-/// How every fingerprint begins. A colon is not in base64's alphabet, so that no real value does.
+/// The prefix of every fingerprint. A colon is not in the base64 alphabet, so that no value in `data` has it.
 const PREFIX: &str = "fingerprint:";
 
-/// The host's own key, under which values are told apart.
+/// Makes fingerprints of Secret values with the host's own key.
 #[derive(Clone)]
 pub struct SecretFingerprinter(
     // Any length is valid for HMAC; the constructor asks for 32 bytes.
@@ -23,17 +23,17 @@ pub struct SecretFingerprinter(
 );
 
 impl SecretFingerprinter {
-    /// A key of 32 random bytes that the host keeps to itself.
+    /// Uses a key of 32 random bytes, which the host must keep secret.
     #[must_use]
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// The fingerprint of a value: `fingerprint:` and 32 hex digits of its HMAC-SHA256.
+    /// Returns the fingerprint of a value: `fingerprint:` and the first 32 hex digits of its HMAC-SHA256.
     #[must_use]
     pub fn of(&self, value: &[u8]) -> String {
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.0) else {
-            // HMAC takes keys of any length; without a fingerprint nothing must leak.
+            // Cannot happen, because HMAC takes keys of any length; the value must not be returned.
             return PREFIX.to_owned();
         };
         mac.update(value);
@@ -42,8 +42,8 @@ impl SecretFingerprinter {
         format!("{PREFIX}{hex}")
     }
 
-    /// Replaces the values of a Secret (or of the intent of one) by their fingerprints; other kinds
-    /// stay as they are. `stringData` moves into `data`, as the server does it.
+    /// Replaces the values of a Secret, or of an intent of one, by their fingerprints. Objects of other kinds
+    /// stay unchanged. Moves `stringData` into `data`, as the API server does.
     pub(crate) fn hide(&self, object: &mut Value) {
         if !is_secret(object) {
             return;
@@ -63,7 +63,7 @@ impl SecretFingerprinter {
         if !hidden.is_empty() {
             object.insert("data".to_owned(), Value::Object(hidden));
         }
-        // kubectl keeps a copy of what was applied here, values included.
+        // `kubectl apply` stores a copy of the applied object here, with its values.
         let annotations = object.get_mut("metadata").and_then(|meta| meta.get_mut("annotations"));
         if let Some(annotations) = annotations.and_then(Value::as_object_mut) {
             annotations.remove("kubectl.kubernetes.io/last-applied-configuration");
@@ -71,25 +71,29 @@ impl SecretFingerprinter {
     }
 }
 
-/// Whether the object is a Secret of the core group.
+/// Returns true if the object is a Secret of the core group.
 pub(crate) fn is_secret(object: &Value) -> bool {
     let text = |key: &str| object.get(key).and_then(Value::as_str).unwrap_or_default();
     text("kind") == "Secret" && text("apiVersion") == "v1"
 }
 
-/// Whether the kind is Secret of the core group.
+/// Returns true if the kind is Secret of the core group.
 pub(crate) fn is_secret_kind(kind: &KindName) -> bool {
     kind.kind == "Secret" && kind.api_version == "v1"
 }
 
-/// Refuses an intent that would store a fingerprint as if it were the value.
+/// Refuses an intent that would store a fingerprint as a value.
+///
+/// # Errors
+///
+/// Fails if a value of `data` or `stringData` is a fingerprint.
 pub(crate) fn refuse_fingerprints(object: &Value) -> Result<(), CallError> {
     let maps =
         ["data", "stringData"].into_iter().filter_map(|field| object.get(field)?.as_object());
     for (key, value) in maps.flatten() {
         if value.as_str().is_some_and(|text| text.starts_with(PREFIX)) {
             return Err(CallError::Invalid(format!(
-                "`{key}` holds a fingerprint, which stands for a value and is none: name the value \
+                "`{key}` holds the fingerprint of a value and not the value itself: refer to the value \
                  with `${{secret:NAME/KEY}}`"
             )));
         }

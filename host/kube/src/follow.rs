@@ -1,7 +1,7 @@
-//! Follows one watch: finds its kind, lists, watches, and starts again after whatever goes wrong.
+//! The task of one watch: finds the resource of its kind, lists, watches, and starts again after any error.
 //!
-//! Lists are read by list-then-watch, which every server knows; streaming lists need a feature that
-//! may be off.
+//! The initial state is read by list-then-watch, which every server supports; streaming lists need a server
+//! feature that may be off.
 
 use std::{
     pin::pin,
@@ -36,7 +36,7 @@ use crate::{
     watch_context::WatchContext,
 };
 
-/// What the task of one watch shares with the hub.
+/// The part of a watch that its task shares with the hub.
 #[derive(Clone)]
 pub(crate) struct FollowedWatch {
     pub(crate) id: WatchId,
@@ -45,56 +45,59 @@ pub(crate) struct FollowedWatch {
     pub(crate) freshness: Arc<WatchFreshness>,
 }
 
-/// When a watch was last heard of.
+/// When the API server last replied to a watch, and whether the watch has listed its objects.
 pub(crate) struct WatchFreshness {
-    heard: Mutex<Instant>,
+    last_reply: Mutex<Instant>,
     has_followed: AtomicBool,
 }
 
 impl Default for WatchFreshness {
     fn default() -> Self {
-        Self { heard: Mutex::new(Instant::now()), has_followed: AtomicBool::new(false) }
+        Self { last_reply: Mutex::new(Instant::now()), has_followed: AtomicBool::new(false) }
     }
 }
 
 impl WatchFreshness {
     pub(crate) fn quiet_for(&self) -> Duration {
-        lock(&self.heard).elapsed()
+        lock(&self.last_reply).elapsed()
     }
 
-    /// Whether its objects were listed once.
+    /// Returns true if the objects of the watch were listed at least once.
     pub(crate) fn has_followed(&self) -> bool {
         self.has_followed.load(Ordering::Relaxed)
     }
 
-    fn heard(&self) {
-        *lock(&self.heard) = Instant::now();
+    fn record_reply(&self) {
+        *lock(&self.last_reply) = Instant::now();
     }
 }
 
-/// A pause that doubles up to a bound, with jitter: between half and the whole of it.
+/// A pause that doubles up to a maximum, with jitter: between half of it and the whole.
+///
+/// Not `WatchStreamExt::backoff` of kube: its pause cannot end early, as in [`WatchContext::wait_after_failure`],
+/// and kube's `ExponentialBackoff` has no public constructor (`DefaultBackoff` is 0.8 s to 30 s).
 struct RetryBackoff {
     bounds: (Duration, Duration),
-    next: Duration,
+    pause: Duration,
 }
 
 impl RetryBackoff {
     const fn new(bounds: (Duration, Duration)) -> Self {
-        Self { bounds, next: bounds.0 }
+        Self { bounds, pause: bounds.0 }
     }
 
     const fn reset(&mut self) {
-        self.next = self.bounds.0;
+        self.pause = self.bounds.0;
     }
 
-    fn take(&mut self) -> Duration {
-        let pause = self.next;
-        self.next = (pause * 2).min(self.bounds.1);
+    fn next_pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (pause * 2).min(self.bounds.1);
         pause.mul_f64(rand::rng().random_range(0.5..=1.0))
     }
 }
 
-/// Follows a watch until the task is aborted.
+/// Runs a watch until the task is aborted.
 pub(crate) async fn follow(context: Arc<WatchContext>, followed: FollowedWatch) {
     let mut missing = RetryBackoff::new(context.options.missing_kind_pause);
     let mut failure = RetryBackoff::new(context.options.failure_pause);
@@ -102,43 +105,44 @@ pub(crate) async fn follow(context: Arc<WatchContext>, followed: FollowedWatch) 
         match context.kinds.find(&followed.scope.kind).await {
             Ok(served) => {
                 missing.reset();
-                listen(&context, &followed, &served, &mut failure).await;
-                // Only a missing kind ends it: look whether it is really gone. A server that names the
-                // kind and does not serve it yet must not be asked without pause.
+                list_and_watch(&context, &followed, &served, &mut failure).await;
+                // `list_and_watch` returns only if the server answered 404, so discovery is asked again. The pause is
+                // for a server that lists the kind in discovery and does not serve it yet.
                 context.kinds.forget(&followed.scope.kind);
-                sleep(failure.take()).await;
+                sleep(failure.next_pause()).await;
             }
             Err(UnknownKindError::Missing) => {
-                followed.now(WatchState::KindMissing);
+                followed.set_state(WatchState::KindMissing);
                 context.store.forget(followed.id);
                 tokio::select! {
-                    () = sleep(missing.take()) => {}
-                    () = context.kinds.appeared.notified() => {}
+                    () = sleep(missing.next_pause()) => {}
+                    () = context.kinds.installed.notified() => {}
                 }
             }
             Err(UnknownKindError::Failed(error)) => {
-                followed.failed();
-                followed.now(WatchState::Failing(error.to_string()));
-                context.rest(failure.take()).await;
+                followed.count_failure();
+                followed.set_state(WatchState::Failing(error.to_string()));
+                context.wait_after_failure(failure.next_pause()).await;
             }
         }
     }
 }
 
-/// Listens until the server says that it does not know the kind.
-async fn listen(
+/// Lists and watches until the server replies that it does not know the kind.
+async fn list_and_watch(
     context: &Arc<WatchContext>,
     followed: &FollowedWatch,
     served: &ServedKind,
     failure: &mut RetryBackoff,
 ) {
     let FollowedWatch { scope, freshness, .. } = followed;
-    // The watcher is silent about a watch that goes on where it was: only its requests tell.
+    // `watcher` emits no event when the server accepts a watch that continues from the last resource version,
+    // so the requests are observed as well.
     let client = {
         let (context, followed) = (context.clone(), followed.clone());
-        meter::heard(context.client.clone(), move || {
-            followed.freshness.heard();
-            followed.follows(&context);
+        meter::with_watch_callback(context.client.clone(), move || {
+            followed.freshness.record_reply();
+            followed.set_following(&context);
         })
     };
     let api = served.api(client, &scope.namespace);
@@ -150,28 +154,28 @@ async fn listen(
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
-                freshness.heard();
+                freshness.record_reply();
                 if !matches!(event, Event::Init) {
                     failure.reset();
                 }
                 match event {
                     Event::Init => listing = Instant::now(),
-                    Event::InitDone => followed.synced(listing.elapsed()),
+                    Event::InitDone => followed.record_list_duration(listing.elapsed()),
                     Event::InitApply(_) | Event::Apply(_) | Event::Delete(_) => {}
                 }
-                take(context, followed, served, event);
+                apply_event(context, followed, served, event);
             }
             Err(error) if is_kind_missing(&error) => return,
             Err(error) => {
-                followed.failed();
-                followed.now(WatchState::Failing(why(&error, served, scope)));
-                context.rest(failure.take()).await;
+                followed.count_failure();
+                followed.set_state(WatchState::Failing(failure_text(&error, served, scope)));
+                context.wait_after_failure(failure.next_pause()).await;
             }
         }
     }
 }
 
-fn take(
+fn apply_event(
     context: &WatchContext,
     followed: &FollowedWatch,
     served: &ServedKind,
@@ -180,94 +184,95 @@ fn take(
     let FollowedWatch { id, scope, .. } = followed;
     let stored = |raw: RawObject| admit(context, served, &raw);
     match event {
-        Event::Init => context.store.list_begins(*id),
+        Event::Init => context.store.begin_list(*id),
         Event::InitApply(raw) => {
-            followed.saw("listed");
+            followed.count_event("listed");
             if let Some(object) = stored(raw) {
-                context.store.saw(*id, object);
+                context.store.put_watched(*id, object);
             }
         }
         Event::InitDone => {
-            context.store.list_ends(*id, scope);
+            context.store.end_list(*id, scope);
             if is_secret_kind(&scope.kind) {
-                context.secrets.forget_gone(|secret| context.store.is_gone(secret));
+                context.secrets.forget_deleted(|secret| context.store.is_known_missing(secret));
             }
-            followed.follows(context);
+            followed.set_following(context);
         }
         Event::Apply(raw) => {
-            followed.saw("applied");
+            followed.count_event("applied");
             if let Some(object) = stored(raw) {
-                context.store.saw(*id, object);
+                context.store.put_watched(*id, object);
             }
-            followed.follows(context);
+            followed.set_following(context);
         }
         Event::Delete(raw) => {
-            followed.saw("deleted");
+            followed.count_event("deleted");
             if let Some(object) = stored(raw) {
-                context.store.saw_go(*id, &object);
-                // To a watch with a selector, leaving it looks the same.
+                context.store.remove_watched(*id, &object);
+                // A watch with a selector reports `Delete` also for an object that no longer matches.
                 let object = &object.meta().object;
-                if is_secret_kind(&object.kind) && context.store.is_gone(object) {
+                if is_secret_kind(&object.kind) && context.store.is_known_missing(object) {
                     context.secrets.forget(object);
                 }
             }
-            followed.follows(context);
+            followed.set_following(context);
         }
     }
 }
 
-/// Takes an object over the border: with its kind, without Secret values. A malformed object is left
-/// out, and does not end the watch.
+/// Converts an object of a watch for the store: adds its kind and replaces Secret values by fingerprints. A
+/// malformed object is logged and skipped, so that it does not end the watch.
 fn admit(context: &WatchContext, served: &ServedKind, raw: &RawObject) -> Option<StoredObject> {
     let admitted = raw.value(&served.resource).map_err(|error| error.to_string());
     let admitted = admitted.and_then(|mut object| {
-        context.secrets.saw(&object);
+        context.secrets.update_if_used(&object);
         context.key.hide(&mut object);
         StoredObject::new(object).map_err(|error| error.to_string())
     });
     admitted
         .inspect_err(|error| {
-            warn!(resource = served.resource.plural, error, "an unreadable object is left out");
+            warn!(resource = served.resource.plural, error, "skipping an unreadable object");
         })
         .ok()
 }
 
 impl FollowedWatch {
-    fn failed(&self) {
+    fn count_failure(&self) {
         counter!("tholepin_watch_failures_total", "kind" => self.scope.kind.to_string())
             .increment(1);
     }
 
-    /// A list has ended that took so long.
-    fn synced(&self, took: Duration) {
+    /// Records how long a list took.
+    fn record_list_duration(&self, took: Duration) {
         let kind = self.scope.kind.to_string();
         histogram!("dynamic_controller_informer_sync_duration_seconds", "kind" => kind)
             .record(took);
     }
 
-    fn saw(&self, event: &'static str) {
+    fn count_event(&self, event: &'static str) {
         let kind = self.scope.kind.to_string();
         counter!("dynamic_controller_informer_events_total", "kind" => kind, "event" => event)
             .increment(1);
     }
 
-    /// It follows; if it had failed before, whoever waits for the server is told.
-    fn follows(&self, context: &WatchContext) {
+    /// Sets the state to `Following`. If the watch had failed before, the server answers again, so that the
+    /// other watches and the readers of the store are notified.
+    fn set_following(&self, context: &WatchContext) {
         self.freshness.has_followed.store(true, Ordering::Relaxed);
         let had_failed = matches!(&*self.state.borrow(), WatchState::Failing(_));
-        self.now(WatchState::Following);
+        self.set_state(WatchState::Following);
         if had_failed {
             context.resumed.notify_waiters();
-            context.store.resumed();
+            context.store.notify_resumed();
         }
     }
 
-    /// Says how the watch stands; one log line per change.
-    fn now(&self, state: WatchState) {
+    /// Sets the state of the watch, with one log line per change.
+    fn set_state(&self, state: WatchState) {
         let kind = &self.scope.kind;
-        let changed = self.state.send_if_modified(|known| {
-            let changed = *known != state;
-            known.clone_from(&state);
+        let changed = self.state.send_if_modified(|current| {
+            let changed = *current != state;
+            current.clone_from(&state);
             changed
         });
         if !changed {
@@ -282,10 +287,10 @@ impl FollowedWatch {
     }
 }
 
-/// Why a watch fails, with the rule to add where the host may not read the kind.
-fn why(error: &watcher::Error, served: &ServedKind, scope: &WatchScope) -> String {
+/// Returns why a watch failed, with the RBAC rule to add if the host may not read the kind.
+fn failure_text(error: &watcher::Error, served: &ServedKind, scope: &WatchScope) -> String {
     let text = ErrorChain(error).to_string();
-    let refused = match error {
+    let refusal = match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))
         | watcher::Error::WatchStartFailed(kube::Error::Api(status))
         | watcher::Error::WatchError(status) => Some(status),
@@ -294,13 +299,13 @@ fn why(error: &watcher::Error, served: &ServedKind, scope: &WatchScope) -> Strin
         | watcher::Error::WatchFailed(_)
         | watcher::Error::NoResourceVersion => None,
     };
-    let Some(status) = refused.filter(|status| status.code == 403) else { return text };
+    let Some(status) = refusal.filter(|status| status.code == 403) else { return text };
     let object = ObjectRef {
         kind: scope.kind.clone(),
         namespace: scope.namespace.clone(),
         name: String::new(),
     };
-    match served.asked("watch", &object, false).rule(&status.message) {
+    match served.request("watch", &object, false).missing_rule(&status.message) {
         Some(rule) => format!("{text}; {rule}"),
         None => text,
     }
@@ -315,5 +320,21 @@ fn is_kind_missing(error: &watcher::Error) -> bool {
         | watcher::Error::WatchError(_)
         | watcher::Error::WatchFailed(_)
         | watcher::Error::NoResourceVersion => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_doubles_up_to_its_maximum_with_jitter_until_a_reset() {
+        let mut backoff = RetryBackoff::new((Duration::from_secs(1), Duration::from_secs(4)));
+        for full in [1, 2, 4, 4].map(Duration::from_secs) {
+            let pause = backoff.next_pause();
+            assert!(full / 2 <= pause && pause <= full, "{pause:?} of {full:?}");
+        }
+        backoff.reset();
+        assert!(backoff.next_pause() <= Duration::from_secs(1));
     }
 }

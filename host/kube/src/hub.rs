@@ -1,16 +1,17 @@
-//! Keeps one watch per (kind, namespace, selector) running for as long as somebody holds a lease on it.
+//! Runs one watch per (kind, namespace, selector) while at least one lease on it is held.
 //!
-//! It uses `kube::runtime::watcher` alone: not `Controller`, whose watches cannot change at run time and
-//! share one backoff, and not shared streams, which lose deletions and wake-ups.
+//! Of kube's runtime it uses `watcher` only. The watches of `Controller` cannot change at run time and share
+//! one backoff, and shared streams (`reflector::store_shared`) lose deletions and wake-ups.
 //!
 //! ```text
 //! lease() ─► registry ◄─ run(): starts and stops one task per watch ─► follow ─► store
 //! ```
 //!
 //! Invariants:
-//! - A watch that fails, or whose kind is missing, delays no other.
-//! - A watch without leases stays for [`linger`](crate::WatchHubOptions::linger), so that a swap does not list anew.
-//! - Every task is joined by [`WatchHub::run`]; a task that panics is started again.
+//! - A watch that fails, or whose kind is missing, delays no other watch.
+//! - A watch without leases runs on for [`linger`](crate::WatchHubOptions::linger), so that the swap of a
+//!   plugin does not list its kinds again.
+//! - [`WatchHub::run`] joins every task; a task that panics is started again.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -38,22 +39,22 @@ use crate::{
     watch_context::WatchContext,
 };
 
-/// How long a watch whose task panicked rests.
+/// The pause before the task of a watch that panicked is started again.
 const RESTART_AFTER: Duration = Duration::from_secs(5);
 
-/// One watch, as metrics and readiness see it.
+/// The state of one watch, for metrics and readiness.
 #[derive(Clone, Debug)]
 pub struct WatchReport {
-    /// What it covers.
+    /// The objects that it covers.
     pub scope: WatchScope,
-    /// How it stands.
+    /// Its state.
     pub state: WatchState,
-    /// How many leases hold it.
+    /// The number of its leases.
     pub leases: usize,
-    /// Whether its objects were listed once.
+    /// Whether its objects were listed at least once.
     pub has_followed: bool,
-    /// Since when the server said nothing: neither an event nor that it watches on, which it is asked
-    /// after every [`watch_lasts_seconds`](crate::WatchHubOptions::watch_lasts_seconds).
+    /// The time since the server last sent an event or accepted the watch request. That request is repeated
+    /// every [`watch_lasts_seconds`](crate::WatchHubOptions::watch_lasts_seconds).
     pub quiet_for: Duration,
 }
 
@@ -86,7 +87,7 @@ impl WatchHub {
         Arc::new(Self { context, registry: Mutex::default(), changed: Notify::new() })
     }
 
-    /// Asks for a watch.
+    /// Takes a lease on a watch, which starts if it does not run.
     pub(crate) fn lease(self: &Arc<Self>, scope: WatchScope) -> WatchHubLease {
         let mut registry = lock(&self.registry);
         let id = WatchId(registry.last_id + 1);
@@ -116,7 +117,7 @@ impl WatchHub {
         self.changed.notify_one();
     }
 
-    /// All watches in order of scope.
+    /// Returns the state of all watches, ordered by scope.
     pub(crate) fn reports(&self) -> Vec<WatchReport> {
         let registry = lock(&self.registry);
         let report = |(scope, entry): (&WatchScope, &Entry)| WatchReport {
@@ -129,12 +130,12 @@ impl WatchHub {
         registry.watches.iter().map(report).collect()
     }
 
-    /// Runs the watches until `stop`; then ends them all, and the readers of the store.
+    /// Runs the watches until `stop`; then ends all of them, and the streams of the store's readers.
     pub(crate) async fn run(self: &Arc<Self>, stop: CancellationToken) {
         let mut tasks = JoinSet::new();
         let mut scopes = HashMap::new();
         loop {
-            let next = self.settle(&mut tasks, &mut scopes);
+            let next = self.start_and_stop(&mut tasks, &mut scopes);
             let wait = async {
                 match next {
                     Some(next) => sleep_until(next).await,
@@ -145,22 +146,23 @@ impl WatchHub {
                 () = stop.cancelled() => break,
                 () = self.changed.notified() => {}
                 () = wait => {}
-                Some(ended) = tasks.join_next_with_id() => self.ended(ended, &mut scopes),
+                Some(task_ended) = tasks.join_next_with_id() => self.task_ended(task_ended, &mut scopes),
             }
         }
         tasks.shutdown().await;
         self.context.store.end();
     }
 
-    /// Starts what is leased and not running, stops what has lingered, and says when to look again.
-    fn settle(
+    /// Starts the watches that are leased and do not run, stops those that had no lease for the linger time,
+    /// and returns when it must be called again.
+    fn start_and_stop(
         self: &Arc<Self>,
         tasks: &mut JoinSet<()>,
         scopes: &mut HashMap<Id, (WatchScope, WatchId)>,
     ) -> Option<Instant> {
         let now = Instant::now();
         let mut next: Option<Instant> = None;
-        let mut look_again = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
+        let mut call_again_at = |at: Instant| next = Some(next.map_or(at, |next| next.min(at)));
         lock(&self.registry).watches.retain(|scope, entry| {
             if let Some(since) = entry.unused_since {
                 if now >= since + self.context.options.linger {
@@ -170,11 +172,11 @@ impl WatchHub {
                     self.context.store.forget(entry.id);
                     return false;
                 }
-                look_again(since + self.context.options.linger);
+                call_again_at(since + self.context.options.linger);
             }
             if entry.task.is_none() {
                 if now < entry.start_at {
-                    look_again(entry.start_at);
+                    call_again_at(entry.start_at);
                     return true;
                 }
                 let task = tasks.spawn(follow(self.context.clone(), entry.followed(scope)));
@@ -186,12 +188,12 @@ impl WatchHub {
         next
     }
 
-    fn ended(
+    fn task_ended(
         &self,
-        ended: Result<(Id, ()), JoinError>,
+        task_ended: Result<(Id, ()), JoinError>,
         scopes: &mut HashMap<Id, (WatchScope, WatchId)>,
     ) {
-        let (id, panic) = match &ended {
+        let (id, panic) = match &task_ended {
             Ok((id, ())) => (*id, None),
             Err(failed) => (failed.id(), failed.is_panic().then(|| failed.to_string())),
         };
@@ -200,13 +202,13 @@ impl WatchHub {
             error!(kind = %scope.kind, %panic, "a watch panicked and is started again");
         }
         let mut registry = lock(&self.registry);
-        // A watch of the same scope may have been leased anew since this task was stopped.
+        // The entry is another watch if the scope was leased again after this task was stopped.
         match registry.watches.get_mut(&scope) {
             Some(entry) if entry.id == watch => {
                 entry.task = None;
                 entry.start_at = Instant::now() + RESTART_AFTER;
             }
-            // It may have taken in one more object between its stop and its end.
+            // The task may have stored one more object between its stop and its end.
             _ => self.context.store.forget(watch),
         }
     }
@@ -235,7 +237,7 @@ impl Entry {
     }
 }
 
-/// A lease; the watch may end when the last one is dropped.
+/// A lease on a watch. The watch ends some time after its last lease was dropped.
 pub(crate) struct WatchHubLease {
     hub: Arc<WatchHub>,
     scope: WatchScope,
@@ -250,7 +252,7 @@ impl WatchLease for WatchHubLease {
     fn following(&self) -> BoxedFuture<'_, ()> {
         let mut state = self.state.clone();
         Box::pin(async move {
-            // The sender lives as long as the lease does.
+            // Cannot fail: the entry of the registry holds the sender as long as this lease exists.
             let _ended = state.wait_for(|state| *state == WatchState::Following).await;
         })
     }

@@ -1,8 +1,10 @@
-//! Finds the resource of a kind (`ConfigMap` → `configmaps`, namespaced) by asking the API server once.
+//! Finds the resource of a kind (`ConfigMap` → `configmaps`, namespaced) by discovery, and caches it.
 //!
 //! Invariants:
-//! - What was found is kept until somebody meets a 404 with it.
-//! - A kind that the server does not know is no failure of the others.
+//! - A cached kind is used until a request for it is answered with 404.
+//! - A kind that the server does not know does not affect other kinds.
+//!
+//! Not `kube::Discovery`: it reads all groups, and fails if one of them (an aggregated API) does not answer.
 
 use std::{
     collections::BTreeMap,
@@ -25,11 +27,11 @@ use crate::{
     subscriptions::lock,
 };
 
-/// More kinds than this are no cluster of ours; the memory is then begun anew.
+/// The most kinds that are cached. No cluster is expected to have more; the cache is cleared then.
 const KINDS_MAX: usize = 1024;
 
-/// A 404 for an object says nothing about its kind, so one makes the kind be looked up again only if
-/// the last look-up is this old.
+/// How long discovery of a kind is trusted although an object of the kind was answered with 404: such an
+/// answer can be about the object or about the kind, and must not cause a discovery request each time.
 const TRUSTED_FOR: Duration = Duration::from_secs(10);
 
 /// Where the objects of a kind are found.
@@ -38,23 +40,23 @@ pub(crate) struct ServedKind {
     pub(crate) resource: ApiResource,
     scope: Scope,
     found_at: Instant,
-    /// Where the server is, for messages.
+    /// The URL of the API server, for messages.
     server: Arc<str>,
 }
 
 impl ServedKind {
-    /// The API of the kind in one namespace; an empty one means all.
+    /// Returns the API of the kind in one namespace; an empty one means all.
     pub(crate) fn api(&self, client: Client, namespace: &str) -> Api<RawObject> {
         Api::dynamic(client, &self.resource, &self.scope).constrain(namespace)
     }
 
-    /// Whether objects of the kind are in namespaces.
+    /// Returns true if objects of the kind are in namespaces.
     pub(crate) fn is_namespaced(&self) -> bool {
         self.scope == Scope::Namespaced
     }
 
-    /// What is asked, for messages.
-    pub(crate) fn asked(
+    /// Returns the description of a request, for error messages.
+    pub(crate) fn request(
         &self,
         verb: &'static str,
         object: &ObjectRef,
@@ -65,7 +67,7 @@ impl ServedKind {
             verb,
             group: self.resource.group.clone(),
             resource: format!("{}{subresource}", self.resource.plural),
-            what: object.to_string(),
+            target: object.to_string(),
             server: self.server.clone(),
         }
     }
@@ -76,7 +78,7 @@ impl ServedKind {
 pub(crate) enum UnknownKindError {
     /// The server does not know it.
     Missing,
-    /// The server could not be asked.
+    /// Discovery failed.
     Failed(CallError),
 }
 
@@ -84,7 +86,7 @@ impl UnknownKindError {
     pub(crate) fn into_error(self, kind: &KindName) -> CallError {
         match self {
             Self::Missing => CallError::NotFound(format!(
-                "kind `{kind}` (install its CustomResourceDefinition, or mend its apiVersion)"
+                "kind `{kind}` (install its CustomResourceDefinition, or correct its apiVersion)"
             )),
             Self::Failed(error) => error,
         }
@@ -95,26 +97,26 @@ impl UnknownKindError {
 pub(crate) struct KindCache {
     client: Client,
     server: Arc<str>,
-    known: Mutex<BTreeMap<KindName, ServedKind>>,
-    /// Told when a kind may have come into being.
-    pub(crate) appeared: Notify,
+    cached: Mutex<BTreeMap<KindName, ServedKind>>,
+    /// Notified after a CustomResourceDefinition was installed.
+    pub(crate) installed: Notify,
 }
 
 impl KindCache {
-    /// The kinds of a server, which messages call `server`.
+    /// Creates an empty cache; `server` is the API server's URL, for messages.
     pub(crate) fn new(client: Client, server: &str) -> Self {
-        let known = Mutex::new(BTreeMap::new());
-        Self { client, server: server.into(), known, appeared: Notify::const_new() }
+        let cached = Mutex::new(BTreeMap::new());
+        Self { client, server: server.into(), cached, installed: Notify::const_new() }
     }
 
-    /// Finds a kind, in memory or at the server.
+    /// Returns the resource of a kind, from the cache or else by discovery.
     pub(crate) async fn find(&self, kind: &KindName) -> Result<ServedKind, UnknownKindError> {
-        if let Some(served) = lock(&self.known).get(kind) {
+        if let Some(served) = lock(&self.cached).get(kind) {
             return Ok(served.clone());
         }
-        let asked = GroupVersionKind::gvk(kind.group(), kind.version(), &kind.kind);
-        let answer = tokio::time::timeout(REQUEST_DEADLINE, pinned_kind(&self.client, &asked));
-        let (resource, capabilities) = match answer.await {
+        let request = GroupVersionKind::gvk(kind.group(), kind.version(), &kind.kind);
+        let discovery = tokio::time::timeout(REQUEST_DEADLINE, pinned_kind(&self.client, &request));
+        let (resource, capabilities) = match discovery.await {
             Ok(Ok(found)) => found,
             Ok(Err(kube::Error::Discovery(_))) => return Err(UnknownKindError::Missing),
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
@@ -133,24 +135,25 @@ impl KindCache {
         };
         let (scope, found_at) = (capabilities.scope, Instant::now());
         let served = ServedKind { resource, scope, found_at, server: self.server.clone() };
-        let mut known = lock(&self.known);
-        if known.len() >= KINDS_MAX {
-            known.clear();
+        let mut cached = lock(&self.cached);
+        if cached.len() >= KINDS_MAX {
+            cached.clear();
         }
-        known.insert(kind.clone(), served.clone());
+        cached.insert(kind.clone(), served.clone());
         Ok(served)
     }
 
-    /// Forgets a kind that answered 404.
+    /// Removes a kind from the cache.
     pub(crate) fn forget(&self, kind: &KindName) {
-        lock(&self.known).remove(kind);
+        lock(&self.cached).remove(kind);
     }
 
-    /// Something of the kind answered 404: the kind itself may be gone.
-    pub(crate) fn doubt(&self, kind: &KindName) {
-        let mut known = lock(&self.known);
-        if known.get(kind).is_some_and(|served| served.found_at.elapsed() >= TRUSTED_FOR) {
-            known.remove(kind);
+    /// Removes a kind from the cache if its discovery is older than [`TRUSTED_FOR`]. For a request for one of
+    /// its objects that was answered with 404: the kind itself may have been removed.
+    pub(crate) fn forget_if_old(&self, kind: &KindName) {
+        let mut cached = lock(&self.cached);
+        if cached.get(kind).is_some_and(|served| served.found_at.elapsed() >= TRUSTED_FOR) {
+            cached.remove(kind);
         }
     }
 }

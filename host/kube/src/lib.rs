@@ -1,13 +1,21 @@
-//! Kubernetes as the host sees it: watches, the store they feed, and requests to the API server.
+//! The host's access to one Kubernetes API server: watches, the store that they feed, and requests.
 //!
-//! The only crate of the host, besides the local one, that knows the `kube` client. It performs what it
-//! is asked and decides nothing: whether a plugin may do something is the gate's question.
+//! ```text
+//! lease()      ─► WatchHub ─► one task per watch ─► ObjectStore ─► view(), changes()
+//! apply(), …   ─► request to the API server ─► the reply enters ObjectStore if a watch follows the object
+//! ```
+//!
+//! Besides the local cluster, this is the only crate of the host that uses the `kube` client. It performs
+//! the requests of its callers and takes no decision about them: the gate decides what a plugin may do.
 //!
 //! Invariants:
-//! - Every request has a deadline of five seconds, and is sent once: who asked decides about repeats.
-//! - A Secret's clear value leaves only through `secret_value`; everywhere else is its fingerprint.
-//! - A Secret in use can be read while the API server is away.
-//! - An apply that would change nothing is not sent.
+//! - Every request has a deadline of five seconds and is sent once; the caller decides about retries. The
+//!   requests of a watch have a longer deadline, because a watch stays open, and are retried with a pause.
+//! - A Secret's clear value leaves this crate only through `secret_value`; everything else shows its
+//!   fingerprint.
+//! - A Secret in use can be read while the API server does not answer.
+//! - An apply that repeats the last one of its field manager is not sent while the object in the store is
+//!   as the server returned it.
 
 mod accepted;
 mod api;

@@ -1,4 +1,4 @@
-//! Lists objects and warnings, page by page.
+//! Lists of objects and of warning events, read from the API server page by page.
 
 use kube::api::ListParams;
 use serde_json::Value;
@@ -20,12 +20,12 @@ impl KubernetesApi {
         selector: String,
     ) -> Result<Vec<Value>, CallError> {
         let served = self.served(&kind).await?;
-        let named = ObjectRef { kind, namespace, name: "*".to_owned() };
+        let list_reference = ObjectRef { kind, namespace, name: "*".to_owned() };
         let params = ListParams::default().labels(&selector);
-        self.list_pages(&served, named, params).await
+        self.list_pages(&served, list_reference, params).await
     }
 
-    /// Events as the core group has them: every server serves these.
+    /// Returns the newest warning events of an object. Reads `v1` events, because every server serves them.
     pub(crate) async fn list_warnings(
         &self,
         object: ObjectRef,
@@ -33,28 +33,29 @@ impl KubernetesApi {
     ) -> Result<Vec<Warning>, CallError> {
         let kind = KindName { api_version: "v1".to_owned(), kind: "Event".to_owned() };
         let served = self.served(&kind).await?;
-        // Those of a cluster-scoped object are in `default`.
+        // The events of a cluster-scoped object are in `default`.
         let namespace =
             if object.namespace.is_empty() { "default".to_owned() } else { object.namespace };
         let params =
             ListParams::default().fields(&format!("involvedObject.uid={uid},type=Warning"));
-        let named = ObjectRef { kind, namespace, name: "*".to_owned() };
-        Ok(newest_warnings(&self.list_pages(&served, named, params).await?))
+        let list_reference = ObjectRef { kind, namespace, name: "*".to_owned() };
+        Ok(newest_warnings(&self.list_pages(&served, list_reference, params).await?))
     }
 
     async fn list_pages(
         &self,
         served: &ServedKind,
-        named: ObjectRef,
+        list_reference: ObjectRef,
         params: ListParams,
     ) -> Result<Vec<Value>, CallError> {
-        let api = served.api(self.client.clone(), &named.namespace);
+        let api = served.api(self.client.clone(), &list_reference.namespace);
         let mut params = params.limit(PAGE_SIZE);
         let mut objects = Vec::new();
         for _ in 0..PAGES_MAX {
-            let page = self.ask(served, ("list", &named, false), api.list(&params)).await?;
+            let page =
+                self.send(served, ("list", &list_reference, false), api.list(&params)).await?;
             for raw in &page.items {
-                objects.push(self.admit(parse(raw, served)?)?.value());
+                objects.push(self.to_stored(parse(raw, served)?)?.value());
             }
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
@@ -62,7 +63,7 @@ impl KubernetesApi {
             }
         }
         Err(CallError::Unsupported(format!(
-            "{named}: more than {} objects; narrow the namespace or the selector",
+            "{list_reference}: more than {} objects; narrow the namespace or the selector",
             objects.len()
         )))
     }

@@ -1,4 +1,4 @@
-//! Watches the client's own requests: counts them, and hears which watches the server goes on with.
+//! Layers around the `kube` client: request metrics, the user agent, and a callback for accepted watches.
 
 use std::time::Instant;
 
@@ -10,31 +10,32 @@ use kube::client::{Body, Client};
 use metrics::{counter, histogram};
 use tower::service_fn;
 
-/// The client, with every request counted under the names of client-go.
-pub(crate) fn counted(client: Client, namespace: String, host: String) -> Client {
+/// Returns the client with every request counted under the metric names of client-go.
+pub(crate) fn with_request_metrics(client: Client, namespace: String, host: String) -> Client {
     let service = service_fn(move |request: Request<Body>| {
         let (client, host) = (client.clone(), host.clone());
         async move {
             let method = request.method().to_string();
             let start = Instant::now();
-            let answer = client.send(request).await;
-            // client-go says the same where there is no answer.
-            let code = answer.as_ref().map_or_else(
+            let response = client.send(request).await;
+            // client-go uses the same label value if there is no reply.
+            let code = response.as_ref().map_or_else(
                 |_| "<error>".to_owned(),
-                |answer: &Response<Body>| answer.status().as_u16().to_string(),
+                |response: &Response<Body>| response.status().as_u16().to_string(),
             );
             let labels = [("method", method.clone()), ("host", host.clone()), ("code", code)];
             counter!("rest_client_requests_total", &labels).increment(1);
             histogram!("rest_client_request_duration_seconds", "verb" => method, "host" => host)
                 .record(start.elapsed());
-            answer
+            response
         }
     });
     Client::new(service, namespace)
 }
 
-/// The client, with a user agent on every request that has none yet.
-pub(crate) fn named(client: Client, agent: HeaderValue) -> Client {
+/// Returns the client with this user agent on every request that has none yet. `kube::Config::headers` would do
+/// the same with a client, and thus a connection pool, per plugin.
+pub(crate) fn with_user_agent(client: Client, agent: HeaderValue) -> Client {
     let namespace = client.default_namespace().to_owned();
     let service = service_fn(move |mut request: Request<Body>| {
         let (client, agent) = (client.clone(), agent.clone());
@@ -46,18 +47,21 @@ pub(crate) fn named(client: Client, agent: HeaderValue) -> Client {
     Client::new(service, namespace)
 }
 
-/// The client, with `tell` called whenever the server begins or continues a watch.
-pub(crate) fn heard(client: Client, tell: impl Fn() + Clone + Send + Sync + 'static) -> Client {
+/// Returns the client with `callback` called whenever the server accepts a watch request.
+pub(crate) fn with_watch_callback(
+    client: Client,
+    callback: impl Fn() + Clone + Send + Sync + 'static,
+) -> Client {
     let namespace = client.default_namespace().to_owned();
     let service = service_fn(move |request: Request<Body>| {
-        let (client, tell) = (client.clone(), tell.clone());
+        let (client, callback) = (client.clone(), callback.clone());
         async move {
             let is_watch = request.uri().query().is_some_and(is_watch);
-            let answer = client.send(request).await?;
-            if is_watch && answer.status().is_success() {
-                tell();
+            let response = client.send(request).await?;
+            if is_watch && response.status().is_success() {
+                callback();
             }
-            Ok::<_, kube::Error>(answer)
+            Ok::<_, kube::Error>(response)
         }
     });
     Client::new(service, namespace)
@@ -72,15 +76,16 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_request_names_the_one_it_is_made_for() {
+    async fn a_request_has_the_user_agent_of_its_plugin() {
         let server = service_fn(|request: Request<Body>| async move {
             let agent = request.headers()[USER_AGENT].clone();
             Ok::<_, kube::Error>(
                 Response::builder().header("x-agent", agent).body(Body::empty()).unwrap(),
             )
         });
-        let host = named(Client::new(server, "n"), HeaderValue::from_static("tholepin/1"));
-        let plugin = named(host.clone(), HeaderValue::from_static("tholepin:p/1"));
+        let host =
+            with_user_agent(Client::new(server, "n"), HeaderValue::from_static("tholepin/1"));
+        let plugin = with_user_agent(host.clone(), HeaderValue::from_static("tholepin:p/1"));
         for (client, expected) in [(host, "tholepin/1"), (plugin, "tholepin:p/1")] {
             let request = Request::get("http://192.0.2.1/").body(Body::empty()).unwrap();
             assert_eq!(client.send(request).await.unwrap().headers()["x-agent"], expected);
@@ -88,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_is_known_by_its_query() {
+    fn a_watch_request_is_recognised_by_its_query() {
         for (query, expected) in [
             ("watch=true&resourceVersion=1", true),
             ("allowWatchBookmarks=true&watch=true", true),

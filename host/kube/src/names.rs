@@ -1,4 +1,6 @@
-//! Finds a kind by the words that people use for it: its name, its plural, its singular, a short name.
+//! Finds a kind by any of its names, as kubectl does: kind, plural, singular or short name.
+//!
+//! It reads the resource lists itself, because kube's `ApiResource` has neither singular nor short names.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{APIResource, APIResourceList};
 use tholepin_core::{CallError, ErrorChain};
@@ -7,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::{KubernetesApi, error::REQUEST_DEADLINE};
 
-/// A kind that a word names.
+/// A kind that was found by one of its names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NamedKind {
     /// The kind.
@@ -17,15 +19,16 @@ pub struct NamedKind {
 }
 
 impl KubernetesApi {
-    /// The one among these kinds that a word names, as kubectl takes it: `rediscluster`,
-    /// `redisclusters`, `RedisCluster`, a short name, each also with `.GROUP` or `.VERSION.GROUP`.
+    /// Returns the one among these kinds that has a name, in kubectl's forms: `rediscluster`,
+    /// `redisclusters`, `RedisCluster` or a short name, each also with `.GROUP` or `.VERSION.GROUP`. Returns
+    /// `None` if no kind has the name.
     ///
     /// # Errors
     ///
-    /// Fails if the API server cannot be asked, or if no kind has this name.
+    /// Fails if discovery fails.
     pub async fn find_kind(
         &self,
-        word: &str,
+        argument: &str,
         among: &[KindName],
     ) -> Result<Option<NamedKind>, CallError> {
         let mut versions: Vec<&str> = among.iter().map(|kind| kind.api_version.as_str()).collect();
@@ -34,33 +37,33 @@ impl KubernetesApi {
         for version in versions {
             let found = self.resources(version).await?;
             let kinds = among.iter().filter(|kind| kind.api_version == version);
-            if let Some(found) = named(word, kinds, &found) {
+            if let Some(found) = find_named(argument, kinds, &found) {
                 return Ok(Some(found));
             }
         }
         Ok(None)
     }
 
-    /// Whether the objects of a kind are in namespaces.
+    /// Returns true if the objects of a kind are in namespaces.
     ///
     /// # Errors
     ///
-    /// Fails if the API server does not know the kind, or cannot be asked.
+    /// Fails if the API server does not know the kind, or if discovery fails.
     pub async fn is_namespaced(&self, kind: &KindName) -> Result<bool, CallError> {
         Ok(self.served(kind).await?.is_namespaced())
     }
 
     async fn resources(&self, api_version: &str) -> Result<Vec<APIResource>, CallError> {
-        let asked = async {
+        let request = async {
             if api_version.contains('/') {
                 self.client.list_api_group_resources(api_version).await
             } else {
                 self.client.list_core_api_resources(api_version).await
             }
         };
-        match timeout(REQUEST_DEADLINE, asked).await {
+        match timeout(REQUEST_DEADLINE, request).await {
             Ok(Ok(APIResourceList { resources, .. })) => Ok(resources),
-            // The kind is reconciled and not installed: nothing there has a name.
+            // A plugin reconciles the kind, and its CustomResourceDefinition is not installed.
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => Ok(Vec::new()),
             Ok(Err(error)) => {
                 let text = format!("discovery of {api_version}: {}", ErrorChain(&error));
@@ -74,16 +77,16 @@ impl KubernetesApi {
     }
 }
 
-/// The kind that a word names, given what the server serves of its group and version. Pure.
-fn named<'a>(
-    word: &str,
+/// Returns the kind that has a name, among the resources that the server serves in its group and version.
+fn find_named<'a>(
+    argument: &str,
     mut kinds: impl Iterator<Item = &'a KindName>,
     served: &[APIResource],
 ) -> Option<NamedKind> {
-    let word = word.to_lowercase();
-    let (name, rest) = match word.split_once('.') {
+    let argument = argument.to_lowercase();
+    let (name, rest) = match argument.split_once('.') {
         Some((name, rest)) => (name, Some(rest)),
-        None => (word.as_str(), None),
+        None => (argument.as_str(), None),
     };
     kinds.find_map(|kind| {
         let is_group = rest.is_none_or(|rest| {
@@ -93,7 +96,8 @@ fn named<'a>(
             served.iter().find(|served| served.kind == kind.kind && !served.name.contains('/'))?;
         let short = resource.short_names.iter().flatten();
         let names = [&resource.name, &resource.singular_name].into_iter().chain(short);
-        let is_named = kind.kind.to_lowercase() == name || names.into_iter().any(|it| it == name);
+        let is_named =
+            kind.kind.to_lowercase() == name || names.into_iter().any(|known| known == name);
         let found = NamedKind { kind: kind.clone(), is_namespaced: resource.namespaced };
         (is_group && is_named).then_some(found)
     })
@@ -104,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kind_is_found_by_every_word_that_kubectl_takes() {
+    fn a_kind_is_found_by_every_name_that_kubectl_accepts() {
         let kind = KindName {
             api_version: "redis.tholepin.dev/v1alpha1".to_owned(),
             kind: "RedisCluster".to_owned(),
@@ -118,7 +122,7 @@ mod tests {
             ..APIResource::default()
         };
         let served = [resource("redisclusters/status", &[]), resource("redisclusters", &["rdc"])];
-        for word in [
+        for argument in [
             "RedisCluster",
             "rediscluster",
             "redisclusters",
@@ -126,12 +130,14 @@ mod tests {
             "redisclusters.redis.tholepin.dev",
             "rdc.v1alpha1.redis.tholepin.dev",
         ] {
-            let found = named(word, [&kind].into_iter(), &served);
-            assert_eq!(found.map(|found| found.kind).as_ref(), Some(&kind), "{word}");
+            let found = find_named(argument, [&kind].into_iter(), &served);
+            assert_eq!(found.map(|found| found.kind).as_ref(), Some(&kind), "{argument}");
         }
-        for word in ["pod", "redis", "redisclusters.example.org", "rdc.v2.redis.tholepin.dev", ""] {
-            assert_eq!(named(word, [&kind].into_iter(), &served), None, "{word}");
+        for argument in
+            ["pod", "redis", "redisclusters.example.org", "rdc.v2.redis.tholepin.dev", ""]
+        {
+            assert_eq!(find_named(argument, [&kind].into_iter(), &served), None, "{argument}");
         }
-        assert_eq!(named("rdc", [&kind].into_iter(), &[]), None, "a kind that is not served");
+        assert_eq!(find_named("rdc", [&kind].into_iter(), &[]), None, "a kind that is not served");
     }
 }

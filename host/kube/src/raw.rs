@@ -1,4 +1,4 @@
-//! Objects as they come from the API server: text, of which only the metadata is parsed by kube.
+//! Objects as JSON text from the API server, of which only the metadata is parsed for kube.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use kube::core::{ApiResource, DynamicResourceScope, Resource};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::{Value, value::RawValue};
 
-/// Any object, whatever its kind. kube's own `DynamicObject` takes about nine times the text.
+/// An object of any kind. kube's own `DynamicObject` takes about nine times the memory of the text.
 #[derive(Clone, Debug)]
 pub(crate) struct RawObject {
     metadata: ObjectMeta,
@@ -15,21 +15,21 @@ pub(crate) struct RawObject {
 }
 
 impl RawObject {
-    /// An object to be sent.
+    /// Makes an object to be sent.
     ///
     /// # Errors
     ///
-    /// Fails if the value cannot be printed as JSON, which a `Value` always can.
+    /// Fails if the value is not an object with valid `metadata`.
     pub(crate) fn new(object: &Value) -> Result<Self, serde_json::Error> {
         serde_json::from_str(&object.to_string())
     }
 
-    /// The whole object with `apiVersion` and `kind`, which the items of a list of a built-in kind
-    /// come without.
+    /// Returns the whole object with `apiVersion` and `kind`, which are missing in the items of a list of a
+    /// built-in kind.
     ///
     /// # Errors
     ///
-    /// Fails if the text is no JSON object.
+    /// Fails if the text is not a JSON object.
     pub(crate) fn value(&self, resource: &ApiResource) -> Result<Value, serde_json::Error> {
         let mut object: serde_json::Map<String, Value> = serde_json::from_str(self.text.get())?;
         let missing = |object: &serde_json::Map<String, Value>, key: &str| {
@@ -103,7 +103,7 @@ mod tests {
     use kube::core::GroupVersionKind;
 
     #[test]
-    fn an_item_of_a_list_learns_its_kind() {
+    fn an_item_of_a_list_gets_its_kind() {
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Pod"));
         let raw: RawObject = serde_json::from_str(r#"{"metadata":{"name":"a"}}"#).unwrap();
         let value = raw.value(&resource).unwrap();

@@ -1,15 +1,16 @@
-//! Keeps the clear values of the Secrets in use in memory, so that the host's own connections outlive an
-//! API server that is away.
+//! The clear values of the Secrets in use, in memory, so that the host can open its own connections while the
+//! API server does not answer.
 //!
-//! A Secret is in use once its value was asked for. From then on every state of it that a watch or an
-//! answer shows is kept here before its values are hidden for the store.
+//! A Secret is in use once its value was requested. From then on, every state of it in a watch event or in
+//! the reply to a patch is kept here before its values are replaced by fingerprints for the store.
 //!
 //! Invariants:
 //! - No value is printed: the only `Debug` here shows counts.
 //! - An older state never replaces a newer one of the same object.
-//! - A Secret that a watch reports deleted, or that the server says is missing or not ours to read, is
-//!   dropped at once. There is no other age: a connection may need the value after hours of rest.
-//! - Count and bytes are bounded; the least recently used goes first, which costs one read.
+//! - A Secret is dropped immediately if a watch reports it deleted, or if the server replies that it does not
+//!   exist or that the host may not read it. Entries do not expire otherwise: a connection may need the value
+//!   after hours.
+//! - Count and bytes are bounded; the least recently used Secret is evicted first, which costs one read.
 
 use std::{
     collections::HashMap,
@@ -25,7 +26,7 @@ use crate::{
     fingerprint::is_secret, store::is_newer, subscriptions::lock, template::TemplateValues,
 };
 
-/// How many Secrets are kept, and how many bytes of values. One Secret has at most 1 MiB.
+/// The most Secrets and bytes of values that are kept. One Secret has at most 1 MiB.
 const BOUNDS: SecretCacheLimits = SecretCacheLimits { count_max: 4096, bytes_max: 8 << 20 };
 
 #[derive(Clone, Copy)]
@@ -44,7 +45,7 @@ pub(crate) struct SecretCache {
 struct Inner {
     kept: HashMap<ObjectRef, CachedSecret>,
     bytes: usize,
-    /// Counts the uses, so that the least recent one is known.
+    /// The number of uses so far, by which entries are ordered for eviction.
     uses: u64,
 }
 
@@ -63,20 +64,19 @@ impl Default for SecretCache {
 }
 
 impl SecretCache {
-    /// Takes in a state of a Secret that was read for its values, which puts it in use. Gives its
-    /// values.
-    pub(crate) fn read(&self, secret: &Value) -> Arc<TemplateValues> {
-        let values = Arc::new(decoded(secret));
+    /// Stores a Secret that was read for its values, which puts it in use, and returns the values.
+    pub(crate) fn insert_read(&self, secret: &Value) -> Arc<TemplateValues> {
+        let values = Arc::new(decode_values(secret));
         if let Ok(meta) = ObjectMeta::of(secret) {
             let mut inner = lock(&self.inner);
-            inner.put(meta, values.clone());
+            inner.insert(meta, values.clone());
             inner.shrink(self.bounds);
         }
         values
     }
 
-    /// Takes in a state of any object that a watch or an answer showed; kept of a Secret in use only.
-    pub(crate) fn saw(&self, object: &Value) {
+    /// Stores the state of an object from a watch or a reply if it is a Secret in use; ignores other objects.
+    pub(crate) fn update_if_used(&self, object: &Value) {
         if !is_secret(object) {
             return;
         }
@@ -84,8 +84,8 @@ impl SecretCache {
         let mut inner = lock(&self.inner);
         if let Some(used) = inner.kept.get(&meta.object).map(|kept| kept.used) {
             let secret = meta.object.clone();
-            inner.put(meta, Arc::new(decoded(object)));
-            // A change is no use.
+            inner.insert(meta, Arc::new(decode_values(object)));
+            // A change of the Secret does not count as a use.
             if let Some(kept) = inner.kept.get_mut(&secret) {
                 kept.used = used;
             }
@@ -93,29 +93,30 @@ impl SecretCache {
         }
     }
 
-    /// Drops a Secret that is gone, or that may not be read.
+    /// Drops a Secret that was deleted, or that the host may not read.
     pub(crate) fn forget(&self, secret: &ObjectRef) {
-        lock(&self.inner).take(secret);
+        lock(&self.inner).remove(secret);
     }
 
-    /// Drops every Secret that is gone.
-    pub(crate) fn forget_gone(&self, is_gone: impl Fn(&ObjectRef) -> bool) {
+    /// Drops every Secret that was deleted.
+    pub(crate) fn forget_deleted(&self, is_deleted: impl Fn(&ObjectRef) -> bool) {
         let mut inner = lock(&self.inner);
-        let gone: Vec<_> = inner.kept.keys().filter(|secret| is_gone(secret)).cloned().collect();
-        for secret in gone {
-            inner.take(&secret);
+        let deleted: Vec<_> =
+            inner.kept.keys().filter(|secret| is_deleted(secret)).cloned().collect();
+        for secret in deleted {
+            inner.remove(&secret);
         }
     }
 
-    /// The values of a Secret as they were seen last.
+    /// Returns the last known values of a Secret.
     pub(crate) fn last(&self, secret: &ObjectRef) -> Option<Arc<TemplateValues>> {
-        lock(&self.inner).used(secret).map(|kept| kept.values.clone())
+        lock(&self.inner).touch(secret).map(|kept| kept.values.clone())
     }
 
-    /// The values of a Secret if they are those of this state, or of a later one of the same object.
-    pub(crate) fn of(&self, state: &ObjectMeta) -> Option<Arc<TemplateValues>> {
+    /// Returns the values of a Secret if they belong to this state, or to a later one of the same object.
+    pub(crate) fn for_state(&self, state: &ObjectMeta) -> Option<Arc<TemplateValues>> {
         let mut inner = lock(&self.inner);
-        let kept = inner.used(&state.object)?;
+        let kept = inner.touch(&state.object)?;
         let is_current =
             kept.uid == state.uid && !is_newer(&state.resource_version, &kept.resource_version);
         is_current.then(|| kept.values.clone())
@@ -123,19 +124,20 @@ impl SecretCache {
 }
 
 impl Inner {
-    fn used(&mut self, secret: &ObjectRef) -> Option<&CachedSecret> {
+    fn touch(&mut self, secret: &ObjectRef) -> Option<&CachedSecret> {
         let kept = self.kept.get_mut(secret)?;
         self.uses += 1;
         kept.used = self.uses;
         Some(kept)
     }
 
-    fn put(&mut self, meta: ObjectMeta, values: Arc<TemplateValues>) {
-        let known = self.used(&meta.object);
-        if known.is_some_and(|known| !is_newer(&meta.resource_version, &known.resource_version)) {
+    fn insert(&mut self, meta: ObjectMeta, values: Arc<TemplateValues>) {
+        let cached = self.touch(&meta.object);
+        if cached.is_some_and(|cached| !is_newer(&meta.resource_version, &cached.resource_version))
+        {
             return;
         }
-        self.take(&meta.object);
+        self.remove(&meta.object);
         self.uses += 1;
         let bytes = values.iter().map(|(key, value)| key.len() + value.len()).sum();
         self.bytes += bytes;
@@ -144,7 +146,7 @@ impl Inner {
             .insert(object, CachedSecret { uid, resource_version, values, bytes, used: self.uses });
     }
 
-    fn take(&mut self, secret: &ObjectRef) {
+    fn remove(&mut self, secret: &ObjectRef) {
         if let Some(kept) = self.kept.remove(secret) {
             self.bytes -= kept.bytes;
         }
@@ -154,12 +156,12 @@ impl Inner {
         while bounds.count_max < self.kept.len() || bounds.bytes_max < self.bytes {
             let least = self.kept.iter().min_by_key(|(_, kept)| kept.used);
             let Some(secret) = least.map(|(secret, _)| secret.clone()) else { return };
-            self.take(&secret);
+            self.remove(&secret);
         }
     }
 }
 
-/// Says how much is kept, and nothing of it.
+/// Prints how many Secrets and bytes are kept, and no value.
 impl fmt::Debug for SecretCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let inner = lock(&self.inner);
@@ -167,12 +169,12 @@ impl fmt::Debug for SecretCache {
     }
 }
 
-/// The clear values of a Secret.
-pub(crate) fn decoded(secret: &Value) -> TemplateValues {
+/// Decodes the values of a Secret. Entries that are not base64 are left out.
+pub(crate) fn decode_values(secret: &Value) -> TemplateValues {
     let entries = secret.get("data").and_then(Value::as_object).into_iter().flatten();
-    let decoded = entries
+    let values = entries
         .filter_map(|(key, value)| Some((key.clone(), STANDARD.decode(value.as_str()?).ok()?)));
-    decoded.collect()
+    values.collect()
 }
 
 #[cfg(test)]
@@ -198,31 +200,31 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_kept_from_its_first_use_and_follows_its_changes() {
+    fn a_secret_is_cached_from_its_first_use_and_follows_its_changes() {
         let secrets = SecretCache::default();
-        secrets.saw(&secret("a", "1", "one"));
+        secrets.update_if_used(&secret("a", "1", "one"));
         check(&secrets, "a", None);
-        assert_eq!(secrets.read(&secret("a", "1", "one"))["k"], b"one");
+        assert_eq!(secrets.insert_read(&secret("a", "1", "one"))["k"], b"one");
         check(&secrets, "a", Some("one"));
         for (version, value, expected) in
             [("3", "three", "three"), ("2", "late", "three"), ("3", "same", "three")]
         {
-            secrets.saw(&secret("a", version, value));
+            secrets.update_if_used(&secret("a", version, value));
             check(&secrets, "a", Some(expected));
         }
         let mut map = secret("a", "9", "map");
         map["kind"] = json!("ConfigMap");
-        secrets.saw(&map);
+        secrets.update_if_used(&map);
         check(&secrets, "a", Some("three"));
         secrets.forget(&meta(&secret("a", "1", "")).object);
-        secrets.saw(&secret("a", "4", "four"));
+        secrets.update_if_used(&secret("a", "4", "four"));
         check(&secrets, "a", None);
     }
 
     #[test]
-    fn values_are_given_for_their_state_and_later_ones_of_the_same_object() {
+    fn values_are_returned_for_their_state_and_earlier_ones_of_the_same_object() {
         let secrets = SecretCache::default();
-        secrets.read(&secret("a", "5", "five"));
+        secrets.insert_read(&secret("a", "5", "five"));
         let mut other = secret("a", "5", "");
         other["metadata"]["uid"] = json!("another");
         let cases = [
@@ -233,30 +235,30 @@ mod tests {
             (secret("b", "5", ""), false),
         ];
         for (state, expected) in cases {
-            assert_eq!(secrets.of(&meta(&state)).is_some(), expected, "{state}");
+            assert_eq!(secrets.for_state(&meta(&state)).is_some(), expected, "{state}");
         }
     }
 
     #[test]
-    fn what_was_used_least_recently_goes_first() {
+    fn the_least_recently_used_secret_is_evicted_first() {
         let bounds = SecretCacheLimits { count_max: 3, bytes_max: 20 };
         let secrets = SecretCache { bounds, ..SecretCache::default() };
         for name in ["a", "b", "c"] {
-            secrets.read(&secret(name, "1", "12345"));
+            secrets.insert_read(&secret(name, "1", "12345"));
         }
         check(&secrets, "a", Some("12345"));
-        // A change is no use: `b` is still the one that nobody asked for.
-        secrets.saw(&secret("b", "2", "1"));
-        secrets.read(&secret("d", "1", "12345"));
+        // A change does not count as a use: `b` is still the least recently used.
+        secrets.update_if_used(&secret("b", "2", "1"));
+        secrets.insert_read(&secret("d", "1", "12345"));
         check(&secrets, "b", None);
-        secrets.read(&secret("e", "1", "1234567890"));
+        secrets.insert_read(&secret("e", "1", "1234567890"));
         for (name, is_kept) in [("a", false), ("c", false), ("d", true), ("e", true)] {
             let last = secrets.last(&meta(&secret(name, "1", "")).object);
             assert_eq!(last.is_some(), is_kept, "{name}");
         }
-        secrets.forget_gone(|secret| secret.name == "d");
+        secrets.forget_deleted(|secret| secret.name == "d");
         assert_eq!(format!("{secrets:?}"), "1 Secrets of 11 bytes");
-        secrets.read(&secret("huge", "1", &"1".repeat(100)));
+        secrets.insert_read(&secret("huge", "1", &"1".repeat(100)));
         assert_eq!(format!("{secrets:?}"), "0 Secrets of 0 bytes");
     }
 }

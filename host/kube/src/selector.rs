@@ -1,18 +1,21 @@
-//! Label selectors as kubectl writes them: `a=b,c!=d,e in (f,g),h notin (i),j,!k`.
+//! Parses label selectors in kubectl's syntax: `a=b,c!=d,e in (f,g),h notin (i),j,!k`.
+//!
+//! kube has the type and the matching (`kube::core::Selector`), but no parser: it converts from
+//! `LabelSelector` only.
 
 use kube::core::{Expression, Selector};
 use tholepin_core::CallError;
 
-/// Parses a label selector; the empty text selects everything.
+/// Parses a label selector; an empty text selects everything.
 ///
 /// # Errors
 ///
-/// Fails on a text that kubectl would not take either, naming the part.
+/// Fails if a part of the text is malformed, and names the part.
 pub(crate) fn parse(text: &str) -> Result<Selector, CallError> {
     requirements(text).map(Selector::from_iter)
 }
 
-/// What a label selector requires; all of it must hold.
+/// Parses the requirements of a label selector; an object must fulfil all of them.
 ///
 /// # Errors
 ///
@@ -23,7 +26,7 @@ pub(crate) fn requirements(text: &str) -> Result<Vec<Expression>, CallError> {
     parts.map(requirement).collect()
 }
 
-/// Splits at the commas that are not in parentheses.
+/// Splits a selector at the commas that are not in parentheses.
 fn split(text: &str) -> Vec<&str> {
     let mut depth = 0_i32;
     text.split(|character| {
@@ -34,7 +37,7 @@ fn split(text: &str) -> Vec<&str> {
 }
 
 fn requirement(part: &str) -> Result<Expression, CallError> {
-    let invalid = || CallError::Invalid(format!("`{part}` is no label selector"));
+    let invalid = || CallError::Invalid(format!("`{part}` is not a label selector"));
     let checked = |key: &str| {
         let key = key.trim();
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);

@@ -1,5 +1,8 @@
-//! What the host itself leaves on a reconciled object, or keeps about it: its conditions, finalizers,
-//! and the last spec that a plugin accepted.
+//! Writes what the host itself keeps on a reconciled object: its conditions and its finalizers. The last
+//! accepted spec, which is kept beside the object, is written by [`accepted`](crate::accepted).
+//!
+//! Not `kube::runtime::finalizer`: it runs a whole reconcile between adding and removing a finalizer, while the
+//! callers of this module add and remove each finalizer at their own time.
 
 use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
@@ -11,12 +14,12 @@ use tholepin_core::{
 
 use crate::KubernetesApi;
 
-/// How often a finalizer is tried again after somebody else changed the object in between.
+/// How often a change of finalizers is sent if another client changes the object in between.
 const ATTEMPTS_MAX: u32 = 4;
 
 impl KubernetesApi {
-    /// The object as the store has it, or as the server has it if the store does not.
-    async fn known(&self, object: &ObjectRef) -> Result<Value, CallError> {
+    /// Returns the object from the store, or from the API server if the store does not have it.
+    async fn current(&self, object: &ObjectRef) -> Result<Value, CallError> {
         match self.store.get(object) {
             Some(stored) => Ok(stored.value()),
             None => Kubernetes::get(self, object.clone()).await,
@@ -26,15 +29,15 @@ impl KubernetesApi {
     async fn write_conditions(
         &self,
         object: ObjectRef,
-        wanted: Vec<HostCondition>,
+        desired: Vec<HostCondition>,
     ) -> Result<(), CallError> {
-        let known = match self.known(&object).await {
+        let current = match self.current(&object).await {
             Err(CallError::NotFound(_)) => return Ok(()),
-            known => known?,
+            current => current?,
         };
         let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-        let Some(conditions) = next_conditions(&known, &wanted, &now) else { return Ok(()) };
-        let mut metadata = json!({"name": object.name, "uid": known.pointer("/metadata/uid")});
+        let Some(conditions) = next_conditions(&current, &desired, &now) else { return Ok(()) };
+        let mut metadata = json!({"name": object.name, "uid": current.pointer("/metadata/uid")});
         if !object.namespace.is_empty()
             && let Some(metadata) = metadata.as_object_mut()
         {
@@ -46,7 +49,7 @@ impl KubernetesApi {
             "metadata": metadata,
             "status": {"conditions": conditions},
         });
-        // The types are reserved, so whoever else wrote them must not have; and `Ready` is among them only
+        // Forced, because no other manager may write the reserved types, and `Ready` is applied here only
         // while no plugin writes it.
         let params = PatchParams::apply(HOST_FIELD_MANAGER).force();
         match self.patch(&object, &Patch::Apply(intent), &params, true).await {
@@ -55,8 +58,8 @@ impl KubernetesApi {
         }
     }
 
-    /// Changes the list of finalizers unless it is as wanted. The patch carries the resource version,
-    /// so that nobody else's finalizer is lost.
+    /// Writes the list of finalizers that `change` returns; does nothing if it returns `None`. The patch
+    /// carries the resource version, so that a finalizer that another client adds meanwhile is not lost.
     async fn change_finalizers(
         &self,
         object: &ObjectRef,
@@ -64,12 +67,12 @@ impl KubernetesApi {
     ) -> Result<Value, CallError> {
         let field_manager = Some(HOST_FIELD_MANAGER.to_owned());
         let params = PatchParams { field_manager, ..Default::default() };
-        let mut known = self.known(object).await?;
+        let mut current = self.current(object).await?;
         let mut attempt = 1;
         loop {
-            let Some(finalizers) = change(&known)? else { return Ok(known) };
+            let Some(finalizers) = change(&current)? else { return Ok(current) };
             let patch = json!({"metadata": {
-                "resourceVersion": known.pointer("/metadata/resourceVersion"),
+                "resourceVersion": current.pointer("/metadata/resourceVersion"),
                 "finalizers": finalizers,
             }});
             match self.patch(object, &Patch::Merge(patch), &params, false).await {
@@ -77,7 +80,7 @@ impl KubernetesApi {
                 Err(CallError::Conflict(_)) if attempt < ATTEMPTS_MAX => attempt += 1,
                 Err(error) => return Err(error),
             }
-            known = Kubernetes::get(self, object.clone()).await?;
+            current = Kubernetes::get(self, object.clone()).await?;
         }
     }
 }
@@ -97,12 +100,12 @@ impl StatusWriter for KubernetesApi {
         finalizer: String,
     ) -> BoxedFuture<'_, Result<Value, CallError>> {
         Box::pin(async move {
-            let change = |known: &Value| {
-                let mut finalizers = finalizers(known);
+            let change = |current: &Value| {
+                let mut finalizers = finalizers(current);
                 if finalizers.contains(&finalizer) {
                     return Ok(None);
                 }
-                if known.pointer("/metadata/deletionTimestamp").is_some() {
+                if current.pointer("/metadata/deletionTimestamp").is_some() {
                     return Err(CallError::Conflict(format!("{object} is being deleted")));
                 }
                 finalizers.push(finalizer.clone());
@@ -118,8 +121,8 @@ impl StatusWriter for KubernetesApi {
         finalizer: String,
     ) -> BoxedFuture<'_, Result<(), CallError>> {
         Box::pin(async move {
-            let change = |known: &Value| {
-                let all = finalizers(known);
+            let change = |current: &Value| {
+                let all = finalizers(current);
                 let kept: Vec<_> = all.iter().filter(|name| **name != finalizer).cloned().collect();
                 Ok((kept.len() < all.len()).then_some(kept))
             };
@@ -157,59 +160,65 @@ fn finalizers(object: &Value) -> Vec<String> {
     names.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
-/// The host's conditions as they should be written, or nothing if the object has them. A condition
-/// whose status stays keeps its `lastTransitionTime`.
+/// Returns the list of conditions that the host has to apply, or `None` if the object has them already. A
+/// condition whose status does not change keeps its `lastTransitionTime`.
 ///
-/// Server-side apply takes from an item what its last owner no longer applies. Of a `Ready` that the host
-/// wrote, the plugin owns no status, so the item would become invalid: the host goes on owning it until
-/// the plugin has written it.
-fn next_conditions(object: &Value, wanted: &[HostCondition], now: &str) -> Option<Vec<Value>> {
+/// A `Ready` that the host wrote stays in the list until the plugin has written it. Server-side apply removes
+/// a field when its last owner no longer applies it. The plugin does not own the `status` of such a `Ready`,
+/// so without the host the item would lose this required field and become invalid.
+fn next_conditions(object: &Value, desired: &[HostCondition], now: &str) -> Option<Vec<Value>> {
     let all = object.pointer("/status/conditions").and_then(Value::as_array);
     let all: Vec<&Value> = all.into_iter().flatten().collect();
     let name = |condition: &Value| condition["type"].as_str().unwrap_or_default().to_owned();
-    let ours = all.iter().filter(|condition| {
+    let host_conditions = all.iter().filter(|condition| {
         RESERVED.contains(&name(condition).as_str()) || is_host_ready(condition)
     });
-    let ours: Vec<&Value> = ours.copied().collect();
-    let mut next: Vec<Value> = wanted
+    let host_conditions: Vec<&Value> = host_conditions.copied().collect();
+    let mut next: Vec<Value> = desired
         .iter()
         .map(|condition| {
-            let before = all.iter().find(|known| name(known) == condition.condition_type);
-            document(condition, before.copied(), now)
+            let previous = all.iter().find(|current| name(current) == condition.condition_type);
+            condition_json(condition, previous.copied(), now)
         })
         .collect();
-    if wanted.iter().all(|condition| condition.condition_type != READY) {
-        next.extend(ours.iter().filter(|known| name(known) == READY).copied().cloned());
+    if desired.iter().all(|condition| condition.condition_type != READY) {
+        next.extend(
+            host_conditions.iter().filter(|current| name(current) == READY).copied().cloned(),
+        );
     }
-    let is_known = |next: &Value| ours.iter().any(|known| says_the_same(next, known));
-    let same = next.len() == ours.len() && next.iter().all(is_known);
-    (!same).then_some(next)
+    let is_current =
+        |next: &Value| host_conditions.iter().any(|current| agree_where_written(next, current));
+    let is_unchanged = next.len() == host_conditions.len() && next.iter().all(is_current);
+    (!is_unchanged).then_some(next)
 }
 
-/// Whether two conditions agree in everything that we write. A condition is an item of a list with keys,
-/// so others may add members to it, which no write of ours removes.
-fn says_the_same(one: &Value, other: &Value) -> bool {
+/// Returns true if two conditions agree in every field that the host writes. Other managers may add fields
+/// to an item of this map list, and an apply of the host does not remove those.
+fn agree_where_written(left: &Value, right: &Value) -> bool {
     const WRITTEN: [&str; 6] =
         ["type", "status", "reason", "message", "lastTransitionTime", "observedGeneration"];
-    WRITTEN.iter().all(|name| one.get(name) == other.get(name))
+    WRITTEN.iter().all(|name| left.get(name) == right.get(name))
 }
 
-fn document(condition: &HostCondition, before: Option<&Value>, now: &str) -> Value {
+fn condition_json(condition: &HostCondition, previous: Option<&Value>, now: &str) -> Value {
     let HostCondition { condition_type, status, reason, message, observed_generation } = condition;
     let status = status.as_str();
-    let before = before.filter(|before| before["status"] == status);
-    let since = before.and_then(|before| before["lastTransitionTime"].as_str()).unwrap_or(now);
-    let mut document = json!({
+    let previous = previous.filter(|previous| previous["status"] == status);
+    let since =
+        previous.and_then(|previous| previous["lastTransitionTime"].as_str()).unwrap_or(now);
+    let mut condition_json = json!({
         "type": condition_type,
         "status": status,
         "reason": reason.as_str(),
         "message": message,
         "lastTransitionTime": since,
     });
-    if let (Some(generation), Some(document)) = (observed_generation, document.as_object_mut()) {
-        document.insert("observedGeneration".to_owned(), (*generation).into());
+    if let (Some(generation), Some(condition_json)) =
+        (observed_generation, condition_json.as_object_mut())
+    {
+        condition_json.insert("observedGeneration".to_owned(), (*generation).into());
     }
-    document
+    condition_json
 }
 
 #[cfg(test)]
@@ -243,8 +252,12 @@ mod tests {
         assert_eq!(newer[0]["observedGeneration"], 2);
 
         object["status"]["conditions"][1]["foreign"] = json!("1");
-        let same = condition(ConditionStatus::True, Reason::Succeeded, 1);
-        assert_eq!(next_conditions(&object, &[same], "t2"), None, "a member of somebody else");
+        let is_unchanged = condition(ConditionStatus::True, Reason::Succeeded, 1);
+        assert_eq!(
+            next_conditions(&object, &[is_unchanged], "t2"),
+            None,
+            "a field of another manager"
+        );
 
         let bad = condition(ConditionStatus::False, Reason::Failed, 1);
         let bad = next_conditions(&object, &[bad], "t3").unwrap();
@@ -252,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_of_ours_that_is_no_longer_wanted_goes() {
+    fn a_host_condition_that_is_no_longer_desired_is_removed() {
         let good = condition(ConditionStatus::True, Reason::Succeeded, 1);
         let mut object = json!({});
         let first = next_conditions(&object, std::slice::from_ref(&good), "t1").unwrap();
@@ -262,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn ready_is_taken_while_nobody_looks_and_let_go_once_the_plugin_has_written_it() {
+    fn ready_is_the_hosts_until_the_plugin_has_written_it() {
         let status = ConditionStatus::False;
         let missing = condition(status, Reason::PluginMissing, 1);
         let ready = HostCondition {

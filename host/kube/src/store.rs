@@ -1,16 +1,19 @@
-//! The local copy of everything that is watched.
+//! The local copy of all watched objects.
 //!
 //! ```text
-//! watches ─► Store ─► view(): one revision, in O(1) ─► gate, controller
-//!              └────► changes, one per object ───────► controller
+//! watches ─► ObjectStore ─► view(): one revision, in O(1) ─► gate, controller
+//!                   └─────► changes(), one per object ─────► controller
 //! ```
 //!
 //! Invariants:
-//! - Only watches and answers to our own writes change the store; an older state never replaces a
-//!   newer one, and an answer never brings back what a watch saw deleted.
-//! - An object stays as long as at least one watch sees it.
+//! - Only watches and the replies to the host's own writes change the store. An older state never replaces a
+//!   newer one, and a reply never restores an object that a watch reported as deleted.
+//! - An object stays while at least one watch sees it.
 //! - A view never changes.
-//! - No Secret value is in it: fingerprints are made before an object comes here.
+//! - The store has no Secret values: they are replaced by fingerprints before an object is stored.
+//!
+//! Not `kube::runtime::reflector::Store`: it holds one kind, has no revision over several kinds, and does not
+//! accept the replies to own writes.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
@@ -31,129 +34,131 @@ use crate::{
     view::{StoreSnapshot, StoreTables},
 };
 
-/// How many deleted objects are remembered, so that a late answer does not bring one back.
-const GRAVES_MAX: usize = 4096;
+/// How many deleted objects are remembered, so that a late reply to a write does not restore one.
+const DELETED_MAX: usize = 4096;
 
-/// Names one watch to the store.
+/// Identifies one watch in the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct WatchId(pub(crate) u64);
 
-/// The store.
+/// The local copy of all watched objects, with the readers of its changes.
 #[derive(Default)]
 pub(crate) struct ObjectStore {
     inner: Mutex<Inner>,
     readers: ChangeBroadcaster,
-    /// What was applied to the objects of the store; it goes with them.
+    /// The last applies to objects of the store. The entries of an object are removed with it.
     pub(crate) applied: ApplyCache,
 }
 
 #[derive(Default)]
 struct Inner {
     tables: StoreTables,
-    /// Which watches see an object.
-    seen_by: HashMap<ObjectRef, BTreeSet<WatchId>>,
-    /// What a watch that lists anew has met so far.
-    relisting: HashMap<WatchId, HashSet<ObjectRef>>,
-    /// Watches that have been listed.
-    following: BTreeMap<WatchId, WatchScope>,
-    graves: DeletedUids,
+    /// The watches that see each object.
+    watchers: HashMap<ObjectRef, BTreeSet<WatchId>>,
+    /// The objects that were listed so far, for each watch that is listing.
+    listing: HashMap<WatchId, HashSet<ObjectRef>>,
+    /// The watches that have listed their objects.
+    listed_watches: BTreeMap<WatchId, WatchScope>,
+    deleted: DeletedUids,
 }
 
 impl ObjectStore {
-    /// The store as it is now.
+    /// Returns the current revision of the store.
     pub(crate) fn view(&self) -> Arc<dyn StoreView> {
         Arc::new(StoreSnapshot::new(lock(&self.inner).tables.clone()))
     }
 
-    /// One object as it is now, unparsed.
+    /// Returns one object of the current revision, unparsed.
     pub(crate) fn get(&self, object: &ObjectRef) -> Option<StoredObject> {
         lock(&self.inner).tables.get(object).cloned()
     }
 
-    /// Whether an object is known to be gone: a watch that has been listed would see it, and does not.
-    pub(crate) fn is_gone(&self, object: &ObjectRef) -> bool {
+    /// Returns true if an object is known not to exist: a watch that has listed would see it, and does not.
+    pub(crate) fn is_known_missing(&self, object: &ObjectRef) -> bool {
         let inner = lock(&self.inner);
         let sees_all = |scope: &WatchScope| {
             scope.kind == object.kind
                 && (scope.namespace.is_empty() || scope.namespace == object.namespace)
                 && scope.selector.is_empty()
         };
-        inner.tables.get(object).is_none() && inner.following.values().any(sees_all)
+        inner.tables.get(object).is_none() && inner.listed_watches.values().any(sees_all)
     }
 
-    /// Begins to read changes.
+    /// Subscribes to the changes of the store.
     pub(crate) fn changes(&self) -> Box<dyn StoreSubscription> {
         self.readers.subscribe()
     }
 
-    /// A watch that had failed follows again.
-    pub(crate) fn resumed(&self) {
+    /// Notifies the readers that a watch that had failed follows again.
+    pub(crate) fn notify_resumed(&self) {
         self.readers.resume();
     }
 
-    /// Ends all readers of changes.
+    /// Ends the subscriptions of all readers.
     pub(crate) fn end(&self) {
         self.readers.end();
     }
 
-    /// A watch begins to list.
-    pub(crate) fn list_begins(&self, watch: WatchId) {
-        lock(&self.inner).relisting.insert(watch, HashSet::new());
+    /// Records that a watch begins to list.
+    pub(crate) fn begin_list(&self, watch: WatchId) {
+        lock(&self.inner).listing.insert(watch, HashSet::new());
     }
 
-    /// A watch has listed everything: what it saw before and did not meet again is gone.
-    pub(crate) fn list_ends(&self, watch: WatchId, scope: &WatchScope) {
+    /// Records that a watch has listed all its objects, and removes those that it saw before and that are not
+    /// in the list.
+    pub(crate) fn end_list(&self, watch: WatchId, scope: &WatchScope) {
         let mut inner = lock(&self.inner);
-        let met = inner.relisting.remove(&watch).unwrap_or_default();
-        let gone = inner.seen(watch).filter(|object| !met.contains(object));
-        for object in gone.collect::<Vec<_>>() {
-            self.unsee(&mut inner, watch, &object);
+        let listed = inner.listing.remove(&watch).unwrap_or_default();
+        let unlisted = inner.objects_of(watch).filter(|object| !listed.contains(object));
+        for object in unlisted.collect::<Vec<_>>() {
+            self.remove_watcher(&mut inner, watch, &object);
         }
-        inner.following.insert(watch, scope.clone());
-        inner.cover();
+        inner.listed_watches.insert(watch, scope.clone());
+        inner.update_covered();
     }
 
-    /// A watch saw an object.
-    pub(crate) fn saw(&self, watch: WatchId, object: StoredObject) {
+    /// Stores an object that a watch reported.
+    pub(crate) fn put_watched(&self, watch: WatchId, object: StoredObject) {
         let mut inner = lock(&self.inner);
         let reference = object.meta().object.clone();
-        inner.see(watch, reference);
+        inner.add_watcher(watch, reference);
         self.put(&mut inner, object);
     }
 
-    /// A watch saw an object go, or leave its selector.
-    pub(crate) fn saw_go(&self, watch: WatchId, object: &StoredObject) {
+    /// Removes an object that a watch reported as deleted, which is also how it reports an object that no
+    /// longer matches its selector. Does nothing if the store has another object of this name.
+    pub(crate) fn remove_watched(&self, watch: WatchId, object: &StoredObject) {
         let mut inner = lock(&self.inner);
         let reference = &object.meta().object;
-        let same = |known: &StoredObject| known.meta().uid == object.meta().uid;
-        if inner.tables.get(reference).is_some_and(same) {
-            self.unsee(&mut inner, watch, reference);
+        let is_same = |known: &StoredObject| known.meta().uid == object.meta().uid;
+        if inner.tables.get(reference).is_some_and(is_same) {
+            self.remove_watcher(&mut inner, watch, reference);
         }
     }
 
-    /// The server answered a write with this object: it enters if a watch will follow it, and if it
-    /// is newer.
-    pub(crate) fn wrote(&self, object: StoredObject) {
+    /// Stores the reply to a write if a watch follows the object and if it is newer than the stored state.
+    pub(crate) fn put_written(&self, object: StoredObject) {
         let mut inner = lock(&self.inner);
-        if inner.graves.contains(&object.meta().uid) {
+        if inner.deleted.contains(&object.meta().uid) {
             return;
         }
-        let Some(watch) = inner.follower(&object) else { return };
-        inner.see(watch, object.meta().object.clone());
+        let Some(watch) = inner.listed_watch_of(&object) else { return };
+        inner.add_watcher(watch, object.meta().object.clone());
         self.put(&mut inner, object);
     }
 
-    /// A watch has ended, or its kind is gone: what nobody else sees is gone.
+    /// Removes a watch that ended, or whose kind no longer exists, and the objects that no other watch sees.
     pub(crate) fn forget(&self, watch: WatchId) {
         let mut inner = lock(&self.inner);
-        inner.relisting.remove(&watch);
-        inner.following.remove(&watch);
-        for object in inner.seen(watch).collect::<Vec<_>>() {
-            self.unsee(&mut inner, watch, &object);
+        inner.listing.remove(&watch);
+        inner.listed_watches.remove(&watch);
+        for object in inner.objects_of(watch).collect::<Vec<_>>() {
+            self.remove_watcher(&mut inner, watch, &object);
         }
-        inner.cover();
+        inner.update_covered();
     }
 
+    /// Stores an object and publishes the change, unless the stored state is as new or newer.
     fn put(&self, inner: &mut Inner, object: StoredObject) {
         let reference = object.meta().object.clone();
         let before = inner.tables.get(&reference).cloned();
@@ -167,16 +172,18 @@ impl ObjectStore {
         self.readers.publish(&StoreChange { object: reference, before, after });
     }
 
-    fn unsee(&self, inner: &mut Inner, watch: WatchId, object: &ObjectRef) {
-        if let Some(watches) = inner.seen_by.get_mut(object) {
+    /// Records that a watch no longer sees an object. If no other watch sees it, removes the object and publishes
+    /// the change.
+    fn remove_watcher(&self, inner: &mut Inner, watch: WatchId, object: &ObjectRef) {
+        if let Some(watches) = inner.watchers.get_mut(object) {
             watches.remove(&watch);
             if !watches.is_empty() {
                 return;
             }
         }
-        inner.seen_by.remove(object);
+        inner.watchers.remove(object);
         let Some(before) = inner.tables.remove(object) else { return };
-        inner.graves.dig(before.meta().uid.clone());
+        inner.deleted.insert(before.meta().uid.clone());
         self.applied.forget_object(&before.meta().uid);
         let object = object.clone();
         self.readers.publish(&StoreChange { object, before: Some(before), after: None });
@@ -184,20 +191,22 @@ impl ObjectStore {
 }
 
 impl Inner {
-    fn see(&mut self, watch: WatchId, object: ObjectRef) {
-        if let Some(met) = self.relisting.get_mut(&watch) {
-            met.insert(object.clone());
+    /// Records that a watch sees an object.
+    fn add_watcher(&mut self, watch: WatchId, object: ObjectRef) {
+        if let Some(listed) = self.listing.get_mut(&watch) {
+            listed.insert(object.clone());
         }
-        self.seen_by.entry(object).or_default().insert(watch);
+        self.watchers.entry(object).or_default().insert(watch);
     }
 
-    fn seen(&self, watch: WatchId) -> impl Iterator<Item = ObjectRef> {
-        let sees = self.seen_by.iter().filter(move |(_, watches)| watches.contains(&watch));
+    /// Returns the objects that a watch sees.
+    fn objects_of(&self, watch: WatchId) -> impl Iterator<Item = ObjectRef> {
+        let sees = self.watchers.iter().filter(move |(_, watches)| watches.contains(&watch));
         sees.map(|(object, _)| object.clone())
     }
 
-    /// A listed watch whose scope this object is in.
-    fn follower(&self, object: &StoredObject) -> Option<WatchId> {
+    /// Returns a watch that has listed and whose scope includes the object.
+    fn listed_watch_of(&self, object: &StoredObject) -> Option<WatchId> {
         let meta = object.meta();
         let holds = |scope: &WatchScope| {
             scope.kind == meta.object.kind
@@ -205,21 +214,22 @@ impl Inner {
                 && selector::parse(&scope.selector)
                     .is_ok_and(|selector| selector.matches(&meta.labels))
         };
-        self.following.iter().find(|(_, scope)| holds(scope)).map(|(watch, _)| *watch)
+        self.listed_watches.iter().find(|(_, scope)| holds(scope)).map(|(watch, _)| *watch)
     }
 
-    /// Computes which kinds are watched whole.
-    fn cover(&mut self) {
-        let whole = |scope: &&WatchScope| scope.namespace.is_empty() && scope.selector.is_empty();
+    /// Computes which kinds are watched in all namespaces and without a selector.
+    fn update_covered(&mut self) {
+        let is_whole =
+            |scope: &&WatchScope| scope.namespace.is_empty() && scope.selector.is_empty();
         let kinds: BTreeSet<KindName> =
-            self.following.values().filter(whole).map(|scope| scope.kind.clone()).collect();
+            self.listed_watches.values().filter(is_whole).map(|scope| scope.kind.clone()).collect();
         self.tables.set_covered(kinds);
     }
 }
 
-/// Whether a resource version is newer than another of an object of the same name. They are numbers that
-/// grow, over all objects of a kind (a promise of Kubernetes since 1.35, and true long before); where
-/// one is none, what arrives later counts as newer.
+/// Returns true if a resource version is newer than another of an object of the same name. Resource versions
+/// are numbers that grow over all objects of a kind (Kubernetes guarantees it since 1.35; it was true long
+/// before). If one is not a number, the later arrival counts as newer.
 pub(crate) fn is_newer(candidate: &str, known: &str) -> bool {
     match (candidate.parse::<u64>(), known.parse::<u64>()) {
         (Ok(candidate), Ok(known)) => candidate > known,
@@ -227,7 +237,7 @@ pub(crate) fn is_newer(candidate: &str, known: &str) -> bool {
     }
 }
 
-/// The uids deleted last.
+/// The uids of the objects deleted last, [`DELETED_MAX`] at most.
 #[derive(Default)]
 struct DeletedUids {
     order: VecDeque<String>,
@@ -239,12 +249,12 @@ impl DeletedUids {
         self.uids.contains(uid)
     }
 
-    fn dig(&mut self, uid: String) {
+    fn insert(&mut self, uid: String) {
         if uid.is_empty() || !self.uids.insert(uid.clone()) {
             return;
         }
         self.order.push_back(uid);
-        if self.order.len() > GRAVES_MAX
+        if self.order.len() > DELETED_MAX
             && let Some(oldest) = self.order.pop_front()
         {
             self.uids.remove(&oldest);

@@ -22,11 +22,11 @@ fn listed(objects: &[(&str, &str, &str)]) -> ObjectStore {
 }
 
 fn relist(store: &ObjectStore, watch: WatchId, objects: &[(&str, &str, &str)]) {
-    store.list_begins(watch);
+    store.begin_list(watch);
     for (name, uid, version) in objects {
-        store.saw(watch, stored(object(name, uid, version)));
+        store.put_watched(watch, stored(object(name, uid, version)));
     }
-    store.list_ends(watch, &scope());
+    store.end_list(watch, &scope());
 }
 
 fn version(store: &ObjectStore, name: &str) -> Option<String> {
@@ -47,7 +47,7 @@ async fn drain(store: &ObjectStore, mut changes: Box<dyn StoreSubscription>) -> 
 }
 
 #[tokio::test]
-async fn a_relist_tells_only_what_differs() {
+async fn a_relist_publishes_only_differences() {
     let store = listed(&[("a", "ua", "1"), ("b", "ub", "2"), ("c", "uc", "3")]);
     let changes = store.changes();
     relist(&store, FIRST, &[("a", "ua", "1"), ("b", "ub", "5"), ("d", "ud", "6")]);
@@ -60,39 +60,39 @@ fn an_older_state_never_replaces_a_newer_one() {
     for (arrives, expected) in
         [("9", "10"), ("10", "10"), ("11", "11"), ("100", "100"), ("99", "100")]
     {
-        store.saw(FIRST, stored(object("a", "ua", arrives)));
+        store.put_watched(FIRST, stored(object("a", "ua", arrives)));
         assert_eq!(version(&store, "a").as_deref(), Some(expected), "after {arrives}");
     }
 }
 
 #[test]
-fn an_answer_enters_if_a_watch_will_follow_it_and_never_from_the_grave() {
+fn a_reply_is_stored_if_a_watch_follows_the_object_and_it_was_not_deleted() {
     let store = listed(&[("a", "ua", "1")]);
-    store.wrote(stored(object("b", "ub", "2")));
+    store.put_written(stored(object("b", "ub", "2")));
     assert_eq!(version(&store, "b").as_deref(), Some("2"));
-    store.saw_go(FIRST, &stored(object("b", "ub", "3")));
-    store.wrote(stored(object("b", "ub", "3")));
+    store.remove_watched(FIRST, &stored(object("b", "ub", "3")));
+    store.put_written(stored(object("b", "ub", "3")));
     assert_eq!(version(&store, "b"), None, "a late answer");
-    store.wrote(stored(object("b", "new uid", "4")));
-    assert_eq!(version(&store, "b").as_deref(), Some("4"), "made anew");
-    store.saw_go(FIRST, &stored(object("b", "ub", "3")));
+    store.put_written(stored(object("b", "new uid", "4")));
+    assert_eq!(version(&store, "b").as_deref(), Some("4"), "a new object of this name");
+    store.remove_watched(FIRST, &stored(object("b", "ub", "3")));
     assert_eq!(
         version(&store, "b").as_deref(),
         Some("4"),
-        "the old one's end is not the new one's"
+        "the deletion of the old object does not remove the new one"
     );
 
-    let nobody_watches = ObjectStore::default();
-    nobody_watches.wrote(stored(object("a", "ua", "1")));
-    assert_eq!(version(&nobody_watches, "a"), None);
+    let unwatched = ObjectStore::default();
+    unwatched.put_written(stored(object("a", "ua", "1")));
+    assert_eq!(version(&unwatched, "a"), None);
 }
 
 #[test]
-fn an_answer_that_arrives_while_a_list_is_read_stays() {
+fn a_reply_that_arrives_during_a_list_is_kept() {
     let store = listed(&[]);
-    store.list_begins(FIRST);
-    store.wrote(stored(object("a", "ua", "7")));
-    store.list_ends(FIRST, &scope());
+    store.begin_list(FIRST);
+    store.put_written(stored(object("a", "ua", "7")));
+    store.end_list(FIRST, &scope());
     assert_eq!(version(&store, "a").as_deref(), Some("7"));
 }
 
@@ -126,13 +126,13 @@ fn owned(view: &dyn StoreView, uid: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_view_answers_by_owner_namespace_and_label_and_never_changes() {
+fn a_view_selects_by_owner_namespace_and_label_and_never_changes() {
     let store = listed(&[("z", "uz", "1")]);
-    store.saw(FIRST, child("b", "owner", "2", json!({"app": "x"})));
-    store.saw(FIRST, child("a", "owner", "3", json!({"app": "y"})));
+    store.put_watched(FIRST, child("b", "owner", "2", json!({"app": "x"})));
+    store.put_watched(FIRST, child("a", "owner", "3", json!({"app": "y"})));
     let view = store.view();
-    store.saw(FIRST, child("a", "another", "4", json!({})));
-    store.saw_go(FIRST, &child("b", "owner", "5", json!({})));
+    store.put_watched(FIRST, child("a", "another", "4", json!({})));
+    store.remove_watched(FIRST, &child("b", "owner", "5", json!({})));
 
     let kind = scope().kind;
     assert!(view.covers(&kind));
@@ -156,11 +156,11 @@ fn a_view_answers_by_owner_namespace_and_label_and_never_changes() {
 }
 
 #[test]
-fn a_pass_sees_its_own_writes_and_nobody_else_does() {
+fn a_view_with_own_writes_does_not_change_the_view_of_others() {
     let store = listed(&[("a", "ua", "1")]);
     let view = store.view();
-    let mine = view.with(child("b", "ua", "9", json!({})).value()).without(&reference("a"));
-    assert_eq!(names(&mine.list(&scope().kind, "", "").unwrap()), ["b"]);
-    assert_eq!(owned(&*mine, "ua"), ["b"]);
+    let own_view = view.with(child("b", "ua", "9", json!({})).value()).without(&reference("a"));
+    assert_eq!(names(&own_view.list(&scope().kind, "", "").unwrap()), ["b"]);
+    assert_eq!(owned(&*own_view, "ua"), ["b"]);
     assert_eq!(names(&view.list(&scope().kind, "", "").unwrap()), ["a"]);
 }

@@ -1,8 +1,9 @@
-//! Tells readers what changed in the store, without ever waiting for them.
+//! Publishes the changes of the store to its readers.
 //!
 //! Invariants:
-//! - A reader's backlog holds each object at most once: two changes of one object become one.
-//! - A backlog is bounded: a reader that is too far behind is told to look at everything.
+//! - The backlog of a reader holds each object at most once: two changes of one object are merged.
+//! - A backlog is bounded: a reader that is too far behind gets `StoreEvent::Overflowed`, after which it must
+//!   read the whole store.
 //! - The store never waits for a reader.
 
 use std::{
@@ -16,24 +17,24 @@ use tholepin_core::{
 };
 use tokio::sync::Notify;
 
-/// The most objects that wait for one reader.
+/// The most objects in the backlog of one reader.
 const BACKLOG_MAX: usize = 65_536;
 
-/// The writing end: the store's.
+/// The writing end, which the store owns.
 #[derive(Default)]
 pub(crate) struct ChangeBroadcaster {
     readers: Mutex<Vec<Weak<ReaderBacklog>>>,
 }
 
-/// What one reader has not read yet.
+/// The changes that one reader has not read yet.
 pub(crate) struct ReaderBacklog {
-    waiting: Mutex<WaitingReader>,
+    pending: Mutex<PendingChanges>,
     notify: Notify,
     limit: usize,
 }
 
 #[derive(Default)]
-struct WaitingReader {
+struct PendingChanges {
     order: VecDeque<ObjectRef>,
     changes: HashMap<ObjectRef, StoreChange>,
     overflowed: bool,
@@ -45,39 +46,39 @@ struct WaitingReader {
 struct ChangeReader(Arc<ReaderBacklog>);
 
 impl ChangeBroadcaster {
-    /// Begins to read.
+    /// Adds a reader.
     pub(crate) fn subscribe(&self) -> Box<dyn StoreSubscription> {
         Box::new(ChangeReader(self.backlog(BACKLOG_MAX)))
     }
 
     fn backlog(&self, limit: usize) -> Arc<ReaderBacklog> {
         let backlog =
-            Arc::new(ReaderBacklog { waiting: Mutex::default(), notify: Notify::new(), limit });
+            Arc::new(ReaderBacklog { pending: Mutex::default(), notify: Notify::new(), limit });
         let mut readers = lock(&self.readers);
         readers.retain(|reader| reader.strong_count() > 0);
         readers.push(Arc::downgrade(&backlog));
         backlog
     }
 
-    /// Tells every reader of a change.
+    /// Adds a change to the backlog of every reader.
     pub(crate) fn publish(&self, change: &StoreChange) {
         for reader in lock(&self.readers).iter().filter_map(Weak::upgrade) {
             reader.push(change.clone());
         }
     }
 
-    /// Tells every reader that a watch follows again.
+    /// Notifies every reader that a watch that had failed follows again.
     pub(crate) fn resume(&self) {
         for reader in lock(&self.readers).iter().filter_map(Weak::upgrade) {
-            lock(&reader.waiting).resumed = true;
+            lock(&reader.pending).resumed = true;
             reader.notify.notify_one();
         }
     }
 
-    /// Tells every reader that nothing more comes.
+    /// Ends the stream of every reader.
     pub(crate) fn end(&self) {
         for reader in lock(&self.readers).iter().filter_map(Weak::upgrade) {
-            lock(&reader.waiting).ended = true;
+            lock(&reader.pending).ended = true;
             reader.notify.notify_one();
         }
     }
@@ -85,40 +86,40 @@ impl ChangeBroadcaster {
 
 impl ReaderBacklog {
     fn push(&self, change: StoreChange) {
-        let mut waiting = lock(&self.waiting);
-        if let Some(known) = waiting.changes.get_mut(&change.object) {
-            known.after = change.after;
-        } else if waiting.changes.len() >= self.limit {
-            let resumed = waiting.resumed;
-            *waiting = WaitingReader { overflowed: true, resumed, ..WaitingReader::default() };
+        let mut pending = lock(&self.pending);
+        if let Some(pending_change) = pending.changes.get_mut(&change.object) {
+            pending_change.after = change.after;
+        } else if pending.changes.len() >= self.limit {
+            let resumed = pending.resumed;
+            *pending = PendingChanges { overflowed: true, resumed, ..PendingChanges::default() };
         } else {
-            waiting.order.push_back(change.object.clone());
-            waiting.changes.insert(change.object.clone(), change);
+            pending.order.push_back(change.object.clone());
+            pending.changes.insert(change.object.clone(), change);
         }
-        drop(waiting);
+        drop(pending);
         self.notify.notify_one();
     }
 
-    /// The next event; `Err` means that there is none yet, or none ever.
+    /// Takes the next event. `Err` means that there is none yet, or that the stream has ended.
     fn pop(&self) -> Result<StoreEvent, StreamEnd> {
-        let mut waiting = lock(&self.waiting);
-        if std::mem::take(&mut waiting.overflowed) {
+        let mut pending = lock(&self.pending);
+        if std::mem::take(&mut pending.overflowed) {
             return Ok(StoreEvent::Overflowed);
         }
-        while let Some(object) = waiting.order.pop_front() {
-            if let Some(change) = waiting.changes.remove(&object) {
+        while let Some(object) = pending.order.pop_front() {
+            if let Some(change) = pending.changes.remove(&object) {
                 return Ok(StoreEvent::Changed(Box::new(change)));
             }
         }
-        // After the changes that it brought, so that what is tried again sees them.
-        if std::mem::take(&mut waiting.resumed) {
+        // After the changes that the watch reported, so that retried calls see those changes.
+        if std::mem::take(&mut pending.resumed) {
             return Ok(StoreEvent::Resumed);
         }
-        Err(StreamEnd(waiting.ended))
+        Err(StreamEnd(pending.ended))
     }
 }
 
-/// Whether no event will come any more.
+/// There is no event in the backlog; true if no event will follow.
 struct StreamEnd(bool);
 
 impl StoreSubscription for ChangeReader {
@@ -135,7 +136,7 @@ impl StoreSubscription for ChangeReader {
     }
 }
 
-/// A poisoned lock is taken as it is: every change under it leaves whole values.
+/// Locks a mutex. Ignores poisoning, because every change under these locks leaves a consistent value.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -156,14 +157,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn changes_of_one_object_become_one_and_keep_the_order_of_objects() {
-        let readers = ChangeBroadcaster::default();
-        let mut reader = readers.subscribe();
-        readers.publish(&change("a", None, Some("1")));
-        readers.publish(&change("b", None, Some("2")));
-        readers.publish(&change("a", Some("1"), Some("3")));
-        readers.publish(&change("a", Some("3"), None));
-        readers.end();
+    async fn changes_of_one_object_are_merged_and_keep_the_order_of_objects() {
+        let broadcaster = ChangeBroadcaster::default();
+        let mut reader = broadcaster.subscribe();
+        broadcaster.publish(&change("a", None, Some("1")));
+        broadcaster.publish(&change("b", None, Some("2")));
+        broadcaster.publish(&change("a", Some("1"), Some("3")));
+        broadcaster.publish(&change("a", Some("3"), None));
+        broadcaster.end();
         let mut seen = Vec::new();
         while let Some(StoreEvent::Changed(change)) = reader.next().await {
             let StoreChange { object, before, after } = &*change;
@@ -173,24 +174,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn that_a_watch_follows_again_is_told_once_and_after_its_changes() {
-        let readers = ChangeBroadcaster::default();
-        let mut reader = readers.subscribe();
-        readers.resume();
-        readers.publish(&change("a", None, Some("1")));
-        readers.resume();
-        readers.end();
+    async fn resumed_is_reported_once_and_after_the_changes_of_the_watch() {
+        let broadcaster = ChangeBroadcaster::default();
+        let mut reader = broadcaster.subscribe();
+        broadcaster.resume();
+        broadcaster.publish(&change("a", None, Some("1")));
+        broadcaster.resume();
+        broadcaster.end();
         assert!(matches!(reader.next().await, Some(StoreEvent::Changed(_))));
         assert!(matches!(reader.next().await, Some(StoreEvent::Resumed)));
         assert!(reader.next().await.is_none());
     }
 
     #[tokio::test]
-    async fn a_reader_too_far_behind_is_told_to_look_at_everything() {
-        let readers = ChangeBroadcaster::default();
-        let mut reader = ChangeReader(readers.backlog(2));
+    async fn a_reader_too_far_behind_gets_overflowed() {
+        let broadcaster = ChangeBroadcaster::default();
+        let mut reader = ChangeReader(broadcaster.backlog(2));
         for name in ["a", "b", "c", "d"] {
-            readers.publish(&change(name, None, Some("1")));
+            broadcaster.publish(&change(name, None, Some("1")));
         }
         assert!(matches!(reader.next().await, Some(StoreEvent::Overflowed)));
         let Some(StoreEvent::Changed(change)) = reader.next().await else { panic!("a change") };

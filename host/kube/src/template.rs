@@ -1,7 +1,7 @@
-//! Fills `${secret:NAME/KEY}` and `${random:N}` in the values of a Secret that a plugin applies.
+//! Fills the templates `${secret:NAME/KEY}` and `${random:N}` in the values of a Secret that a plugin applies.
 //!
-//! Pure but for the random characters. It runs behind the recorder, so that a recording, a plan and a
-//! log hold the template and never the value.
+//! The functions are pure except for the random characters. Templates are filled after the gate has recorded
+//! the call, so that recordings, plans and logs contain the template and never the value.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,12 +19,12 @@ const RANDOM_MAX: usize = 1024;
 /// Clear values by key; never printed.
 pub(crate) type TemplateValues = BTreeMap<String, Vec<u8>>;
 
-/// What the templates of an intent need.
+/// The inputs that the templates of an intent need.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct TemplateRequirements {
-    /// Secrets of the same namespace.
+    /// The names of Secrets in the same namespace.
     pub(crate) secrets: BTreeSet<String>,
-    /// Whether anything is made at random.
+    /// Whether a template asks for random characters.
     pub(crate) random: bool,
 }
 
@@ -34,12 +34,12 @@ impl TemplateRequirements {
     }
 }
 
-/// What the templates are filled from.
+/// The inputs that the templates are filled from.
 #[derive(Default)]
 pub(crate) struct TemplateSources {
-    /// The values of the Secrets named.
+    /// The values of each Secret that a template names.
     pub(crate) secrets: BTreeMap<String, Arc<TemplateValues>>,
-    /// The values that the Secret itself has now.
+    /// The current values of the Secret that is applied.
     pub(crate) stored: TemplateValues,
 }
 
@@ -49,40 +49,41 @@ enum TemplatePart<'a> {
     Random(usize),
 }
 
-/// Reads what the templates in `stringData` need.
+/// Returns the inputs that the templates in `stringData` need.
 ///
 /// # Errors
 ///
-/// Fails on a template that is none of ours.
-pub(crate) fn wants(intent: &Value) -> Result<TemplateRequirements, CallError> {
-    let mut wants = TemplateRequirements::default();
-    for (_, text) in texts(intent) {
-        for part in parts(text)? {
+/// Fails if a template is malformed or of an unknown kind.
+pub(crate) fn requirements(intent: &Value) -> Result<TemplateRequirements, CallError> {
+    let mut requirements = TemplateRequirements::default();
+    for (_, text) in templates(intent) {
+        for part in parse_parts(text)? {
             match part {
                 TemplatePart::Text(_) => {}
                 TemplatePart::Secret { name, .. } => {
-                    wants.secrets.insert(name.to_owned());
+                    requirements.secrets.insert(name.to_owned());
                 }
-                TemplatePart::Random(_) => wants.random = true,
+                TemplatePart::Random(_) => requirements.random = true,
             }
         }
     }
-    Ok(wants)
+    Ok(requirements)
 }
 
-/// Replaces the templates: what was `stringData` with a template becomes `data`.
+/// Fills the templates: each entry of `stringData` with a template moves to `data` with its value. A value
+/// with random characters keeps the stored value of its key, if there is one.
 ///
 /// # Errors
 ///
-/// Fails if a Secret lacks the key.
+/// Fails if a Secret does not have the key that a template names.
 pub(crate) fn fill(intent: &mut Value, sources: &TemplateSources) -> Result<(), CallError> {
     let mut filled = Map::new();
-    for (key, text) in texts(intent) {
-        let parts = parts(text)?;
+    for (key, text) in templates(intent) {
+        let parts = parse_parts(text)?;
         let is_random = parts.iter().any(|part| matches!(part, TemplatePart::Random(_)));
         let value = match sources.stored.get(key).filter(|_| is_random) {
             Some(stored) => stored.clone(),
-            None => joined(&parts, sources)?,
+            None => fill_text(&parts, sources)?,
         };
         filled.insert(key.to_owned(), STANDARD.encode(value).into());
     }
@@ -99,28 +100,28 @@ pub(crate) fn fill(intent: &mut Value, sources: &TemplateSources) -> Result<(), 
     Ok(())
 }
 
-/// The values that hold a template.
-fn texts(intent: &Value) -> impl Iterator<Item = (&str, &str)> {
+/// Returns the entries of `stringData` that contain a template.
+fn templates(intent: &Value) -> impl Iterator<Item = (&str, &str)> {
     let entries = intent.get("stringData").and_then(Value::as_object).into_iter().flatten();
     let texts = entries.filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)));
     texts.filter(|(_, text)| text.contains("${"))
 }
 
-fn parts(text: &str) -> Result<Vec<TemplatePart<'_>>, CallError> {
+fn parse_parts(text: &str) -> Result<Vec<TemplatePart<'_>>, CallError> {
     let mut parts = Vec::new();
     let mut rest = text;
     while let Some((before, template)) = rest.split_once("${") {
-        let (inside, after) = template.split_once('}').ok_or_else(|| unknown(template))?;
+        let (body, after) = template.split_once('}').ok_or_else(|| malformed(template))?;
         parts.push(TemplatePart::Text(before));
-        parts.push(part(inside)?);
+        parts.push(parse_part(body)?);
         rest = after;
     }
     parts.push(TemplatePart::Text(rest));
     Ok(parts)
 }
 
-fn part(inside: &str) -> Result<TemplatePart<'_>, CallError> {
-    let part = match inside.split_once(':') {
+fn parse_part(body: &str) -> Result<TemplatePart<'_>, CallError> {
+    let part = match body.split_once(':') {
         Some(("secret", place)) => {
             place.split_once('/').map(|(name, key)| TemplatePart::Secret { name, key })
         }
@@ -130,17 +131,17 @@ fn part(inside: &str) -> Result<TemplatePart<'_>, CallError> {
         }
         _ => None,
     };
-    part.ok_or_else(|| unknown(inside))
+    part.ok_or_else(|| malformed(body))
 }
 
-fn unknown(inside: &str) -> CallError {
+fn malformed(body: &str) -> CallError {
     CallError::Invalid(format!(
-        "`${{{inside}` is no template: use `${{secret:NAME/KEY}}` or `${{random:N}}` with N from 1 \
+        "`${{{body}` is not a template: use `${{secret:NAME/KEY}}` or `${{random:N}}` with N from 1 \
          to {RANDOM_MAX}"
     ))
 }
 
-fn joined(parts: &[TemplatePart<'_>], sources: &TemplateSources) -> Result<Vec<u8>, CallError> {
+fn fill_text(parts: &[TemplatePart<'_>], sources: &TemplateSources) -> Result<Vec<u8>, CallError> {
     let mut value = Vec::new();
     for part in parts {
         match part {
@@ -184,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_is_filled_and_what_is_random_is_made_once() {
+    fn a_template_is_filled_and_a_random_value_is_made_once() {
         let text = "user:${secret:auth/password}@host";
         assert_eq!(filled(text, &sources(&[])).unwrap(), "user:hunter2@host");
         let made = filled("${random:32}", &sources(&[])).unwrap();
@@ -195,11 +196,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_template_is_refused_and_what_is_missing_named() {
+    fn a_malformed_template_is_refused_and_a_missing_key_named() {
         for text in ["${", "${x}", "${random:0}", "${random:9999}", "${secret:auth}", "${env:HOME}"]
         {
             let intent = json!({"stringData": {"k": text}});
-            assert_eq!(wants(&intent).unwrap_err().reason(), "Invalid", "{text}");
+            assert_eq!(requirements(&intent).unwrap_err().reason(), "Invalid", "{text}");
         }
         let missing = filled("${secret:auth/other}", &sources(&[])).unwrap_err();
         assert_eq!(missing.to_string(), "key `other` of Secret `auth` does not exist");

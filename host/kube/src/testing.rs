@@ -1,4 +1,4 @@
-//! Objects for the tests of this crate.
+//! Objects for the unit tests of this crate.
 
 use serde_json::{Value, json};
 use tholepin_core::StoredObject;

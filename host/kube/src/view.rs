@@ -1,9 +1,9 @@
-//! One revision of the store: persistent maps, so that a view costs a few reference counts whatever
-//! the store holds, and a pass' own writes can be laid over it.
+//! One revision of the store, in persistent maps: taking a view costs a few reference counts whatever the
+//! size of the store, and the writes of one reconcile can be added to its own view.
 //!
-//! What an object belongs to is looked up in one index: its controlling owner, and each of its labels. A
-//! selector without any `key=value`, or over all namespaces, walks the parsed metadata of a kind. Neither
-//! touches a body that does not match.
+//! One index holds each object under its controlling owner and under each of its labels. A selector without
+//! any `key=value`, or over all namespaces, scans the parsed metadata of all objects of the kind. Neither
+//! parses the body of an object that does not match.
 
 use std::{
     cmp::Ordering,
@@ -21,7 +21,7 @@ use tracing::warn;
 
 use crate::selector;
 
-/// The objects and their indexes. A copy is cheap and independent.
+/// The objects and their index. A clone is cheap, and changes to it do not affect the original.
 #[derive(Clone, Default)]
 pub(crate) struct StoreTables {
     objects: RedBlackTreeMapSync<ObjectRef, StoredObject>,
@@ -37,7 +37,7 @@ impl StoreTables {
     pub(crate) fn insert(&mut self, object: StoredObject) {
         let reference = object.meta().object.clone();
         self.remove(&reference);
-        for entry in IndexEntry::all(object.meta()) {
+        for entry in IndexEntry::of_object(object.meta()) {
             self.index.insert_mut(entry);
         }
         self.objects.insert_mut(reference, object);
@@ -46,7 +46,7 @@ impl StoreTables {
     pub(crate) fn remove(&mut self, object: &ObjectRef) -> Option<StoredObject> {
         let before = self.objects.get(object).cloned()?;
         self.objects.remove_mut(object);
-        for entry in IndexEntry::all(before.meta()) {
+        for entry in IndexEntry::of_object(before.meta()) {
             self.index.remove_mut(&entry);
         }
         Some(before)
@@ -56,7 +56,7 @@ impl StoreTables {
         self.covered = Arc::new(kinds);
     }
 
-    /// The objects of a kind in order of namespace and name.
+    /// Returns the objects of a kind, ordered by namespace and name. An empty namespace means all.
     fn of_kind<'a>(
         &'a self,
         kind: &'a KindName,
@@ -73,14 +73,15 @@ impl StoreTables {
 }
 
 impl StoreTables {
-    /// The objects that are under a term of the index, and now and then one that is not.
-    fn under(&self, term: u64) -> impl Iterator<Item = &StoredObject> {
+    /// Returns the objects under a term of the index. Terms are hashes, so that the result can hold an object
+    /// that does not belong there; the caller checks.
+    fn objects_under(&self, term: u64) -> impl Iterator<Item = &StoredObject> {
         let entries = self.index.range(IndexEntry { term, object: None }..);
         let entries = entries.take_while(move |entry| entry.term == term);
         entries.filter_map(|entry| self.objects.get(&entry.object.as_ref()?.object))
     }
 
-    /// The objects of a kind among which all are that fulfil these requirements.
+    /// Returns objects of a kind that include all those that fulfil the requirements; the caller filters.
     fn candidates<'a>(
         &'a self,
         kind: &'a KindName,
@@ -96,23 +97,25 @@ impl StoreTables {
                     let object = &object.meta().object;
                     object.kind == *kind && object.namespace == namespace
                 };
-                Box::new(self.under(term_of_label(kind, namespace, key, value)).filter(within))
+                Box::new(
+                    self.objects_under(term_of_label(kind, namespace, key, value)).filter(within),
+                )
             }
             Some(_) | None => Box::new(self.of_kind(kind, namespace)),
         }
     }
 }
 
-/// An object under one of its terms. Terms are hashes: two that are equal by chance cost a look.
+/// An object under one of its terms. Terms are hashes: a collision costs one check more.
 #[derive(Clone)]
 struct IndexEntry {
     term: u64,
-    /// None stands before all objects.
+    /// `None` sorts before all objects of the term, and so is the start of a range.
     object: Option<Arc<ObjectMeta>>,
 }
 
 impl IndexEntry {
-    fn all(meta: &Arc<ObjectMeta>) -> impl Iterator<Item = Self> {
+    fn of_object(meta: &Arc<ObjectMeta>) -> impl Iterator<Item = Self> {
         let ObjectRef { kind, namespace, .. } = &meta.object;
         let owner = meta.controller().map(|owner| term_of_owner(&owner.uid));
         let labels = meta.labels.iter();
@@ -121,14 +124,14 @@ impl IndexEntry {
         terms.map(|term| Self { term, object: Some(Arc::clone(meta)) })
     }
 
-    fn order(&self) -> (u64, Option<&ObjectRef>) {
+    fn sort_key(&self) -> (u64, Option<&ObjectRef>) {
         (self.term, self.object.as_ref().map(|meta| &meta.object))
     }
 }
 
 impl Ord for IndexEntry {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.order().cmp(&other.order())
+        self.sort_key().cmp(&other.sort_key())
     }
 }
 
@@ -154,13 +157,13 @@ fn term_of_label(kind: &KindName, namespace: &str, key: &str, value: &str) -> u6
     term(("label", kind, namespace, key, value))
 }
 
-fn term(of: impl Hash) -> u64 {
+fn term(value: impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    of.hash(&mut hasher);
+    value.hash(&mut hasher);
     hasher.finish()
 }
 
-/// One revision, possibly with a pass' own writes laid over it.
+/// One revision of the store, possibly with the writes of one reconcile added.
 pub(crate) struct StoreSnapshot {
     tables: StoreTables,
 }
@@ -199,7 +202,7 @@ impl StoreView for StoreSnapshot {
     }
 
     fn owned_by(&self, uid: &str) -> Vec<Arc<ObjectMeta>> {
-        let objects = self.tables.under(term_of_owner(uid));
+        let objects = self.tables.objects_under(term_of_owner(uid));
         let owned = objects
             .filter(|object| object.meta().controller().is_some_and(|owner| owner.uid == uid));
         owned.map(|object| object.meta().clone()).collect()
@@ -213,8 +216,8 @@ impl StoreView for StoreSnapshot {
         let mut tables = self.tables.clone();
         match StoredObject::new(object) {
             Ok(object) => tables.insert(object),
-            // Only a server's answer comes here, and it always has an identity.
-            Err(error) => warn!(%error, "an object without identity was left out of a view"),
+            // Only replies of the API server come here, and they always have kind, name and uid.
+            Err(error) => warn!(%error, "an object without identity is missing in a view"),
         }
         Arc::new(Self { tables })
     }

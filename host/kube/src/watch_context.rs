@@ -1,4 +1,4 @@
-//! What every watch works with, and how watches are treated.
+//! The options of the watch hub, and the state that all watches share.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,18 +9,18 @@ use crate::{
     fingerprint::SecretFingerprinter, kinds::KindCache, secrets::SecretCache, store::ObjectStore,
 };
 
-/// How the hub treats its watches.
+/// The timing of the watches of the hub.
 #[derive(Clone, Copy, Debug)]
 pub struct WatchHubOptions {
-    /// How long a watch without leases goes on.
+    /// How long a watch continues after its last lease was dropped.
     pub linger: Duration,
-    /// The shortest and the longest pause between two looks for a missing kind.
+    /// The shortest and the longest pause between two discovery requests for a missing kind.
     pub missing_kind_pause: (Duration, Duration),
     /// The shortest and the longest pause after a failure.
     pub failure_pause: (Duration, Duration),
-    /// After how many seconds the server ends a watch, which then goes on where it was. A watch that is
-    /// silent for five seconds longer than this hangs and is given up: it is the bound on how long a
-    /// connection that is dead and not closed can go unnoticed.
+    /// The number of seconds after which the server ends a watch request; the next request continues from the
+    /// last resource version. A watch that receives nothing for five seconds longer than this counts as hung
+    /// and is restarted, which bounds how long a dead connection that was not closed can go unnoticed.
     pub watch_lasts_seconds: u32,
 }
 
@@ -30,14 +30,14 @@ impl Default for WatchHubOptions {
         Self {
             linger: Duration::from_secs(30),
             missing_kind_pause: (Duration::from_secs(1), Duration::from_secs(30)),
-            // No more than 5 s: an API server that is back must not wait for us long.
+            // At most 5 s, so that the watches continue soon after the API server answers again.
             failure_pause: (Duration::from_millis(500), Duration::from_secs(5)),
             watch_lasts_seconds: 30,
         }
     }
 }
 
-/// What all watches share.
+/// The state that all watches share.
 pub(crate) struct WatchContext {
     pub(crate) client: Client,
     pub(crate) store: Arc<ObjectStore>,
@@ -45,14 +45,15 @@ pub(crate) struct WatchContext {
     pub(crate) key: SecretFingerprinter,
     pub(crate) secrets: Arc<SecretCache>,
     pub(crate) options: WatchHubOptions,
-    /// Told when a watch that had failed follows again.
+    /// Notified when a watch that had failed follows again.
     pub(crate) resumed: Notify,
 }
 
 impl WatchContext {
-    /// Waits after a failure, until another watch follows again at the longest: then the server is back,
-    /// and what one watch knows already must not be judged by what the next will know in seconds.
-    pub(crate) async fn rest(&self, pause: Duration) {
+    /// Waits after a failure for the pause, or until another watch follows again if that is earlier. The
+    /// server then answers again, and all watches must catch up together: otherwise the new objects of one
+    /// kind are compared with objects of another kind that are seconds old.
+    pub(crate) async fn wait_after_failure(&self, pause: Duration) {
         tokio::select! {
             () = sleep(pause) => {}
             () = self.resumed.notified() => {}

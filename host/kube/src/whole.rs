@@ -1,5 +1,5 @@
-//! Writes of whole objects: what the host keeps for itself is created or replaced, never merged by the
-//! server, so that a second host notices the first.
+//! Writes of whole objects. The objects that the host keeps for itself are created or replaced and never
+//! merged by the server, so that a write fails with a conflict if a second host wrote the object.
 
 use kube::api::PostParams;
 use serde_json::Value;
@@ -13,13 +13,13 @@ impl KubernetesApi {
         object: Value,
         field_manager: String,
     ) -> Result<Value, CallError> {
-        let (reference, raw) = whole(&object)?;
+        let (reference, raw) = reference_and_raw(&object)?;
         let served = self.served(&reference.kind).await?;
         let api = served.api(self.client.clone(), &reference.namespace);
         let params = PostParams { field_manager: Some(field_manager), ..PostParams::default() };
-        let what = ("create", &reference, false);
-        let stored = self.ask(&served, what, api.create(&params, &raw)).await?;
-        self.keep(&served, &stored)
+        let request = ("create", &reference, false);
+        let stored = self.send(&served, request, api.create(&params, &raw)).await?;
+        self.store_reply(&served, &stored)
     }
 
     pub(crate) async fn replace_object(
@@ -27,22 +27,23 @@ impl KubernetesApi {
         object: Value,
         field_manager: String,
     ) -> Result<Value, CallError> {
-        let (reference, raw) = whole(&object)?;
+        let (reference, raw) = reference_and_raw(&object)?;
         let version = object.pointer("/metadata/resourceVersion").and_then(Value::as_str);
         if version.is_none_or(str::is_empty) {
-            let text = format!("{reference} would be replaced whatever version it has");
+            let text = format!("cannot replace {reference}: metadata.resourceVersion is missing");
             return Err(CallError::Invalid(text));
         }
         let served = self.served(&reference.kind).await?;
         let api = served.api(self.client.clone(), &reference.namespace);
         let params = PostParams { field_manager: Some(field_manager), ..PostParams::default() };
-        let what = ("update", &reference, false);
-        let stored = self.ask(&served, what, api.replace(&reference.name, &params, &raw)).await?;
-        self.keep(&served, &stored)
+        let request = ("update", &reference, false);
+        let stored =
+            self.send(&served, request, api.replace(&reference.name, &params, &raw)).await?;
+        self.store_reply(&served, &stored)
     }
 }
 
-fn whole(object: &Value) -> Result<(ObjectRef, RawObject), CallError> {
+fn reference_and_raw(object: &Value) -> Result<(ObjectRef, RawObject), CallError> {
     let meta = ObjectMeta::of(object).map_err(|error| CallError::Invalid(error.to_string()))?;
     let raw = RawObject::new(object).map_err(|error| CallError::Invalid(error.to_string()))?;
     Ok((meta.object, raw))

@@ -1,4 +1,4 @@
-//! What is written is what this tree has, under the names that were asked for.
+//! Tests that the files of a new project are those of this tree under the requested names.
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(tree().join(path)).unwrap()
 }
 
-/// The files under a folder of this tree, dot files left out, by their paths from `start`.
+/// Returns the files under a folder of this tree, without dot files, by their paths relative to `start`.
 fn files_of(folder: &str, start: &str) -> BTreeMap<String, String> {
     let (mut open, mut files) = (vec![tree().join(folder)], BTreeMap::new());
     while let Some(folder) = open.pop() {
@@ -36,9 +36,9 @@ fn files(name: &str, kind: Option<&str>) -> BTreeMap<String, String> {
 }
 
 #[test]
-fn what_the_program_carries_is_what_the_tree_has() {
-    let brought = [files_of("plugins/sdk", ""), files_of("wit", "")];
-    let brought: BTreeMap<_, _> = brought.into_iter().flatten().collect();
+fn the_embedded_files_are_those_of_the_tree() {
+    let embedded = [files_of("plugins/sdk", ""), files_of("wit", "")];
+    let embedded: BTreeMap<_, _> = embedded.into_iter().flatten().collect();
     let written = files("my-runbook", None);
     let written: BTreeMap<_, _> = written
         .iter()
@@ -46,13 +46,13 @@ fn what_the_program_carries_is_what_the_tree_has() {
         .filter(|(path, _)| path != "Cargo.toml")
         .collect();
     assert!(
-        brought.contains_key("wit/world.wit") && brought.contains_key("plugins/sdk/src/lib.rs")
+        embedded.contains_key("wit/world.wit") && embedded.contains_key("plugins/sdk/src/lib.rs")
     );
-    assert_eq!(written, brought);
+    assert_eq!(written, embedded);
 }
 
 #[test]
-fn under_its_own_name_the_project_is_the_sample() {
+fn under_the_name_of_the_sample_the_project_is_the_sample() {
     let written = files("site-config", None);
     for (path, text) in files_of("plugins/samples/site-config", "plugins/samples/site-config") {
         if path != "Cargo.toml" {
@@ -79,10 +79,10 @@ fn no_name_of_the_sample_is_left() {
     assert!(files["example.yaml"].contains("kind: Banner"));
 }
 
-/// Neither a path of the machine that built this program, nor an address to fetch anything from; the lock file
-/// names cargo's own registry in cargo's own words.
+/// A project contains neither a path of the machine that built this program nor a URL. The exception is the lock
+/// file, which names cargo's registry.
 #[test]
-fn what_is_written_names_no_place() {
+fn a_project_contains_no_path_and_no_url() {
     let home = env!("CARGO_MANIFEST_DIR").split("/host/").next().unwrap();
     for (path, text) in files("my-runbook", None) {
         assert!(!text.contains(home), "{path} names {home}");
@@ -93,15 +93,15 @@ fn what_is_written_names_no_place() {
     }
 }
 
-/// The SDK's `workspace = true` must mean in a project what it means in this tree.
+/// The settings that the SDK inherits with `workspace = true` must be the same in a project as in this tree.
 #[test]
 fn the_sdk_is_built_as_in_this_tree() {
     let root = read("Cargo.toml");
-    let brought = include_str!("../../template/tholepin.toml");
+    let workspace = include_str!("../../template/tholepin.toml");
     let settings =
-        brought.lines().filter(|line| line.contains(" = ") && !line.starts_with("members"));
+        workspace.lines().filter(|line| line.contains(" = ") && !line.starts_with("members"));
     for line in settings {
-        assert!(root.lines().any(|known| known == line), "this tree does not say: {line}");
+        assert!(root.lines().any(|known| known == line), "not in this tree's Cargo.toml: {line}");
     }
     for manifest in ["plugins/sdk/Cargo.toml", "wit/schema/Cargo.toml"] {
         let text = read(manifest);
@@ -111,23 +111,23 @@ fn the_sdk_is_built_as_in_this_tree() {
         });
         for name in inherited.filter(|name| !name.is_empty() && *name != "workspace") {
             assert!(
-                brought.lines().any(|line| line.starts_with(&format!("{name} = "))),
+                workspace.lines().any(|line| line.starts_with(&format!("{name} = "))),
                 "{manifest}: {name}"
             );
         }
     }
     let (plugin, template) = ("[profile.plugin]\n", include_str!("../../template/Cargo.toml"));
     let profile = |text: &str| text.split(plugin).nth(1).map(|text| text.trim_end().to_owned());
-    assert_eq!(profile(template), profile(&root), "a project's component is built as ours");
+    assert_eq!(profile(template), profile(&root), "the profile is the one of this tree");
     assert!(profile(template).is_some());
-    for needed in DIRECT {
+    for needed in DIRECT_DEPENDENCIES {
         assert!(template.contains(&format!("\n{needed} = ")), "{needed} is not in the template");
         assert!(read("plugins/samples/site-config/Cargo.toml").contains(&format!("\n{needed}")));
     }
 }
 
 #[test]
-fn a_name_that_cannot_be_used_is_refused_with_the_way_out() {
+fn an_invalid_name_is_refused_with_an_explanation() {
     let long = "a".repeat(64);
     let rows = [
         ("", "lower-case"),
@@ -136,13 +136,13 @@ fn a_name_that_cannot_be_used_is_refused_with_the_way_out() {
         ("a.b", "lower-case"),
         (&long, "1 to 63"),
         ("1st", "begin with a letter"),
-        ("crate", "Rust's own"),
+        ("crate", "reserved by Rust"),
         ("serde-json", "every plugin uses"),
         ("tholepin-sdk", "every plugin uses"),
     ];
-    for (name, words) in rows {
+    for (name, part) in rows {
         let error = PluginProject::new(name, None, DEFAULT_GROUP).unwrap_err().to_string();
-        assert!(error.contains(words) && error.contains(name), "{name}: {error}");
+        assert!(error.contains(part) && error.contains(name), "{name}: {error}");
     }
     for kind in ["banner", "My-Kind", "", "Ünder"] {
         let error = PluginProject::new("a", Some(kind), DEFAULT_GROUP).unwrap_err();
@@ -155,7 +155,7 @@ fn a_name_that_cannot_be_used_is_refused_with_the_way_out() {
 }
 
 #[test]
-fn nothing_is_written_over() {
+fn no_file_is_overwritten() {
     let home = tempfile::tempdir().unwrap();
     let project = PluginProject::new("my-runbook", None, DEFAULT_GROUP).unwrap();
     let (new, empty, file) =
@@ -177,11 +177,12 @@ fn nothing_is_written_over() {
 }
 
 #[test]
-fn the_sdk_of_every_project_is_as_old_as_this_program() {
+fn the_sdk_of_every_project_has_the_time_of_this_program() {
     let home = tempfile::tempdir().unwrap();
     let project = PluginProject::new("banner", None, DEFAULT_GROUP).unwrap();
     project.write(home.path()).unwrap();
-    let modified = |path: &Path| fs::metadata(path).and_then(|it| it.modified()).unwrap();
+    let modified =
+        |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).unwrap();
     let program = modified(&env::current_exe().unwrap());
     assert_eq!(modified(&home.path().join("tholepin/wit/world.wit")), program);
     assert!(program < modified(&home.path().join("src/kind.rs")), "the project's own are new");

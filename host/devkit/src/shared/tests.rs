@@ -1,4 +1,4 @@
-//! What is shared, by whom, and what is kept.
+//! Tests of which projects share a target directory, and of which directories are kept.
 
 use serde_json::json;
 
@@ -27,36 +27,36 @@ fn metadata() -> Value {
 }
 
 #[test]
-fn a_project_of_one_package_shares_unless_the_user_named_a_directory() {
-    let is_sharer = |change: fn(&mut Value)| {
+fn a_project_of_one_package_in_default_directories_shares() {
+    let can_share = |change: fn(&mut Value)| {
         let mut metadata = metadata();
         change(&mut metadata);
         SharedBuild::of(&metadata, Path::new("/p/Cargo.toml")).is_some()
     };
-    assert!(is_sharer(|_| {}));
-    assert!(is_sharer(|it| it["build_directory"] = Value::Null), "an older cargo");
-    let not: [fn(&mut Value); 6] = [
-        |it| it["target_directory"] = json!("/elsewhere"),
-        |it| it["build_directory"] = json!("/elsewhere"),
-        |it| it["workspace_root"] = json!("/"),
-        |it| it["packages"] = json!([it["packages"][0], it["packages"][0]]),
-        |it| it["packages"][0]["targets"][1]["name"] = json!("other"),
-        |it| it["packages"][0]["dependencies"][2]["path"] = json!("/p/plan"),
+    assert!(can_share(|_| {}));
+    assert!(can_share(|metadata| metadata["build_directory"] = Value::Null), "an older cargo");
+    let changes: [fn(&mut Value); 6] = [
+        |metadata| metadata["target_directory"] = json!("/elsewhere"),
+        |metadata| metadata["build_directory"] = json!("/elsewhere"),
+        |metadata| metadata["workspace_root"] = json!("/"),
+        |metadata| metadata["packages"] = json!([metadata["packages"][0], metadata["packages"][0]]),
+        |metadata| metadata["packages"][0]["targets"][1]["name"] = json!("other"),
+        |metadata| metadata["packages"][0]["dependencies"][2]["path"] = json!("/p/plan"),
     ];
-    for (index, change) in not.into_iter().enumerate() {
-        assert!(!is_sharer(change), "row {index}");
+    for (index, change) in changes.into_iter().enumerate() {
+        assert!(!can_share(change), "row {index}");
     }
 }
 
 #[test]
-fn a_fingerprint_is_of_one_package() {
+fn a_fingerprint_belongs_to_one_package() {
     for (fingerprint, expected) in [
         ("my-plugin-0123456789abcdef", true),
         ("my_plugin-0123456789abcdef", true),
         ("my-plugin-two-0123456789abcdef", false),
         ("my-0123456789abcdef", false),
     ] {
-        assert_eq!(is_of(fingerprint, "my-plugin"), expected, "{fingerprint}");
+        assert_eq!(is_fingerprint_of(fingerprint, "my-plugin"), expected, "{fingerprint}");
     }
 }
 
@@ -68,20 +68,20 @@ fn another_sdk_has_another_directory() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     };
-    let of = |folder: &str| digest(&home.path().join(folder)).unwrap();
+    let digest_of = |folder: &str| digest(&home.path().join(folder)).unwrap();
     for folder in ["a", "b", "c"] {
         write(&format!("{folder}/src/lib.rs"), "text");
     }
     write("b/target/built", "anything");
     write("c/src/more.rs", "");
-    assert_eq!(of("a"), of("b"));
-    assert_ne!(of("a"), of("c"));
+    assert_eq!(digest_of("a"), digest_of("b"));
+    assert_ne!(digest_of("a"), digest_of("c"));
 }
 
 #[test]
-fn the_least_recently_used_goes_and_what_is_in_use_stays() {
+fn the_least_recently_used_directory_is_removed_unless_it_is_in_use() {
     let home = tempfile::tempdir().unwrap();
-    let lock = |name: &str| open(&home.path().join(format!("{name}.lock"))).unwrap();
+    let lock = |name: &str| open_lock_file(&home.path().join(format!("{name}.lock"))).unwrap();
     for (name, age_s) in [("used", 50), ("old", 40), ("b", 30), ("a", 20), ("new", 60)] {
         fs::create_dir(home.path().join(name)).unwrap();
         lock(name).set_modified(SystemTime::now() - Duration::from_secs(age_s)).unwrap();
@@ -93,7 +93,7 @@ fn the_least_recently_used_goes_and_what_is_in_use_stays() {
     assert_eq!(left, [true, false, true, true, true]);
 }
 
-/// A project that needs nothing and whose component has this text in it.
+/// Writes a project without dependencies whose component contains this text.
 fn project(directory: &Path, text: &str) {
     fs::create_dir_all(directory.join("src")).unwrap();
     let manifest = "[package]\nname = \"twin\"\nedition = \"2024\"\n[lib]\ncrate-type = [\"cdylib\"]\n\
@@ -105,13 +105,13 @@ fn project(directory: &Path, text: &str) {
     );
     let file = directory.join("src/lib.rs");
     fs::write(&file, source).unwrap();
-    // Older than anything that is built: cargo must not go by the time.
+    // Older than any build result, so that cargo cannot notice the other project's source by its time.
     let hour = SystemTime::now() - Duration::from_secs(3600);
     File::options().write(true).open(file).unwrap().set_modified(hour).unwrap();
 }
 
 #[tokio::test]
-async fn two_projects_of_one_name_share_and_do_not_take_each_other_s_results() {
+async fn two_projects_of_one_name_share_and_get_their_own_components() {
     let home = tempfile::tempdir().unwrap();
     let path = |name: &str| home.path().canonicalize().unwrap().join(name);
     project(&path("one"), "text-of-one");

@@ -93,6 +93,8 @@ async fn read_body(body: Incoming) -> Result<Bytes, ApiError> {
         BodyError::Late { .. } => {
             ApiError::new(408, "Timeout", "the request body did not arrive in time")
         }
-        BodyError::Broken(_) => ApiError::bad_request(format!("the request body: {error}")),
+        BodyError::Broken(source) => {
+            ApiError::bad_request(format!("the request body cannot be read: {source}"))
+        }
     })
 }

@@ -1,4 +1,4 @@
-//! A host's connection to an embedded API server of its own.
+//! The fixture of these tests: an embedded API server, and a connection of the host to it.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -39,7 +39,7 @@ pub(crate) struct KubeFixture {
     directory: TempDir,
     stop: CancellationToken,
     running: JoinSet<()>,
-    fences: AtomicU64,
+    fence_count: AtomicU64,
 }
 
 impl KubeFixture {
@@ -52,7 +52,7 @@ impl KubeFixture {
         let mut running = JoinSet::new();
         let (run, until) = (api.clone(), stop.clone());
         running.spawn(async move { run.run(until).await });
-        Self { api, server: Some(server), directory, stop, running, fences: AtomicU64::new(0) }
+        Self { api, server: Some(server), directory, stop, running, fence_count: AtomicU64::new(0) }
     }
 
     pub(crate) async fn end(mut self) {
@@ -64,12 +64,12 @@ impl KubeFixture {
         }
     }
 
-    /// A client of somebody else.
-    pub(crate) async fn rival(&self) -> Arc<KubernetesApi> {
+    /// Returns another client of the same server, with its own store.
+    pub(crate) async fn other_client(&self) -> Arc<KubernetesApi> {
         connect(self.server.as_ref().unwrap()).await
     }
 
-    /// Takes the API server away.
+    /// Stops the API server.
     pub(crate) async fn stop_server(&mut self) {
         self.server.take().unwrap().shutdown().await;
     }
@@ -83,7 +83,7 @@ impl KubeFixture {
         self.api.view()
     }
 
-    /// `metadata.managedFields` of an object, which the host itself never sees.
+    /// Reads `metadata.managedFields` of an object, which the host itself removes from every reply.
     pub(crate) async fn managed_fields(&self, version: &str, plural: &str, name: &str) -> Value {
         let file = Kubeconfig::read_from(&self.server.as_ref().unwrap().kubeconfig).unwrap();
         let options = KubeConfigOptions::default();
@@ -94,18 +94,19 @@ impl KubeFixture {
         object["metadata"]["managedFields"].clone()
     }
 
-    /// How many writes of an object the server has noted. A last write makes sure that the notes of
-    /// those before it are in the file.
+    /// Counts the writes of an object in the server's audit log. A last write of another object ensures that
+    /// the lines of all earlier writes are in the file.
     pub(crate) async fn writes(&self, resource: &str, name: &str) -> usize {
-        let fence = format!("fence-{}", self.fences.fetch_add(1, Ordering::SeqCst));
+        let fence = format!("fence-{}", self.fence_count.fetch_add(1, Ordering::SeqCst));
         self.apply(config_map(&fence, json!({}))).await;
         let lines = || -> Vec<Value> {
             let text = std::fs::read_to_string(self.directory.path().join("audit.jsonl")).unwrap();
             text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
         };
         until(|| lines().iter().any(|line| line["name"] == *fence)).await;
-        let is_one = |line: &&Value| line["resource"] == resource && line["name"] == name;
-        lines().iter().filter(is_one).count()
+        let is_write_of_object =
+            |line: &&Value| line["resource"] == resource && line["name"] == name;
+        lines().iter().filter(is_write_of_object).count()
     }
 }
 
@@ -125,7 +126,7 @@ async fn connect(server: &ApiServer) -> Arc<KubernetesApi> {
     KubernetesApi::connect(options).await.unwrap()
 }
 
-/// Counts the GET requests of this thread, on which a test has all its tasks.
+/// Counts the GET requests of this thread, which runs all tasks of a test.
 #[derive(Default)]
 pub(crate) struct ReadCounter(Arc<AtomicU64>);
 
@@ -191,7 +192,7 @@ pub(crate) fn version(object: &Value) -> &str {
     object["metadata"]["resourceVersion"].as_str().unwrap()
 }
 
-/// A kind with conditions as a map list and a status subresource.
+/// Returns the definition of a kind with a status subresource, whose conditions are a map list.
 pub(crate) fn definition(plural: &str, kind: &str) -> Value {
     let conditions = json!({"type": "array", "x-kubernetes-list-type": "map",
         "x-kubernetes-list-map-keys": ["type"],
@@ -215,7 +216,7 @@ pub(crate) fn definition(plural: &str, kind: &str) -> Value {
     })
 }
 
-/// Waits until a condition holds, at most ten seconds.
+/// Waits until a condition holds; panics after ten seconds.
 #[track_caller]
 pub(crate) fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
     let caller = Location::caller();
