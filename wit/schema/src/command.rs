@@ -1,11 +1,13 @@
-//! Which commands a plugin may send through `redis/commands`, and which settings through `configure`.
+//! The commands that a plugin may send through `redis/commands`, and the settings that `configure` may
+//! change.
 //!
-//! The table is closed: a command or subcommand that it does not name is refused, whatever the grant.
-//! It allows reads, and writes of single keys; nothing that changes the topology, data at large,
-//! credentials, the server or the connection. Those are verbs or jobs, or nobody's business.
+//! The table is closed: a command or subcommand that it does not contain is refused, whatever the grant. It
+//! allows reads, and writes of single keys. It allows nothing that changes the topology, all data at once,
+//! credentials, the server or the connection. Some of these have verbs (`redis/topology`); the others cannot
+//! be done by a plugin.
 //!
 //! Invariants:
-//! - Scripts and functions are refused: a script calls what the table forbids.
+//! - Scripts and functions are refused, because a script can call commands that the table forbids.
 //! - No setting that holds a secret can be read or written.
 
 mod setting;
@@ -23,33 +25,33 @@ use table::{CommandRow, ROWS};
 /// The most commands in one pipeline.
 pub const COMMANDS_MAX: usize = 1024;
 
-/// What an allowed command does to data.
+/// The effect of an allowed command on data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CommandAccess {
-    /// Changes nothing.
+    /// Changes no data.
     Read,
     /// Changes the keys that it names, or a statistic.
     Write,
 }
 
-/// Why a command that the table knows is refused.
+/// Why the table forbids a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandRefusalReason {
     /// It runs a script, which could call anything.
     Script,
-    /// It changes or takes over the connection, which belongs to the host.
+    /// It changes or takes over the connection, which the host uses.
     Connection,
-    /// It changes who is who: that is a verb's work, under guards.
+    /// It changes roles or membership: a verb does that, under guards.
     Topology,
-    /// It concerns all keys at once: that is a verb's or a job's work.
+    /// It affects all keys at once.
     AtLarge,
-    /// It waits for somebody else.
+    /// It blocks until another client acts.
     Blocking,
     /// It stops, debugs or configures the server.
     Server,
     /// It shows or changes credentials.
     Credentials,
-    /// It is nothing without a subcommand.
+    /// It needs a subcommand.
     Container,
 }
 
@@ -73,7 +75,7 @@ impl CommandRefusalReason {
 /// Why a command or a list of commands is not sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandRefused {
-    /// There is nothing to send.
+    /// The command has no name.
     #[error("a command has at least a name")]
     Empty,
     /// The list is too long.
@@ -81,15 +83,15 @@ pub enum CommandRefused {
         "{0} commands are too many, {COMMANDS_MAX} are allowed: send them in several pipelines"
     )]
     TooMany(usize),
-    /// The table does not name it.
+    /// The table does not contain the command.
     #[error("the command `{0}` is unknown to this host")]
     Unknown(String),
-    /// The table forbids it.
+    /// The table forbids the command.
     #[error("the command `{name}` is not allowed: {}", why.text())]
     Forbidden {
         /// The command.
         name: String,
-        /// Why.
+        /// The reason.
         why: CommandRefusalReason,
     },
     /// A setting that holds a secret, or a pattern that could match one.
@@ -97,13 +99,13 @@ pub enum CommandRefused {
         "the setting `{0}` cannot be asked: name each setting in full, none that holds a secret"
     )]
     Setting(String),
-    /// A transaction is not one whole list.
+    /// `MULTI` and `EXEC` do not enclose the whole list.
     #[error("a transaction is one whole list that begins with MULTI and ends with EXEC")]
     Transaction,
 }
 
-/// Checks a list of commands that is sent on one connection, and says whether any of them writes. A
-/// transaction must be the whole list: `MULTI`, its commands, `EXEC`.
+/// Checks a list of commands for one connection and returns whether any of them writes. A transaction must be
+/// the whole list: `MULTI`, its commands, `EXEC`.
 ///
 /// # Errors
 ///
@@ -128,11 +130,11 @@ pub fn check_list(commands: &[Vec<Vec<u8>>]) -> Result<CommandAccess, CommandRef
     Ok(access)
 }
 
-/// Checks one command with its arguments, and says whether it writes.
+/// Checks one command with its arguments and returns whether it writes.
 ///
 /// # Errors
 ///
-/// Fails if the table does not name it, forbids it, or it asks for a setting that holds a secret.
+/// Fails if the table does not contain the command, forbids it, or if it reads a setting that holds a secret.
 pub fn check(command: &[Vec<u8>]) -> Result<CommandAccess, CommandRefused> {
     let (name, (_, access, _)) = row_of(command)?;
     let access = access.map_err(|why| CommandRefused::Forbidden { name: name.clone(), why })?;
@@ -142,23 +144,24 @@ pub fn check(command: &[Vec<u8>]) -> Result<CommandAccess, CommandRefused> {
     Ok(access)
 }
 
-/// The name by which grants and the table know a command: `get`, `config|get`.
+/// Returns the name of a command as the table and grants write it: `get`, `config|get`.
 ///
 /// # Errors
 ///
-/// Fails if the table does not name it.
+/// Fails if the table does not contain the command.
 pub fn name_of(command: &[Vec<u8>]) -> Result<String, CommandRefused> {
     row_of(command).map(|(name, _)| name)
 }
 
-/// What the table makes of a command by its name (`get`, `config|get`): `None` if it does not name it.
+/// Returns whether the table allows a command, by its name (`get`, `config|get`); `None` if it does not
+/// contain it.
 #[must_use]
 pub fn access_of(name: &str) -> Option<Result<CommandAccess, CommandRefusalReason>> {
     row(name).map(|(_, access, _)| *access)
 }
 
-/// Whether a command that writes can, if it goes well, be answered by `OK` and nothing else: whoever
-/// sends it learns nothing from the reply.
+/// Returns true if the only reply to a successful call of this writing command is `OK`, so that the caller
+/// learns nothing from the reply. A plan (dry run) can then continue without sending it.
 #[must_use]
 pub fn replies_ok(command: &[Vec<u8>]) -> bool {
     const NAMES: &[&str] = &[
@@ -177,7 +180,7 @@ pub fn replies_ok(command: &[Vec<u8>]) -> bool {
         "xgroup|setid",
         "xsetid",
     ];
-    // With one of these the reply tells what was there.
+    // With one of these options the reply depends on the key's old value.
     let tells = |word: &Vec<u8>| ["nx", "xx", "get"].iter().any(|option| is_word(word, option));
     match name_of(command).as_deref() {
         Ok("set") => !command.iter().skip(3).any(tells),
@@ -190,8 +193,8 @@ fn is_word(word: &[u8], name: &str) -> bool {
     word.eq_ignore_ascii_case(name.as_bytes())
 }
 
-/// Whether Redis' own ACL words (`+@read`, `-keys`, `+config|get`), read from left to right, allow a
-/// command by its name. Nothing is allowed at first.
+/// Returns true if these ACL rules of Redis (`+@read`, `-keys`, `+config|get`), applied from left to right,
+/// allow the command of this name. Before the first rule nothing is allowed.
 #[must_use]
 pub fn is_granted(words: &[String], name: &str) -> bool {
     let Some((_, _, categories)) = row(name) else { return false };
@@ -211,11 +214,11 @@ pub fn is_granted(words: &[String], name: &str) -> bool {
     })
 }
 
-/// Checks a word of a grant.
+/// Checks one ACL rule of a grant.
 ///
 /// # Errors
 ///
-/// Fails, with the way out, if it is no `+` or `-` with a category or a command that the table names.
+/// Fails, with the way to fix it, if it is not `+` or `-` followed by a category or a command of the table.
 pub fn check_grant_word(word: &str) -> Result<(), String> {
     let lower = word.to_ascii_lowercase();
     let Some(what) = lower.strip_prefix(['+', '-']) else {
@@ -236,7 +239,7 @@ fn row(name: &str) -> Option<&'static CommandRow> {
 fn row_of(command: &[Vec<u8>]) -> Result<(String, &'static CommandRow), CommandRefused> {
     let word = |at: usize| command.get(at).map(|word| String::from_utf8_lossy(word).to_lowercase());
     let top = word(0).filter(|word| !word.is_empty()).ok_or(CommandRefused::Empty)?;
-    // `config|get` is one word for the table and none for Redis.
+    // The table writes `config|get` as one name; Redis takes two arguments.
     if top.contains('|') {
         return Err(CommandRefused::Unknown(top));
     }
@@ -244,7 +247,7 @@ fn row_of(command: &[Vec<u8>]) -> Result<(String, &'static CommandRow), CommandR
     let is_container = ROWS.iter().any(|(name, _, _)| {
         name.strip_prefix(top.as_str()).is_some_and(|rest| rest.starts_with('|'))
     });
-    // `COMMAND` alone is a command and a container.
+    // `COMMAND` is a command by itself and also has subcommands.
     let Some(sub) = word(1).filter(|_| is_container) else { return Ok((top, found)) };
     let name = [top.as_str(), sub.as_str()].join("|").to_string();
     let found = row(&name).ok_or_else(|| CommandRefused::Unknown(name.clone()))?;

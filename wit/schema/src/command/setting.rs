@@ -1,4 +1,4 @@
-//! Settings: which may be read, and which may be changed at run time by the verb `configure`.
+//! Settings: which ones a plugin may read, and which ones the verb `configure` may change at run time.
 
 use alloc::{
     collections::BTreeMap,
@@ -8,15 +8,15 @@ use alloc::{
 
 use super::CommandRefused;
 
-/// Settings whose values are secrets, or where secrets are kept.
+/// Settings whose values are secrets.
 const SECRET: &[&str] =
     &["masterauth", "requirepass", "tls-client-key-file-pass", "tls-key-file-pass"];
 
-/// Checks that every name is one setting, spelled out, that holds no secret.
+/// Checks that every name is one setting in full that holds no secret.
 pub(super) fn check_readable(names: &[Vec<u8>]) -> Result<(), CommandRefused> {
     for name in names {
         let name = String::from_utf8_lossy(name).to_lowercase();
-        // A glob could match what must not be shown; settings have letters, digits and hyphens.
+        // A glob could match a secret setting. Names of settings consist of letters, digits and hyphens.
         let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         if !is_plain || SECRET.contains(&name.as_str()) {
             return Err(CommandRefused::Setting(name));
@@ -28,33 +28,33 @@ pub(super) fn check_readable(names: &[Vec<u8>]) -> Result<(), CommandRefused> {
 /// A setting that the verb `configure` may change while the server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuntimeSetting {
-    /// Its name.
+    /// The setting's name.
     pub name: &'static str,
-    /// The values that are allowed.
+    /// The allowed values.
     pub values: SettingValues,
 }
 
-/// Which values a setting may take.
+/// The values that a setting may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SettingValues {
     /// `yes` or `no`.
     YesNo,
-    /// A decimal number, both ends included.
+    /// A decimal number from `min` to `max`, both included.
     Number {
         /// The smallest.
         min: i64,
         /// The largest.
         max: i64,
     },
-    /// The member's own address: a guard compares it with the Pod's.
+    /// The member's own address, compared with the address of its Pod.
     OwnAddress,
 }
 
-/// The settings that `configure` may change: none of them can lose data by itself, open or close
-/// access, or stop the server. In ascending order of name.
+/// The settings that `configure` may change, in ascending order of name. None of them can by itself lose
+/// data, open or close access, or stop the server.
 ///
-/// `cluster-node-timeout` and `repl-diskless-sync-delay` make forming a cluster ten times faster
-/// while they are low; `cluster-announce-ip` cures a node that shows clients an old address.
+/// Low values of `cluster-node-timeout` and `repl-diskless-sync-delay` make forming a cluster ten times
+/// faster. `cluster-announce-ip` repairs a node that shows clients an old address.
 pub const RUNTIME_SETTINGS: &[RuntimeSetting] = &[
     yes_no("activedefrag"),
     yes_no("cluster-allow-replica-migration"),
@@ -81,10 +81,10 @@ const fn yes_no(name: &'static str) -> RuntimeSetting {
 /// Why settings cannot be changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettingError {
-    /// There is nothing to change.
+    /// No setting is named.
     #[error("name at least one setting")]
     Empty,
-    /// The table does not have it.
+    /// The table does not contain the setting.
     #[error("the setting `{0}` cannot be changed at run time by `configure`")]
     NotInTable(String),
     /// The value is not allowed.
@@ -92,19 +92,19 @@ pub enum SettingError {
     Value {
         /// The setting.
         name: String,
-        /// The value wanted.
+        /// The value requested.
         value: String,
-        /// What would be right.
+        /// The allowed values.
         wanted: String,
     },
 }
 
-/// Checks that all settings may be changed at run time to these values. `own_address` is the IP of
+/// Checks that `configure` may change all these settings to these values. `own_address` is the IP address of
 /// the Pod.
 ///
 /// # Errors
 ///
-/// Fails with the first setting that may not.
+/// Fails with the first setting that must not be changed to its value.
 pub fn check_settings(
     settings: &BTreeMap<String, String>,
     own_address: Option<&str>,

@@ -1,4 +1,4 @@
-//! Which fields the documents have that a fact can be about, so that a misspelt one is found out.
+//! The fields of the documents that facts are about, so that a misspelt field is refused.
 
 use alloc::{
     format,
@@ -10,22 +10,22 @@ use serde_json::Value;
 
 use super::{FactError, FactTest, FieldPath, path, path::PathStep, shown};
 
-/// What stands at a place of a document.
+/// The shape of a value in a document.
 #[derive(Debug)]
 pub(super) enum FieldShape {
-    /// A text.
+    /// A string.
     Text,
     /// A number.
     Number,
-    /// True or false.
+    /// A boolean.
     Bool,
-    /// Anything: Kubernetes says what.
+    /// Any value: the shape is defined by Kubernetes.
     Any,
-    /// Things of one shape by name.
+    /// An object whose keys are free and whose values have one shape.
     Map(&'static Self),
-    /// Things of one shape in a row.
+    /// A list whose items have one shape.
     List(&'static Self),
-    /// Fields by name, these and no others.
+    /// An object with exactly these fields.
     Record(&'static [(&'static str, Self)]),
 }
 
@@ -113,7 +113,7 @@ const CLUSTER: FieldShape = Record(&[
 const OPEN_SLOT: FieldShape = Record(&[("slot", Number), ("direction", Text), ("peer", Text)]);
 
 impl FieldShape {
-    /// What stands at the end of a path.
+    /// Returns the shape at the end of a path.
     pub(super) fn follow(
         &self,
         path: &FieldPath,
@@ -142,7 +142,7 @@ impl FieldShape {
         Ok(here)
     }
 
-    /// Whether a test can be asked of what has this shape.
+    /// Checks that a test applies to a value of this shape.
     pub(super) fn check(&self, path: &FieldPath, test: &FactTest) -> Result<(), FactError> {
         let (fits, value) = match (test, self) {
             (FactTest::Exists | FactTest::Absent, _)
@@ -208,7 +208,7 @@ fn unknown(
 
 #[cfg(test)]
 impl FieldShape {
-    /// What in a document this shape does not describe, by path.
+    /// Returns the paths of the values in a document that this shape does not describe.
     pub(super) fn undescribed(&self, document: &Value, at: &str) -> Vec<String> {
         match (self, document) {
             (Any, _) => Vec::new(),
@@ -232,7 +232,7 @@ impl FieldShape {
         }
     }
 
-    /// The paths of everything that this shape describes.
+    /// Returns the paths of all values that this shape describes.
     pub(super) fn leaves(&self, at: &str) -> Vec<String> {
         match self {
             Record(fields) => {

@@ -45,7 +45,8 @@ fn replication() -> Replication {
     }
 }
 
-/// Every field is set and none is left to a default: a new one does not compile before it is here.
+/// Sets every field, without `..Default::default()`, so that a new field does not compile until it is added
+/// here.
 fn facts() -> MemberFacts {
     let cluster = ClusterFacts {
         ok: true,
@@ -124,8 +125,7 @@ fn no(seen: Value) -> FactOutcome {
     FactOutcome::No { seen }
 }
 
-/// The shapes describe the snapshot as it is: nothing in it is unknown to them, and they know of nothing
-/// that is not there.
+/// The shapes describe the snapshot's documents completely, and describe nothing that these do not contain.
 #[test]
 fn the_documented_fields_are_those_of_the_snapshot() {
     let view = json!({"a": row()});
@@ -144,7 +144,7 @@ fn the_documented_fields_are_those_of_the_snapshot() {
     assert_eq!(missing, Vec::<String>::new(), "described, and in no snapshot");
 }
 
-/// The paths of a document's leaves, as [`Shape::leaves`] writes them.
+/// Collects the paths of a document's leaves, in the form of [`FieldShape::leaves`].
 fn paths(shape: &FieldShape, document: &Value, at: &str, found: &mut BTreeSet<String>) {
     match (shape, document) {
         (FieldShape::Record(fields), Value::Object(values)) => {
@@ -195,7 +195,7 @@ fn a_fact_about_a_member_holds_or_says_what_is_there() {
             json!({"field": ".answer.answered.cluster.knownNodes", "op": "at-most", "value": 5.5}),
             no(6.into()),
         ),
-        // As doubles these two are equal.
+        // These two numbers are equal as `f64`.
         (
             json!({"field": offset, "op": "at-least", "value": 9_007_199_254_740_994_u64}),
             no(9_007_199_254_740_993_u64.into()),
@@ -239,7 +239,7 @@ fn a_fact_about_a_member_holds_or_says_what_is_there() {
     }
 }
 
-/// Silence is no value: what only the process knows neither holds nor fails to.
+/// A member that does not answer decides no fact about what only its process knows.
 #[test]
 fn a_silent_member_leaves_its_own_facts_open() {
     let document = silent();
