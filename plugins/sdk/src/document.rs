@@ -1,35 +1,35 @@
-//! A JSON document that the host gave, read by whoever needs it.
+//! JSON documents that the host returned, parsed only on demand.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::Error;
 
-/// What the host answered, unread: reading costs more than all else in a pass, and what a write answers
-/// is seldom looked at.
+/// A document that the host returned, not yet parsed. Parsing is the most expensive part of a reconcile, and
+/// plugins seldom read the result of a write.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document(DocumentForm);
 
 #[derive(Clone, Debug, PartialEq)]
 enum DocumentForm {
-    /// As it crossed the border.
+    /// JSON text, as the host passed it.
     Text(String),
-    /// As a test or a recording has it.
+    /// A parsed value, as tests and recordings contain it.
     Value(Value),
 }
 
 impl Document {
-    /// A document as the contract has it: JSON as text.
+    /// Returns a document of JSON text, as the contract passes it.
     #[must_use]
     pub const fn text(text: String) -> Self {
         Self(DocumentForm::Text(text))
     }
 
-    /// Reads it without a schema.
+    /// Parses the document without a type.
     ///
     /// # Errors
     ///
-    /// [`Error::Other`] if the host gave no JSON.
+    /// [`Error::Other`] if the host's text is not JSON.
     pub fn value(self) -> Result<Value, Error> {
         match self.0 {
             DocumentForm::Text(text) => serde_json::from_str(&text).map_err(unreadable),
@@ -37,13 +37,13 @@ impl Document {
         }
     }
 
-    /// Reads it as a type.
+    /// Parses the document as a type.
     ///
     /// # Errors
     ///
-    /// [`Error::Other`] if it is none of that type.
+    /// [`Error::Other`] if the document does not fit the type.
     pub fn read<T: DeserializeOwned>(self) -> Result<T, Error> {
-        // One way of reading a type, also in tests: a second one would be code in every component.
+        // Always parses from text, also in tests: parsing from a `Value` would add code to every component.
         let text = match self.0 {
             DocumentForm::Text(text) => text,
             DocumentForm::Value(value) => value.to_string(),

@@ -1,11 +1,14 @@
-//! The memory of a plugin: an instance lives for one call, so a heap that is tidy at the end serves nobody.
+//! The memory allocator of a plugin. An instance lives for one call, so the allocator never returns small
+//! blocks to the system.
 //!
-//! Small pieces are cut from chunks, and what is given back waits in a list for the next of its size.
-//! Measured: a pass of `redis-cluster` takes a seventh less than with the C library's allocator or `talc`.
+//! Small blocks are cut from chunks. A freed block goes into the free list of its size class, from which the
+//! next allocation of that class takes it. Measured: a reconcile of `redis-cluster` takes a seventh less time
+//! than with the C library's allocator or `talc`.
 //!
 //! Invariants:
-//! - A piece stays in its class: it is never cut, joined, or given back to the system.
-//! - Whatever is larger than [`SMALL_BYTES_MAX`], or aligned wider than [`SMALL_BYTES_MIN`], is the system's.
+//! - A block stays in its size class: it is never split, merged or returned to the system.
+//! - Allocations larger than [`SMALL_BYTES_MAX`], or aligned wider than [`SMALL_BYTES_MIN`], go to the system
+//!   allocator.
 
 #![expect(
     unsafe_code,
@@ -18,27 +21,27 @@ use std::{
     ptr::{self, null_mut},
 };
 
-/// Every size from here down shares one class, and it holds a pointer.
+/// The smallest block. Smaller sizes share its class, because a free block must hold a pointer.
 const SMALL_BYTES_MIN: usize = 16;
-/// The largest piece that is cut from a chunk.
+/// The largest block that is cut from a chunk.
 const SMALL_BYTES_MAX: usize = 2048;
-/// What is taken from the system at once: what the smallest pass needs. Larger chunks touch more pages.
+/// The bytes of one chunk: what the smallest reconcile needs. Larger chunks touch more pages.
 const CHUNK_BYTES: usize = 8 << 10;
-/// One class for each power of two.
+/// One size class for each power of two.
 const CLASSES: usize = 1 + (SMALL_BYTES_MAX / SMALL_BYTES_MIN).ilog2() as usize;
 
 /// The heap of one instance.
 pub(crate) struct GuestHeap(UnsafeCell<Pieces>);
 
 struct Pieces {
-    /// For each class, the piece given back last; its first word points to the one before.
+    /// For each class, the block that was freed last; its first word points to the one freed before.
     free: [*mut u8; CLASSES],
-    /// What is not cut yet of the chunk taken last.
+    /// The rest of the newest chunk that is not cut yet, and its length in bytes.
     chunk: *mut u8,
     left: usize,
 }
 
-// SAFETY: a guest has one thread, as has the test.
+// SAFETY: a guest has one thread, and so has the test.
 unsafe impl Sync for GuestHeap {}
 
 impl GuestHeap {
@@ -47,7 +50,8 @@ impl GuestHeap {
     }
 }
 
-/// The class of a small piece: `0` for 16 bytes, `1` for 32 and so on.
+/// Returns the size class of a small block: `0` for 16 bytes, `1` for 32 and so on; `None` if it is not
+/// small.
 const fn class(layout: Layout) -> Option<usize> {
     let size = layout.size();
     if SMALL_BYTES_MAX < size || SMALL_BYTES_MIN < layout.align() {
@@ -58,7 +62,7 @@ const fn class(layout: Layout) -> Option<usize> {
 }
 
 impl Pieces {
-    /// Cuts a piece off the chunk.
+    /// Cuts a block off the chunk.
     fn cut(&mut self, class: usize) -> *mut u8 {
         let bytes = SMALL_BYTES_MIN << class;
         if self.left < bytes && !self.take_chunk() {
@@ -70,7 +74,7 @@ impl Pieces {
         piece
     }
 
-    /// What is left of the old chunk is lost: less than a piece.
+    /// Allocates the next chunk. The rest of the old one, which is less than a block, is lost.
     #[cold]
     fn take_chunk(&mut self) -> bool {
         let Ok(layout) = Layout::from_size_align(CHUNK_BYTES, SMALL_BYTES_MIN) else {
@@ -86,8 +90,8 @@ impl Pieces {
     }
 }
 
-// SAFETY: a piece is cut once, is as long as its class and aligned to 16 bytes; it is in the list of its
-// class only while nobody has it. All else is the system allocator's.
+// SAFETY: a block is cut once, is as long as its class and aligned to 16 bytes; it is in the free list of its
+// class only while it is not allocated. All other memory belongs to the system allocator.
 unsafe impl GlobalAlloc for GuestHeap {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -153,7 +157,7 @@ mod tests {
             pieces.push(piece);
         }
         for (turn, (piece, layout)) in pieces.iter_mut().zip(&layouts).enumerate() {
-            // Grows within its class, into another, or out of the small ones.
+            // Grows within its class, into another class, or beyond the small ones.
             *piece = unsafe { heap.realloc(*piece, *layout, layout.size() * 3) };
             let kept = unsafe { std::slice::from_raw_parts(*piece, layout.size()) };
             assert!(kept.iter().all(|byte| *byte == fill(turn)), "{turn}: {layout:?}");

@@ -1,4 +1,4 @@
-//! A host for native tests that answers from a list: a recording, or answers written by hand.
+//! A host for native tests that answers from a recording or from answers written by hand.
 
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -14,30 +14,30 @@ use crate::{
     ReadMode, RedisReply,
 };
 
-/// Answers each call by its key (interface, function, arguments, and how often it was asked before), as a
-/// replay in the host does: never by position, and never with anything that the test did not say. A call
-/// that the list does not hold answers [`Error::Other`] and is kept in [`missing`](Self::missing).
+/// Answers each call by its key: interface, function, arguments, and how often the same call was made before.
+/// The position of a call in the test does not matter, as in a replay by the host. A call without an answer
+/// returns [`Error::Other`] and is listed in [`missing`](Self::missing).
 #[derive(Debug, Default)]
 pub struct ReplayHost {
-    /// Said by the test about all calls that the list does not hold.
+    /// Rules of the test for calls without an answer of their own.
     rules: Vec<ReplayRule>,
     answers: BTreeMap<(String, u32), Result<RecordedAnswer, Error>>,
-    /// Holds the canonical text of each call made, in order.
+    /// The canonical text of each call made, in order.
     asked: RefCell<Vec<String>>,
     missing: RefCell<Vec<String>>,
     logged: RefCell<Vec<(LogLevel, String)>>,
 }
 
-/// What holds for all calls of a kind.
+/// A rule for all calls of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReplayRule {
-    /// An object that the list does not hold does not exist.
+    /// An object without an answer does not exist.
     NoOtherObjects,
-    /// Every write goes through.
+    /// Every write succeeds.
     WritesTaken,
 }
 
-/// Why a text is no recording.
+/// Why a text is not a recording.
 #[derive(Debug)]
 pub struct RecordingError(serde_json::Error);
 
@@ -53,7 +53,7 @@ impl std::error::Error for RecordingError {
     }
 }
 
-/// What a call returned, in the form in which recordings keep it.
+/// The result of a call, in the form in which recordings contain it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum RecordedAnswer {
@@ -80,11 +80,11 @@ struct Recorded {
 }
 
 impl ReplayHost {
-    /// Reads a recording as the host writes it.
+    /// Parses a recording that the host wrote.
     ///
     /// # Errors
     ///
-    /// Fails if the text is no recording.
+    /// Fails if the text is not a recording.
     pub fn from_recording(json: &str) -> Result<Self, RecordingError> {
         let recording: Recording = serde_json::from_str(json).map_err(RecordingError)?;
         let mut replayed = Self::default();
@@ -94,7 +94,7 @@ impl ReplayHost {
         Ok(replayed)
     }
 
-    /// Adds an object that `get` finds, cached or live, however often it is asked without a field mask.
+    /// Adds an object that every `get` without a field mask returns, cached or live.
     #[must_use]
     pub fn with_object(self, object: &Value) -> Self {
         let Some(name) = ObjectRef::of(object) else { return self };
@@ -105,14 +105,14 @@ impl ReplayHost {
         })
     }
 
-    /// Adds the answer of `observe` for an instance, however often it is asked.
+    /// Adds the answer of every `observe` of an instance.
     #[must_use]
     pub fn with_snapshot(self, instance: &Value, answer: Result<Value, Error>) -> Self {
         let call = call("redis", "observe", json!({"instance": instance}));
         self.always(&call, answer.map(RecordedAnswer::Document))
     }
 
-    /// Adds the time that the clock shows, however often it is asked.
+    /// Adds the time that every call of the clock returns.
     #[must_use]
     pub fn with_now_ms(self, now_ms: u64) -> Self {
         let call = json!({"interface": "runtime", "function": "now"});
@@ -126,70 +126,70 @@ impl ReplayHost {
         self.always(&call, Ok(RecordedAnswer::Document(parameters)))
     }
 
-    /// Adds the outcome of a wait, however often it is waited.
+    /// Adds the outcome of every wait for these facts with this `ms`.
     #[must_use]
     pub fn with_wait(self, facts: &[Fact], ms: u32, outcome: &WaitOutcome) -> Self {
         self.always(&wait_call(facts, ms), Ok(RecordedAnswer::Document(json!(outcome))))
     }
 
-    /// Adds the outcome of a probe, however often it is made.
+    /// Adds the outcome of every such probe.
     #[must_use]
     pub fn with_probe(self, probe: &PodProbe, outcome: &ProbeOutcome) -> Self {
         self.always(&probe_call(probe), Ok(RecordedAnswer::Document(json!(outcome))))
     }
 
-    /// Says that no other objects exist: `get` answers [`Error::NotFound`] for them.
+    /// Makes `get` return [`Error::NotFound`] for all objects that were not added.
     #[must_use]
     pub fn without_other_objects(mut self) -> Self {
         self.rules.push(ReplayRule::NoOtherObjects);
         self
     }
 
-    /// Says that every apply is stored as it was sent, and every deletion and event goes through.
+    /// Makes every apply return the object as it was sent, and every deletion and event succeed.
     #[must_use]
     pub fn with_writes_taken(mut self) -> Self {
         self.rules.push(ReplayRule::WritesTaken);
         self
     }
 
-    /// The objects applied so far, in order.
+    /// Returns the objects applied so far, in order.
     #[must_use]
     pub fn applied(&self) -> Vec<Value> {
         self.arguments("apply", "object")
     }
 
-    /// The objects whose status was applied so far, in order.
+    /// Returns the objects whose status was applied so far, in order.
     #[must_use]
     pub fn statuses_applied(&self) -> Vec<Value> {
         self.arguments("apply-status", "object")
     }
 
-    /// The reasons of the events published so far, in order.
+    /// Returns the reasons of the events published so far, in order.
     #[must_use]
     pub fn published(&self) -> Vec<String> {
         let reasons = self.arguments("publish", "reason");
         reasons.iter().filter_map(Value::as_str).map(str::to_owned).collect()
     }
 
-    /// The calls made so far, logs left out, as canonical JSON in order.
+    /// Returns the calls made so far as canonical JSON, in order and without `log`.
     #[must_use]
     pub fn asked(&self) -> Vec<String> {
         self.asked.borrow().clone()
     }
 
-    /// The calls that found no answer.
+    /// Returns the calls that had no answer.
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
         self.missing.borrow().clone()
     }
 
-    /// The lines logged so far.
+    /// Returns the lines logged so far.
     #[must_use]
     pub fn logged(&self) -> Vec<(LogLevel, String)> {
         self.logged.borrow().clone()
     }
 
-    /// One argument of each call of a function so far.
+    /// Returns one argument of each call of a function so far.
     fn arguments(&self, function: &str, argument: &str) -> Vec<Value> {
         let asked = self.asked.borrow();
         let calls = asked.iter().filter_map(|text| serde_json::from_str::<Value>(text).ok());
@@ -199,7 +199,7 @@ impl ReplayHost {
         of_function.map(|call| call.pointer(&path).cloned().unwrap_or_default()).collect()
     }
 
-    /// The answer of the test's rules to a call that the list does not hold.
+    /// Returns the answer that the rules give to a call without an answer of its own.
     fn by_rule(&self, call: &Value) -> Option<Result<RecordedAnswer, Error>> {
         let rule = |rule: ReplayRule| self.rules.contains(&rule);
         let object = call.pointer("/arguments/object").unwrap_or(&Value::Null);
@@ -236,7 +236,7 @@ impl ReplayHost {
     }
 }
 
-/// The occurrence under which an answer stands that serves every time.
+/// The occurrence number of an answer that is valid for every occurrence.
 const ALWAYS: u32 = u32::MAX;
 
 impl Host for ReplayHost {
@@ -355,7 +355,7 @@ impl Host for ReplayHost {
     }
 }
 
-/// A call in the form in which recordings keep it; `Value` sorts its keys.
+/// Returns a call in the form in which recordings contain it; `Value` sorts the keys.
 fn call(interface: &str, function: &str, given: Value) -> Value {
     let parts = [("interface", interface.into()), ("function", function.into())];
     arguments(parts.into_iter().chain([("arguments", given)]))

@@ -1,7 +1,7 @@
-//! The host behind the contract: [`Host`] over the generated bindings. Wasm only.
+//! The implementation of [`Host`] on the generated WIT bindings. Wasm only.
 //!
-//! Converts and nothing else; each conversion names every case, so that a case added on one side does
-//! not compile until the other has it.
+//! Only converts types. Each conversion names every case, so a case that is added on one side does not
+//! compile until it is added on the other.
 
 use serde_json::Value;
 use tholepin_schema::{
@@ -14,7 +14,7 @@ use crate::{
     ReadMode, RedisReply, ReplyNode, heap::GuestHeap,
 };
 
-/// What wit-bindgen makes of `wit/`.
+/// The bindings that wit-bindgen generates from `wit/`.
 #[doc(hidden)]
 pub mod bindings {
     wit_bindgen::generate!({
@@ -36,7 +36,7 @@ use bindings::tholepin::{
 #[global_allocator]
 static HEAP: GuestHeap = GuestHeap::new();
 
-/// The host that runs this plugin.
+/// The host that runs this plugin, called through the WIT imports.
 pub(crate) struct WitHost;
 
 impl Host for WitHost {
@@ -156,7 +156,7 @@ fn unread(text: Result<String, types::Error>) -> Result<Document, Error> {
     Ok(Document::text(text?))
 }
 
-/// Writes a document of this crate; these have string keys only, so writing cannot fail.
+/// Serializes a document of this crate. Cannot fail, because these documents have string keys only.
 fn write<T: serde::Serialize>(document: &T) -> String {
     serde_json::to_string(document).unwrap_or_default()
 }

@@ -1,16 +1,16 @@
-//! What is wrong with a spec beyond what its definition can say.
+//! Checks of a spec that its definition cannot express.
 
 use alloc::{format, string::String, vec::Vec};
 
 use crate::redis_cluster::RedisClusterSpec;
 use crate::setting;
 
-/// A quantity of Kubernetes, such as `250m`, `1.5Gi` or `2e9`, that is not negative. Source:
+/// A Kubernetes quantity, such as `250m`, `1.5Gi` or `2e9`, that is not negative. Source:
 /// <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>.
 pub const QUANTITY: &str =
     r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$";
 
-/// One thing that is wrong with a spec.
+/// One problem in a spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpecFault {
     /// The field, such as `.spec.settings.maxmemory`.
@@ -19,7 +19,7 @@ pub struct SpecFault {
     pub message: String,
 }
 
-/// Everything that is wrong with a spec, in order of its fields.
+/// Returns all problems of a spec, in order of its fields.
 #[must_use]
 pub fn faults(spec: &RedisClusterSpec) -> Vec<SpecFault> {
     let mut faults = Vec::new();
@@ -46,7 +46,7 @@ pub fn faults(spec: &RedisClusterSpec) -> Vec<SpecFault> {
     faults
 }
 
-/// Whether a text has the form of [`QUANTITY`].
+/// Returns true if a text matches [`QUANTITY`].
 fn is_quantity(text: &str) -> bool {
     let number = text.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == '.');
     let (digits, suffix) = text.split_at(text.len() - number.len());
@@ -66,7 +66,8 @@ fn is_quantity(text: &str) -> bool {
     is_number && (is_suffix || exponent().unwrap_or(false))
 }
 
-/// `min-replicas-to-write` beyond what there is refuses every write for ever.
+/// Returns a problem if `min-replicas-to-write` exceeds the number of replicas: every write would be refused
+/// for ever.
 fn too_few_replicas(spec: &RedisClusterSpec) -> Option<SpecFault> {
     const NAME: &str = "min-replicas-to-write";
     let asked: u64 = spec.settings.get(NAME)?.as_str().parse().ok()?;

@@ -1,7 +1,7 @@
-//! A real server is asked about the ends of every range in the table of settings.
+//! Checks the ends of every range in the table of settings with a real server.
 //!
-//! What the table accepts the server must take, or it would not start with it; what the table refuses
-//! the server must refuse, too, except where the table is stricter on purpose.
+//! The server must accept every value that the table accepts, because otherwise it would not start. It must
+//! refuse every value that the table refuses, except where the table is stricter on purpose.
 #![cfg(test)]
 
 use std::{
@@ -18,7 +18,7 @@ use tholepin_redis_types::setting::{self, OFFERED, SettingKind};
 /// How long a server may take to listen or to end.
 const START_MAX: Duration = Duration::from_secs(20);
 
-/// The engine takes these, the table does not; `table.rs` says why.
+/// Values that the server accepts and the table refuses; `table.rs` gives the reasons.
 const STRICTER: &[(&str, &str)] = &[
     ("hz", "0"),
     ("hz", "501"),
@@ -32,7 +32,8 @@ const STRICTER: &[(&str, &str)] = &[
     ("slowlog-max-len", "1000001"),
 ];
 
-/// It depends on how the engine was built, which a spec does not tell: the server itself refuses it.
+/// Values whose acceptance depends on how the server was built, which a spec does not say; the server itself
+/// refuses them.
 const DEPENDS_ON_THE_BUILD: &[(&str, &str)] = &[("activedefrag", "yes")];
 
 #[test]
@@ -64,7 +65,7 @@ fn the_engine_agrees_with_the_table() {
             } else {
                 answer.starts_with("+OK")
             };
-            // Whether the system grants the files is not the engine's opinion of the number.
+            // The system's limit on open files is no statement about the range.
             let by_the_system = answer.contains("operating system");
             assert!(
                 taken == stricter || by_the_system,
@@ -95,8 +96,8 @@ fn a_server_starts_with_all_smallest_and_all_largest_values() {
     }
 }
 
-/// Values at both sides of every end: those that are accepted, the smallest first, and those that are
-/// not.
+/// Returns values at both sides of every end of a range: the accepted ones, smallest first, and the refused
+/// ones.
 fn edges(kind: SettingKind) -> (Vec<String>, Vec<String>) {
     let texts = |values: &[&str]| values.iter().map(|&value| value.to_owned()).collect::<Vec<_>>();
     match kind {
@@ -144,13 +145,13 @@ fn edges(kind: SettingKind) -> (Vec<String>, Vec<String>) {
     }
 }
 
-/// Whether a server starts with one setting.
+/// Returns true if a server starts with one setting.
 fn starts_with(name: &str, value: &str) -> bool {
     let directory = Directory::new(name);
     Server::start(&directory.0, &[format!("{name} {value}")]).is_ok()
 }
 
-/// A directory for one server, gone when dropped.
+/// A temporary directory for one server, removed on drop.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -167,14 +168,14 @@ impl Drop for Directory {
     }
 }
 
-/// A server that listens on a socket file only, ended when dropped.
+/// A server that listens on a socket file only; it is killed on drop.
 struct Server {
     process: Child,
     connection: BufReader<UnixStream>,
 }
 
 impl Server {
-    /// Starts one with these lines in its file, or gives its last words.
+    /// Starts a server with these lines in its file; on failure returns its last output.
     fn start(directory: &Path, lines: &[String]) -> Result<Self, String> {
         let socket = directory.join("socket");
         let file = directory.join("redis.conf");
@@ -211,7 +212,7 @@ impl Server {
         self.ask(&["CONFIG", "SET", name, value])
     }
 
-    /// The value shown; the reply is a list of the name and the value.
+    /// Returns the current value; the reply is an array of name and value.
     fn get(&mut self, name: &str) -> String {
         assert_eq!(self.ask(&["CONFIG", "GET", name]), "*2", "{name}");
         let [_, _, _, value] = [(); 4].map(|()| self.line());

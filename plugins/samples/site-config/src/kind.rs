@@ -1,4 +1,4 @@
-//! The kind `SiteConfig`: what its spec may say, and which objects follow from it.
+//! The kind `SiteConfig`: its spec, its definition, and the objects that it needs.
 
 use std::{
     collections::BTreeMap,
@@ -9,37 +9,37 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tholepin_sdk::{ObjectRef, ReconcileFailure, Violation};
 
-/// Group and version of the kind.
+/// The group and version of the kind.
 pub(crate) const API_VERSION: &str = "samples.example/v1";
-/// The kind.
+/// The name of the kind.
 pub(crate) const KIND: &str = "SiteConfig";
 
-/// What a user wants.
+/// The spec, which the user writes.
 #[derive(Debug, Deserialize)]
 pub(crate) struct SiteConfigSpec {
-    /// What the site's Pods read, by name.
+    /// The settings that the site's Pods read, by name.
     pub(crate) settings: BTreeMap<String, String>,
-    /// Where the site's Pods listen; the definition has the default.
+    /// The port on which the site's Pods listen; the definition has the default.
     pub(crate) port: u16,
 }
 
-/// The object of this pass, as far as the plugin reads it.
+/// The object to reconcile, as far as the plugin reads it.
 #[derive(Debug)]
 pub(crate) struct ReconcileTarget {
     pub(crate) name: ObjectRef,
     pub(crate) uid: String,
     pub(crate) generation: i64,
     pub(crate) spec: SiteConfigSpec,
-    /// The status that the last pass left.
+    /// The status that the last reconcile wrote.
     pub(crate) status: Value,
 }
 
 impl ReconcileTarget {
-    /// Reads the object.
+    /// Parses the object.
     ///
     /// # Errors
     ///
-    /// Fails if the object is none of this kind.
+    /// Fails if the object is not of this kind.
     pub(crate) fn read(object: &Value) -> Result<Self, ReconcileFailure> {
         let unreadable = |message: String| ReconcileFailure {
             reason: "Unreadable".to_owned(),
@@ -62,12 +62,12 @@ impl ReconcileTarget {
         })
     }
 
-    /// The objects that must exist, whole as far as this plugin cares. Add yours here.
+    /// Returns the objects that must exist, with the fields that this plugin sets. Add your own here.
     pub(crate) fn wanted(&self) -> Vec<Value> {
         let metadata = json!({
             "name": self.name.name,
             "namespace": self.name.namespace,
-            // Whose it is: Kubernetes removes it with its owner, and the host lets the plugin write it.
+            // The owner: Kubernetes deletes the object with it, and the host lets the plugin write it.
             "ownerReferences": [{
                 "apiVersion": API_VERSION,
                 "kind": KIND,
@@ -97,7 +97,8 @@ impl ReconcileTarget {
     }
 }
 
-/// A digest of wanted objects. The status keeps it, so that the next pass knows whether it wants the same.
+/// Returns a digest of the desired objects. The status keeps it, so that the next reconcile knows whether
+/// they have changed.
 pub(crate) fn digest(wanted: &[Value]) -> String {
     let mut hasher = DefaultHasher::new();
     for object in wanted {
@@ -106,8 +107,8 @@ pub(crate) fn digest(wanted: &[Value]) -> String {
     format!("{:016x}", hasher.finish())
 }
 
-/// What the definition cannot say: the host asks before each pass over a new spec, and shows the answer in
-/// the object's conditions.
+/// Returns the problems of a spec that the definition cannot express. The host calls this for each new spec
+/// before it reconciles, and shows the problems in the object's conditions.
 pub(crate) fn violations(object: &Value) -> Vec<Violation> {
     let settings = object.pointer("/spec/settings").and_then(Value::as_object);
     let names = settings.into_iter().flat_map(|settings| settings.keys());
@@ -126,7 +127,7 @@ pub(crate) fn violations(object: &Value) -> Vec<Violation> {
         .collect()
 }
 
-/// The CustomResourceDefinition: what Kubernetes knows of the kind.
+/// Returns the CustomResourceDefinition, which defines the kind for Kubernetes.
 pub(crate) fn definition() -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",

@@ -1,14 +1,15 @@
-//! Keeps what the Pods of a site need: for each `SiteConfig` a ConfigMap with its settings and a Service with
-//! its port. Whoever changes or deletes one of them by hand finds it put right a moment later.
+//! A plugin that keeps the objects that the Pods of a site need: for each `SiteConfig` a ConfigMap with its
+//! settings and a Service with its port. It corrects manual changes and deletions of these objects within
+//! moments.
 //!
 //! ```text
-//! observe (reads) ─► plan (pure: decides) ─► act (writes) ─► report (tells)
+//! observe (reads) ─► plan (decides; pure) ─► act (writes) ─► report (status, event, summary)
 //! ```
 //!
 //! Invariants:
-//! - Nothing is kept between passes but the object's status.
-//! - An object that belongs to somebody else is never written.
-//! - A pass that finds everything as wanted writes nothing.
+//! - Nothing is kept between reconciles but the object's status.
+//! - An object of another owner is never written.
+//! - A reconcile that finds everything in the desired state changes nothing.
 
 mod act;
 mod kind;

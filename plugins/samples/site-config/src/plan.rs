@@ -1,26 +1,26 @@
-//! Decides. Pure: it gets data and gives data, so that a table of cases can test it.
+//! Decides what to do. Pure: data in, data out, so a table of cases can test it.
 
 use serde_json::Value;
 
 use crate::observe::{FoundObject, ObservedObject};
 
-/// What to do about one wanted object.
+/// What to do about one desired object.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PlannedObject {
     pub(crate) wanted: Value,
     pub(crate) decision: Decision,
 }
 
-/// The decision, with its reason.
+/// A decision, with its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Every field that is wanted is there as wanted.
+    /// Every desired field has its desired value.
     Keep,
-    /// It is not there.
+    /// The object does not exist.
     Create,
-    /// These fields are not as wanted.
+    /// These fields differ from the desired ones.
     Correct(Vec<String>),
-    /// It is not ours to write; the host's words.
+    /// The object is not ours to write. Contains the host's error text.
     LeaveToOwner(String),
 }
 
@@ -40,9 +40,10 @@ pub(crate) fn plan(observed: Vec<ObservedObject>) -> Vec<PlannedObject> {
     decided.collect()
 }
 
-/// The fields of `wanted` that `found` does not have so. What `found` has besides may be a default, or
-/// somebody else's; what we wanted ourselves once and no longer do, the next apply takes back. Values of
-/// Secrets are fingerprints here and differ from all that is wanted: do not compare them.
+/// Returns the fields of `desired` that have another value in `found`. Further fields of `found` can be
+/// defaults or belong to others. Fields that this plugin applied earlier and no longer wants are removed by
+/// the next apply. Do not compare values of Secrets: they are fingerprints here and differ from every desired
+/// value.
 fn differences(wanted: &Value, found: &Value) -> Vec<String> {
     let mut fields = Vec::new();
     collect(wanted, found, "", &mut fields);

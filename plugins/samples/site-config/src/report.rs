@@ -1,4 +1,4 @@
-//! Tells how it is: the status, an event when somebody else's change was put right, and one line for people.
+//! Reports the result: the status, an event when a foreign change was corrected, and one line for people.
 
 use serde_json::{Value, json};
 use tholepin_sdk::{EventType, Host, ReconcileFailure, ReconcileOutcome, time};
@@ -8,7 +8,8 @@ use crate::{
     kind::{API_VERSION, KIND, ReconcileTarget, digest},
 };
 
-/// Writes the status. It changes only when something changed, so an object that is well is not written.
+/// Writes the status. It changes only when something changed, so the status of an object in the desired state
+/// is not written.
 ///
 /// # Errors
 ///
@@ -40,15 +41,16 @@ pub(crate) fn report(
     Ok(ReconcileOutcome { summary, ..ReconcileOutcome::default() })
 }
 
-/// Whether this pass put right what somebody else changed or deleted. What a new spec or a new revision of this
-/// plugin asks for is no repair: then the objects that are wanted are not those that were applied last.
+/// Returns true if this reconcile corrected a foreign change or deletion. A change that follows from a new
+/// spec or a new revision of this plugin is not a repair: then the desired objects differ from those that
+/// were applied last.
 fn is_repair(target: &ReconcileTarget, wanted: &str, acted: &ActSummary) -> bool {
     let applied = target.status.get("wantedDigest").and_then(Value::as_str);
     let is_written = !acted.made.is_empty() || !acted.corrected.is_empty();
     is_written && applied == Some(wanted)
 }
 
-/// The condition `Ready`.
+/// Returns the condition `Ready`.
 fn ready<'a>(target: &'a ReconcileTarget, acted: &ActSummary, now_ms: u64) -> Value {
     let objects = acted.kept.len() + acted.made.len() + acted.corrected.len();
     let (status, reason, message) = if acted.left_to_owner.is_empty() {
@@ -81,7 +83,7 @@ fn ready<'a>(target: &'a ReconcileTarget, acted: &ActSummary, now_ms: u64) -> Va
     })
 }
 
-/// One line for people: the host logs it when it is news.
+/// Returns one line for people; the host logs it when it changes.
 fn summary(acted: &ActSummary) -> String {
     let ActSummary { kept, made, corrected, left_to_owner } = acted;
     let left = left_to_owner.iter().map(|(title, _)| title.clone()).collect();

@@ -1,4 +1,4 @@
-//! Whole passes without Wasm and without a cluster: the host is a list of what there is.
+//! Whole reconciles without Wasm and without a cluster; the host answers from a list of objects.
 #![cfg(test)]
 
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ fn object() -> Value {
     })
 }
 
-/// A host that has these objects and no others, and takes every write.
+/// Returns a host that has only these objects and accepts every write.
 fn host(objects: &[Value]) -> ReplayHost {
     let empty = ReplayHost::default().without_other_objects().with_writes_taken().with_now_ms(0);
     objects.iter().fold(empty, ReplayHost::with_object)
@@ -31,7 +31,7 @@ fn reconcile(host: &ReplayHost, object: Value) -> ReconcileOutcome {
     outcome
 }
 
-/// What a first pass makes, and the object with the status that it leaves.
+/// Runs a first reconcile and returns the objects that it creates, and the object with its new status.
 fn made() -> (Vec<Value>, Value) {
     let host = host(&[]);
     reconcile(&host, object());
@@ -79,7 +79,7 @@ fn what_was_deleted_by_hand_is_made_again() {
     assert_eq!(host.published(), ["Repaired"]);
 }
 
-/// A new revision that wants other objects, or a new spec, leaves a digest in the status that differs.
+/// With a new revision that wants other objects, or a new spec, the digest in the status differs.
 #[test]
 fn what_is_wanted_otherwise_than_before_is_no_repair() {
     let (objects, object) = made();

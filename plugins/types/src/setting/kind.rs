@@ -1,13 +1,13 @@
-//! What the value of a setting may be: the engine's own grammar and bounds.
+//! The values that a setting may have: the server's own syntax and ranges.
 //!
-//! A value that is accepted here must be accepted by the engine, in its file and by `CONFIG SET`: a
-//! server that refuses its file does not start. `tests/engine.rs` asks a real server about the ends of
-//! every range.
+//! A server accepts every value that is accepted here, in its configuration file and by `CONFIG SET`; with an
+//! invalid line in its file it does not start. `tests/engine.rs` checks the ends of every range with a real
+//! server.
 
 use alloc::string::{String, ToString};
 use core::fmt;
 
-/// What a value must be.
+/// The values that a setting accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SettingKind {
     /// A whole number, both ends included.
@@ -26,23 +26,23 @@ pub enum SettingKind {
     },
     /// `yes` or `no`.
     YesNo,
-    /// One of these words.
+    /// One of these keywords.
     OneOf(&'static [&'static str]),
-    /// Groups of `class hard soft seconds`, as `client-output-buffer-limit` has them.
+    /// Groups of `class hard soft seconds`, as in `client-output-buffer-limit`.
     BufferLimits,
-    /// Letters, each of which names a class of events; none at all is allowed.
+    /// Letters, each of which stands for a class of events; may be empty.
     EventLetters,
 }
 
-/// The classes of clients that have a limit.
+/// The client classes that have a limit.
 const CLASSES: &[&str] = &["normal", "replica", "slave", "pubsub"];
 /// The letters of `notify-keyspace-events` in Redis 7.0.
 const EVENT_LETTERS: &str = "AKEg$lshzxetdmn";
-/// The engine multiplies a number with its unit without asking whether the product fits into 64 bits.
+/// The server multiplies a number by its unit without checking that the product fits into 64 bits.
 pub(super) const BYTES_MAX: u64 = i64::MAX as u64;
 
 impl SettingKind {
-    /// Whether the engine takes the value.
+    /// Returns true if the server accepts the value.
     #[must_use]
     pub fn accepts(self, value: &str) -> bool {
         match self {
@@ -59,7 +59,7 @@ impl SettingKind {
         }
     }
 
-    /// The value as `CONFIG GET` shows it; none where the engine writes it in more than one way.
+    /// Returns the value in the form of `CONFIG GET`; `None` if servers write it in more than one form.
     #[must_use]
     pub fn as_shown(self, value: &str) -> Option<String> {
         match self {
@@ -70,7 +70,7 @@ impl SettingKind {
     }
 }
 
-/// A whole number as the engine reads it: no `+`, no leading zeros, no `-0`.
+/// Parses a whole number as the server does: without `+`, leading zeros or `-0`.
 fn integer(value: &str) -> Option<i64> {
     let digits = value.strip_prefix('-').unwrap_or(value);
     let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -78,7 +78,7 @@ fn integer(value: &str) -> Option<i64> {
     if is_plain && is_shortest { value.parse().ok() } else { None }
 }
 
-/// A number of bytes as the engine reads it: `1k` is 1000 and `1kb` is 1024.
+/// Parses a number of bytes as the server does: `1k` is 1000 and `1kb` is 1024.
 fn bytes(value: &str) -> Option<u64> {
     const UNITS: &[(&str, u64)] = &[
         ("", 1),
@@ -147,7 +147,7 @@ fn list(f: &mut fmt::Formatter<'_>, words: &[&str]) -> fmt::Result {
         .try_for_each(|(index, word)| write!(f, "{} `{word}`", if index == 0 { "" } else { "," }))
 }
 
-/// A number of bytes in the largest unit that leaves it whole.
+/// Writes a number of bytes in the largest unit that divides it.
 struct Bytes(u64);
 
 impl fmt::Display for Bytes {
