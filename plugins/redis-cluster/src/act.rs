@@ -1,4 +1,4 @@
-//! Does what a plan says: hands the whole list over at once, and keeps what became of each action.
+//! Performs a plan: sends the whole list of actions to the host and collects the results.
 
 use tholepin_redis_cluster_plan::{ClusterStage, Plan, last_words};
 use tholepin_redis_types::redis_cluster::MemberRole;
@@ -10,28 +10,28 @@ use tholepin_sdk::{DeleteOptions, Error, EventType, Host, ObjectRef, Retry, topo
 
 use crate::{apply::ReconcileFault, observe::ReconcileTarget};
 
-/// What became of a plan's actions.
+/// The results of a plan's actions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ActionSummary {
-    /// How many are as wanted.
+    /// The number of actions whose goal is reached.
     pub done: usize,
-    /// Why others are not: a guard's or the engine's words, in the order of the plan.
+    /// Why other actions failed, in the words of a guard or of the server, in the order of the plan.
     pub held_up: Vec<BlockedAction>,
-    /// Why others are not yet: what they wait for passes by itself.
+    /// Why other actions are delayed by something that passes by itself.
     pub waits: Vec<BlockedAction>,
 }
 
 /// An action that was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BlockedAction {
-    /// As a condition's reason.
+    /// The reason, as for a condition.
     pub reason: String,
-    /// For people.
+    /// The message for people.
     pub message: String,
 }
 
 impl ActionSummary {
-    /// Whether nothing was done although something was planned.
+    /// Returns true if actions were planned and none was done.
     pub(crate) fn is_held_up(&self) -> bool {
         self.done == 0 && !(self.held_up.is_empty() && self.waits.is_empty())
     }
@@ -41,8 +41,8 @@ impl ActionSummary {
 ///
 /// # Errors
 ///
-/// Fails if the host takes no list from this plugin at all, or if something more urgent has come up;
-/// what becomes of single actions is no error.
+/// Fails if the host accepts no list of actions from this plugin at all, or if something more urgent
+/// happened. The results of single actions are not errors.
 pub(crate) fn act(
     host: &dyn Host,
     target: &ReconcileTarget,
@@ -51,7 +51,7 @@ pub(crate) fn act(
     perform(host, target, &plan.actions())
 }
 
-/// Performs a list of actions, as [`act`] does.
+/// Performs a list of actions, like [`act`].
 pub(crate) fn perform(
     host: &dyn Host,
     target: &ReconcileTarget,
@@ -63,7 +63,7 @@ pub(crate) fn perform(
     let results = match topology::act(host, &target.instance, actions) {
         Ok(results) => results,
         Err(Error::Interrupted) => return Err(Error::Interrupted),
-        // The next pass looks and decides anew.
+        // The next reconcile observes and decides anew.
         Err(error) if error.retry() != Retry::Never => {
             let held_up =
                 BlockedAction { reason: error.reason().into(), message: error.to_string() };
@@ -88,15 +88,15 @@ pub(crate) fn perform(
 
 /// Why an action was not done.
 enum NotDone {
-    /// Something is in its way.
+    /// A guard or an error prevents it.
     HeldUp(BlockedAction),
-    /// It will be, when something has passed by itself.
+    /// It will be done when something has passed by itself.
     Waits(BlockedAction),
-    /// What it came after says why.
+    /// An action that it depends on was not done, and that action's result says why.
     Skipped,
 }
 
-/// What became of one action: a note, or why it was not done.
+/// Returns the note of a done action, or why it was not done.
 fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String, NotDone> {
     let what = describe(&action.verb);
     let told = |reason: &str, message: String| BlockedAction {
@@ -106,7 +106,7 @@ fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String,
     let held_up = |reason: &str, message: String| Err(NotDone::HeldUp(told(reason, message)));
     match result.map(|result| result.outcome) {
         Ok(ActionOutcome::Done { note, .. }) => Ok(note),
-        // The only copy of some slots is gone, or would be given up.
+        // The only copy of some slots no longer exists, or would be lost.
         Ok(ActionOutcome::Refused { guard, message }) if guard == "data-loss" => {
             held_up("SlotsLost", message)
         }
@@ -135,7 +135,8 @@ fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String,
     }
 }
 
-/// Tells people about what they would ask for later. Forming is told by the conditions.
+/// Publishes events about actions that people will ask about later. The conditions report the forming of a
+/// cluster.
 fn announce(host: &dyn Host, action: &Action, note: &str) {
     let (kind, reason, message) = if let Verb::Failover { pod, mode, .. } = &action.verb {
         let message = format!("`{pod}` took over ({}): {note}", mode.name());
@@ -147,18 +148,18 @@ fn announce(host: &dyn Host, action: &Action, note: &str) {
         return;
     };
     host.info(&message);
-    // An event that is lost changes nothing.
+    // A lost event has no consequences.
     if let Err(error) = host.publish(kind, reason, &message) {
         host.warn(&format!("the event was not published: {error}"));
     }
 }
 
-/// How many seconds the container of a Pod that is fenced has to end. One, because a Pod that is deleted with
-/// none is gone before its process is.
+/// The seconds that the container of a fenced Pod has to end. One, because a Pod that is deleted with a grace
+/// period of zero is removed before its process has ended.
 const FENCE_GRACE_S: u32 = 1;
 
-/// Deletes the Pods whose processes hang and whose places others are to take, and gives the uids of those for
-/// which that failed.
+/// Deletes the Pods whose processes hang and must end before replicas take over. Returns the uids of the Pods
+/// that could not be deleted.
 pub(crate) fn fence(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) -> Vec<String> {
     let mut failed = Vec::new();
     for (pod, uid) in &plan.fenced {
@@ -179,7 +180,7 @@ pub(crate) fn fence(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) -> V
                     host.warn(&format!("the event was not published: {error}"));
                 }
             }
-            // The Pod has changed since it was seen: the next pass looks again.
+            // The Pod has changed since the observation: the next reconcile observes again.
             Err(Error::Conflict(_)) => {}
             Err(error) => {
                 host.warn(&format!(
@@ -192,8 +193,8 @@ pub(crate) fn fence(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) -> V
     failed
 }
 
-/// Which members set files aside before they last ended: while not all is as wanted, the data that is missed
-/// may lie there.
+/// Returns a fault that lists members that set files aside before they last ended. While the cluster is not
+/// in the desired state, missing data may be in these files.
 pub(crate) fn set_aside(plan: &Plan, seen: &Snapshot) -> Option<ReconcileFault> {
     let said = |member: &Member| {
         let words = last_words(member).filter(|words| words.contains(SET_ASIDE))?;
@@ -209,8 +210,8 @@ pub(crate) fn set_aside(plan: &Plan, seen: &Snapshot) -> Option<ReconcileFault> 
     })
 }
 
-/// Tells which members are back after a copy of their damaged files was set aside: once, when one is first
-/// seen to answer again.
+/// Publishes an event for each member that answers again after a copy of its damaged files was set aside;
+/// once, when it is first seen to answer.
 pub(crate) fn announce_set_aside(
     host: &dyn Host,
     target: &ReconcileTarget,
@@ -237,12 +238,12 @@ pub(crate) fn announce_set_aside(
     }
 }
 
-/// What `start.sh` says when it has set damaged files aside.
+/// The text of `start.sh` after it has set damaged files aside.
 const SET_ASIDE: &str = "is set aside in";
-/// Of how many members that is told at most.
+/// The most members that the fault lists.
 const SET_ASIDE_TOLD_MAX: usize = 2;
 
-/// An action in a few words.
+/// Returns a short description of an action.
 fn describe(verb: &Verb) -> String {
     match verb {
         Verb::Forget { node } => format!("forget {}", node.short()),

@@ -1,7 +1,7 @@
-//! The configuration's part of a pass: the file of the settings that servers have taken, the settings
-//! that they are given, the revisions that go, and what is told of all that.
+//! The configuration's part of a reconcile: the file of the settings that servers have accepted, the settings
+//! to change on running servers, unused revisions to delete, and the conditions about all this.
 //!
-//! What to do is decided in `plan::configuration`, `plan::workload::revisions` and `plan::outdated`.
+//! The decisions are in `plan::configuration`, `plan::workload::revisions` and `plan::outdated`.
 
 use serde_json::Value;
 use tholepin_redis_cluster_plan::{
@@ -18,7 +18,7 @@ use crate::{
     report::{ConditionValue, MembersSeen, ReconcileFindings, condition},
 };
 
-/// The StatefulSets' templates; none while they cannot be read, which says nothing about them.
+/// Returns the templates of the StatefulSets; none if they cannot be read, which counts as unknown.
 pub(crate) fn templates(host: &dyn Host, target: &ReconcileTarget) -> Vec<TemplateRevision> {
     let fields = &[
         ".metadata.name",
@@ -35,11 +35,11 @@ pub(crate) fn templates(host: &dyn Host, target: &ReconcileTarget) -> Vec<Templa
     }
 }
 
-/// Applies the file of the settings that servers have taken. Pods do not start without it.
+/// Applies the file of the settings that servers have accepted. Pods do not start without it.
 ///
 /// # Errors
 ///
-/// Fails if it cannot be read or applied.
+/// Fails if the file cannot be read or applied.
 pub(crate) fn apply(
     host: &dyn Host,
     target: &ReconcileTarget,
@@ -62,11 +62,11 @@ fn read(host: &dyn Host, target: &ReconcileTarget) -> Result<Option<Value>, Erro
     }
 }
 
-/// Gives running servers the settings of the spec that they lack, after everything else.
+/// Changes the spec's settings that running servers do not have, after all other actions.
 ///
 /// # Errors
 ///
-/// Fails as [`act::perform`] does; what becomes of single settings is no error.
+/// Fails like [`act::perform`]; the results of single settings are not errors.
 pub(crate) fn set(
     host: &dyn Host,
     target: &ReconcileTarget,
@@ -75,8 +75,8 @@ pub(crate) fn set(
     act::perform(host, target, &plan.settings)
 }
 
-/// Deletes the revisions that no Pod and no template names. The cached objects are asked first, so that
-/// a cluster whose Pods still read an older revision costs no live reads.
+/// Deletes the revisions that no Pod and no template names. Checks the cached objects first, so that a
+/// cluster whose Pods still use an older revision causes no live reads.
 pub(crate) fn forget(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) {
     if plan.stage != ClusterStage::Steady {
         return;
@@ -92,12 +92,12 @@ pub(crate) fn forget(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) {
         gone.unwrap_or_default().into_iter().try_for_each(|it| delete(host, target, it))
     });
     if let Err(error) = outcome {
-        // Nobody reads them: the next pass tries again.
+        // No Pod reads them: the next reconcile tries again.
         host.warn(&format!("old revisions of the configuration were not deleted: {error}"));
     }
 }
 
-/// Deletes the Pods in which nothing ever ran and which a mended template would let run.
+/// Deletes the Pods that never ran or never answered, and that a corrected template may let run.
 pub(crate) fn replace_stuck(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) {
     for (pod, uid) in &plan.stuck {
         let object = ObjectRef::new("v1", "Pod", &target.namespace, pod);
@@ -108,7 +108,7 @@ pub(crate) fn replace_stuck(host: &dyn Host, target: &ReconcileTarget, plan: &Pl
                     format!("`{pod}` never ran and is replaced by one of the present template");
                 host.info(&text);
             }
-            // Something has happened in it meanwhile: the next pass looks again.
+            // The Pod has changed meanwhile: the next reconcile observes again.
             Err(error) => host.warn(&format!("`{pod}` was not replaced: {error}")),
         }
     }
@@ -136,7 +136,7 @@ fn unnamed(
     if existing.len() <= 1 {
         return Ok(Vec::new());
     }
-    // Every Pod of the namespace: one whose labels or owner somebody changed reads its file all the same.
+    // Reads all Pods of the namespace: one whose labels or owner were changed by hand still reads its file.
     let pods = ListQuery {
         read,
         fields: vec![".spec.volumes".into()],
@@ -154,13 +154,13 @@ fn delete(host: &dyn Host, target: &ReconcileTarget, gone: ExistingConfigMap) ->
     let object = ObjectRef::new("v1", "ConfigMap", &target.namespace, &gone.name);
     let options = DeleteOptions { uid: Some(gone.uid), ..DeleteOptions::default() };
     match host.delete(&object, &options) {
-        // Somebody else deleted it, or made another one of that name.
+        // It was deleted already, or another object of that name was created.
         Ok(()) | Err(Error::NotFound(_) | Error::Conflict(_)) => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// The object's own objects of one kind.
+/// Returns the objects of one kind with the cluster's labels.
 fn list(
     host: &dyn Host,
     target: &ReconcileTarget,
@@ -177,7 +177,8 @@ fn list(
     })
 }
 
-/// `Outdated` and `LiveConfigApplied`. What is not known in this pass stays as it was told last.
+/// Returns `Outdated` and `LiveConfigApplied`. A condition that this reconcile cannot determine keeps its
+/// last value.
 pub(crate) fn conditions(
     target: &ReconcileTarget,
     situation: &ReconcileFindings,

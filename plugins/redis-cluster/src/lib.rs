@@ -1,18 +1,19 @@
-//! The plugin that creates a Redis Cluster and keeps it alive.
+//! The plugin that creates a Redis Cluster and keeps it available.
 //!
 //! ```text
 //! observe ─► plan (crate `plan`, pure) ─► act ─► apply the workload ─► report
 //! ```
 //!
-//! This crate reads and writes through the host and decides nothing: what to do is in
-//! `redis-cluster/plan`. The policy's constants stand at the top of that crate.
+//! This crate reads and writes through the host. The decisions, and the constants of the policy, are in the
+//! crate `redis-cluster/plan`.
 //!
 //! Invariants:
-//! - Nothing is kept between reconciles but the object's status and the memo: since when the members could not
-//!   be observed, since when the cluster is not as wanted, and which Pods did not answer in time.
-//! - What cannot be applied stops no repair, and the rest of the workload is applied all the same.
-//! - A plan that its own linter objects to is not performed.
-//! - The status changes only when something changed: it holds no times of looking, no offsets.
+//! - Nothing is kept between reconciles but the object's status and the memo. The memo records since when the
+//!   members could not be observed, since when the cluster is not in the desired state, and which Pods did
+//!   not answer in time.
+//! - An object that cannot be applied stops neither repairs nor the rest of the workload.
+//! - A plan with a violation ([`Plan::check`]) is not performed.
+//! - The status changes only when something changed: it contains no times of observations and no offsets.
 
 mod act;
 mod apply;
@@ -57,7 +58,7 @@ impl Reconciler for RedisCluster {
                 .into_iter()
                 .map(|fault| Violation { field: fault.field, message: fault.message })
                 .collect(),
-            // The definition keeps such a spec out; this is for an object older than it.
+            // The definition refuses such a spec; this is for an object that is older than the definition.
             Err(error) => vec![Violation { field: ".spec".into(), message: error.to_string() }],
         }
     }
@@ -67,8 +68,8 @@ impl Reconciler for RedisCluster {
         request: ReconcileRequest,
     ) -> Result<ReconcileOutcome, ReconcileFailure> {
         if request.deleting {
-            // Everything made here belongs to the object and goes with it; whether the volumes go is
-            // written in the StatefulSets.
+            // All objects created here are owned by the object and are deleted with it. The StatefulSets say
+            // whether their volumes are deleted too.
             let summary = "deleted: what belongs to it follows".to_owned();
             return Ok(ReconcileOutcome { summary, finished: true, ..ReconcileOutcome::default() });
         }
@@ -82,8 +83,8 @@ impl Reconciler for RedisCluster {
     }
 }
 
-/// One pass up to the report. The members come first: what is wrong with the workload must not keep a
-/// primary that died from being replaced.
+/// Does everything but the report. The members come first, so that a problem with the workload does not delay
+/// the replacement of a dead primary.
 fn pass(
     host: &dyn Host,
     target: &ReconcileTarget,
@@ -106,13 +107,13 @@ fn pass(
     ReconcileFindings { seen, faults, silent }
 }
 
-/// What was seen of the members, and whether Pods may be started.
+/// The observation of the members, and whether Pods may be started.
 struct MembersLook {
     seen: MembersSeen,
     may_start: bool,
 }
 
-/// Looks at the members, and does what the plan for them says.
+/// Observes the members and performs the plan for them.
 fn look(
     host: &dyn Host,
     target: &ReconcileTarget,
@@ -157,8 +158,9 @@ fn look(
     MembersLook { seen, may_start }
 }
 
-/// Writes the file of the settings that servers have taken, without which no Pod starts. What it held stays
-/// if it cannot be written. Gives an end of the pass if something more urgent has come up.
+/// Applies the file of the settings that servers have accepted, without which no Pod starts. If it cannot be
+/// applied, its old content stays. Returns `Some` if something more urgent happened and the reconcile must
+/// end.
 fn live_settings(
     host: &dyn Host,
     target: &ReconcileTarget,
@@ -195,7 +197,7 @@ fn perform(
             configuration::forget(host, target, &plan);
             MembersSeen::Planned { plan, acted, set }
         }
-        // Something more urgent has come up, so what was seen is old: look again.
+        // Something more urgent happened, so the observation is outdated: observe again.
         Err(Error::Interrupted) => MembersSeen::Interrupted,
         Err(error) => {
             faults.push(ReconcileFault::of("the plan was not performed", &error));
@@ -208,7 +210,7 @@ fn perform(
     }
 }
 
-/// Refuses a plan that must not be performed: a bug of ours, and better found here than in the data.
+/// Refuses a plan with a violation, which is a bug of this plugin.
 fn check(plan: &Plan, observed: &Observed) -> Option<ReconcileFault> {
     let violations = plan.check(observed);
     let first = violations.first()?;
@@ -216,36 +218,36 @@ fn check(plan: &Plan, observed: &Observed) -> Option<ReconcileFault> {
     Some(ReconcileFault { reason: "BadPlan".into(), message, retry: true, ends_all: false })
 }
 
-/// Kubernetes is asked why it does not make something that has been missing for so long, in milliseconds.
+/// The time in milliseconds for which something must be missing before Kubernetes is asked why.
 const MISSING_PATIENCE_MS: u64 = 3_000;
 
-/// What is remembered from one pass to the next, as long as the host runs.
+/// The state kept from one reconcile to the next, as long as the host runs.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct PluginMemo {
-    /// Since when the members could not be looked at.
+    /// Since when the members could not be observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     unseen_since_ms: Option<u64>,
-    /// Since when the cluster is not as wanted.
+    /// Since when the cluster is not in the desired state.
     #[serde(skip_serializing_if = "Option::is_none")]
     unsteady_since_ms: Option<u64>,
-    /// The Pods that did not answer in time when the members were last looked at, or shortly before, by uid.
+    /// The Pods that did not answer in time in the last observation or shortly before, by uid.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     silent: BTreeMap<String, SilentPodMemo>,
 }
 
-/// How long, in milliseconds, a Pod that answers again is remembered as one that did not.
+/// The time in milliseconds for which a Pod that answers again is remembered as one that did not.
 const ANSWERS_AGAIN_MS: u64 = 3_000;
 
 /// A Pod that does not answer in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SilentPodMemo {
-    /// Since when.
+    /// When it first did not answer, in milliseconds since 1970.
     since_ms: u64,
-    /// When it was last seen not to answer.
+    /// When it last did not answer, in milliseconds since 1970.
     last_ms: u64,
-    /// Whether its deletion was tried and did not succeed.
+    /// Whether its deletion was tried and failed.
     #[serde(default)]
     is_unfenced: bool,
 }
@@ -257,8 +259,8 @@ impl SilentPodMemo {
     }
 }
 
-/// The Pods that do not answer in time, and what was known of them before. One that answers again is kept for
-/// as long as others call it failed, and for a moment in which that may become known.
+/// Returns the Pods that do not answer in time, with their earlier records. A Pod that answers again is kept
+/// while other members consider it failed, and for [`ANSWERS_AGAIN_MS`] in which they may begin to.
 fn silent_pods(
     snapshot: &Snapshot,
     before: &BTreeMap<String, SilentPodMemo>,
@@ -290,7 +292,7 @@ fn silent_pods(
 }
 
 impl PluginMemo {
-    /// A memo of another version says nothing.
+    /// Parses the memo; one of another version counts as empty.
     fn read(memo: Option<Value>) -> Self {
         memo.and_then(|memo| serde_json::from_value(memo).ok()).unwrap_or_default()
     }
@@ -325,9 +327,9 @@ fn outcome(
     let requeue_ms = match seen {
         MembersSeen::Interrupted => BUSY_REQUEUE_MS,
         MembersSeen::Unseen(_) => WAITING_REQUEUE_MS,
-        // A refusal stands until something changes; a guard that counts time needs a new look.
+        // A refusal lasts until something changes; a guard that measures time needs a new observation.
         MembersSeen::Planned { acted, .. } if acted.is_held_up() => WAITING_REQUEUE_MS,
-        // What was set is looked at at once; what was refused stands until the spec changes.
+        // Changed settings are observed again soon; a refused setting stays refused until the spec changes.
         MembersSeen::Planned { set, .. } if set.done != 0 => BUSY_REQUEUE_MS,
         MembersSeen::Planned { plan, .. } => plan.requeue_ms(),
     };

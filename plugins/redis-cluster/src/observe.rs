@@ -1,4 +1,4 @@
-//! Reads: the object itself, and every member at one moment.
+//! Reads the object, and takes a snapshot of all members.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use tholepin_sdk::{Error, Host, ObjectRef, ReconcileFailure, topology};
 
 use crate::{apply::ReconcileFault, configuration};
 
-/// The object reconciled, read once.
+/// The object to reconcile, parsed once.
 #[derive(Debug)]
 pub(crate) struct ReconcileTarget {
     pub name: String,
@@ -25,14 +25,14 @@ pub(crate) struct ReconcileTarget {
     pub uid: String,
     pub generation: i64,
     pub spec: RedisClusterSpec,
-    /// What was reported last.
+    /// The last status.
     pub status: RedisClusterStatus,
-    /// The instance, as the host's Redis functions take it.
+    /// The instance for the host's Redis functions.
     pub instance: Instance,
 }
 
 impl ReconcileTarget {
-    /// Reads the object of a request.
+    /// Parses the object of a request.
     pub(crate) fn read(object: &Value) -> Result<Self, ReconcileFailure> {
         let text = |path: &str| {
             let value = object.pointer(path).and_then(Value::as_str);
@@ -48,7 +48,7 @@ impl ReconcileTarget {
             instance: workload::instance(owner, &spec),
             generation: object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0),
             spec,
-            // A status of another version says nothing; it is written anew.
+            // A status of another version counts as empty; it is written anew.
             status: serde_json::from_value(part("status")).unwrap_or_default(),
             name,
             namespace,
@@ -66,8 +66,8 @@ fn unreadable(path: &str, why: &str) -> ReconcileFailure {
     ReconcileFailure { reason: "Unreadable".into(), message, retry: false }
 }
 
-/// What is wrong with the password that the object names, by the host's word. The one in force stays: it
-/// is the one that the members have.
+/// Returns a fault if the host reports a problem with the password that the object names. The password in
+/// force does not change: the members use it.
 pub(crate) fn credentials_fault(
     target: &ReconcileTarget,
     facts: CredentialsFacts,
@@ -75,7 +75,7 @@ pub(crate) fn credentials_fault(
     let (secret, key) = secret_of(target);
     let kept = reserved::name(reserved::ReservedPurpose::Credentials, KIND, &target.uid);
     let (reason, message) = match facts.named {
-        // What could not be read now is read again by the next pass.
+        // A Secret that could not be read now is read again in the next reconcile.
         NamedPassword::InForce | NamedPassword::Unread | NamedPassword::Other => return None,
         NamedPassword::SecretMissing
         | NamedPassword::KeyMissing
@@ -127,7 +127,7 @@ pub(crate) fn credentials_fault(
     Some(ReconcileFault { reason: reason.into(), message, retry: false, ends_all: false })
 }
 
-/// The Secret that the object names, and the key there.
+/// Returns the name and the key of the Secret that the object names.
 fn secret_of(target: &ReconcileTarget) -> (&str, &str) {
     match &target.spec.auth {
         Some(auth) => (auth.secret_name.as_str(), auth.key.as_str()),
@@ -135,7 +135,7 @@ fn secret_of(target: &ReconcileTarget) -> (&str, &str) {
     }
 }
 
-/// What is wrong with the Secret itself, and what mends it.
+/// Returns the problem of the Secret itself, and how to fix it.
 fn unusable(target: &ReconcileTarget, facts: CredentialsFacts) -> (&'static str, String) {
     let (secret, key) = secret_of(target);
     let namespace = &target.namespace;
@@ -187,14 +187,14 @@ fn unusable(target: &ReconcileTarget, facts: CredentialsFacts) -> (&'static str,
     }
 }
 
-/// Looks at every member. `asks_why` if also Kubernetes is to be asked for what it does not make.
+/// Observes all members. `asks_why` also asks Kubernetes why it does not create something.
 pub(crate) fn observe(
     host: &dyn Host,
     target: &ReconcileTarget,
     asks_why: bool,
 ) -> Result<Observed, Error> {
     let snapshot = match topology::observe(host, &target.instance) {
-        // There is no Pod yet, or no more: every shard is to be begun, or lost.
+        // No Pod exists (yet, or any more): the planner starts or replaces every shard.
         Err(Error::NotFound(_)) => Snapshot::default(),
         seen => seen?,
     };
@@ -204,8 +204,8 @@ pub(crate) fn observe(
     Ok(Observed { snapshot, previous, templates, obstacles, silent: BTreeMap::default() })
 }
 
-/// Why Kubernetes does not make the first Pod that is missing, or the volume of the first that has none, by
-/// the warnings of its controllers.
+/// Returns why Kubernetes does not create the first missing Pod, or the volume of the first Pod without one,
+/// from the warnings of its controllers.
 fn obstacles(
     host: &dyn Host,
     target: &ReconcileTarget,
@@ -229,11 +229,11 @@ fn obstacles(
     asked.filter_map(|(object, pod)| Some((pod.clone(), warning(host, &object, &pod)?))).collect()
 }
 
-/// The newest warning about an object: of a StatefulSet, that it cannot make this Pod.
+/// Returns the newest warning about an object; for a StatefulSet, the newest one about this Pod.
 fn warning(host: &dyn Host, object: &ObjectRef, pod: &str) -> Option<String> {
     let warnings = match host.warnings(object) {
         Ok(warnings) => warnings,
-        // Why something is not made is worth knowing, and nothing waits for it.
+        // Nothing depends on the reason, so an error is only logged.
         Err(Error::NotFound(_)) => return None,
         Err(error) => {
             host.warn(&format!("the warnings about {} were not read: {error}", object.name));

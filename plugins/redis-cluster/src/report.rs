@@ -1,7 +1,7 @@
-//! Tells what is so: the status, its conditions, one line for people, and an event when it changes.
+//! Reports the result: the status with its conditions, one line for people, and events about changes.
 //!
-//! Everything is computed from what was decided and done in this pass; what was reported before is
-//! used only for the time of a condition's last change, and for members that cannot be asked.
+//! Everything is computed from the decisions and results of this reconcile. The last status is used only for
+//! the times of conditions, and for members that cannot be asked.
 
 use std::collections::BTreeMap;
 
@@ -22,40 +22,40 @@ use crate::{
     observe::ReconcileTarget,
 };
 
-/// How long what was reported stays while the members cannot be looked at for a reason that passes, in
-/// milliseconds: as long as a healthy cluster is not looked at anyway.
+/// The time in milliseconds for which the last status stays if the members cannot be observed for a temporary
+/// reason. It is the interval at which a healthy cluster is observed anyway.
 const UNSEEN_PATIENCE_MS: u64 = HEALTHY_REQUEUE_MS;
 
-/// How a pass went.
+/// The findings of a reconcile.
 #[derive(Debug)]
 pub(crate) struct ReconcileFindings {
-    /// What was seen of the members.
+    /// The observation of the members.
     pub seen: MembersSeen,
-    /// What stands in the way besides, what comes first first.
+    /// Further problems, the most important one first.
     pub faults: Vec<ReconcileFault>,
     /// The Pods that do not answer in time, by uid.
     pub silent: BTreeMap<String, SilentPodMemo>,
 }
 
-/// What a pass saw of the members.
+/// The observation of the members.
 #[derive(Debug)]
 pub(crate) enum MembersSeen {
-    /// Something more urgent has come up before all was seen and done.
+    /// Something more urgent happened before everything was observed and done.
     Interrupted,
-    /// The members could not be looked at.
+    /// The members could not be observed.
     Unseen(Error),
     /// A plan was made and performed.
     Planned {
         /// The plan.
         plan: Box<Plan>,
-        /// What became of it.
+        /// The results of its actions.
         acted: ActionSummary,
-        /// What became of the settings.
+        /// The results of the settings.
         set: ActionSummary,
     },
 }
 
-/// What a condition says, without its time.
+/// The value of a condition, without its time.
 pub(crate) struct ConditionValue {
     status: ConditionStatus,
     reason: String,
@@ -74,7 +74,7 @@ impl ConditionValue {
     }
 }
 
-/// Writes the status, and an event if the cluster became ready or stopped being so.
+/// Writes the status, and an event if the cluster became ready or stopped being ready.
 ///
 /// # Errors
 ///
@@ -102,7 +102,7 @@ pub(crate) fn write(
     Ok(())
 }
 
-/// Whether what was reported stays: this pass has seen nothing, and the next one will soon.
+/// Returns true if the last status stays: this reconcile has observed nothing, and the next one follows soon.
 fn stays(target: &ReconcileTarget, seen: &MembersSeen, unseen_for_ms: u64) -> bool {
     match seen {
         MembersSeen::Interrupted => true,
@@ -113,7 +113,7 @@ fn stays(target: &ReconcileTarget, seen: &MembersSeen, unseen_for_ms: u64) -> bo
     }
 }
 
-/// The whole status.
+/// Returns the whole status.
 fn status(
     target: &ReconcileTarget,
     situation: &ReconcileFindings,
@@ -165,12 +165,12 @@ fn shard_status(shard: &ShardPlan, namespace: &str) -> ShardStatus {
     }
 }
 
-/// `Ready`, `Progressing` and `Degraded`: the one table of what they say.
+/// Returns `Ready`, `Progressing` and `Degraded`. This is the only place that determines them.
 fn verdicts(situation: &ReconcileFindings, unsteady_ms: u64) -> [ConditionValue; 3] {
     let ReconcileFindings { seen, faults, .. } = situation;
     match seen {
         MembersSeen::Unseen(error) => unseen(error, faults),
-        // Nothing is reported of it.
+        // Unused: an interrupted reconcile writes no status.
         MembersSeen::Interrupted => unseen(&Error::Interrupted, faults),
         MembersSeen::Planned { plan, acted, .. } => planned(plan, acted, faults, unsteady_ms),
     }
@@ -202,7 +202,7 @@ fn planned(
     if plan.stage == ClusterStage::Steady {
         let message = format!("{} slots are served", plan.slots_served);
         return [
-            // The members are as wanted and serve, whatever could not be applied.
+            // The members are in the desired state and serve, even if an object could not be applied.
             ConditionValue::new(true, "AsWanted", message),
             ConditionValue::new(false, "AsWanted", "nothing is under way"),
             degraded,
@@ -227,15 +227,15 @@ fn planned(
     ]
 }
 
-/// What is broken: among the members first, then what stands in the way besides. All are told, the first
-/// with its reason.
+/// Returns the faults: those of the members first, then the others. The condition's message lists the first
+/// of each, and its reason is that of the first.
 fn degraded(
     plan: &Plan,
     acted: &ActionSummary,
     faults: &[ReconcileFault],
 ) -> Option<ConditionValue> {
     let held_up = acted.held_up.first().filter(|_| plan.stage != ClusterStage::Steady);
-    // That another shard comes first says nothing where a guard says why that one cannot.
+    // `OtherShardFirst` is left out if a guard's refusal says why that shard cannot fail over.
     let says_more =
         |reason: &&WaitReason| held_up.is_none() || **reason != WaitReason::OtherShardFirst;
     let waits = plan.reasons().filter(says_more).find(|reason| reason.is_fault());
@@ -258,7 +258,7 @@ fn degraded(
     }
 }
 
-/// What is merely not finished is a fault in the end.
+/// Returns a fault if something has been unfinished for too long.
 fn too_long(plan: &Plan, unsteady_ms: u64) -> ConditionValue {
     let late = plan.reasons().find(|reason| reason.patience_s() * 1000 <= unsteady_ms);
     match late {
@@ -274,7 +274,7 @@ fn no_fault() -> ConditionValue {
     ConditionValue::new(false, "NoFault", "no fault is known")
 }
 
-/// The verbs under way, each once.
+/// Returns the verbs in progress, each once.
 fn next_steps(plan: &Plan) -> String {
     let mut verbs: Vec<_> = plan.actions().iter().map(|action| action.verb.name()).collect();
     verbs.sort_unstable();
@@ -285,9 +285,9 @@ fn next_steps(plan: &Plan) -> String {
     format!("under way: {}", verbs.join(", "))
 }
 
-/// The plan knows no namespace: what it says to type gets it here.
+/// Adds the namespace to the commands in a message; the planner does not know it.
 fn complete(message: &str, namespace: &str) -> String {
-    // In two parts: `engine_host/advice.rs` takes a whole one in a source for a command to be typed.
+    // Split in two, because `engine_host/advice.rs` takes a whole one in a source for a command to run.
     const KUBECTL: &str = concat!('`', "kubectl ");
     let mut parts = message.split(KUBECTL);
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -324,7 +324,7 @@ fn ready(status: &RedisClusterStatus) -> Option<&Condition> {
     status.conditions.iter().find(|condition| condition.condition_type == "Ready")
 }
 
-/// Tells when the cluster becomes ready or degraded, and when it stops being ready.
+/// Publishes an event when the cluster becomes ready or degraded, and when it stops being ready.
 fn announce(host: &dyn Host, target: &ReconcileTarget, status: &RedisClusterStatus) {
     announce_degraded(host, target, status);
     let Some(now) = ready(status) else { return };
@@ -335,16 +335,16 @@ fn announce(host: &dyn Host, target: &ReconcileTarget, status: &RedisClusterStat
         (Some(ConditionStatus::True), _) => {
             host.publish(EventType::Warning, &now.reason, &now.message)
         }
-        // A new object is not ready, which is no news.
+        // A new object is not ready, which needs no event.
         (_, ConditionStatus::False | ConditionStatus::Unknown) => return,
     };
     if let Err(error) = told {
-        // The condition says the same; an event that is lost changes nothing.
+        // The condition says the same; a lost event has no consequences.
         host.warn(&format!("the event was not published: {error}"));
     }
 }
 
-/// A fault is told when it comes, and when another takes its place.
+/// Publishes an event for a new fault, and when another fault replaces it.
 fn announce_degraded(host: &dyn Host, target: &ReconcileTarget, status: &RedisClusterStatus) {
     let degraded = |status: &RedisClusterStatus| {
         let found = status.conditions.iter().find(|it| it.condition_type == "Degraded")?;
@@ -361,7 +361,7 @@ fn announce_degraded(host: &dyn Host, target: &ReconcileTarget, status: &RedisCl
     }
 }
 
-/// One line for people.
+/// Returns one line for people.
 pub(crate) fn summary(situation: &ReconcileFindings, requeue_ms: u64) -> String {
     let fault = situation.faults.first().map(|fault| fault.message.clone());
     let (plan, acted) = match &situation.seen {

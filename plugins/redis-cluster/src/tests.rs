@@ -1,4 +1,4 @@
-//! Whole passes against a host that answers from a script.
+//! Tests of whole reconciles against a host with scripted answers.
 
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -12,19 +12,19 @@ use tholepin_sdk::{
     PodProbe, ProbeOutcome, ReadMode, RedisReply, WaitOutcome,
 };
 
-/// A host with one object and one snapshot. It does what it is told and writes it down.
+/// A host with one object and one snapshot. It accepts all calls and records them.
 #[derive(Default)]
 struct ScriptedHost {
     snapshot: Value,
-    /// Answers for the actions, by verb; `done` for those that are not named.
+    /// Results of actions, by verb; `done` for verbs that are not listed.
     refusals: Vec<(&'static str, Value)>,
-    /// What is listed, by kind; deleted objects are gone from it.
+    /// The objects to list, by kind; a deleted object is removed from it.
     listed: RefCell<BTreeMap<&'static str, Vec<Value>>>,
-    /// Answers for applies, by the object's title.
+    /// Errors of applies, by the object's title.
     refused: Vec<(&'static str, Error)>,
-    /// Why nobody can be looked at.
+    /// The error of `observe`.
     unseen: Option<Error>,
-    /// What Kubernetes says about objects, by name.
+    /// The warnings of Kubernetes, by the object's name.
     warnings: BTreeMap<String, Value>,
     applied: RefCell<Vec<String>>,
     /// The last `data` of the file of settings.
@@ -32,9 +32,9 @@ struct ScriptedHost {
     acted: RefCell<Vec<Value>>,
     status: RefCell<Option<Value>>,
     events: RefCell<Vec<String>>,
-    /// What was to be deleted, and in how many seconds.
+    /// The deletions, with their grace periods in seconds.
     deleted: RefCell<Vec<(String, Option<u32>)>>,
-    /// Why nothing is deleted.
+    /// The error of `delete`.
     undeletable: Option<Error>,
 }
 
@@ -57,7 +57,7 @@ impl Host for ScriptedHost {
     fn apply(&self, object: &Value, force: bool) -> Result<Document, Error> {
         assert!(force, "an edit by hand must not stop the healing");
         let title = workload::title(object);
-        // Without the hash of the revision.
+        // The title without the hash of the revision.
         let stem = title.rsplit_once('-').filter(|(stem, _)| *stem == "ConfigMap demo-config");
         let title = stem.map_or(title.clone(), |(stem, _)| stem.to_owned());
         if let Some((_, error)) = self.refused.iter().find(|(refused, _)| *refused == title) {
@@ -164,7 +164,7 @@ fn object(spec: Value) -> Value {
     })
 }
 
-/// A server that is alone.
+/// Returns a server that knows no other node.
 fn fresh(pod: &str, address: &str, id: &str) -> Value {
     let own = json!({"role": "primary", "address": address, "epoch": 0, "connected": true});
     json!({
@@ -179,7 +179,7 @@ fn fresh(pod: &str, address: &str, id: &str) -> Value {
     })
 }
 
-/// The only server of a cluster of one shard, with all slots.
+/// Returns the only server of a cluster of one shard, with all slots.
 fn serving(pod: &str, address: &str, id: &str) -> Value {
     let row = json!({"role": "primary", "address": address, "epoch": 1, "slots": ["0-16383"],
         "connected": true});
@@ -248,7 +248,8 @@ fn a_cluster_that_is_as_wanted_is_ready_and_quiet() {
     assert!(outcome.summary.starts_with("ready: 1/1 shards"), "{}", outcome.summary);
     let status = host.status.borrow().clone().unwrap();
     assert_eq!((&status["readyShards"], &status["slotsServed"]), (&json!("1/1"), &json!(16384)));
-    // What `kubectl describe` shows: every condition says something, and a primary is in sync with nobody.
+    // What `kubectl describe` shows: every condition has a message, and `inSync` is reported only for
+    // replicas.
     for name in ["Ready", "Progressing", "Degraded", "LiveConfigApplied"] {
         assert_ne!(condition(&host, name).2, "", "{name}");
     }
@@ -258,7 +259,7 @@ fn a_cluster_that_is_as_wanted_is_ready_and_quiet() {
     assert_eq!(condition(&host, "Ready").0, "True");
     assert_eq!(*host.events.borrow(), ["Ready"]);
 
-    // Looking again changes nothing, and nothing is said twice.
+    // Observing again changes nothing and publishes nothing.
     object["status"] = status.clone();
     reconcile(&host, object);
     assert_eq!(host.status.borrow().clone().unwrap(), status);
@@ -291,7 +292,7 @@ fn an_unusable_password_is_told_and_stops_only_what_needs_it() {
         assert!(message.contains(way_out), "{message}");
         assert!(host.applied.borrow().contains(&"StatefulSet demo-shard-0".to_owned()));
 
-        // A new cluster: no Pod may start without a password.
+        // For a new cluster: no Pod may start without a password.
         let credentials = json!({"named": named, "pending": true});
         let snapshot = json!({"observedAtMs": 1, "credentials": credentials});
         let host = ScriptedHost { snapshot, ..ScriptedHost::default() };
@@ -325,7 +326,7 @@ fn a_refusal_is_reported_with_the_guards_words() {
     assert_eq!(outcome.requeue_ms, Some(WAITING_REQUEUE_MS));
 }
 
-/// A cluster of one server that shows this length of the slow log, of the spec's 256.
+/// Returns a cluster of one server that reports this `slowlog-max-len`; the spec has 256.
 fn with_slow_log(shown: &str) -> (ScriptedHost, Value) {
     let mut snapshot = serving("demo-shard-0-0", "10.0.0.1:6379", &id('a'));
     let settings = &mut snapshot["members"][0]["answer"]["answered"]["settings"];
@@ -407,7 +408,7 @@ fn pods_of_an_older_template_are_told_and_their_revision_stays() {
     assert_eq!(host.listed.borrow()["ConfigMap"], [now]);
 }
 
-/// A cluster of one shard without replicas that is as wanted.
+/// Returns a cluster of one shard without replicas, in the desired state.
 fn healthy() -> ScriptedHost {
     let snapshot = serving("demo-shard-0-0", "10.0.0.1:6379", &id('a'));
     ScriptedHost { snapshot, ..ScriptedHost::default() }
@@ -427,7 +428,7 @@ fn what_cannot_be_applied_stops_neither_repairs_nor_the_rest() {
     assert!(message.contains(" was not applied: denied"), "{message}");
     assert_eq!(outcome.requeue_ms, Some(HEALTHY_REQUEUE_MS), "only a change helps");
 
-    // One that is not formed yet is formed.
+    // A cluster that is not formed yet is formed.
     let members = [fresh("demo-shard-0-0", "10.0.0.1:6379", &id('a'))];
     let host = ScriptedHost {
         snapshot: json!({"observedAtMs": 1, "members": members}),
@@ -481,7 +482,7 @@ fn who_cannot_look_does_not_know_whether_it_is_ready() {
             let status = host.status.borrow().clone().unwrap();
             assert_eq!(status["shards"], reported["status"]["shards"], "what is known stays");
         }
-        // What can be done without looking is done all the same.
+        // Steps that need no observation are done all the same.
         assert_eq!(host.applied.borrow().is_empty(), error == Error::Interrupted);
     }
 }

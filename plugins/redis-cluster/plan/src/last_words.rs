@@ -1,4 +1,4 @@
-//! What a server said last before it ended by itself, as far as Kubernetes kept it.
+//! The last output of a server that ended by itself, as far as Kubernetes kept it.
 
 use alloc::{
     string::{String, ToString},
@@ -10,15 +10,15 @@ use tholepin_schema::snapshot::Member;
 
 /// The most characters that a condition repeats.
 const CHARS_MAX: usize = 400;
-/// The most lines.
+/// The most lines that a condition repeats.
 const LINES_MAX: usize = 3;
-/// How the engine begins to say what is wrong with its file.
+/// The beginning of a server's message about its configuration file.
 const FATAL: &str = "*** FATAL CONFIG FILE ERROR";
-/// Exit codes from here on are those of signals: what was said before explains nothing.
+/// Exit codes from this one on are those of signals: the output before a signal explains nothing.
 const SIGNALS: i64 = 128;
 
-/// The last words of a container that ended by itself with an error; none of one that never ended or
-/// was killed.
+/// Returns the last output of a container that ended by itself with an error; `None` for one that never ended
+/// or was killed.
 #[must_use]
 pub fn last_words(member: &Member) -> Option<String> {
     let state = |name: &str| member.kubernetes.get(name)?.get("terminated");
@@ -32,7 +32,7 @@ pub fn last_words(member: &Member) -> Option<String> {
     (!said.is_empty()).then_some(said)
 }
 
-/// The lines that matter, without process ids and times: those differ at every start, and a status
+/// Returns the lines that matter, without process ids and times: these differ at every start, and a status
 /// must not.
 fn essence(message: &str) -> String {
     let from = message.rfind(FATAL).and_then(|at| message.get(at..)).unwrap_or(message);
@@ -46,7 +46,7 @@ fn essence(message: &str) -> String {
     text.replace('`', "'").chars().take(CHARS_MAX).collect::<String>().trim().to_string()
 }
 
-/// A line without what the engine writes before it: `1:M 30 Nov 2026 20:14:25.703 # `.
+/// Removes what the server writes before a line: `1:M 30 Nov 2026 20:14:25.703 # `.
 fn bare(line: &str) -> &str {
     let words: Vec<&str> = line.splitn(7, ' ').collect();
     let text = match words.as_slice() {

@@ -1,7 +1,7 @@
-//! Which Pods were made from an older template than their StatefulSet has now.
+//! Finds Pods that were created from an older template than their StatefulSet has now.
 //!
-//! A change of the template restarts no Pod (`OnDelete`), so a new image or a setting that only a
-//! restart can change waits until somebody deletes the Pods.
+//! A change of the template restarts no Pod (`OnDelete`). A new image, or a setting that only a restart can
+//! change, takes effect when a person deletes the Pods.
 
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
@@ -13,12 +13,12 @@ use crate::{
     ClusterStage, MemberPosition, NextPod, OutdatedPods, ShardPlan, cluster_model::ClusterModel,
 };
 
-/// The label that names the revision of the template that a Pod was made from.
+/// The label with the revision of the template from which a Pod was created.
 const REVISION_LABEL: &str = "controller-revision-hash";
 
-/// Pods of an older template whose containers do not run, and in which nothing ever ran or that never
-/// answered: a mended spec reaches them only if they are replaced, and nothing is lost with them. Each
-/// with its uid.
+/// Returns Pods of an older template whose containers do not run, and which never ran a container or never
+/// answered, each with its uid. A corrected spec reaches them only if they are replaced, and replacing them
+/// loses nothing.
 pub(crate) fn stuck(picture: &ClusterModel<'_>) -> Vec<(String, String)> {
     let Some(older) = older(picture) else { return Vec::new() };
     let reported = picture.observed.previous.shards.iter().flat_map(|shard| &shard.members);
@@ -33,13 +33,14 @@ pub(crate) fn stuck(picture: &ClusterModel<'_>) -> Vec<(String, String)> {
     stuck.map(|member| (member.pod.clone(), member.pod_uid.clone())).collect()
 }
 
-/// Whether no container of this Pod has run yet. The Pod that had its name before may have been a member.
+/// Returns true if no container of this Pod has run yet. An earlier Pod of the same name may have been a
+/// member.
 fn never_ran(member: &Member) -> bool {
     let last = member.kubernetes.pointer("/lastState").and_then(Value::as_object);
     member.container_id.is_empty() && last.is_none_or(Map::is_empty)
 }
 
-/// Compares each Pod in a wanted seat with the StatefulSet of its shard.
+/// Compares each Pod at a desired position with the StatefulSet of its shard.
 pub(crate) fn outdated(
     picture: &ClusterModel<'_>,
     stage: ClusterStage,
@@ -66,8 +67,8 @@ pub(crate) fn outdated(
     OutdatedPods::Some { count: older.len(), of: picture.placed.len(), next }
 }
 
-/// The seats whose Pods are of an older template, and whether a primary is in them; none while a
-/// StatefulSet does not tell.
+/// Returns the positions whose Pods are of an older template, each with whether its member is a primary;
+/// `None` while the revision of a StatefulSet is not known.
 fn older<'a>(picture: &'a ClusterModel<'_>) -> Option<Vec<(bool, &'a MemberPosition)>> {
     let templates = &picture.observed.templates;
     let revisions: BTreeMap<&str, Option<&str>> =

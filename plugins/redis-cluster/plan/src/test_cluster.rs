@@ -1,8 +1,8 @@
-//! A small Redis Cluster in memory, for tests: it obeys actions, gossips, dies and returns, and gives
-//! snapshots as the host does.
+//! A small in-memory model of a Redis Cluster for tests. It performs actions, gossips, loses and restarts
+//! processes, and returns snapshots as the host does.
 //!
-//! It models what plans rest on (who knows whom, who claims what, who follows whom), not time. An
-//! action that real nodes would refuse panics: a plan must not ask for it.
+//! It models what plans depend on (which nodes know each other, claim which slots, and follow which primary)
+//! but not time. An action that a real node would refuse panics, because no plan may contain it.
 
 use alloc::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +26,7 @@ mod view;
 
 pub(crate) const CLUSTER: &str = "demo";
 
-/// A node's table of nodes, as its `nodes.conf`.
+/// A node's table of known nodes, like its `nodes.conf`.
 type Table = BTreeMap<NodeId, NodeRow>;
 
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ pub(crate) struct Process {
 pub(crate) struct Pod {
     pub address: String,
     pub deleting: bool,
-    /// None while its server does not run.
+    /// `None` while its server does not run.
     pub process: Option<Process>,
     pub silent: Option<UnreachableReason>,
     /// Whether its container runs and waits before it starts the server.
@@ -55,11 +55,11 @@ pub(crate) struct Model {
     pub spec: RedisClusterSpec,
     pub pods: BTreeMap<String, Pod>,
     pub previous: RedisClusterStatus,
-    /// Of those that do not answer in time.
+    /// The silence reported for Pods that do not answer in time.
     pub silence: PodSilence,
-    /// Those that did not answer in time until a moment ago.
+    /// Pods that did not answer in time until recently.
     pub answer_again: Vec<String>,
-    /// Processes that stopped while their memory (a volume, or the same Pod) lives on.
+    /// Processes that have stopped while their data (a volume, or the same Pod) still exists.
     stopped: BTreeMap<String, Process>,
     next: u32,
 }
@@ -70,7 +70,7 @@ pub(crate) fn spec(shards: u16, replicas: u16) -> RedisClusterSpec {
 }
 
 impl Model {
-    /// Fresh servers in all seats.
+    /// Returns a model with a fresh server at every position.
     pub(crate) fn new(spec: RedisClusterSpec) -> Self {
         let mut model = Self {
             spec,
@@ -87,7 +87,7 @@ impl Model {
         model
     }
 
-    /// A cluster that is as wanted.
+    /// Returns a cluster in the desired state.
     pub(crate) fn formed(spec: RedisClusterSpec) -> Self {
         let mut model = Self::new(spec);
         model.converge();
@@ -118,7 +118,7 @@ impl Model {
         self.pods.insert(pod.to_string(), made);
     }
 
-    /// The server's process ends; its Pod and its memory stay.
+    /// Ends the server's process; its Pod and its data stay.
     pub(crate) fn kill(&mut self, pod: &str) {
         let slot = self.pods.get_mut(pod).unwrap();
         slot.silent = Some(UnreachableReason::Refused);
@@ -127,7 +127,7 @@ impl Model {
         }
     }
 
-    /// The Pod goes, and a new one comes with a new address, with or without the old memory.
+    /// Replaces the Pod by one with a new address, with or without the old data.
     pub(crate) fn recreate(&mut self, pod: &str, keeps_volume: bool) {
         self.kill(pod);
         let kept = self.stopped.remove(pod);
@@ -140,7 +140,7 @@ impl Model {
         }
     }
 
-    /// The server starts again in its Pod, with its memory.
+    /// Starts the server in its Pod again, with its data.
     pub(crate) fn restart(&mut self, pod: &str) {
         let slot = self.pods.get_mut(pod).unwrap();
         if let Some(process) = self.stopped.remove(pod) {
@@ -170,7 +170,7 @@ impl Model {
         plan
     }
 
-    /// Performs those actions of a plan that `chosen` picks, wave by wave, and keeps the report.
+    /// Performs those actions of a plan that `chosen` selects, wave by wave, and keeps the status.
     pub(crate) fn perform(&mut self, plan: &Plan, mut chosen: impl FnMut(&Action) -> bool) {
         let actions = plan.actions();
         let mut missed: BTreeSet<String> = BTreeSet::new();
@@ -205,7 +205,7 @@ impl Model {
                     process.table[&process.id].clone()
                 });
                 let ids = [self.id(pod), self.id(with)];
-                // A meeting is heard in spite of the ban.
+                // `CLUSTER MEET` works in spite of the ban on forgotten nodes.
                 self.process(pod).table.insert(ids[1], rows[1].clone());
                 self.process(with).table.insert(ids[0], rows[0].clone());
             }
@@ -254,7 +254,7 @@ impl Model {
         }
     }
 
-    /// A slot that any process claims is never given to another.
+    /// Checks that no process claims these slots.
     fn assert_free(&self, to: &str, slots: &SlotSet) {
         for (name, pod) in self.pods.iter().filter(|(name, _)| *name != to) {
             let Some(process) = &pod.process else { continue };
@@ -281,7 +281,7 @@ impl Model {
         process.table.get_mut(&primary).unwrap().slots = SlotSet::EMPTY;
     }
 
-    /// Everybody hears everything that those tell whom it knows.
+    /// Every node learns what all nodes that know it report.
     pub(crate) fn gossip(&mut self) {
         for _ in 0..3 {
             let before = self.pods.clone();
@@ -300,7 +300,7 @@ impl Model {
         self.replicate();
     }
 
-    /// Everybody notices who does not answer where it is expected.
+    /// Every node updates which of the known nodes do not answer at their address.
     fn look(&mut self) {
         let here = self.pods.values().filter(|pod| pod.silent.is_none());
         let here: BTreeMap<NodeId, String> =
@@ -355,17 +355,17 @@ fn fresh(number: u32, address: &str, spec: &RedisClusterSpec) -> Process {
     }
 }
 
-/// One node hears what another says of itself and of those that the hearer does not know.
+/// One node learns what another reports about itself and about nodes that the first does not know.
 fn hear(hearer: &mut Process, teller: &Process) {
     let told = &teller.table[&teller.id];
-    // Of two primaries with one epoch, the one with the lower id takes a new one.
+    // If two primaries have the same epoch, the one with the lower id takes a new one.
     let highest = hearer.table.values().map(|row| row.epoch.0).max().unwrap_or_default();
     let own = hearer.table.get_mut(&hearer.id).unwrap();
     let both = own.role == Role::Primary && told.role == Role::Primary;
     if both && own.epoch == told.epoch && hearer.id < teller.id {
         own.epoch = ConfigEpoch(highest + 1);
     }
-    // Slots go to the higher epoch.
+    // Slots go to the node with the higher epoch.
     for (id, row) in &mut hearer.table {
         if *id != teller.id && row.epoch < told.epoch {
             let lost = row.slots.intersection(&told.slots);

@@ -1,4 +1,4 @@
-//! What plans do, told on the model.
+//! Tests of whole plans on the model of a cluster.
 
 mod heal;
 mod outdated;
@@ -18,7 +18,7 @@ use crate::{
     test_cluster::{CLUSTER, Model, spec},
 };
 
-/// The verbs planned, without what varies: `failover demo-shard-0-1 force`.
+/// Returns the planned verbs without variable parts: `failover demo-shard-0-1 force`.
 fn verbs(model: &Model) -> Vec<String> {
     let actions = model.plan().actions();
     let text = |verb: &Verb| match verb {
@@ -177,21 +177,20 @@ fn each_setting_of_the_spec_is_an_action_of_its_own_and_holds_nothing_up() {
     assert_eq!((plan.stage, plan.actions().len()), (ClusterStage::Steady, 0));
     let ids: Vec<_> = plan.settings.iter().map(|action| action.id.as_deref().unwrap()).collect();
     assert_eq!(ids, ["set:demo-shard-0-0:slowlog-max-len"], "`hz` waits for a restart");
-    // What a member does not tell is not set again and again.
+    // A setting that a member does not report is not set again and again.
     assert_eq!(model.plan().settings, []);
 }
 
-/// How the Pods of a cluster of two shards compare with these templates, each of one revision.
-/// What may happen to a cluster between two looks.
+/// What may happen to a cluster between two observations.
 #[derive(Clone, Debug)]
 enum Event {
-    /// Some of the planned actions are performed, those whose bit is set.
+    /// Some of the planned actions are performed: those whose bit is set.
     Act(u64),
-    /// News spreads.
+    /// Gossip spreads.
     Gossip,
     /// The process of the n-th Pod ends.
     Kill(usize),
-    /// It starts again.
+    /// The process of the n-th Pod starts again.
     Restart(usize),
 }
 
@@ -207,8 +206,9 @@ fn event() -> impl Strategy<Value = Event> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) })]
 
-    /// Wherever formation was dropped, and whoever died meanwhile, it ends where it should; on the
-    /// way no plan asks for what a plan must not ask for (the model and `Model::plan` check that).
+    /// Wherever forming was interrupted, and whichever processes ended meanwhile, the cluster reaches the
+    /// desired state. No plan on the way contains a forbidden action (the model and `Model::plan` check
+    /// that).
     #[test]
     fn formation_goes_on_from_any_state(
         (shards, replicas) in prop_oneof![Just((1, 1)), Just((2, 1)), Just((3, 1)), Just((3, 2))],

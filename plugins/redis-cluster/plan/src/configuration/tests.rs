@@ -1,4 +1,4 @@
-//! What enters the file of the settings that servers have taken.
+//! Which settings enter the file of the settings that servers have accepted.
 
 use alloc::{vec, vec::Vec};
 
@@ -18,10 +18,10 @@ fn spec(settings: Value) -> RedisClusterSpec {
         .unwrap()
 }
 
-/// What is read of a member: `None` if it does not answer.
+/// The settings that a member reports; `None` if it does not answer.
 type ShownSettings<'a> = Option<&'a [(&'a str, &'a str)]>;
 
-/// Two members with these settings beside the usual ones.
+/// Returns a snapshot of two members with these settings in addition to the usual ones.
 fn snapshot(shown: [ShownSettings<'_>; 2]) -> Snapshot {
     let mut snapshot = Model::formed(crate::test_cluster::spec(1, 1)).observed().snapshot;
     for (member, shown) in snapshot.members.iter_mut().zip(shown) {
@@ -47,7 +47,7 @@ fn snapshot(shown: [ShownSettings<'_>; 2]) -> Snapshot {
     snapshot
 }
 
-/// The value of one setting in the file, after a file that held `before`.
+/// Returns the value of one setting in the new file, if the old file was `before`.
 fn becomes(settings: Value, snapshot: Option<Snapshot>, before: &str) -> Option<String> {
     let values = before.split_once(' ').map(|(name, value)| (name.into(), value.into()));
     let before = LiveSettings { values: values.into_iter().collect(), taken: true };
@@ -97,7 +97,7 @@ fn at_creation_the_spec_is_written_at_once_and_may_be_mended() {
     let first = live(&spec(json!({"activedefrag": "yes"})), None, &none, None);
     assert_eq!((first.values["activedefrag"].as_str(), first.taken), ("yes", false));
     assert_eq!(first.values[NODE_TIMEOUT], "5000");
-    // No server started with it; the spec is mended.
+    // No server has started with it; the spec is corrected.
     let silent = snapshot([None, None]);
     let mended = live(&spec(json!({})), Some(&silent), &none, Some(&first));
     assert!(!mended.values.contains_key("activedefrag") && !mended.taken);
@@ -127,7 +127,7 @@ fn the_file_is_read_back_as_it_was_written() {
     let mut object = live_config(OWNER, &live);
     assert_eq!(title(&object), "ConfigMap demo-live");
     assert_eq!(read_live_config(&object), live);
-    // Whatever a person writes into it does not become a line of the engine's file.
+    // Text that a person writes into it does not become a line of the server's file.
     object["data"]["live.conf"] =
         "requirepass x\nslowlog-max-len a b\ncluster-announce-ip 1\n".into();
     object["metadata"]["annotations"] = Value::Null;

@@ -1,4 +1,4 @@
-//! Decides what concerns no single shard: first epochs, introductions, settings, forgetting.
+//! Decides what does not concern a single shard: first epochs, handshakes, settings, forgetting nodes.
 
 use alloc::{
     collections::{BTreeMap, BTreeSet},
@@ -41,13 +41,13 @@ pub(super) fn decide(picture: &ClusterModel<'_>) -> Decision {
     }
 }
 
-/// Gives a node that is alone its first epoch, while the cluster is being formed. Two primaries with
-/// one epoch would have to settle it between them, which takes time. A node that joins later needs
-/// none: it follows.
+/// Gives a node that knows no other its first epoch while the cluster is being formed. Two primaries with the
+/// same epoch would have to resolve the conflict between them, which takes time. A node that joins later
+/// needs no epoch, because it becomes a replica.
 fn first_epoch(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
     let id = first_epoch_id(picture, live)?;
     let pod = live.member.pod.clone();
-    // The one that is given slots in this pass is the first that is empty, as `shard::begin` has it.
+    // The member that gets slots in this plan is the first empty one, as in `shard::begin`.
     let mut primaries =
         picture.live_of(live.position.shard).filter(|live| live.own.role == Role::Primary);
     let is_primary = live.serves() || primaries.next().is_some_and(|first| first.node == live.node);
@@ -62,16 +62,16 @@ fn first_epoch(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Acti
     Some(Action { id: Some(id), verb, presume, after: Vec::new() })
 }
 
-/// The id of the action that gives a node its first epoch, if it needs one.
+/// Returns the id of the action that gives a node its first epoch, if it needs one.
 pub(super) fn first_epoch_id(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<String> {
     let cluster = live.facts.cluster.as_ref()?;
     let needed = live.is_alone() && cluster.epoch == ConfigEpoch(0) && !picture.is_covered();
     needed.then(|| format!("epoch:{}", live.member.pod))
 }
 
-/// Introduces members that do not know each other, or know an old address. The one that lacks the
-/// other does it, so that the other needs no change: a node that was forgotten is known again at
-/// once, although the minute is not over in which nobody takes it back by hearsay.
+/// Plans `meet` for members that do not know each other, or know an old address. The member that lacks the
+/// other receives the command, so that the other needs no change. This introduces a forgotten node
+/// immediately, although the other nodes refuse for 60 s to learn it by gossip.
 fn meetings(picture: &ClusterModel<'_>) -> Vec<Action> {
     let live: Vec<&LiveMember<'_>> = picture.live.values().collect();
     let mut meetings = Vec::new();
@@ -102,28 +102,28 @@ fn meet(picture: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMember<'_>) -> A
     Action { id: None, verb, presume, after }
 }
 
-/// Whether `a` does not know `b` where it is.
+/// Returns true if `a` does not know `b` at its present address.
 fn lacks(picture: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMember<'_>) -> bool {
     let Some(row) = picture.snapshot().row_seen_by(a.member, b.node) else { return true };
     b.member.address.is_some() && row.address != b.member.address
 }
 
-/// Whether `a` is shaking hands with whoever is at `b`'s address.
+/// Returns true if `a` has a handshake in progress with the node at `b`'s address.
 fn is_meeting(picture: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMember<'_>) -> bool {
     let rows = a.facts.differs.values().chain(picture.snapshot().view.values());
     let mut meeting = rows.filter(|row| row.flags.contains(&NodeFlag::Handshake));
     meeting.any(|row| row.address.is_some() && row.address == b.member.address)
 }
 
-/// What Tholepin itself sets and a member has not. The spec's settings are set apart from these
-/// (`settings`): one that the server refuses must not hold these up.
+/// Plans the settings of Tholepin that a member does not have. The spec's settings are planned separately
+/// (`settings`), because one that a server refuses must not delay these.
 fn configure(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
     let mut wanted = standing(picture);
     wanted.insert(NODE_TIMEOUT.into(), node_timeout_ms(picture, live).to_string());
     if let Some((ip, _)) = live.member.address.as_deref().and_then(|it| it.rsplit_once(':')) {
         wanted.insert(ANNOUNCE_IP.into(), ip.into());
     }
-    // What the member does not tell is left alone: setting it again and again would never end.
+    // Skips settings that the member does not report: they would be set again in every reconcile.
     wanted.retain(|name, value| live.facts.settings.get(name).is_some_and(|is| is != value));
     if wanted.is_empty() {
         return None;
@@ -139,7 +139,7 @@ fn configure(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action
     Some(Action { id, verb, presume, after: Vec::new() })
 }
 
-/// What every member should have, whatever the spec's settings say.
+/// Returns the settings that every member should have, whatever the spec's settings are.
 fn standing(picture: &ClusterModel<'_>) -> BTreeMap<String, String> {
     let mut wanted = of_failover(picture.spec);
     wanted.extend([
@@ -149,11 +149,11 @@ fn standing(picture: &ClusterModel<'_>) -> BTreeMap<String, String> {
     wanted
 }
 
-/// The node timeout that a member should have now.
+/// Returns the node timeout that a member should have now.
 ///
-/// It is short while the member does not know the owner of every slot, and stays short until it finds
-/// the cluster well: with the long one it would refuse writes for up to 5 s more. It does not become
-/// short because something fails: then somebody is flagged, and the slots still have owners.
+/// It is short while the member does not know the owner of every slot, and stays short until the member
+/// reports `cluster_state:ok`: with the long timeout it would refuse writes for up to 5 s more. It does not
+/// become short again when a node fails: then a node is flagged as failing, and the slots still have owners.
 fn node_timeout_ms(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> u32 {
     let usual = picture.spec.failover.node_timeout_ms;
     let Some(cluster) = &live.facts.cluster else { return usual };
@@ -165,7 +165,7 @@ fn node_timeout_ms(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> u32 {
     if unsettled { short } else { usual }
 }
 
-/// Nodes that somebody knows and that are no member that answers, with all that is said of them.
+/// Returns the nodes that some member knows and that are not members that answer, with all their rows.
 fn unknown<'a>(picture: &ClusterModel<'a>) -> BTreeMap<NodeId, Vec<&'a NodeRow>> {
     let members: BTreeSet<NodeId> = picture
         .snapshot()
@@ -174,7 +174,7 @@ fn unknown<'a>(picture: &ClusterModel<'a>) -> BTreeMap<NodeId, Vec<&'a NodeRow>>
         .filter_map(tholepin_schema::snapshot::Member::node)
         .collect();
     let mut unknown: BTreeMap<NodeId, Vec<&NodeRow>> = BTreeMap::new();
-    // While a wanted Pod does not answer, any of them may be its node.
+    // While the Pod at a desired position does not answer, any unknown node may be its node.
     let all_answer = picture.layout.positions().all(|seat| picture.live.contains_key(&seat));
     if all_answer {
         for (id, row) in picture.rows().filter(|(id, _)| !members.contains(id)) {
@@ -184,7 +184,7 @@ fn unknown<'a>(picture: &ClusterModel<'a>) -> BTreeMap<NodeId, Vec<&'a NodeRow>>
     unknown
 }
 
-/// Forgets nodes that nobody reaches, that own nothing and that nobody follows.
+/// Plans `forget` for nodes that no member reaches, that own no slots and that no member follows.
 fn forget(picture: &ClusterModel<'_>, unknown: &BTreeMap<NodeId, Vec<&NodeRow>>) -> Vec<Action> {
     let followed = |node: NodeId| {
         let mut rows = picture.rows().filter(|(id, _)| picture.live_node(*id).is_some());
@@ -205,7 +205,7 @@ fn forget(picture: &ClusterModel<'_>, unknown: &BTreeMap<NodeId, Vec<&NodeRow>>)
     gone.map(|(node, _)| forget(*node)).collect()
 }
 
-/// Whether the one who says this does not reach the node.
+/// Returns true if the reporting node does not reach this node.
 fn is_ghost(row: &NodeRow) -> bool {
     row.is_failing() || !row.connected || row.flags.contains(&NodeFlag::NoAddress)
 }

@@ -1,15 +1,16 @@
-//! Decides about a primary whose process hangs: it is ended before another takes its place.
+//! Decides about a primary whose process hangs: the process is ended before a replica takes its place.
 //!
-//! A process that hangs may go on at any moment. Redis elects a replica 0.5 to 1 s after the majority has
-//! called the primary failed, whether it answers again by then or not, and what the old primary acknowledges
-//! until it hears of the new one is lost (measured on 7.0: 1 to 6 writes in 8 of 9 failovers of a primary that
-//! was stopped for 3 to 4 s). So the order is: no election, then the end of the process, then the failover on
-//! the proof of that end. One that answers again before the majority has called it failed goes on; afterwards it
-//! is ended all the same, because the others refuse it for twice the node timeout. A process that does not end in
-//! time is left to the election.
+//! A process that hangs can continue at any moment. Redis elects a replica 0.5 to 1 s after the majority has
+//! marked the primary as failed, even if it answers again by then. Writes that the old primary acknowledges
+//! until it learns of the new one are lost (measured with Redis 7.0: 1 to 6 writes in 8 of 9 failovers of a
+//! primary that was stopped for 3 to 4 s). The order is therefore: forbid the election, end the process, and
+//! fail over when the end is proven. A primary that answers again before the majority has marked it as failed
+//! continues. After that it is ended even if it answers, because the other nodes refuse it for twice the node
+//! timeout. A process that does not end in time is left to the election.
 //!
-//! Not fenced: a cache, for which being served soon counts more; a primary without a replica that could take
-//! over; one that the host does not hear and the majority does.
+//! Not fenced are: a cache, for which a short outage matters more than lost writes; a primary without a
+//! replica that could take over; a primary that does not answer the host but is not marked as failed by the
+//! majority.
 
 use alloc::{string::String, vec::Vec};
 
@@ -26,8 +27,8 @@ use crate::{
     cluster_model::{ClusterModel, LiveMember, NodeAbsence},
 };
 
-/// The Pods to delete, each with its uid: their processes hang, or did, and their replicas call them failed, as
-/// Redis does when the majority of the primaries agrees.
+/// Returns the Pods to delete, each with its uid. Their processes hang, or hung until recently, and their
+/// replicas have marked them as failed, which Redis does when the majority of the primaries agrees.
 pub(super) fn decide(picture: &ClusterModel<'_>) -> Vec<(String, String)> {
     let is_failed = |owner: &NodeId| {
         picture
@@ -42,8 +43,8 @@ pub(super) fn decide(picture: &ClusterModel<'_>) -> Vec<(String, String)> {
         .collect()
 }
 
-/// The member whose process is this primary, hangs, and is to be ended before another takes its place. Until
-/// then the cluster may elect nobody.
+/// Returns the member of this primary if its process hangs and must end before a replica takes its place.
+/// While there is such a member, the cluster must not elect a replica.
 pub(super) fn hung<'a>(picture: &ClusterModel<'a>, primary: NodeId) -> Option<&'a Member> {
     let spec = picture.spec;
     if spec.data_loss == DataLoss::Acceptable || spec.failover.on_pod_death == OnPodDeath::Wait {
@@ -62,8 +63,8 @@ pub(super) fn hung<'a>(picture: &ClusterModel<'a>, primary: NodeId) -> Option<&'
     (member.running && in_time && has_vote && has_heir()).then_some(member)
 }
 
-/// Whether a member calls a node failed. Redis refuses a graceful failover of a primary that its replica
-/// calls failed.
+/// Returns true if a member has marked a node as failed. Redis refuses a graceful failover of a primary that
+/// its replica has marked as failed.
 pub(super) fn calls_failed(
     picture: &ClusterModel<'_>,
     live: &LiveMember<'_>,
@@ -73,7 +74,8 @@ pub(super) fn calls_failed(
     row.is_some_and(|row| row.flags.contains(&NodeFlag::Fail))
 }
 
-/// The member of a primary that accepts connections, or may, and does not answer in time.
+/// Returns the member of a primary whose process does not answer in time, but accepts connections or may do
+/// so.
 fn mute<'a>(picture: &ClusterModel<'a>, primary: NodeId) -> Option<&'a Member> {
     let address = picture.address(primary);
     let NodeAbsence::Silent(member) = picture.absence(primary, address.as_deref()) else {
@@ -83,7 +85,8 @@ fn mute<'a>(picture: &ClusterModel<'a>, primary: NodeId) -> Option<&'a Member> {
     (*reason == UnreachableReason::Timeout).then_some(member)
 }
 
-/// Whether a replica has heard everything up to now: its link to the primary has not fallen.
+/// Returns true if a replica's link to the primary is up, so that it has received all writes until now, and
+/// it may be promoted.
 fn is_heir(picture: &ClusterModel<'_>, live: &LiveMember<'_>, primary: NodeId) -> bool {
     let upstream = live.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
     live.own.primary == Some(primary)

@@ -1,7 +1,7 @@
-//! Decides who takes over a shard whose primary is gone or must go.
+//! Decides which member takes over a shard whose primary has ended or must end.
 //!
-//! Whether a primary is dead is proven by the host, right before the effect. What is decided here
-//! rests on what the snapshot shows: nothing listens where the primary was, or its Pod is gone.
+//! The host proves that a primary is dead, right before the failover. The decisions here rest on the snapshot
+//! only: nothing listens at the primary's address, or its Pod is deleted.
 
 use alloc::{format, string::String, vec, vec::Vec};
 use core::cmp::Reverse;
@@ -23,7 +23,7 @@ use crate::{
     cluster_model::{ClusterModel, LiveMember, NodeAbsence},
 };
 
-/// The owner of a shard's slots does not answer.
+/// Decides about a shard whose owner does not answer.
 pub(super) fn lost(
     picture: &ClusterModel<'_>,
     shard: u16,
@@ -65,13 +65,13 @@ pub(super) fn lost(
     }
     let eligible: Vec<&LiveMember<'_>> =
         replicas.iter().filter(|live| may_lead(picture, live)).collect();
-    // Of those that are not about to go themselves and that clients reach, the one that is furthest along;
-    // among equals the lowest id, so that everybody who looks picks the same one.
+    // Prefers replicas that are not being deleted and that clients reach, then the largest offset, then the
+    // lowest id, so that every observer picks the same one.
     let order = |live: &&&LiveMember<'_>| {
         (live.member.deleting, waits::is_unready(live), Reverse(offset(live)), live.node)
     };
-    // One whose process began anew has nothing of what it was in sync with: whether it may lead is the
-    // host's question.
+    // A replica whose process restarted has lost what it had in sync; the host decides whether it may be
+    // promoted.
     let best = eligible.iter().filter(|live| !live.facts.has_never_synced()).min_by_key(order);
     if best.is_none() {
         let nothing_left = replicas.iter().all(|live| live.facts.keys == Some(0));
@@ -90,8 +90,9 @@ pub(super) fn lost(
     fail_over(picture, **best, owner, mode, fails_over)
 }
 
-/// No replica was in sync when the primary was last heard. The one with most keys may have nearly all: it takes
-/// over if a person gives up what only the primary has.
+/// Decides about a shard of which no replica was in sync when its primary last answered. The replica with the
+/// most keys may have nearly all data: it takes over if a person approves the loss of what only the primary
+/// has.
 fn not_in_sync(
     picture: &ClusterModel<'_>,
     replicas: &[LiveMember<'_>],
@@ -115,7 +116,7 @@ fn not_in_sync(
     decision
 }
 
-/// The Pod of a shard's primary is being deleted: a replica takes over first, without loss.
+/// Decides about a shard whose primary's Pod is being deleted: a replica takes over first, without loss.
 pub(super) fn hand_over(
     picture: &ClusterModel<'_>,
     shard: u16,
@@ -139,7 +140,8 @@ pub(super) fn hand_over(
     }
 }
 
-/// Nobody answers who could name an owner: those of the shard that wait are known by the last report.
+/// Decides about a shard of which no member answers that could name an owner. Its waiting processes are known
+/// from the last status.
 pub(super) fn start_alone(picture: &ClusterModel<'_>, shard: u16) -> Option<Decision> {
     let previous = picture.observed.previous.shards.iter().flat_map(|shard| &shard.members);
     let node_of = |pod: &str| -> Option<NodeId> {
@@ -156,9 +158,9 @@ pub(super) fn start_alone(picture: &ClusterModel<'_>, shard: u16) -> Option<Deci
     })
 }
 
-/// The owner's process may wait to be told that it can start without data. Whether another copy can exist
-/// is the host's question, and what becomes of the data is the object's policy; here it is only asked. It is
-/// not asked while a member of the shard refuses the password: that one lives, and may have the data.
+/// Plans to let the owner's process start without data, if it waits for that. The host decides whether
+/// another copy can exist, and the object's policy decides whether the data may be lost. The plan does not
+/// ask for it while a member of the shard refuses the password: that process is alive and may have the data.
 fn start_empty(
     picture: &ClusterModel<'_>,
     shard: u16,
@@ -188,7 +190,7 @@ fn start_empty(
     Some(Decision::Act(vec![Action { id, verb, presume, after: Vec::new() }]))
 }
 
-/// No replica of the dead owner answers.
+/// Decides about a shard of which no replica of the dead owner answers.
 fn nobody_left(
     picture: &ClusterModel<'_>,
     shard: u16,
@@ -198,7 +200,7 @@ fn nobody_left(
     if let Some(decision) = start_empty(picture, shard, owner, member) {
         return decision;
     }
-    // With its Pod still there, or with volumes, it may return with what it had.
+    // While its Pod exists, or if there are volumes, the owner may return with its data.
     let may_return = member.is_some() || picture.spec.storage.is_some();
     let seats = picture.layout.positions_of(shard);
     let absent = seats.filter(|seat| !picture.live.contains_key(seat)).count();
@@ -210,8 +212,8 @@ fn nobody_left(
     if absent != 0 {
         return Decision::Wait(WaitReason::SlotsLost { node: owner, slots: slots(picture, owner) });
     }
-    // Everybody answers and nobody has the data: a new owner can begin when the dead one is forgotten,
-    // if the host finds that nothing is given up that must not be.
+    // All members answer and none has the data. A new owner can get the slots once the dead one is forgotten;
+    // the host checks that this loses nothing that must be kept.
     let presume = Preconditions {
         epoch: picture.snapshot().view.get(&owner).map(|row| row.epoch),
         ..Preconditions::default()
@@ -221,12 +223,12 @@ fn nobody_left(
     Decision::Act(vec![Action { id, verb, presume, after: Vec::new() }])
 }
 
-/// The slots that a node owns, whoever says so.
+/// Returns the slots that a node owns in any member's view, as bounded text.
 fn slots(picture: &ClusterModel<'_>, owner: NodeId) -> String {
     picture.claims.get(&owner).map(waits::brief).unwrap_or_default()
 }
 
-/// Bytes of the primary's stream that a replica has applied.
+/// Returns the bytes of the primary's stream that a replica has applied.
 fn offset(live: &LiveMember<'_>) -> u64 {
     live.facts.replication.as_ref().map_or(0, |stream| stream.offset_bytes)
 }

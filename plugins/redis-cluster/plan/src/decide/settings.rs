@@ -1,7 +1,7 @@
-//! Decides which of the spec's settings running servers are given.
+//! Decides which of the spec's settings to change on running servers.
 //!
-//! Each is an action of its own, so that one that a server refuses does not keep the others away, and
-//! none of them is part of what makes a cluster ready: it serves with the values that it has.
+//! Each setting is an action of its own, so that a setting that a server refuses does not delay the others. A
+//! cluster is ready without them, because it serves with its present values.
 
 use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
 
@@ -17,7 +17,7 @@ use crate::{
     configuration,
 };
 
-/// The settings that members should have and do not show, at most [`SETTINGS_MAX`] at once.
+/// Plans the settings that members should have and do not report, at most [`SETTINGS_MAX`].
 pub(super) fn decide(picture: &ClusterModel<'_>) -> Vec<Action> {
     let wanted = configuration::of_spec(picture.spec);
     let elections = picture.live.values().filter_map(|live| election(picture, live));
@@ -25,10 +25,11 @@ pub(super) fn decide(picture: &ClusterModel<'_>) -> Vec<Action> {
     elections.chain(missing).take(SETTINGS_MAX).collect()
 }
 
-/// Whether the cluster itself may elect a replica. The engine elects one that has lost its link a minute before
-/// its primary died, and one that hung while its primary was written to; what was written since would be lost.
-/// While the primary is not heard, what was so last counts. Nobody is elected while a primary that hangs is to be
-/// ended first. Whoever became primary may be elected again when it has become a replica.
+/// Decides whether the cluster itself may elect a replica. Redis would elect a replica that lost its link a
+/// minute before its primary died, or one that hung while its primary accepted writes, and lose those writes.
+/// While the primary does not answer, the last known state counts. No replica may be elected while a hanging
+/// primary must be ended first. A primary gets the setting `no`, so that it can be elected again once it is a
+/// replica.
 fn election(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
     let allow =
         |wanted: &str| missing(live, &BTreeMap::from([(NO_FAILOVER.into(), wanted.into())])).pop();
@@ -52,7 +53,7 @@ fn election(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action>
 }
 
 fn missing(live: &LiveMember<'_>, wanted: &BTreeMap<String, String>) -> Vec<Action> {
-    // What the member does not tell is left alone: setting it again and again would never end.
+    // Skips settings that the member does not report: they would be set again in every reconcile.
     let differs = |(name, value): &(&String, &String)| {
         live.facts.settings.get(*name).is_some_and(|shown| shown != *value)
     };

@@ -1,4 +1,4 @@
-//! Decides about one shard: who owns its slots, who follows, and whether that is as wanted.
+//! Decides about one shard: the owner of its slots, its replicas, and whether that is the desired state.
 
 use alloc::{collections::BTreeMap, format, string::String, vec, vec::Vec};
 
@@ -15,12 +15,13 @@ use crate::{
     cluster_model::{ClusterModel, LiveMember},
 };
 
-/// Up to how many seconds without a link a replica counts as what it was before.
+/// The longest time in seconds without a link for which a replica keeps its last known state.
 const FRESH_S: u64 = 1;
-/// After how many seconds without a link to its primary a replica needs a person.
+/// The time in seconds without a link to its primary after which a replica needs a person.
 const LINK_DOWN_S: u64 = 30;
 
-/// Decides about one shard. `fails_over` tells whether a failover is planned already.
+/// Decides about one shard. `fails_over` is true if a failover is planned already, and is set if this shard
+/// plans one.
 pub(super) fn plan(picture: &ClusterModel<'_>, shard: u16, fails_over: &mut bool) -> ShardPlan {
     let owner = picture.owners.get(usize::from(shard)).copied().flatten();
     let live_owner = owner.and_then(|id| picture.live_node(id));
@@ -39,7 +40,7 @@ pub(super) fn plan(picture: &ClusterModel<'_>, shard: u16, fails_over: &mut bool
     }
 }
 
-/// Nobody claims the shard's slots: gives them to its first empty member.
+/// Gives the shard's slots, which no node claims, to its first empty member.
 fn begin(picture: &ClusterModel<'_>, shard: u16) -> Decision {
     let primaries = picture.live_of(shard).filter(|live| live.own.role == Role::Primary);
     let mut empty =
@@ -68,8 +69,8 @@ fn was_primary(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> bool {
     })
 }
 
-/// The shard's slots that nobody owns, and those that the owner alone does not know to be its own, go
-/// to the owner. None if there are no such slots.
+/// Plans to assign slots to the owner: those of the shard that no node owns, and those that only the owner
+/// itself does not know to be its own. `None` if there are no such slots.
 fn assign(picture: &ClusterModel<'_>, shard: u16, owner: LiveMember<'_>) -> Option<Decision> {
     let wanted = picture.layout.slots(shard);
     let free = wanted.difference(&picture.claimed());
@@ -77,7 +78,7 @@ fn assign(picture: &ClusterModel<'_>, shard: u16, owner: LiveMember<'_>) -> Opti
     if slots.is_empty() {
         return None;
     }
-    // Who does not answer may own them: a Pod that was killed right after it got them still has them.
+    // A Pod that does not answer may own them: one that was killed right after it got slots still has them.
     if let Some(reason) = anybody_silent(picture) {
         return Some(Decision::Wait(reason));
     }
@@ -93,7 +94,7 @@ fn assign(picture: &ClusterModel<'_>, shard: u16, owner: LiveMember<'_>) -> Opti
     Some(Decision::Act(vec![Action { id, verb, presume, after }]))
 }
 
-/// The first Pod, of whatever seat, that exists and does not tell who it is.
+/// Returns a reason to wait if any Pod exists that does not report its node id.
 fn anybody_silent(picture: &ClusterModel<'_>) -> Option<WaitReason> {
     let mut seats = picture.layout.positions();
     if let Some(reason) = seats.find_map(|seat| waits::cannot_run(picture, seat)) {
@@ -109,7 +110,7 @@ fn anybody_silent(picture: &ClusterModel<'_>) -> Option<WaitReason> {
     })
 }
 
-/// What the majority gives to the owner while the owner itself gives it to nobody, as after a
+/// Returns the slots that the majority assigns to the owner and that the owner assigns to no node, as after a
 /// `CLUSTER DELSLOTS` on it.
 fn dropped(picture: &ClusterModel<'_>, owner: LiveMember<'_>) -> SlotSet {
     let agreed = picture.snapshot().view.get(&owner.node).map(|row| &row.slots);
@@ -118,7 +119,8 @@ fn dropped(picture: &ClusterModel<'_>, owner: LiveMember<'_>) -> SlotSet {
     agreed.map_or(SlotSet::EMPTY, |slots| slots.difference(&known))
 }
 
-/// The owner answers: hands over if its Pod must go, completes its slots, and makes the others follow.
+/// Decides about a shard whose owner answers: hands over if its Pod is being deleted, completes its slots,
+/// and makes the other members follow.
 fn keep(
     picture: &ClusterModel<'_>,
     shard: u16,
@@ -153,7 +155,7 @@ fn keep(
     reasons.extend(waits::slot_open(owner));
     reasons.extend(waits::slots_disowned(picture, owner));
     reasons.extend(waits::not_ready(picture, shard));
-    // What needs a person is said first, then what comes first in the order of seats.
+    // A reason that needs a person comes first, then the first in the order of positions.
     let fault = reasons.iter().position(WaitReason::is_fault).unwrap_or_default();
     if reasons.is_empty() { Decision::Done } else { Decision::Wait(reasons.swap_remove(fault)) }
 }
@@ -196,18 +198,18 @@ fn follow(picture: &ClusterModel<'_>, live: LiveMember<'_>, owner: LiveMember<'_
     }])
 }
 
-/// Whether a replica has had no link to its primary for so long that it will not find it by itself.
+/// Returns true if a replica has had no link to its primary for so long that it will not reconnect by itself.
 fn is_long_down(live: LiveMember<'_>) -> bool {
     down_s(live).is_some_and(|down_s| LINK_DOWN_S <= down_s)
 }
 
-/// Since when the link to its primary is down, in seconds.
+/// Returns the seconds since the link to the primary went down.
 fn down_s(live: LiveMember<'_>) -> Option<u64> {
     live.facts.replication.as_ref()?.upstream.as_ref()?.down_since_s
 }
 
-/// What a replica lacks to be in sync, without numbers: they change all the time, and the status must
-/// not.
+/// Returns what a replica lacks to be in sync, without numbers: these change all the time, and the status
+/// must not.
 const fn stage(why: &NotInSync) -> &'static str {
     match why {
         NotInSync::NoReplica(_) => "it is no replica yet",
@@ -222,7 +224,7 @@ const fn stage(why: &NotInSync) -> &'static str {
     }
 }
 
-/// The members of a shard as they are now; of those that do not answer, what was reported last.
+/// Returns the present members of a shard; for those that do not answer, their last status.
 fn members(picture: &ClusterModel<'_>, shard: u16) -> BTreeMap<String, MemberView> {
     let previous = picture.observed.previous.shards.iter().flat_map(|shard| &shard.members);
     let previous: BTreeMap<&str, _> = previous.map(|it| (it.pod.as_str(), it)).collect();
@@ -235,7 +237,7 @@ fn members(picture: &ClusterModel<'_>, shard: u16) -> BTreeMap<String, MemberVie
                 let before = previous.get(pod.as_str());
                 let id = before.and_then(|it| it.node.as_deref());
                 let node: Option<NodeId> = id.and_then(|id| id.parse().ok());
-                // While its primary is not heard either, nothing newer is known of it.
+                // While its primary does not answer either, the last status is the newest information.
                 let was_in_sync = node.is_some_and(|node| picture.was_in_sync(&pod, node));
                 MemberView { node, role: MemberRole::Silent, in_sync: was_in_sync && !is_led }
             }
@@ -254,12 +256,12 @@ fn live_view(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> MemberView {
     };
     let owner = picture.owners.get(usize::from(live.position.shard)).copied().flatten();
     let in_sync = match picture.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
-        // One that follows another shard's primary has nothing of this one.
+        // A replica of another shard's primary has no data of this shard.
         Ok(()) => live.own.primary == owner,
-        // Nobody can be asked any more: what was so last counts.
+        // The primary cannot be asked any more: the last status counts.
         Err(NotInSync::NoPrimary(_)) => picture.was_in_sync(pod, live.node),
-        // A primary that ends while all are asked may have answered before its replica lost the link. What
-        // is written in two seconds more is weighed by the host, which knows when the process ended.
+        // A primary that ends during the observation may have answered before its replica lost the link. The
+        // host, which knows when the process ended, judges what was written in up to two more seconds.
         Err(NotInSync::LinkDown(_)) if down_s(*live).is_some_and(|down_s| down_s <= FRESH_S) => {
             picture.was_in_sync(pod, live.node)
         }

@@ -1,4 +1,4 @@
-//! Says why a shard is not as wanted although nothing can be done about it now.
+//! Finds why a shard is not in the desired state although no action can help now.
 
 use alloc::{
     format,
@@ -18,23 +18,23 @@ use crate::{
     last_words::last_words,
 };
 
-/// From this age on, in seconds, the readiness of a server has been probed.
+/// The age of a server, in seconds, from which on its readiness has been probed.
 const PROBED_S: u64 = 10;
-/// The most owners that a message names.
+/// The most owners that a message lists.
 const OWNERS_MAX: usize = 3;
-/// The most characters that a message repeats of what Kubernetes says.
+/// The most characters of a message of Kubernetes that a reason repeats.
 const WHY_CHARS_MAX: usize = 400;
 /// The most characters of a list of slots in a message.
 const SLOTS_CHARS_MAX: usize = 100;
 
-/// The seats of a shard from which no answer came.
+/// Returns a reason for the positions of a shard that do not answer.
 pub(super) fn silent(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
     let absent: Vec<MemberPosition> = picture
         .layout
         .positions_of(shard)
         .filter(|seat| !picture.live.contains_key(seat))
         .collect();
-    // A password that is refused may be why another does not run.
+    // A refused password can be the cause why another member does not run.
     let mut seated = absent.iter().filter_map(|seat| picture.placed.get(seat));
     if let Some(refused) = seated.find_map(|member| refused(picture, member)) {
         return Some(refused);
@@ -75,8 +75,8 @@ pub(super) fn silent(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReaso
     Some(WaitReason::PodsNotAnswering { count: absent.len(), pod, why })
 }
 
-/// A member that answers and wants another password: it lives, and does not hang. If others take the one in
-/// force, this one alone was given another.
+/// Returns a reason if a member answers but requires another password: its process is alive and does not
+/// hang. If other members accept the password in force, the password of this member was changed by hand.
 pub(super) fn refused(picture: &ClusterModel<'_>, member: &Member) -> Option<WaitReason> {
     match &member.answer {
         MemberAnswer::Unreachable { reason: UnreachableReason::Auth, message } => {
@@ -94,14 +94,14 @@ pub(super) fn refused(picture: &ClusterModel<'_>, member: &Member) -> Option<Wai
     }
 }
 
-/// Why the server in a seat does not run and will not by itself: it ended and said why, or Kubernetes says
-/// why there is none.
+/// Returns why the server at a position does not run and will not start by itself: it ended with an error
+/// message, or Kubernetes reports why there is no container.
 pub(super) fn cannot_run(picture: &ClusterModel<'_>, seat: MemberPosition) -> Option<WaitReason> {
     let member = picture.placed.get(&seat)?;
     let MemberAnswer::Unreachable { reason, .. } = &member.answer else { return None };
     let pod = member.pod.clone();
     match reason {
-        // Whoever accepts a connection has started.
+        // A server that accepts connections has started.
         UnreachableReason::NotRunning | UnreachableReason::Refused => {}
         UnreachableReason::NoAddress => {
             return Some(WaitReason::PodDoesNotRun { pod, why: not_made(picture, member)? });
@@ -117,9 +117,9 @@ pub(super) fn cannot_run(picture: &ClusterModel<'_>, seat: MemberPosition) -> Op
     }
 }
 
-/// Why no node takes a Pod, or why its container cannot be made.
+/// Returns why no Kubernetes node accepts a Pod, or why its container cannot be created.
 fn not_made(picture: &ClusterModel<'_>, member: &Member) -> Option<String> {
-    /// What passes by itself.
+    /// States that pass by themselves.
     const USUAL: [&str; 2] = ["ContainerCreating", "PodInitializing"];
     let text = |path: &str| member.kubernetes.pointer(path).and_then(Value::as_str);
     if let Some(why) = text("/unplaced") {
@@ -140,7 +140,7 @@ fn cut(why: &str) -> String {
     why.chars().take(WHY_CHARS_MAX).collect()
 }
 
-/// The first member of a shard that does not find the cluster well.
+/// Returns a reason for the first member of a shard that does not report `cluster_state:ok`.
 pub(super) fn not_ok(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
     let mut live = picture.live_of(shard);
     let unwell =
@@ -148,15 +148,15 @@ pub(super) fn not_ok(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReaso
     Some(WaitReason::StateNotOk { pod: unwell.member.pod.clone(), why: uncovered(picture, unwell) })
 }
 
-/// A slot that a primary has left half moved. Nothing here moves slots.
+/// Returns a reason if a move of a slot was left unfinished on the owner. This plugin moves no slots.
 pub(super) fn slot_open(owner: LiveMember<'_>) -> Option<WaitReason> {
     let first = owner.facts.open_slots.first()?;
     let (pod, count) = (owner.member.pod.clone(), owner.facts.open_slots.len());
     Some(WaitReason::SlotOpen { pod, slot: first.slot, count })
 }
 
-/// Slots that the majority gives to the owner while the owner gives them to another, who answers and does not
-/// have them either, as after a `CLUSTER SETSLOT … NODE` on the owner alone.
+/// Returns a reason for slots that the majority assigns to the owner, while the owner assigns them to another
+/// member that answers and does not have them either, as after a `CLUSTER SETSLOT … NODE` on the owner alone.
 pub(super) fn slots_disowned(
     picture: &ClusterModel<'_>,
     owner: LiveMember<'_>,
@@ -176,8 +176,9 @@ pub(super) fn slots_disowned(
     })
 }
 
-/// The members hold the data of a cluster with another number of shards, and this object's was never as wanted:
-/// it was created over volumes that were kept. Slots that somebody moves later are another matter.
+/// Returns a reason if the members hold the data of a cluster with another number of shards and this object
+/// has never reached the desired state: it was created with volumes that were kept. Slots that a person moves
+/// later are not reported here.
 pub(super) fn other_shards(picture: &ClusterModel<'_>) -> Option<WaitReason> {
     if picture.observed.previous.formed {
         return None;
@@ -196,7 +197,7 @@ pub(super) fn other_shards(picture: &ClusterModel<'_>) -> Option<WaitReason> {
             let shard = (0..layout.shards).map(|shard| layout.slots(shard));
             let mut shard = shard.filter(|slots| !slots.intersection(&live.own.slots).is_empty());
             let Some(shard) = shard.next() else { return false };
-            // Owners that the volumes remember and that have no seat here count as well.
+            // Owners that the volumes still name and that have no position here count as well.
             let lacking = shard.difference(&live.own.slots);
             let remembered =
                 picture.snapshot().seen_by(live.member).into_iter().flatten().any(|(id, row)| {
@@ -212,8 +213,8 @@ pub(super) fn other_shards(picture: &ClusterModel<'_>) -> Option<WaitReason> {
     })
 }
 
-/// The first member of a shard whose Pod is not ready although its server has run for a while: whoever comes
-/// new is refused, while the host has its connection.
+/// Returns a reason for the first member of a shard whose Pod is not ready although its server has run for a
+/// while: new clients cannot connect, although the host still has its connection.
 pub(super) fn not_ready(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
     let unready = picture.live_of(shard).find(is_unready)?;
     Some(WaitReason::PodNotReady { pod: unready.member.pod.clone() })
@@ -224,7 +225,7 @@ pub(super) fn is_unready(live: &LiveMember<'_>) -> bool {
     ready == Some(false) && live.facts.uptime_s.is_some_and(|uptime_s| PROBED_S <= uptime_s)
 }
 
-/// Which slots are not covered in a member's own view, and whose they are.
+/// Returns which slots are not covered in a member's own view, and which nodes own them.
 fn uncovered(picture: &ClusterModel<'_>, live: LiveMember<'_>) -> String {
     let rows = picture.snapshot().seen_by(live.member).unwrap_or_default();
     let owners = rows.iter().filter(|(_, row)| row.role == Role::Primary && !row.slots.is_empty());
@@ -249,7 +250,7 @@ fn uncovered(picture: &ClusterModel<'_>, live: LiveMember<'_>) -> String {
     parts.join("; ")
 }
 
-/// Slots in a text of bounded length: all of them, or how they begin and how many they are.
+/// Writes slots as text of bounded length: all of them, or the first ones and the total number.
 pub(super) fn brief(slots: &SlotSet) -> String {
     let all = slots.to_string();
     let Some(beginning) = all.get(..SLOTS_CHARS_MAX) else { return all };
@@ -257,7 +258,7 @@ pub(super) fn brief(slots: &SlotSet) -> String {
     format!("{whole} and more ({} in all)", slots.slot_count())
 }
 
-/// A node by its Pod, else by its id.
+/// Returns the name of a node for messages: its Pod if known, else its id.
 fn whose(picture: &ClusterModel<'_>, node: NodeId) -> String {
     let answers = picture.live_node(node).map(|live| live.member.pod.clone());
     let known = || {

@@ -1,4 +1,4 @@
-//! How the model looks to the host: the majority's view once, and where each member differs.
+//! The snapshot of the model: the majority's view, and where each member differs.
 
 use alloc::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +23,8 @@ impl Model {
             .filter_map(|pod| pod.process.as_ref())
             .map(|it| (it, it.table.clone()))
             .collect();
-        // Those that know most: who serves, who knows an owner of slots, who knows others.
+        // The voters are the processes that know most: those that serve, else those that know an owner of
+        // slots, else those that know other nodes.
         let knowledge = |(process, table): &(&Process, Table)| {
             let serves = !table[&process.id].slots.is_empty();
             (serves, table.values().any(|row| !row.slots.is_empty()), 1 < table.len())
@@ -105,7 +106,7 @@ impl Model {
 
     fn replication(&self, process: &Process) -> Replication {
         let own = &process.table[&process.id];
-        // The link to a process that hangs stays.
+        // The link to a process that hangs stays up.
         let is_linked = |id: NodeId| {
             let hangs = |pod: &Pod| pod.silent == Some(UnreachableReason::Timeout);
             self.pods.values().any(|pod| {

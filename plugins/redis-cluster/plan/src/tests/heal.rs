@@ -1,4 +1,4 @@
-//! Who takes over, who waits, and what is never given up.
+//! Failovers, waiting, and data that must not be given up.
 
 use alloc::{
     format,
@@ -27,7 +27,7 @@ fn a_dead_primary_is_replaced_by_its_replica() {
     let plan = model.plan();
     model.perform(&plan, |_| true);
     model.gossip();
-    // The process returns with its memory, hears the news and follows.
+    // The process starts again with its data, learns of the failover and follows.
     model.restart("demo-shard-1-0");
     model.converge();
     assert_eq!(model.plan().shards[1].primary.as_deref(), Some("demo-shard-1-1"));
@@ -59,7 +59,7 @@ fn nobody_is_promoted_who_was_not_in_sync_unless_the_data_is_a_cache() {
     model.previous.shards[0].members[1].in_sync = Some(false);
     assert_eq!(verbs(&model), [""; 0]);
     assert!(reasons(&model).contains(&"NoReplicaInSync"));
-    // One that holds keys takes over if a person gives up what only the primary has.
+    // A replica with keys takes over if a person approves the loss of what only the primary has.
     model.process("demo-shard-0-1").keys = 3;
     let approved = |model: &Model| model.plan().actions()[0].presume.approved;
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"]);
@@ -71,7 +71,7 @@ fn nobody_is_promoted_who_was_not_in_sync_unless_the_data_is_a_cache() {
 
 #[test]
 fn that_a_replica_was_in_sync_is_known_while_nobody_of_its_shard_answers() {
-    // silent with its primary, or while that one answers; whether it is promoted afterwards
+    // Silent together with its primary, or while the primary answers; whether it is promoted afterwards.
     for (with_primary, promoted) in [(true, true), (false, false)] {
         let mut model = Model::formed(spec(3, 1));
         let silent = if with_primary { 0..2 } else { 1..2 };
@@ -111,7 +111,7 @@ fn a_link_that_fell_just_now_may_have_fallen_with_the_primary() {
 
 #[test]
 fn a_silent_primary_is_left_alone() {
-    // One that wants another password is no process that hangs.
+    // A member that requires another password is not a process that hangs.
     let rows = [
         (UnreachableReason::Timeout, "PrimaryHangs"),
         (UnreachableReason::Auth, "CredentialsRefused"),
@@ -157,8 +157,8 @@ fn without_a_majority_only_deaths_allow_a_takeover() {
     assert!(reasons(&model).contains(&"NoMajority"));
 }
 
-/// All primaries are gone at once with their Pods and their memory, and fresh Pods answer in their
-/// seats: before they have met anybody, and after. The replicas take over one after the other.
+/// All primaries end at the same time with their Pods and data, and fresh Pods answer at their positions,
+/// before they know any node and after. The replicas take over one after the other.
 #[test]
 fn replicas_of_primaries_that_vanished_together_take_over_one_by_one() {
     let cases = [(1, 1, 1), (2, 1, 1), (2, 1, 2), (3, 1, 2), (3, 1, 3), (3, 2, 3), (5, 2, 5)];
@@ -275,12 +275,13 @@ fn a_member_with_keys_of_its_own_is_not_emptied() {
     assert!(reasons(&model).contains(&"HoldsKeys"));
 }
 
-/// Whether the plan sets `cluster-replica-no-failover` of a member that shows `no`, and to what.
+/// Returns the value to which the plan sets `cluster-replica-no-failover` of a member that reports `no`, if
+/// it does.
 fn election_of(model: &Model, pod: &str) -> Option<String> {
     election_where(model, pod, "no")
 }
 
-/// The same of a member that shows something.
+/// The same for a member that reports `shown`.
 fn election_where(model: &Model, pod: &str, shown: &str) -> Option<String> {
     let mut observed = model.observed();
     let member = observed.snapshot.members.iter_mut().find(|member| member.pod == pod).unwrap();
@@ -295,7 +296,8 @@ fn election_where(model: &Model, pod: &str, shown: &str) -> Option<String> {
 
 #[test]
 fn the_cluster_may_not_elect_a_replica_that_hung_while_its_primary_was_written_to() {
-    // in sync when its primary was last heard, data_loss, what is set if that one has ended or hangs
+    // Columns: in sync when its primary last answered; data loss policy; the value set if the primary has
+    // ended or hangs.
     let rows = [
         (false, DataLoss::Never, [Some("yes"); 2]),
         (true, DataLoss::Never, [None, Some("yes")]),
@@ -318,7 +320,7 @@ fn the_cluster_may_not_elect_a_replica_that_hung_while_its_primary_was_written_t
     }
 }
 
-/// The primary of the first shard hangs, for so many milliseconds.
+/// Returns a model in which the primary of the first shard has hung for `for_ms` milliseconds.
 fn hung(for_ms: u64, change: impl Fn(&mut Model)) -> Model {
     let mut model = Model::formed(spec(3, 1));
     model.pods.get_mut("demo-shard-0-0").unwrap().silent = Some(UnreachableReason::Timeout);
@@ -329,7 +331,8 @@ fn hung(for_ms: u64, change: impl Fn(&mut Model)) -> Model {
 
 #[test]
 fn a_primary_that_hangs_is_ended_before_its_replica_takes_over() {
-    // At first nobody may be elected; when the majority calls it failed, its Pod is deleted.
+    // At first no replica may be elected. When the majority has marked the primary as failed, its Pod is
+    // deleted.
     let mut model = hung(0, |_| {});
     let fenced = |model: &Model| model.plan().fenced.into_iter().map(|(pod, _)| pod).next();
     assert_eq!(election_of(&model, "demo-shard-0-1").as_deref(), Some("yes"));
@@ -338,17 +341,19 @@ fn a_primary_that_hangs_is_ended_before_its_replica_takes_over() {
     assert_eq!(fenced(&model).as_deref(), Some("demo-shard-0-0"));
     assert!(reasons(&model).contains(&"PrimaryHangs"));
     assert_eq!(verbs(&model), [""; 0], "its end comes first");
-    // It is deleted once, and nobody is elected until it has ended.
+    // Its Pod is deleted once, and no replica may be elected until the process has ended.
     model.pods.get_mut("demo-shard-0-0").unwrap().deleting = true;
     assert_eq!(fenced(&model), None);
     assert_eq!(election_of(&model, "demo-shard-0-1").as_deref(), Some("yes"));
     model.kill("demo-shard-0-0");
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"]);
-    // It answers again while it ends: its replica, which calls it failed, cannot take over before.
+    // The primary answers again while it is being ended: its replica, which has marked it as failed, cannot
+    // take over before.
     model.restart("demo-shard-0-0");
     assert_eq!(verbs(&model), [""; 0]);
     assert!(reasons(&model).contains(&"CalledFailed"));
-    // The same before it is deleted: it is ended all the same, and nobody is elected before.
+    // The same before its Pod is deleted: the process is ended all the same, and no replica may be elected
+    // before.
     model.pods.get_mut("demo-shard-0-0").unwrap().deleting = false;
     model.answer_again.push("demo-shard-0-0".into());
     assert_eq!(election_of(&model, "demo-shard-0-1").as_deref(), Some("yes"));
@@ -358,7 +363,7 @@ fn a_primary_that_hangs_is_ended_before_its_replica_takes_over() {
     assert_eq!(election_of(&model, "demo-shard-0-1"), None);
     model.pods.get_mut("demo-shard-0-0").unwrap().deleting = true;
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 graceful"]);
-    // It answers again before it is called failed: nothing has happened.
+    // The primary answers again before it is marked as failed: nothing happens.
     let mut model = hung(0, |_| {});
     model.pods.get_mut("demo-shard-0-0").unwrap().silent = None;
     assert_eq!(election_of(&model, "demo-shard-0-1"), None, "it was never told otherwise");
@@ -420,14 +425,14 @@ fn volumes_of_a_cluster_with_other_shards_are_left_alone() {
         model.previous = Default::default();
         assert_eq!(reasons(&model), ["OtherShards"], "{had} {wanted}");
         assert_eq!(verbs(&model), [""; 0], "{had} {wanted}");
-        // The same of an object that was as wanted once: somebody has moved slots, and healing goes on.
+        // For an object that reached the desired state once, a person has moved slots, and healing continues.
         model.previous.formed = true;
         assert!(!reasons(&model).contains(&"OtherShards"), "{had} {wanted}");
     }
     let mut model = Model::formed(spec(3, 1));
     model.previous = Default::default();
     assert_eq!(reasons(&model), [""; 0]);
-    // Only what has a seat among one shard was started: its volumes remember the others.
+    // Only the members of one shard were started; their volumes still name the others.
     model.spec = spec(1, 1);
     model.pods.retain(|pod, _| pod.starts_with("demo-shard-0-"));
     assert_eq!(reasons(&model), ["OtherShards"]);

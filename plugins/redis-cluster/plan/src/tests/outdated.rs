@@ -1,4 +1,4 @@
-//! Pods of an older template: counted, named, and replaced if nothing ever ran in them.
+//! Pods of an older template: counted, reported, and replaced if they never ran or never answered.
 
 use alloc::{
     format,

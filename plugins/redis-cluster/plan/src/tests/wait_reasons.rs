@@ -1,4 +1,4 @@
-//! What is said of a cluster that is not as wanted.
+//! The reasons reported for a cluster that is not in the desired state.
 
 use alloc::{format, string::ToString};
 
@@ -122,7 +122,7 @@ fn a_cluster_that_is_not_well_names_the_slots_and_their_owner() {
     let scattered = (0..2000).step_by(2).map(|slot: u16| format!("{slot}").parse().unwrap());
     let cases = [
         (few, "the slots 5-6 belong to nobody it knows of"),
-        // The text is bounded whatever the slots are.
+        // The text is bounded, whatever the slots are.
         (SlotSet::from_iter(scattered), "66 68 and more (1000 in all) belong to nobody"),
     ];
     for (dropped, expected) in cases {
@@ -141,7 +141,7 @@ fn a_cluster_that_is_not_well_names_the_slots_and_their_owner() {
 fn slots_of_an_owner_that_lives_are_not_lost() {
     let mut model = Model::formed(spec(3, 0));
     let (id, pod) = (model.id("demo-shard-1-0"), model.pods["demo-shard-1-0"].clone());
-    // The StatefulSet was orphaned: its Pod answers the others, and is no member.
+    // The StatefulSet was orphaned: its Pod answers the others but is not a member.
     model.pods.remove("demo-shard-1-0");
     let reason = model.plan().shards[1].decision.reason().cloned().unwrap();
     let address = pod.address;

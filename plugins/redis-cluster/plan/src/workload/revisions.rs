@@ -1,6 +1,6 @@
-//! Which revisions of the configuration nobody reads any more.
+//! Finds the revisions of the configuration that no Pod uses any more.
 //!
-//! What is not known changes nothing: a StatefulSet that has not been seen proves no file to be out of use.
+//! Missing information deletes nothing: while a StatefulSet has not been read, no file is proven unused.
 
 use alloc::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 use super::{Owner, revision_name};
 use crate::ObjectNames;
 
-/// One ConfigMap that exists.
+/// A ConfigMap that exists.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ExistingConfigMap {
     /// Its name.
@@ -24,11 +24,11 @@ pub struct ExistingConfigMap {
     pub uid: String,
 }
 
-/// Which revisions no Pod and no template names. `pods` and `sets` are the objects as they are, with
-/// `.spec`, and of the sets `.metadata.generation` and `.status.observedGeneration`.
+/// Returns the revisions that no Pod and no template names. `pods` and `sets` are the objects with `.spec`;
+/// the sets also with `.metadata.generation` and `.status.observedGeneration`.
 ///
-/// None while a set has not been seen in its present generation by its controller: it may be about to
-/// make a Pod of the template before.
+/// Returns none while the controller of a StatefulSet has not seen its present generation, because it may
+/// still create a Pod from the template before.
 #[must_use]
 pub fn unnamed<'a>(
     owner: Owner<'_>,
@@ -57,7 +57,7 @@ pub fn unnamed<'a>(
     revisions.filter(|it| !named.contains(&it.name)).collect()
 }
 
-/// The ConfigMaps that a volume shows, by itself or as one of several sources.
+/// Returns the ConfigMaps that a volume contains, directly or as one of several sources.
 fn config_maps(volume: &Value) -> Vec<String> {
     let sources = volume.pointer("/projected/sources").and_then(Value::as_array);
     let all = core::iter::once(volume).chain(sources.into_iter().flatten());
@@ -90,7 +90,7 @@ mod tests {
         assert_ne!(name(json!({"hz": 20})), name(json!({"hz": 21})));
     }
 
-    /// The StatefulSets as their controller would show them.
+    /// Returns the StatefulSets with this `observedGeneration`.
     fn sets(spec: &RedisClusterSpec, observed: i64) -> Vec<Value> {
         let all = objects(OWNER, spec).into_iter().filter(|object| object["kind"] == "StatefulSet");
         all.map(|mut set| {

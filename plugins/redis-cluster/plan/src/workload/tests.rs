@@ -1,4 +1,4 @@
-//! What the objects say, and what they must never say.
+//! What the objects contain, and what they must not contain.
 
 use super::*;
 use alloc::{format, string::ToString};
@@ -91,7 +91,7 @@ fn settings_become_lines() {
     let config = &objects[0];
     assert_eq!(config["immutable"], true);
     let text = config["data"]["redis.conf"].as_str().unwrap();
-    // What running servers are given is in another file.
+    // Settings that can be changed at run time are in the other file.
     assert!(!text.contains("slowlog-max-len") && !text.contains("cluster-node-timeout"), "{text}");
     let set = find(&objects, "StatefulSet demo-shard-0");
     let sources = &set["spec"]["template"]["spec"]["volumes"][0]["projected"]["sources"];
