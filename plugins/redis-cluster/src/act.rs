@@ -130,7 +130,9 @@ fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String,
         }
         Ok(ActionOutcome::Failed { reason, message, .. }) => held_up(&reason, message),
         Ok(ActionOutcome::Skipped { .. }) => Err(NotDone::Skipped),
-        Ok(_) => held_up("Other", "the host answered what this plugin does not know".into()),
+        Ok(_) => {
+            held_up("Other", "the host returned an outcome that this plugin does not know".into())
+        }
         Err(error) => held_up(error.reason(), error.to_string()),
     }
 }
@@ -142,7 +144,7 @@ fn announce(host: &dyn Host, action: &Action, note: &str) {
         let message = format!("`{pod}` took over ({}): {note}", mode.name());
         (EventType::Normal, "FailedOver", message)
     } else if let Verb::AllowStart { node, .. } = &action.verb {
-        let message = format!("{note}: what only {} had is lost", node.short());
+        let message = format!("{note}: data that only {} had is lost", node.short());
         (EventType::Warning, "StartedEmpty", message)
     } else {
         return;
@@ -172,8 +174,8 @@ pub(crate) fn fence(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) -> V
         match host.delete(&object, &options) {
             Ok(()) => {
                 let text = format!(
-                    "`{pod}` did not answer in time and the majority called it failed: it is deleted, so that \
-                     it acknowledges nothing more when another takes over"
+                    "`{pod}` did not answer in time and the majority marked it as failed: its Pod is deleted, \
+                     so that it accepts no more writes when a replica takes over"
                 );
                 host.warn(&text);
                 if let Err(error) = host.publish(EventType::Warning, "Fenced", &text) {
@@ -184,7 +186,7 @@ pub(crate) fn fence(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) -> V
             Err(Error::Conflict(_)) => {}
             Err(error) => {
                 host.warn(&format!(
-                    "`{pod}` hangs and was not deleted, so that the cluster elects its successor: {error}"
+                    "`{pod}` hangs and could not be deleted, so the cluster will elect a replica: {error}"
                 ));
                 failed.push(uid.clone());
             }
@@ -198,7 +200,7 @@ pub(crate) fn fence(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) -> V
 pub(crate) fn set_aside(plan: &Plan, seen: &Snapshot) -> Option<ReconcileFault> {
     let said = |member: &Member| {
         let words = last_words(member).filter(|words| words.contains(SET_ASIDE))?;
-        Some(format!("`{}` said: {words}", member.pod))
+        Some(format!("`{}` reported: {words}", member.pod))
     };
     let said: Vec<String> = seen.members.iter().filter_map(said).take(SET_ASIDE_TOLD_MAX).collect();
     let is_told = plan.stage != ClusterStage::Steady && !said.is_empty();

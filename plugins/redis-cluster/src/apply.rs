@@ -75,7 +75,7 @@ fn refused(title: &str, error: &Error) -> ReconcileFault {
     let mut fault = ReconcileFault::of(&format!("{title} was not applied"), error);
     if matches!(error, Error::Conflict(_)) {
         fault.message = format!(
-            "{error}; somebody else owns a field of {title}: remove the field from their manifest, \
+            "{error}; another field manager owns a field of {title}: remove the field from its manifest, \
              or rename the RedisCluster"
         );
     }

@@ -104,8 +104,9 @@ pub(crate) fn replace_stuck(host: &dyn Host, target: &ReconcileTarget, plan: &Pl
         let options = DeleteOptions { uid: Some(uid.clone()), ..DeleteOptions::default() };
         match host.delete(&object, &options) {
             Ok(()) => {
-                let text =
-                    format!("`{pod}` never ran and is replaced by one of the present template");
+                let text = format!(
+                    "`{pod}` never ran or never answered, and is replaced by a Pod of the present template"
+                );
                 host.info(&text);
             }
             // The Pod has changed meanwhile: the next reconcile observes again.
@@ -211,13 +212,12 @@ fn outdated(plan: &Plan) -> Option<ConditionValue> {
                      is `{pod}`"
                 ),
                 NextPod::NotYet => {
-                    "delete none before the cluster is `Ready`: `Ready` and `Degraded` say what \
-                                 it waits for"
+                    "delete none before the cluster is `Ready`: `Ready` and `Degraded` say what it waits for"
                         .into()
                 }
                 NextPod::OnlyCopy(pod) => format!(
                     "`{pod}` holds the only copy of its shard's data, in memory: raise \
-                     `.spec.replicasPerShard` before you delete it, or give the data up"
+                     `.spec.replicasPerShard` before you delete it, or accept the loss of the data"
                 ),
             };
             let message = format!("{count} of {of} Pods run an older template: {way_out}");
@@ -237,7 +237,7 @@ fn configured(plan: &Plan, set: &ActionSummary) -> Option<ConditionValue> {
         return Some(ConditionValue::new(false, &first.reason, message));
     }
     if !plan.settings.is_empty() {
-        return Some(ConditionValue::new(false, "Pending", "the servers are given new settings"));
+        return Some(ConditionValue::new(false, "Pending", "new settings are sent to the servers"));
     }
     let message = "every server that answers has the settings that can be changed while it runs";
     let answers = members.any(|member| member.role != MemberRole::Silent);

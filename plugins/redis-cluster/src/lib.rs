@@ -70,7 +70,7 @@ impl Reconciler for RedisCluster {
         if request.deleting {
             // All objects created here are owned by the object and are deleted with it. The StatefulSets say
             // whether their volumes are deleted too.
-            let summary = "deleted: what belongs to it follows".to_owned();
+            let summary = "deleted; Kubernetes deletes the objects that it owns".to_owned();
             return Ok(ReconcileOutcome { summary, finished: true, ..ReconcileOutcome::default() });
         }
         let target = ReconcileTarget::read(&request.object)?;

@@ -91,36 +91,35 @@ pub(crate) fn credentials_fault(
         NamedPassword::Differs => {
             let way_out = if target.spec.auth.is_some() {
                 format!(
-                    "`.spec.auth` names another password than the cluster was made with: write the \
+                    "`.spec.auth` names another password than the cluster was created with: write the \
                      old one (if there was one, the Secret `{kept}` has it) into the Secret `{secret}`"
                 )
             } else {
-                "the cluster was made with a password and `.spec.auth` names none: name it again"
+                "the cluster was created with a password and `.spec.auth` names none: name it again"
                     .into()
             };
-            let text = "; changing it is not served yet, a new password needs a new cluster";
+            let text =
+                "; changing the password is not supported yet, a new password needs a new cluster";
             ("CredentialsRefused", format!("{way_out}{text}"))
         }
         NamedPassword::Refused => {
             let way_out = if target.spec.auth.is_some() {
-                format!(
-                    "write the one that they have into the key `{key}` of the Secret `{secret}`"
-                )
+                format!("write the servers' password into the key `{key}` of the Secret `{secret}`")
             } else {
-                "name the Secret with theirs in `.spec.auth`".into()
+                "name a Secret with the servers' password in `.spec.auth`".into()
             };
             let text = format!(
-                "the servers that run have another password than `.spec.auth` names, and the Secret \
-                 `{kept}`, in which the host keeps theirs, is gone: {way_out}"
+                "the running servers have another password than the one that `.spec.auth` names, and the \
+                 Secret `{kept}`, in which the host kept theirs, does not exist any more: {way_out}"
             );
             ("CredentialsRefused", text)
         }
         NamedPassword::Unproven => (
             "CredentialsUnproven",
             format!(
-                "the Secret `{kept}`, in which the host keeps the password of the servers, is gone, and \
-                 none of those that run answers to prove that they have the one that `.spec.auth` names. \
-                 A Pod that is started anew waits for that: let one of them answer, or delete those that hang"
+                "the Secret `{kept}`, in which the host kept the password of the servers, does not exist any \
+                 more, and no running server answers to prove that `.spec.auth` names their password. \
+                 New Pods wait for that proof: make one of the servers answer, or delete the Pods that hang"
             ),
         ),
     };
@@ -171,7 +170,7 @@ fn unusable(target: &ReconcileTarget, facts: CredentialsFacts) -> (&'static str,
             "SecretUnusable",
             format!(
                 "the key `{key}` of the Secret `{secret}` has a line break or another control character, \
-                 which no configuration file takes; write it anew without (`printf %s PASSWORD`)"
+                 which a configuration file cannot contain; write it again without (`printf %s PASSWORD`)"
             ),
         ),
         NamedPassword::InForce
@@ -182,7 +181,7 @@ fn unusable(target: &ReconcileTarget, facts: CredentialsFacts) -> (&'static str,
         | NamedPassword::Unproven
         | NamedPassword::Other => (
             "SecretUnusable",
-            format!("the key `{key}` of the Secret `{secret}` is no UTF-8 text: write it anew"),
+            format!("the key `{key}` of the Secret `{secret}` is not UTF-8 text: write it again"),
         ),
     }
 }

@@ -177,14 +177,14 @@ fn verdicts(situation: &ReconcileFindings, unsteady_ms: u64) -> [ConditionValue;
 }
 
 fn unseen(error: &Error, faults: &[ReconcileFault]) -> [ConditionValue; 3] {
-    let message = format!("the members were not looked at: {error}");
+    let message = format!("the members could not be observed: {error}");
     let goes_on = error.retry() != Retry::Never;
     let degraded = match faults.first() {
         _ if !goes_on => ConditionValue::new(true, error.reason(), message.clone()),
         Some(fault) => ConditionValue::new(true, &fault.reason, &fault.message),
         None => no_fault(),
     };
-    let next = if goes_on { "looking again soon" } else { "waiting for a person" };
+    let next = if goes_on { "trying again soon" } else { "waiting for a person" };
     [
         ConditionValue::unknown(error.reason(), message),
         ConditionValue::new(goes_on, error.reason(), next),
@@ -204,7 +204,7 @@ fn planned(
         return [
             // The members are in the desired state and serve, even if an object could not be applied.
             ConditionValue::new(true, "AsWanted", message),
-            ConditionValue::new(false, "AsWanted", "nothing is under way"),
+            ConditionValue::new(false, "AsWanted", "nothing is in progress"),
             degraded,
         ];
     }
@@ -282,7 +282,7 @@ fn next_steps(plan: &Plan) -> String {
     if verbs.is_empty() {
         return format!("{} slots are served", plan.slots_served);
     }
-    format!("under way: {}", verbs.join(", "))
+    format!("in progress: {}", verbs.join(", "))
 }
 
 /// Adds the namespace to the commands in a message; the planner does not know it.
@@ -365,9 +365,9 @@ fn announce_degraded(host: &dyn Host, target: &ReconcileTarget, status: &RedisCl
 pub(crate) fn summary(situation: &ReconcileFindings, requeue_ms: u64) -> String {
     let fault = situation.faults.first().map(|fault| fault.message.clone());
     let (plan, acted) = match &situation.seen {
-        MembersSeen::Interrupted => return "something more urgent has come up".to_owned(),
+        MembersSeen::Interrupted => return "interrupted by something more urgent".to_owned(),
         MembersSeen::Unseen(error) => {
-            let texts = [Some(format!("not looked at: {error}")), fault];
+            let texts = [Some(format!("not observed: {error}")), fault];
             return texts.into_iter().flatten().collect::<Vec<_>>().join("; ");
         }
         MembersSeen::Planned { plan, acted, .. } => (plan, acted),
@@ -386,7 +386,7 @@ pub(crate) fn summary(situation: &ReconcileFindings, requeue_ms: u64) -> String 
     let details: Vec<String> = [planned, held_up, waits, fault].into_iter().flatten().collect();
     let details =
         if details.is_empty() { String::new() } else { format!(" ({})", details.join("; ")) };
-    format!("{state}: {done}/{all} shards as wanted{details}; next look in {requeue_ms} ms")
+    format!("{state}: {done}/{all} shards ready{details}; next reconcile in {requeue_ms} ms")
 }
 
 #[cfg(test)]

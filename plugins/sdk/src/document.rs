@@ -59,7 +59,7 @@ impl From<Value> for Document {
 }
 
 fn unreadable(error: serde_json::Error) -> Error {
-    Error::Other(format!("the host's answer cannot be read: {error}"))
+    Error::Other(format!("the host's answer cannot be parsed: {error}"))
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub fn reconcile<R: Reconciler>(request: &str) -> Result<String, String> {
     let request: ReconcileRequest = match serde_json::from_str(request) {
         Ok(request) => request,
         Err(error) => {
-            let message = format!("the host's request is none that this SDK reads: {error}");
+            let message = format!("the host's request cannot be parsed by this SDK: {error}");
             return Err(write(&ReconcileFailure {
                 reason: "BadRequest".to_owned(),
                 message,
@@ -63,7 +63,7 @@ fn prepare() {
     #[cfg(target_family = "wasm")]
     std::panic::set_hook(Box::new(|panic| {
         use crate::Host as _;
-        let text = panic.payload_as_str().unwrap_or("a value that is no text");
+        let text = panic.payload_as_str().unwrap_or("a value that is not text");
         let line = match panic.location() {
             Some(place) => format!("panicked at {place}: {text}"),
             None => format!("panicked at an unknown place: {text}"),

@@ -43,7 +43,7 @@ pub struct RecordingError(serde_json::Error);
 
 impl std::fmt::Display for RecordingError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("this is no recording of a pass")
+        f.write_str("this is not a recording of a reconcile")
     }
 }
 
@@ -231,7 +231,7 @@ impl ReplayHost {
             .or_else(|| self.answers.get(&(text.clone(), ALWAYS)));
         found.cloned().or_else(|| self.by_rule(call)).unwrap_or_else(|| {
             self.missing.borrow_mut().push(text.clone());
-            Err(Error::Other(format!("the replay holds no answer number {occurrence} to {text}")))
+            Err(Error::Other(format!("the replay has no answer number {occurrence} to {text}")))
         })
     }
 }

@@ -81,10 +81,10 @@ impl core::fmt::Display for SettingError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Unknown { similar: Some(similar) } => {
-                write!(f, "is no setting that can be given here; did you mean `{similar}`?")
+                write!(f, "is not a setting that can be used here; did you mean `{similar}`?")
             }
             Self::Unknown { similar: None } => f.write_str(
-                "is no setting that can be given here; remove it (`kubectl explain \
+                "is not a setting that can be used here; remove it (`kubectl explain \
                  rediscluster.spec.settings`)",
             ),
             Self::Managed { way_out } => write!(f, "is managed by Tholepin: {way_out}"),
@@ -165,9 +165,9 @@ mod tests {
             ("port", "6380", "`.spec.port`"),
             ("requirepass", "x", "`.spec.auth`"),
             ("cluster-announce-hostname", "x", "managed"),
-            ("tls-port", "1", "not served yet"),
+            ("tls-port", "1", "not supported yet"),
             ("maxmemory-polcy", "noeviction", "did you mean `maxmemory-policy`?"),
-            ("foo", "1", "given here; remove it"),
+            ("foo", "1", "used here; remove it"),
             ("frobnicate", "1", "remove it"),
             ("maxclients", "many", "cannot be `many`: it must be a whole number from 1 to 1048544"),
             ("repl-backlog-size", "0", "cannot be `0`: it must be a number of bytes"),

@@ -24,7 +24,8 @@ pub struct SpecFault {
 pub fn faults(spec: &RedisClusterSpec) -> Vec<SpecFault> {
     let mut faults = Vec::new();
     if spec.image.chars().any(|letter| letter.is_whitespace() || letter.is_control()) {
-        let message = "an image has no white space: use a reference such as `redis:7`".into();
+        let message =
+            "an image must not contain white space: use a reference such as `redis:7`".into();
         faults.push(SpecFault { field: ".spec.image".into(), message });
     }
     let resources = &spec.resources;
@@ -32,7 +33,7 @@ pub fn faults(spec: &RedisClusterSpec) -> Vec<SpecFault> {
         for (name, value) in quantities.iter().filter(|(_, value)| !is_quantity(value.as_str())) {
             let field = format!(".spec.resources.{part}.{name}");
             let message =
-                format!("`{}` is no quantity: write one such as `500m` or `2Gi`", value.as_str());
+                format!("`{}` is not a quantity: use one such as `500m` or `2Gi`", value.as_str());
             faults.push(SpecFault { field, message });
         }
     }

@@ -58,13 +58,13 @@ pub enum CommandRefusalReason {
 impl CommandRefusalReason {
     const fn text(self) -> &'static str {
         match self {
-            Self::Script => "scripts and functions could call what is forbidden",
-            Self::Connection => "the connection belongs to the host",
-            Self::Topology => "topology is changed by the verbs of `redis/topology` only",
-            Self::AtLarge => "it concerns all keys at once: use a verb, or SCAN instead of KEYS",
-            Self::Blocking => "it waits for somebody else",
+            Self::Script => "scripts and functions could call forbidden commands",
+            Self::Connection => "the host manages the connection",
+            Self::Topology => "only the verbs of `redis/topology` change the topology",
+            Self::AtLarge => "it affects all keys at once: use a verb, or SCAN instead of KEYS",
+            Self::Blocking => "it blocks until another client acts",
             Self::Server => {
-                "it stops, debugs or configures the server: settings have the verb `configure`"
+                "it stops, debugs or configures the server: use the verb `configure` for settings"
             }
             Self::Credentials => "it shows or changes credentials",
             Self::Container => "it needs a subcommand",
@@ -76,7 +76,7 @@ impl CommandRefusalReason {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandRefused {
     /// The command has no name.
-    #[error("a command has at least a name")]
+    #[error("the command is empty: it needs at least a name")]
     Empty,
     /// The list is too long.
     #[error(
@@ -96,11 +96,11 @@ pub enum CommandRefused {
     },
     /// A setting that holds a secret, or a pattern that could match one.
     #[error(
-        "the setting `{0}` cannot be asked: name each setting in full, none that holds a secret"
+        "the setting `{0}` cannot be read: name each setting in full, and none that holds a secret"
     )]
     Setting(String),
     /// `MULTI` and `EXEC` do not enclose the whole list.
-    #[error("a transaction is one whole list that begins with MULTI and ends with EXEC")]
+    #[error("a transaction must be the whole list: MULTI first, EXEC last")]
     Transaction,
 }
 
@@ -229,7 +229,7 @@ pub fn check_grant_word(word: &str) -> Result<(), String> {
         Some(category) => ROWS.iter().any(|(_, _, all)| all.split(' ').any(|one| one == category)),
         None => row(what).is_some(),
     };
-    if known { Ok(()) } else { Err(format!("`{word}` names no command or category of Redis 7.0")) }
+    if known { Ok(()) } else { Err(format!("`{word}` is not a command or category of Redis 7.0")) }
 }
 
 fn row(name: &str) -> Option<&'static CommandRow> {

@@ -204,7 +204,7 @@ pub enum FactError {
         known: String,
     },
     /// A step follows a value that has no fields or items, or is of the wrong kind for it.
-    #[error("`{field}`: what stands before `{name}` is {is}, so that the path leads nowhere")]
+    #[error("`{field}`: `{name}` does not apply to {is}")]
     NoWay {
         /// The path.
         field: String,
@@ -214,7 +214,7 @@ pub enum FactError {
         is: &'static str,
     },
     /// The operator's value is missing, superfluous, or of the wrong type.
-    #[error("`{field}`: `{op}` wants {wants}, not {is}")]
+    #[error("`{field}`: `{op}` needs {wants}, not {is}")]
     Value {
         /// The path.
         field: String,
@@ -226,7 +226,7 @@ pub enum FactError {
         is: String,
     },
     /// The operator does not fit the field.
-    #[error("`{field}` is {is}: `{op}` cannot be asked of it")]
+    #[error("`{field}` is {is}: `{op}` does not apply to it")]
     Operator {
         /// The path.
         field: String,
@@ -323,8 +323,8 @@ pub enum FactOutcome {
 impl fmt::Display for FactOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Yes => f.write_str("it does"),
-            Self::No { seen: Value::Null } => f.write_str("it is not there"),
+            Self::Yes => f.write_str("it holds"),
+            Self::No { seen: Value::Null } => f.write_str("it is absent"),
             Self::No { seen } => write!(f, "it is {}", shown(seen)),
             Self::Unknown { why } => f.write_str(why),
         }
@@ -344,7 +344,7 @@ pub fn holds(fact: &Fact, document: Option<&Value>) -> FactOutcome {
         && document.pointer("/answer/answered").is_none()
     {
         let why = document.pointer("/answer/unreachable/message").and_then(Value::as_str);
-        let why = why.unwrap_or("it was not asked");
+        let why = why.unwrap_or("no reason is known");
         return FactOutcome::Unknown { why: format!("`{pod}` does not answer: {why}") };
     }
     match field.find(document) {
@@ -378,7 +378,7 @@ fn judge(test: &FactTest, found: Option<&Value>) -> FactOutcome {
 }
 
 fn unfit(wanted: &str, found: &Value) -> FactOutcome {
-    FactOutcome::Unknown { why: format!("{wanted} is wanted, and there is {}", shown(found)) }
+    FactOutcome::Unknown { why: format!("{wanted} is needed, not {}", shown(found)) }
 }
 
 /// Compares whole numbers as integers: counters exceed 2^53, above which an `f64` skips some.

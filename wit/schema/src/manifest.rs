@@ -137,8 +137,8 @@ impl Grants {
                     faults.push(format!("{name}: {fault}"));
                 } else if !granted.insert((name, verb)) {
                     faults.push(format!(
-                        "{name}: `{verb}` is granted twice, and which scope counts would be a guess: keep one \
-                         of the two"
+                        "{name}: `{verb}` is granted twice, and the two scopes can differ: keep one of the two \
+                         grants"
                     ));
                 }
             }
@@ -160,9 +160,9 @@ fn unknown<'a>(
         return None;
     }
     Some(match nearest(word, known.clone()) {
-        Some(meant) => format!("`{word}` is no {what}; did you mean `{meant}`?"),
+        Some(meant) => format!("`{word}` is not a {what}; did you mean `{meant}`?"),
         None => {
-            format!("`{word}` is no {what}; there are {}", known.collect::<Vec<_>>().join(", "))
+            format!("`{word}` is not a {what}; use one of {}", known.collect::<Vec<_>>().join(", "))
         }
     })
 }

@@ -367,10 +367,10 @@ async fn what_an_action_presumes_of_an_object_is_read_anew() {
     let rows = [
         (act(mine.clone(), ".metadata.uid", "uid-mine").await, None),
         (act(mine, ".metadata.uid", "uid-other").await, Some("it is \"uid-mine\"")),
-        (act(of("ConfigMap", "no"), ".metadata.uid", "x").await, Some("it is not there")),
+        (act(of("ConfigMap", "no"), ".metadata.uid", "x").await, Some("it is absent")),
         (act(of("ConfigMap", "theirs"), ".metadata.uid", "x").await, Some("outside the scope")),
-        (act(json!({"member": {"pod": "b-0"}}), ".podUid", "u").await, Some("it is not there")),
-        (act(json!({"view": {}}), ".a.role", "primary").await, Some("it is not there")),
+        (act(json!({"member": {"pod": "b-0"}}), ".podUid", "u").await, Some("it is absent")),
+        (act(json!({"view": {}}), ".a.role", "primary").await, Some("it is absent")),
     ];
     for (answer, refused) in rows {
         let Ok(Reply::Results(results)) = answer else { panic!("{answer:?}") };

@@ -25,7 +25,7 @@ pub enum Violation {
         pod: String,
     },
     /// An action names a node that no member knows.
-    #[error("`{verb}` names the node {node}, which nobody knows")]
+    #[error("`{verb}` names the node {node}, which no member knows")]
     UnknownNode {
         /// The verb.
         verb: &'static str,
@@ -33,7 +33,7 @@ pub enum Violation {
         node: NodeId,
     },
     /// Slots are assigned that another node claims.
-    #[error("slots {slots} are assigned to `{pod}` but claimed by another")]
+    #[error("slots {slots} are assigned to `{pod}` but claimed by another node")]
     Claimed {
         /// The Pod that would get them.
         pod: String,
@@ -50,10 +50,10 @@ pub enum Violation {
     #[error("the node {0} would be forgotten although it owns slots and is followed")]
     ForgetsOwner(NodeId),
     /// The plan contains more than one failover.
-    #[error("{0} failovers at once")]
+    #[error("the plan has {0} failovers, one is allowed")]
     Failovers(usize),
     /// The plan promotes a node that is not a replica of the primary that it replaces.
-    #[error("`{pod}` is no replica of {primary}")]
+    #[error("`{pod}` is not a replica of {primary}")]
     NotItsReplica {
         /// The Pod of the node to promote.
         pod: String,

@@ -10,7 +10,7 @@ use tholepin_schema::primitives::{NodeId, Slot};
 pub enum WaitReason {
     /// A primary's process has ended and no replica may take its place.
     #[error(
-        "the primary `{pod}` is gone and no replica was in sync with it; if its volume is lost too, \
+        "the primary `{pod}` has ended and no replica was in sync with it; if its volume is lost too, \
          restore a backup"
     )]
     NoReplicaInSync {
@@ -19,7 +19,7 @@ pub enum WaitReason {
     },
     /// A shard's slots belong to a node that has ended for good.
     #[error(
-        "the node {node} owns the slots {slots} but is gone, and no replica is left: the data is \
+        "the node {node} owns the slots {slots} but has ended, and no replica is left: the data is \
          lost unless the Pod returns with its volume"
     )]
     SlotsLost {
@@ -41,8 +41,9 @@ pub enum WaitReason {
     },
     /// A primary does not answer, and nothing proves that it is dead.
     #[error(
-        "the primary `{pod}` of the slots {slots} does not answer; a process that hangs is left to the \
-         node timeout. If its Kubernetes node is off for good, taint it with `node.kubernetes.io/out-of-service`"
+        "the primary `{pod}` of the slots {slots} does not answer; if its process hangs, the cluster replaces \
+         it after its node timeout. If its Kubernetes node is off for good, taint it with \
+         `node.kubernetes.io/out-of-service`"
     )]
     PrimarySilent {
         /// The primary's Pod.
@@ -53,8 +54,8 @@ pub enum WaitReason {
     /// The process of a primary hangs, and a replica is to take over.
     #[error(
         "the primary `{pod}` of the slots {slots} does not answer; as soon as the majority of the primaries \
-         calls it failed, its Pod is deleted, so that it acknowledges nothing more, and a replica takes over \
-         when its container has ended"
+         has marked it as failed, its Pod is deleted, so that it accepts no more writes, and a replica takes \
+         over when its container has ended"
     )]
     PrimaryHangs {
         /// The primary's Pod.
@@ -74,7 +75,7 @@ pub enum WaitReason {
     },
     /// The spec leaves failovers to the cluster.
     #[error(
-        "the primary `{pod}` is gone; `.spec.failover.onPodDeath` is `wait`, so the cluster itself \
+        "the primary `{pod}` has ended; `.spec.failover.onPodDeath` is `wait`, so the cluster itself \
          elects a replica after its node timeout"
     )]
     LeftToTheCluster {
@@ -94,8 +95,8 @@ pub enum WaitReason {
     },
     /// A primary answers, but its replica has marked it as failed and therefore cannot take over gracefully.
     #[error(
-        "the primary `{pod}` answers, but its replica calls it failed; its Pod is deleted, and the replica takes \
-         over when its container has ended"
+        "the primary `{pod}` answers, but its replica has marked it as failed; its Pod is deleted, and the \
+         replica takes over when its container has ended"
     )]
     CalledFailed {
         /// The primary's Pod.
@@ -103,10 +104,10 @@ pub enum WaitReason {
     },
     /// A node that is not a member takes part in the cluster.
     #[error(
-        "the node {node} at `{address}` takes part in the cluster but is no Pod of it; if it does not \
-         vanish, find out whose it is (`kubectl get pods --all-namespaces -o wide`): of another cluster, \
-         the two have merged, and the one whose slots were taken has to be made anew; a process of no Pod \
-         can be stopped"
+        "the node {node} at `{address}` takes part in the cluster but is not a Pod of it; if it does not \
+         disappear, find out what it belongs to (`kubectl get pods --all-namespaces -o wide`): if it is a Pod \
+         of another cluster, the two clusters have merged, and the one whose slots were taken must be created \
+         again; if it is no Pod, stop the process"
     )]
     ForeignNode {
         /// The node's id.
@@ -115,7 +116,7 @@ pub enum WaitReason {
         address: String,
     },
     /// Some Pods do not answer yet.
-    #[error("{count} of the Pods wanted do not answer, the first is `{pod}`: {why}")]
+    #[error("{count} of the Pods do not answer, the first is `{pod}`: {why}")]
     PodsNotAnswering {
         /// The number of these Pods.
         count: usize,
@@ -126,8 +127,7 @@ pub enum WaitReason {
     },
     /// A server ends by itself immediately after each start.
     #[error(
-        "the server of `{pod}` does not start: it says `{words}`; mend what it names, in the spec or \
-         on its volume"
+        "the server of `{pod}` does not start: it reports `{words}`; fix that in the spec or on its volume"
     )]
     DoesNotStart {
         /// The first such Pod.
@@ -137,8 +137,8 @@ pub enum WaitReason {
     },
     /// Kubernetes does not consider a Pod ready although its server answers the host.
     #[error(
-        "the server of `{pod}` answers the host, but its Pod is not ready, so that no Service leads \
-         there: see `kubectl describe pod {pod}`, and whether the server takes new connections with the \
+        "the server of `{pod}` answers the host, but its Pod is not ready, so no Service routes to it: \
+         see `kubectl describe pod {pod}`, and check whether the server accepts new connections with the \
          password that Pods have"
     )]
     PodNotReady {
@@ -147,8 +147,8 @@ pub enum WaitReason {
     },
     /// A move of a slot was left unfinished.
     #[error(
-        "`{pod}` has the slot {slot} open ({count} in all): clients are sent away for keys that are not \
-         there; if nobody moves slots now, close each with `CLUSTER SETSLOT {slot} STABLE` on that server"
+        "`{pod}` has the slot {slot} open ({count} in total): it redirects clients for keys that it does not \
+         have; if nobody is moving slots now, close each one with `CLUSTER SETSLOT {slot} STABLE` on that server"
     )]
     SlotOpen {
         /// The first such Pod.
@@ -160,8 +160,8 @@ pub enum WaitReason {
     },
     /// The owner of slots considers another node their owner, so that no node serves them.
     #[error(
-        "nobody serves the slots {slots}: all others name `{pod}` as their owner, which itself names `{other}`; \
-         on the server of `{pod}` send `CLUSTER SETSLOT SLOT NODE {node}` for each of them"
+        "no node serves the slots {slots}: all others name `{pod}` as their owner, which itself names `{other}`; \
+         send `CLUSTER SETSLOT SLOT NODE {node}` for each of them to the server of `{pod}`"
     )]
     SlotsDisowned {
         /// The Pod that the others consider the owner.
@@ -175,9 +175,9 @@ pub enum WaitReason {
     },
     /// The members hold the data of a cluster with another number of shards than the spec has.
     #[error(
-        "the data of the members, `{pod}` among them, is of a cluster whose slots lie otherwise than {shards} \
-         shards have them ({slots} are those of one owner), as volumes that were kept have it; nothing was \
-         changed: create the object with the number of shards that the data was written with"
+        "the data of the members, `{pod}` among them, is of a cluster with another division of the slots than \
+         {shards} shards have ({slots} belong to one owner), probably because volumes were kept; nothing was \
+         changed: create the object with the number of shards with which the data was written"
     )]
     OtherShards {
         /// A member whose slots do not match the spec.
@@ -197,9 +197,9 @@ pub enum WaitReason {
     },
     /// The owner of a shard's slots is alive and is not a member.
     #[error(
-        "the node {node} at `{address}` owns the slots {slots} and answers the others, but its Pod is \
-         no member: if a Pod of this cluster is there, put its owner reference and labels back; if it is \
-         another cluster's, the two have merged, and the one whose slots were taken has to be made anew"
+        "the node {node} at `{address}` owns the slots {slots} and answers the others, but its Pod is not a \
+         member: if it is a Pod of this cluster, restore its owner reference and labels; if it is a Pod of \
+         another cluster, the two clusters have merged, and the one whose slots were taken must be created again"
     )]
     OwnerNoMember {
         /// The node's id.
@@ -210,13 +210,13 @@ pub enum WaitReason {
         slots: String,
     },
     /// A member is loading its data from disk.
-    #[error("`{pod}` reads its data from disk")]
+    #[error("`{pod}` is loading its data from disk")]
     Loading {
         /// The member.
         pod: String,
     },
     /// A former primary has not learned yet that another node serves its slots.
-    #[error("`{pod}` has not heard yet that another node serves its slots")]
+    #[error("`{pod}` has not learned yet that another node serves its slots")]
     OldPrimary {
         /// The member.
         pod: String,
@@ -242,7 +242,7 @@ pub enum WaitReason {
         keys: u64,
     },
     /// The nodes do not know each other yet.
-    #[error("the nodes are getting to know each other")]
+    #[error("the nodes do not know each other yet")]
     Gossip,
     /// A replica is copying its primary's data.
     #[error("`{pod}` is not in sync yet: {why}")]
@@ -254,15 +254,15 @@ pub enum WaitReason {
     },
     /// A replica has no link to its primary.
     #[error(
-        "`{pod}` has had no link to its primary for half a minute: `kubectl logs {pod}` says why, such as a \
-         `masterauth` that was changed by hand; if nothing else helps, delete the Pod"
+        "`{pod}` has had no link to its primary for half a minute: `kubectl logs {pod}` shows the cause, for \
+         example a `masterauth` that was changed by hand; if nothing else helps, delete the Pod"
     )]
     LinkDown {
         /// The first such replica.
         pod: String,
     },
     /// A member does not report `cluster_state:ok` yet.
-    #[error("`{pod}` does not say `cluster_state:ok`: {why}")]
+    #[error("`{pod}` does not report `cluster_state:ok`: {why}")]
     StateNotOk {
         /// The first such member.
         pod: String,

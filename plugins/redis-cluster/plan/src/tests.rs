@@ -289,12 +289,12 @@ fn a_plan_that_asks_too_much_is_found_out() {
     let violations: Vec<String> = plan.check(&observed).iter().map(|it| format!("{it}")).collect();
     let expected = [
         "two actions have the id",
-        "3 failovers at once",
-        "is no replica of",
+        "3 failovers, one is allowed",
+        "is not a replica of",
         "would be forgotten",
-        "which nobody knows",
+        "which no member knows",
         "`meet` goes to `demo-shard-1-0`",
-        "claimed by another",
+        "claimed by another node",
     ];
     for text in expected {
         assert!(violations.iter().any(|it| it.contains(text)), "{text}: {violations:#?}");

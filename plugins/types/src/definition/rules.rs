@@ -42,15 +42,15 @@ pub(crate) fn spec() -> Value {
 /// The rules of `.spec.shards`.
 pub(crate) fn shards() -> Value {
     let message = String::from(
-        "changing the number of shards moves slots, which is not served yet: create a new \
-         RedisCluster with the number wanted",
+        "changing the number of shards is not supported yet, because it moves slots: create a new \
+         RedisCluster with that number",
     );
     json!([rule("self == oldSelf", &message)])
 }
 
 /// The rules of `.spec.replicasPerShard`.
 pub(crate) fn replicas_per_shard() -> Value {
-    let message = "removing replicas is not served yet: keep at least as many as there are";
+    let message = "removing replicas is not supported yet: keep at least the present number";
     json!([rule("self >= oldSelf", message)])
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn port() -> Value {
 
 /// The rules of `.spec.storage.size`.
 pub(crate) fn storage_size() -> Value {
-    let message = "resizing volumes is not served yet: keep the size";
+    let message = "resizing volumes is not supported yet: keep the size";
     json!([rule("self == oldSelf", message)])
 }
 

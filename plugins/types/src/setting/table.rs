@@ -128,13 +128,13 @@ pub const OFFERED: &[OfferedSetting] = &[
 ];
 
 const AUTH: &str = "name a Secret in `.spec.auth` instead";
-const FILES: &str = "the Pod template lays out the files; remove it";
+const FILES: &str = "the Pod template defines the files; remove it";
 const NETWORK: &str = "every member listens on its Pod's address; remove it";
-const PERSISTENCE: &str = "give `.spec.storage` instead";
-const TLS: &str = "TLS is not served yet; remove it";
+const PERSISTENCE: &str = "use `.spec.storage` instead";
+const TLS: &str = "TLS is not supported yet; remove it";
 const TOPOLOGY: &str =
     "the topology follows `.spec.shards` and `.spec.replicasPerShard`; remove it";
-const UNSAFE: &str = "it would take commands away that healing needs; remove it";
+const UNSAFE: &str = "it would disable commands that repairs need; remove it";
 
 /// The settings that the plugin sets itself, by name.
 pub const MANAGED: &[ManagedSetting] = &[
@@ -150,24 +150,27 @@ pub const MANAGED: &[ManagedSetting] = &[
     managed("cluster-config-file", FILES),
     managed("cluster-enabled", TOPOLOGY),
     managed("cluster-migration-barrier", TOPOLOGY),
-    managed("cluster-node-timeout", "give `.spec.failover.nodeTimeoutMs` instead"),
-    managed("cluster-port", "give `.spec.port` instead; the bus uses that plus 10000"),
-    managed("cluster-require-full-coverage", "give `.spec.failover.requireFullCoverage` instead"),
+    managed("cluster-node-timeout", "use `.spec.failover.nodeTimeoutMs` instead"),
+    managed("cluster-port", "use `.spec.port` instead; the cluster bus uses that port plus 10000"),
+    managed("cluster-require-full-coverage", "use `.spec.failover.requireFullCoverage` instead"),
     managed("daemonize", FILES),
     managed("databases", "a cluster has database 0 only; remove it"),
     managed("dbfilename", FILES),
     managed("dir", FILES),
     managed("enable-", UNSAFE),
     managed("include", FILES),
-    managed("loadmodule", "modules are not served yet; remove it"),
+    managed("loadmodule", "modules are not supported yet; remove it"),
     managed("logfile", FILES),
     managed("masterauth", AUTH),
     managed("masteruser", AUTH),
     managed("pidfile", FILES),
-    managed("port", "give `.spec.port` instead"),
+    managed("port", "use `.spec.port` instead"),
     managed("protected-mode", NETWORK),
     managed("rename-command", UNSAFE),
-    managed("repl-diskless-", "replicas are synchronised without a file and at once; remove it"),
+    managed(
+        "repl-diskless-",
+        "replicas are always synchronised diskless and without delay; remove it",
+    ),
     managed("replica-announce-", NETWORK),
     managed("replicaof", TOPOLOGY),
     managed("requirepass", AUTH),

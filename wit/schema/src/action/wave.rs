@@ -15,7 +15,9 @@ pub const ACTIONS_MAX: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WaveError {
     /// The list is too long.
-    #[error("{0} actions are too many, {ACTIONS_MAX} are allowed: send them in several lists")]
+    #[error(
+        "{0} actions are too many, at most {ACTIONS_MAX} are allowed: send them in several lists"
+    )]
     TooMany(usize),
     /// Two actions have the same id.
     #[error("two actions have the id `{0}`")]

@@ -117,13 +117,13 @@ pub fn check_settings(
         let setting = found.ok_or_else(|| SettingError::NotInTable(name.clone()))?;
         let wanted = match setting.values {
             SettingValues::YesNo if value == "yes" || value == "no" => continue,
-            SettingValues::YesNo => "it is `yes` or `no`".to_string(),
+            SettingValues::YesNo => "it must be `yes` or `no`".to_string(),
             SettingValues::Number { min, max } => {
                 let digits = value.strip_prefix('-').unwrap_or(value);
                 let plain = digits.bytes().all(|digit| digit.is_ascii_digit());
                 match value.parse() {
                     Ok(number) if plain && min <= number && number <= max => continue,
-                    _ => alloc::format!("it is a number from {min} to {max}"),
+                    _ => alloc::format!("it must be a number from {min} to {max}"),
                 }
             }
             SettingValues::OwnAddress if Some(value.as_str()) == own_address => continue,

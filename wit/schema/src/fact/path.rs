@@ -32,22 +32,24 @@ pub(super) enum PathStep {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// It does not begin with a dot.
-    #[error("`{0}` is no field path: it must begin with a dot, as in `.spec.replicas`")]
+    #[error("`{0}` is not a field path: it must begin with a dot, as in `.spec.replicas`")]
     Begin(String),
     /// A name is empty.
-    #[error("`{0}` is no field path: a name in it is empty")]
+    #[error("`{0}` is not a field path: a name in it is empty")]
     Empty(String),
     /// Brackets do not contain `key=text`, or are not closed.
-    #[error("`{0}` is no field path: brackets hold `key=text`, as in `.conditions[type=Ready]`")]
+    #[error(
+        "`{0}` is not a field path: brackets contain `key=text`, as in `.conditions[type=Ready]`"
+    )]
     Item(String),
     /// Too many steps.
-    #[error("`{0}` is no field path: more than {STEPS_MAX} steps")]
+    #[error("`{0}` is not a field path: it has more than {STEPS_MAX} steps")]
     TooLong(String),
 }
 
 /// A step of the path does not apply to the value found there.
 #[derive(Debug, thiserror::Error)]
-#[error("`{field}` cannot be followed: what stands before `{step}` is {is}")]
+#[error("`{field}`: `{step}` does not apply to {is}")]
 pub(super) struct PathMismatch {
     field: String,
     step: String,
@@ -97,7 +99,7 @@ pub(super) const fn kind(value: &Value) -> &'static str {
         Value::Null => "nothing",
         Value::Bool(_) => "true or false",
         Value::Number(_) => "a number",
-        Value::String(_) => "a text",
+        Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
     }

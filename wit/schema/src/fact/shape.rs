@@ -181,7 +181,7 @@ impl FieldShape {
 
     const fn words(&self) -> &'static str {
         match self {
-            Text => "a text",
+            Text => "a string",
             Number => "a number",
             Bool => "true or false",
             Any => "anything",

@@ -300,13 +300,19 @@ fn a_fact_about_an_object_follows_lists_and_names_with_dots() {
         assert_eq!(holds(&fact(of_pod(), text.clone()), Some(&pod)), held, "{text}");
     }
     let rows = [
-        (json!({"field": ".metadata.generation.more", "op": "exists"}), "`.more` is a number"),
-        (json!({"field": ".metadata[name=x]", "op": "exists"}), "is an object"),
+        (
+            json!({"field": ".metadata.generation.more", "op": "exists"}),
+            "`.more` does not apply to a number",
+        ),
+        (
+            json!({"field": ".metadata[name=x]", "op": "exists"}),
+            "`[name=x]` does not apply to an object",
+        ),
         (
             json!({"field": ".status.conditions", "op": "at-least", "value": 1}),
-            "a number is wanted",
+            "a number is needed",
         ),
-        (json!({"field": ".metadata", "op": "contains", "value": 1}), "a list is wanted"),
+        (json!({"field": ".metadata", "op": "contains", "value": 1}), "a list is needed"),
     ];
     for (text, words) in rows {
         let held = holds(&fact(of_pod(), text.clone()), Some(&pod));
@@ -329,50 +335,50 @@ fn what_is_no_fact_is_refused_by_name() {
         (
             &member,
             json!({"field": ".answer.answered.role.x", "op": "exists"}),
-            "before `.x` is a text",
+            "`.x` does not apply to a string",
         ),
         (
             &member,
             json!({"field": ".answer.answered.replication.replicas.x", "op": "exists"}),
-            "before `.x` is a list",
+            "`.x` does not apply to a list",
         ),
         (
             &member,
             json!({"field": ".answer.answered.openSlots[slot=5]", "op": "exists"}),
-            "before `[slot=5]` is a list",
+            "`[slot=5]` does not apply to a list",
         ),
         (
             &member,
             json!({"field": ".running", "op": "equals", "value": "true"}),
-            "wants true or false, not a text, \"true\"",
+            "needs true or false, not a string, \"true\"",
         ),
         (
             &member,
             json!({"field": ".running", "op": "at-least", "value": 1}),
-            "`at-least` cannot be asked",
+            "`at-least` does not apply",
         ),
         (
             &member,
             json!({"field": ".answer.answered.keys", "op": "at-least", "value": "1"}),
-            "wants a number",
+            "needs a number",
         ),
         (
             &member,
             json!({"field": ".answer.answered.keys", "op": "contains", "value": 1}),
-            "`contains` cannot be asked",
+            "`contains` does not apply",
         ),
         (
             &member,
             json!({"field": ".answer", "op": "equals", "value": {}}),
             "is an object: `equals`",
         ),
-        (&view, json!({"field": ".aa.slots", "op": "contains", "value": 5}), "wants a text"),
+        (&view, json!({"field": ".aa.slots", "op": "contains", "value": 5}), "needs a string"),
         (&view, json!({"field": ".aa.slot", "op": "exists"}), "a node row has no field `slot`"),
         (&object, json!({"field": "spec", "op": "exists"}), "must begin with a dot"),
-        (&object, json!({"field": ".a[b=c", "op": "exists"}), "brackets hold"),
-        (&object, json!({"field": ".a[b=c]d", "op": "exists"}), "brackets hold"),
-        (&object, json!({"field": ".a", "op": "exists", "value": 1}), "`exists` wants no value"),
-        (&object, json!({"field": ".a", "op": "equals"}), "`equals` wants a value, not nothing"),
+        (&object, json!({"field": ".a[b=c", "op": "exists"}), "brackets contain"),
+        (&object, json!({"field": ".a[b=c]d", "op": "exists"}), "brackets contain"),
+        (&object, json!({"field": ".a", "op": "exists", "value": 1}), "`exists` needs no value"),
+        (&object, json!({"field": ".a", "op": "equals"}), "`equals` needs a value, not nothing"),
         (&object, json!({"field": ".a", "op": "like", "value": 1}), "unknown variant `like`"),
         (&object, json!({"field": ".a", "op": "exists", "unit": 1}), "unknown field `unit`"),
         (&json!({"job": {}}), json!({"field": ".a", "op": "exists"}), "unknown variant `job`"),
@@ -411,6 +417,6 @@ fn a_fact_is_written_as_it_was_read_and_reads_like_a_sentence() {
         fact.to_string(),
         r#"Pod n/a `.metadata.annotations.tholepin\.dev/x[a=b.c]` not-equals {"b":1}"#
     );
-    assert_eq!(no(Value::Null).to_string(), "it is not there");
+    assert_eq!(no(Value::Null).to_string(), "it is absent");
     assert_eq!(no("x".repeat(200).into()).to_string().chars().count(), "it is ".len() + 121);
 }

@@ -11,7 +11,7 @@ pub enum HexIdError {
     #[error("an id has 40 hex digits, not {0} characters")]
     Length(usize),
     /// It contains a character that is not a hex digit.
-    #[error("an id has hex digits only")]
+    #[error("an id consists of hex digits only")]
     Digit,
 }
 

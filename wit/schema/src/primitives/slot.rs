@@ -71,7 +71,7 @@ pub enum SlotError {
     #[error("a slot is a decimal number up to 16383")]
     NotANumber,
     /// The end is before the beginning.
-    #[error("a run of slots goes upwards, not from {first} to {last}")]
+    #[error("a range of slots must ascend, not go from {first} to {last}")]
     Backwards {
         /// The first slot.
         first: u16,

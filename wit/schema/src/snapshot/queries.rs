@@ -58,7 +58,7 @@ pub enum NotInSync {
     #[error("`{0}` has another history of writes than its primary")]
     OtherHistory(String),
     /// The primary does not report it as online.
-    #[error("the primary of `{pod}` has it as {state}")]
+    #[error("the primary of `{pod}` reports it as {state}")]
     NotOnline {
         /// The replica's Pod.
         pod: String,

@@ -106,7 +106,9 @@ fn anybody_silent(picture: &ClusterModel<'_>) -> Option<WaitReason> {
     silent.next().map(|member| WaitReason::PodsNotAnswering {
         count,
         pod: member.pod.clone(),
-        why: String::from("slots are given only when every Pod has said what it owns"),
+        why: String::from(
+            "slots are assigned only when every Pod has reported which slots it owns",
+        ),
     })
 }
 
@@ -212,15 +214,15 @@ fn down_s(live: LiveMember<'_>) -> Option<u64> {
 /// must not.
 const fn stage(why: &NotInSync) -> &'static str {
     match why {
-        NotInSync::NoReplica(_) => "it is no replica yet",
+        NotInSync::NoReplica(_) => "it is not a replica yet",
         NotInSync::NoPrimary(_) => "its primary does not answer",
         NotInSync::LinkDown(_) => "it is not linked to its primary",
-        NotInSync::Syncing(_) => "it copies the data",
+        NotInSync::Syncing(_) => "it is copying the data",
         NotInSync::WrongAddress { .. } => "it follows an old address of its primary",
         NotInSync::OtherHistory(_) => "it has another history of writes than its primary",
-        NotInSync::NotOnline { .. } => "its primary does not count it as online",
+        NotInSync::NotOnline { .. } => "its primary does not report it as online",
         NotInSync::Behind { .. } => "it is behind",
-        NotInSync::Silent { .. } => "it acknowledges nothing",
+        NotInSync::Silent { .. } => "it does not acknowledge",
     }
 }
 

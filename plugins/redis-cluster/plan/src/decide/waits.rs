@@ -49,7 +49,8 @@ pub(super) fn silent(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReaso
             String::from("its Pod is being deleted")
         }
         None if picture.snapshot().strangers.contains(&pod) => String::from(
-            "a Pod of this name is not this cluster's: put its owner reference and labels back, or delete it",
+            "a Pod of this name does not belong to this cluster: restore its owner reference and labels, or \
+             delete it",
         ),
         None => match picture.observed.obstacles.get(&pod) {
             Some(why) => return Some(WaitReason::PodDoesNotRun { pod, why: cut(why) }),
@@ -57,7 +58,7 @@ pub(super) fn silent(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReaso
         },
         Some(MemberAnswer::Unreachable { reason: UnreachableReason::Refused, message }) => {
             format!(
-                "{message}; `kubectl logs {pod}` says whether its start guard waits, and for what"
+                "{message}; `kubectl logs {pod}` shows whether its start guard waits, and for what"
             )
         }
         Some(MemberAnswer::Unreachable { message, .. }) => message.clone(),
@@ -68,8 +69,8 @@ pub(super) fn silent(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReaso
             return Some(WaitReason::TwoWithOneId { pod });
         }
         Some(MemberAnswer::Answered(facts)) => match facts.errors.iter().next() {
-            Some((command, error)) => format!("to `{command}` it says `{error}`"),
-            None => String::from("it does not say who it is"),
+            Some((command, error)) => format!("it answers `{command}` with `{error}`"),
+            None => String::from("it does not report its node id"),
         },
     };
     Some(WaitReason::PodsNotAnswering { count: absent.len(), pod, why })
@@ -82,11 +83,10 @@ pub(super) fn refused(picture: &ClusterModel<'_>, member: &Member) -> Option<Wai
         MemberAnswer::Unreachable { reason: UnreachableReason::Auth, message } => {
             let (pod, why) = (member.pod.clone(), message.clone());
             let way_out = if picture.live.is_empty() {
-                "write the one that the servers have into the Secret of `.spec.auth`"
+                "write the password that the servers have into the Secret of `.spec.auth`"
             } else {
-                "other members take it, so that this one was given another by hand: give it back \
-                 (`requirepass` and `masterauth`), or delete its Pod after its data is safe on another \
-                 member"
+                "other members accept it, so the password of this one was changed by hand: change it back \
+                 (`requirepass` and `masterauth`), or delete its Pod when another member has its data"
             };
             Some(WaitReason::CredentialsRefused { pod, why, way_out })
         }
@@ -239,13 +239,13 @@ fn uncovered(picture: &ClusterModel<'_>, live: LiveMember<'_>) -> String {
     }
     match failed.len().saturating_sub(OWNERS_MAX) {
         0 => {}
-        more => parts.push(format!("{more} more owners are not reached either")),
+        more => parts.push(format!("it does not reach {more} more owners either")),
     }
     if !nobodys.is_empty() {
-        parts.push(format!("the slots {} belong to nobody it knows of", brief(&nobodys)));
+        parts.push(format!("the slots {} have no owner that it knows", brief(&nobodys)));
     }
     if parts.is_empty() {
-        return String::from("it reaches an owner of every slot and will say so soon");
+        return String::from("it reaches an owner of every slot and will report `ok` soon");
     }
     parts.join("; ")
 }
@@ -255,7 +255,7 @@ pub(super) fn brief(slots: &SlotSet) -> String {
     let all = slots.to_string();
     let Some(beginning) = all.get(..SLOTS_CHARS_MAX) else { return all };
     let whole = beginning.rsplit_once(' ').map_or("", |(whole, _)| whole);
-    format!("{whole} and more ({} in all)", slots.slot_count())
+    format!("{whole} and more ({} in total)", slots.slot_count())
 }
 
 /// Returns the name of a node for messages: its Pod if known, else its id.

@@ -121,9 +121,9 @@ fn a_cluster_that_is_not_well_names_the_slots_and_their_owner() {
     let few = SlotSet::from_iter(["5-6".parse().unwrap()]);
     let scattered = (0..2000).step_by(2).map(|slot: u16| format!("{slot}").parse().unwrap());
     let cases = [
-        (few, "the slots 5-6 belong to nobody it knows of"),
+        (few, "the slots 5-6 have no owner that it knows"),
         // The text is bounded, whatever the slots are.
-        (SlotSet::from_iter(scattered), "66 68 and more (1000 in all) belong to nobody"),
+        (SlotSet::from_iter(scattered), "66 68 and more (1000 in total) have no owner"),
     ];
     for (dropped, expected) in cases {
         let mut model = Model::formed(spec(2, 0));

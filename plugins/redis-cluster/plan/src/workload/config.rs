@@ -55,7 +55,7 @@ pub fn live_config(owner: Owner<'_>, live: &LiveSettings) -> Value {
         fields.insert("annotations".into(), json!({TAKEN: taken}));
     }
     let mut text = String::from(
-        "# Written by Tholepin from what the running servers have taken; changes here are undone.\n",
+        "# Written by Tholepin: settings that the running servers have accepted. Changes here are overwritten.\n",
     );
     for (name, value) in &live.values {
         // Writing to a String cannot fail.
@@ -110,17 +110,17 @@ fn hash(files: &[(String, Value)]) -> u64 {
 /// which differ, and passwords, which are secret, in a file that only the server reads.
 fn redis_conf(spec: &RedisClusterSpec) -> String {
     let mut text = format!(
-        "# Written by Tholepin from the RedisCluster; changes here are undone.\n\
+        "# Written by Tholepin from the RedisCluster. Changes here are overwritten.\n\
          port {port}\n\
          dir /data\n\
          protected-mode no\n\
          cluster-enabled yes\n\
          cluster-config-file nodes.conf\n\
-         # Replicas are placed by Tholepin and do not wander.\n\
+         # Tholepin places the replicas; they do not migrate.\n\
          cluster-allow-replica-migration no\n\
          repl-diskless-sync yes\n\
          repl-diskless-sync-delay 0\n\
-         # Of a memory-only member nothing must be loaded that a synchronisation left behind.\n\
+         # A memory-only member must not load files that a synchronisation left behind.\n\
          rdb-del-sync-files yes\n\
          save \"\"\n\
          appendonly {aof}\n",
