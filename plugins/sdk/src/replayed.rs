@@ -34,7 +34,7 @@ enum ReplayRule {
     /// An object without an answer does not exist.
     NoOtherObjects,
     /// Every write succeeds.
-    WritesTaken,
+    WritesAccepted,
 }
 
 /// Why a text is not a recording.
@@ -147,8 +147,8 @@ impl ReplayHost {
 
     /// Makes every apply return the object as it was sent, and every deletion and event succeed.
     #[must_use]
-    pub fn with_writes_taken(mut self) -> Self {
-        self.rules.push(ReplayRule::WritesTaken);
+    pub fn with_writes_accepted(mut self) -> Self {
+        self.rules.push(ReplayRule::WritesAccepted);
         self
     }
 
@@ -207,10 +207,12 @@ impl ReplayHost {
             "get" if rule(ReplayRule::NoOtherObjects) => {
                 Some(Err(Error::NotFound(object.to_string())))
             }
-            "apply" | "apply-status" if rule(ReplayRule::WritesTaken) => {
+            "apply" | "apply-status" if rule(ReplayRule::WritesAccepted) => {
                 Some(Ok(RecordedAnswer::Document(object.clone())))
             }
-            "delete" | "publish" if rule(ReplayRule::WritesTaken) => Some(Ok(RecordedAnswer::Done)),
+            "delete" | "publish" if rule(ReplayRule::WritesAccepted) => {
+                Some(Ok(RecordedAnswer::Done))
+            }
             _ => None,
         }
     }
@@ -438,7 +440,7 @@ mod tests {
         let host = ReplayHost::default().with_object(&object).without_other_objects();
         assert!(matches!(host.get(&name, ReadMode::Live, &[]), Err(Error::NotFound(_))));
         assert!(matches!(host.apply(&object, true), Err(Error::Other(_))), "nobody said so");
-        let host = ReplayHost::default().with_writes_taken();
+        let host = ReplayHost::default().with_writes_accepted();
         assert_eq!(host.apply(&object, true), Ok(object.clone().into()));
         assert_eq!(host.publish(EventType::Normal, "Seen", "it"), Ok(()));
         assert_eq!((host.applied(), host.published()), (vec![object], vec!["Seen".to_owned()]));

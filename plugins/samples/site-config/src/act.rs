@@ -8,7 +8,7 @@ use crate::plan::{Decision, PlannedObject};
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ActSummary {
     pub(crate) kept: Vec<String>,
-    pub(crate) made: Vec<String>,
+    pub(crate) created: Vec<String>,
     pub(crate) corrected: Vec<String>,
     /// With the host's error text.
     pub(crate) left_to_owner: Vec<(String, String)>,
@@ -24,23 +24,23 @@ pub(crate) fn act(
     planned: Vec<PlannedObject>,
 ) -> Result<ActSummary, ReconcileFailure> {
     let mut acted = ActSummary::default();
-    for PlannedObject { wanted, decision } in planned {
-        let title = ObjectRef::of(&wanted)
+    for PlannedObject { desired, decision } in planned {
+        let title = ObjectRef::of(&desired)
             .map_or_else(String::new, |name| format!("{} {}", name.kind.kind, name.name));
         match decision {
             Decision::LeaveToOwner(why) => acted.left_to_owner.push((title, why)),
             // The host does not send an apply that would change nothing. It sends one with fewer fields than
             // the last, and the API server then removes the fields that are left out.
             Decision::Keep => {
-                host.apply(&wanted, true)?;
+                host.apply(&desired, true)?;
                 acted.kept.push(title);
             }
             Decision::Create => {
-                host.apply(&wanted, true)?;
-                acted.made.push(title);
+                host.apply(&desired, true)?;
+                acted.created.push(title);
             }
             Decision::Correct(fields) => {
-                host.apply(&wanted, true)?;
+                host.apply(&desired, true)?;
                 acted.corrected.push(format!("{title} ({})", fields.join(", ")));
             }
         }

@@ -43,7 +43,7 @@ impl ReconcileTarget {
     pub(crate) fn read(object: &Value) -> Result<Self, ReconcileFailure> {
         let unreadable = |message: String| ReconcileFailure {
             reason: "Unreadable".to_owned(),
-            message: format!("the object is no {KIND}: {message}"),
+            message: format!("the object is not a valid {KIND}: {message}"),
             retry: false,
         };
         let name = ObjectRef::of(object).ok_or_else(|| unreadable("it has no name".to_owned()))?;
@@ -63,7 +63,7 @@ impl ReconcileTarget {
     }
 
     /// Returns the objects that must exist, with the fields that this plugin sets. Add your own here.
-    pub(crate) fn wanted(&self) -> Vec<Value> {
+    pub(crate) fn desired_objects(&self) -> Vec<Value> {
         let metadata = json!({
             "name": self.name.name,
             "namespace": self.name.namespace,
@@ -99,9 +99,9 @@ impl ReconcileTarget {
 
 /// Returns a digest of the desired objects. The status keeps it, so that the next reconcile knows whether
 /// they have changed.
-pub(crate) fn digest(wanted: &[Value]) -> String {
+pub(crate) fn digest(desired: &[Value]) -> String {
     let mut hasher = DefaultHasher::new();
-    for object in wanted {
+    for object in desired {
         object.to_string().hash(&mut hasher);
     }
     format!("{:016x}", hasher.finish())
@@ -121,7 +121,7 @@ pub(crate) fn violations(object: &Value) -> Vec<Violation> {
         .map(|name| Violation {
             field: ".spec.settings".to_owned(),
             message: format!(
-                "`{name}` is no name of a setting: use letters, digits, `-`, `_`, `.`"
+                "`{name}` is not a valid name of a setting: use letters, digits, `-`, `_`, `.`"
             ),
         })
         .collect()
@@ -170,19 +170,19 @@ fn column(name: &str, path: &str, value_type: &str) -> Value {
 fn spec_schema() -> Value {
     json!({
         "type": "object",
-        "description": "What is wanted.",
+        "description": "Desired state.",
         "required": ["settings"],
         "properties": {
             "settings": {
                 "type": "object",
-                "description": "What the site's Pods read, by name.",
+                "description": "Settings that the site's Pods read, by name.",
                 "minProperties": 1,
                 "maxProperties": 100,
                 "additionalProperties": {"type": "string"},
             },
             "port": {
                 "type": "integer",
-                "description": "Where the site's Pods listen.",
+                "description": "Port on which the site's Pods listen.",
                 "default": 80,
                 "minimum": 1,
                 "maximum": 65_535,
@@ -194,25 +194,25 @@ fn spec_schema() -> Value {
 fn status_schema() -> Value {
     json!({
         "type": "object",
-        "description": "How it is.",
+        "description": "Observed state.",
         "properties": {
             "observedGeneration": {
                 "type": "integer",
                 "format": "int64",
-                "description": "The generation that this status tells about.",
+                "description": "Generation of the spec that this status describes.",
             },
             "repairs": {
                 "type": "integer",
                 "format": "int64",
-                "description": "How often a change that somebody else made was put right.",
+                "description": "Number of foreign changes that were corrected.",
             },
             "wantedDigest": {
                 "type": "string",
-                "description": "A digest of the objects that were applied last.",
+                "description": "Digest of the objects that were applied last.",
             },
             "conditions": {
                 "type": "array",
-                "description": "`Ready`: everything is there and as wanted.",
+                "description": "`Ready`: all objects exist and are in the desired state.",
                 "x-kubernetes-list-type": "map",
                 "x-kubernetes-list-map-keys": ["type"],
                 "items": {

@@ -43,7 +43,7 @@ impl Reconciler for SiteConfigPlugin {
         request: ReconcileRequest,
     ) -> Result<ReconcileOutcome, ReconcileFailure> {
         let target = kind::ReconcileTarget::read(&request.object)?;
-        let observed = observe::observe(host, target.wanted())?;
+        let observed = observe::observe(host, target.desired_objects())?;
         let planned = plan::plan(observed);
         let acted = act::act(host, planned)?;
         report::report(host, &target, &acted)

@@ -6,7 +6,7 @@ use tholepin_sdk::{Error, Host, ObjectRef, ReadMode, ReconcileFailure};
 /// A desired object and the object that exists under its name.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ObservedObject {
-    pub(crate) wanted: Value,
+    pub(crate) desired: Value,
     pub(crate) found: FoundObject,
 }
 
@@ -29,16 +29,16 @@ pub(crate) enum FoundObject {
 /// Fails if the host cannot read.
 pub(crate) fn observe(
     host: &dyn Host,
-    wanted: Vec<Value>,
+    desired: Vec<Value>,
 ) -> Result<Vec<ObservedObject>, ReconcileFailure> {
-    wanted
+    desired
         .into_iter()
-        .map(|wanted| Ok(ObservedObject { found: look(host, &wanted)?, wanted }))
+        .map(|desired| Ok(ObservedObject { found: read(host, &desired)?, desired }))
         .collect()
 }
 
-fn look(host: &dyn Host, wanted: &Value) -> Result<FoundObject, ReconcileFailure> {
-    let Some(name) = ObjectRef::of(wanted) else { return Ok(FoundObject::Nothing) };
+fn read(host: &dyn Host, desired: &Value) -> Result<FoundObject, ReconcileFailure> {
+    let Some(name) = ObjectRef::of(desired) else { return Ok(FoundObject::Nothing) };
     match host.get(&name, ReadMode::Cached, &[]) {
         Ok(object) => Ok(FoundObject::Ours(object)),
         Err(Error::NotFound(_)) => Ok(FoundObject::Nothing),

@@ -7,7 +7,7 @@ use crate::observe::{FoundObject, ObservedObject};
 /// What to do about one desired object.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PlannedObject {
-    pub(crate) wanted: Value,
+    pub(crate) desired: Value,
     pub(crate) decision: Decision,
 }
 
@@ -26,16 +26,16 @@ pub(crate) enum Decision {
 
 /// Decides about each object by itself.
 pub(crate) fn plan(observed: Vec<ObservedObject>) -> Vec<PlannedObject> {
-    let decided = observed.into_iter().map(|ObservedObject { wanted, found }| {
+    let decided = observed.into_iter().map(|ObservedObject { desired, found }| {
         let decision = match found {
             FoundObject::Nothing => Decision::Create,
             FoundObject::Denied(why) => Decision::LeaveToOwner(why),
-            FoundObject::Ours(found) => match differences(&wanted, &found) {
+            FoundObject::Ours(found) => match differences(&desired, &found) {
                 fields if fields.is_empty() => Decision::Keep,
                 fields => Decision::Correct(fields),
             },
         };
-        PlannedObject { wanted, decision }
+        PlannedObject { desired, decision }
     });
     decided.collect()
 }
@@ -44,26 +44,26 @@ pub(crate) fn plan(observed: Vec<ObservedObject>) -> Vec<PlannedObject> {
 /// defaults or belong to others. Fields that this plugin applied earlier and no longer wants are removed by
 /// the next apply. Do not compare values of Secrets: they are fingerprints here and differ from every desired
 /// value.
-fn differences(wanted: &Value, found: &Value) -> Vec<String> {
+fn differences(desired: &Value, found: &Value) -> Vec<String> {
     let mut fields = Vec::new();
-    collect(wanted, found, "", &mut fields);
+    collect(desired, found, "", &mut fields);
     fields
 }
 
-fn collect(wanted: &Value, found: &Value, path: &str, fields: &mut Vec<String>) {
-    match (wanted, found) {
-        (Value::Object(wanted), Value::Object(found)) => {
-            for (name, wanted) in wanted {
+fn collect(desired: &Value, found: &Value, path: &str, fields: &mut Vec<String>) {
+    match (desired, found) {
+        (Value::Object(desired), Value::Object(found)) => {
+            for (name, desired) in desired {
                 let found = found.get(name).unwrap_or(&Value::Null);
-                collect(wanted, found, &format!("{path}.{name}"), fields);
+                collect(desired, found, &format!("{path}.{name}"), fields);
             }
         }
-        (Value::Array(wanted), Value::Array(found)) if wanted.len() == found.len() => {
-            for (index, (wanted, found)) in wanted.iter().zip(found).enumerate() {
-                collect(wanted, found, &format!("{path}[{index}]"), fields);
+        (Value::Array(desired), Value::Array(found)) if desired.len() == found.len() => {
+            for (index, (desired, found)) in desired.iter().zip(found).enumerate() {
+                collect(desired, found, &format!("{path}[{index}]"), fields);
             }
         }
-        (wanted, found) if wanted == found => {}
+        (desired, found) if desired == found => {}
         _ => fields.push(path.to_owned()),
     }
 }
@@ -75,10 +75,10 @@ mod tests {
 
     #[track_caller]
     fn check(found: FoundObject, expected: Decision) {
-        let wanted =
+        let desired =
             json!({"data": {"colour": "green", "title": "Hello"}, "ports": [{"port": 80}]});
-        let planned = plan(vec![ObservedObject { wanted: wanted.clone(), found }]);
-        assert_eq!(planned, [PlannedObject { wanted, decision: expected }]);
+        let planned = plan(vec![ObservedObject { desired: desired.clone(), found }]);
+        assert_eq!(planned, [PlannedObject { desired, decision: expected }]);
     }
 
     #[test]

@@ -20,9 +20,9 @@ pub(crate) fn report(
     acted: &ActSummary,
 ) -> Result<ReconcileOutcome, ReconcileFailure> {
     let summary = summary(acted);
-    let wanted = digest(&target.wanted());
+    let desired = digest(&target.desired_objects());
     let mut repairs = target.status.get("repairs").and_then(Value::as_u64).unwrap_or_default();
-    if is_repair(target, &wanted, acted) {
+    if is_repair(target, &desired, acted) {
         repairs += 1;
         host.publish(EventType::Normal, "Repaired", &summary)?;
         host.info(&summary);
@@ -34,7 +34,7 @@ pub(crate) fn report(
         "status": {
             "observedGeneration": target.generation,
             "repairs": repairs,
-            "wantedDigest": wanted,
+            "wantedDigest": desired,
             "conditions": [ready(target, acted, host.now_ms()?)],
         },
     }))?;
@@ -44,24 +44,24 @@ pub(crate) fn report(
 /// Returns true if this reconcile corrected a foreign change or deletion. A change that follows from a new
 /// spec or a new revision of this plugin is not a repair: then the desired objects differ from those that
 /// were applied last.
-fn is_repair(target: &ReconcileTarget, wanted: &str, acted: &ActSummary) -> bool {
+fn is_repair(target: &ReconcileTarget, desired: &str, acted: &ActSummary) -> bool {
     let applied = target.status.get("wantedDigest").and_then(Value::as_str);
-    let is_written = !acted.made.is_empty() || !acted.corrected.is_empty();
-    is_written && applied == Some(wanted)
+    let is_written = !acted.created.is_empty() || !acted.corrected.is_empty();
+    is_written && applied == Some(desired)
 }
 
 /// Returns the condition `Ready`.
 fn ready<'a>(target: &'a ReconcileTarget, acted: &ActSummary, now_ms: u64) -> Value {
-    let objects = acted.kept.len() + acted.made.len() + acted.corrected.len();
+    let objects = acted.kept.len() + acted.created.len() + acted.corrected.len();
     let (status, reason, message) = if acted.left_to_owner.is_empty() {
-        ("True", "AsWanted", format!("{objects} objects are as wanted"))
+        ("True", "AsWanted", format!("{objects} objects are up to date"))
     } else {
         let left = acted.left_to_owner.iter();
         let left: Vec<String> = left
             .map(|(title, why)| {
                 format!(
-                    "{title} belongs to somebody else (delete it, or give this object another name) or \
-                     is not granted: {why}"
+                    "{title} belongs to another owner (delete it, or give this object another name) or is \
+                     not granted: {why}"
                 )
             })
             .collect();
@@ -85,12 +85,17 @@ fn ready<'a>(target: &'a ReconcileTarget, acted: &ActSummary, now_ms: u64) -> Va
 
 /// Returns one line for people; the host logs it when it changes.
 fn summary(acted: &ActSummary) -> String {
-    let ActSummary { kept, made, corrected, left_to_owner } = acted;
+    let ActSummary { kept, created, corrected, left_to_owner } = acted;
     let left = left_to_owner.iter().map(|(title, _)| title.clone()).collect();
-    let parts =
-        [("made", made), ("put right", corrected), ("left to its owner", &left), ("kept", kept)];
-    let told = parts.iter().filter(|(_, titles)| !titles.is_empty());
-    told.map(|(verb, titles)| format!("{verb} {}", titles.join(", ")))
+    let parts = [
+        ("created", created),
+        ("corrected", corrected),
+        ("left to its owner", &left),
+        ("kept", kept),
+    ];
+    let named = parts.iter().filter(|(_, titles)| !titles.is_empty());
+    named
+        .map(|(verb, titles)| format!("{verb} {}", titles.join(", ")))
         .collect::<Vec<_>>()
         .join("; ")
 }
