@@ -1,6 +1,6 @@
 //! Performs a plan: sends the whole list of actions to the host and collects the results.
 
-use tholepin_redis_cluster_plan::{ClusterStage, Plan, last_words};
+use tholepin_redis_cluster_plan::{ClusterStage, Plan, last_output};
 use tholepin_redis_types::redis_cluster::MemberRole;
 use tholepin_schema::{
     action::{Action, ActionOutcome, ActionResult, Verb},
@@ -16,7 +16,7 @@ pub(crate) struct ActionSummary {
     /// The number of actions whose goal is reached.
     pub done: usize,
     /// Why other actions failed, in the words of a guard or of the server, in the order of the plan.
-    pub held_up: Vec<BlockedAction>,
+    pub blocked: Vec<BlockedAction>,
     /// Why other actions are delayed by something that passes by itself.
     pub waits: Vec<BlockedAction>,
 }
@@ -32,8 +32,8 @@ pub(crate) struct BlockedAction {
 
 impl ActionSummary {
     /// Returns true if actions were planned and none was done.
-    pub(crate) fn is_held_up(&self) -> bool {
-        self.done == 0 && !(self.held_up.is_empty() && self.waits.is_empty())
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.done == 0 && !(self.blocked.is_empty() && self.waits.is_empty())
     }
 }
 
@@ -65,9 +65,9 @@ pub(crate) fn perform(
         Err(Error::Interrupted) => return Err(Error::Interrupted),
         // The next reconcile observes and decides anew.
         Err(error) if error.retry() != Retry::Never => {
-            let held_up =
+            let blocked =
                 BlockedAction { reason: error.reason().into(), message: error.to_string() };
-            return Ok(ActionSummary { held_up: vec![held_up], ..ActionSummary::default() });
+            return Ok(ActionSummary { blocked: vec![blocked], ..ActionSummary::default() });
         }
         Err(error) => return Err(error),
     };
@@ -78,7 +78,7 @@ pub(crate) fn perform(
                 acted.done += 1;
                 announce(host, action, &note);
             }
-            Err(NotDone::HeldUp(held_up)) => acted.held_up.push(held_up),
+            Err(NotDone::Blocked(blocked)) => acted.blocked.push(blocked),
             Err(NotDone::Waits(waits)) => acted.waits.push(waits),
             Err(NotDone::Skipped) => {}
         }
@@ -89,7 +89,7 @@ pub(crate) fn perform(
 /// Why an action was not done.
 enum NotDone {
     /// A guard or an error prevents it.
-    HeldUp(BlockedAction),
+    Blocked(BlockedAction),
     /// It will be done when something has passed by itself.
     Waits(BlockedAction),
     /// An action that it depends on was not done, and that action's result says why.
@@ -99,41 +99,42 @@ enum NotDone {
 /// Returns the note of a done action, or why it was not done.
 fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String, NotDone> {
     let what = describe(&action.verb);
-    let told = |reason: &str, message: String| BlockedAction {
+    let blocked_action = |reason: &str, message: String| BlockedAction {
         reason: reason.into(),
         message: format!("{what}: {message}"),
     };
-    let held_up = |reason: &str, message: String| Err(NotDone::HeldUp(told(reason, message)));
+    let blocked =
+        |reason: &str, message: String| Err(NotDone::Blocked(blocked_action(reason, message)));
     match result.map(|result| result.outcome) {
         Ok(ActionOutcome::Done { note, .. }) => Ok(note),
         // The only copy of some slots no longer exists, or would be lost.
         Ok(ActionOutcome::Refused { guard, message }) if guard == "data-loss" => {
-            held_up("SlotsLost", message)
+            blocked("SlotsLost", message)
         }
         Ok(ActionOutcome::Refused { guard, message }) if guard == "not-in-sync" => {
-            held_up("NoReplicaInSync", message)
+            blocked("NoReplicaInSync", message)
         }
         Ok(ActionOutcome::Refused { guard, message }) if guard == "copies" => {
-            held_up("CopyMissing", message)
+            blocked("CopyMissing", message)
         }
         Ok(ActionOutcome::Refused { guard, message }) if guard == "repair-budget" => {
-            held_up("RepairBudget", message)
+            blocked("RepairBudget", message)
         }
         Ok(ActionOutcome::Refused { guard, message }) if guard == "back-off" => {
-            Err(NotDone::Waits(told("BackOff", message)))
+            Err(NotDone::Waits(blocked_action("BackOff", message)))
         }
         Ok(ActionOutcome::Refused { guard, message }) if guard == "full-sync" => {
-            Err(NotDone::Waits(told("FullSyncUnderWay", message)))
+            Err(NotDone::Waits(blocked_action("FullSyncUnderWay", message)))
         }
         Ok(ActionOutcome::Refused { guard, message }) => {
-            held_up("Refused", format!("{message} (guard `{guard}`)"))
+            blocked("Refused", format!("{message} (guard `{guard}`)"))
         }
-        Ok(ActionOutcome::Failed { reason, message, .. }) => held_up(&reason, message),
+        Ok(ActionOutcome::Failed { reason, message, .. }) => blocked(&reason, message),
         Ok(ActionOutcome::Skipped { .. }) => Err(NotDone::Skipped),
         Ok(_) => {
-            held_up("Other", "the host returned an outcome that this plugin does not know".into())
+            blocked("Other", "the host returned an outcome that this plugin does not know".into())
         }
-        Err(error) => held_up(error.reason(), error.to_string()),
+        Err(error) => blocked(error.reason(), error.to_string()),
     }
 }
 
@@ -198,15 +199,16 @@ pub(crate) fn fence(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) -> V
 /// Returns a fault that lists members that set files aside before they last ended. While the cluster is not
 /// in the desired state, missing data may be in these files.
 pub(crate) fn set_aside(plan: &Plan, seen: &Snapshot) -> Option<ReconcileFault> {
-    let said = |member: &Member| {
-        let words = last_words(member).filter(|words| words.contains(SET_ASIDE))?;
-        Some(format!("`{}` reported: {words}", member.pod))
+    let reports = |member: &Member| {
+        let output = last_output(member).filter(|output| output.contains(SET_ASIDE))?;
+        Some(format!("`{}` reported: {output}", member.pod))
     };
-    let said: Vec<String> = seen.members.iter().filter_map(said).take(SET_ASIDE_TOLD_MAX).collect();
-    let is_told = plan.stage != ClusterStage::Steady && !said.is_empty();
-    is_told.then(|| ReconcileFault {
+    let reports: Vec<String> =
+        seen.members.iter().filter_map(reports).take(SET_ASIDE_REPORTED_MAX).collect();
+    let is_reported = plan.stage != ClusterStage::Steady && !reports.is_empty();
+    is_reported.then(|| ReconcileFault {
         reason: "SetAside".into(),
-        message: said.join("; "),
+        message: reports.join("; "),
         retry: false,
         ends_all: false,
     })
@@ -230,10 +232,10 @@ pub(crate) fn announce_set_aside(
         member.role != MemberRole::Silent && silent.contains(&pod.as_str())
     });
     for (pod, _) in back {
-        let words = seen.member(pod).and_then(last_words);
-        let Some(words) = words.filter(|words| words.contains(SET_ASIDE)) else { continue };
+        let output = seen.member(pod).and_then(last_output);
+        let Some(output) = output.filter(|output| output.contains(SET_ASIDE)) else { continue };
         if let Err(error) =
-            host.publish(EventType::Warning, "SetAside", &format!("`{pod}`: {words}"))
+            host.publish(EventType::Warning, "SetAside", &format!("`{pod}`: {output}"))
         {
             host.warn(&format!("the event was not published: {error}"));
         }
@@ -243,7 +245,7 @@ pub(crate) fn announce_set_aside(
 /// The text of `start.sh` after it has set damaged files aside.
 const SET_ASIDE: &str = "is set aside in";
 /// The most members that the fault lists.
-const SET_ASIDE_TOLD_MAX: usize = 2;
+const SET_ASIDE_REPORTED_MAX: usize = 2;
 
 /// Returns a short description of an action.
 fn describe(verb: &Verb) -> String {

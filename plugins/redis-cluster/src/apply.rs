@@ -45,8 +45,8 @@ pub(crate) fn apply(
     may_start: bool,
 ) -> Result<Vec<ReconcileFault>, Interrupted> {
     let mut faults = Vec::new();
-    let wanted = workload::objects(target.owner(), &target.spec);
-    for object in wanted.iter().filter(|object| may_start || object["kind"] != "StatefulSet") {
+    let desired = workload::objects(target.owner(), &target.spec);
+    for object in desired.iter().filter(|object| may_start || object["kind"] != "StatefulSet") {
         match host.apply(object, true) {
             Ok(_) => {}
             Err(Error::Interrupted) => return Err(Interrupted),

@@ -45,8 +45,9 @@ pub(crate) fn apply(
     target: &ReconcileTarget,
     snapshot: Option<&Snapshot>,
 ) -> Result<(), Error> {
-    let is_all_taken = snapshot.is_some_and(|it| configuration::is_all_taken(&target.spec, it));
-    let before = if is_all_taken { None } else { read(host, target)? };
+    let is_all_accepted =
+        snapshot.is_some_and(|snapshot| configuration::is_all_accepted(&target.spec, snapshot));
+    let before = if is_all_accepted { None } else { read(host, target)? };
     let before = before.as_ref().map(workload::read_live_config);
     let live = configuration::live(&target.spec, snapshot, &target.status, before.as_ref());
     host.apply(&workload::live_config(target.owner(), &live), true).map(drop)
@@ -89,7 +90,7 @@ pub(crate) fn forget(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) {
         },
     );
     let outcome = gone.and_then(|gone| {
-        gone.unwrap_or_default().into_iter().try_for_each(|it| delete(host, target, it))
+        gone.unwrap_or_default().into_iter().try_for_each(|map| delete(host, target, map))
     });
     if let Err(error) = outcome {
         // No Pod reads them: the next reconcile tries again.
@@ -132,7 +133,7 @@ fn unnamed(
                 uid: text(map, "/metadata/uid")?,
             })
         })
-        .filter(|it| names.is_revision(&it.name))
+        .filter(|map| names.is_revision(&map.name))
         .collect();
     if existing.len() <= 1 {
         return Ok(Vec::new());
@@ -182,17 +183,22 @@ fn list(
 /// last value.
 pub(crate) fn conditions(
     target: &ReconcileTarget,
-    situation: &ReconcileFindings,
+    findings: &ReconcileFindings,
     now_ms: u64,
 ) -> Vec<Condition> {
-    let verdicts = match &situation.seen {
+    let condition_values = match &findings.seen {
         MembersSeen::Planned { plan, set, .. } => [outdated(plan), configured(plan, set)],
-        MembersSeen::Interrupted | MembersSeen::Unseen(_) => [None, None],
+        MembersSeen::Interrupted | MembersSeen::NotObserved(_) => [None, None],
     };
-    let named = ["Outdated", "LiveConfigApplied"].into_iter().zip(verdicts);
-    let conditions = named.filter_map(|(name, verdict)| match verdict {
-        Some(verdict) => Some(condition(target, name, verdict, now_ms)),
-        None => target.status.conditions.iter().find(|it| it.condition_type == name).cloned(),
+    let named = ["Outdated", "LiveConfigApplied"].into_iter().zip(condition_values);
+    let conditions = named.filter_map(|(name, value)| match value {
+        Some(value) => Some(condition(target, name, value, now_ms)),
+        None => target
+            .status
+            .conditions
+            .iter()
+            .find(|condition| condition.condition_type == name)
+            .cloned(),
     });
     conditions.collect()
 }
@@ -200,13 +206,13 @@ pub(crate) fn conditions(
 fn outdated(plan: &Plan) -> Option<ConditionValue> {
     match &plan.outdated {
         OutdatedPods::Unknown => None,
-        OutdatedPods::Nobody => Some(ConditionValue::new(
+        OutdatedPods::UpToDate => Some(ConditionValue::new(
             false,
             "AsWanted",
             "every Pod runs its StatefulSet's template",
         )),
         OutdatedPods::Some { count, of, next } => {
-            let way_out = match next {
+            let fix = match next {
                 NextPod::Pod(pod) => format!(
                     "delete them one at a time, replicas first, and wait for `Ready` after each; the next \
                      is `{pod}`"
@@ -220,7 +226,7 @@ fn outdated(plan: &Plan) -> Option<ConditionValue> {
                      `.spec.replicasPerShard` before you delete it, or accept the loss of the data"
                 ),
             };
-            let message = format!("{count} of {of} Pods run an older template: {way_out}");
+            let message = format!("{count} of {of} Pods run an older template: {fix}");
             Some(ConditionValue::new(true, "OlderTemplate", message))
         }
     }
@@ -228,7 +234,7 @@ fn outdated(plan: &Plan) -> Option<ConditionValue> {
 
 fn configured(plan: &Plan, set: &ActionSummary) -> Option<ConditionValue> {
     let mut members = plan.shards.iter().flat_map(|shard| shard.members.values());
-    if let Some(first) = set.held_up.first() {
+    if let Some(first) = set.blocked.first() {
         let message = format!(
             "{}; the servers keep the values that they have and start with them: change or remove \
              the setting",

@@ -76,16 +76,16 @@ impl Reconciler for RedisCluster {
         let target = ReconcileTarget::read(&request.object)?;
         let now_ms = host.now_ms()?;
         let before = PluginMemo::read(request.memo);
-        let situation = pass(host, &target, &before, now_ms);
-        let memo = before.after(&situation, now_ms);
-        report::write(host, &target, &situation, &memo, now_ms)?;
-        Ok(outcome(&target, &situation, &memo))
+        let findings = observe_and_act(host, &target, &before, now_ms);
+        let memo = before.after(&findings, now_ms);
+        report::write(host, &target, &findings, &memo, now_ms)?;
+        Ok(outcome(&target, &findings, &memo))
     }
 }
 
 /// Does everything but the report. The members come first, so that a problem with the workload does not delay
 /// the replacement of a dead primary.
-fn pass(
+fn observe_and_act(
     host: &dyn Host,
     target: &ReconcileTarget,
     before: &PluginMemo,
@@ -93,8 +93,8 @@ fn pass(
 ) -> ReconcileFindings {
     let mut faults = Vec::new();
     let mut silent = before.silent.clone();
-    let MembersLook { seen, may_start } =
-        look(host, target, (before, now_ms), &mut silent, &mut faults);
+    let MembersObservation { seen, may_start } =
+        observe_members(host, target, (before, now_ms), &mut silent, &mut faults);
     if matches!(seen, MembersSeen::Interrupted) || faults.iter().any(|fault| fault.ends_all) {
         return ReconcileFindings { seen, faults, silent };
     }
@@ -108,45 +108,45 @@ fn pass(
 }
 
 /// The observation of the members, and whether Pods may be started.
-struct MembersLook {
+struct MembersObservation {
     seen: MembersSeen,
     may_start: bool,
 }
 
 /// Observes the members and performs the plan for them.
-fn look(
+fn observe_members(
     host: &dyn Host,
     target: &ReconcileTarget,
     (before, now_ms): (&PluginMemo, u64),
     silent: &mut BTreeMap<String, SilentPodMemo>,
     faults: &mut Vec<ReconcileFault>,
-) -> MembersLook {
-    let mut observed = match observe::observe(host, target, before.asks_why(now_ms)) {
+) -> MembersObservation {
+    let mut observed = match observe::observe(host, target, before.asks_for_obstacles(now_ms)) {
         Ok(observed) => observed,
         Err(Error::Interrupted) => {
-            return MembersLook { seen: MembersSeen::Interrupted, may_start: true };
+            return MembersObservation { seen: MembersSeen::Interrupted, may_start: true };
         }
         Err(error) => {
             let ended = live_settings(host, target, None, faults);
-            return MembersLook {
-                seen: ended.unwrap_or(MembersSeen::Unseen(error)),
+            return MembersObservation {
+                seen: ended.unwrap_or(MembersSeen::NotObserved(error)),
                 may_start: true,
             };
         }
     };
     if let Some(ended) = live_settings(host, target, Some(&observed.snapshot), faults) {
-        return MembersLook { seen: ended, may_start: true };
+        return MembersObservation { seen: ended, may_start: true };
     }
     *silent = silent_pods(&observed.snapshot, silent, now_ms);
-    observed.silent = silent.iter().map(|(uid, it)| (uid.clone(), it.as_of(now_ms))).collect();
+    observed.silent = silent.iter().map(|(uid, memo)| (uid.clone(), memo.as_of(now_ms))).collect();
     let credentials = observed.snapshot.credentials;
     faults.extend(observe::credentials_fault(target, credentials));
     let may_start = !credentials.pending;
     let plan = Box::new(plan(&target.name, &target.spec, &observed));
     act::announce_set_aside(host, target, &plan, &observed.snapshot);
     faults.extend(act::set_aside(&plan, &observed.snapshot));
-    let seen = if let Some(bad) = check(&plan, &observed) {
-        faults.push(bad);
+    let seen = if let Some(violation) = check(&plan, &observed) {
+        faults.push(violation);
         MembersSeen::Planned {
             plan,
             acted: act::ActionSummary::default(),
@@ -155,7 +155,7 @@ fn look(
     } else {
         perform(host, target, plan, silent, faults)
     };
-    MembersLook { seen, may_start }
+    MembersObservation { seen, may_start }
 }
 
 /// Applies the file of the settings that servers have accepted, without which no Pod starts. If it cannot be
@@ -167,8 +167,8 @@ fn live_settings(
     snapshot: Option<&Snapshot>,
     faults: &mut Vec<ReconcileFault>,
 ) -> Option<MembersSeen> {
-    let told = snapshot.filter(|snapshot| !snapshot.members.is_empty());
-    match configuration::apply(host, target, told) {
+    let observed_snapshot = snapshot.filter(|snapshot| !snapshot.members.is_empty());
+    match configuration::apply(host, target, observed_snapshot) {
         Ok(()) => None,
         Err(Error::Interrupted) => Some(MembersSeen::Interrupted),
         Err(error) => {
@@ -274,7 +274,8 @@ fn silent_pods(
     };
     let is_failed = |member: &Member| {
         let Some(node) = member.node() else { return false };
-        let mut rows = snapshot.members.iter().filter_map(|it| snapshot.row_seen_by(it, node));
+        let mut rows =
+            snapshot.members.iter().filter_map(|other| snapshot.row_seen_by(other, node));
         rows.any(|row| row.flags.contains(&NodeFlag::Fail))
     };
     let new = SilentPodMemo { since_ms: now_ms, ..SilentPodMemo::default() };
@@ -297,15 +298,15 @@ impl PluginMemo {
         memo.and_then(|memo| serde_json::from_value(memo).ok()).unwrap_or_default()
     }
 
-    fn asks_why(&self, now_ms: u64) -> bool {
+    fn asks_for_obstacles(&self, now_ms: u64) -> bool {
         self.unsteady_since_ms.is_some_and(|since| since + MISSING_PATIENCE_MS <= now_ms)
     }
 
-    fn after(self, situation: &ReconcileFindings, now_ms: u64) -> Self {
-        let silent = situation.silent.clone();
-        match &situation.seen {
+    fn after(self, findings: &ReconcileFindings, now_ms: u64) -> Self {
+        let silent = findings.silent.clone();
+        match &findings.seen {
             MembersSeen::Interrupted => Self { silent, ..self },
-            MembersSeen::Unseen(_) => {
+            MembersSeen::NotObserved(_) => {
                 Self { unseen_since_ms: Some(self.unseen_since_ms.unwrap_or(now_ms)), ..self }
             }
             MembersSeen::Planned { plan, .. } => Self {
@@ -320,15 +321,15 @@ impl PluginMemo {
 
 fn outcome(
     target: &ReconcileTarget,
-    situation: &ReconcileFindings,
+    findings: &ReconcileFindings,
     memo: &PluginMemo,
 ) -> ReconcileOutcome {
-    let ReconcileFindings { seen, faults, .. } = situation;
+    let ReconcileFindings { seen, faults, .. } = findings;
     let requeue_ms = match seen {
         MembersSeen::Interrupted => BUSY_REQUEUE_MS,
-        MembersSeen::Unseen(_) => WAITING_REQUEUE_MS,
+        MembersSeen::NotObserved(_) => WAITING_REQUEUE_MS,
         // A refusal lasts until something changes; a guard that measures time needs a new observation.
-        MembersSeen::Planned { acted, .. } if acted.is_held_up() => WAITING_REQUEUE_MS,
+        MembersSeen::Planned { acted, .. } if acted.is_blocked() => WAITING_REQUEUE_MS,
         // Changed settings are observed again soon; a refused setting stays refused until the spec changes.
         MembersSeen::Planned { set, .. } if set.done != 0 => BUSY_REQUEUE_MS,
         MembersSeen::Planned { plan, .. } => plan.requeue_ms(),
@@ -337,7 +338,7 @@ fn outcome(
     let requeue_ms = if again { requeue_ms.min(WAITING_REQUEUE_MS) } else { requeue_ms };
     ReconcileOutcome {
         requeue_ms: Some(requeue_ms),
-        summary: report::summary(situation, requeue_ms),
+        summary: report::summary(findings, requeue_ms),
         wake: vec![WakeTrigger::Change { instance: json!(target.instance) }],
         memo: Some(json!(memo)),
         ..ReconcileOutcome::default()

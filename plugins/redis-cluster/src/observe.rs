@@ -89,7 +89,7 @@ pub(crate) fn credentials_fault(
             (reason, message)
         }
         NamedPassword::Differs => {
-            let way_out = if target.spec.auth.is_some() {
+            let fix = if target.spec.auth.is_some() {
                 format!(
                     "`.spec.auth` names another password than the cluster was created with: write the \
                      old one (if there was one, the Secret `{kept}` has it) into the Secret `{secret}`"
@@ -100,17 +100,17 @@ pub(crate) fn credentials_fault(
             };
             let text =
                 "; changing the password is not supported yet, a new password needs a new cluster";
-            ("CredentialsRefused", format!("{way_out}{text}"))
+            ("CredentialsRefused", format!("{fix}{text}"))
         }
         NamedPassword::Refused => {
-            let way_out = if target.spec.auth.is_some() {
+            let fix = if target.spec.auth.is_some() {
                 format!("write the servers' password into the key `{key}` of the Secret `{secret}`")
             } else {
                 "name a Secret with the servers' password in `.spec.auth`".into()
             };
             let text = format!(
                 "the running servers have another password than the one that `.spec.auth` names, and the \
-                 Secret `{kept}`, in which the host kept theirs, does not exist any more: {way_out}"
+                 Secret `{kept}`, in which the host kept theirs, does not exist any more: {fix}"
             );
             ("CredentialsRefused", text)
         }
@@ -190,7 +190,7 @@ fn unusable(target: &ReconcileTarget, facts: CredentialsFacts) -> (&'static str,
 pub(crate) fn observe(
     host: &dyn Host,
     target: &ReconcileTarget,
-    asks_why: bool,
+    asks_for_obstacles: bool,
 ) -> Result<Observed, Error> {
     let snapshot = match topology::observe(host, &target.instance) {
         // No Pod exists (yet, or any more): the planner starts or replaces every shard.
@@ -198,7 +198,8 @@ pub(crate) fn observe(
         seen => seen?,
     };
     let templates = configuration::templates(host, target);
-    let obstacles = if asks_why { obstacles(host, target, &snapshot) } else { BTreeMap::default() };
+    let obstacles =
+        if asks_for_obstacles { obstacles(host, target, &snapshot) } else { BTreeMap::default() };
     let previous = target.status.clone();
     Ok(Observed { snapshot, previous, templates, obstacles, silent: BTreeMap::default() })
 }
@@ -216,7 +217,8 @@ fn obstacles(
         let unplaced = member(pod).and_then(|member| member.kubernetes.get("unplaced")?.as_str());
         unplaced.is_some_and(|why| why.contains("PersistentVolumeClaim"))
     };
-    let pods = || layout.positions().map(|seat| (names.pod(seat), names.shard(seat.shard)));
+    let pods =
+        || layout.positions().map(|position| (names.pod(position), names.shard(position.shard)));
     let missing = pods()
         .find(|(pod, _)| member(pod).is_none())
         .map(|(pod, set)| (ObjectRef::new("apps/v1", "StatefulSet", &target.namespace, &set), pod));

@@ -86,7 +86,7 @@ impl Host for ScriptedHost {
         }
         let mut listed = self.listed.borrow_mut();
         let objects = listed.get_mut(object.kind.kind.as_str()).unwrap();
-        let is_it = |it: &Value| it["metadata"]["name"] == *object.name;
+        let is_it = |listed: &Value| listed["metadata"]["name"] == *object.name;
         let found = objects.iter().position(is_it).unwrap();
         let uid = objects.remove(found)["metadata"]["uid"].clone();
         assert_eq!(uid.as_str(), options.uid.as_deref(), "the uid seen is the precondition");
@@ -227,7 +227,7 @@ fn a_new_object_gets_its_workload_and_its_first_actions() {
     assert_eq!(applied.first().unwrap(), "ConfigMap demo-live", "no Pod starts without it");
     assert_eq!(applied[1], "ConfigMap demo-config");
     assert_eq!(applied.iter().filter(|title| title.starts_with("StatefulSet")).count(), 2);
-    let verbs: Vec<_> = host.acted.borrow().iter().map(|it| it["verb"].clone()).collect();
+    let verbs: Vec<_> = host.acted.borrow().iter().map(|action| action["verb"].clone()).collect();
     assert_eq!(verbs, ["configure", "set-config-epoch", "assign-slots"]);
     assert_eq!(outcome.requeue_ms, Some(BUSY_REQUEUE_MS));
     assert!(matches!(outcome.wake.as_slice(), [WakeTrigger::Change { .. }]));
@@ -239,7 +239,7 @@ fn a_new_object_gets_its_workload_and_its_first_actions() {
 }
 
 #[test]
-fn a_cluster_that_is_as_wanted_is_ready_and_quiet() {
+fn a_cluster_in_the_desired_state_is_ready_and_publishes_nothing() {
     let snapshot = serving("demo-shard-0-0", "10.0.0.1:6379", &id('a'));
     let host = ScriptedHost { snapshot, ..ScriptedHost::default() };
     let mut object = object(json!({"shards": 1, "replicasPerShard": 0}));
@@ -268,7 +268,7 @@ fn a_cluster_that_is_as_wanted_is_ready_and_quiet() {
 }
 
 #[test]
-fn an_unusable_password_is_told_and_stops_only_what_needs_it() {
+fn an_unusable_password_is_reported_and_stops_only_the_stateful_sets() {
     let rows = [
         (
             "secret-missing",
@@ -279,7 +279,7 @@ fn an_unusable_password_is_told_and_stops_only_what_needs_it() {
         ("empty", "SecretEmpty", "write a password there"),
         ("differs", "CredentialsRefused", "tholepin-credentials-rediscluster-u-1"),
     ];
-    for (named, expected, way_out) in rows {
+    for (named, expected, fix) in rows {
         let host = healthy();
         let mut snapshot = host.snapshot.clone();
         snapshot["credentials"] = json!({"named": named});
@@ -289,7 +289,7 @@ fn an_unusable_password_is_told_and_stops_only_what_needs_it() {
         assert_eq!(condition(&host, "Ready").0, "True", "the members have the password in force");
         let (status, reason, message) = condition(&host, "Degraded");
         assert_eq!((status.as_str(), reason.as_str()), ("True", expected));
-        assert!(message.contains(way_out), "{message}");
+        assert!(message.contains(fix), "{message}");
         assert!(host.applied.borrow().contains(&"StatefulSet demo-shard-0".to_owned()));
 
         // For a new cluster: no Pod may start without a password.
@@ -310,7 +310,7 @@ fn an_unusable_password_is_told_and_stops_only_what_needs_it() {
 }
 
 #[test]
-fn a_refusal_is_reported_with_the_guards_words() {
+fn a_refusal_is_reported_with_the_guards_message() {
     let snapshot = json!({"observedAtMs": 1, "members": [
         fresh("demo-shard-0-0", "10.0.0.1:6379", &id('a')),
     ]});
@@ -359,7 +359,7 @@ fn a_setting_enters_the_file_after_the_server_has_it() {
 }
 
 #[test]
-fn a_setting_that_a_server_refuses_stops_nothing_and_is_told_in_its_words() {
+fn a_setting_that_a_server_refuses_stops_nothing_and_is_reported() {
     let (mut host, object) = with_slow_log("128");
     let words = "ERR CONFIG SET failed";
     let failed = json!({"failed": {"reason": "Engine", "message": words, "mayHaveRun": false}});
@@ -376,19 +376,20 @@ fn a_setting_that_a_server_refuses_stops_nothing_and_is_told_in_its_words() {
 }
 
 #[test]
-fn pods_of_an_older_template_are_told_and_their_revision_stays() {
+fn pods_of_an_older_template_are_reported_and_their_revision_is_kept() {
     let (mut host, object) = with_slow_log("256");
     let spec = serde_json::from_value(object["spec"].clone()).unwrap();
     let owner = Owner { name: "demo", namespace: "default", uid: "u-1" };
     let objects = workload::objects(owner, &spec);
-    let named = |kind: &str| objects.iter().find(|it| it["kind"] == kind).unwrap().clone();
+    let named = |kind: &str| objects.iter().find(|object| object["kind"] == kind).unwrap().clone();
     let (mut set, mut now) = (named("StatefulSet"), named("ConfigMap"));
     set["metadata"]["generation"] = 3.into();
     set["status"] = json!({"observedGeneration": 3, "updateRevision": "new"});
     now["metadata"]["uid"] = "u-2".into();
     let old = json!({"metadata": {"name": "demo-config", "uid": "u-3"}});
     let pod = json!({"spec": {"volumes": [{"configMap": {"name": "demo-config"}}]}});
-    let listed = [("StatefulSet", set.clone()), ("Pod", pod)].map(|(kind, it)| (kind, vec![it]));
+    let listed =
+        [("StatefulSet", set.clone()), ("Pod", pod)].map(|(kind, object)| (kind, vec![object]));
     *host.listed.get_mut() = listed.into();
     host.listed.get_mut().insert("ConfigMap", vec![now.clone(), old]);
     let labels = |revision: &str| json!({"labels": {"controller-revision-hash": revision}});
@@ -415,7 +416,7 @@ fn healthy() -> ScriptedHost {
 }
 
 #[test]
-fn what_cannot_be_applied_stops_neither_repairs_nor_the_rest() {
+fn a_failing_apply_stops_neither_repairs_nor_other_applies() {
     let denied = || Error::Denied("ConfigMap demo-config is outside the scope".into());
     let host = ScriptedHost { refused: vec![("ConfigMap demo-config", denied())], ..healthy() };
     let one = || object(json!({"shards": 1, "replicasPerShard": 0}));
@@ -444,7 +445,7 @@ fn what_cannot_be_applied_stops_neither_repairs_nor_the_rest() {
 }
 
 #[test]
-fn a_server_that_is_away_is_asked_once_a_pass() {
+fn an_unreachable_api_server_is_called_once_per_reconcile() {
     let away = || Error::Transient("away".into());
     let titles = ["ConfigMap demo-live", "ConfigMap demo-config", "Service demo-nodes"];
     let refused = titles.map(|title| (title, away())).to_vec();
@@ -455,7 +456,7 @@ fn a_server_that_is_away_is_asked_once_a_pass() {
 }
 
 #[test]
-fn who_cannot_look_does_not_know_whether_it_is_ready() {
+fn ready_is_unknown_while_members_cannot_be_observed() {
     let mut reported = object(json!({"shards": 1, "replicasPerShard": 0}));
     let host = healthy();
     reconcile(&host, reported.clone());
@@ -488,7 +489,7 @@ fn who_cannot_look_does_not_know_whether_it_is_ready() {
 }
 
 #[test]
-fn what_is_missing_for_long_is_a_fault_with_the_words_of_kubernetes() {
+fn a_pod_missing_for_long_is_a_fault_with_the_kubernetes_message() {
     let warning = |message: &str| json!({"reason": "FailedCreate", "message": message});
     let quota =
         "create Pod demo-shard-0-0 in StatefulSet demo-shard-0 failed error: exceeded quota";
@@ -500,13 +501,13 @@ fn what_is_missing_for_long_is_a_fault_with_the_words_of_kubernetes() {
         (119_999, None, ("False", "NoFault")),
         (120_000, None, ("True", "PodsNotAnswering")),
     ];
-    for (age_ms, told, (status, reason)) in rows {
+    for (age_ms, warned, (status, reason)) in rows {
         let mut host = ScriptedHost {
             snapshot: json!({"observedAtMs": 1, "members": []}),
             ..ScriptedHost::default()
         };
-        if let Some(told) = told {
-            host.warnings.insert("demo-shard-0".to_owned(), warning(told));
+        if let Some(warned) = warned {
+            host.warnings.insert("demo-shard-0".to_owned(), warning(warned));
         }
         let since_ms = host.now_ms().unwrap() - age_ms;
         let memo = json!({"unsteadySinceMs": since_ms});
@@ -516,7 +517,7 @@ fn what_is_missing_for_long_is_a_fault_with_the_words_of_kubernetes() {
         let (is_degraded, why, message) = condition(&host, "Degraded");
         assert_eq!((is_degraded.as_str(), why.as_str()), (status, reason), "{age_ms} {message}");
         if status == "True" {
-            let expected = told.unwrap_or("for more than 120 s: 1 of the Pods");
+            let expected = warned.unwrap_or("for more than 120 s: 1 of the Pods");
             assert!(message.contains(expected), "{message}");
             assert_eq!(condition(&host, "Ready").1, reason);
         }
@@ -525,7 +526,7 @@ fn what_is_missing_for_long_is_a_fault_with_the_words_of_kubernetes() {
 
 /// Both primaries are gone with their Pods; the guard wants a proof for them.
 #[test]
-fn what_a_takeover_lacks_is_the_condition_whatever_the_other_shards_wait_for() {
+fn the_condition_shows_why_a_takeover_is_refused() {
     let dead = |slots: &str| {
         json!({"role": "primary", "address": "10.0.9.9:6379", "epoch": 1, "slots": [slots],
             "connected": false})
@@ -567,7 +568,7 @@ fn what_a_takeover_lacks_is_the_condition_whatever_the_other_shards_wait_for() {
 }
 
 #[test]
-fn deleting_is_finished_at_once_and_writes_nothing() {
+fn deleting_finishes_immediately_and_writes_nothing() {
     let host = ScriptedHost::default();
     let request = ReconcileRequest {
         object: object(json!({})),
@@ -580,7 +581,7 @@ fn deleting_is_finished_at_once_and_writes_nothing() {
 }
 
 #[test]
-fn validation_names_field_and_way_out() {
+fn validation_names_field_and_fix() {
     let violations = RedisCluster::validate(None, object(json!({"settings": {"port": 1}})));
     assert_eq!(violations.len(), 1);
     assert_eq!(violations[0].field, ".spec.settings.port");
@@ -590,7 +591,7 @@ fn validation_names_field_and_way_out() {
 }
 
 #[test]
-fn the_manifest_asks_for_what_is_used() {
+fn the_manifest_asks_for_the_grants_that_are_used() {
     let manifest = RedisCluster::describe();
     assert_eq!(manifest.name, "redis-cluster");
     let crd = manifest.reconciles[0].crd.as_ref().unwrap();
@@ -662,8 +663,9 @@ fn the_pod_of_a_primary_that_hangs_is_deleted_and_only_once_if_that_fails() {
         assert_eq!(host.events.borrow().contains(&"Fenced".to_owned()), !fails);
         let forbidden = |host: &ScriptedHost| {
             let acted = host.acted.borrow();
-            let set = acted.iter().filter_map(|it| {
-                it.pointer("/args/settings/cluster-replica-no-failover")?
+            let set = acted.iter().filter_map(|action| {
+                action
+                    .pointer("/args/settings/cluster-replica-no-failover")?
                     .as_str()
                     .map(str::to_owned)
             });

@@ -32,7 +32,7 @@ impl Document {
     /// [`Error::Other`] if the host's text is not JSON.
     pub fn value(self) -> Result<Value, Error> {
         match self.0 {
-            DocumentForm::Text(text) => serde_json::from_str(&text).map_err(unreadable),
+            DocumentForm::Text(text) => serde_json::from_str(&text).map_err(parse_error),
             DocumentForm::Value(value) => Ok(value),
         }
     }
@@ -48,7 +48,7 @@ impl Document {
             DocumentForm::Text(text) => text,
             DocumentForm::Value(value) => value.to_string(),
         };
-        serde_json::from_str(&text).map_err(unreadable)
+        serde_json::from_str(&text).map_err(parse_error)
     }
 }
 
@@ -58,7 +58,7 @@ impl From<Value> for Document {
     }
 }
 
-fn unreadable(error: serde_json::Error) -> Error {
+fn parse_error(error: serde_json::Error) -> Error {
     Error::Other(format!("the host's answer cannot be parsed: {error}"))
 }
 
@@ -69,14 +69,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_read_alike() {
+    fn both_forms_parse_alike() {
         let value = json!({"number": 7});
         for document in [Document::text(value.to_string()), value.clone().into()] {
             assert_eq!(document.clone().value(), Ok(value.clone()));
             let number: Result<std::collections::BTreeMap<String, u8>, _> = document.clone().read();
             assert_eq!(number, Ok([("number".to_owned(), 7)].into()));
             let wrong: Result<Vec<u8>, _> = document.read();
-            assert!(matches!(wrong, Err(Error::Other(text)) if text.contains("cannot be read")));
+            assert!(matches!(wrong, Err(Error::Other(text)) if text.contains("cannot be parsed")));
         }
         assert!(matches!(Document::text("{".to_owned()).value(), Err(Error::Other(_))));
     }

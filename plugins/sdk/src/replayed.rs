@@ -23,7 +23,7 @@ pub struct ReplayHost {
     rules: Vec<ReplayRule>,
     answers: BTreeMap<(String, u32), Result<RecordedAnswer, Error>>,
     /// The canonical text of each call made, in order.
-    asked: RefCell<Vec<String>>,
+    calls: RefCell<Vec<String>>,
     missing: RefCell<Vec<String>>,
     logged: RefCell<Vec<(LogLevel, String)>>,
 }
@@ -89,7 +89,7 @@ impl ReplayHost {
         let recording: Recording = serde_json::from_str(json).map_err(RecordingError)?;
         let mut replayed = Self::default();
         for Recorded { call, occurrence, answer } in recording.calls {
-            replayed.answers.insert((written(&call), occurrence), answer);
+            replayed.answers.insert((canonical(&call), occurrence), answer);
         }
         Ok(replayed)
     }
@@ -173,8 +173,8 @@ impl ReplayHost {
 
     /// Returns the calls made so far as canonical JSON, in order and without `log`.
     #[must_use]
-    pub fn asked(&self) -> Vec<String> {
-        self.asked.borrow().clone()
+    pub fn calls(&self) -> Vec<String> {
+        self.calls.borrow().clone()
     }
 
     /// Returns the calls that had no answer.
@@ -191,8 +191,8 @@ impl ReplayHost {
 
     /// Returns one argument of each call of a function so far.
     fn arguments(&self, function: &str, argument: &str) -> Vec<Value> {
-        let asked = self.asked.borrow();
-        let calls = asked.iter().filter_map(|text| serde_json::from_str::<Value>(text).ok());
+        let recorded = self.calls.borrow();
+        let calls = recorded.iter().filter_map(|text| serde_json::from_str::<Value>(text).ok());
         let of_function =
             calls.filter(|call| call.get("function").is_some_and(|name| name == function));
         let path = format!("/arguments/{argument}");
@@ -218,15 +218,15 @@ impl ReplayHost {
     }
 
     fn always(mut self, call: &Value, answer: Result<RecordedAnswer, Error>) -> Self {
-        self.answers.insert((written(call), ALWAYS), answer);
+        self.answers.insert((canonical(call), ALWAYS), answer);
         self
     }
 
-    fn ask(&self, call: &Value) -> Result<RecordedAnswer, Error> {
-        let text = written(call);
-        let asked_before = self.asked.borrow().iter().filter(|asked| **asked == text).count();
-        self.asked.borrow_mut().push(text.clone());
-        let occurrence = u32::try_from(asked_before).unwrap_or(ALWAYS);
+    fn answer(&self, call: &Value) -> Result<RecordedAnswer, Error> {
+        let text = canonical(call);
+        let calls_before = self.calls.borrow().iter().filter(|made| **made == text).count();
+        self.calls.borrow_mut().push(text.clone());
+        let occurrence = u32::try_from(calls_before).unwrap_or(ALWAYS);
         let found = self
             .answers
             .get(&(text.clone(), occurrence))
@@ -243,20 +243,20 @@ const ALWAYS: u32 = u32::MAX;
 
 impl Host for ReplayHost {
     fn get(&self, object: &ObjectRef, read: ReadMode, fields: &[&str]) -> Result<Value, Error> {
-        document(self.ask(&get_call(object, read, fields))?)
+        document(self.answer(&get_call(object, read, fields))?)
     }
 
     fn list(&self, query: &ListQuery) -> Result<Vec<Value>, Error> {
-        documents(self.ask(&call("kubernetes", "list", json!(query)))?)
+        documents(self.answer(&call("kubernetes", "list", json!(query)))?)
     }
 
     fn apply(&self, object: &Value, force: bool) -> Result<Document, Error> {
         let arguments = arguments([("object", object.clone()), ("force", force.into())]);
-        unread(self.ask(&call("kubernetes", "apply", arguments))?)
+        unparsed(self.answer(&call("kubernetes", "apply", arguments))?)
     }
 
     fn apply_status(&self, object: &Value) -> Result<Document, Error> {
-        unread(self.ask(&call(
+        unparsed(self.answer(&call(
             "kubernetes",
             "apply-status",
             arguments([("object", object.clone())]),
@@ -265,7 +265,7 @@ impl Host for ReplayHost {
 
     fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Result<Document, Error> {
         let arguments = json!({"object": object, "patch": patch});
-        unread(self.ask(&call("kubernetes", "merge-patch", arguments))?)
+        unparsed(self.answer(&call("kubernetes", "merge-patch", arguments))?)
     }
 
     fn delete(&self, object: &ObjectRef, options: &DeleteOptions) -> Result<(), Error> {
@@ -273,23 +273,23 @@ impl Host for ReplayHost {
         if let Some(arguments) = arguments.as_object_mut() {
             arguments.insert("object".to_owned(), json!(object));
         }
-        done(self.ask(&call("kubernetes", "delete", arguments))?)
+        done(self.answer(&call("kubernetes", "delete", arguments))?)
     }
 
     fn publish(&self, event_type: EventType, reason: &str, message: &str) -> Result<(), Error> {
         let arguments = json!({"eventType": event_type, "reason": reason, "message": message});
-        done(self.ask(&call("kubernetes", "publish", arguments))?)
+        done(self.answer(&call("kubernetes", "publish", arguments))?)
     }
 
     fn warnings(&self, object: &ObjectRef) -> Result<Vec<Value>, Error> {
-        documents(self.ask(&call("kubernetes", "warnings", json!({"object": object})))?)
+        documents(self.answer(&call("kubernetes", "warnings", json!({"object": object})))?)
     }
 
     fn pipeline(&self, pipeline: &Pipeline) -> Result<Vec<RedisReply>, Error> {
         let RecordedAnswer::Replies(replies) =
-            self.ask(&call("redis", "pipeline", json!(pipeline)))?
+            self.answer(&call("redis", "pipeline", json!(pipeline)))?
         else {
-            return Err(unfit("replies"));
+            return Err(wrong_answer("replies"));
         };
         Ok(replies)
     }
@@ -299,15 +299,19 @@ impl Host for ReplayHost {
         pipelines: &[Pipeline],
     ) -> Result<Vec<Result<Vec<RedisReply>, Error>>, Error> {
         let RecordedAnswer::FanOut(results) =
-            self.ask(&call("redis", "fan-out", json!({"pipelines": pipelines})))?
+            self.answer(&call("redis", "fan-out", json!({"pipelines": pipelines})))?
         else {
-            return Err(unfit("results of a fan-out"));
+            return Err(wrong_answer("results of a fan-out"));
         };
         Ok(results)
     }
 
     fn observe(&self, instance: &Value) -> Result<Document, Error> {
-        unread(self.ask(&call("redis", "observe", arguments([("instance", instance.clone())])))?)
+        unparsed(self.answer(&call(
+            "redis",
+            "observe",
+            arguments([("instance", instance.clone())]),
+        ))?)
     }
 
     fn act(
@@ -316,40 +320,41 @@ impl Host for ReplayHost {
         actions: &[Value],
     ) -> Result<Vec<Result<Document, Error>>, Error> {
         let arguments = json!({"instance": instance, "actions": actions});
-        let RecordedAnswer::Results(results) = self.ask(&call("redis", "act", arguments))? else {
-            return Err(unfit("results"));
+        let RecordedAnswer::Results(results) = self.answer(&call("redis", "act", arguments))?
+        else {
+            return Err(wrong_answer("results"));
         };
         Ok(results.into_iter().map(|result| result.map(Document::from)).collect())
     }
 
     fn now_ms(&self) -> Result<u64, Error> {
         let RecordedAnswer::Number(number) =
-            self.ask(&json!({"interface": "runtime", "function": "now"}))?
+            self.answer(&json!({"interface": "runtime", "function": "now"}))?
         else {
-            return Err(unfit("a number"));
+            return Err(wrong_answer("a number"));
         };
         Ok(number)
     }
 
     fn random(&self, bytes: u32) -> Result<Vec<u8>, Error> {
         let RecordedAnswer::Bytes(bytes) =
-            self.ask(&call("runtime", "random", json!({"bytes": bytes})))?
+            self.answer(&call("runtime", "random", json!({"bytes": bytes})))?
         else {
-            return Err(unfit("bytes"));
+            return Err(wrong_answer("bytes"));
         };
         Ok(bytes)
     }
 
     fn parameters(&self) -> Result<Value, Error> {
-        document(self.ask(&json!({"interface": "runtime", "function": "parameters"}))?)
+        document(self.answer(&json!({"interface": "runtime", "function": "parameters"}))?)
     }
 
     fn wait(&self, facts: &[Fact], ms: u32) -> Result<WaitOutcome, Error> {
-        unread(self.ask(&wait_call(facts, ms))?)?.read()
+        unparsed(self.answer(&wait_call(facts, ms))?)?.read()
     }
 
     fn probe(&self, probe: &PodProbe) -> Result<ProbeOutcome, Error> {
-        unread(self.ask(&probe_call(probe))?)?.read()
+        unparsed(self.answer(&probe_call(probe))?)?.read()
     }
 
     fn log(&self, level: LogLevel, message: &str) {
@@ -358,16 +363,16 @@ impl Host for ReplayHost {
 }
 
 /// Returns a call in the form in which recordings contain it; `Value` sorts the keys.
-fn call(interface: &str, function: &str, given: Value) -> Value {
+fn call(interface: &str, function: &str, named: Value) -> Value {
     let parts = [("interface", interface.into()), ("function", function.into())];
-    arguments(parts.into_iter().chain([("arguments", given)]))
+    arguments(parts.into_iter().chain([("arguments", named)]))
 }
 
 fn arguments(named: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
     named.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-fn written(call: &Value) -> String {
+fn canonical(call: &Value) -> String {
     serde_json::to_string(call).unwrap_or_default()
 }
 
@@ -385,30 +390,30 @@ fn get_call(object: &ObjectRef, read: ReadMode, fields: &[&str]) -> Value {
 
 fn document(answer: RecordedAnswer) -> Result<Value, Error> {
     let RecordedAnswer::Document(document) = answer else {
-        return Err(unfit("a document"));
+        return Err(wrong_answer("a document"));
     };
     Ok(document)
 }
 
 fn documents(answer: RecordedAnswer) -> Result<Vec<Value>, Error> {
     let RecordedAnswer::Documents(documents) = answer else {
-        return Err(unfit("documents"));
+        return Err(wrong_answer("documents"));
     };
     Ok(documents)
 }
 
-fn unread(answer: RecordedAnswer) -> Result<Document, Error> {
+fn unparsed(answer: RecordedAnswer) -> Result<Document, Error> {
     document(answer).map(Document::from)
 }
 
 fn done(answer: RecordedAnswer) -> Result<(), Error> {
     let RecordedAnswer::Done = answer else {
-        return Err(unfit("nothing"));
+        return Err(wrong_answer("nothing"));
     };
     Ok(())
 }
 
-fn unfit(expected: &str) -> Error {
+fn wrong_answer(expected: &str) -> Error {
     Error::Other(format!("the recorded answer does not fit the call: it is not {expected}"))
 }
 
@@ -417,7 +422,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_object_given_is_found_and_another_is_missing() {
+    fn an_added_object_is_found_and_another_is_missing() {
         let object = json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a", "namespace": "b"}
         });
@@ -434,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_answer_what_the_list_does_not_hold() {
+    fn rules_answer_calls_without_an_answer_of_their_own() {
         let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
         let name = ObjectRef::new("v1", "ConfigMap", "", "b");
         let host = ReplayHost::default().with_object(&object).without_other_objects();

@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_written_as_kubernetes_does() {
+    fn times_are_formatted_like_kubernetes() {
         let cases = [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_399_999, "2000-02-28T23:59:59Z"),

@@ -25,7 +25,7 @@ const VALUE_CHARS_SHOWN: usize = 80;
 /// Fails with the problem and the way to fix it.
 pub fn check(name: &str, value: &str) -> Result<(), SettingError> {
     if let Some(managed) = MANAGED.iter().find(|managed| managed.covers(name)) {
-        return Err(SettingError::Managed { way_out: managed.way_out });
+        return Err(SettingError::Managed { fix: managed.fix });
     }
     let Some(offered) = offered(name) else {
         return Err(SettingError::Unknown { similar: similar(name) });
@@ -38,7 +38,7 @@ pub fn check(name: &str, value: &str) -> Result<(), SettingError> {
         Ok(())
     } else {
         let value = value.chars().take(VALUE_CHARS_SHOWN).collect();
-        Err(SettingError::Value { value, wants: offered.kind })
+        Err(SettingError::Value { value, expected: offered.kind })
     }
 }
 
@@ -64,7 +64,7 @@ pub enum SettingError {
     /// The plugin sets it itself.
     Managed {
         /// How to fix it.
-        way_out: &'static str,
+        fix: &'static str,
     },
     /// The value contains a line break or another control character.
     ControlCharacter,
@@ -73,7 +73,7 @@ pub enum SettingError {
         /// The value, or its beginning.
         value: String,
         /// The values that are accepted.
-        wants: SettingKind,
+        expected: SettingKind,
     },
 }
 
@@ -87,9 +87,11 @@ impl core::fmt::Display for SettingError {
                 "is not a setting that can be used here; remove it (`kubectl explain \
                  rediscluster.spec.settings`)",
             ),
-            Self::Managed { way_out } => write!(f, "is managed by Tholepin: {way_out}"),
+            Self::Managed { fix } => write!(f, "is managed by Tholepin: {fix}"),
             Self::ControlCharacter => f.write_str("must not contain control characters"),
-            Self::Value { value, wants } => write!(f, "cannot be `{value}`: it must be {wants}"),
+            Self::Value { value, expected } => {
+                write!(f, "cannot be `{value}`: it must be {expected}")
+            }
         }
     }
 }
@@ -107,7 +109,7 @@ mod tests {
     use alloc::string::ToString;
 
     #[test]
-    fn offered_settings_take_values_of_their_kind() {
+    fn offered_settings_accept_values_of_their_kind() {
         let good = [
             ("maxmemory", "100mb"),
             ("maxmemory", "0"),
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_way_out() {
+    fn a_refusal_names_the_fix() {
         let cases = [
             ("port", "6380", "`.spec.port`"),
             ("requirepass", "x", "`.spec.auth`"),

@@ -52,11 +52,11 @@ fn is_quantity(text: &str) -> bool {
     let number = text.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == '.');
     let (digits, suffix) = text.split_at(text.len() - number.len());
     let is_number =
-        digits.matches('.').count() <= 1 && digits.bytes().any(|it| it.is_ascii_digit());
+        digits.matches('.').count() <= 1 && digits.bytes().any(|byte| byte.is_ascii_digit());
     let exponent = || {
         let exponent = suffix.strip_prefix(['e', 'E'])?;
         let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
-        Some(!digits.is_empty() && digits.bytes().all(|it| it.is_ascii_digit()))
+        Some(!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
     };
     let is_suffix = match suffix.as_bytes() {
         [] => true,
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quantity_is_told_from_what_is_none() {
+    fn only_quantities_are_accepted() {
         for good in ["1", "0", "500m", "1.5Gi", ".5", "2.", "2e9", "1E+3", "12k", "3Ei", "5E"] {
             assert!(is_quantity(good), "{good}");
         }

@@ -37,7 +37,7 @@ const STRICTER: &[(&str, &str)] = &[
 const DEPENDS_ON_THE_BUILD: &[(&str, &str)] = &[("activedefrag", "yes")];
 
 #[test]
-fn the_engine_agrees_with_the_table() {
+fn the_server_agrees_with_the_table() {
     let directory = Directory::new("edges");
     let mut server = Server::start(&directory.0, &[]).expect("a server without settings starts");
     for offered in OFFERED {
@@ -49,8 +49,8 @@ fn the_engine_agrees_with_the_table() {
                 continue;
             }
             let answer = server.set(offered.name, &value);
-            let taken = answer.starts_with("+OK") || starts_with(offered.name, &value);
-            assert!(taken, "the engine refuses `{} {value}`: {answer}", offered.name);
+            let accepted_by_server = answer.starts_with("+OK") || starts_with(offered.name, &value);
+            assert!(accepted_by_server, "the engine refuses `{} {value}`: {answer}", offered.name);
             let shown = setting::as_shown(offered.name, &value);
             if let Some(shown) = shown.filter(|_| answer.starts_with("+OK")) {
                 assert_eq!(server.get(offered.name), shown, "{} {value}", offered.name);
@@ -60,7 +60,7 @@ fn the_engine_agrees_with_the_table() {
             assert!(setting::check(offered.name, &value).is_err(), "{} {value}", offered.name);
             let stricter = STRICTER.contains(&(offered.name, value.as_str()));
             let answer = server.set(offered.name, &value);
-            let taken = if answer.contains("immutable") {
+            let accepted_by_server = if answer.contains("immutable") {
                 starts_with(offered.name, &value)
             } else {
                 answer.starts_with("+OK")
@@ -68,7 +68,7 @@ fn the_engine_agrees_with_the_table() {
             // The system's limit on open files is no statement about the range.
             let by_the_system = answer.contains("operating system");
             assert!(
-                taken == stricter || by_the_system,
+                accepted_by_server == stricter || by_the_system,
                 "`{} {value}`: the engine says {answer}; stricter on purpose: {stricter}",
                 offered.name
             );
@@ -84,7 +84,9 @@ fn a_server_starts_with_all_smallest_and_all_largest_values() {
             .iter()
             .filter_map(|offered| {
                 let (mut accepted, _) = edges(offered.kind);
-                accepted.retain(|it| !DEPENDS_ON_THE_BUILD.contains(&(offered.name, it.as_str())));
+                accepted.retain(|value| {
+                    !DEPENDS_ON_THE_BUILD.contains(&(offered.name, value.as_str()))
+                });
                 let value = if name == "smallest" { accepted.first()? } else { accepted.last()? };
                 let value = if value.is_empty() { "\"\"" } else { value };
                 Some(format!("{} {value}", offered.name))
@@ -120,7 +122,7 @@ fn edges(kind: SettingKind) -> (Vec<String>, Vec<String>) {
             (accepted.to_vec(), refused)
         }
         SettingKind::YesNo => (texts(&["no", "yes"]), texts(&["true", "1", "maybe", ""])),
-        SettingKind::OneOf(words) => (texts(words), texts(&["other", ""])),
+        SettingKind::OneOf(arguments) => (texts(arguments), texts(&["other", ""])),
         SettingKind::BufferLimits => (
             texts(&[
                 "normal 0 0 0",
@@ -200,29 +202,29 @@ impl Server {
             if process.try_wait().unwrap().is_some() || end < Instant::now() {
                 let _ = process.kill();
                 process.wait().unwrap();
-                let mut words = String::new();
-                process.stderr.take().unwrap().read_to_string(&mut words).unwrap();
-                return Err(words);
+                let mut arguments = String::new();
+                process.stderr.take().unwrap().read_to_string(&mut arguments).unwrap();
+                return Err(arguments);
             }
             std::thread::yield_now();
         }
     }
 
     fn set(&mut self, name: &str, value: &str) -> String {
-        self.ask(&["CONFIG", "SET", name, value])
+        self.send(&["CONFIG", "SET", name, value])
     }
 
     /// Returns the current value; the reply is an array of name and value.
     fn get(&mut self, name: &str) -> String {
-        assert_eq!(self.ask(&["CONFIG", "GET", name]), "*2", "{name}");
+        assert_eq!(self.send(&["CONFIG", "GET", name]), "*2", "{name}");
         let [_, _, _, value] = [(); 4].map(|()| self.line());
         value
     }
 
-    fn ask(&mut self, words: &[&str]) -> String {
-        let mut command = format!("*{}\r\n", words.len());
-        for word in words {
-            command.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+    fn send(&mut self, arguments: &[&str]) -> String {
+        let mut command = format!("*{}\r\n", arguments.len());
+        for argument in arguments {
+            command.push_str(&format!("${}\r\n{argument}\r\n", argument.len()));
         }
         self.connection.get_mut().write_all(command.as_bytes()).unwrap();
         self.line()

@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_refused() {
+    fn unknown_verbs_and_fields_are_refused() {
         let cases = [
             (json!({"verb": "flush", "args": {}}), "flush"),
             (json!({"verb": "forget", "args": {"node": id("a"), "hard": true}}), "hard"),

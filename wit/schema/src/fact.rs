@@ -204,36 +204,36 @@ pub enum FactError {
         known: String,
     },
     /// A step follows a value that has no fields or items, or is of the wrong kind for it.
-    #[error("`{field}`: `{name}` does not apply to {is}")]
-    NoWay {
+    #[error("`{field}`: `{name}` does not apply to {found}")]
+    BadStep {
         /// The path.
         field: String,
         /// The step that does not apply.
         name: String,
         /// The kind of value that it is applied to.
-        is: &'static str,
+        found: &'static str,
     },
     /// The operator's value is missing, superfluous, or of the wrong type.
-    #[error("`{field}`: `{op}` needs {wants}, not {is}")]
+    #[error("`{field}`: `{op}` needs {needed}, not {found}")]
     Value {
         /// The path.
         field: String,
         /// The operator.
         op: String,
         /// The kind of value that it needs.
-        wants: &'static str,
+        needed: &'static str,
         /// The value found.
-        is: String,
+        found: String,
     },
     /// The operator does not fit the field.
-    #[error("`{field}` is {is}: `{op}` does not apply to it")]
+    #[error("`{field}` is {found}: `{op}` does not apply to it")]
     Operator {
         /// The path.
         field: String,
         /// The operator.
         op: String,
         /// The kind of the field.
-        is: &'static str,
+        found: &'static str,
     },
 }
 
@@ -295,7 +295,7 @@ impl fmt::Display for Fact {
         let Self { subject, field, test } = self;
         write!(f, "{subject} `{field}` {}", test.op())?;
         match test.value() {
-            Some(value) => write!(f, " {}", shown(&value)),
+            Some(value) => write!(f, " {}", bounded_text(&value)),
             None => Ok(()),
         }
     }
@@ -325,7 +325,7 @@ impl fmt::Display for FactOutcome {
         match self {
             Self::Yes => f.write_str("it holds"),
             Self::No { seen: Value::Null } => f.write_str("it is absent"),
-            Self::No { seen } => write!(f, "it is {}", shown(seen)),
+            Self::No { seen } => write!(f, "it is {}", bounded_text(seen)),
             Self::Unknown { why } => f.write_str(why),
         }
     }
@@ -338,7 +338,7 @@ impl fmt::Display for FactOutcome {
 #[must_use]
 pub fn holds(fact: &Fact, document: Option<&Value>) -> FactOutcome {
     let Fact { subject, field, test } = fact;
-    let Some(document) = document else { return judge(test, None) };
+    let Some(document) = document else { return check_value(test, None) };
     if let FactSubject::Member { pod, .. } = subject
         && field.begins_with(&["answer", "answered"])
         && document.pointer("/answer/answered").is_none()
@@ -348,37 +348,37 @@ pub fn holds(fact: &Fact, document: Option<&Value>) -> FactOutcome {
         return FactOutcome::Unknown { why: format!("`{pod}` does not answer: {why}") };
     }
     match field.find(document) {
-        Ok(found) => judge(test, found),
+        Ok(found) => check_value(test, found),
         Err(error) => FactOutcome::Unknown { why: error.to_string() },
     }
 }
 
-fn judge(test: &FactTest, found: Option<&Value>) -> FactOutcome {
+fn check_value(test: &FactTest, found: Option<&Value>) -> FactOutcome {
     let Some(found) = found else {
-        let is_wanted = matches!(test, FactTest::Absent);
-        return if is_wanted { FactOutcome::Yes } else { FactOutcome::No { seen: Value::Null } };
+        let is_expected = matches!(test, FactTest::Absent);
+        return if is_expected { FactOutcome::Yes } else { FactOutcome::No { seen: Value::Null } };
     };
-    let is_so = match test {
+    let holds_now = match test {
         FactTest::Equals(value) => found == value,
         FactTest::NotEquals(value) => found != value,
         FactTest::Exists => true,
         FactTest::Absent => false,
         FactTest::AtLeast(bound) | FactTest::AtMost(bound) => {
-            let Value::Number(number) = found else { return unfit("a number", found) };
+            let Value::Number(number) = found else { return wrong_kind("a number", found) };
             let order = compare(number, bound);
             let is_least = matches!(test, FactTest::AtLeast(_));
             order == Ordering::Equal || (order == Ordering::Greater) == is_least
         }
         FactTest::Contains(value) => {
-            let Value::Array(items) = found else { return unfit("a list", found) };
+            let Value::Array(items) = found else { return wrong_kind("a list", found) };
             items.contains(value)
         }
     };
-    if is_so { FactOutcome::Yes } else { FactOutcome::No { seen: found.clone() } }
+    if holds_now { FactOutcome::Yes } else { FactOutcome::No { seen: found.clone() } }
 }
 
-fn unfit(wanted: &str, found: &Value) -> FactOutcome {
-    FactOutcome::Unknown { why: format!("{wanted} is needed, not {}", shown(found)) }
+fn wrong_kind(needed: &str, found: &Value) -> FactOutcome {
+    FactOutcome::Unknown { why: format!("{needed} is needed, not {}", bounded_text(found)) }
 }
 
 /// Compares whole numbers as integers: counters exceed 2^53, above which an `f64` skips some.
@@ -392,7 +392,7 @@ fn compare(a: &Number, b: &Number) -> Ordering {
     }
 }
 
-fn shown(value: &Value) -> String {
+fn bounded_text(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(SHOWN_CHARS_MAX) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
@@ -416,11 +416,11 @@ impl TryFrom<Raw> for Fact {
 
     fn try_from(raw: Raw) -> Result<Self, FactError> {
         let Raw { subject, field, op, value } = raw;
-        let wrong = |wants: &'static str, value: &Option<Value>| FactError::Value {
+        let wrong = |needed: &'static str, value: &Option<Value>| FactError::Value {
             field: field.clone(),
             op: op.to_string(),
-            wants,
-            is: value.as_ref().map_or_else(|| "nothing".into(), shown),
+            needed,
+            found: value.as_ref().map_or_else(|| "nothing".into(), bounded_text),
         };
         let some = || value.clone().ok_or_else(|| wrong("a value", &value));
         let number = || match &value {

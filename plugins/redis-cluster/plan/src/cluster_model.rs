@@ -73,26 +73,29 @@ impl<'a> ClusterModel<'a> {
         let names = ObjectNames { cluster };
         let layout = ClusterLayout::of(spec);
         let snapshot = &observed.snapshot;
-        let seats = snapshot.members.iter().filter_map(|member| {
-            names.position(&member.pod).filter(|seat| layout.has(*seat)).map(|seat| (seat, member))
+        let positions = snapshot.members.iter().filter_map(|member| {
+            names
+                .position(&member.pod)
+                .filter(|position| layout.has(*position))
+                .map(|position| (position, member))
         });
-        let seated: BTreeMap<MemberPosition, &Member> = seats.collect();
-        let live = seated.iter().filter_map(|(seat, member)| live(snapshot, *seat, member));
+        let placed: BTreeMap<MemberPosition, &Member> = positions.collect();
+        let live = placed.iter().filter_map(|(position, member)| live(snapshot, *position, member));
         let live: BTreeMap<MemberPosition, LiveMember<'_>> =
             live.map(|live| (live.position, live)).collect();
-        let mut picture = Self {
+        let mut model = Self {
             names,
             spec,
             layout,
             observed,
-            placed: seated,
+            placed,
             live,
             claims: BTreeMap::new(),
             owners: Vec::new(),
         };
-        picture.claims = picture.claims();
-        picture.owners = (0..layout.shards).map(|shard| picture.owner(shard)).collect();
-        picture
+        model.claims = model.claims();
+        model.owners = (0..layout.shards).map(|shard| model.owner(shard)).collect();
+        model
     }
 
     pub(crate) const fn snapshot(&self) -> &'a Snapshot {
@@ -176,7 +179,8 @@ impl<'a> ClusterModel<'a> {
     /// same node.
     pub(crate) fn was_in_sync(&self, pod: &str, node: NodeId) -> bool {
         let shards = &self.observed.previous.shards;
-        let member = shards.iter().flat_map(|shard| &shard.members).find(|it| it.pod == pod);
+        let member =
+            shards.iter().flat_map(|shard| &shard.members).find(|member| member.pod == pod);
         member.is_some_and(|member| {
             let same = member.node.as_deref().and_then(|id| id.parse().ok()) == Some(node);
             same && member.in_sync == Some(true)
@@ -195,9 +199,9 @@ impl<'a> ClusterModel<'a> {
     /// Returns the node that owns most slots of a shard, according to the majority; else according to the
     /// owner itself; else according to any member. Among equals the lowest id wins.
     fn owner(&self, shard: u16) -> Option<NodeId> {
-        let wanted = self.layout.slots(shard);
+        let desired = self.layout.slots(shard);
         let most = |rows: &mut dyn Iterator<Item = (NodeId, &SlotSet)>| {
-            let counts = rows.map(|(id, slots)| (wanted.intersection(slots).slot_count(), id));
+            let counts = rows.map(|(id, slots)| (desired.intersection(slots).slot_count(), id));
             let counts = counts.filter(|(count, _)| *count != 0);
             counts.max_by_key(|(count, id)| (*count, core::cmp::Reverse(*id))).map(|(_, id)| id)
         };
@@ -211,7 +215,7 @@ impl<'a> ClusterModel<'a> {
 
 fn live<'a>(
     snapshot: &'a Snapshot,
-    seat: MemberPosition,
+    position: MemberPosition,
     member: &'a Member,
 ) -> Option<LiveMember<'a>> {
     let facts = member.facts().filter(|facts| facts.loading != Some(true))?;
@@ -219,5 +223,5 @@ fn live<'a>(
     // If two members report this id, it is not known which of them is meant.
     snapshot.member_of(node)?;
     let own = snapshot.row_seen_by(member, node)?;
-    Some(LiveMember { position: seat, member, facts, node, own })
+    Some(LiveMember { position, member, facts, node, own })
 }

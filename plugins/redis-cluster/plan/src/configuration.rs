@@ -30,7 +30,7 @@ pub struct LiveSettings {
     pub values: BTreeMap<String, String>,
     /// Whether a server has ever answered. From then on, only values enter the file that a server has
     /// accepted.
-    pub taken: bool,
+    pub has_server_answered: bool,
 }
 
 /// Returns true if a setting of the spec is changed at run time, which only the verb `configure` does.
@@ -66,10 +66,10 @@ pub(crate) fn of_failover(spec: &RedisClusterSpec) -> BTreeMap<String, String> {
 /// Returns true if the members' reports alone determine the content of the file, so that it need not be read
 /// first.
 #[must_use]
-pub fn is_all_taken(spec: &RedisClusterSpec, snapshot: &Snapshot) -> bool {
-    let mut wanted = of_spec(spec);
-    wanted.append(&mut of_failover(spec));
-    wanted.iter().all(|(name, value)| is_taken(snapshot, name, value))
+pub fn is_all_accepted(spec: &RedisClusterSpec, snapshot: &Snapshot) -> bool {
+    let mut desired = of_spec(spec);
+    desired.append(&mut of_failover(spec));
+    desired.iter().all(|(name, value)| is_accepted(snapshot, name, value))
 }
 
 /// Returns the desired content of the file. `before` is its present content, `None` if it does not exist.
@@ -81,31 +81,33 @@ pub fn live(
     previous: &RedisClusterStatus,
     before: Option<&LiveSettings>,
 ) -> LiveSettings {
-    let members = snapshot.map(|it| it.members.as_slice()).unwrap_or_default();
+    let members = snapshot.map(|snapshot| snapshot.members.as_slice()).unwrap_or_default();
     let mut known = previous.shards.iter().flat_map(|shard| &shard.members);
-    let ever = before.is_some_and(|before| before.taken)
+    let has_answered = before.is_some_and(|before| before.has_server_answered)
         || members.iter().any(|member| member.node().is_some())
         || known.any(|member| member.node.is_some());
-    let (own, mut wanted) = (of_failover(spec), of_spec(spec));
-    if !ever {
-        wanted.extend(own);
-        return LiveSettings { values: wanted, taken: false };
+    let (own, mut desired) = (of_failover(spec), of_spec(spec));
+    if !has_answered {
+        desired.extend(own);
+        return LiveSettings { values: desired, has_server_answered: false };
     }
     let kept = |name: &str| before.and_then(|before| before.values.get(name)).cloned();
-    let taken = |name: &str, value: &str| snapshot.is_some_and(|it| is_taken(it, name, value));
-    let of_spec = wanted.into_iter().filter_map(|(name, value)| {
-        let value = if taken(&name, &value) { Some(value) } else { kept(&name) };
+    let accepted = |name: &str, value: &str| {
+        snapshot.is_some_and(|snapshot| is_accepted(snapshot, name, value))
+    };
+    let of_spec = desired.into_iter().filter_map(|(name, value)| {
+        let value = if accepted(&name, &value) { Some(value) } else { kept(&name) };
         value.map(|value| (name, value))
     });
     let own = own.into_iter().map(|(name, value)| {
-        let value = if taken(&name, &value) { value } else { kept(&name).unwrap_or(value) };
+        let value = if accepted(&name, &value) { value } else { kept(&name).unwrap_or(value) };
         (name, value)
     });
-    LiveSettings { values: of_spec.chain(own).collect(), taken: true }
+    LiveSettings { values: of_spec.chain(own).collect(), has_server_answered: true }
 }
 
 /// Returns true if at least one member answers and all that answer have the value.
-fn is_taken(snapshot: &Snapshot, name: &str, value: &str) -> bool {
+fn is_accepted(snapshot: &Snapshot, name: &str, value: &str) -> bool {
     let mut answering = snapshot.members.iter().filter_map(Member::facts).peekable();
     let shows = |facts: &MemberFacts| facts.settings.get(name).is_some_and(|shown| shown == value);
     answering.peek().is_some() && answering.all(shows)

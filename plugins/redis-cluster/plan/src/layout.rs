@@ -47,8 +47,8 @@ impl ClusterLayout {
 
     /// Returns true if the layout has this position.
     #[must_use]
-    pub const fn has(self, seat: MemberPosition) -> bool {
-        seat.shard < self.shards && seat.ordinal <= self.replicas
+    pub const fn has(self, position: MemberPosition) -> bool {
+        position.shard < self.shards && position.ordinal <= self.replicas
     }
 
     /// Iterates over all positions, in order.
@@ -64,12 +64,12 @@ impl ClusterLayout {
     /// Returns the first epoch of the node at a position. It differs for each position, so that no two nodes
     /// have to resolve a conflict of epochs; primaries come first.
     #[must_use]
-    pub fn first_epoch(self, seat: MemberPosition, is_primary: bool) -> ConfigEpoch {
+    pub fn first_epoch(self, position: MemberPosition, is_primary: bool) -> ConfigEpoch {
         let epoch = if is_primary {
-            u64::from(seat.shard) + 1
+            u64::from(position.shard) + 1
         } else {
-            let before = u64::from(seat.shard) * (u64::from(self.replicas) + 1);
-            u64::from(self.shards) + before + u64::from(seat.ordinal) + 1
+            let before = u64::from(position.shard) * (u64::from(self.replicas) + 1);
+            u64::from(self.shards) + before + u64::from(position.ordinal) + 1
         };
         ConfigEpoch(epoch)
     }
@@ -95,12 +95,12 @@ mod tests {
     }
 
     #[test]
-    fn no_two_seats_begin_with_one_epoch() {
+    fn no_two_positions_have_the_same_first_epoch() {
         let layout = ClusterLayout { shards: 3, replicas: 2 };
         for primary in 0..=2 {
             let epochs: BTreeSet<_> = layout
                 .positions()
-                .map(|seat| layout.first_epoch(seat, seat.ordinal == primary))
+                .map(|position| layout.first_epoch(position, position.ordinal == primary))
                 .collect();
             assert_eq!(epochs.len(), 9);
         }

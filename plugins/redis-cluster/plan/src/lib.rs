@@ -26,7 +26,7 @@ mod check;
 mod cluster_model;
 pub mod configuration;
 mod decide;
-mod last_words;
+mod last_output;
 mod layout;
 mod names;
 mod observed;
@@ -41,7 +41,7 @@ pub mod workload;
 
 pub use check::Violation;
 pub use decide::plan;
-pub use last_words::last_words;
+pub use last_output::last_output;
 pub use layout::{ClusterLayout, MemberPosition};
 pub use names::ObjectNames;
 pub use observed::{Observed, PodSilence, TemplateRevision};
@@ -84,4 +84,4 @@ pub const FORMING_NODE_TIMEOUT_MS: u32 = 500;
 pub const SETTINGS_MAX: usize = 128;
 
 /// The most `meet` actions in one plan. A full mesh of 32 nodes fits; gossip introduces the others.
-pub const MEETINGS_MAX: usize = 496;
+pub const HANDSHAKES_MAX: usize = 496;

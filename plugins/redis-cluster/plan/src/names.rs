@@ -37,11 +37,12 @@ impl ObjectNames<'_> {
     /// without a hash.
     #[must_use]
     pub fn is_revision(&self, config_map: &str) -> bool {
-        let rest = config_map.strip_prefix(self.cluster).and_then(|it| it.strip_prefix("-config"));
+        let rest =
+            config_map.strip_prefix(self.cluster).and_then(|rest| rest.strip_prefix("-config"));
         rest.is_some_and(|rest| {
             let hash = rest.strip_prefix('-').unwrap_or_default();
             let digits =
-                |it: &str| it.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+                |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
             rest.is_empty() || hash.len() == 16 && digits(hash)
         })
     }
@@ -60,8 +61,8 @@ impl ObjectNames<'_> {
 
     /// Returns the name of the Pod at a position.
     #[must_use]
-    pub fn pod(&self, seat: MemberPosition) -> String {
-        format!("{}-{}", self.shard(seat.shard), seat.ordinal)
+    pub fn pod(&self, position: MemberPosition) -> String {
+        format!("{}-{}", self.shard(position.shard), position.ordinal)
     }
 
     /// Returns the position of a Pod; `None` for a name that this type does not create.
@@ -69,9 +70,10 @@ impl ObjectNames<'_> {
     pub fn position(&self, pod: &str) -> Option<MemberPosition> {
         let rest = pod.strip_prefix(self.cluster)?.strip_prefix("-shard-")?;
         let (shard, ordinal) = rest.split_once('-')?;
-        let seat = MemberPosition { shard: shard.parse().ok()?, ordinal: ordinal.parse().ok()? };
+        let position =
+            MemberPosition { shard: shard.parse().ok()?, ordinal: ordinal.parse().ok()? };
         // `007` parses as a number, but such a name is not created here.
-        (self.pod(seat) == pod).then_some(seat)
+        (self.pod(position) == pod).then_some(position)
     }
 }
 
@@ -80,11 +82,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_leads_back_to_its_seat() {
+    fn a_pod_name_maps_to_its_position() {
         let names = ObjectNames { cluster: "demo" };
-        let seat = MemberPosition { shard: 2, ordinal: 11 };
-        assert_eq!(names.pod(seat), "demo-shard-2-11");
-        assert_eq!(names.position("demo-shard-2-11"), Some(seat));
+        let position = MemberPosition { shard: 2, ordinal: 11 };
+        assert_eq!(names.pod(position), "demo-shard-2-11");
+        assert_eq!(names.position("demo-shard-2-11"), Some(position));
         for other in
             ["demo-2-11", "demox-shard-2-1", "demo-shard-2", "demo-shard-02-1", "demo-shard--1-0"]
         {
@@ -93,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_is_known_by_its_name() {
+    fn a_revision_is_recognised_by_its_name() {
         let names = ObjectNames { cluster: "demo" };
         assert_eq!(names.revision(255), "demo-config-00000000000000ff");
         assert!(names.is_revision(&names.revision(u64::MAX)) && names.is_revision("demo-config"));

@@ -81,7 +81,7 @@ impl MemberView {
     /// Returns true if `in_sync` is to be reported: always for a replica; for a member that does not answer,
     /// if it was in sync when its primary last answered.
     #[must_use]
-    pub fn tells_sync(&self) -> bool {
+    pub fn reports_sync(&self) -> bool {
         self.role == MemberRole::Replica || self.in_sync
     }
 }
@@ -92,7 +92,7 @@ pub enum OutdatedPods {
     /// The revision of a StatefulSet's template is not known (yet).
     Unknown,
     /// All Pods are of their StatefulSet's present template.
-    Nobody,
+    UpToDate,
     /// Some Pods are of an older template.
     Some {
         /// The number of these Pods.
@@ -168,7 +168,7 @@ impl Plan {
     #[must_use]
     pub fn requeue_ms(&self) -> u64 {
         let acts = self.decisions().any(|decision| !decision.actions().is_empty());
-        let goes_on = |reason: &WaitReason| {
+        let continues = |reason: &WaitReason| {
             matches!(
                 reason,
                 WaitReason::Gossip | WaitReason::StateNotOk { .. } | WaitReason::OtherShardFirst
@@ -180,7 +180,7 @@ impl Plan {
         match self.stage {
             ClusterStage::Steady => HEALTHY_REQUEUE_MS,
             ClusterStage::Forming | ClusterStage::Healing
-                if acts || !is_stuck && self.reasons().any(goes_on) =>
+                if acts || !is_stuck && self.reasons().any(continues) =>
             {
                 BUSY_REQUEUE_MS
             }

@@ -64,14 +64,14 @@ pub enum WaitReason {
         slots: String,
     },
     /// A member requires another password than the one in force.
-    #[error("`{pod}` refuses the password in force ({why}): {way_out}")]
+    #[error("`{pod}` refuses the password in force ({why}): {fix}")]
     CredentialsRefused {
         /// The member's Pod.
         pod: String,
         /// The server's error text.
         why: String,
         /// How to fix it.
-        way_out: &'static str,
+        fix: &'static str,
     },
     /// The spec leaves failovers to the cluster.
     #[error(
@@ -127,13 +127,13 @@ pub enum WaitReason {
     },
     /// A server ends by itself immediately after each start.
     #[error(
-        "the server of `{pod}` does not start: it reports `{words}`; fix that in the spec or on its volume"
+        "the server of `{pod}` does not start: it reports `{output}`; fix that in the spec or on its volume"
     )]
     DoesNotStart {
         /// The first such Pod.
         pod: String,
         /// Its last output.
-        words: String,
+        output: String,
     },
     /// Kubernetes does not consider a Pod ready although its server answers the host.
     #[error(

@@ -44,7 +44,7 @@ fn reasons(model: &Model) -> Vec<&'static str> {
 }
 
 #[test]
-fn a_cluster_forms_and_then_nothing_is_left_to_do() {
+fn a_cluster_forms_and_reaches_the_desired_state() {
     for (shards, replicas) in [(1, 0), (1, 2), (2, 1), (3, 0), (3, 1), (5, 2)] {
         let model = Model::formed(spec(shards, replicas));
         let plan = model.plan();
@@ -61,7 +61,7 @@ fn a_cluster_forms_and_then_nothing_is_left_to_do() {
 }
 
 #[test]
-fn the_first_plan_prepares_everybody_before_they_meet() {
+fn the_first_plan_prepares_all_members_before_they_meet() {
     let model = Model::new(spec(2, 0));
     let expected = [
         "configure demo-shard-0-0",
@@ -102,7 +102,7 @@ fn a_pod_with_its_volume_keeps_its_id_at_a_new_address() {
 }
 
 #[test]
-fn all_pods_at_new_addresses_find_each_other() {
+fn all_pods_at_new_addresses_meet_again() {
     let mut model = Model::formed(spec(3, 1));
     let pods: Vec<String> = model.pods.keys().cloned().collect();
     let ids: Vec<_> = pods.iter().map(|pod| model.id(pod)).collect();
@@ -115,7 +115,7 @@ fn all_pods_at_new_addresses_find_each_other() {
 }
 
 #[test]
-fn a_forgotten_node_is_introduced_by_those_who_forgot_it() {
+fn nodes_that_forgot_a_member_meet_it_again() {
     let mut model = Model::formed(spec(3, 1));
     let id = model.id("demo-shard-1-1");
     for pod in ["demo-shard-0-0", "demo-shard-0-1", "demo-shard-2-0"] {
@@ -130,7 +130,7 @@ fn a_forgotten_node_is_introduced_by_those_who_forgot_it() {
 }
 
 #[test]
-fn slots_that_the_owner_dropped_go_back_to_it() {
+fn slots_that_the_owner_dropped_are_assigned_to_it_again() {
     let mut model = Model::formed(spec(3, 1));
     let owner = model.process("demo-shard-1-0");
     let own = owner.table.get_mut(&owner.id.clone()).unwrap();
@@ -154,7 +154,7 @@ fn slots_that_the_owner_dropped_go_back_to_it() {
 }
 
 #[test]
-fn slots_are_given_only_when_every_pod_has_said_what_it_owns() {
+fn slots_are_assigned_only_when_every_pod_answers() {
     let mut model = Model::new(spec(2, 1));
     model.kill("demo-shard-1-1");
     assert!(!verbs(&model).iter().any(|verb| verb.starts_with("assign")));
@@ -162,7 +162,7 @@ fn slots_are_given_only_when_every_pod_has_said_what_it_owns() {
 }
 
 #[test]
-fn each_setting_of_the_spec_is_an_action_of_its_own_and_holds_nothing_up() {
+fn each_setting_of_the_spec_is_an_action_of_its_own_and_delays_nothing() {
     let mut model = Model::formed(spec(1, 1));
     model.spec.settings = [("slowlog-max-len", "256"), ("repl-backlog-size", "1mb"), ("hz", "20")]
         .map(|(name, value)| (name.into(), value.into()))
@@ -261,7 +261,7 @@ proptest! {
 }
 
 #[test]
-fn a_plan_that_asks_too_much_is_found_out() {
+fn the_check_finds_forbidden_actions() {
     let mut model = Model::formed(spec(3, 1));
     model.kill("demo-shard-1-0");
     let observed = model.observed();
@@ -297,6 +297,9 @@ fn a_plan_that_asks_too_much_is_found_out() {
         "claimed by another node",
     ];
     for text in expected {
-        assert!(violations.iter().any(|it| it.contains(text)), "{text}: {violations:#?}");
+        assert!(
+            violations.iter().any(|violation| violation.contains(text)),
+            "{text}: {violations:#?}"
+        );
     }
 }

@@ -100,8 +100,8 @@ fn are_buffer_limits(value: &str) -> bool {
     let words: alloc::vec::Vec<&str> = value.split(' ').filter(|word| !word.is_empty()).collect();
     let is_group = |group: &[&str]| match group {
         [class, hard, soft, seconds] => {
-            let seconds =
-                integer(seconds).is_some_and(|it| (0..=i64::from(i32::MAX)).contains(&it));
+            let seconds = integer(seconds)
+                .is_some_and(|seconds| (0..=i64::from(i32::MAX)).contains(&seconds));
             CLASSES.contains(class) && bytes(hard).is_some() && bytes(soft).is_some() && seconds
         }
         _ => false,
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_read_as_the_engine_reads_it() {
+    fn memory_is_parsed_as_the_server_parses_it() {
         let cases = [
             ("0", Some(0)),
             ("1k", Some(1000)),
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_numbers_are_written_in_one_way() {
+    fn whole_numbers_have_one_form() {
         for (value, expected) in [
             ("0", Some(0)),
             ("-5", Some(-5)),
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_shown_in_the_engines_form() {
+    fn values_are_shown_in_the_servers_form() {
         let memory = SettingKind::Memory { min: 0, max: BYTES_MAX };
         assert_eq!(memory.as_shown("1mb").as_deref(), Some("1048576"));
         assert_eq!(SettingKind::YesNo.as_shown("no").as_deref(), Some("no"));
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_told_in_units() {
+    fn bounds_are_shown_in_units() {
         let cases = [
             (SettingKind::Memory { min: 1 << 20, max: BYTES_MAX }, "at least `1mb`"),
             (SettingKind::Memory { min: 16_384, max: 64 << 30 }, "from `16kb` to `64gb`"),

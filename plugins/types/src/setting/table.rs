@@ -18,7 +18,7 @@ pub struct ManagedSetting {
     /// The setting's name; the name of a family ends in `-` and is a prefix.
     pub name: &'static str,
     /// How to fix a spec that contains it.
-    pub way_out: &'static str,
+    pub fix: &'static str,
 }
 
 impl ManagedSetting {
@@ -45,8 +45,8 @@ const fn one_of(name: &'static str, words: &'static [&'static str]) -> OfferedSe
     OfferedSetting { name, kind: SettingKind::OneOf(words) }
 }
 
-const fn managed(name: &'static str, way_out: &'static str) -> ManagedSetting {
-    ManagedSetting { name, way_out }
+const fn managed(name: &'static str, fix: &'static str) -> ManagedSetting {
+    ManagedSetting { name, fix }
 }
 
 const INT_MAX: i64 = i32::MAX as i64;

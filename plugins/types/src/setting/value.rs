@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_is_as_good_as_text() {
+    fn a_number_and_a_string_are_equal() {
         for text in ["\"100\"", "100"] {
             let value: SettingValue = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&value).unwrap(), "\"100\"", "{text}");

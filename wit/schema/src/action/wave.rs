@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn an_action_comes_right_after_those_it_names() {
+    fn an_action_is_in_the_first_wave_after_those_it_names() {
         let list =
             [action("", &["b", "c"]), action("b", &["c"]), action("c", &[]), action("", &[])];
         assert_eq!(waves(&list), Ok(vec![vec![2, 3], vec![1], vec![0]]));

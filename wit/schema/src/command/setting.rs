@@ -88,14 +88,14 @@ pub enum SettingError {
     #[error("the setting `{0}` cannot be changed at run time by `configure`")]
     NotInTable(String),
     /// The value is not allowed.
-    #[error("the setting `{name}` cannot be `{value}`: {wanted}")]
+    #[error("the setting `{name}` cannot be `{value}`: {expected}")]
     Value {
         /// The setting.
         name: String,
         /// The value requested.
         value: String,
         /// The allowed values.
-        wanted: String,
+        expected: String,
     },
 }
 
@@ -115,7 +115,7 @@ pub fn check_settings(
     for (name, value) in settings {
         let found = RUNTIME_SETTINGS.iter().find(|setting| setting.name == name);
         let setting = found.ok_or_else(|| SettingError::NotInTable(name.clone()))?;
-        let wanted = match setting.values {
+        let expected = match setting.values {
             SettingValues::YesNo if value == "yes" || value == "no" => continue,
             SettingValues::YesNo => "it must be `yes` or `no`".to_string(),
             SettingValues::Number { min, max } => {
@@ -132,7 +132,7 @@ pub fn check_settings(
                 None => "the Pod has no address".to_string(),
             },
         };
-        return Err(SettingError::Value { name: name.clone(), value: value.clone(), wanted });
+        return Err(SettingError::Value { name: name.clone(), value: value.clone(), expected });
     }
     Ok(())
 }

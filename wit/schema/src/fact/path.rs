@@ -49,11 +49,11 @@ pub enum PathError {
 
 /// A step of the path does not apply to the value found there.
 #[derive(Debug, thiserror::Error)]
-#[error("`{field}`: `{step}` does not apply to {is}")]
+#[error("`{field}`: `{step}` does not apply to {found}")]
 pub(super) struct PathMismatch {
     field: String,
     step: String,
-    is: &'static str,
+    found: &'static str,
 }
 
 impl FieldPath {
@@ -64,15 +64,15 @@ impl FieldPath {
     /// Returns true if the first steps are these names.
     pub(super) fn begins_with(&self, names: &[&str]) -> bool {
         let is_name =
-            |(step, name): (&PathStep, &&str)| matches!(step, PathStep::Name(is) if is == name);
+            |(step, name): (&PathStep, &&str)| matches!(step, PathStep::Name(own) if own == name);
         names.len() <= self.steps.len() && self.steps.iter().zip(names).all(is_name)
     }
 
     /// Returns the value in a document; `None` if it is absent or null.
     pub(super) fn find<'a>(&self, document: &'a Value) -> Result<Option<&'a Value>, PathMismatch> {
-        let mut here = document;
+        let mut current = document;
         for step in &self.steps {
-            let next = match (step, here) {
+            let next = match (step, current) {
                 (_, Value::Null) => None,
                 (PathStep::Name(name), Value::Object(fields)) => fields.get(name),
                 (PathStep::Item { key, text }, Value::Array(items)) => {
@@ -81,15 +81,15 @@ impl FieldPath {
                 }
                 (step, other) => {
                     let (field, step) = (self.to_string(), step.to_string());
-                    return Err(PathMismatch { field, step, is: kind(other) });
+                    return Err(PathMismatch { field, step, found: kind(other) });
                 }
             };
             match next {
-                Some(next) => here = next,
+                Some(next) => current = next,
                 None => return Ok(None),
             }
         }
-        Ok((!here.is_null()).then_some(here))
+        Ok((!current.is_null()).then_some(current))
     }
 }
 

@@ -8,7 +8,7 @@ use alloc::{
 
 use serde_json::Value;
 
-use super::{FactError, FactTest, FieldPath, path, path::PathStep, shown};
+use super::{FactError, FactTest, FieldPath, bounded_text, path, path::PathStep};
 
 /// The shape of a value in a document.
 #[derive(Debug)]
@@ -119,10 +119,10 @@ impl FieldShape {
         path: &FieldPath,
         document: &'static str,
     ) -> Result<&Self, FactError> {
-        let mut here = self;
+        let mut current = self;
         for step in path.steps() {
-            here = match (here, step) {
-                (Any, _) => return Ok(here),
+            current = match (current, step) {
+                (Any, _) => return Ok(current),
                 (Map(shape), PathStep::Name(_)) => shape,
                 (List(shape @ Record(fields)), PathStep::Item { key, .. })
                     if fields.iter().any(|(name, shape)| name == key && matches!(shape, Text)) =>
@@ -133,13 +133,13 @@ impl FieldShape {
                     let found = fields.iter().find(|(known, _)| known == name);
                     &found.ok_or_else(|| unknown(path, document, name, fields))?.1
                 }
-                (is, step) => {
+                (shape, step) => {
                     let (field, name) = (path.to_string(), step.to_string());
-                    return Err(FactError::NoWay { field, name, is: is.words() });
+                    return Err(FactError::BadStep { field, name, found: shape.description() });
                 }
             };
         }
-        Ok(here)
+        Ok(current)
     }
 
     /// Checks that a test applies to a value of this shape.
@@ -152,23 +152,23 @@ impl FieldShape {
                 (self, value)
             }
             (FactTest::Contains(value), List(item @ (Text | Number | Bool))) => (*item, value),
-            (_, is) => {
+            (_, shape) => {
                 let (field, op) = (path.to_string(), test.op().to_string());
-                return Err(FactError::Operator { field, op, is: is.words() });
+                return Err(FactError::Operator { field, op, found: shape.description() });
             }
         };
-        if fits.takes(value) {
+        if fits.matches_type(value) {
             return Ok(());
         }
         Err(FactError::Value {
             field: path.to_string(),
             op: test.op().to_string(),
-            wants: fits.words(),
-            is: format!("{}, {}", path::kind(value), shown(value)),
+            needed: fits.description(),
+            found: format!("{}, {}", path::kind(value), bounded_text(value)),
         })
     }
 
-    fn takes(&self, value: &Value) -> bool {
+    fn matches_type(&self, value: &Value) -> bool {
         match self {
             Text => value.is_string(),
             Number => value.is_number(),
@@ -179,7 +179,7 @@ impl FieldShape {
         }
     }
 
-    const fn words(&self) -> &'static str {
+    const fn description(&self) -> &'static str {
         match self {
             Text => "a string",
             Number => "a number",
@@ -216,7 +216,10 @@ impl FieldShape {
                 let of = |(name, value): (&String, &Value)| {
                     let at = format!("{at}.{name}");
                     let shape = fields.iter().find(|(known, _)| known == name);
-                    shape.map_or_else(|| [at.clone()].into(), |(_, it)| it.undescribed(value, &at))
+                    shape.map_or_else(
+                        || [at.clone()].into(),
+                        |(_, shape)| shape.undescribed(value, &at),
+                    )
                 };
                 values.iter().flat_map(of).collect()
             }
@@ -227,17 +230,18 @@ impl FieldShape {
             (List(shape), Value::Array(values)) => {
                 values.iter().flat_map(|value| shape.undescribed(value, at)).collect()
             }
-            (shape, value) if shape.takes(value) => Vec::new(),
-            (shape, value) => [format!("{at}: {value} is not {}", shape.words())].into(),
+            (shape, value) if shape.matches_type(value) => Vec::new(),
+            (shape, value) => [format!("{at}: {value} is not {}", shape.description())].into(),
         }
     }
 
     /// Returns the paths of all values that this shape describes.
     pub(super) fn leaves(&self, at: &str) -> Vec<String> {
         match self {
-            Record(fields) => {
-                fields.iter().flat_map(|(name, it)| it.leaves(&format!("{at}.{name}"))).collect()
-            }
+            Record(fields) => fields
+                .iter()
+                .flat_map(|(name, shape)| shape.leaves(&format!("{at}.{name}")))
+                .collect(),
             Map(shape) | List(shape) => shape.leaves(&format!("{at}.*")),
             Text | Number | Bool | Any => [at.to_string()].into(),
         }

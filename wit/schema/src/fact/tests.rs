@@ -168,7 +168,7 @@ fn paths(shape: &FieldShape, document: &Value, at: &str, found: &mut BTreeSet<St
 }
 
 #[test]
-fn a_fact_about_a_member_holds_or_says_what_is_there() {
+fn a_fact_about_a_member_holds_or_reports_the_value() {
     let up = ".answer.answered.replication.upstream.linkUp";
     let offset = ".answer.answered.replication.offsetBytes";
     let rows = [
@@ -241,7 +241,7 @@ fn a_fact_about_a_member_holds_or_says_what_is_there() {
 
 /// A member that does not answer decides no fact about what only its process knows.
 #[test]
-fn a_silent_member_leaves_its_own_facts_open() {
+fn facts_about_a_silent_process_are_unknown() {
     let document = silent();
     let rows = [
         (json!({"field": ".answer.answered.role", "op": "equals", "value": "primary"}), None),
@@ -266,7 +266,7 @@ fn a_silent_member_leaves_its_own_facts_open() {
 }
 
 #[test]
-fn what_is_not_there_is_absent_and_nothing_else() {
+fn an_absent_field_matches_only_absent() {
     for (op, held) in [("exists", no(Value::Null)), ("absent", FactOutcome::Yes)] {
         for subject in [of_member(), of_pod()] {
             let whole = fact(subject, json!({"field": ".", "op": op}));
@@ -322,7 +322,7 @@ fn a_fact_about_an_object_follows_lists_and_names_with_dots() {
 }
 
 #[test]
-fn what_is_no_fact_is_refused_by_name() {
+fn an_invalid_fact_is_refused_with_its_fault() {
     let member = json!({"member": {"pod": "a"}});
     let view = json!({"view": {}});
     let object = json!({"object": {"apiVersion": "v1", "kind": "Pod", "name": "a"}});

@@ -136,7 +136,7 @@ mod tests {
     use alloc::string::ToString;
 
     #[test]
-    fn an_id_prints_as_it_was_written() {
+    fn an_id_is_written_as_it_was_parsed() {
         let text = "07c37dfeb235213a872192d90877d0cd55635b91";
         let id: NodeId = text.parse().unwrap();
         assert_eq!(id.to_string(), text);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_id_is_refused() {
+    fn an_invalid_id_is_refused() {
         assert_eq!("abc".parse::<NodeId>(), Err(HexIdError::Length(3)));
         assert_eq!("g".repeat(40).parse::<NodeId>(), Err(HexIdError::Digit));
         assert!(serde_json::from_str::<RunId>("\"\"").is_err());

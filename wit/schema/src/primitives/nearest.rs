@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_may_be_meant_is_suggested() {
+    fn only_similar_words_are_suggested() {
         let known = ["get", "list", "apply", "apply-status"];
         let rows = [
             ("aply", Some("apply")),

@@ -203,16 +203,16 @@ impl SlotSet {
     /// Adds a range; slots that the set already contains stay.
     pub fn insert(&mut self, range: SlotRange) {
         let SlotRange { mut first, mut last } = range;
-        self.ranges.retain(|there| {
+        self.ranges.retain(|existing| {
             // Merges ranges that touch. The sums cannot overflow, because slots are below 16384.
-            let touches = there.first.0 <= last.0 + 1 && first.0 <= there.last.0 + 1;
+            let touches = existing.first.0 <= last.0 + 1 && first.0 <= existing.last.0 + 1;
             if touches {
-                first = first.min(there.first);
-                last = last.max(there.last);
+                first = first.min(existing.first);
+                last = last.max(existing.last);
             }
             !touches
         });
-        let at = self.ranges.partition_point(|there| there.first < first);
+        let at = self.ranges.partition_point(|existing| existing.first < first);
         self.ranges.insert(at, SlotRange { first, last });
     }
 
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_run_of_slots_is_refused() {
+    fn an_invalid_range_is_refused() {
         let cases = [
             ("16384", SlotError::TooLarge(16_384)),
             ("7-5", SlotError::Backwards { first: 7, last: 5 }),

@@ -144,10 +144,10 @@ impl Snapshot {
     #[must_use]
     pub fn is_agreed_but_for(&self, need_not: impl Fn(&Member) -> bool) -> bool {
         let agrees = |facts: &MemberFacts| {
-            let same = |(id, row): (&NodeId, &NodeRow)| {
+            let owned_alike = |(id, row): (&NodeId, &NodeRow)| {
                 self.view.get(id).is_some_and(|agreed| agreed.owns_the_same(row))
             };
-            facts.node.is_some() && facts.lacks.is_empty() && facts.differs.iter().all(same)
+            facts.node.is_some() && facts.lacks.is_empty() && facts.differs.iter().all(owned_alike)
         };
         self.members.iter().any(|member| member.facts().is_some())
             && self.members.iter().all(|member| member.facts().map_or(need_not(member), agrees))
@@ -183,11 +183,14 @@ impl Snapshot {
     pub fn check_in_sync(&self, pod: &str, behind_bytes_max: u64) -> Result<(), NotInSync> {
         let pod = String::from(pod);
         let member = self.member(&pod);
-        let told = member.and_then(Member::facts).and_then(|facts| facts.replication.as_ref());
-        let (Some(member), Some(told)) = (member, told) else {
+        let replica_stream =
+            member.and_then(Member::facts).and_then(|facts| facts.replication.as_ref());
+        let (Some(member), Some(replica_stream)) = (member, replica_stream) else {
             return Err(NotInSync::NoReplica(pod));
         };
-        let Some(upstream) = &told.upstream else { return Err(NotInSync::NoReplica(pod)) };
+        let Some(upstream) = &replica_stream.upstream else {
+            return Err(NotInSync::NoReplica(pod));
+        };
         let own = member.node().and_then(|id| self.row_seen_by(member, id));
         let primary = own.and_then(|row| row.primary).and_then(|id| self.member_of(id));
         let stream = primary.and_then(Member::facts).and_then(|facts| facts.replication.as_ref());
@@ -205,7 +208,7 @@ impl Snapshot {
             let follows = upstream.address.clone();
             return Err(NotInSync::WrongAddress { pod, follows, address });
         }
-        if told.id != stream.id {
+        if replica_stream.id != stream.id {
             return Err(NotInSync::OtherHistory(pod));
         }
         let attached =
@@ -220,8 +223,9 @@ impl Snapshot {
         if SYNC_LAG_S_MAX < lag_s {
             return Err(NotInSync::Silent { pod, lag_s });
         }
-        let behind_bytes =
-            stream.offset_bytes.saturating_sub(told.offset_bytes.max(attached.offset_bytes));
+        let behind_bytes = stream
+            .offset_bytes
+            .saturating_sub(replica_stream.offset_bytes.max(attached.offset_bytes));
         if behind_bytes_max < behind_bytes {
             return Err(NotInSync::Behind { pod, behind_bytes, allowed_bytes: behind_bytes_max });
         }
@@ -297,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn in_sync_is_what_both_ends_say() {
+    fn in_sync_needs_both_reports() {
         const A: &str = "/members/0/answer/answered/replication";
         const B: &str = "/members/1/answer/answered/replication";
         let pod = || String::from("b");
@@ -342,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn all_agree_who_give_each_slot_the_same_owner() {
+    fn members_agree_if_they_give_each_slot_the_same_owner() {
         let id = |digit: &str| digit.repeat(40);
         // Sets how `b` sees one node, different from the majority's view.
         let agreed = |node: &str, row: Value| {
@@ -367,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn two_processes_with_one_id_are_nobody() {
+    fn a_node_id_of_two_processes_finds_no_member() {
         let mut json = pair();
         json["members"][1]["answer"]["answered"]["node"] = json!("a".repeat(40));
         let snapshot: Snapshot = serde_json::from_value(json).unwrap();

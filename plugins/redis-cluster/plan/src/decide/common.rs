@@ -14,7 +14,7 @@ use tholepin_schema::{
 };
 
 use crate::{
-    Decision, FORMING_NODE_TIMEOUT_MS, MEETINGS_MAX, WaitReason,
+    Decision, FORMING_NODE_TIMEOUT_MS, HANDSHAKES_MAX, WaitReason,
     cluster_model::{ClusterModel, LiveMember},
     configuration::{NODE_TIMEOUT, of_failover},
 };
@@ -22,17 +22,17 @@ use crate::{
 const ANNOUNCE_IP: &str = "cluster-announce-ip";
 
 /// Decides about the cluster as a whole.
-pub(super) fn decide(picture: &ClusterModel<'_>) -> Decision {
+pub(super) fn decide(model: &ClusterModel<'_>) -> Decision {
     let mut actions: Vec<Action> = Vec::new();
-    actions.extend(picture.live.values().filter_map(|live| configure(picture, live)));
-    actions.extend(picture.live.values().filter_map(|live| first_epoch(picture, live)));
-    actions.extend(meetings(picture));
-    let unknown = unknown(picture);
-    actions.extend(forget(picture, &unknown));
+    actions.extend(model.live.values().filter_map(|live| configure(model, live)));
+    actions.extend(model.live.values().filter_map(|live| first_epoch(model, live)));
+    actions.extend(handshakes(model));
+    let unknown = unknown(model);
+    actions.extend(forget(model, &unknown));
     if !actions.is_empty() {
         return Decision::Act(actions);
     }
-    match unknown.into_iter().find(|(_, rows)| !rows.iter().all(|row| is_ghost(row))) {
+    match unknown.into_iter().find(|(_, rows)| !rows.iter().all(|row| is_unreachable(row))) {
         Some((node, rows)) => {
             let address = rows.iter().find_map(|row| row.address.clone()).unwrap_or_default();
             Decision::Wait(WaitReason::ForeignNode { node, address })
@@ -44,14 +44,14 @@ pub(super) fn decide(picture: &ClusterModel<'_>) -> Decision {
 /// Gives a node that knows no other its first epoch while the cluster is being formed. Two primaries with the
 /// same epoch would have to resolve the conflict between them, which takes time. A node that joins later
 /// needs no epoch, because it becomes a replica.
-fn first_epoch(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
-    let id = first_epoch_id(picture, live)?;
+fn first_epoch(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
+    let id = first_epoch_id(model, live)?;
     let pod = live.member.pod.clone();
     // The member that gets slots in this plan is the first empty one, as in `shard::begin`.
     let mut primaries =
-        picture.live_of(live.position.shard).filter(|live| live.own.role == Role::Primary);
+        model.live_of(live.position.shard).filter(|live| live.own.role == Role::Primary);
     let is_primary = live.serves() || primaries.next().is_some_and(|first| first.node == live.node);
-    let epoch = picture.layout.first_epoch(live.position, is_primary);
+    let epoch = model.layout.first_epoch(live.position, is_primary);
     let presume = Preconditions {
         node: Some(live.node),
         run_id: live.facts.run_id,
@@ -63,69 +63,73 @@ fn first_epoch(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Acti
 }
 
 /// Returns the id of the action that gives a node its first epoch, if it needs one.
-pub(super) fn first_epoch_id(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<String> {
+pub(super) fn first_epoch_id(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<String> {
     let cluster = live.facts.cluster.as_ref()?;
-    let needed = live.is_alone() && cluster.epoch == ConfigEpoch(0) && !picture.is_covered();
+    let needed = live.is_alone() && cluster.epoch == ConfigEpoch(0) && !model.is_covered();
     needed.then(|| format!("epoch:{}", live.member.pod))
 }
 
 /// Plans `meet` for members that do not know each other, or know an old address. The member that lacks the
 /// other receives the command, so that the other needs no change. This introduces a forgotten node
 /// immediately, although the other nodes refuse for 60 s to learn it by gossip.
-fn meetings(picture: &ClusterModel<'_>) -> Vec<Action> {
-    let live: Vec<&LiveMember<'_>> = picture.live.values().collect();
-    let mut meetings = Vec::new();
+fn handshakes(model: &ClusterModel<'_>) -> Vec<Action> {
+    let live: Vec<&LiveMember<'_>> = model.live.values().collect();
+    let mut handshakes = Vec::new();
     for (index, a) in live.iter().enumerate() {
         for b in live.iter().skip(index + 1) {
-            let pair = match (lacks(picture, a, b), lacks(picture, b, a)) {
+            let pair = match (lacks(model, a, b), lacks(model, b, a)) {
                 (false, false) => continue,
                 (true, _) => (a, b),
                 (false, true) => (b, a),
             };
-            if is_meeting(picture, pair.0, pair.1) || is_meeting(picture, pair.1, pair.0) {
+            if has_handshake_with(model, pair.0, pair.1)
+                || has_handshake_with(model, pair.1, pair.0)
+            {
                 continue;
             }
-            meetings.push(meet(picture, pair.0, pair.1));
-            if meetings.len() == MEETINGS_MAX {
-                return meetings;
+            handshakes.push(meet(model, pair.0, pair.1));
+            if handshakes.len() == HANDSHAKES_MAX {
+                return handshakes;
             }
         }
     }
-    meetings
+    handshakes
 }
 
-fn meet(picture: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMember<'_>) -> Action {
+fn meet(model: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMember<'_>) -> Action {
     let verb = Verb::Meet { pod: a.member.pod.clone(), with: b.member.pod.clone() };
     let presume =
         Preconditions { node: Some(a.node), run_id: a.facts.run_id, ..Preconditions::default() };
-    let after = [a, b].into_iter().filter_map(|live| first_epoch_id(picture, live)).collect();
+    let after = [a, b].into_iter().filter_map(|live| first_epoch_id(model, live)).collect();
     Action { id: None, verb, presume, after }
 }
 
 /// Returns true if `a` does not know `b` at its present address.
-fn lacks(picture: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMember<'_>) -> bool {
-    let Some(row) = picture.snapshot().row_seen_by(a.member, b.node) else { return true };
+fn lacks(model: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMember<'_>) -> bool {
+    let Some(row) = model.snapshot().row_seen_by(a.member, b.node) else { return true };
     b.member.address.is_some() && row.address != b.member.address
 }
 
 /// Returns true if `a` has a handshake in progress with the node at `b`'s address.
-fn is_meeting(picture: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMember<'_>) -> bool {
-    let rows = a.facts.differs.values().chain(picture.snapshot().view.values());
-    let mut meeting = rows.filter(|row| row.flags.contains(&NodeFlag::Handshake));
-    meeting.any(|row| row.address.is_some() && row.address == b.member.address)
+fn has_handshake_with(model: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMember<'_>) -> bool {
+    let rows = a.facts.differs.values().chain(model.snapshot().view.values());
+    let mut handshakes = rows.filter(|row| row.flags.contains(&NodeFlag::Handshake));
+    handshakes.any(|row| row.address.is_some() && row.address == b.member.address)
 }
 
 /// Plans the settings of Tholepin that a member does not have. The spec's settings are planned separately
 /// (`settings`), because one that a server refuses must not delay these.
-fn configure(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
-    let mut wanted = standing(picture);
-    wanted.insert(NODE_TIMEOUT.into(), node_timeout_ms(picture, live).to_string());
-    if let Some((ip, _)) = live.member.address.as_deref().and_then(|it| it.rsplit_once(':')) {
-        wanted.insert(ANNOUNCE_IP.into(), ip.into());
+fn configure(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
+    let mut desired = fixed_settings(model);
+    desired.insert(NODE_TIMEOUT.into(), node_timeout_ms(model, live).to_string());
+    if let Some((ip, _)) =
+        live.member.address.as_deref().and_then(|address| address.rsplit_once(':'))
+    {
+        desired.insert(ANNOUNCE_IP.into(), ip.into());
     }
     // Skips settings that the member does not report: they would be set again in every reconcile.
-    wanted.retain(|name, value| live.facts.settings.get(name).is_some_and(|is| is != value));
-    if wanted.is_empty() {
+    desired.retain(|name, value| live.facts.settings.get(name).is_some_and(|is| is != value));
+    if desired.is_empty() {
         return None;
     }
     let pod = live.member.pod.clone();
@@ -135,18 +139,18 @@ fn configure(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action
         ..Preconditions::default()
     };
     let id = Some(format!("configure:{pod}"));
-    let verb = Verb::Configure { pod, settings: wanted, temporary: false };
+    let verb = Verb::Configure { pod, settings: desired, temporary: false };
     Some(Action { id, verb, presume, after: Vec::new() })
 }
 
 /// Returns the settings that every member should have, whatever the spec's settings are.
-fn standing(picture: &ClusterModel<'_>) -> BTreeMap<String, String> {
-    let mut wanted = of_failover(picture.spec);
-    wanted.extend([
+fn fixed_settings(model: &ClusterModel<'_>) -> BTreeMap<String, String> {
+    let mut desired = of_failover(model.spec);
+    desired.extend([
         (String::from("cluster-allow-replica-migration"), String::from("no")),
         (String::from("repl-diskless-sync-delay"), String::from("0")),
     ]);
-    wanted
+    desired
 }
 
 /// Returns the node timeout that a member should have now.
@@ -154,20 +158,20 @@ fn standing(picture: &ClusterModel<'_>) -> BTreeMap<String, String> {
 /// It is short while the member does not know the owner of every slot, and stays short until the member
 /// reports `cluster_state:ok`: with the long timeout it would refuse writes for up to 5 s more. It does not
 /// become short again when a node fails: then a node is flagged as failing, and the slots still have owners.
-fn node_timeout_ms(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> u32 {
-    let usual = picture.spec.failover.node_timeout_ms;
+fn node_timeout_ms(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> u32 {
+    let usual = model.spec.failover.node_timeout_ms;
     let Some(cluster) = &live.facts.cluster else { return usual };
     let short = usual.min(FORMING_NODE_TIMEOUT_MS);
     let knows_all = cluster.slots_assigned == u64::from(Slot::COUNT);
     let is_short = live.facts.settings.get(NODE_TIMEOUT) == Some(&short.to_string());
-    let somebody_fails = || picture.rows().any(|(_, row)| row.is_failing());
-    let unsettled = !knows_all || is_short && !cluster.ok && !somebody_fails();
+    let a_node_fails = || model.rows().any(|(_, row)| row.is_failing());
+    let unsettled = !knows_all || is_short && !cluster.ok && !a_node_fails();
     if unsettled { short } else { usual }
 }
 
 /// Returns the nodes that some member knows and that are not members that answer, with all their rows.
-fn unknown<'a>(picture: &ClusterModel<'a>) -> BTreeMap<NodeId, Vec<&'a NodeRow>> {
-    let members: BTreeSet<NodeId> = picture
+fn unknown<'a>(model: &ClusterModel<'a>) -> BTreeMap<NodeId, Vec<&'a NodeRow>> {
+    let members: BTreeSet<NodeId> = model
         .snapshot()
         .members
         .iter()
@@ -175,9 +179,9 @@ fn unknown<'a>(picture: &ClusterModel<'a>) -> BTreeMap<NodeId, Vec<&'a NodeRow>>
         .collect();
     let mut unknown: BTreeMap<NodeId, Vec<&NodeRow>> = BTreeMap::new();
     // While the Pod at a desired position does not answer, any unknown node may be its node.
-    let all_answer = picture.layout.positions().all(|seat| picture.live.contains_key(&seat));
+    let all_answer = model.layout.positions().all(|position| model.live.contains_key(&position));
     if all_answer {
-        for (id, row) in picture.rows().filter(|(id, _)| !members.contains(id)) {
+        for (id, row) in model.rows().filter(|(id, _)| !members.contains(id)) {
             unknown.entry(id).or_default().push(row);
         }
     }
@@ -185,18 +189,18 @@ fn unknown<'a>(picture: &ClusterModel<'a>) -> BTreeMap<NodeId, Vec<&'a NodeRow>>
 }
 
 /// Plans `forget` for nodes that no member reaches, that own no slots and that no member follows.
-fn forget(picture: &ClusterModel<'_>, unknown: &BTreeMap<NodeId, Vec<&NodeRow>>) -> Vec<Action> {
+fn forget(model: &ClusterModel<'_>, unknown: &BTreeMap<NodeId, Vec<&NodeRow>>) -> Vec<Action> {
     let followed = |node: NodeId| {
-        let mut rows = picture.rows().filter(|(id, _)| picture.live_node(*id).is_some());
+        let mut rows = model.rows().filter(|(id, _)| model.live_node(*id).is_some());
         rows.any(|(_, row)| row.primary == Some(node))
     };
     let gone = unknown.iter().filter(|(node, rows)| {
-        rows.iter().all(|row| is_ghost(row) && row.slots.is_empty()) && !followed(**node)
+        rows.iter().all(|row| is_unreachable(row) && row.slots.is_empty()) && !followed(**node)
     });
     let forget = |node: NodeId| Action {
         id: Some(format!("forget:{node}")),
         presume: Preconditions {
-            epoch: picture.snapshot().view.get(&node).map(|row| row.epoch),
+            epoch: model.snapshot().view.get(&node).map(|row| row.epoch),
             ..Preconditions::default()
         },
         verb: Verb::Forget { node },
@@ -206,6 +210,6 @@ fn forget(picture: &ClusterModel<'_>, unknown: &BTreeMap<NodeId, Vec<&NodeRow>>)
 }
 
 /// Returns true if the reporting node does not reach this node.
-fn is_ghost(row: &NodeRow) -> bool {
+fn is_unreachable(row: &NodeRow) -> bool {
     row.is_failing() || !row.connected || row.flags.contains(&NodeFlag::NoAddress)
 }

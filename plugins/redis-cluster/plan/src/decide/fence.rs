@@ -29,15 +29,14 @@ use crate::{
 
 /// Returns the Pods to delete, each with its uid. Their processes hang, or hung until recently, and their
 /// replicas have marked them as failed, which Redis does when the majority of the primaries agrees.
-pub(super) fn decide(picture: &ClusterModel<'_>) -> Vec<(String, String)> {
+pub(super) fn decide(model: &ClusterModel<'_>) -> Vec<(String, String)> {
     let is_failed = |owner: &NodeId| {
-        picture
-            .live
-            .values()
-            .any(|heir| is_heir(picture, heir, *owner) && calls_failed(picture, heir, *owner))
+        model.live.values().any(|successor| {
+            can_succeed(model, successor, *owner) && calls_failed(model, successor, *owner)
+        })
     };
-    let failed = picture.owners.iter().flatten().filter(|owner| is_failed(owner));
-    let hung = failed.filter_map(|owner| hung(picture, *owner));
+    let failed = model.owners.iter().flatten().filter(|owner| is_failed(owner));
+    let hung = failed.filter_map(|owner| hung(model, *owner));
     hung.filter(|member| !member.deleting)
         .map(|member| (member.pod.clone(), member.pod_uid.clone()))
         .collect()
@@ -45,40 +44,37 @@ pub(super) fn decide(picture: &ClusterModel<'_>) -> Vec<(String, String)> {
 
 /// Returns the member of this primary if its process hangs and must end before a replica takes its place.
 /// While there is such a member, the cluster must not elect a replica.
-pub(super) fn hung<'a>(picture: &ClusterModel<'a>, primary: NodeId) -> Option<&'a Member> {
-    let spec = picture.spec;
+pub(super) fn hung<'a>(model: &ClusterModel<'a>, primary: NodeId) -> Option<&'a Member> {
+    let spec = model.spec;
     if spec.data_loss == DataLoss::Acceptable || spec.failover.on_pod_death == OnPodDeath::Wait {
         return None;
     }
-    let live = picture.live_node(primary);
-    let member = live.map_or_else(|| mute(picture, primary), |live| Some(live.member))?;
-    let silence = picture.observed.silent.get(&member.pod_uid)?;
-    let patience_ms = u64::from(spec.failover.node_timeout_ms) + FENCE_MS_MAX;
-    let in_time = silence.for_ms < patience_ms && !silence.is_unfenced;
-    let has_vote = promotion::vote(picture) == Ok(FailoverMode::Force);
-    let takes_over = |heir: &LiveMember<'_>| {
-        is_heir(picture, heir, primary) && (live.is_none() || calls_failed(picture, heir, primary))
+    let live = model.live_node(primary);
+    let member = live.map_or_else(|| silent_member(model, primary), |live| Some(live.member))?;
+    let silence = model.observed.silent.get(&member.pod_uid)?;
+    let limit_ms = u64::from(spec.failover.node_timeout_ms) + FENCE_MS_MAX;
+    let in_time = silence.for_ms < limit_ms && !silence.is_unfenced;
+    let has_vote = promotion::vote(model) == Ok(FailoverMode::Force);
+    let takes_over = |successor: &LiveMember<'_>| {
+        can_succeed(model, successor, primary)
+            && (live.is_none() || calls_failed(model, successor, primary))
     };
-    let has_heir = || picture.live.values().any(takes_over);
-    (member.running && in_time && has_vote && has_heir()).then_some(member)
+    let has_successor = || model.live.values().any(takes_over);
+    (member.running && in_time && has_vote && has_successor()).then_some(member)
 }
 
 /// Returns true if a member has marked a node as failed. Redis refuses a graceful failover of a primary that
 /// its replica has marked as failed.
-pub(super) fn calls_failed(
-    picture: &ClusterModel<'_>,
-    live: &LiveMember<'_>,
-    node: NodeId,
-) -> bool {
-    let row = picture.snapshot().row_seen_by(live.member, node);
+pub(super) fn calls_failed(model: &ClusterModel<'_>, live: &LiveMember<'_>, node: NodeId) -> bool {
+    let row = model.snapshot().row_seen_by(live.member, node);
     row.is_some_and(|row| row.flags.contains(&NodeFlag::Fail))
 }
 
 /// Returns the member of a primary whose process does not answer in time, but accepts connections or may do
 /// so.
-fn mute<'a>(picture: &ClusterModel<'a>, primary: NodeId) -> Option<&'a Member> {
-    let address = picture.address(primary);
-    let NodeAbsence::Silent(member) = picture.absence(primary, address.as_deref()) else {
+fn silent_member<'a>(model: &ClusterModel<'a>, primary: NodeId) -> Option<&'a Member> {
+    let address = model.address(primary);
+    let NodeAbsence::Silent(member) = model.absence(primary, address.as_deref()) else {
         return None;
     };
     let MemberAnswer::Unreachable { reason, .. } = &member.answer else { return None };
@@ -87,9 +83,9 @@ fn mute<'a>(picture: &ClusterModel<'a>, primary: NodeId) -> Option<&'a Member> {
 
 /// Returns true if a replica's link to the primary is up, so that it has received all writes until now, and
 /// it may be promoted.
-fn is_heir(picture: &ClusterModel<'_>, live: &LiveMember<'_>, primary: NodeId) -> bool {
+fn can_succeed(model: &ClusterModel<'_>, live: &LiveMember<'_>, primary: NodeId) -> bool {
     let upstream = live.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
     live.own.primary == Some(primary)
         && upstream.is_some_and(|upstream| upstream.link_up)
-        && promotion::may_lead(picture, live)
+        && promotion::may_be_promoted(model, live)
 }

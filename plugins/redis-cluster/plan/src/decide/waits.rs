@@ -15,7 +15,7 @@ use tholepin_schema::{
 use crate::{
     MemberPosition, WaitReason,
     cluster_model::{ClusterModel, LiveMember},
-    last_words::last_words,
+    last_output::last_output,
 };
 
 /// The age of a server, in seconds, from which on its readiness has been probed.
@@ -28,31 +28,31 @@ const WHY_CHARS_MAX: usize = 400;
 const SLOTS_CHARS_MAX: usize = 100;
 
 /// Returns a reason for the positions of a shard that do not answer.
-pub(super) fn silent(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
-    let absent: Vec<MemberPosition> = picture
+pub(super) fn silent(model: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
+    let absent: Vec<MemberPosition> = model
         .layout
         .positions_of(shard)
-        .filter(|seat| !picture.live.contains_key(seat))
+        .filter(|position| !model.live.contains_key(position))
         .collect();
     // A refused password can be the cause why another member does not run.
-    let mut seated = absent.iter().filter_map(|seat| picture.placed.get(seat));
-    if let Some(refused) = seated.find_map(|member| refused(picture, member)) {
+    let mut placed = absent.iter().filter_map(|position| model.placed.get(position));
+    if let Some(refused) = placed.find_map(|member| refused(model, member)) {
         return Some(refused);
     }
-    if let Some(reason) = absent.iter().find_map(|seat| cannot_run(picture, *seat)) {
+    if let Some(reason) = absent.iter().find_map(|position| start_failure(model, *position)) {
         return Some(reason);
     }
     let first = *absent.first()?;
-    let pod = picture.names.pod(first);
-    let why = match picture.placed.get(&first).map(|member| &member.answer) {
-        Some(_) if picture.placed.get(&first).is_some_and(|member| member.deleting) => {
+    let pod = model.names.pod(first);
+    let why = match model.placed.get(&first).map(|member| &member.answer) {
+        Some(_) if model.placed.get(&first).is_some_and(|member| member.deleting) => {
             String::from("its Pod is being deleted")
         }
-        None if picture.snapshot().strangers.contains(&pod) => String::from(
+        None if model.snapshot().strangers.contains(&pod) => String::from(
             "a Pod of this name does not belong to this cluster: restore its owner reference and labels, or \
              delete it",
         ),
-        None => match picture.observed.obstacles.get(&pod) {
+        None => match model.observed.obstacles.get(&pod) {
             Some(why) => return Some(WaitReason::PodDoesNotRun { pod, why: cut(why) }),
             None => String::from("it does not exist yet"),
         },
@@ -78,17 +78,17 @@ pub(super) fn silent(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReaso
 
 /// Returns a reason if a member answers but requires another password: its process is alive and does not
 /// hang. If other members accept the password in force, the password of this member was changed by hand.
-pub(super) fn refused(picture: &ClusterModel<'_>, member: &Member) -> Option<WaitReason> {
+pub(super) fn refused(model: &ClusterModel<'_>, member: &Member) -> Option<WaitReason> {
     match &member.answer {
         MemberAnswer::Unreachable { reason: UnreachableReason::Auth, message } => {
             let (pod, why) = (member.pod.clone(), message.clone());
-            let way_out = if picture.live.is_empty() {
+            let fix = if model.live.is_empty() {
                 "write the password that the servers have into the Secret of `.spec.auth`"
             } else {
                 "other members accept it, so the password of this one was changed by hand: change it back \
                  (`requirepass` and `masterauth`), or delete its Pod when another member has its data"
             };
-            Some(WaitReason::CredentialsRefused { pod, why, way_out })
+            Some(WaitReason::CredentialsRefused { pod, why, fix })
         }
         MemberAnswer::Unreachable { .. } | MemberAnswer::Answered(_) => None,
     }
@@ -96,34 +96,37 @@ pub(super) fn refused(picture: &ClusterModel<'_>, member: &Member) -> Option<Wai
 
 /// Returns why the server at a position does not run and will not start by itself: it ended with an error
 /// message, or Kubernetes reports why there is no container.
-pub(super) fn cannot_run(picture: &ClusterModel<'_>, seat: MemberPosition) -> Option<WaitReason> {
-    let member = picture.placed.get(&seat)?;
+pub(super) fn start_failure(
+    model: &ClusterModel<'_>,
+    position: MemberPosition,
+) -> Option<WaitReason> {
+    let member = model.placed.get(&position)?;
     let MemberAnswer::Unreachable { reason, .. } = &member.answer else { return None };
     let pod = member.pod.clone();
     match reason {
         // A server that accepts connections has started.
         UnreachableReason::NotRunning | UnreachableReason::Refused => {}
         UnreachableReason::NoAddress => {
-            return Some(WaitReason::PodDoesNotRun { pod, why: not_made(picture, member)? });
+            return Some(WaitReason::PodDoesNotRun { pod, why: creation_failure(model, member)? });
         }
         UnreachableReason::Timeout
         | UnreachableReason::Auth
         | UnreachableReason::Gone
         | UnreachableReason::Protocol => return None,
     }
-    match last_words(member) {
-        Some(words) => Some(WaitReason::DoesNotStart { pod, words }),
-        None => Some(WaitReason::PodDoesNotRun { pod, why: not_made(picture, member)? }),
+    match last_output(member) {
+        Some(output) => Some(WaitReason::DoesNotStart { pod, output }),
+        None => Some(WaitReason::PodDoesNotRun { pod, why: creation_failure(model, member)? }),
     }
 }
 
 /// Returns why no Kubernetes node accepts a Pod, or why its container cannot be created.
-fn not_made(picture: &ClusterModel<'_>, member: &Member) -> Option<String> {
+fn creation_failure(model: &ClusterModel<'_>, member: &Member) -> Option<String> {
     /// States that pass by themselves.
     const USUAL: [&str; 2] = ["ContainerCreating", "PodInitializing"];
     let text = |path: &str| member.kubernetes.pointer(path).and_then(Value::as_str);
     if let Some(why) = text("/unplaced") {
-        return Some(match picture.observed.obstacles.get(&member.pod) {
+        return Some(match model.observed.obstacles.get(&member.pod) {
             Some(obstacle) => cut(&format!("{why} ({obstacle})")),
             None => cut(why),
         });
@@ -141,11 +144,14 @@ fn cut(why: &str) -> String {
 }
 
 /// Returns a reason for the first member of a shard that does not report `cluster_state:ok`.
-pub(super) fn not_ok(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
-    let mut live = picture.live_of(shard);
-    let unwell =
+pub(super) fn not_ok(model: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
+    let mut live = model.live_of(shard);
+    let not_ok_member =
         live.find(|live| !live.facts.cluster.as_ref().is_some_and(|cluster| cluster.ok))?;
-    Some(WaitReason::StateNotOk { pod: unwell.member.pod.clone(), why: uncovered(picture, unwell) })
+    Some(WaitReason::StateNotOk {
+        pod: not_ok_member.member.pod.clone(),
+        why: uncovered(model, not_ok_member),
+    })
 }
 
 /// Returns a reason if a move of a slot was left unfinished on the owner. This plugin moves no slots.
@@ -158,20 +164,20 @@ pub(super) fn slot_open(owner: LiveMember<'_>) -> Option<WaitReason> {
 /// Returns a reason for slots that the majority assigns to the owner, while the owner assigns them to another
 /// member that answers and does not have them either, as after a `CLUSTER SETSLOT … NODE` on the owner alone.
 pub(super) fn slots_disowned(
-    picture: &ClusterModel<'_>,
+    model: &ClusterModel<'_>,
     owner: LiveMember<'_>,
 ) -> Option<WaitReason> {
-    let agreed = &picture.snapshot().view.get(&owner.node)?.slots;
+    let agreed = &model.snapshot().view.get(&owner.node)?.slots;
     let given_away = agreed.difference(&owner.own.slots);
-    let rows = picture.snapshot().seen_by(owner.member)?;
+    let rows = model.snapshot().seen_by(owner.member)?;
     rows.iter().find_map(|(id, row)| {
-        let other = picture.live_node(*id).filter(|other| other.node != owner.node)?;
+        let other = model.live_node(*id).filter(|other| other.node != owner.node)?;
         let slots = row.slots.intersection(&given_away).difference(&other.own.slots);
         (!slots.is_empty()).then(|| WaitReason::SlotsDisowned {
             pod: owner.member.pod.clone(),
             node: owner.node,
             other: other.member.pod.clone(),
-            slots: brief(&slots),
+            slots: bounded_text(&slots),
         })
     })
 }
@@ -179,17 +185,17 @@ pub(super) fn slots_disowned(
 /// Returns a reason if the members hold the data of a cluster with another number of shards and this object
 /// has never reached the desired state: it was created with volumes that were kept. Slots that a person moves
 /// later are not reported here.
-pub(super) fn other_shards(picture: &ClusterModel<'_>) -> Option<WaitReason> {
-    if picture.observed.previous.formed {
+pub(super) fn other_shards(model: &ClusterModel<'_>) -> Option<WaitReason> {
+    if model.observed.previous.formed {
         return None;
     }
-    let layout = picture.layout;
+    let layout = model.layout;
     let shards_of = |slots: &SlotSet| {
         (0..layout.shards)
             .filter(|shard| !layout.slots(*shard).intersection(slots).is_empty())
             .count()
     };
-    let owners = || picture.live.values().filter(|live| live.serves());
+    let owners = || model.live.values().filter(|live| live.serves());
     let crossing = owners().find(|live| 1 < shards_of(&live.own.slots));
     let shares =
         |live: &&LiveMember<'_>| {
@@ -200,7 +206,7 @@ pub(super) fn other_shards(picture: &ClusterModel<'_>) -> Option<WaitReason> {
             // Owners that the volumes still name and that have no position here count as well.
             let lacking = shard.difference(&live.own.slots);
             let remembered =
-                picture.snapshot().seen_by(live.member).into_iter().flatten().any(|(id, row)| {
+                model.snapshot().seen_by(live.member).into_iter().flatten().any(|(id, row)| {
                     id != live.node && !row.slots.intersection(&lacking).is_empty()
                 });
             remembered || others.any(|other| !shard.intersection(&other.own.slots).is_empty())
@@ -209,14 +215,14 @@ pub(super) fn other_shards(picture: &ClusterModel<'_>) -> Option<WaitReason> {
     Some(WaitReason::OtherShards {
         pod: unfit.member.pod.clone(),
         shards: layout.shards,
-        slots: brief(&unfit.own.slots),
+        slots: bounded_text(&unfit.own.slots),
     })
 }
 
 /// Returns a reason for the first member of a shard whose Pod is not ready although its server has run for a
 /// while: new clients cannot connect, although the host still has its connection.
-pub(super) fn not_ready(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
-    let unready = picture.live_of(shard).find(is_unready)?;
+pub(super) fn not_ready(model: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
+    let unready = model.live_of(shard).find(is_unready)?;
     Some(WaitReason::PodNotReady { pod: unready.member.pod.clone() })
 }
 
@@ -226,23 +232,23 @@ pub(super) fn is_unready(live: &LiveMember<'_>) -> bool {
 }
 
 /// Returns which slots are not covered in a member's own view, and which nodes own them.
-fn uncovered(picture: &ClusterModel<'_>, live: LiveMember<'_>) -> String {
-    let rows = picture.snapshot().seen_by(live.member).unwrap_or_default();
+fn uncovered(model: &ClusterModel<'_>, live: LiveMember<'_>) -> String {
+    let rows = model.snapshot().seen_by(live.member).unwrap_or_default();
     let owners = rows.iter().filter(|(_, row)| row.role == Role::Primary && !row.slots.is_empty());
     let owned = owners.clone().fold(SlotSet::EMPTY, |all, (_, row)| all.union(&row.slots));
-    let nobodys = SlotSet::from(SlotRange::ALL).difference(&owned);
+    let unowned = SlotSet::from(SlotRange::ALL).difference(&owned);
     let failed: Vec<_> = owners.filter(|(_, row)| row.is_failing() || !row.connected).collect();
     let mut parts = Vec::new();
     for (id, row) in failed.iter().take(OWNERS_MAX) {
-        let (slots, whose) = (brief(&row.slots), whose(picture, **id));
-        parts.push(format!("the slots {slots} belong to {whose}, which it does not reach"));
+        let (slots, node_name) = (bounded_text(&row.slots), node_name(model, **id));
+        parts.push(format!("the slots {slots} belong to {node_name}, which it does not reach"));
     }
     match failed.len().saturating_sub(OWNERS_MAX) {
         0 => {}
         more => parts.push(format!("it does not reach {more} more owners either")),
     }
-    if !nobodys.is_empty() {
-        parts.push(format!("the slots {} have no owner that it knows", brief(&nobodys)));
+    if !unowned.is_empty() {
+        parts.push(format!("the slots {} have no owner that it knows", bounded_text(&unowned)));
     }
     if parts.is_empty() {
         return String::from("it reaches an owner of every slot and will report `ok` soon");
@@ -251,7 +257,7 @@ fn uncovered(picture: &ClusterModel<'_>, live: LiveMember<'_>) -> String {
 }
 
 /// Writes slots as text of bounded length: all of them, or the first ones and the total number.
-pub(super) fn brief(slots: &SlotSet) -> String {
+pub(super) fn bounded_text(slots: &SlotSet) -> String {
     let all = slots.to_string();
     let Some(beginning) = all.get(..SLOTS_CHARS_MAX) else { return all };
     let whole = beginning.rsplit_once(' ').map_or("", |(whole, _)| whole);
@@ -259,13 +265,15 @@ pub(super) fn brief(slots: &SlotSet) -> String {
 }
 
 /// Returns the name of a node for messages: its Pod if known, else its id.
-fn whose(picture: &ClusterModel<'_>, node: NodeId) -> String {
-    let answers = picture.live_node(node).map(|live| live.member.pod.clone());
+fn node_name(model: &ClusterModel<'_>, node: NodeId) -> String {
+    let answers = model.live_node(node).map(|live| live.member.pod.clone());
     let known = || {
-        let shards = &picture.observed.previous.shards;
+        let shards = &model.observed.previous.shards;
         let mut members = shards.iter().flat_map(|shard| &shard.members);
         let is_it = |id: &str| id.parse() == Ok(node);
-        members.find(|it| it.node.as_deref().is_some_and(is_it)).map(|it| it.pod.clone())
+        members
+            .find(|member| member.node.as_deref().is_some_and(is_it))
+            .map(|member| member.pod.clone())
     };
     match answers.or_else(known) {
         Some(pod) => format!("`{pod}`"),

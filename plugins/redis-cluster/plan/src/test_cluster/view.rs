@@ -18,10 +18,10 @@ use super::{Model, Pod, Process, Table};
 
 impl Model {
     pub(super) fn snapshot(&self) -> Snapshot {
-        let running = || self.pods.values().filter(|it| it.silent.is_none());
+        let running = || self.pods.values().filter(|pod| pod.silent.is_none());
         let tables: Vec<(&Process, Table)> = running()
             .filter_map(|pod| pod.process.as_ref())
-            .map(|it| (it, it.table.clone()))
+            .map(|process| (process, process.table.clone()))
             .collect();
         // The voters are the processes that know most: those that serve, else those that know an owner of
         // slots, else those that know other nodes.
@@ -32,7 +32,7 @@ impl Model {
         let most = tables.iter().map(knowledge).max();
         let voters: Vec<&Table> = tables
             .iter()
-            .filter(|told| Some(knowledge(told)) == most)
+            .filter(|table| Some(knowledge(table)) == most)
             .map(|(_, table)| table)
             .collect();
         let ids: BTreeSet<NodeId> = voters.iter().flat_map(|table| table.keys()).copied().collect();
@@ -41,8 +41,8 @@ impl Model {
             let mut counts: BTreeMap<&NodeRow, usize> = BTreeMap::new();
             voters
                 .iter()
-                .filter_map(|it| it.get(&id))
-                .for_each(|it| *counts.entry(it).or_default() += 1);
+                .filter_map(|table| table.get(&id))
+                .for_each(|row| *counts.entry(row).or_default() += 1);
             if voters.len() < counts.values().sum::<usize>() * 2 {
                 let most = counts.into_iter().max_by_key(|(_, count)| *count).unwrap().0;
                 view.insert(id, most.clone());
@@ -76,9 +76,9 @@ impl Model {
 
     fn facts(&self, process: &Process, view: &Table) -> MemberFacts {
         let own = &process.table[&process.id];
-        let owned = process.table.values().fold(SlotSet::EMPTY, |all, it| all.union(&it.slots));
-        let well = process.table.values().filter(|it| !it.is_failing());
-        let served = well.fold(SlotSet::EMPTY, |all, it| all.union(&it.slots));
+        let owned = process.table.values().fold(SlotSet::EMPTY, |all, row| all.union(&row.slots));
+        let well = process.table.values().filter(|row| !row.is_failing());
+        let served = well.fold(SlotSet::EMPTY, |all, row| all.union(&row.slots));
         let differs = process.table.iter().filter(|(id, row)| view.get(id) != Some(row));
         MemberFacts {
             node: Some(process.id),
@@ -110,7 +110,7 @@ impl Model {
         let is_linked = |id: NodeId| {
             let hangs = |pod: &Pod| pod.silent == Some(UnreachableReason::Timeout);
             self.pods.values().any(|pod| {
-                let is_it = pod.process.as_ref().is_some_and(|it| it.id == id);
+                let is_it = pod.process.as_ref().is_some_and(|process| process.id == id);
                 is_it && (pod.silent.is_none() || hangs(pod))
             })
         };
@@ -118,7 +118,7 @@ impl Model {
             address: process
                 .table
                 .get(&primary)
-                .and_then(|it| it.address.clone())
+                .and_then(|row| row.address.clone())
                 .unwrap_or_default(),
             link_up: is_linked(primary),
             sync_in_progress: false,
@@ -131,7 +131,7 @@ impl Model {
                 && pod
                     .process
                     .as_ref()
-                    .is_some_and(|it| it.table[&it.id].primary == Some(process.id))
+                    .is_some_and(|other| other.table[&other.id].primary == Some(process.id))
         });
         Replication {
             id: own.primary.unwrap_or(process.id).to_string().parse().unwrap(),

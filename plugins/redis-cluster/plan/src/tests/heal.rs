@@ -39,7 +39,7 @@ fn the_replica_furthest_along_is_promoted_and_the_lowest_id_among_equals() {
     model.kill("demo-shard-0-0");
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"], "the lower id");
     let mut observed = model.observed();
-    let first = observed.snapshot.members.iter_mut().find(|it| it.pod == "demo-shard-0-1");
+    let first = observed.snapshot.members.iter_mut().find(|member| member.pod == "demo-shard-0-1");
     let first = first.unwrap();
     first.kubernetes = json!({"ready": false});
     let MemberAnswer::Answered(facts) = &mut first.answer else { panic!("it answers") };
@@ -53,7 +53,7 @@ fn the_replica_furthest_along_is_promoted_and_the_lowest_id_among_equals() {
 }
 
 #[test]
-fn nobody_is_promoted_who_was_not_in_sync_unless_the_data_is_a_cache() {
+fn a_replica_that_was_not_in_sync_is_promoted_only_in_a_cache() {
     let mut model = Model::formed(spec(3, 1));
     model.kill("demo-shard-0-0");
     model.previous.shards[0].members[1].in_sync = Some(false);
@@ -70,7 +70,7 @@ fn nobody_is_promoted_who_was_not_in_sync_unless_the_data_is_a_cache() {
 }
 
 #[test]
-fn that_a_replica_was_in_sync_is_known_while_nobody_of_its_shard_answers() {
+fn the_last_status_says_whether_a_replica_was_in_sync_while_its_shard_is_silent() {
     // Silent together with its primary, or while the primary answers; whether it is promoted afterwards.
     for (with_primary, promoted) in [(true, true), (false, false)] {
         let mut model = Model::formed(spec(3, 1));
@@ -90,11 +90,12 @@ fn that_a_replica_was_in_sync_is_known_while_nobody_of_its_shard_answers() {
 }
 
 #[test]
-fn a_link_that_fell_just_now_may_have_fallen_with_the_primary() {
+fn a_link_that_went_down_just_now_may_have_done_so_with_the_primary() {
     for (down_s, promoted) in [(1, true), (2, false)] {
         let mut model = Model::formed(spec(3, 1));
         let mut observed = model.observed();
-        let replica = observed.snapshot.members.iter_mut().find(|it| it.pod == "demo-shard-0-1");
+        let replica =
+            observed.snapshot.members.iter_mut().find(|member| member.pod == "demo-shard-0-1");
         let MemberAnswer::Answered(facts) = &mut replica.unwrap().answer else {
             panic!("it answers")
         };
@@ -110,7 +111,7 @@ fn a_link_that_fell_just_now_may_have_fallen_with_the_primary() {
 }
 
 #[test]
-fn a_silent_primary_is_left_alone() {
+fn a_silent_primary_is_not_replaced() {
     // A member that requires another password is not a process that hangs.
     let rows = [
         (UnreachableReason::Timeout, "PrimaryHangs"),
@@ -128,7 +129,7 @@ fn a_silent_primary_is_left_alone() {
 }
 
 #[test]
-fn a_silent_replica_is_waited_for() {
+fn the_plan_waits_for_a_silent_replica() {
     let mut model = Model::formed(spec(3, 1));
     model.pods.get_mut("demo-shard-0-1").unwrap().silent = Some(UnreachableReason::Timeout);
     model.gossip();
@@ -137,7 +138,7 @@ fn a_silent_replica_is_waited_for() {
 }
 
 #[test]
-fn the_spec_can_leave_it_to_the_cluster() {
+fn the_spec_can_leave_failovers_to_the_cluster() {
     let mut model = Model::formed(spec(3, 1));
     model.spec.failover.on_pod_death = OnPodDeath::Wait;
     model.kill("demo-shard-0-0");
@@ -160,7 +161,7 @@ fn without_a_majority_only_deaths_allow_a_takeover() {
 /// All primaries end at the same time with their Pods and data, and fresh Pods answer at their positions,
 /// before they know any node and after. The replicas take over one after the other.
 #[test]
-fn replicas_of_primaries_that_vanished_together_take_over_one_by_one() {
+fn replicas_of_primaries_that_ended_together_take_over_one_by_one() {
     let cases = [(1, 1, 1), (2, 1, 1), (2, 1, 2), (3, 1, 2), (3, 1, 3), (3, 2, 3), (5, 2, 5)];
     for (shards, replicas, lost) in cases {
         for met in [false, true] {
@@ -199,7 +200,7 @@ fn replicas_of_primaries_that_vanished_together_take_over_one_by_one() {
 }
 
 #[test]
-fn a_primary_hands_over_before_its_pod_goes() {
+fn a_primary_hands_over_before_its_pod_is_deleted() {
     let mut model = Model::formed(spec(3, 1));
     model.pods.get_mut("demo-shard-2-0").unwrap().deleting = true;
     assert_eq!(verbs(&model), ["failover demo-shard-2-1 graceful"]);
@@ -209,7 +210,7 @@ fn a_primary_hands_over_before_its_pod_goes() {
 }
 
 #[test]
-fn lost_slots_are_not_given_away_until_the_host_lets_their_owner_be_forgotten() {
+fn lost_slots_are_reassigned_only_after_the_host_allows_forgetting_their_owner() {
     let mut model = Model::formed(spec(3, 0));
     let lost = model.id("demo-shard-0-0");
     model.recreate("demo-shard-0-0", false);
@@ -226,7 +227,7 @@ fn lost_slots_are_not_given_away_until_the_host_lets_their_owner_be_forgotten() 
 }
 
 #[test]
-fn a_primary_that_waits_with_nothing_to_load_is_let_start_when_nobody_has_more() {
+fn a_waiting_primary_without_data_may_start_when_no_member_has_more() {
     let mut model = Model::formed(spec(1, 1));
     for pod in ["demo-shard-0-0", "demo-shard-0-1"] {
         model.kill(pod);
@@ -249,7 +250,7 @@ fn a_primary_that_waits_with_nothing_to_load_is_let_start_when_nobody_has_more()
 }
 
 #[test]
-fn a_stranger_in_the_cluster_is_reported_and_left_alone() {
+fn a_foreign_node_is_reported_and_not_touched() {
     let mut model = Model::formed(spec(3, 0));
     let foreign = Model::new(spec(1, 0)).pods[&format!("{CLUSTER}-shard-0-0")].clone();
     let mut foreign = foreign.process.unwrap();
@@ -295,7 +296,7 @@ fn election_where(model: &Model, pod: &str, shown: &str) -> Option<String> {
 }
 
 #[test]
-fn the_cluster_may_not_elect_a_replica_that_hung_while_its_primary_was_written_to() {
+fn the_cluster_must_not_elect_a_replica_that_missed_writes_while_it_hung() {
     // Columns: in sync when its primary last answered; data loss policy; the value set if the primary has
     // ended or hangs.
     let rows = [
@@ -370,7 +371,7 @@ fn a_primary_that_hangs_is_ended_before_its_replica_takes_over() {
 }
 
 #[test]
-fn a_primary_that_hangs_is_left_to_the_election_where_its_end_may_not_come_first() {
+fn a_hanging_primary_is_left_to_the_election_where_it_must_not_be_fenced() {
     type Change = fn(&mut Model);
     let rows: [(&str, u64, Change); 7] = [
         ("it did not end in time", 13_000, |_| {}),
@@ -418,16 +419,16 @@ fn an_election_that_was_forbidden_is_allowed_again() {
 }
 
 #[test]
-fn volumes_of_a_cluster_with_other_shards_are_left_alone() {
-    for (had, wanted) in [(3, 4), (3, 2), (2, 3), (4, 2), (1, 3)] {
+fn volumes_of_a_cluster_with_another_number_of_shards_are_not_touched() {
+    for (had, desired) in [(3, 4), (3, 2), (2, 3), (4, 2), (1, 3)] {
         let mut model = Model::formed(spec(had, 1));
-        model.spec = spec(wanted, 1);
+        model.spec = spec(desired, 1);
         model.previous = Default::default();
-        assert_eq!(reasons(&model), ["OtherShards"], "{had} {wanted}");
-        assert_eq!(verbs(&model), [""; 0], "{had} {wanted}");
+        assert_eq!(reasons(&model), ["OtherShards"], "{had} {desired}");
+        assert_eq!(verbs(&model), [""; 0], "{had} {desired}");
         // For an object that reached the desired state once, a person has moved slots, and healing continues.
         model.previous.formed = true;
-        assert!(!reasons(&model).contains(&"OtherShards"), "{had} {wanted}");
+        assert!(!reasons(&model).contains(&"OtherShards"), "{had} {desired}");
     }
     let mut model = Model::formed(spec(3, 1));
     model.previous = Default::default();

@@ -51,8 +51,8 @@ pub(super) fn revision(owner: Owner<'_>, spec: &RedisClusterSpec) -> Value {
 pub fn live_config(owner: Owner<'_>, live: &LiveSettings) -> Value {
     let mut metadata = metadata(owner, &names(owner).live_config(), None);
     if let Some(fields) = metadata.as_object_mut() {
-        let taken = if live.taken { "yes" } else { "no" };
-        fields.insert("annotations".into(), json!({TAKEN: taken}));
+        let has_answered = if live.has_server_answered { "yes" } else { "no" };
+        fields.insert("annotations".into(), json!({TAKEN: has_answered}));
     }
     let mut text = String::from(
         "# Written by Tholepin: settings that the running servers have accepted. Changes here are overwritten.\n",
@@ -80,7 +80,7 @@ pub fn read_live_config(object: &Value) -> LiveSettings {
     let values = lines.filter(|(name, value)| configuration::may_be_live(name, value));
     LiveSettings {
         values: values.map(|(name, value)| (name.into(), value.into())).collect(),
-        taken: text(&["metadata", "annotations", TAKEN]) == "yes",
+        has_server_answered: text(&["metadata", "annotations", TAKEN]) == "yes",
     }
 }
 

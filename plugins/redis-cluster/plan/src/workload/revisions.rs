@@ -53,8 +53,8 @@ pub fn unnamed<'a>(
     let of_sets = sets.iter().flat_map(|set| volumes(set, "/spec/template/spec/volumes"));
     named.extend(of_pods.chain(of_sets).flat_map(|volume| config_maps(&volume)));
     let names = ObjectNames { cluster: owner.name };
-    let revisions = existing.iter().filter(|it| names.is_revision(&it.name));
-    revisions.filter(|it| !named.contains(&it.name)).collect()
+    let revisions = existing.iter().filter(|map| names.is_revision(&map.name));
+    revisions.filter(|map| !named.contains(&map.name)).collect()
 }
 
 /// Returns the ConfigMaps that a volume contains, directly or as one of several sources.
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_goes_when_no_pod_and_no_template_names_it() {
+    fn a_revision_is_deleted_when_no_pod_and_no_template_names_it() {
         let (before, now) = (spec(json!({})), spec(json!({"hz": 20})));
         let [old, new] = [&before, &now].map(|spec| revision_name(OWNER, spec));
         let names = ["demo-config", &old, &new, "demo-live", "somebody-elses"];
@@ -123,7 +123,7 @@ mod tests {
         ];
         for (number, (pods, sets, expected)) in cases.into_iter().enumerate() {
             let unnamed = unnamed(OWNER, &now, &existing, &pods, &sets);
-            let names: Vec<&str> = unnamed.iter().map(|it| it.name.as_str()).collect();
+            let names: Vec<&str> = unnamed.iter().map(|map| map.name.as_str()).collect();
             assert_eq!(names, expected, "case {number}");
         }
     }

@@ -61,7 +61,7 @@ fn volumes_follow_the_storage() {
 }
 
 #[test]
-fn nothing_listens_everywhere_and_no_password_is_written_down() {
+fn no_server_listens_on_all_addresses_and_no_object_contains_a_password() {
     let spec_without = spec(json!({"port": 7000}));
     let spec = spec(json!({"auth": {"secretName": "demo-auth"}, "port": 7000}));
     assert_eq!(objects(OWNER, &spec), objects(OWNER, &spec_without), "the host keeps the password");
@@ -73,8 +73,11 @@ fn nothing_listens_everywhere_and_no_password_is_written_down() {
     }
     let set = find(&objects(OWNER, &spec), "StatefulSet demo-shard-0");
     let container = &set["spec"]["template"]["spec"]["containers"][0];
-    let secret =
-        container["env"].as_array().unwrap().iter().find(|it| it["name"] == "REDISCLI_AUTH");
+    let secret = container["env"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|variable| variable["name"] == "REDISCLI_AUTH");
     assert_eq!(
         secret.unwrap()["valueFrom"]["secretKeyRef"],
         json!({"name": format!("tholepin-credentials-rediscluster-{}", OWNER.uid), "key": "password"})
@@ -98,7 +101,7 @@ fn settings_become_lines() {
     assert_eq!(sources[0]["configMap"]["name"], config["metadata"]["name"]);
     assert_eq!(sources[1]["configMap"]["name"], "demo-live");
     for line in ["maxmemory 100mb", "notify-keyspace-events \"\"", "hz 20"] {
-        assert!(text.lines().any(|it| it == line), "{line}: {text}");
+        assert!(text.lines().any(|written| written == line), "{line}: {text}");
     }
 }
 
