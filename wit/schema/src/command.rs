@@ -16,7 +16,6 @@ mod table;
 pub use setting::{RUNTIME_SETTINGS, RuntimeSetting, SettingError, SettingValues, check_settings};
 
 use alloc::{
-    format,
     string::{String, ToString},
     vec::Vec,
 };
@@ -115,7 +114,7 @@ pub fn check_list(commands: &[Vec<Vec<u8>>]) -> Result<CommandAccess, CommandRef
         return Err(CommandRefused::TooMany(commands.len()));
     }
     let is = |command: Option<&Vec<Vec<u8>>>, name: &[u8]| match command.map(Vec::as_slice) {
-        Some([word]) => word.eq_ignore_ascii_case(name),
+        Some([argument]) => argument.eq_ignore_ascii_case(name),
         _ => false,
     };
     let inner = match (is(commands.first(), b"multi"), is(commands.last(), b"exec")) {
@@ -181,55 +180,69 @@ pub fn replies_ok(command: &[Vec<u8>]) -> bool {
         "xsetid",
     ];
     // With one of these options the reply depends on the key's old value.
-    let tells = |word: &Vec<u8>| ["nx", "xx", "get"].iter().any(|option| is_word(word, option));
+    let depends_on_old_value =
+        |text: &Vec<u8>| ["nx", "xx", "get"].iter().any(|option| is_argument(text, option));
     match name_of(command).as_deref() {
-        Ok("set") => !command.iter().skip(3).any(tells),
+        Ok("set") => !command.iter().skip(3).any(depends_on_old_value),
         Ok(name) => NAMES.contains(&name),
         Err(_) => false,
     }
 }
 
-fn is_word(word: &[u8], name: &str) -> bool {
-    word.eq_ignore_ascii_case(name.as_bytes())
+fn is_argument(argument: &[u8], name: &str) -> bool {
+    argument.eq_ignore_ascii_case(name.as_bytes())
 }
 
 /// Returns true if these ACL rules of Redis (`+@read`, `-keys`, `+config|get`), applied from left to right,
 /// allow the command of this name. Before the first rule nothing is allowed.
 #[must_use]
-pub fn is_granted(words: &[String], name: &str) -> bool {
+pub fn is_granted(rules: &[String], name: &str) -> bool {
     let Some((_, _, categories)) = row(name) else { return false };
     let top = name.split_once('|').map_or(name, |(top, _)| top);
-    let covers = |what: &str| match what.strip_prefix('@') {
+    let covers = |subject: &str| match subject.strip_prefix('@') {
         Some("all") => true,
-        Some(category) => categories.split(' ').any(|one| one == category),
-        None => what == name || what == top,
+        Some(category) => categories.split(' ').any(|known| known == category),
+        None => subject == name || subject == top,
     };
-    words.iter().fold(false, |granted, word| {
-        let word = word.to_ascii_lowercase();
-        match (word.strip_prefix('+'), word.strip_prefix('-')) {
-            (Some(what), _) if covers(what) => true,
-            (_, Some(what)) if covers(what) => false,
+    rules.iter().fold(false, |granted, rule| {
+        let rule = rule.to_ascii_lowercase();
+        match (rule.strip_prefix('+'), rule.strip_prefix('-')) {
+            (Some(subject), _) if covers(subject) => true,
+            (_, Some(subject)) if covers(subject) => false,
             _ => granted,
         }
     })
+}
+
+/// Why a text is not an ACL rule of a grant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AclRuleError {
+    /// It has no sign.
+    #[error("`{0}` must begin with `+` or `-`")]
+    Sign(String),
+    /// The table contains no such command or category.
+    #[error("`{0}` is not a command or category of Redis 7.0")]
+    Unknown(String),
 }
 
 /// Checks one ACL rule of a grant.
 ///
 /// # Errors
 ///
-/// Fails, with the way to fix it, if it is not `+` or `-` followed by a category or a command of the table.
-pub fn check_grant_word(word: &str) -> Result<(), String> {
-    let lower = word.to_ascii_lowercase();
-    let Some(what) = lower.strip_prefix(['+', '-']) else {
-        return Err(format!("`{word}` must begin with `+` or `-`"));
+/// Fails if it is not `+` or `-` followed by a category or a command of the table.
+pub fn check_acl_rule(rule: &str) -> Result<(), AclRuleError> {
+    let lower = rule.to_ascii_lowercase();
+    let Some(name) = lower.strip_prefix(['+', '-']) else {
+        return Err(AclRuleError::Sign(rule.into()));
     };
-    let known = match what.strip_prefix('@') {
+    let known = match name.strip_prefix('@') {
         Some("all") => true,
-        Some(category) => ROWS.iter().any(|(_, _, all)| all.split(' ').any(|one| one == category)),
-        None => row(what).is_some(),
+        Some(category) => {
+            ROWS.iter().any(|(_, _, all)| all.split(' ').any(|known| known == category))
+        }
+        None => row(name).is_some(),
     };
-    if known { Ok(()) } else { Err(format!("`{word}` is not a command or category of Redis 7.0")) }
+    if known { Ok(()) } else { Err(AclRuleError::Unknown(rule.into())) }
 }
 
 fn row(name: &str) -> Option<&'static CommandRow> {
@@ -237,8 +250,9 @@ fn row(name: &str) -> Option<&'static CommandRow> {
 }
 
 fn row_of(command: &[Vec<u8>]) -> Result<(String, &'static CommandRow), CommandRefused> {
-    let word = |at: usize| command.get(at).map(|word| String::from_utf8_lossy(word).to_lowercase());
-    let top = word(0).filter(|word| !word.is_empty()).ok_or(CommandRefused::Empty)?;
+    let argument =
+        |at: usize| command.get(at).map(|text| String::from_utf8_lossy(text).to_lowercase());
+    let top = argument(0).filter(|name| !name.is_empty()).ok_or(CommandRefused::Empty)?;
     // The table writes `config|get` as one name; Redis takes two arguments.
     if top.contains('|') {
         return Err(CommandRefused::Unknown(top));
@@ -248,7 +262,7 @@ fn row_of(command: &[Vec<u8>]) -> Result<(String, &'static CommandRow), CommandR
         name.strip_prefix(top.as_str()).is_some_and(|rest| rest.starts_with('|'))
     });
     // `COMMAND` is a command by itself and also has subcommands.
-    let Some(sub) = word(1).filter(|_| is_container) else { return Ok((top, found)) };
+    let Some(sub) = argument(1).filter(|_| is_container) else { return Ok((top, found)) };
     let name = [top.as_str(), sub.as_str()].join("|").to_string();
     let found = row(&name).ok_or_else(|| CommandRefused::Unknown(name.clone()))?;
     Ok((name, found))
@@ -257,7 +271,7 @@ fn row_of(command: &[Vec<u8>]) -> Result<(String, &'static CommandRow), CommandR
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::vec;
+    use alloc::{format, vec};
 
     fn command(line: &str) -> Vec<Vec<u8>> {
         line.split(' ')
@@ -289,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_reaches_further_is_refused() {
+    fn commands_beyond_single_keys_are_refused() {
         let forbidden = [
             ("EVAL x 0", CommandRefusalReason::Script),
             ("function list", CommandRefusalReason::Script),
@@ -344,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_reply_that_tells_nothing_is_known_beforehand() {
+    fn only_a_constant_reply_is_known_beforehand() {
         for line in ["SET a 1", "set nx get", "set a 1 EX 5", "hmset a b c", "CONFIG resetstat"] {
             assert!(replies_ok(&command(line)), "{line}");
         }
@@ -356,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn grants_read_as_redis_reads_its_acl_words() {
+    fn grants_are_applied_like_redis_acl_rules() {
         let cases = [
             ("+@read", "get", true),
             ("+@read", "set", false),
@@ -375,9 +389,9 @@ mod tests {
             let list: Vec<String> = words.split(' ').map(ToString::to_string).collect();
             assert_eq!(is_granted(&list, name), granted, "{words} for {name}");
         }
-        assert!(check_grant_word("+@read").is_ok() && check_grant_word("-config|get").is_ok());
+        assert!(check_acl_rule("+@read").is_ok() && check_acl_rule("-config|get").is_ok());
         for word in ["get", "+@raed", "+nosuch", ""] {
-            assert!(check_grant_word(word).is_err(), "{word}");
+            assert!(check_acl_rule(word).is_err(), "{word}");
         }
     }
 }

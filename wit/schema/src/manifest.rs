@@ -1,10 +1,15 @@
 //! The manifest: the document that `describe` returns.
 
-use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
+use alloc::{
+    collections::BTreeSet,
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{action::Verb, command::check_grant_word, primitives::nearest};
+use crate::{action::Verb, command::check_acl_rule, primitives::nearest};
 
 /// A plugin's description of itself. It lists every grant that the plugin needs; it grants nothing itself.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -145,7 +150,9 @@ impl Grants {
         }
         let verbs = || OTHER_REDIS_VERBS.iter().chain(Verb::NAMES).copied();
         faults.extend(redis.verbs.iter().filter_map(|verb| unknown("redis verb", verb, verbs())));
-        faults.extend(redis.commands.iter().filter_map(|word| check_grant_word(word).err()));
+        faults.extend(
+            redis.commands.iter().filter_map(|rule| Some(check_acl_rule(rule).err()?.to_string())),
+        );
         faults
     }
 }
@@ -273,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn each_word_of_a_grant_is_checked() {
+    fn each_verb_and_rule_of_a_grant_is_checked() {
         let config_map = |verbs: &str, scope: &str| {
             format!(
                 r#"{{"apiVersion": "v1", "kind": "ConfigMap", "verbs": {verbs}, "scope": "{scope}"}}"#
@@ -287,7 +294,7 @@ mod tests {
             (kubernetes(&[config_map(r#"["gett"]"#, "owned")]), Some("did you mean `get`?")),
             (
                 kubernetes(&[config_map(r#"["watch"]"#, "owned")]),
-                Some("there are apply, apply-status"),
+                Some("use one of apply, apply-status"),
             ),
             (
                 kubernetes(&[get, config_map(r#"["get"]"#, "cluster")]),
