@@ -63,7 +63,7 @@ pub(crate) fn perform(
     let results = match topology::act(host, &target.instance, actions) {
         Ok(results) => results,
         Err(Error::Interrupted) => return Err(Error::Interrupted),
-        // The next reconcile observes and decides anew.
+        // The next reconcile observes again and decides.
         Err(error) if error.retry() != Retry::Never => {
             let blocked =
                 BlockedAction { reason: error.reason().into(), message: error.to_string() };

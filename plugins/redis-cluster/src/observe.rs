@@ -48,7 +48,7 @@ impl ReconcileTarget {
             instance: workload::instance(owner, &spec),
             generation: object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0),
             spec,
-            // A status of another version counts as empty; it is written anew.
+            // A status of another version counts as empty; it is written again.
             status: serde_json::from_value(part("status")).unwrap_or_default(),
             name,
             namespace,

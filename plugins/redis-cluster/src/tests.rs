@@ -348,7 +348,7 @@ fn a_setting_enters_the_file_after_the_server_has_it() {
     let outcome = reconcile(&host, object.clone());
     assert!(file(&host).as_str().unwrap().contains("slowlog-max-len 128\n"), "{}", file(&host));
     assert_eq!(host.acted.borrow()[0]["args"]["settings"], json!({"slowlog-max-len": "256"}));
-    assert_eq!(outcome.requeue_ms, Some(BUSY_REQUEUE_MS), "it is looked at soon");
+    assert_eq!(outcome.requeue_ms, Some(BUSY_REQUEUE_MS), "it is observed soon");
     assert_eq!(condition(&host, "Ready").0, "True", "the cluster serves");
     assert_eq!(condition(&host, "LiveConfigApplied").1, "Pending");
 
@@ -372,7 +372,7 @@ fn a_setting_that_a_server_refuses_stops_nothing_and_is_reported() {
     for part in ["`slowlog-max-len 256`", "`demo-shard-0-0`", words, "change or remove"] {
         assert!(message.contains(part), "{message}");
     }
-    assert_eq!(outcome.requeue_ms, Some(HEALTHY_REQUEUE_MS), "it is not asked again at once");
+    assert_eq!(outcome.requeue_ms, Some(HEALTHY_REQUEUE_MS), "it is not tried again immediately");
 }
 
 #[test]
@@ -671,7 +671,11 @@ fn the_pod_of_a_primary_that_hangs_is_deleted_and_only_once_if_that_fails() {
             });
             set.collect::<Vec<_>>()
         };
-        assert_eq!(forbidden(&host), ["yes"], "nobody is elected before it has ended");
+        assert_eq!(
+            forbidden(&host),
+            ["yes"],
+            "no replica may be elected before the primary has ended"
+        );
         if fails {
             host.acted.borrow_mut().clear();
             reconcile_with(&host, object.clone(), outcome.memo);

@@ -45,7 +45,7 @@ pub enum Error {
 pub enum Retry {
     /// The call fails until somebody changes something.
     Never,
-    /// Observe again and decide anew.
+    /// Observe again, then decide.
     Observe,
     /// End the reconcile with a requeue.
     Later,

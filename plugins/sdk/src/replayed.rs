@@ -444,7 +444,10 @@ mod tests {
         let name = ObjectRef::new("v1", "ConfigMap", "", "b");
         let host = ReplayHost::default().with_object(&object).without_other_objects();
         assert!(matches!(host.get(&name, ReadMode::Live, &[]), Err(Error::NotFound(_))));
-        assert!(matches!(host.apply(&object, true), Err(Error::Other(_))), "nobody said so");
+        assert!(
+            matches!(host.apply(&object, true), Err(Error::Other(_))),
+            "no rule accepts writes"
+        );
         let host = ReplayHost::default().with_writes_accepted();
         assert_eq!(host.apply(&object, true), Ok(object.clone().into()));
         assert_eq!(host.publish(EventType::Normal, "Seen", "it"), Ok(()));

@@ -69,7 +69,7 @@ fn the_server_agrees_with_the_table() {
             let by_the_system = answer.contains("operating system");
             assert!(
                 accepted_by_server == stricter || by_the_system,
-                "`{} {value}`: the engine says {answer}; stricter on purpose: {stricter}",
+                "`{} {value}`: the server replies {answer}; stricter on purpose: {stricter}",
                 offered.name
             );
         }

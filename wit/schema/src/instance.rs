@@ -1,7 +1,7 @@
 //! Instances: a group of Redis processes and how to reach them.
 //!
 //! An instance contains the name of a Secret, never the secret, and a membership rule, never an address. The
-//! host resolves both anew for each call.
+//! host resolves both again for each call.
 
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};

@@ -11,7 +11,7 @@ use tholepin_schema::{
 use crate::{BUSY_REQUEUE_MS, HEALTHY_REQUEUE_MS, WAITING_REQUEUE_MS, WaitReason};
 
 /// What to do next, and what the cluster waits for.
-#[must_use = "a plan nobody acts on or reports leaves the cluster as it is"]
+#[must_use = "a plan has no effect unless it is performed and reported"]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// The stage that the cluster has reached.

@@ -148,7 +148,7 @@ fn slots_that_the_owner_dropped_are_assigned_to_it_again() {
     }
     assert!(
         verbs(&model).contains(&String::from("assign demo-shard-1-0 5500-5509")),
-        "nobody knows"
+        "no node knows the owner"
     );
     model.converge();
 }

@@ -24,7 +24,7 @@ pub(crate) enum Decision {
     LeaveToOwner(String),
 }
 
-/// Decides about each object by itself.
+/// Decides about each object separately.
 pub(crate) fn plan(observed: Vec<ObservedObject>) -> Vec<PlannedObject> {
     let decided = observed.into_iter().map(|ObservedObject { desired, found }| {
         let decision = match found {

@@ -359,7 +359,7 @@ mod tests {
         assert!(!agreed("a", owner("0-16382", 1)) && !agreed("a", owner("0-16383", 2)));
         let other = json!({"role": "primary", "epoch": 2, "slots": [], "connected": true});
         assert!(agreed("b", other.clone()), "its role reaches others late");
-        assert!(!agreed("c", other), "nobody else knows that node");
+        assert!(!agreed("c", other), "no other member knows that node");
     }
 
     #[test]

@@ -67,10 +67,10 @@ fn a_value_enters_only_after_all_answering_members_have_accepted_it() {
     let cases = [
         (Some([new, new]), Some("256"), "both have it"),
         (Some([new, old]), Some("64"), "one has not"),
-        (Some([new, None]), Some("256"), "who does not answer is given it when it does"),
-        (Some([None, None]), Some("64"), "nobody answers"),
-        (Some([new, Some(&[])]), Some("64"), "one does not tell"),
-        (None, Some("64"), "nobody was asked"),
+        (Some([new, None]), Some("256"), "a silent member gets it when it answers"),
+        (Some([None, None]), Some("64"), "no member answers"),
+        (Some([new, Some(&[])]), Some("64"), "one member does not report it"),
+        (None, Some("64"), "the members were not observed"),
     ];
     for (shown, expected, why) in cases {
         let value = value_in_file(desired(), shown.map(snapshot), before);
@@ -84,7 +84,7 @@ fn a_value_enters_only_after_all_answering_members_have_accepted_it() {
     assert_eq!(
         value_in_file(json!({}), Some(snapshot([new, new])), before),
         None,
-        "it is not wanted"
+        "the spec does not have it"
     );
 }
 

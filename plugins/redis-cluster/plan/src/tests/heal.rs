@@ -235,7 +235,7 @@ fn a_waiting_primary_without_data_may_start_when_no_member_has_more() {
     model.pods.get_mut("demo-shard-0-0").unwrap().waits = true;
     assert_eq!(verbs(&model), ["allow-start demo-shard-0-0"]);
     model.pods.get_mut("demo-shard-0-1").unwrap().silent = Some(UnreachableReason::Auth);
-    assert_eq!(verbs(&model), [""; 0], "a replica that wants another password lives");
+    assert_eq!(verbs(&model), [""; 0], "a replica that requires another password is alive");
     assert!(reasons(&model).contains(&"CredentialsRefused"));
     model.restart("demo-shard-0-1");
     let began_anew = model.process("demo-shard-0-1");
@@ -360,14 +360,14 @@ fn a_primary_that_hangs_is_ended_before_its_replica_takes_over() {
     assert_eq!(election_of(&model, "demo-shard-0-1").as_deref(), Some("yes"));
     assert_eq!(fenced(&model).as_deref(), Some("demo-shard-0-0"));
     model.gossip();
-    assert_eq!(fenced(&model), None, "nobody calls it failed");
+    assert_eq!(fenced(&model), None, "no member has marked it as failed");
     assert_eq!(election_of(&model, "demo-shard-0-1"), None);
     model.pods.get_mut("demo-shard-0-0").unwrap().deleting = true;
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 graceful"]);
     // The primary answers again before it is marked as failed: nothing happens.
     let mut model = hung(0, |_| {});
     model.pods.get_mut("demo-shard-0-0").unwrap().silent = None;
-    assert_eq!(election_of(&model, "demo-shard-0-1"), None, "it was never told otherwise");
+    assert_eq!(election_of(&model, "demo-shard-0-1"), None, "the setting was not changed");
 }
 
 #[test]
@@ -380,13 +380,13 @@ fn a_hanging_primary_is_left_to_the_election_where_it_must_not_be_fenced() {
         ("left to the cluster", 0, |model| {
             model.spec.failover.on_pod_death = OnPodDeath::Wait;
         }),
-        ("nobody was in sync", 0, |model| {
+        ("no replica was in sync", 0, |model| {
             model.previous.shards[0].members[1].in_sync = Some(false);
         }),
         ("no majority", 0, |model| {
             model.pods.get_mut("demo-shard-1-0").unwrap().silent = Some(UnreachableReason::Timeout);
         }),
-        ("it wants another password", 0, |model| {
+        ("it requires another password", 0, |model| {
             model.pods.get_mut("demo-shard-0-0").unwrap().silent = Some(UnreachableReason::Auth);
         }),
     ];
@@ -395,7 +395,7 @@ fn a_hanging_primary_is_left_to_the_election_where_it_must_not_be_fenced() {
         model.gossip();
         assert!(model.plan().fenced.is_empty(), "{why}");
         assert!(!reasons(&model).contains(&"PrimaryHangs"), "{why}");
-        if why != "nobody was in sync" {
+        if why != "no replica was in sync" {
             assert_eq!(election_of(&model, "demo-shard-0-1"), None, "{why}");
         }
     }

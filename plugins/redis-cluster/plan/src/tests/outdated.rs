@@ -104,7 +104,7 @@ fn a_pod_of_an_older_template_is_replaced_only_if_it_never_ran_or_answered() {
     assert_eq!(stuck(&|_, seen| seen.snapshot.members[1].running = true), [""; 0]);
     assert_eq!(stuck(&|_, seen| seen.snapshot.members[1].deleting = true), [""; 0]);
     assert_eq!(stuck(&|_, seen| seen.templates[0].revision = Some("old".into())), [""; 0]);
-    assert_eq!(stuck(&|_, seen| seen.templates.clear()), [""; 0], "nobody tells");
+    assert_eq!(stuck(&|_, seen| seen.templates.clear()), [""; 0], "no template is known");
     let answered = |_: &mut Model, seen: &mut crate::Observed| {
         let formed = Model::formed(spec(1, 1));
         seen.previous = formed.previous;

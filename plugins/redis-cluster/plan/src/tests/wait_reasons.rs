@@ -148,7 +148,7 @@ fn slots_of_an_owner_that_is_alive_are_not_lost() {
     let slots = "5462-10922".into();
     assert_eq!(reason, WaitReason::OwnerNoMember { node: id, address, slots });
     model.gossip();
-    assert!(reasons(&model).contains(&"SlotsLost"), "nobody reaches it any more");
+    assert!(reasons(&model).contains(&"SlotsLost"), "no member reaches it any more");
 }
 
 #[test]

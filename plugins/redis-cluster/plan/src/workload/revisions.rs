@@ -105,7 +105,7 @@ mod tests {
     fn a_revision_is_deleted_when_no_pod_and_no_template_names_it() {
         let (before, now) = (spec(json!({})), spec(json!({"hz": 20})));
         let [old, new] = [&before, &now].map(|spec| revision_name(OWNER, spec));
-        let names = ["demo-config", &old, &new, "demo-live", "somebody-elses"];
+        let names = ["demo-config", &old, &new, "demo-live", "foreign"];
         let existing: Vec<ExistingConfigMap> = names
             .iter()
             .map(|name| ExistingConfigMap { name: (*name).into(), uid: "u".into() })
