@@ -93,6 +93,7 @@ const UPSTREAM: FieldShape = Record(&[
     ("address", Text),
     ("linkUp", Bool),
     ("syncInProgress", Bool),
+    ("syncReadBytes", Number),
     ("lastIoS", Number),
     ("downSinceS", Number),
 ]);

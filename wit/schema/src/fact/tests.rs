@@ -32,7 +32,7 @@ fn replication() -> Replication {
             address: "127.0.0.1:1".into(),
             link_up: true,
             sync_in_progress: false,
-            sync_read_bytes: None,
+            sync_read_bytes: Some(3),
             last_io_s: Some(1),
             down_since_s: Some(2),
         }),
