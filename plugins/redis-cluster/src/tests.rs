@@ -524,7 +524,7 @@ fn a_pod_missing_for_long_is_a_fault_with_the_kubernetes_message() {
     }
 }
 
-/// Both primaries are gone with their Pods; the guard wants a proof for them.
+/// Both primaries have ended with their Pods; the guard requires a proof of that.
 #[test]
 fn the_condition_shows_why_a_takeover_is_refused() {
     let dead = |slots: &str| {
@@ -611,7 +611,7 @@ fn the_manifest_asks_for_the_grants_that_are_used() {
     }
 }
 
-/// Three primaries, of which the first hangs and is called failed, and its replica.
+/// Returns a snapshot of three primaries, of which the first hangs and is marked as failed, and of its replica.
 fn with_a_primary_that_hangs() -> Value {
     let address = |pod: &str| format!("{pod}:6379");
     let row = |pod: &str, slots: &str| {

@@ -113,8 +113,8 @@ impl fmt::Display for FactSubject {
     }
 }
 
-/// The test of a field's value: `{"op": …, "value": …}` in JSON. Every test but `absent` fails if the field
-/// is absent; so does `not-equals`.
+/// The test of a field's value: `{"op": …, "value": …}` in JSON. Every test but `absent` requires that the
+/// field exists, `not-equals` too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FactTest {
     /// `equals`: the field has this value.
