@@ -1,5 +1,5 @@
-//! Makes the definition that the manifest carries, so that the component holds a text and not the
-//! machinery that writes it.
+//! Generates the CustomResourceDefinition that the manifest contains, so that the component contains only its
+//! text and not the code that generates it.
 
 use std::{env, error::Error, fs, path::PathBuf};
 

@@ -1,6 +1,6 @@
-//! Does what a plan says: hands the whole list over at once, and keeps what became of each action.
+//! Performs a plan: sends the whole list of actions to the host and collects the results.
 
-use tholepin_redis_cluster_plan::{ClusterStage, Plan, last_words};
+use tholepin_redis_cluster_plan::{ClusterStage, Plan, last_output};
 use tholepin_redis_types::redis_cluster::MemberRole;
 use tholepin_schema::{
     action::{Action, ActionOutcome, ActionResult, Verb},
@@ -11,30 +11,30 @@ use tholepin_sdk::{DeleteOptions, Error, EventType, Host, ObjectRef, Retry, topo
 
 use crate::{apply::ReconcileFault, observe::ReconcileTarget};
 
-/// What became of a plan's actions.
+/// The results of a plan's actions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ActionSummary {
-    /// How many are as wanted.
+    /// The number of actions whose goal is reached.
     pub done: usize,
-    /// Why others are not: a guard's or the engine's words, in the order of the plan.
-    pub held_up: Vec<BlockedAction>,
-    /// Why others are not yet: what they wait for passes by itself.
+    /// Why other actions failed, in the words of a guard or of the server, in the order of the plan.
+    pub blocked: Vec<BlockedAction>,
+    /// Why other actions are delayed by something that passes by itself.
     pub waits: Vec<BlockedAction>,
 }
 
 /// An action that was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct BlockedAction {
-    /// As a condition's reason.
+    /// The reason, as for a condition.
     pub reason: String,
-    /// For people.
+    /// The message for people.
     pub message: String,
 }
 
 impl ActionSummary {
-    /// Whether nothing was done although something was planned.
-    pub(crate) fn is_held_up(&self) -> bool {
-        self.done == 0 && !(self.held_up.is_empty() && self.waits.is_empty())
+    /// Returns true if actions were planned and none was done.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.done == 0 && !(self.blocked.is_empty() && self.waits.is_empty())
     }
 }
 
@@ -42,8 +42,8 @@ impl ActionSummary {
 ///
 /// # Errors
 ///
-/// Fails if the host takes no list from this plugin at all, or if something more urgent has come up;
-/// what becomes of single actions is no error.
+/// Fails if the host accepts no list of actions from this plugin at all, or if something more urgent
+/// happened. The results of single actions are not errors.
 pub(crate) fn act(
     host: &dyn Host,
     target: &ReconcileTarget,
@@ -52,7 +52,7 @@ pub(crate) fn act(
     perform(host, target, &plan.actions())
 }
 
-/// Performs a list of actions, as [`act`] does.
+/// Performs a list of actions, like [`act`].
 pub(crate) fn perform(
     host: &dyn Host,
     target: &ReconcileTarget,
@@ -64,11 +64,11 @@ pub(crate) fn perform(
     let results = match topology::act(host, &target.instance, actions) {
         Ok(results) => results,
         Err(Error::Interrupted) => return Err(Error::Interrupted),
-        // The next pass looks and decides anew.
+        // The next reconcile observes again and decides.
         Err(error) if error.retry() != Retry::Never => {
-            let held_up =
+            let blocked =
                 BlockedAction { reason: error.reason().into(), message: error.to_string() };
-            return Ok(ActionSummary { held_up: vec![held_up], ..ActionSummary::default() });
+            return Ok(ActionSummary { blocked: vec![blocked], ..ActionSummary::default() });
         }
         Err(error) => return Err(error),
     };
@@ -79,7 +79,7 @@ pub(crate) fn perform(
                 acted.done += 1;
                 announce(host, action, &note);
             }
-            Err(NotDone::HeldUp(held_up)) => acted.held_up.push(held_up),
+            Err(NotDone::Blocked(blocked)) => acted.blocked.push(blocked),
             Err(NotDone::Waits(waits)) => acted.waits.push(waits),
             Err(NotDone::Skipped) => {}
         }
@@ -89,79 +89,83 @@ pub(crate) fn perform(
 
 /// Why an action was not done.
 enum NotDone {
-    /// Something is in its way.
-    HeldUp(BlockedAction),
-    /// It will be, when something has passed by itself.
+    /// A guard or an error prevents it.
+    Blocked(BlockedAction),
+    /// It will be done when something has passed by itself.
     Waits(BlockedAction),
-    /// What it came after says why.
+    /// An action that it depends on was not done, and that action's result says why.
     Skipped,
 }
 
-/// What became of one action: a note, or why it was not done.
+/// Returns the note of a done action, or why it was not done.
 fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String, NotDone> {
     let what = describe(&action.verb);
-    let told = |reason: &str, message: String| BlockedAction {
+    let blocked_action = |reason: &str, message: String| BlockedAction {
         reason: reason.into(),
         message: format!("{what}: {message}"),
     };
-    let held_up = |reason: &str, message: String| Err(NotDone::HeldUp(told(reason, message)));
+    let blocked =
+        |reason: &str, message: String| Err(NotDone::Blocked(blocked_action(reason, message)));
     match result.map(|result| result.outcome) {
         Ok(ActionOutcome::Done { note, .. }) => Ok(note),
-        // The only copy of some slots is gone, or would be given up.
+        // The only copy of some slots no longer exists, or would be lost.
         Ok(ActionOutcome::Refused { guard, message }) if guard == GuardId::DataLoss.as_str() => {
-            held_up("SlotsLost", message)
+            blocked("SlotsLost", message)
         }
         Ok(ActionOutcome::Refused { guard, message }) if guard == GuardId::NotInSync.as_str() => {
-            held_up("NoReplicaInSync", message)
+            blocked("NoReplicaInSync", message)
         }
         Ok(ActionOutcome::Refused { guard, message }) if guard == GuardId::Copies.as_str() => {
-            held_up("CopyMissing", message)
+            blocked("CopyMissing", message)
         }
         Ok(ActionOutcome::Refused { guard, message })
             if guard == GuardId::RepairBudget.as_str() =>
         {
-            held_up("RepairBudget", message)
+            blocked("RepairBudget", message)
         }
         Ok(ActionOutcome::Refused { guard, message }) if guard == GuardId::BackOff.as_str() => {
-            Err(NotDone::Waits(told("BackOff", message)))
+            Err(NotDone::Waits(blocked_action("BackOff", message)))
         }
         Ok(ActionOutcome::Refused { guard, message }) if guard == GuardId::FullSync.as_str() => {
-            Err(NotDone::Waits(told("FullSyncUnderWay", message)))
+            Err(NotDone::Waits(blocked_action("FullSyncUnderWay", message)))
         }
         Ok(ActionOutcome::Refused { guard, message }) => {
-            held_up("Refused", format!("{message} (guard `{guard}`)"))
+            blocked("Refused", format!("{message} (guard `{guard}`)"))
         }
-        Ok(ActionOutcome::Failed { reason, message, .. }) => held_up(&reason, message),
+        Ok(ActionOutcome::Failed { reason, message, .. }) => blocked(&reason, message),
         Ok(ActionOutcome::Skipped { .. }) => Err(NotDone::Skipped),
-        Ok(_) => held_up("Other", "the host answered what this plugin does not know".into()),
-        Err(error) => held_up(error.reason(), error.to_string()),
+        Ok(_) => {
+            blocked("Other", "the host returned an outcome that this plugin does not know".into())
+        }
+        Err(error) => blocked(error.reason(), error.to_string()),
     }
 }
 
-/// Tells people about what they would ask for later. Forming is told by the conditions.
+/// Publishes events about actions that people will ask about later. The conditions report the forming of a
+/// cluster.
 fn announce(host: &dyn Host, action: &Action, note: &str) {
     let (kind, reason, message) = if let Verb::Failover { pod, mode, .. } = &action.verb {
         let message = format!("`{pod}` took over ({}): {note}", mode.name());
         (EventType::Normal, "FailedOver", message)
     } else if let Verb::AllowStart { node, .. } = &action.verb {
-        let message = format!("{note}: what only {} had is lost", node.short());
+        let message = format!("{note}: data that only {} had is lost", node.short());
         (EventType::Warning, "StartedEmpty", message)
     } else {
         return;
     };
     host.info(&message);
-    // An event that is lost changes nothing.
+    // A lost event has no consequences.
     if let Err(error) = host.publish(kind, reason, &message) {
         host.warn(&format!("the event was not published: {error}"));
     }
 }
 
-/// How many seconds the container of a Pod that is fenced has to end. One, because a Pod that is deleted with
-/// none is gone before its process is.
+/// The seconds that the container of a fenced Pod has to end. One, because a Pod that is deleted with a grace
+/// period of zero is removed before its process has ended.
 const FENCE_GRACE_S: u32 = 1;
 
-/// Deletes the Pods whose processes hang and whose places others are to take, and gives the uids of those for
-/// which that failed.
+/// Deletes the Pods whose processes hang and must end before replicas take over. Returns the uids of the Pods
+/// that could not be deleted.
 pub(crate) fn fence(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) -> Vec<String> {
     let mut failed = Vec::new();
     for (pod, uid) in &plan.fenced {
@@ -174,19 +178,19 @@ pub(crate) fn fence(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) -> V
         match host.delete(&object, &options) {
             Ok(()) => {
                 let text = format!(
-                    "`{pod}` did not answer in time and the majority called it failed: it is deleted, so that \
-                     it acknowledges nothing more when another takes over"
+                    "`{pod}` did not answer in time and the majority marked it as failed: its Pod is deleted, \
+                     so that it accepts no more writes when a replica takes over"
                 );
                 host.warn(&text);
                 if let Err(error) = host.publish(EventType::Warning, "Fenced", &text) {
                     host.warn(&format!("the event was not published: {error}"));
                 }
             }
-            // The Pod has changed since it was seen: the next pass looks again.
+            // The Pod has changed since the observation: the next reconcile observes again.
             Err(Error::Conflict(_)) => {}
             Err(error) => {
                 host.warn(&format!(
-                    "`{pod}` hangs and was not deleted, so that the cluster elects its successor: {error}"
+                    "`{pod}` hangs and could not be deleted, so the cluster will elect a replica: {error}"
                 ));
                 failed.push(uid.clone());
             }
@@ -195,25 +199,26 @@ pub(crate) fn fence(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) -> V
     failed
 }
 
-/// Which members set files aside before they last ended: while not all is as wanted, the data that is missed
-/// may lie there.
+/// Returns a fault that lists members that set files aside before they last ended. While the cluster is not
+/// in the desired state, missing data may be in these files.
 pub(crate) fn set_aside(plan: &Plan, seen: &Snapshot) -> Option<ReconcileFault> {
-    let said = |member: &Member| {
-        let words = last_words(member).filter(|words| words.contains(SET_ASIDE))?;
-        Some(format!("`{}` said: {words}", member.pod))
+    let reports = |member: &Member| {
+        let output = last_output(member).filter(|output| output.contains(SET_ASIDE))?;
+        Some(format!("`{}` reported: {output}", member.pod))
     };
-    let said: Vec<String> = seen.members.iter().filter_map(said).take(SET_ASIDE_TOLD_MAX).collect();
-    let is_told = plan.stage != ClusterStage::Steady && !said.is_empty();
-    is_told.then(|| ReconcileFault {
+    let reports: Vec<String> =
+        seen.members.iter().filter_map(reports).take(SET_ASIDE_REPORTED_MAX).collect();
+    let is_reported = plan.stage != ClusterStage::Steady && !reports.is_empty();
+    is_reported.then(|| ReconcileFault {
         reason: "SetAside".into(),
-        message: said.join("; "),
+        message: reports.join("; "),
         retry: false,
         ends_all: false,
     })
 }
 
-/// Tells which members are back after a copy of their damaged files was set aside: once, when one is first
-/// seen to answer again.
+/// Publishes an event for each member that answers again after a copy of its damaged files was set aside;
+/// once, when it is first seen to answer.
 pub(crate) fn announce_set_aside(
     host: &dyn Host,
     target: &ReconcileTarget,
@@ -230,22 +235,22 @@ pub(crate) fn announce_set_aside(
         member.role != MemberRole::Silent && silent.contains(&pod.as_str())
     });
     for (pod, _) in back {
-        let words = seen.member(pod).and_then(last_words);
-        let Some(words) = words.filter(|words| words.contains(SET_ASIDE)) else { continue };
+        let output = seen.member(pod).and_then(last_output);
+        let Some(output) = output.filter(|output| output.contains(SET_ASIDE)) else { continue };
         if let Err(error) =
-            host.publish(EventType::Warning, "SetAside", &format!("`{pod}`: {words}"))
+            host.publish(EventType::Warning, "SetAside", &format!("`{pod}`: {output}"))
         {
             host.warn(&format!("the event was not published: {error}"));
         }
     }
 }
 
-/// What `start.sh` says when it has set damaged files aside.
+/// The text of `start.sh` after it has set damaged files aside.
 const SET_ASIDE: &str = "is set aside in";
-/// Of how many members that is told at most.
-const SET_ASIDE_TOLD_MAX: usize = 2;
+/// The most members that the fault lists.
+const SET_ASIDE_REPORTED_MAX: usize = 2;
 
-/// An action in a few words.
+/// Returns a short description of an action.
 fn describe(verb: &Verb) -> String {
     match verb {
         Verb::Forget { node } => format!("forget {}", node.short()),

@@ -1,25 +1,25 @@
-//! Applies the objects that the cluster is made of, each whatever became of the others.
+//! Applies the objects of the cluster; a failure of one does not stop the others.
 
 use tholepin_redis_cluster_plan::workload;
 use tholepin_sdk::{Error, Host, Retry};
 
 use crate::observe::ReconcileTarget;
 
-/// What stands in the way outside the members.
+/// A problem outside the members.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ReconcileFault {
-    /// As a condition's reason.
+    /// The reason, as for a condition.
     pub reason: String,
-    /// For people, with the way out.
+    /// The message for people, with the way to fix it.
     pub message: String,
     /// Whether trying again without a change can help.
     pub retry: bool,
-    /// Whether the next call for the same object's sake would meet the same, perhaps after a long wait.
+    /// Whether further calls in this reconcile would fail in the same way, perhaps after a long wait.
     pub ends_all: bool,
 }
 
 impl ReconcileFault {
-    /// What a call of the host answered instead of what was wanted.
+    /// Returns the fault for a failed call of the host.
     pub(crate) fn of(what: &str, error: &Error) -> Self {
         Self {
             reason: error.reason().into(),
@@ -30,23 +30,23 @@ impl ReconcileFault {
     }
 }
 
-/// Something more urgent has come up: the pass ends.
+/// Something more urgent happened to the object: this reconcile ends.
 pub(crate) struct Interrupted;
 
-/// Applies the workload, and gives what was not applied. While no password is in force no Pods may start,
-/// so that what makes them is left as it is.
+/// Applies the workload and returns the faults. While no password is in force, no Pod may start, so the
+/// StatefulSets are not applied.
 ///
 /// # Errors
 ///
-/// Fails if something more urgent has come up.
+/// Fails if something more urgent happened.
 pub(crate) fn apply(
     host: &dyn Host,
     target: &ReconcileTarget,
     may_start: bool,
 ) -> Result<Vec<ReconcileFault>, Interrupted> {
     let mut faults = Vec::new();
-    let wanted = workload::objects(target.owner(), &target.spec);
-    for object in wanted.iter().filter(|object| may_start || object["kind"] != "StatefulSet") {
+    let desired = workload::objects(target.owner(), &target.spec);
+    for object in desired.iter().filter(|object| may_start || object["kind"] != "StatefulSet") {
         match host.apply(object, true) {
             Ok(_) => {}
             Err(Error::Interrupted) => return Err(Interrupted),
@@ -63,7 +63,7 @@ pub(crate) fn apply(
     Ok(faults)
 }
 
-/// Whether the next object would meet the same error, perhaps after a long wait.
+/// Returns true if the next object would meet the same error, perhaps after a long wait.
 const fn ends_all(error: &Error) -> bool {
     matches!(
         error,
@@ -75,7 +75,7 @@ fn refused(title: &str, error: &Error) -> ReconcileFault {
     let mut fault = ReconcileFault::of(&format!("{title} was not applied"), error);
     if matches!(error, Error::Conflict(_)) {
         fault.message = format!(
-            "{error}; somebody else owns a field of {title}: remove the field from their manifest, \
+            "{error}; another field manager owns a field of {title}: remove the field from its manifest, \
              or rename the RedisCluster"
         );
     }

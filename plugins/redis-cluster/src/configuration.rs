@@ -1,7 +1,7 @@
-//! The configuration's part of a pass: the file of the settings that servers have taken, the settings
-//! that they are given, the revisions that go, and what is told of all that.
+//! The configuration's part of a reconcile: the file of the settings that servers have accepted, the settings
+//! to change on running servers, unused revisions to delete, and the conditions about all this.
 //!
-//! What to do is decided in `plan::configuration`, `plan::workload::revisions` and `plan::outdated`.
+//! The decisions are in `plan::configuration`, `plan::workload::revisions` and `plan::outdated`.
 
 use serde_json::Value;
 use tholepin_redis_cluster_plan::{
@@ -18,7 +18,7 @@ use crate::{
     report::{ConditionValue, MembersSeen, ReconcileFindings, condition},
 };
 
-/// The StatefulSets' templates; none while they cannot be read, which says nothing about them.
+/// Returns the templates of the StatefulSets; none if they cannot be read, which counts as unknown.
 pub(crate) fn templates(host: &dyn Host, target: &ReconcileTarget) -> Vec<TemplateRevision> {
     let fields = &[
         ".metadata.name",
@@ -35,18 +35,19 @@ pub(crate) fn templates(host: &dyn Host, target: &ReconcileTarget) -> Vec<Templa
     }
 }
 
-/// Applies the file of the settings that servers have taken. Pods do not start without it.
+/// Applies the file of the settings that servers have accepted. Pods do not start without it.
 ///
 /// # Errors
 ///
-/// Fails if it cannot be read or applied.
+/// Fails if the file cannot be read or applied.
 pub(crate) fn apply(
     host: &dyn Host,
     target: &ReconcileTarget,
     snapshot: Option<&Snapshot>,
 ) -> Result<(), Error> {
-    let is_all_taken = snapshot.is_some_and(|it| configuration::is_all_taken(&target.spec, it));
-    let before = if is_all_taken { None } else { read(host, target)? };
+    let is_all_accepted =
+        snapshot.is_some_and(|snapshot| configuration::is_all_accepted(&target.spec, snapshot));
+    let before = if is_all_accepted { None } else { read(host, target)? };
     let before = before.as_ref().map(workload::read_live_config);
     let live = configuration::live(&target.spec, snapshot, &target.status, before.as_ref());
     host.apply(&workload::live_config(target.owner(), &live), true).map(drop)
@@ -62,11 +63,11 @@ fn read(host: &dyn Host, target: &ReconcileTarget) -> Result<Option<Value>, Erro
     }
 }
 
-/// Gives running servers the settings of the spec that they lack, after everything else.
+/// Changes the spec's settings that running servers do not have, after all other actions.
 ///
 /// # Errors
 ///
-/// Fails as [`act::perform`] does; what becomes of single settings is no error.
+/// Fails like [`act::perform`]; the results of single settings are not errors.
 pub(crate) fn set(
     host: &dyn Host,
     target: &ReconcileTarget,
@@ -75,8 +76,8 @@ pub(crate) fn set(
     act::perform(host, target, &plan.settings)
 }
 
-/// Deletes the revisions that no Pod and no template names. The cached objects are asked first, so that
-/// a cluster whose Pods still read an older revision costs no live reads.
+/// Deletes the revisions that no Pod and no template names. Checks the cached objects first, so that a
+/// cluster whose Pods still use an older revision causes no live reads.
 pub(crate) fn forget(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) {
     if plan.stage != ClusterStage::Steady {
         return;
@@ -89,26 +90,27 @@ pub(crate) fn forget(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) {
         },
     );
     let outcome = gone.and_then(|gone| {
-        gone.unwrap_or_default().into_iter().try_for_each(|it| delete(host, target, it))
+        gone.unwrap_or_default().into_iter().try_for_each(|map| delete(host, target, map))
     });
     if let Err(error) = outcome {
-        // Nobody reads them: the next pass tries again.
+        // No Pod reads them: the next reconcile tries again.
         host.warn(&format!("old revisions of the configuration were not deleted: {error}"));
     }
 }
 
-/// Deletes the Pods in which nothing ever ran and which a mended template would let run.
+/// Deletes the Pods that never ran or never answered, and that a corrected template may let run.
 pub(crate) fn replace_stuck(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) {
     for (pod, uid) in &plan.stuck {
         let object = ObjectRef::new("v1", "Pod", &target.namespace, pod);
         let options = DeleteOptions { uid: Some(uid.clone()), ..DeleteOptions::default() };
         match host.delete(&object, &options) {
             Ok(()) => {
-                let text =
-                    format!("`{pod}` never ran and is replaced by one of the present template");
+                let text = format!(
+                    "`{pod}` never ran or never answered, and is replaced by a Pod of the present template"
+                );
                 host.info(&text);
             }
-            // Something has happened in it meanwhile: the next pass looks again.
+            // The Pod has changed meanwhile: the next reconcile observes again.
             Err(error) => host.warn(&format!("`{pod}` was not replaced: {error}")),
         }
     }
@@ -131,12 +133,12 @@ fn unnamed(
                 uid: text(map, "/metadata/uid")?,
             })
         })
-        .filter(|it| names.is_revision(&it.name))
+        .filter(|map| names.is_revision(&map.name))
         .collect();
     if existing.len() <= 1 {
         return Ok(Vec::new());
     }
-    // Every Pod of the namespace: one whose labels or owner somebody changed reads its file all the same.
+    // Reads all Pods of the namespace: one whose labels or owner were changed by hand still reads its file.
     let pods = ListQuery {
         read,
         fields: vec![".spec.volumes".into()],
@@ -154,13 +156,13 @@ fn delete(host: &dyn Host, target: &ReconcileTarget, gone: ExistingConfigMap) ->
     let object = ObjectRef::new("v1", "ConfigMap", &target.namespace, &gone.name);
     let options = DeleteOptions { uid: Some(gone.uid), ..DeleteOptions::default() };
     match host.delete(&object, &options) {
-        // Somebody else deleted it, or made another one of that name.
+        // It was deleted already, or another object of that name was created.
         Ok(()) | Err(Error::NotFound(_) | Error::Conflict(_)) => Ok(()),
         Err(error) => Err(error),
     }
 }
 
-/// The object's own objects of one kind.
+/// Returns the objects of one kind with the cluster's labels.
 fn list(
     host: &dyn Host,
     target: &ReconcileTarget,
@@ -177,20 +179,26 @@ fn list(
     })
 }
 
-/// `Outdated` and `LiveConfigApplied`. What is not known in this pass stays as it was told last.
+/// Returns `Outdated` and `LiveConfigApplied`. A condition that this reconcile cannot determine keeps its
+/// last value.
 pub(crate) fn conditions(
     target: &ReconcileTarget,
-    situation: &ReconcileFindings,
+    findings: &ReconcileFindings,
     now_ms: u64,
 ) -> Vec<Condition> {
-    let verdicts = match &situation.seen {
+    let condition_values = match &findings.seen {
         MembersSeen::Planned { plan, set, .. } => [outdated(plan), configured(plan, set)],
-        MembersSeen::Interrupted | MembersSeen::Unseen(_) => [None, None],
+        MembersSeen::Interrupted | MembersSeen::NotObserved(_) => [None, None],
     };
-    let named = ["Outdated", "LiveConfigApplied"].into_iter().zip(verdicts);
-    let conditions = named.filter_map(|(name, verdict)| match verdict {
-        Some(verdict) => Some(condition(target, name, verdict, now_ms)),
-        None => target.status.conditions.iter().find(|it| it.condition_type == name).cloned(),
+    let named = ["Outdated", "LiveConfigApplied"].into_iter().zip(condition_values);
+    let conditions = named.filter_map(|(name, value)| match value {
+        Some(value) => Some(condition(target, name, value, now_ms)),
+        None => target
+            .status
+            .conditions
+            .iter()
+            .find(|condition| condition.condition_type == name)
+            .cloned(),
     });
     conditions.collect()
 }
@@ -198,28 +206,27 @@ pub(crate) fn conditions(
 fn outdated(plan: &Plan) -> Option<ConditionValue> {
     match &plan.outdated {
         OutdatedPods::Unknown => None,
-        OutdatedPods::Nobody => Some(ConditionValue::new(
+        OutdatedPods::UpToDate => Some(ConditionValue::new(
             false,
             "AsWanted",
             "every Pod runs its StatefulSet's template",
         )),
         OutdatedPods::Some { count, of, next } => {
-            let way_out = match next {
+            let fix = match next {
                 NextPod::Pod(pod) => format!(
                     "delete them one at a time, replicas first, and wait for `Ready` after each; the next \
                      is `{pod}`"
                 ),
                 NextPod::NotYet => {
-                    "delete none before the cluster is `Ready`: `Ready` and `Degraded` say what \
-                                 it waits for"
+                    "delete none before the cluster is `Ready`: `Ready` and `Degraded` say what it waits for"
                         .into()
                 }
                 NextPod::OnlyCopy(pod) => format!(
                     "`{pod}` holds the only copy of its shard's data, in memory: raise \
-                     `.spec.replicasPerShard` before you delete it, or give the data up"
+                     `.spec.replicasPerShard` before you delete it, or accept the loss of the data"
                 ),
             };
-            let message = format!("{count} of {of} Pods run an older template: {way_out}");
+            let message = format!("{count} of {of} Pods run an older template: {fix}");
             Some(ConditionValue::new(true, "OlderTemplate", message))
         }
     }
@@ -227,7 +234,7 @@ fn outdated(plan: &Plan) -> Option<ConditionValue> {
 
 fn configured(plan: &Plan, set: &ActionSummary) -> Option<ConditionValue> {
     let mut members = plan.shards.iter().flat_map(|shard| shard.members.values());
-    if let Some(first) = set.held_up.first() {
+    if let Some(first) = set.blocked.first() {
         let message = format!(
             "{}; the servers keep the values that they have and start with them: change or remove \
              the setting",
@@ -236,7 +243,7 @@ fn configured(plan: &Plan, set: &ActionSummary) -> Option<ConditionValue> {
         return Some(ConditionValue::new(false, &first.reason, message));
     }
     if !plan.settings.is_empty() {
-        return Some(ConditionValue::new(false, "Pending", "the servers are given new settings"));
+        return Some(ConditionValue::new(false, "Pending", "new settings are sent to the servers"));
     }
     let message = "every server that answers has the settings that can be changed while it runs";
     let answers = members.any(|member| member.role != MemberRole::Silent);

@@ -1,18 +1,19 @@
-//! The plugin that creates a Redis Cluster and keeps it alive.
+//! The plugin that creates a Redis Cluster and keeps it available.
 //!
 //! ```text
 //! observe ─► plan (crate `plan`, pure) ─► act ─► apply the workload ─► report
 //! ```
 //!
-//! This crate reads and writes through the host and decides nothing: what to do is in
-//! `redis-cluster/plan`. The policy's constants stand at the top of that crate.
+//! This crate reads and writes through the host. The decisions, and the constants of the policy, are in the
+//! crate `redis-cluster/plan`.
 //!
 //! Invariants:
-//! - Nothing is kept between reconciles but the object's status and the memo: since when the members could not
-//!   be observed, since when the cluster is not as wanted, and which Pods did not answer in time.
-//! - What cannot be applied stops no repair, and the rest of the workload is applied all the same.
-//! - A plan that its own linter objects to is not performed.
-//! - The status changes only when something changed: it holds no times of looking, no offsets.
+//! - Nothing is kept between reconciles but the object's status and the memo. The memo records since when the
+//!   members could not be observed, since when the cluster is not in the desired state, and which Pods did
+//!   not answer in time.
+//! - An object that cannot be applied stops neither repairs nor the rest of the workload.
+//! - A plan with a violation ([`Plan::check`]) is not performed.
+//! - The status changes only when something changed: it contains no times of observations and no offsets.
 
 mod act;
 mod apply;
@@ -57,7 +58,7 @@ impl Reconciler for RedisCluster {
                 .into_iter()
                 .map(|fault| Violation { field: fault.field, message: fault.message })
                 .collect(),
-            // The definition keeps such a spec out; this is for an object older than it.
+            // The definition refuses such a spec; this is for an object that is older than the definition.
             Err(error) => vec![Violation { field: ".spec".into(), message: error.to_string() }],
         }
     }
@@ -67,24 +68,24 @@ impl Reconciler for RedisCluster {
         request: ReconcileRequest,
     ) -> Result<ReconcileOutcome, ReconcileFailure> {
         if request.deleting {
-            // Everything made here belongs to the object and goes with it; whether the volumes go is
-            // written in the StatefulSets.
-            let summary = "deleted: what belongs to it follows".to_owned();
+            // All objects created here are owned by the object and are deleted with it. The StatefulSets say
+            // whether their volumes are deleted too.
+            let summary = "deleted; Kubernetes deletes the objects that it owns".to_owned();
             return Ok(ReconcileOutcome { summary, finished: true, ..ReconcileOutcome::default() });
         }
         let target = ReconcileTarget::read(&request.object)?;
         let now_ms = host.now_ms()?;
         let before = PluginMemo::read(request.memo);
-        let situation = pass(host, &target, &before, now_ms);
-        let memo = before.after(&situation, now_ms);
-        report::write(host, &target, &situation, &memo, now_ms)?;
-        Ok(outcome(&target, &situation, &memo))
+        let findings = observe_and_act(host, &target, &before, now_ms);
+        let memo = before.after(&findings, now_ms);
+        report::write(host, &target, &findings, &memo, now_ms)?;
+        Ok(outcome(&target, &findings, &memo))
     }
 }
 
-/// One pass up to the report. The members come first: what is wrong with the workload must not keep a
-/// primary that died from being replaced.
-fn pass(
+/// Does everything but the report. The members come first, so that a problem with the workload does not delay
+/// the replacement of a dead primary.
+fn observe_and_act(
     host: &dyn Host,
     target: &ReconcileTarget,
     before: &PluginMemo,
@@ -92,8 +93,8 @@ fn pass(
 ) -> ReconcileFindings {
     let mut faults = Vec::new();
     let mut silent = before.silent.clone();
-    let MembersLook { seen, may_start } =
-        look(host, target, (before, now_ms), &mut silent, &mut faults);
+    let MembersObservation { seen, may_start } =
+        observe_members(host, target, (before, now_ms), &mut silent, &mut faults);
     if matches!(seen, MembersSeen::Interrupted) || faults.iter().any(|fault| fault.ends_all) {
         return ReconcileFindings { seen, faults, silent };
     }
@@ -106,46 +107,46 @@ fn pass(
     ReconcileFindings { seen, faults, silent }
 }
 
-/// What was seen of the members, and whether Pods may be started.
-struct MembersLook {
+/// The observation of the members, and whether Pods may be started.
+struct MembersObservation {
     seen: MembersSeen,
     may_start: bool,
 }
 
-/// Looks at the members, and does what the plan for them says.
-fn look(
+/// Observes the members and performs the plan for them.
+fn observe_members(
     host: &dyn Host,
     target: &ReconcileTarget,
     (before, now_ms): (&PluginMemo, u64),
     silent: &mut BTreeMap<String, SilentPodMemo>,
     faults: &mut Vec<ReconcileFault>,
-) -> MembersLook {
-    let mut observed = match observe::observe(host, target, before.asks_why(now_ms)) {
+) -> MembersObservation {
+    let mut observed = match observe::observe(host, target, before.asks_for_obstacles(now_ms)) {
         Ok(observed) => observed,
         Err(Error::Interrupted) => {
-            return MembersLook { seen: MembersSeen::Interrupted, may_start: true };
+            return MembersObservation { seen: MembersSeen::Interrupted, may_start: true };
         }
         Err(error) => {
             let ended = live_settings(host, target, None, faults);
-            return MembersLook {
-                seen: ended.unwrap_or(MembersSeen::Unseen(error)),
+            return MembersObservation {
+                seen: ended.unwrap_or(MembersSeen::NotObserved(error)),
                 may_start: true,
             };
         }
     };
     if let Some(ended) = live_settings(host, target, Some(&observed.snapshot), faults) {
-        return MembersLook { seen: ended, may_start: true };
+        return MembersObservation { seen: ended, may_start: true };
     }
     *silent = silent_pods(&observed.snapshot, silent, now_ms);
-    observed.silent = silent.iter().map(|(uid, it)| (uid.clone(), it.as_of(now_ms))).collect();
+    observed.silent = silent.iter().map(|(uid, memo)| (uid.clone(), memo.as_of(now_ms))).collect();
     let credentials = observed.snapshot.credentials;
     faults.extend(observe::credentials_fault(target, credentials));
     let may_start = !credentials.pending;
     let plan = Box::new(plan(&target.name, &target.spec, &observed));
     act::announce_set_aside(host, target, &plan, &observed.snapshot);
     faults.extend(act::set_aside(&plan, &observed.snapshot));
-    let seen = if let Some(bad) = check(&plan, &observed) {
-        faults.push(bad);
+    let seen = if let Some(violation) = check(&plan, &observed) {
+        faults.push(violation);
         MembersSeen::Planned {
             plan,
             acted: act::ActionSummary::default(),
@@ -154,19 +155,20 @@ fn look(
     } else {
         perform(host, target, plan, silent, faults)
     };
-    MembersLook { seen, may_start }
+    MembersObservation { seen, may_start }
 }
 
-/// Writes the file of the settings that servers have taken, without which no Pod starts. What it held stays
-/// if it cannot be written. Gives an end of the pass if something more urgent has come up.
+/// Applies the file of the settings that servers have accepted, without which no Pod starts. If it cannot be
+/// applied, its old content stays. Returns `Some` if something more urgent happened and the reconcile must
+/// end.
 fn live_settings(
     host: &dyn Host,
     target: &ReconcileTarget,
     snapshot: Option<&Snapshot>,
     faults: &mut Vec<ReconcileFault>,
 ) -> Option<MembersSeen> {
-    let told = snapshot.filter(|snapshot| !snapshot.members.is_empty());
-    match configuration::apply(host, target, told) {
+    let observed_snapshot = snapshot.filter(|snapshot| !snapshot.members.is_empty());
+    match configuration::apply(host, target, observed_snapshot) {
         Ok(()) => None,
         Err(Error::Interrupted) => Some(MembersSeen::Interrupted),
         Err(error) => {
@@ -195,7 +197,7 @@ fn perform(
             configuration::forget(host, target, &plan);
             MembersSeen::Planned { plan, acted, set }
         }
-        // Something more urgent has come up, so what was seen is old: look again.
+        // Something more urgent happened, so the observation is outdated: observe again.
         Err(Error::Interrupted) => MembersSeen::Interrupted,
         Err(error) => {
             faults.push(ReconcileFault::of("the plan was not performed", &error));
@@ -208,7 +210,7 @@ fn perform(
     }
 }
 
-/// Refuses a plan that must not be performed: a bug of ours, and better found here than in the data.
+/// Refuses a plan with a violation, which is a bug of this plugin.
 fn check(plan: &Plan, observed: &Observed) -> Option<ReconcileFault> {
     let violations = plan.check(observed);
     let first = violations.first()?;
@@ -216,36 +218,36 @@ fn check(plan: &Plan, observed: &Observed) -> Option<ReconcileFault> {
     Some(ReconcileFault { reason: "BadPlan".into(), message, retry: true, ends_all: false })
 }
 
-/// Kubernetes is asked why it does not make something that has been missing for so long, in milliseconds.
+/// The time in milliseconds for which something must be missing before Kubernetes is asked why.
 const MISSING_PATIENCE_MS: u64 = 3_000;
 
-/// What is remembered from one pass to the next, as long as the host runs.
+/// The state kept from one reconcile to the next, as long as the host runs.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct PluginMemo {
-    /// Since when the members could not be looked at.
+    /// Since when the members could not be observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     unseen_since_ms: Option<u64>,
-    /// Since when the cluster is not as wanted.
+    /// Since when the cluster is not in the desired state.
     #[serde(skip_serializing_if = "Option::is_none")]
     unsteady_since_ms: Option<u64>,
-    /// The Pods that did not answer in time when the members were last looked at, or shortly before, by uid.
+    /// The Pods that did not answer in time in the last observation or shortly before, by uid.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     silent: BTreeMap<String, SilentPodMemo>,
 }
 
-/// How long, in milliseconds, a Pod that answers again is remembered as one that did not.
+/// The time in milliseconds for which a Pod that answers again is remembered as one that did not.
 const ANSWERS_AGAIN_MS: u64 = 3_000;
 
 /// A Pod that does not answer in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct SilentPodMemo {
-    /// Since when.
+    /// When it first did not answer, in milliseconds since 1970.
     since_ms: u64,
-    /// When it was last seen not to answer.
+    /// When it last did not answer, in milliseconds since 1970.
     last_ms: u64,
-    /// Whether its deletion was tried and did not succeed.
+    /// Whether its deletion was tried and failed.
     #[serde(default)]
     is_unfenced: bool,
 }
@@ -257,8 +259,8 @@ impl SilentPodMemo {
     }
 }
 
-/// The Pods that do not answer in time, and what was known of them before. One that answers again is kept for
-/// as long as others call it failed, and for a moment in which that may become known.
+/// Returns the Pods that do not answer in time, with their earlier records. A Pod that answers again is kept
+/// while other members consider it failed, and for [`ANSWERS_AGAIN_MS`] in which they may begin to.
 fn silent_pods(
     snapshot: &Snapshot,
     before: &BTreeMap<String, SilentPodMemo>,
@@ -272,7 +274,8 @@ fn silent_pods(
     };
     let is_failed = |member: &Member| {
         let Some(node) = member.node() else { return false };
-        let mut rows = snapshot.members.iter().filter_map(|it| snapshot.row_seen_by(it, node));
+        let mut rows =
+            snapshot.members.iter().filter_map(|other| snapshot.row_seen_by(other, node));
         rows.any(|row| row.flags.contains(&NodeFlag::Fail))
     };
     let new = SilentPodMemo { since_ms: now_ms, ..SilentPodMemo::default() };
@@ -290,20 +293,20 @@ fn silent_pods(
 }
 
 impl PluginMemo {
-    /// A memo of another version says nothing.
+    /// Parses the memo; one of another version counts as empty.
     fn read(memo: Option<Value>) -> Self {
         memo.and_then(|memo| serde_json::from_value(memo).ok()).unwrap_or_default()
     }
 
-    fn asks_why(&self, now_ms: u64) -> bool {
+    fn asks_for_obstacles(&self, now_ms: u64) -> bool {
         self.unsteady_since_ms.is_some_and(|since| since + MISSING_PATIENCE_MS <= now_ms)
     }
 
-    fn after(self, situation: &ReconcileFindings, now_ms: u64) -> Self {
-        let silent = situation.silent.clone();
-        match &situation.seen {
+    fn after(self, findings: &ReconcileFindings, now_ms: u64) -> Self {
+        let silent = findings.silent.clone();
+        match &findings.seen {
             MembersSeen::Interrupted => Self { silent, ..self },
-            MembersSeen::Unseen(_) => {
+            MembersSeen::NotObserved(_) => {
                 Self { unseen_since_ms: Some(self.unseen_since_ms.unwrap_or(now_ms)), ..self }
             }
             MembersSeen::Planned { plan, .. } => Self {
@@ -318,16 +321,16 @@ impl PluginMemo {
 
 fn outcome(
     target: &ReconcileTarget,
-    situation: &ReconcileFindings,
+    findings: &ReconcileFindings,
     memo: &PluginMemo,
 ) -> ReconcileOutcome {
-    let ReconcileFindings { seen, faults, .. } = situation;
+    let ReconcileFindings { seen, faults, .. } = findings;
     let requeue_ms = match seen {
         MembersSeen::Interrupted => BUSY_REQUEUE_MS,
-        MembersSeen::Unseen(_) => WAITING_REQUEUE_MS,
-        // A refusal stands until something changes; a guard that counts time needs a new look.
-        MembersSeen::Planned { acted, .. } if acted.is_held_up() => WAITING_REQUEUE_MS,
-        // What was set is looked at at once; what was refused stands until the spec changes.
+        MembersSeen::NotObserved(_) => WAITING_REQUEUE_MS,
+        // A refusal lasts until something changes; a guard that measures time needs a new observation.
+        MembersSeen::Planned { acted, .. } if acted.is_blocked() => WAITING_REQUEUE_MS,
+        // Changed settings are observed again soon; a refused setting stays refused until the spec changes.
         MembersSeen::Planned { set, .. } if set.done != 0 => BUSY_REQUEUE_MS,
         MembersSeen::Planned { plan, .. } => plan.requeue_ms(),
     };
@@ -335,7 +338,7 @@ fn outcome(
     let requeue_ms = if again { requeue_ms.min(WAITING_REQUEUE_MS) } else { requeue_ms };
     ReconcileOutcome {
         requeue_ms: Some(requeue_ms),
-        summary: report::summary(situation, requeue_ms),
+        summary: report::summary(findings, requeue_ms),
         wake: vec![WakeTrigger::Change { instance: json!(target.instance) }],
         memo: Some(json!(memo)),
         ..ReconcileOutcome::default()

@@ -1,4 +1,4 @@
-//! Reads: the object itself, and every member at one moment.
+//! Reads the object, and takes a snapshot of all members.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use tholepin_sdk::{Error, Host, ObjectRef, ReconcileFailure, topology};
 
 use crate::{apply::ReconcileFault, configuration};
 
-/// The object reconciled, read once.
+/// The object to reconcile, parsed once.
 #[derive(Debug)]
 pub(crate) struct ReconcileTarget {
     pub name: String,
@@ -25,14 +25,14 @@ pub(crate) struct ReconcileTarget {
     pub uid: String,
     pub generation: i64,
     pub spec: RedisClusterSpec,
-    /// What was reported last.
+    /// The last status.
     pub status: RedisClusterStatus,
-    /// The instance, as the host's Redis functions take it.
+    /// The instance for the host's Redis functions.
     pub instance: Instance,
 }
 
 impl ReconcileTarget {
-    /// Reads the object of a request.
+    /// Parses the object of a request.
     pub(crate) fn read(object: &Value) -> Result<Self, ReconcileFailure> {
         let text = |path: &str| {
             let value = object.pointer(path).and_then(Value::as_str);
@@ -48,7 +48,7 @@ impl ReconcileTarget {
             instance: workload::instance(owner, &spec),
             generation: object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0),
             spec,
-            // A status of another version says nothing; it is written anew.
+            // A status of another version counts as empty; it is written again.
             status: serde_json::from_value(part("status")).unwrap_or_default(),
             name,
             namespace,
@@ -66,8 +66,8 @@ fn unreadable(path: &str, why: &str) -> ReconcileFailure {
     ReconcileFailure { reason: "Unreadable".into(), message, retry: false }
 }
 
-/// What is wrong with the password that the object names, by the host's word. The one in force stays: it
-/// is the one that the members have.
+/// Returns a fault if the host reports a problem with the password that the object names. The password in
+/// force does not change: the members use it.
 pub(crate) fn credentials_fault(
     target: &ReconcileTarget,
     facts: CredentialsFacts,
@@ -75,7 +75,7 @@ pub(crate) fn credentials_fault(
     let (secret, key) = secret_of(target);
     let kept = reserved::name(reserved::ReservedPurpose::Credentials, KIND, &target.uid);
     let (reason, message) = match facts.named {
-        // What could not be read now is read again by the next pass.
+        // A Secret that could not be read now is read again in the next reconcile.
         NamedPassword::InForce | NamedPassword::Unread | NamedPassword::Other => return None,
         NamedPassword::SecretMissing
         | NamedPassword::KeyMissing
@@ -89,45 +89,44 @@ pub(crate) fn credentials_fault(
             (reason, message)
         }
         NamedPassword::Differs => {
-            let way_out = if target.spec.auth.is_some() {
+            let fix = if target.spec.auth.is_some() {
                 format!(
-                    "`.spec.auth` names another password than the cluster was made with: write the \
+                    "`.spec.auth` names another password than the cluster was created with: write the \
                      old one (if there was one, the Secret `{kept}` has it) into the Secret `{secret}`"
                 )
             } else {
-                "the cluster was made with a password and `.spec.auth` names none: name it again"
+                "the cluster was created with a password and `.spec.auth` names none: name it again"
                     .into()
             };
-            let text = "; changing it is not served yet, a new password needs a new cluster";
-            ("CredentialsRefused", format!("{way_out}{text}"))
+            let text =
+                "; changing the password is not supported yet, a new password needs a new cluster";
+            ("CredentialsRefused", format!("{fix}{text}"))
         }
         NamedPassword::Refused => {
-            let way_out = if target.spec.auth.is_some() {
-                format!(
-                    "write the one that they have into the key `{key}` of the Secret `{secret}`"
-                )
+            let fix = if target.spec.auth.is_some() {
+                format!("write the servers' password into the key `{key}` of the Secret `{secret}`")
             } else {
-                "name the Secret with theirs in `.spec.auth`".into()
+                "name a Secret with the servers' password in `.spec.auth`".into()
             };
             let text = format!(
-                "the servers that run have another password than `.spec.auth` names, and the Secret \
-                 `{kept}`, in which the host keeps theirs, is gone: {way_out}"
+                "the running servers have another password than the one that `.spec.auth` names, and the \
+                 Secret `{kept}`, in which the host kept theirs, does not exist any more: {fix}"
             );
             ("CredentialsRefused", text)
         }
         NamedPassword::Unproven => (
             "CredentialsUnproven",
             format!(
-                "the Secret `{kept}`, in which the host keeps the password of the servers, is gone, and \
-                 none of those that run answers to prove that they have the one that `.spec.auth` names. \
-                 A Pod that is started anew waits for that: let one of them answer, or delete those that hang"
+                "the Secret `{kept}`, in which the host kept the password of the servers, does not exist any \
+                 more, and no running server answers to prove that `.spec.auth` names their password. \
+                 New Pods wait for that proof: make one of the servers answer, or delete the Pods that hang"
             ),
         ),
     };
     Some(ReconcileFault { reason: reason.into(), message, retry: false, ends_all: false })
 }
 
-/// The Secret that the object names, and the key there.
+/// Returns the name and the key of the Secret that the object names.
 fn secret_of(target: &ReconcileTarget) -> (&str, &str) {
     match &target.spec.auth {
         Some(auth) => (auth.secret_name.as_str(), auth.key.as_str()),
@@ -135,7 +134,7 @@ fn secret_of(target: &ReconcileTarget) -> (&str, &str) {
     }
 }
 
-/// What is wrong with the Secret itself, and what mends it.
+/// Returns the problem of the Secret itself, and how to fix it.
 fn unusable(target: &ReconcileTarget, facts: CredentialsFacts) -> (&'static str, String) {
     let (secret, key) = secret_of(target);
     let namespace = &target.namespace;
@@ -171,7 +170,7 @@ fn unusable(target: &ReconcileTarget, facts: CredentialsFacts) -> (&'static str,
             "SecretUnusable",
             format!(
                 "the key `{key}` of the Secret `{secret}` has a line break or another control character, \
-                 which no configuration file takes; write it anew without (`printf %s PASSWORD`)"
+                 which a configuration file cannot contain; write it again without (`printf %s PASSWORD`)"
             ),
         ),
         NamedPassword::InForce
@@ -182,30 +181,31 @@ fn unusable(target: &ReconcileTarget, facts: CredentialsFacts) -> (&'static str,
         | NamedPassword::Unproven
         | NamedPassword::Other => (
             "SecretUnusable",
-            format!("the key `{key}` of the Secret `{secret}` is no UTF-8 text: write it anew"),
+            format!("the key `{key}` of the Secret `{secret}` is not UTF-8 text: write it again"),
         ),
     }
 }
 
-/// Looks at every member. `asks_why` if also Kubernetes is to be asked for what it does not make.
+/// Observes all members. `asks_why` also asks Kubernetes why it does not create something.
 pub(crate) fn observe(
     host: &dyn Host,
     target: &ReconcileTarget,
-    asks_why: bool,
+    asks_for_obstacles: bool,
 ) -> Result<Observed, Error> {
     let snapshot = match topology::observe(host, &target.instance) {
-        // There is no Pod yet, or no more: every shard is to be begun, or lost.
+        // No Pod exists (yet, or any more): the planner starts or replaces every shard.
         Err(Error::NotFound(_)) => Snapshot::default(),
         seen => seen?,
     };
     let templates = configuration::templates(host, target);
-    let obstacles = if asks_why { obstacles(host, target, &snapshot) } else { BTreeMap::default() };
+    let obstacles =
+        if asks_for_obstacles { obstacles(host, target, &snapshot) } else { BTreeMap::default() };
     let previous = target.status.clone();
     Ok(Observed { snapshot, previous, templates, obstacles, silent: BTreeMap::default() })
 }
 
-/// Why Kubernetes does not make the first Pod that is missing, or the volume of the first that has none, by
-/// the warnings of its controllers.
+/// Returns why Kubernetes does not create the first missing Pod, or the volume of the first Pod without one,
+/// from the warnings of its controllers.
 fn obstacles(
     host: &dyn Host,
     target: &ReconcileTarget,
@@ -217,7 +217,8 @@ fn obstacles(
         let unplaced = member(pod).and_then(|member| member.kubernetes.get("unplaced")?.as_str());
         unplaced.is_some_and(|why| why.contains("PersistentVolumeClaim"))
     };
-    let pods = || layout.positions().map(|seat| (names.pod(seat), names.shard(seat.shard)));
+    let pods =
+        || layout.positions().map(|position| (names.pod(position), names.shard(position.shard)));
     let missing = pods()
         .find(|(pod, _)| member(pod).is_none())
         .map(|(pod, set)| (ObjectRef::new("apps/v1", "StatefulSet", &target.namespace, &set), pod));
@@ -229,11 +230,11 @@ fn obstacles(
     asked.filter_map(|(object, pod)| Some((pod.clone(), warning(host, &object, &pod)?))).collect()
 }
 
-/// The newest warning about an object: of a StatefulSet, that it cannot make this Pod.
+/// Returns the newest warning about an object; for a StatefulSet, the newest one about this Pod.
 fn warning(host: &dyn Host, object: &ObjectRef, pod: &str) -> Option<String> {
     let warnings = match host.warnings(object) {
         Ok(warnings) => warnings,
-        // Why something is not made is worth knowing, and nothing waits for it.
+        // Nothing depends on the reason, so an error is only logged.
         Err(Error::NotFound(_)) => return None,
         Err(error) => {
             host.warn(&format!("the warnings about {} were not read: {error}", object.name));

@@ -1,7 +1,7 @@
-//! Tells what is so: the status, its conditions, one line for people, and an event when it changes.
+//! Reports the result: the status with its conditions, one line for people, and events about changes.
 //!
-//! Everything is computed from what was decided and done in this pass; what was reported before is
-//! used only for the time of a condition's last change, and for members that cannot be asked.
+//! Everything is computed from the decisions and results of this reconcile. The last status is used only for
+//! the times of conditions, and for members that cannot be asked.
 
 use std::collections::BTreeMap;
 
@@ -22,40 +22,40 @@ use crate::{
     observe::ReconcileTarget,
 };
 
-/// How long what was reported stays while the members cannot be looked at for a reason that passes, in
-/// milliseconds: as long as a healthy cluster is not looked at anyway.
-const UNSEEN_PATIENCE_MS: u64 = HEALTHY_REQUEUE_MS;
+/// The time in milliseconds for which the last status stays if the members cannot be observed for a temporary
+/// reason. It is the interval at which a healthy cluster is observed anyway.
+const NOT_OBSERVED_PATIENCE_MS: u64 = HEALTHY_REQUEUE_MS;
 
-/// How a pass went.
+/// The findings of a reconcile.
 #[derive(Debug)]
 pub(crate) struct ReconcileFindings {
-    /// What was seen of the members.
+    /// The observation of the members.
     pub seen: MembersSeen,
-    /// What stands in the way besides, what comes first first.
+    /// Further problems, the most important one first.
     pub faults: Vec<ReconcileFault>,
     /// The Pods that do not answer in time, by uid.
     pub silent: BTreeMap<String, SilentPodMemo>,
 }
 
-/// What a pass saw of the members.
+/// The observation of the members.
 #[derive(Debug)]
 pub(crate) enum MembersSeen {
-    /// Something more urgent has come up before all was seen and done.
+    /// Something more urgent happened before everything was observed and done.
     Interrupted,
-    /// The members could not be looked at.
-    Unseen(Error),
+    /// The members could not be observed.
+    NotObserved(Error),
     /// A plan was made and performed.
     Planned {
         /// The plan.
         plan: Box<Plan>,
-        /// What became of it.
+        /// The results of its actions.
         acted: ActionSummary,
-        /// What became of the settings.
+        /// The results of the settings.
         set: ActionSummary,
     },
 }
 
-/// What a condition says, without its time.
+/// The value of a condition, without its time.
 pub(crate) struct ConditionValue {
     status: ConditionStatus,
     reason: String,
@@ -74,7 +74,7 @@ impl ConditionValue {
     }
 }
 
-/// Writes the status, and an event if the cluster became ready or stopped being so.
+/// Writes the status, and an event if the cluster became ready or stopped being ready.
 ///
 /// # Errors
 ///
@@ -82,15 +82,15 @@ impl ConditionValue {
 pub(crate) fn write(
     host: &dyn Host,
     target: &ReconcileTarget,
-    situation: &ReconcileFindings,
+    findings: &ReconcileFindings,
     memo: &PluginMemo,
     now_ms: u64,
 ) -> Result<(), ReconcileFailure> {
     let for_ms = |since_ms: Option<u64>| now_ms.saturating_sub(since_ms.unwrap_or(now_ms));
-    if stays(target, &situation.seen, for_ms(memo.unseen_since_ms)) {
+    if keeps_last_status(target, &findings.seen, for_ms(memo.unseen_since_ms)) {
         return Ok(());
     }
-    let status = status(target, situation, for_ms(memo.unsteady_since_ms), now_ms);
+    let status = status(target, findings, for_ms(memo.unsteady_since_ms), now_ms);
     announce(host, target, &status);
     let document = json!({
         "apiVersion": API_VERSION,
@@ -102,40 +102,44 @@ pub(crate) fn write(
     Ok(())
 }
 
-/// Whether what was reported stays: this pass has seen nothing, and the next one will soon.
-fn stays(target: &ReconcileTarget, seen: &MembersSeen, unseen_for_ms: u64) -> bool {
+/// Returns true if the last status stays: this reconcile has observed nothing, and the next one follows soon.
+fn keeps_last_status(
+    target: &ReconcileTarget,
+    seen: &MembersSeen,
+    not_observed_for_ms: u64,
+) -> bool {
     match seen {
         MembersSeen::Interrupted => true,
-        MembersSeen::Unseen(error) if error.retry() != Retry::Never => {
-            unseen_for_ms < UNSEEN_PATIENCE_MS && !target.status.conditions.is_empty()
+        MembersSeen::NotObserved(error) if error.retry() != Retry::Never => {
+            not_observed_for_ms < NOT_OBSERVED_PATIENCE_MS && !target.status.conditions.is_empty()
         }
-        MembersSeen::Unseen(_) | MembersSeen::Planned { .. } => false,
+        MembersSeen::NotObserved(_) | MembersSeen::Planned { .. } => false,
     }
 }
 
-/// The whole status.
+/// Returns the whole status.
 fn status(
     target: &ReconcileTarget,
-    situation: &ReconcileFindings,
+    findings: &ReconcileFindings,
     unsteady_ms: u64,
     now_ms: u64,
 ) -> RedisClusterStatus {
-    let verdicts = verdicts(situation, unsteady_ms);
-    let conditions = ["Ready", "Progressing", "Degraded"].into_iter().zip(verdicts);
-    let conditions = conditions.map(|(name, verdict)| condition(target, name, verdict, now_ms));
-    let conditions = conditions.chain(configuration::conditions(target, situation, now_ms));
+    let condition_values = condition_values(findings, unsteady_ms);
+    let conditions = ["Ready", "Progressing", "Degraded"].into_iter().zip(condition_values);
+    let conditions = conditions.map(|(name, value)| condition(target, name, value, now_ms));
+    let conditions = conditions.chain(configuration::conditions(target, findings, now_ms));
     let before = &target.status;
-    let (ready_shards, slots_served, shards) = match &situation.seen {
+    let (ready_shards, slots_served, shards) = match &findings.seen {
         MembersSeen::Planned { plan, .. } => (
             format!("{}/{}", plan.shards_done(), plan.shards.len()),
             plan.slots_served,
             plan.shards.iter().map(|shard| shard_status(shard, &target.namespace)).collect(),
         ),
-        MembersSeen::Interrupted | MembersSeen::Unseen(_) => {
+        MembersSeen::Interrupted | MembersSeen::NotObserved(_) => {
             (before.ready_shards.clone(), before.slots_served, before.shards.clone())
         }
     };
-    let is_steady = matches!(&situation.seen, MembersSeen::Planned { plan, .. } if plan.stage == ClusterStage::Steady);
+    let is_steady = matches!(&findings.seen, MembersSeen::Planned { plan, .. } if plan.stage == ClusterStage::Steady);
     RedisClusterStatus {
         observed_generation: Some(target.generation),
         conditions: conditions.collect(),
@@ -153,7 +157,7 @@ fn shard_status(shard: &ShardPlan, namespace: &str) -> ShardStatus {
         pod: pod.clone(),
         node: member.node.map(|node| node.to_string()),
         role: member.role,
-        in_sync: member.tells_sync().then_some(member.in_sync),
+        in_sync: member.reports_sync().then_some(member.in_sync),
     });
     ShardStatus {
         name: name.clone(),
@@ -165,29 +169,29 @@ fn shard_status(shard: &ShardPlan, namespace: &str) -> ShardStatus {
     }
 }
 
-/// `Ready`, `Progressing` and `Degraded`: the one table of what they say.
-fn verdicts(situation: &ReconcileFindings, unsteady_ms: u64) -> [ConditionValue; 3] {
-    let ReconcileFindings { seen, faults, .. } = situation;
+/// Returns `Ready`, `Progressing` and `Degraded`. This is the only place that determines them.
+fn condition_values(findings: &ReconcileFindings, unsteady_ms: u64) -> [ConditionValue; 3] {
+    let ReconcileFindings { seen, faults, .. } = findings;
     match seen {
-        MembersSeen::Unseen(error) => unseen(error, faults),
-        // Nothing is reported of it.
-        MembersSeen::Interrupted => unseen(&Error::Interrupted, faults),
+        MembersSeen::NotObserved(error) => not_observed(error, faults),
+        // Unused: an interrupted reconcile writes no status.
+        MembersSeen::Interrupted => not_observed(&Error::Interrupted, faults),
         MembersSeen::Planned { plan, acted, .. } => planned(plan, acted, faults, unsteady_ms),
     }
 }
 
-fn unseen(error: &Error, faults: &[ReconcileFault]) -> [ConditionValue; 3] {
-    let message = format!("the members were not looked at: {error}");
-    let goes_on = error.retry() != Retry::Never;
+fn not_observed(error: &Error, faults: &[ReconcileFault]) -> [ConditionValue; 3] {
+    let message = format!("the members could not be observed: {error}");
+    let continues = error.retry() != Retry::Never;
     let degraded = match faults.first() {
-        _ if !goes_on => ConditionValue::new(true, error.reason(), message.clone()),
+        _ if !continues => ConditionValue::new(true, error.reason(), message.clone()),
         Some(fault) => ConditionValue::new(true, &fault.reason, &fault.message),
         None => no_fault(),
     };
-    let next = if goes_on { "looking again soon" } else { "waiting for a person" };
+    let next = if continues { "trying again soon" } else { "waiting for a person" };
     [
         ConditionValue::unknown(error.reason(), message),
-        ConditionValue::new(goes_on, error.reason(), next),
+        ConditionValue::new(continues, error.reason(), next),
         degraded,
     ]
 }
@@ -202,9 +206,9 @@ fn planned(
     if plan.stage == ClusterStage::Steady {
         let message = format!("{} slots are served", plan.slots_served);
         return [
-            // The members are as wanted and serve, whatever could not be applied.
+            // The members are in the desired state and serve, even if an object could not be applied.
             ConditionValue::new(true, "AsWanted", message),
-            ConditionValue::new(false, "AsWanted", "nothing is under way"),
+            ConditionValue::new(false, "AsWanted", "nothing is in progress"),
             degraded,
         ];
     }
@@ -217,37 +221,39 @@ fn planned(
         (_, None, Some(waits)) => (waits.reason.clone(), waits.message.clone()),
         (_, None, None) => (stage.to_owned(), next_steps(plan)),
     };
-    let goes_on = acted.done != 0
+    let continues = acted.done != 0
         || !acted.waits.is_empty()
         || plan.reasons().any(|reason| !reason.is_fault());
     [
         ConditionValue::new(false, &reason, &message),
-        ConditionValue::new(goes_on, if goes_on { stage } else { &reason }, message),
+        ConditionValue::new(continues, if continues { stage } else { &reason }, message),
         degraded,
     ]
 }
 
-/// What is broken: among the members first, then what stands in the way besides. All are told, the first
-/// with its reason.
+/// Returns the faults: those of the members first, then the others. The condition's message lists the first
+/// of each, and its reason is that of the first.
 fn degraded(
     plan: &Plan,
     acted: &ActionSummary,
     faults: &[ReconcileFault],
 ) -> Option<ConditionValue> {
-    let held_up = acted.held_up.first().filter(|_| plan.stage != ClusterStage::Steady);
-    // That another shard comes first says nothing where a guard says why that one cannot.
-    let says_more =
-        |reason: &&WaitReason| held_up.is_none() || **reason != WaitReason::OtherShardFirst;
-    let waits = plan.reasons().filter(says_more).find(|reason| reason.is_fault());
-    let members = match (waits, held_up) {
-        (Some(reason), Some(held_up)) => {
-            Some((reason.as_str(), format!("{reason}; {}", held_up.message)))
+    let blocked = acted.blocked.first().filter(|_| plan.stage != ClusterStage::Steady);
+    // `OtherShardFirst` is left out if a guard's refusal says why that shard cannot fail over.
+    let is_informative =
+        |reason: &&WaitReason| blocked.is_none() || **reason != WaitReason::OtherShardFirst;
+    let waits = plan.reasons().filter(is_informative).find(|reason| reason.is_fault());
+    let members = match (waits, blocked) {
+        (Some(reason), Some(blocked)) => {
+            Some((reason.as_str(), format!("{reason}; {}", blocked.message)))
         }
         (Some(reason), None) => Some((reason.as_str(), reason.to_string())),
-        (None, held_up) => held_up.map(|it| (it.reason.as_str(), it.message.clone())),
+        (None, blocked) => {
+            blocked.map(|blocked| (blocked.reason.as_str(), blocked.message.clone()))
+        }
     };
-    let besides = faults.first().map(|fault| (fault.reason.as_str(), fault.message.clone()));
-    match (members, besides) {
+    let others = faults.first().map(|fault| (fault.reason.as_str(), fault.message.clone()));
+    match (members, others) {
         (None, None) => None,
         (Some((reason, message)), None) | (None, Some((reason, message))) => {
             Some(ConditionValue::new(true, reason, message))
@@ -258,7 +264,7 @@ fn degraded(
     }
 }
 
-/// What is merely not finished is a fault in the end.
+/// Returns a fault if something has been unfinished for too long.
 fn too_long(plan: &Plan, unsteady_ms: u64) -> ConditionValue {
     let late = plan.reasons().find(|reason| reason.patience_s() * 1000 <= unsteady_ms);
     match late {
@@ -274,7 +280,7 @@ fn no_fault() -> ConditionValue {
     ConditionValue::new(false, "NoFault", "no fault is known")
 }
 
-/// The verbs under way, each once.
+/// Returns the verbs in progress, each once.
 fn next_steps(plan: &Plan) -> String {
     let mut verbs: Vec<_> = plan.actions().iter().map(|action| action.verb.name()).collect();
     verbs.sort_unstable();
@@ -282,12 +288,12 @@ fn next_steps(plan: &Plan) -> String {
     if verbs.is_empty() {
         return format!("{} slots are served", plan.slots_served);
     }
-    format!("under way: {}", verbs.join(", "))
+    format!("in progress: {}", verbs.join(", "))
 }
 
-/// The plan knows no namespace: what it says to type gets it here.
+/// Adds the namespace to the commands in a message; the planner does not know it.
 fn complete(message: &str, namespace: &str) -> String {
-    // In two parts: `engine_host/advice.rs` takes a whole one in a source for a command to be typed.
+    // Split in two, because `engine_host/advice.rs` takes a whole one in a source for a command to run.
     const KUBECTL: &str = concat!('`', "kubectl ");
     let mut parts = message.split(KUBECTL);
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -303,13 +309,13 @@ fn complete(message: &str, namespace: &str) -> String {
 pub(crate) fn condition(
     target: &ReconcileTarget,
     name: &str,
-    verdict: ConditionValue,
+    value: ConditionValue,
     now_ms: u64,
 ) -> Condition {
-    let before = target.status.conditions.iter().find(|it| it.condition_type == name);
-    let unchanged = before.filter(|before| before.status == verdict.status);
+    let before = target.status.conditions.iter().find(|condition| condition.condition_type == name);
+    let unchanged = before.filter(|before| before.status == value.status);
     let since = unchanged.and_then(|before| before.last_transition_time.clone());
-    let ConditionValue { status, reason, message } = verdict;
+    let ConditionValue { status, reason, message } = value;
     Condition {
         condition_type: name.to_owned(),
         status,
@@ -324,30 +330,31 @@ fn ready(status: &RedisClusterStatus) -> Option<&Condition> {
     status.conditions.iter().find(|condition| condition.condition_type == "Ready")
 }
 
-/// Tells when the cluster becomes ready or degraded, and when it stops being ready.
+/// Publishes an event when the cluster becomes ready or degraded, and when it stops being ready.
 fn announce(host: &dyn Host, target: &ReconcileTarget, status: &RedisClusterStatus) {
     announce_degraded(host, target, status);
     let Some(now) = ready(status) else { return };
     let before = ready(&target.status).map(|condition| condition.status);
-    let told = match (before, now.status) {
+    let published = match (before, now.status) {
         (Some(before), now) if before == now => return,
         (_, ConditionStatus::True) => host.publish(EventType::Normal, "Ready", &now.message),
         (Some(ConditionStatus::True), _) => {
             host.publish(EventType::Warning, &now.reason, &now.message)
         }
-        // A new object is not ready, which is no news.
+        // A new object is not ready, which needs no event.
         (_, ConditionStatus::False | ConditionStatus::Unknown) => return,
     };
-    if let Err(error) = told {
-        // The condition says the same; an event that is lost changes nothing.
+    if let Err(error) = published {
+        // The condition says the same; a lost event has no consequences.
         host.warn(&format!("the event was not published: {error}"));
     }
 }
 
-/// A fault is told when it comes, and when another takes its place.
+/// Publishes an event for a new fault, and when another fault replaces it.
 fn announce_degraded(host: &dyn Host, target: &ReconcileTarget, status: &RedisClusterStatus) {
     let degraded = |status: &RedisClusterStatus| {
-        let found = status.conditions.iter().find(|it| it.condition_type == "Degraded")?;
+        let found =
+            status.conditions.iter().find(|condition| condition.condition_type == "Degraded")?;
         (found.status == ConditionStatus::True)
             .then(|| (found.reason.clone(), found.message.clone()))
     };
@@ -361,13 +368,13 @@ fn announce_degraded(host: &dyn Host, target: &ReconcileTarget, status: &RedisCl
     }
 }
 
-/// One line for people.
-pub(crate) fn summary(situation: &ReconcileFindings, requeue_ms: u64) -> String {
-    let fault = situation.faults.first().map(|fault| fault.message.clone());
-    let (plan, acted) = match &situation.seen {
-        MembersSeen::Interrupted => return "something more urgent has come up".to_owned(),
-        MembersSeen::Unseen(error) => {
-            let texts = [Some(format!("not looked at: {error}")), fault];
+/// Returns one line for people.
+pub(crate) fn summary(findings: &ReconcileFindings, requeue_ms: u64) -> String {
+    let fault = findings.faults.first().map(|fault| fault.message.clone());
+    let (plan, acted) = match &findings.seen {
+        MembersSeen::Interrupted => return "interrupted by something more urgent".to_owned(),
+        MembersSeen::NotObserved(error) => {
+            let texts = [Some(format!("not observed: {error}")), fault];
             return texts.into_iter().flatten().collect::<Vec<_>>().join("; ");
         }
         MembersSeen::Planned { plan, acted, .. } => (plan, acted),
@@ -379,14 +386,14 @@ pub(crate) fn summary(situation: &ReconcileFindings, requeue_ms: u64) -> String 
         ClusterStage::Steady => "ready",
     };
     let waits = plan.reasons().next().map(WaitReason::to_string);
-    let held_up =
-        acted.held_up.iter().chain(&acted.waits).next().map(|held_up| held_up.message.clone());
+    let blocked =
+        acted.blocked.iter().chain(&acted.waits).next().map(|blocked| blocked.message.clone());
     let planned = (plan.common != Decision::Done || acted.done != 0)
         .then(|| format!("{} of {} actions done", acted.done, plan.actions().len()));
-    let details: Vec<String> = [planned, held_up, waits, fault].into_iter().flatten().collect();
+    let details: Vec<String> = [planned, blocked, waits, fault].into_iter().flatten().collect();
     let details =
         if details.is_empty() { String::new() } else { format!(" ({})", details.join("; ")) };
-    format!("{state}: {done}/{all} shards as wanted{details}; next look in {requeue_ms} ms")
+    format!("{state}: {done}/{all} shards ready{details}; next reconcile in {requeue_ms} ms")
 }
 
 #[cfg(test)]
@@ -394,7 +401,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_get_the_namespace_that_they_lack() {
+    fn commands_without_a_namespace_get_one() {
         let rows = [
             (
                 "see `kubectl logs a` and `kubectl describe pod a`",

@@ -1,4 +1,4 @@
-//! Whole passes against a host that answers from a script.
+//! Tests of whole reconciles against a host with scripted answers.
 
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -12,19 +12,19 @@ use tholepin_sdk::{
     PodProbe, ProbeOutcome, ReadMode, RedisReply, WaitOutcome,
 };
 
-/// A host with one object and one snapshot. It does what it is told and writes it down.
+/// A host with one object and one snapshot. It accepts all calls and records them.
 #[derive(Default)]
 struct ScriptedHost {
     snapshot: Value,
-    /// Answers for the actions, by verb; `done` for those that are not named.
+    /// Results of actions, by verb; `done` for verbs that are not listed.
     refusals: Vec<(&'static str, Value)>,
-    /// What is listed, by kind; deleted objects are gone from it.
+    /// The objects to list, by kind; a deleted object is removed from it.
     listed: RefCell<BTreeMap<&'static str, Vec<Value>>>,
-    /// Answers for applies, by the object's title.
+    /// Errors of applies, by the object's title.
     refused: Vec<(&'static str, Error)>,
-    /// Why nobody can be looked at.
+    /// The error of `observe`.
     unseen: Option<Error>,
-    /// What Kubernetes says about objects, by name.
+    /// The warnings of Kubernetes, by the object's name.
     warnings: BTreeMap<String, Value>,
     applied: RefCell<Vec<String>>,
     /// The last `data` of the file of settings.
@@ -32,9 +32,9 @@ struct ScriptedHost {
     acted: RefCell<Vec<Value>>,
     status: RefCell<Option<Value>>,
     events: RefCell<Vec<String>>,
-    /// What was to be deleted, and in how many seconds.
+    /// The deletions, with their grace periods in seconds.
     deleted: RefCell<Vec<(String, Option<u32>)>>,
-    /// Why nothing is deleted.
+    /// The error of `delete`.
     undeletable: Option<Error>,
 }
 
@@ -57,7 +57,7 @@ impl Host for ScriptedHost {
     fn apply(&self, object: &Value, force: bool) -> Result<Document, Error> {
         assert!(force, "an edit by hand must not stop the healing");
         let title = workload::title(object);
-        // Without the hash of the revision.
+        // The title without the hash of the revision.
         let stem = title.rsplit_once('-').filter(|(stem, _)| *stem == "ConfigMap demo-config");
         let title = stem.map_or(title.clone(), |(stem, _)| stem.to_owned());
         if let Some((_, error)) = self.refused.iter().find(|(refused, _)| *refused == title) {
@@ -86,7 +86,7 @@ impl Host for ScriptedHost {
         }
         let mut listed = self.listed.borrow_mut();
         let objects = listed.get_mut(object.kind.kind.as_str()).unwrap();
-        let is_it = |it: &Value| it["metadata"]["name"] == *object.name;
+        let is_it = |listed: &Value| listed["metadata"]["name"] == *object.name;
         let found = objects.iter().position(is_it).unwrap();
         let uid = objects.remove(found)["metadata"]["uid"].clone();
         assert_eq!(uid.as_str(), options.uid.as_deref(), "the uid seen is the precondition");
@@ -164,7 +164,7 @@ fn object(spec: Value) -> Value {
     })
 }
 
-/// A server that is alone.
+/// Returns a server that knows no other node.
 fn fresh(pod: &str, address: &str, id: &str) -> Value {
     let own = json!({"role": "primary", "address": address, "epoch": 0, "connected": true});
     json!({
@@ -179,7 +179,7 @@ fn fresh(pod: &str, address: &str, id: &str) -> Value {
     })
 }
 
-/// The only server of a cluster of one shard, with all slots.
+/// Returns the only server of a cluster of one shard, with all slots.
 fn serving(pod: &str, address: &str, id: &str) -> Value {
     let row = json!({"role": "primary", "address": address, "epoch": 1, "slots": ["0-16383"],
         "connected": true});
@@ -227,7 +227,7 @@ fn a_new_object_gets_its_workload_and_its_first_actions() {
     assert_eq!(applied.first().unwrap(), "ConfigMap demo-live", "no Pod starts without it");
     assert_eq!(applied[1], "ConfigMap demo-config");
     assert_eq!(applied.iter().filter(|title| title.starts_with("StatefulSet")).count(), 2);
-    let verbs: Vec<_> = host.acted.borrow().iter().map(|it| it["verb"].clone()).collect();
+    let verbs: Vec<_> = host.acted.borrow().iter().map(|action| action["verb"].clone()).collect();
     assert_eq!(verbs, ["configure", "set-config-epoch", "assign-slots"]);
     assert_eq!(outcome.requeue_ms, Some(BUSY_REQUEUE_MS));
     assert!(matches!(outcome.wake.as_slice(), [WakeTrigger::Change { .. }]));
@@ -239,7 +239,7 @@ fn a_new_object_gets_its_workload_and_its_first_actions() {
 }
 
 #[test]
-fn a_cluster_that_is_as_wanted_is_ready_and_quiet() {
+fn a_cluster_in_the_desired_state_is_ready_and_publishes_nothing() {
     let snapshot = serving("demo-shard-0-0", "10.0.0.1:6379", &id('a'));
     let host = ScriptedHost { snapshot, ..ScriptedHost::default() };
     let mut object = object(json!({"shards": 1, "replicasPerShard": 0}));
@@ -248,7 +248,8 @@ fn a_cluster_that_is_as_wanted_is_ready_and_quiet() {
     assert!(outcome.summary.starts_with("ready: 1/1 shards"), "{}", outcome.summary);
     let status = host.status.borrow().clone().unwrap();
     assert_eq!((&status["readyShards"], &status["slotsServed"]), (&json!("1/1"), &json!(16384)));
-    // What `kubectl describe` shows: every condition says something, and a primary is in sync with nobody.
+    // What `kubectl describe` shows: every condition has a message, and `inSync` is reported only for
+    // replicas.
     for name in ["Ready", "Progressing", "Degraded", "LiveConfigApplied"] {
         assert_ne!(condition(&host, name).2, "", "{name}");
     }
@@ -258,7 +259,7 @@ fn a_cluster_that_is_as_wanted_is_ready_and_quiet() {
     assert_eq!(condition(&host, "Ready").0, "True");
     assert_eq!(*host.events.borrow(), ["Ready"]);
 
-    // Looking again changes nothing, and nothing is said twice.
+    // Observing again changes nothing and publishes nothing.
     object["status"] = status.clone();
     reconcile(&host, object);
     assert_eq!(host.status.borrow().clone().unwrap(), status);
@@ -267,7 +268,7 @@ fn a_cluster_that_is_as_wanted_is_ready_and_quiet() {
 }
 
 #[test]
-fn an_unusable_password_is_told_and_stops_only_what_needs_it() {
+fn an_unusable_password_is_reported_and_stops_only_the_stateful_sets() {
     let rows = [
         (
             "secret-missing",
@@ -278,7 +279,7 @@ fn an_unusable_password_is_told_and_stops_only_what_needs_it() {
         ("empty", "SecretEmpty", "write a password there"),
         ("differs", "CredentialsRefused", "tholepin-credentials-rediscluster-u-1"),
     ];
-    for (named, expected, way_out) in rows {
+    for (named, expected, fix) in rows {
         let host = healthy();
         let mut snapshot = host.snapshot.clone();
         snapshot["credentials"] = json!({"named": named});
@@ -288,10 +289,10 @@ fn an_unusable_password_is_told_and_stops_only_what_needs_it() {
         assert_eq!(condition(&host, "Ready").0, "True", "the members have the password in force");
         let (status, reason, message) = condition(&host, "Degraded");
         assert_eq!((status.as_str(), reason.as_str()), ("True", expected));
-        assert!(message.contains(way_out), "{message}");
+        assert!(message.contains(fix), "{message}");
         assert!(host.applied.borrow().contains(&"StatefulSet demo-shard-0".to_owned()));
 
-        // A new cluster: no Pod may start without a password.
+        // For a new cluster: no Pod may start without a password.
         let credentials = json!({"named": named, "pending": true});
         let snapshot = json!({"observedAtMs": 1, "credentials": credentials});
         let host = ScriptedHost { snapshot, ..ScriptedHost::default() };
@@ -309,7 +310,7 @@ fn an_unusable_password_is_told_and_stops_only_what_needs_it() {
 }
 
 #[test]
-fn a_refusal_is_reported_with_the_guards_words() {
+fn a_refusal_is_reported_with_the_guards_message() {
     let snapshot = json!({"observedAtMs": 1, "members": [
         fresh("demo-shard-0-0", "10.0.0.1:6379", &id('a')),
     ]});
@@ -325,7 +326,7 @@ fn a_refusal_is_reported_with_the_guards_words() {
     assert_eq!(outcome.requeue_ms, Some(WAITING_REQUEUE_MS));
 }
 
-/// A cluster of one server that shows this length of the slow log, of the spec's 256.
+/// Returns a cluster of one server that reports this `slowlog-max-len`; the spec has 256.
 fn with_slow_log(shown: &str) -> (ScriptedHost, Value) {
     let mut snapshot = serving("demo-shard-0-0", "10.0.0.1:6379", &id('a'));
     let settings = &mut snapshot["members"][0]["answer"]["answered"]["settings"];
@@ -347,7 +348,7 @@ fn a_setting_enters_the_file_after_the_server_has_it() {
     let outcome = reconcile(&host, object.clone());
     assert!(file(&host).as_str().unwrap().contains("slowlog-max-len 128\n"), "{}", file(&host));
     assert_eq!(host.acted.borrow()[0]["args"]["settings"], json!({"slowlog-max-len": "256"}));
-    assert_eq!(outcome.requeue_ms, Some(BUSY_REQUEUE_MS), "it is looked at soon");
+    assert_eq!(outcome.requeue_ms, Some(BUSY_REQUEUE_MS), "it is observed soon");
     assert_eq!(condition(&host, "Ready").0, "True", "the cluster serves");
     assert_eq!(condition(&host, "LiveConfigApplied").1, "Pending");
 
@@ -358,7 +359,7 @@ fn a_setting_enters_the_file_after_the_server_has_it() {
 }
 
 #[test]
-fn a_setting_that_a_server_refuses_stops_nothing_and_is_told_in_its_words() {
+fn a_setting_that_a_server_refuses_stops_nothing_and_is_reported() {
     let (mut host, object) = with_slow_log("128");
     let words = "ERR CONFIG SET failed";
     let failed = json!({"failed": {"reason": "Engine", "message": words, "mayHaveRun": false}});
@@ -371,23 +372,24 @@ fn a_setting_that_a_server_refuses_stops_nothing_and_is_told_in_its_words() {
     for part in ["`slowlog-max-len 256`", "`demo-shard-0-0`", words, "change or remove"] {
         assert!(message.contains(part), "{message}");
     }
-    assert_eq!(outcome.requeue_ms, Some(HEALTHY_REQUEUE_MS), "it is not asked again at once");
+    assert_eq!(outcome.requeue_ms, Some(HEALTHY_REQUEUE_MS), "it is not tried again immediately");
 }
 
 #[test]
-fn pods_of_an_older_template_are_told_and_their_revision_stays() {
+fn pods_of_an_older_template_are_reported_and_their_revision_is_kept() {
     let (mut host, object) = with_slow_log("256");
     let spec = serde_json::from_value(object["spec"].clone()).unwrap();
     let owner = Owner { name: "demo", namespace: "default", uid: "u-1" };
     let objects = workload::objects(owner, &spec);
-    let named = |kind: &str| objects.iter().find(|it| it["kind"] == kind).unwrap().clone();
+    let named = |kind: &str| objects.iter().find(|object| object["kind"] == kind).unwrap().clone();
     let (mut set, mut now) = (named("StatefulSet"), named("ConfigMap"));
     set["metadata"]["generation"] = 3.into();
     set["status"] = json!({"observedGeneration": 3, "updateRevision": "new"});
     now["metadata"]["uid"] = "u-2".into();
     let old = json!({"metadata": {"name": "demo-config", "uid": "u-3"}});
     let pod = json!({"spec": {"volumes": [{"configMap": {"name": "demo-config"}}]}});
-    let listed = [("StatefulSet", set.clone()), ("Pod", pod)].map(|(kind, it)| (kind, vec![it]));
+    let listed =
+        [("StatefulSet", set.clone()), ("Pod", pod)].map(|(kind, object)| (kind, vec![object]));
     *host.listed.get_mut() = listed.into();
     host.listed.get_mut().insert("ConfigMap", vec![now.clone(), old]);
     let labels = |revision: &str| json!({"labels": {"controller-revision-hash": revision}});
@@ -407,14 +409,14 @@ fn pods_of_an_older_template_are_told_and_their_revision_stays() {
     assert_eq!(host.listed.borrow()["ConfigMap"], [now]);
 }
 
-/// A cluster of one shard without replicas that is as wanted.
+/// Returns a cluster of one shard without replicas, in the desired state.
 fn healthy() -> ScriptedHost {
     let snapshot = serving("demo-shard-0-0", "10.0.0.1:6379", &id('a'));
     ScriptedHost { snapshot, ..ScriptedHost::default() }
 }
 
 #[test]
-fn what_cannot_be_applied_stops_neither_repairs_nor_the_rest() {
+fn a_failing_apply_stops_neither_repairs_nor_other_applies() {
     let denied = || Error::Denied("ConfigMap demo-config is outside the scope".into());
     let host = ScriptedHost { refused: vec![("ConfigMap demo-config", denied())], ..healthy() };
     let one = || object(json!({"shards": 1, "replicasPerShard": 0}));
@@ -427,7 +429,7 @@ fn what_cannot_be_applied_stops_neither_repairs_nor_the_rest() {
     assert!(message.contains(" was not applied: denied"), "{message}");
     assert_eq!(outcome.requeue_ms, Some(HEALTHY_REQUEUE_MS), "only a change helps");
 
-    // One that is not formed yet is formed.
+    // A cluster that is not formed yet is formed.
     let members = [fresh("demo-shard-0-0", "10.0.0.1:6379", &id('a'))];
     let host = ScriptedHost {
         snapshot: json!({"observedAtMs": 1, "members": members}),
@@ -443,7 +445,7 @@ fn what_cannot_be_applied_stops_neither_repairs_nor_the_rest() {
 }
 
 #[test]
-fn a_server_that_is_away_is_asked_once_a_pass() {
+fn an_unreachable_api_server_is_called_once_per_reconcile() {
     let away = || Error::Transient("away".into());
     let titles = ["ConfigMap demo-live", "ConfigMap demo-config", "Service demo-nodes"];
     let refused = titles.map(|title| (title, away())).to_vec();
@@ -454,7 +456,7 @@ fn a_server_that_is_away_is_asked_once_a_pass() {
 }
 
 #[test]
-fn who_cannot_look_does_not_know_whether_it_is_ready() {
+fn ready_is_unknown_while_members_cannot_be_observed() {
     let mut reported = object(json!({"shards": 1, "replicasPerShard": 0}));
     let host = healthy();
     reconcile(&host, reported.clone());
@@ -481,13 +483,13 @@ fn who_cannot_look_does_not_know_whether_it_is_ready() {
             let status = host.status.borrow().clone().unwrap();
             assert_eq!(status["shards"], reported["status"]["shards"], "what is known stays");
         }
-        // What can be done without looking is done all the same.
+        // Steps that need no observation are done all the same.
         assert_eq!(host.applied.borrow().is_empty(), error == Error::Interrupted);
     }
 }
 
 #[test]
-fn what_is_missing_for_long_is_a_fault_with_the_words_of_kubernetes() {
+fn a_pod_missing_for_long_is_a_fault_with_the_kubernetes_message() {
     let warning = |message: &str| json!({"reason": "FailedCreate", "message": message});
     let quota =
         "create Pod demo-shard-0-0 in StatefulSet demo-shard-0 failed error: exceeded quota";
@@ -499,13 +501,13 @@ fn what_is_missing_for_long_is_a_fault_with_the_words_of_kubernetes() {
         (119_999, None, ("False", "NoFault")),
         (120_000, None, ("True", "PodsNotAnswering")),
     ];
-    for (age_ms, told, (status, reason)) in rows {
+    for (age_ms, warned, (status, reason)) in rows {
         let mut host = ScriptedHost {
             snapshot: json!({"observedAtMs": 1, "members": []}),
             ..ScriptedHost::default()
         };
-        if let Some(told) = told {
-            host.warnings.insert("demo-shard-0".to_owned(), warning(told));
+        if let Some(warned) = warned {
+            host.warnings.insert("demo-shard-0".to_owned(), warning(warned));
         }
         let since_ms = host.now_ms().unwrap() - age_ms;
         let memo = json!({"unsteadySinceMs": since_ms});
@@ -515,16 +517,16 @@ fn what_is_missing_for_long_is_a_fault_with_the_words_of_kubernetes() {
         let (is_degraded, why, message) = condition(&host, "Degraded");
         assert_eq!((is_degraded.as_str(), why.as_str()), (status, reason), "{age_ms} {message}");
         if status == "True" {
-            let expected = told.unwrap_or("for more than 120 s: 1 of the Pods");
+            let expected = warned.unwrap_or("for more than 120 s: 1 of the Pods");
             assert!(message.contains(expected), "{message}");
             assert_eq!(condition(&host, "Ready").1, reason);
         }
     }
 }
 
-/// Both primaries are gone with their Pods; the guard wants a proof for them.
+/// Both primaries have ended with their Pods; the guard requires a proof of that.
 #[test]
-fn what_a_takeover_lacks_is_the_condition_whatever_the_other_shards_wait_for() {
+fn the_condition_shows_why_a_takeover_is_refused() {
     let dead = |slots: &str| {
         json!({"role": "primary", "address": "10.0.9.9:6379", "epoch": 1, "slots": [slots],
             "connected": false})
@@ -566,7 +568,7 @@ fn what_a_takeover_lacks_is_the_condition_whatever_the_other_shards_wait_for() {
 }
 
 #[test]
-fn deleting_is_finished_at_once_and_writes_nothing() {
+fn deleting_finishes_immediately_and_writes_nothing() {
     let host = ScriptedHost::default();
     let request = ReconcileRequest {
         object: object(json!({})),
@@ -579,7 +581,7 @@ fn deleting_is_finished_at_once_and_writes_nothing() {
 }
 
 #[test]
-fn validation_names_field_and_way_out() {
+fn validation_names_field_and_fix() {
     let violations = RedisCluster::validate(None, object(json!({"settings": {"port": 1}})));
     assert_eq!(violations.len(), 1);
     assert_eq!(violations[0].field, ".spec.settings.port");
@@ -589,7 +591,7 @@ fn validation_names_field_and_way_out() {
 }
 
 #[test]
-fn the_manifest_asks_for_what_is_used() {
+fn the_manifest_asks_for_the_grants_that_are_used() {
     let manifest = RedisCluster::describe();
     assert_eq!(manifest.name, "redis-cluster");
     let crd = manifest.reconciles[0].crd.as_ref().unwrap();
@@ -609,7 +611,7 @@ fn the_manifest_asks_for_what_is_used() {
     }
 }
 
-/// Three primaries, of which the first hangs and is called failed, and its replica.
+/// Returns a snapshot of three primaries, of which the first hangs and is marked as failed, and of its replica.
 fn with_a_primary_that_hangs() -> Value {
     let address = |pod: &str| format!("{pod}:6379");
     let row = |pod: &str, slots: &str| {
@@ -661,14 +663,19 @@ fn the_pod_of_a_primary_that_hangs_is_deleted_and_only_once_if_that_fails() {
         assert_eq!(host.events.borrow().contains(&"Fenced".to_owned()), !fails);
         let forbidden = |host: &ScriptedHost| {
             let acted = host.acted.borrow();
-            let set = acted.iter().filter_map(|it| {
-                it.pointer("/args/settings/cluster-replica-no-failover")?
+            let set = acted.iter().filter_map(|action| {
+                action
+                    .pointer("/args/settings/cluster-replica-no-failover")?
                     .as_str()
                     .map(str::to_owned)
             });
             set.collect::<Vec<_>>()
         };
-        assert_eq!(forbidden(&host), ["yes"], "nobody is elected before it has ended");
+        assert_eq!(
+            forbidden(&host),
+            ["yes"],
+            "no replica may be elected before the primary has ended"
+        );
         if fails {
             host.acted.borrow_mut().clear();
             reconcile_with(&host, object.clone(), outcome.memo);

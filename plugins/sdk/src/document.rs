@@ -1,54 +1,54 @@
-//! A JSON document that the host gave, read by whoever needs it.
+//! JSON documents that the host returned, parsed only on demand.
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::Error;
 
-/// What the host answered, unread: reading costs more than all else in a pass, and what a write answers
-/// is seldom looked at.
+/// A document that the host returned, not yet parsed. Parsing is the most expensive part of a reconcile, and
+/// plugins seldom read the result of a write.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document(DocumentForm);
 
 #[derive(Clone, Debug, PartialEq)]
 enum DocumentForm {
-    /// As it crossed the border.
+    /// JSON text, as the host passed it.
     Text(String),
-    /// As a test or a recording has it.
+    /// A parsed value, as tests and recordings contain it.
     Value(Value),
 }
 
 impl Document {
-    /// A document as the contract has it: JSON as text.
+    /// Returns a document of JSON text, as the contract passes it.
     #[must_use]
     pub const fn text(text: String) -> Self {
         Self(DocumentForm::Text(text))
     }
 
-    /// Reads it without a schema.
+    /// Parses the document without a type.
     ///
     /// # Errors
     ///
-    /// [`Error::Other`] if the host gave no JSON.
+    /// [`Error::Other`] if the host's text is not JSON.
     pub fn value(self) -> Result<Value, Error> {
         match self.0 {
-            DocumentForm::Text(text) => serde_json::from_str(&text).map_err(unreadable),
+            DocumentForm::Text(text) => serde_json::from_str(&text).map_err(parse_error),
             DocumentForm::Value(value) => Ok(value),
         }
     }
 
-    /// Reads it as a type.
+    /// Parses the document as a type.
     ///
     /// # Errors
     ///
-    /// [`Error::Other`] if it is none of that type.
+    /// [`Error::Other`] if the document does not fit the type.
     pub fn read<T: DeserializeOwned>(self) -> Result<T, Error> {
-        // One way of reading a type, also in tests: a second one would be code in every component.
+        // Always parses from text, also in tests: parsing from a `Value` would add code to every component.
         let text = match self.0 {
             DocumentForm::Text(text) => text,
             DocumentForm::Value(value) => value.to_string(),
         };
-        serde_json::from_str(&text).map_err(unreadable)
+        serde_json::from_str(&text).map_err(parse_error)
     }
 }
 
@@ -58,8 +58,8 @@ impl From<Value> for Document {
     }
 }
 
-fn unreadable(error: serde_json::Error) -> Error {
-    Error::Other(format!("the host's answer cannot be read: {error}"))
+fn parse_error(error: serde_json::Error) -> Error {
+    Error::Other(format!("the host's answer cannot be parsed: {error}"))
 }
 
 #[cfg(test)]
@@ -69,14 +69,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_forms_read_alike() {
+    fn both_forms_parse_alike() {
         let value = json!({"number": 7});
         for document in [Document::text(value.to_string()), value.clone().into()] {
             assert_eq!(document.clone().value(), Ok(value.clone()));
             let number: Result<std::collections::BTreeMap<String, u8>, _> = document.clone().read();
             assert_eq!(number, Ok([("number".to_owned(), 7)].into()));
             let wrong: Result<Vec<u8>, _> = document.read();
-            assert!(matches!(wrong, Err(Error::Other(text)) if text.contains("cannot be read")));
+            assert!(matches!(wrong, Err(Error::Other(text)) if text.contains("cannot be parsed")));
         }
         assert!(matches!(Document::text("{".to_owned()).value(), Err(Error::Other(_))));
     }

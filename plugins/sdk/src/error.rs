@@ -1,58 +1,58 @@
-//! Why a host call gave no reply: the WIT variant `error`, case by case.
+//! Why a host call failed: the cases of the WIT variant `error`.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a host call gave no reply. Decide by the case; the texts are for people.
+/// Why a host call failed. Decide by the case; the texts are for people.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Error {
-    /// The thing named does not exist.
+    /// The object named does not exist.
     NotFound(String),
-    /// Somebody else changed it or owns a field of it.
+    /// Somebody else changed the object or owns a field of it.
     Conflict(String),
-    /// The grants do not cover this; names the missing grant.
+    /// The grants do not cover the call; the text names the missing grant.
     Denied(String),
-    /// A guard of the host refused; says which one and what it saw.
+    /// A guard of the host refused; the text names the guard and the value that it saw.
     Refused(String),
-    /// Another holder has the instance's turn.
+    /// Another holder uses the instance. Reserved: the host does not return it yet.
     Busy(String),
-    /// The write is not among those that were approved.
+    /// The write is not among the approved ones. Reserved: the host does not return it yet.
     NeedsApproval(String),
     /// No answer in time. A write may have happened all the same.
     Timeout(String),
-    /// The process asked has ended.
+    /// The process asked has ended; what was sent to it may have run.
     Gone(String),
-    /// Something more urgent has come up: return at once.
+    /// Something more urgent happened to the object: return immediately.
     Interrupted,
-    /// Too much; this many milliseconds until more is taken.
+    /// Too many calls or bytes; the value is the number of milliseconds until more are accepted.
     Throttled(u32),
-    /// A passing fault.
+    /// A temporary failure.
     Transient(String),
-    /// The arguments are wrong, or the answer is over 1 MiB.
+    /// The arguments are wrong, or the answer is larger than 1 MiB.
     Invalid(String),
-    /// This host or this server cannot do it.
+    /// This host or this server does not support the call.
     Unsupported(String),
-    /// In a plan: what follows depends on a reply that only a real effect can give.
+    /// In a plan (dry run): what follows depends on a reply that only the real call can give.
     PlanEnds(String),
-    /// Anything else.
+    /// A case that this version does not name.
     Other(String),
 }
 
 /// What can help after an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// Nothing, until somebody changes something.
+    /// The call fails until somebody changes something.
     Never,
-    /// Looking at the world again and deciding anew.
+    /// Observe again, then decide.
     Observe,
-    /// Ending the pass with a requeue.
+    /// End the reconcile with a requeue.
     Later,
 }
 
 impl Error {
-    /// The retry hint that the contract gives for this case.
+    /// Returns the retry hint that the contract gives for this case.
     #[must_use]
     pub const fn retry(&self) -> Retry {
         match self {
@@ -72,7 +72,7 @@ impl Error {
         }
     }
 
-    /// A stable CamelCase name, fit for a condition's reason.
+    /// Returns a stable CamelCase name, usable as a condition's reason.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -119,7 +119,7 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// A call's error as the failure of a pass: for `?` where the plugin can do nothing about it.
+/// Ends the reconcile with a call's error: for `?` where the plugin can do nothing about it.
 impl From<Error> for tholepin_schema::reconcile::ReconcileFailure {
     fn from(error: Error) -> Self {
         Self {

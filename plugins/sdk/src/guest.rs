@@ -1,17 +1,17 @@
-//! The exports as functions over JSON text: what [`export!`](crate::export) calls. Not for plugins.
+//! The exports as functions over JSON text, called by [`export!`](crate::export). Plugins do not call them.
 
 use tholepin_schema::reconcile::{ReconcileFailure, ReconcileRequest};
 
 use crate::Reconciler;
 
-/// Answers `describe`.
+/// Runs `describe`.
 #[must_use]
 pub fn describe<R: Reconciler>() -> String {
     prepare();
     write(&R::describe())
 }
 
-/// Answers `validate`.
+/// Runs `validate`.
 #[must_use]
 pub fn validate<R: Reconciler>(old: Option<&str>, new: &str) -> String {
     prepare();
@@ -19,17 +19,17 @@ pub fn validate<R: Reconciler>(old: Option<&str>, new: &str) -> String {
     write(&R::validate(old, read(new)))
 }
 
-/// Answers `reconcile`.
+/// Runs `reconcile`.
 ///
 /// # Errors
 ///
-/// Fails with the plugin's failure as JSON.
+/// Returns the plugin's failure as JSON. The reasons `BadRequest` and `NoHost` are the SDK's own.
 pub fn reconcile<R: Reconciler>(request: &str) -> Result<String, String> {
     prepare();
     let request: ReconcileRequest = match serde_json::from_str(request) {
         Ok(request) => request,
         Err(error) => {
-            let message = format!("the host's request is none that this SDK reads: {error}");
+            let message = format!("the host's request cannot be parsed by this SDK: {error}");
             return Err(write(&ReconcileFailure {
                 reason: "BadRequest".to_owned(),
                 message,
@@ -49,7 +49,7 @@ pub fn reconcile<R: Reconciler>(request: &str) -> Result<String, String> {
     R::reconcile(host, request).map(|outcome| write(&outcome)).map_err(|failure| write(&failure))
 }
 
-/// The host that runs this guest; none outside Wasm.
+/// Returns the host that runs this guest; `None` outside Wasm.
 #[must_use]
 pub fn host() -> Option<&'static dyn crate::Host> {
     #[cfg(target_family = "wasm")]
@@ -58,12 +58,12 @@ pub fn host() -> Option<&'static dyn crate::Host> {
     None
 }
 
-/// Sends a panic's text and line to the host's log, where the host looks for it after a trap.
+/// Sends a panic's text and location to the host's log, where the host finds it after a trap.
 fn prepare() {
     #[cfg(target_family = "wasm")]
     std::panic::set_hook(Box::new(|panic| {
         use crate::Host as _;
-        let text = panic.payload_as_str().unwrap_or("a value that is no text");
+        let text = panic.payload_as_str().unwrap_or("a value that is not text");
         let line = match panic.location() {
             Some(place) => format!("panicked at {place}: {text}"),
             None => format!("panicked at an unknown place: {text}"),
@@ -72,12 +72,12 @@ fn prepare() {
     }));
 }
 
-/// The host gives JSON by contract; anything else reads as null, which no spec is.
+/// Parses JSON. The contract guarantees JSON; any other text becomes null, which no spec is.
 fn read(text: &str) -> serde_json::Value {
     serde_json::from_str(text).unwrap_or_default()
 }
 
-/// Writes a document of the schema; these have string keys only, so writing cannot fail.
+/// Serializes a document of the schema. Cannot fail, because these documents have string keys only.
 fn write<T: serde::Serialize>(document: &T) -> String {
     serde_json::to_string(document).unwrap_or_default()
 }

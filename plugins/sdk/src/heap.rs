@@ -1,11 +1,14 @@
-//! The memory of a plugin: an instance lives for one call, so a heap that is tidy at the end serves nobody.
+//! The memory allocator of a plugin. An instance lives for one call, so the allocator never returns small
+//! blocks to the system.
 //!
-//! Small pieces are cut from chunks, and what is given back waits in a list for the next of its size.
-//! Measured: a pass of `redis-cluster` takes a seventh less than with the C library's allocator or `talc`.
+//! Small blocks are cut from chunks. A freed block goes into the free list of its size class, from which the
+//! next allocation of that class takes it. Measured: a reconcile of `redis-cluster` takes a seventh less time
+//! than with the C library's allocator or `talc`.
 //!
 //! Invariants:
-//! - A piece stays in its class: it is never cut, joined, or given back to the system.
-//! - Whatever is larger than [`SMALL_BYTES_MAX`], or aligned wider than [`SMALL_BYTES_MIN`], is the system's.
+//! - A block stays in its size class: it is never split, merged or returned to the system.
+//! - Allocations larger than [`SMALL_BYTES_MAX`], or aligned wider than [`SMALL_BYTES_MIN`], go to the system
+//!   allocator.
 
 #![expect(
     unsafe_code,
@@ -18,36 +21,41 @@ use std::{
     ptr::{self, null_mut},
 };
 
-/// Every size from here down shares one class, and it holds a pointer.
+/// The smallest block. Smaller sizes share its class, because a free block must hold a pointer.
 const SMALL_BYTES_MIN: usize = 16;
-/// The largest piece that is cut from a chunk.
+/// The largest block that is cut from a chunk.
 const SMALL_BYTES_MAX: usize = 2048;
-/// What is taken from the system at once: what the smallest pass needs. Larger chunks touch more pages.
+/// The bytes of one chunk: what the smallest reconcile needs. Larger chunks touch more pages.
 const CHUNK_BYTES: usize = 8 << 10;
-/// One class for each power of two.
+/// One size class for each power of two.
 const CLASSES: usize = 1 + (SMALL_BYTES_MAX / SMALL_BYTES_MIN).ilog2() as usize;
 
 /// The heap of one instance.
-pub(crate) struct GuestHeap(UnsafeCell<Pieces>);
+pub(crate) struct GuestHeap(UnsafeCell<FreeBlocks>);
 
-struct Pieces {
-    /// For each class, the piece given back last; its first word points to the one before.
+struct FreeBlocks {
+    /// For each class, the block that was freed last; its first word points to the one freed before.
     free: [*mut u8; CLASSES],
-    /// What is not cut yet of the chunk taken last.
+    /// The rest of the newest chunk that is not cut yet, and its length in bytes.
     chunk: *mut u8,
     left: usize,
 }
 
-// SAFETY: a guest has one thread, as has the test.
+// SAFETY: a guest has one thread, and so has the test.
 unsafe impl Sync for GuestHeap {}
 
 impl GuestHeap {
     pub(crate) const fn new() -> Self {
-        Self(UnsafeCell::new(Pieces { free: [null_mut(); CLASSES], chunk: null_mut(), left: 0 }))
+        Self(UnsafeCell::new(FreeBlocks {
+            free: [null_mut(); CLASSES],
+            chunk: null_mut(),
+            left: 0,
+        }))
     }
 }
 
-/// The class of a small piece: `0` for 16 bytes, `1` for 32 and so on.
+/// Returns the size class of a small block: `0` for 16 bytes, `1` for 32 and so on; `None` if it is not
+/// small.
 const fn class(layout: Layout) -> Option<usize> {
     let size = layout.size();
     if SMALL_BYTES_MAX < size || SMALL_BYTES_MIN < layout.align() {
@@ -57,20 +65,20 @@ const fn class(layout: Layout) -> Option<usize> {
     Some((least.next_power_of_two() / SMALL_BYTES_MIN).ilog2() as usize)
 }
 
-impl Pieces {
-    /// Cuts a piece off the chunk.
+impl FreeBlocks {
+    /// Cuts a block off the chunk.
     fn cut(&mut self, class: usize) -> *mut u8 {
         let bytes = SMALL_BYTES_MIN << class;
         if self.left < bytes && !self.take_chunk() {
             return null_mut();
         }
-        let piece = self.chunk;
-        self.chunk = piece.wrapping_add(bytes);
+        let block = self.chunk;
+        self.chunk = block.wrapping_add(bytes);
         self.left -= bytes;
-        piece
+        block
     }
 
-    /// What is left of the old chunk is lost: less than a piece.
+    /// Allocates the next chunk. The rest of the old one, which is less than a block, is lost.
     #[cold]
     fn take_chunk(&mut self) -> bool {
         let Ok(layout) = Layout::from_size_align(CHUNK_BYTES, SMALL_BYTES_MIN) else {
@@ -86,45 +94,47 @@ impl Pieces {
     }
 }
 
-// SAFETY: a piece is cut once, is as long as its class and aligned to 16 bytes; it is in the list of its
-// class only while nobody has it. All else is the system allocator's.
+// SAFETY: a block is cut once, is as long as its class and aligned to 16 bytes; it is in the free list of its
+// class only while it is not allocated. All other memory belongs to the system allocator.
 unsafe impl GlobalAlloc for GuestHeap {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(class) = class(layout) else { return unsafe { System.alloc(layout) } };
-        let pieces = unsafe { &mut *self.0.get() };
-        let Some(last) = pieces.free.get_mut(class) else { return null_mut() };
+        let blocks = unsafe { &mut *self.0.get() };
+        let Some(last) = blocks.free.get_mut(class) else { return null_mut() };
         if last.is_null() {
-            return pieces.cut(class);
+            return blocks.cut(class);
         }
-        let piece = *last;
-        *last = unsafe { piece.cast::<*mut u8>().read() };
-        piece
+        let block = *last;
+        *last = unsafe { block.cast::<*mut u8>().read() };
+        block
     }
 
     #[inline]
-    unsafe fn dealloc(&self, piece: *mut u8, layout: Layout) {
-        let Some(class) = class(layout) else { return unsafe { System.dealloc(piece, layout) } };
-        let pieces = unsafe { &mut *self.0.get() };
-        if let Some(last) = pieces.free.get_mut(class) {
-            unsafe { piece.cast::<*mut u8>().write(*last) };
-            *last = piece;
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        let Some(class) = class(layout) else { return unsafe { System.dealloc(block, layout) } };
+        let blocks = unsafe { &mut *self.0.get() };
+        if let Some(last) = blocks.free.get_mut(class) {
+            unsafe { block.cast::<*mut u8>().write(*last) };
+            *last = block;
         }
     }
 
     #[inline]
-    unsafe fn realloc(&self, piece: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        let Ok(wanted) = Layout::from_size_align(size, layout.align()) else { return null_mut() };
-        match (class(layout), class(wanted)) {
-            (None, None) => return unsafe { System.realloc(piece, layout, size) },
-            (old, new) if old == new => return piece,
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        let Ok(new_layout) = Layout::from_size_align(size, layout.align()) else {
+            return null_mut();
+        };
+        match (class(layout), class(new_layout)) {
+            (None, None) => return unsafe { System.realloc(block, layout, size) },
+            (old, new) if old == new => return block,
             _ => {}
         }
         unsafe {
-            let moved = self.alloc(wanted);
+            let moved = self.alloc(new_layout);
             if !moved.is_null() {
-                ptr::copy_nonoverlapping(piece, moved, layout.size().min(size));
-                self.dealloc(piece, layout);
+                ptr::copy_nonoverlapping(block, moved, layout.size().min(size));
+                self.dealloc(block, layout);
             }
             moved
         }
@@ -140,26 +150,26 @@ mod tests {
     }
 
     #[test]
-    fn pieces_do_not_overlap_keep_what_is_in_them_and_are_used_again() {
+    fn blocks_do_not_overlap_keep_their_content_and_are_reused() {
         let heap = GuestHeap::new();
         let sizes = [1, 8, 15, 16, 17, 100, 1000, 2047, 2048, 2049, 70_000];
         let layouts: Vec<_> = (0..400).map(|turn| layout(sizes[turn % sizes.len()], 8)).collect();
         let fill = |turn: usize| u8::try_from(turn % 251).unwrap();
-        let mut pieces = Vec::new();
+        let mut blocks = Vec::new();
         for (turn, layout) in layouts.iter().enumerate() {
-            let piece = unsafe { heap.alloc(*layout) };
-            assert_eq!(piece.align_offset(8), 0);
-            unsafe { piece.write_bytes(fill(turn), layout.size()) };
-            pieces.push(piece);
+            let block = unsafe { heap.alloc(*layout) };
+            assert_eq!(block.align_offset(8), 0);
+            unsafe { block.write_bytes(fill(turn), layout.size()) };
+            blocks.push(block);
         }
-        for (turn, (piece, layout)) in pieces.iter_mut().zip(&layouts).enumerate() {
-            // Grows within its class, into another, or out of the small ones.
-            *piece = unsafe { heap.realloc(*piece, *layout, layout.size() * 3) };
-            let kept = unsafe { std::slice::from_raw_parts(*piece, layout.size()) };
+        for (turn, (block, layout)) in blocks.iter_mut().zip(&layouts).enumerate() {
+            // Grows within its class, into another class, or beyond the small ones.
+            *block = unsafe { heap.realloc(*block, *layout, layout.size() * 3) };
+            let kept = unsafe { std::slice::from_raw_parts(*block, layout.size()) };
             assert!(kept.iter().all(|byte| *byte == fill(turn)), "{turn}: {layout:?}");
         }
-        for (piece, old) in pieces.into_iter().zip(&layouts) {
-            unsafe { heap.dealloc(piece, layout(old.size() * 3, 8)) };
+        for (block, old) in blocks.into_iter().zip(&layouts) {
+            unsafe { heap.dealloc(block, layout(old.size() * 3, 8)) };
         }
         let one = unsafe { heap.alloc(layout(40, 8)) };
         unsafe { heap.dealloc(one, layout(40, 8)) };
@@ -168,13 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_aligned_widely_is_the_systems() {
+    fn wide_alignments_use_the_system_allocator() {
         let heap = GuestHeap::new();
         for align in [1, 16, 32, 4096] {
             let layout = layout(48, align);
-            let piece = unsafe { heap.alloc(layout) };
-            assert_eq!(piece.align_offset(align), 0);
-            unsafe { heap.dealloc(piece, layout) };
+            let block = unsafe { heap.alloc(layout) };
+            assert_eq!(block.align_offset(align), 0);
+            unsafe { heap.dealloc(block, layout) };
         }
     }
 }

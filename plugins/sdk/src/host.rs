@@ -1,4 +1,4 @@
-//! The host's functions as a trait, so that a plugin's code does not know who answers.
+//! The host's functions as a trait, so that a plugin's code is independent of what answers.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,142 +10,146 @@ use tholepin_schema::{
 
 use crate::{Document, Error, KindName, ObjectRef, RedisReply};
 
-/// The host, as a plugin sees it. `wit/` documents each function: what it does, what it does not
+/// The functions that the host offers to a plugin. `wit/` documents each one: what it does, what it does not
 /// promise, its errors.
 pub trait Host {
-    /// `kubernetes/objects.get`: one object; `fields` are the paths to keep, all if empty.
+    /// `kubernetes/objects.get`: returns one object. `fields` lists the field paths to keep; empty keeps all.
     ///
     /// # Errors
     ///
-    /// As the contract lists them.
+    /// As listed in `wit/`.
     fn get(&self, object: &ObjectRef, read: ReadMode, fields: &[&str]) -> Result<Value, Error>;
 
-    /// `kubernetes/objects.list`.
+    /// `kubernetes/objects.list`: returns the objects of a kind.
     ///
     /// # Errors
     ///
-    /// As the contract lists them.
+    /// As listed in `wit/`.
     fn list(&self, query: &ListQuery) -> Result<Vec<Value>, Error>;
 
-    /// `kubernetes/objects.apply`: the object as stored.
+    /// `kubernetes/objects.apply`: applies an object server-side and returns it as stored. `force` takes
+    /// fields over from other managers.
     ///
     /// # Errors
     ///
-    /// As the contract lists them.
+    /// As listed in `wit/`.
     fn apply(&self, object: &Value, force: bool) -> Result<Document, Error>;
 
-    /// `kubernetes/objects.apply-status`: the object as stored.
+    /// `kubernetes/objects.apply-status`: applies an object's status server-side and returns the object as
+    /// stored.
     ///
     /// # Errors
     ///
-    /// As the contract lists them.
+    /// As listed in `wit/`.
     fn apply_status(&self, object: &Value) -> Result<Document, Error>;
 
-    /// `kubernetes/objects.merge-patch`: the object as stored.
+    /// `kubernetes/objects.merge-patch`: sends a JSON merge patch and returns the object as stored.
     ///
     /// # Errors
     ///
-    /// As the contract lists them.
+    /// As listed in `wit/`.
     fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Result<Document, Error>;
 
-    /// `kubernetes/objects.delete`.
+    /// `kubernetes/objects.delete`: deletes one object; it may still exist when this returns.
     ///
     /// # Errors
     ///
-    /// As the contract lists them.
+    /// As listed in `wit/`.
     fn delete(&self, object: &ObjectRef, options: &DeleteOptions) -> Result<(), Error>;
 
-    /// `kubernetes/events.publish`.
+    /// `kubernetes/events.publish`: publishes an event about the object reconciled.
     ///
     /// # Errors
     ///
-    /// As the contract lists them.
+    /// As listed in `wit/`.
     fn publish(&self, event_type: EventType, reason: &str, message: &str) -> Result<(), Error>;
 
-    /// `kubernetes/events.warnings`: what others say about an object, the newest first.
+    /// `kubernetes/events.warnings`: returns the warnings of others about an object, newest first, at most
+    /// 20.
     ///
     /// # Errors
     ///
-    /// As the contract lists them.
+    /// As listed in `wit/`.
     fn warnings(&self, object: &ObjectRef) -> Result<Vec<Value>, Error>;
 
-    /// `redis/commands.pipeline`: one reply per command.
+    /// `redis/commands.pipeline`: sends commands to one member and returns one reply per command.
     ///
     /// # Errors
     ///
-    /// As the contract lists them.
+    /// As listed in `wit/`.
     fn pipeline(&self, pipeline: &Pipeline) -> Result<Vec<RedisReply>, Error>;
 
-    /// `redis/commands.fan-out`: one result per pipeline.
+    /// `redis/commands.fan-out`: sends several pipelines concurrently and returns one result per pipeline.
     ///
     /// # Errors
     ///
-    /// As the contract lists them.
+    /// As listed in `wit/`.
     fn fan_out(&self, pipelines: &[Pipeline])
     -> Result<Vec<Result<Vec<RedisReply>, Error>>, Error>;
 
-    /// `redis/topology.observe`: a snapshot of the instance.
+    /// `redis/topology.observe`: returns a snapshot of the instance.
     ///
     /// # Errors
     ///
-    /// As the contract lists them.
+    /// As listed in `wit/`.
     fn observe(&self, instance: &Value) -> Result<Document, Error>;
 
-    /// `redis/topology.act`: one result per action.
+    /// `redis/topology.act`: performs actions and returns one result per action.
     ///
     /// # Errors
     ///
-    /// As the contract lists them.
+    /// As listed in `wit/`.
     fn act(
         &self,
         instance: &Value,
         actions: &[Value],
     ) -> Result<Vec<Result<Document, Error>>, Error>;
 
-    /// `runtime/clock.now`: milliseconds since 1970.
+    /// `runtime/clock.now`: returns the wall clock in milliseconds since 1970.
     ///
     /// # Errors
     ///
-    /// As the contract lists them.
+    /// As listed in `wit/`.
     fn now_ms(&self) -> Result<u64, Error>;
 
-    /// `runtime/random.random`: this many bytes, recorded and so no secret.
+    /// `runtime/random.random`: returns this many random bytes, at most 1024. They are recorded and therefore
+    /// not secret.
     ///
     /// # Errors
     ///
-    /// As the contract lists them.
+    /// As listed in `wit/`.
     fn random(&self, bytes: u32) -> Result<Vec<u8>, Error>;
 
-    /// `runtime/parameters.parameters`: the settings that the installer gave.
+    /// `runtime/parameters.parameters`: returns the parameters of the `Plugin` object.
     ///
     /// # Errors
     ///
-    /// As the contract lists them.
+    /// As listed in `wit/`.
     fn parameters(&self) -> Result<Value, Error>;
 
-    /// `runtime/waiting.wait`: until all facts hold, `ms` milliseconds at most.
+    /// `runtime/waiting.wait`: waits at most `ms` milliseconds (1 to 2000) until all facts hold.
     ///
     /// # Errors
     ///
-    /// As the contract lists them.
+    /// As listed in `wit/`.
     fn wait(&self, facts: &[Fact], ms: u32) -> Result<WaitOutcome, Error>;
 
-    /// `runtime/probing.probe`.
+    /// `runtime/probing.probe`: connects to a port of a Pod, or sends one HTTP GET.
     ///
     /// # Errors
     ///
-    /// As the contract lists them.
+    /// As listed in `wit/`.
     fn probe(&self, probe: &PodProbe) -> Result<ProbeOutcome, Error>;
 
-    /// `runtime/logging.log`.
+    /// `runtime/logging.log`: writes a line to the host's log.
     fn log(&self, level: LogLevel, message: &str);
 
-    /// Logs what changed.
+    /// Logs a change.
     fn info(&self, message: &str) {
         self.log(LogLevel::Info, message);
     }
 
-    /// Logs what somebody should know.
+    /// Logs something that a person should know.
     fn warn(&self, message: &str) {
         self.log(LogLevel::Warn, message);
     }
@@ -155,56 +159,56 @@ pub trait Host {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReadMode {
-    /// From the host's store: no round trip, one revision per pass, plus the pass' own writes.
+    /// From the host's store: no round trip; one revision per reconcile, plus this reconcile's own writes.
     #[default]
     Cached,
-    /// From the API server.
+    /// From the API server: costs one round trip.
     Live,
 }
 
-/// Whether an event tells of something ordinary.
+/// The type of an event, as Kubernetes defines it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum EventType {
-    /// Something ordinary.
+    /// Something ordinary happened.
     Normal,
-    /// Something that somebody may want to look at.
+    /// Something happened that a person may want to check.
     Warning,
 }
 
-/// How much a log line matters.
+/// The severity of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// Every step.
     Trace,
-    /// What helps to find a fault.
+    /// Details for finding a fault.
     Debug,
-    /// What changed.
+    /// A change.
     Info,
-    /// What somebody should know.
+    /// Something that a person should know.
     Warn,
-    /// What went wrong.
+    /// A failure.
     Error,
 }
 
-/// Which objects to list.
+/// A query for objects of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ListQuery {
-    /// Of which kind.
+    /// The kind.
     pub kind: KindName,
-    /// In which namespace; empty for all, or for a cluster-scoped kind.
+    /// The namespace; empty for all namespaces, or for a cluster-scoped kind.
     pub namespace: String,
-    /// A label selector as kubectl writes it; empty for all.
+    /// A label selector in kubectl's syntax; empty selects all.
     pub selector: String,
-    /// Where from.
+    /// Where the query is answered from.
     pub read: ReadMode,
-    /// Field paths to keep; everything if empty.
+    /// The field paths to keep; empty keeps all fields.
     pub fields: Vec<String>,
 }
 
 impl ListQuery {
-    /// All objects of a kind in a namespace, whole, from the store.
+    /// Returns a query for all objects of a kind in a namespace, whole, from the host's store.
     #[must_use]
     pub fn new(api_version: &str, kind: &str, namespace: &str) -> Self {
         Self {
@@ -217,17 +221,17 @@ impl ListQuery {
     }
 }
 
-/// On which conditions, and how fast, to delete.
+/// Preconditions and grace period of a deletion.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeleteOptions {
-    /// Only if it still has this uid.
+    /// Deletes only if the object has this uid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
-    /// Only if it still has this resource version.
+    /// Deletes only if the object has this resource version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resource_version: Option<String>,
-    /// Seconds until it is killed; the object's own grace period if absent.
+    /// Seconds until the processes are killed; the object's own grace period if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_seconds: Option<u32>,
 }
@@ -236,21 +240,21 @@ pub struct DeleteOptions {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pipeline {
-    /// The instance.
+    /// The instance, as JSON.
     pub instance: Value,
-    /// The member, by the name of its Pod.
+    /// The name of the member's Pod.
     pub pod: String,
-    /// The commands with their arguments: any bytes.
+    /// The commands; each is a list of arguments, which are arbitrary bytes.
     pub commands: Vec<Vec<Vec<u8>>>,
-    /// How long the whole may take, at most 5000 ms.
+    /// The time for the whole pipeline, in milliseconds; at most 5000.
     pub deadline_ms: u32,
 }
 
 impl Pipeline {
-    /// How long a pipeline may take if nobody says otherwise.
+    /// The default time for a pipeline, in milliseconds.
     pub const DEADLINE_MS_DEFAULT: u32 = 1000;
 
-    /// Commands written as text, each a list of words.
+    /// Returns a pipeline of commands written as text, each a list of arguments.
     #[must_use]
     pub fn new(instance: &Value, pod: &str, commands: &[&[&str]]) -> Self {
         let words =

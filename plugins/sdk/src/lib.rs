@@ -1,9 +1,9 @@
-//! What a plugin is written with: the host's functions behind the trait [`Host`], and the trait
-//! [`Reconciler`] that a plugin implements and hands to [`export!`].
+//! The SDK for plugins in Rust: the host's functions as the trait [`Host`], and the trait [`Reconciler`],
+//! which a plugin implements and exports with [`export!`].
 //!
-//! A plugin reaches the world through [`Host`] and through nothing else, so that the same code runs in
-//! the host (where [`Host`] is the WIT contract), and in a native test (where it is a [`ReplayHost`]
-//! recording or a list of answers).
+//! A plugin calls the host only through [`Host`]. The same code therefore runs in the host, where [`Host`]
+//! calls the WIT imports, and in a native test, where a [`ReplayHost`] answers from a recording or from
+//! answers written by hand.
 //!
 //! ```
 //! use tholepin_sdk::{
@@ -31,8 +31,11 @@
 //! ```
 //!
 //! Invariants:
-//! - Nothing here decides: no retry, no cache, no default that changes what a call does.
-//! - A call that the host answers with an error is a value, never a panic.
+//! - The SDK makes no decisions: it has no retries, no cache, and no defaults that change the effect of a
+//!   call.
+//! - An error of a host call is a value, never a panic.
+//!
+//! The SDK does not schedule or keep anything between calls: each call runs in a fresh instance.
 
 mod document;
 mod error;
@@ -73,9 +76,9 @@ pub use tholepin_schema::{
 #[doc(hidden)]
 pub use wit::bindings;
 
-/// Makes a [`Reconciler`] the plugin that this crate exports. Once per crate, which must be a `cdylib`.
+/// Exports a [`Reconciler`] as the plugin of this crate. Use it once per crate; the crate must be a `cdylib`.
 ///
-/// Expands to nothing when the crate is not built for Wasm, so that its tests link natively.
+/// Expands to nothing unless the crate is built for Wasm, so that its tests link natively.
 #[macro_export]
 macro_rules! export {
     ($reconciler:ty) => {

@@ -4,29 +4,29 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 pub use tholepin_schema::manifest::KindName;
 
-/// Names one object.
+/// The name of one object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectRef {
-    /// Its kind.
+    /// The kind.
     #[serde(flatten)]
     pub kind: KindName,
-    /// Its namespace; empty for a cluster-scoped object.
+    /// The namespace; empty for a cluster-scoped object.
     #[serde(default)]
     pub namespace: String,
-    /// Its name.
+    /// The object's name.
     pub name: String,
 }
 
 impl ObjectRef {
-    /// Names an object; an empty `namespace` for a cluster-scoped one.
+    /// Returns a reference; `namespace` is empty for a cluster-scoped object.
     #[must_use]
     pub fn new(api_version: &str, kind: &str, namespace: &str, name: &str) -> Self {
         let kind = KindName { api_version: api_version.to_owned(), kind: kind.to_owned() };
         Self { kind, namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
-    /// The name that an object carries; absent if `apiVersion`, `kind` or `metadata.name` is.
+    /// Returns the reference to an object; `None` if `apiVersion`, `kind` or `metadata.name` is missing.
     #[must_use]
     pub fn of(object: &Value) -> Option<Self> {
         let text = |path: &str| object.pointer(path).and_then(Value::as_str);

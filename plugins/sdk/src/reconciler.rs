@@ -1,4 +1,4 @@
-//! What a plugin of the world `reconciler` implements.
+//! The trait that a plugin of the world `reconciler` implements.
 
 use serde_json::Value;
 use tholepin_schema::{
@@ -8,34 +8,36 @@ use tholepin_schema::{
 
 use crate::Host;
 
-/// A plugin that moves one kind of object towards its spec. The methods take no `self`: each call runs
-/// in a fresh instance. What must survive is in the object's status; what may be lost with the host is in the
-/// outcome's `memo`.
+/// A plugin that moves the objects of one kind towards their specs. The methods take no `self`, because each
+/// call runs in a fresh instance. State that must survive belongs in the object's status; state that may be
+/// lost when the host restarts can go into the outcome's `memo`.
 pub trait Reconciler {
-    /// What the plugin is and asks for. Must be the same each time; every host call but `log` is denied.
+    /// Returns the plugin's manifest. Must return the same value each time. Every host call but `log` is
+    /// denied.
     fn describe() -> Manifest;
 
-    /// What is wrong with an object's spec, by the arguments alone; nothing by default. `old` is there in
-    /// admission only.
+    /// Returns the problems of an object's spec, judged from the arguments alone; none by default. `old` is
+    /// present only in admission. Every host call but `log` is denied.
     #[must_use]
     fn validate(old: Option<Value>, new: Value) -> Vec<Violation> {
         let _ = (old, new);
         Vec::new()
     }
 
-    /// One pass over one object.
+    /// Reconciles one object.
     ///
     /// # Errors
     ///
-    /// Fails with what the plugin understood and cannot mend; a panic is a bug and counts against the plugin.
+    /// Returns a failure that the plugin understood and cannot repair. A panic is a bug and counts against
+    /// the plugin.
     fn reconcile(
         host: &dyn Host,
         request: ReconcileRequest,
     ) -> Result<ReconcileOutcome, ReconcileFailure>;
 }
 
-/// An empty manifest to fill in by `..manifest()`, since [`Manifest`] has no default: a plugin must
-/// say its name.
+/// Returns an empty manifest, to be completed with `..manifest()`. [`Manifest`] has no `Default`, because a
+/// plugin must have a name.
 #[must_use]
 pub fn manifest() -> Manifest {
     Manifest {

@@ -1,4 +1,4 @@
-//! A host for native tests that answers from a list: a recording, or answers written by hand.
+//! A host for native tests that answers from a recording or from answers written by hand.
 
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -14,36 +14,36 @@ use crate::{
     ReadMode, RedisReply,
 };
 
-/// Answers each call by its key (interface, function, arguments, and how often it was asked before), as a
-/// replay in the host does: never by position, and never with anything that the test did not say. A call
-/// that the list does not hold answers [`Error::Other`] and is kept in [`missing`](Self::missing).
+/// Answers each call by its key: interface, function, arguments, and how often the same call was made before.
+/// The position of a call in the test does not matter, as in a replay by the host. A call without an answer
+/// returns [`Error::Other`] and is listed in [`missing`](Self::missing).
 #[derive(Debug, Default)]
 pub struct ReplayHost {
-    /// Said by the test about all calls that the list does not hold.
+    /// Rules of the test for calls without an answer of their own.
     rules: Vec<ReplayRule>,
     answers: BTreeMap<(String, u32), Result<RecordedAnswer, Error>>,
-    /// Holds the canonical text of each call made, in order.
-    asked: RefCell<Vec<String>>,
+    /// The canonical text of each call made, in order.
+    calls: RefCell<Vec<String>>,
     missing: RefCell<Vec<String>>,
     logged: RefCell<Vec<(LogLevel, String)>>,
 }
 
-/// What holds for all calls of a kind.
+/// A rule for all calls of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReplayRule {
-    /// An object that the list does not hold does not exist.
+    /// An object without an answer does not exist.
     NoOtherObjects,
-    /// Every write goes through.
-    WritesTaken,
+    /// Every write succeeds.
+    WritesAccepted,
 }
 
-/// Why a text is no recording.
+/// Why a text is not a recording.
 #[derive(Debug)]
 pub struct RecordingError(serde_json::Error);
 
 impl std::fmt::Display for RecordingError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("this is no recording of a pass")
+        f.write_str("this is not a recording of a reconcile")
     }
 }
 
@@ -53,7 +53,7 @@ impl std::error::Error for RecordingError {
     }
 }
 
-/// What a call returned, in the form in which recordings keep it.
+/// The result of a call, in the form in which recordings contain it.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum RecordedAnswer {
@@ -80,21 +80,21 @@ struct Recorded {
 }
 
 impl ReplayHost {
-    /// Reads a recording as the host writes it.
+    /// Parses a recording that the host wrote.
     ///
     /// # Errors
     ///
-    /// Fails if the text is no recording.
+    /// Fails if the text is not a recording.
     pub fn from_recording(json: &str) -> Result<Self, RecordingError> {
         let recording: Recording = serde_json::from_str(json).map_err(RecordingError)?;
         let mut replayed = Self::default();
         for Recorded { call, occurrence, answer } in recording.calls {
-            replayed.answers.insert((written(&call), occurrence), answer);
+            replayed.answers.insert((canonical(&call), occurrence), answer);
         }
         Ok(replayed)
     }
 
-    /// Adds an object that `get` finds, cached or live, however often it is asked without a field mask.
+    /// Adds an object that every `get` without a field mask returns, cached or live.
     #[must_use]
     pub fn with_object(self, object: &Value) -> Self {
         let Some(name) = ObjectRef::of(object) else { return self };
@@ -105,14 +105,14 @@ impl ReplayHost {
         })
     }
 
-    /// Adds the answer of `observe` for an instance, however often it is asked.
+    /// Adds the answer of every `observe` of an instance.
     #[must_use]
     pub fn with_snapshot(self, instance: &Value, answer: Result<Value, Error>) -> Self {
         let call = call("redis", "observe", json!({"instance": instance}));
         self.always(&call, answer.map(RecordedAnswer::Document))
     }
 
-    /// Adds the time that the clock shows, however often it is asked.
+    /// Adds the time that every call of the clock returns.
     #[must_use]
     pub fn with_now_ms(self, now_ms: u64) -> Self {
         let call = json!({"interface": "runtime", "function": "now"});
@@ -126,80 +126,80 @@ impl ReplayHost {
         self.always(&call, Ok(RecordedAnswer::Document(parameters)))
     }
 
-    /// Adds the outcome of a wait, however often it is waited.
+    /// Adds the outcome of every wait for these facts with this `ms`.
     #[must_use]
     pub fn with_wait(self, facts: &[Fact], ms: u32, outcome: &WaitOutcome) -> Self {
         self.always(&wait_call(facts, ms), Ok(RecordedAnswer::Document(json!(outcome))))
     }
 
-    /// Adds the outcome of a probe, however often it is made.
+    /// Adds the outcome of every such probe.
     #[must_use]
     pub fn with_probe(self, probe: &PodProbe, outcome: &ProbeOutcome) -> Self {
         self.always(&probe_call(probe), Ok(RecordedAnswer::Document(json!(outcome))))
     }
 
-    /// Says that no other objects exist: `get` answers [`Error::NotFound`] for them.
+    /// Makes `get` return [`Error::NotFound`] for all objects that were not added.
     #[must_use]
     pub fn without_other_objects(mut self) -> Self {
         self.rules.push(ReplayRule::NoOtherObjects);
         self
     }
 
-    /// Says that every apply is stored as it was sent, and every deletion and event goes through.
+    /// Makes every apply return the object as it was sent, and every deletion and event succeed.
     #[must_use]
-    pub fn with_writes_taken(mut self) -> Self {
-        self.rules.push(ReplayRule::WritesTaken);
+    pub fn with_writes_accepted(mut self) -> Self {
+        self.rules.push(ReplayRule::WritesAccepted);
         self
     }
 
-    /// The objects applied so far, in order.
+    /// Returns the objects applied so far, in order.
     #[must_use]
     pub fn applied(&self) -> Vec<Value> {
         self.arguments("apply", "object")
     }
 
-    /// The objects whose status was applied so far, in order.
+    /// Returns the objects whose status was applied so far, in order.
     #[must_use]
     pub fn statuses_applied(&self) -> Vec<Value> {
         self.arguments("apply-status", "object")
     }
 
-    /// The reasons of the events published so far, in order.
+    /// Returns the reasons of the events published so far, in order.
     #[must_use]
     pub fn published(&self) -> Vec<String> {
         let reasons = self.arguments("publish", "reason");
         reasons.iter().filter_map(Value::as_str).map(str::to_owned).collect()
     }
 
-    /// The calls made so far, logs left out, as canonical JSON in order.
+    /// Returns the calls made so far as canonical JSON, in order and without `log`.
     #[must_use]
-    pub fn asked(&self) -> Vec<String> {
-        self.asked.borrow().clone()
+    pub fn calls(&self) -> Vec<String> {
+        self.calls.borrow().clone()
     }
 
-    /// The calls that found no answer.
+    /// Returns the calls that had no answer.
     #[must_use]
     pub fn missing(&self) -> Vec<String> {
         self.missing.borrow().clone()
     }
 
-    /// The lines logged so far.
+    /// Returns the lines logged so far.
     #[must_use]
     pub fn logged(&self) -> Vec<(LogLevel, String)> {
         self.logged.borrow().clone()
     }
 
-    /// One argument of each call of a function so far.
+    /// Returns one argument of each call of a function so far.
     fn arguments(&self, function: &str, argument: &str) -> Vec<Value> {
-        let asked = self.asked.borrow();
-        let calls = asked.iter().filter_map(|text| serde_json::from_str::<Value>(text).ok());
+        let recorded = self.calls.borrow();
+        let calls = recorded.iter().filter_map(|text| serde_json::from_str::<Value>(text).ok());
         let of_function =
             calls.filter(|call| call.get("function").is_some_and(|name| name == function));
         let path = format!("/arguments/{argument}");
         of_function.map(|call| call.pointer(&path).cloned().unwrap_or_default()).collect()
     }
 
-    /// The answer of the test's rules to a call that the list does not hold.
+    /// Returns the answer that the rules give to a call without an answer of its own.
     fn by_rule(&self, call: &Value) -> Option<Result<RecordedAnswer, Error>> {
         let rule = |rule: ReplayRule| self.rules.contains(&rule);
         let object = call.pointer("/arguments/object").unwrap_or(&Value::Null);
@@ -207,54 +207,56 @@ impl ReplayHost {
             "get" if rule(ReplayRule::NoOtherObjects) => {
                 Some(Err(Error::NotFound(object.to_string())))
             }
-            "apply" | "apply-status" if rule(ReplayRule::WritesTaken) => {
+            "apply" | "apply-status" if rule(ReplayRule::WritesAccepted) => {
                 Some(Ok(RecordedAnswer::Document(object.clone())))
             }
-            "delete" | "publish" if rule(ReplayRule::WritesTaken) => Some(Ok(RecordedAnswer::Done)),
+            "delete" | "publish" if rule(ReplayRule::WritesAccepted) => {
+                Some(Ok(RecordedAnswer::Done))
+            }
             _ => None,
         }
     }
 
     fn always(mut self, call: &Value, answer: Result<RecordedAnswer, Error>) -> Self {
-        self.answers.insert((written(call), ALWAYS), answer);
+        self.answers.insert((canonical(call), ALWAYS), answer);
         self
     }
 
-    fn ask(&self, call: &Value) -> Result<RecordedAnswer, Error> {
-        let text = written(call);
-        let asked_before = self.asked.borrow().iter().filter(|asked| **asked == text).count();
-        self.asked.borrow_mut().push(text.clone());
-        let occurrence = u32::try_from(asked_before).unwrap_or(ALWAYS);
+    fn answer(&self, call: &Value) -> Result<RecordedAnswer, Error> {
+        let text = canonical(call);
+        let calls_before = self.calls.borrow().iter().filter(|made| **made == text).count();
+        self.calls.borrow_mut().push(text.clone());
+        let occurrence = u32::try_from(calls_before).unwrap_or(ALWAYS);
         let found = self
             .answers
             .get(&(text.clone(), occurrence))
             .or_else(|| self.answers.get(&(text.clone(), ALWAYS)));
         found.cloned().or_else(|| self.by_rule(call)).unwrap_or_else(|| {
             self.missing.borrow_mut().push(text.clone());
-            Err(Error::Other(format!("the replay holds no answer number {occurrence} to {text}")))
+            Err(Error::Other(format!("the replay has no answer number {occurrence} to {text}")))
         })
     }
 }
 
-/// The occurrence under which an answer stands that serves every time.
+/// The occurrence number of an answer that is valid for every occurrence.
 const ALWAYS: u32 = u32::MAX;
 
 impl Host for ReplayHost {
     fn get(&self, object: &ObjectRef, read: ReadMode, fields: &[&str]) -> Result<Value, Error> {
-        document(self.ask(&get_call(object, read, fields))?)
+        document(self.answer(&get_call(object, read, fields))?)
     }
 
     fn list(&self, query: &ListQuery) -> Result<Vec<Value>, Error> {
-        documents(self.ask(&call("kubernetes", "list", json!(query)))?)
+        documents(self.answer(&call("kubernetes", "list", json!(query)))?)
     }
 
     fn apply(&self, object: &Value, force: bool) -> Result<Document, Error> {
         let arguments = arguments([("object", object.clone()), ("force", force.into())]);
-        unread(self.ask(&call("kubernetes", "apply", arguments))?)
+        unparsed(self.answer(&call("kubernetes", "apply", arguments))?)
     }
 
     fn apply_status(&self, object: &Value) -> Result<Document, Error> {
-        unread(self.ask(&call(
+        unparsed(self.answer(&call(
             "kubernetes",
             "apply-status",
             arguments([("object", object.clone())]),
@@ -263,7 +265,7 @@ impl Host for ReplayHost {
 
     fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Result<Document, Error> {
         let arguments = json!({"object": object, "patch": patch});
-        unread(self.ask(&call("kubernetes", "merge-patch", arguments))?)
+        unparsed(self.answer(&call("kubernetes", "merge-patch", arguments))?)
     }
 
     fn delete(&self, object: &ObjectRef, options: &DeleteOptions) -> Result<(), Error> {
@@ -271,23 +273,23 @@ impl Host for ReplayHost {
         if let Some(arguments) = arguments.as_object_mut() {
             arguments.insert("object".to_owned(), json!(object));
         }
-        done(self.ask(&call("kubernetes", "delete", arguments))?)
+        done(self.answer(&call("kubernetes", "delete", arguments))?)
     }
 
     fn publish(&self, event_type: EventType, reason: &str, message: &str) -> Result<(), Error> {
         let arguments = json!({"eventType": event_type, "reason": reason, "message": message});
-        done(self.ask(&call("kubernetes", "publish", arguments))?)
+        done(self.answer(&call("kubernetes", "publish", arguments))?)
     }
 
     fn warnings(&self, object: &ObjectRef) -> Result<Vec<Value>, Error> {
-        documents(self.ask(&call("kubernetes", "warnings", json!({"object": object})))?)
+        documents(self.answer(&call("kubernetes", "warnings", json!({"object": object})))?)
     }
 
     fn pipeline(&self, pipeline: &Pipeline) -> Result<Vec<RedisReply>, Error> {
         let RecordedAnswer::Replies(replies) =
-            self.ask(&call("redis", "pipeline", json!(pipeline)))?
+            self.answer(&call("redis", "pipeline", json!(pipeline)))?
         else {
-            return Err(unfit("replies"));
+            return Err(wrong_answer("replies"));
         };
         Ok(replies)
     }
@@ -297,15 +299,19 @@ impl Host for ReplayHost {
         pipelines: &[Pipeline],
     ) -> Result<Vec<Result<Vec<RedisReply>, Error>>, Error> {
         let RecordedAnswer::FanOut(results) =
-            self.ask(&call("redis", "fan-out", json!({"pipelines": pipelines})))?
+            self.answer(&call("redis", "fan-out", json!({"pipelines": pipelines})))?
         else {
-            return Err(unfit("results of a fan-out"));
+            return Err(wrong_answer("results of a fan-out"));
         };
         Ok(results)
     }
 
     fn observe(&self, instance: &Value) -> Result<Document, Error> {
-        unread(self.ask(&call("redis", "observe", arguments([("instance", instance.clone())])))?)
+        unparsed(self.answer(&call(
+            "redis",
+            "observe",
+            arguments([("instance", instance.clone())]),
+        ))?)
     }
 
     fn act(
@@ -314,40 +320,41 @@ impl Host for ReplayHost {
         actions: &[Value],
     ) -> Result<Vec<Result<Document, Error>>, Error> {
         let arguments = json!({"instance": instance, "actions": actions});
-        let RecordedAnswer::Results(results) = self.ask(&call("redis", "act", arguments))? else {
-            return Err(unfit("results"));
+        let RecordedAnswer::Results(results) = self.answer(&call("redis", "act", arguments))?
+        else {
+            return Err(wrong_answer("results"));
         };
         Ok(results.into_iter().map(|result| result.map(Document::from)).collect())
     }
 
     fn now_ms(&self) -> Result<u64, Error> {
         let RecordedAnswer::Number(number) =
-            self.ask(&json!({"interface": "runtime", "function": "now"}))?
+            self.answer(&json!({"interface": "runtime", "function": "now"}))?
         else {
-            return Err(unfit("a number"));
+            return Err(wrong_answer("a number"));
         };
         Ok(number)
     }
 
     fn random(&self, bytes: u32) -> Result<Vec<u8>, Error> {
         let RecordedAnswer::Bytes(bytes) =
-            self.ask(&call("runtime", "random", json!({"bytes": bytes})))?
+            self.answer(&call("runtime", "random", json!({"bytes": bytes})))?
         else {
-            return Err(unfit("bytes"));
+            return Err(wrong_answer("bytes"));
         };
         Ok(bytes)
     }
 
     fn parameters(&self) -> Result<Value, Error> {
-        document(self.ask(&json!({"interface": "runtime", "function": "parameters"}))?)
+        document(self.answer(&json!({"interface": "runtime", "function": "parameters"}))?)
     }
 
     fn wait(&self, facts: &[Fact], ms: u32) -> Result<WaitOutcome, Error> {
-        unread(self.ask(&wait_call(facts, ms))?)?.read()
+        unparsed(self.answer(&wait_call(facts, ms))?)?.read()
     }
 
     fn probe(&self, probe: &PodProbe) -> Result<ProbeOutcome, Error> {
-        unread(self.ask(&probe_call(probe))?)?.read()
+        unparsed(self.answer(&probe_call(probe))?)?.read()
     }
 
     fn log(&self, level: LogLevel, message: &str) {
@@ -355,17 +362,17 @@ impl Host for ReplayHost {
     }
 }
 
-/// A call in the form in which recordings keep it; `Value` sorts its keys.
-fn call(interface: &str, function: &str, given: Value) -> Value {
+/// Returns a call in the form in which recordings contain it; `Value` sorts the keys.
+fn call(interface: &str, function: &str, named: Value) -> Value {
     let parts = [("interface", interface.into()), ("function", function.into())];
-    arguments(parts.into_iter().chain([("arguments", given)]))
+    arguments(parts.into_iter().chain([("arguments", named)]))
 }
 
 fn arguments(named: impl IntoIterator<Item = (&'static str, Value)>) -> Value {
     named.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-fn written(call: &Value) -> String {
+fn canonical(call: &Value) -> String {
     serde_json::to_string(call).unwrap_or_default()
 }
 
@@ -383,30 +390,30 @@ fn get_call(object: &ObjectRef, read: ReadMode, fields: &[&str]) -> Value {
 
 fn document(answer: RecordedAnswer) -> Result<Value, Error> {
     let RecordedAnswer::Document(document) = answer else {
-        return Err(unfit("a document"));
+        return Err(wrong_answer("a document"));
     };
     Ok(document)
 }
 
 fn documents(answer: RecordedAnswer) -> Result<Vec<Value>, Error> {
     let RecordedAnswer::Documents(documents) = answer else {
-        return Err(unfit("documents"));
+        return Err(wrong_answer("documents"));
     };
     Ok(documents)
 }
 
-fn unread(answer: RecordedAnswer) -> Result<Document, Error> {
+fn unparsed(answer: RecordedAnswer) -> Result<Document, Error> {
     document(answer).map(Document::from)
 }
 
 fn done(answer: RecordedAnswer) -> Result<(), Error> {
     let RecordedAnswer::Done = answer else {
-        return Err(unfit("nothing"));
+        return Err(wrong_answer("nothing"));
     };
     Ok(())
 }
 
-fn unfit(expected: &str) -> Error {
+fn wrong_answer(expected: &str) -> Error {
     Error::Other(format!("the recorded answer does not fit the call: it is not {expected}"))
 }
 
@@ -415,7 +422,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_object_given_is_found_and_another_is_missing() {
+    fn an_added_object_is_found_and_another_is_missing() {
         let object = json!({
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a", "namespace": "b"}
         });
@@ -432,13 +439,16 @@ mod tests {
     }
 
     #[test]
-    fn rules_answer_what_the_list_does_not_hold() {
+    fn rules_answer_calls_without_an_answer_of_their_own() {
         let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
         let name = ObjectRef::new("v1", "ConfigMap", "", "b");
         let host = ReplayHost::default().with_object(&object).without_other_objects();
         assert!(matches!(host.get(&name, ReadMode::Live, &[]), Err(Error::NotFound(_))));
-        assert!(matches!(host.apply(&object, true), Err(Error::Other(_))), "nobody said so");
-        let host = ReplayHost::default().with_writes_taken();
+        assert!(
+            matches!(host.apply(&object, true), Err(Error::Other(_))),
+            "no rule accepts writes"
+        );
+        let host = ReplayHost::default().with_writes_accepted();
         assert_eq!(host.apply(&object, true), Ok(object.clone().into()));
         assert_eq!(host.publish(EventType::Normal, "Seen", "it"), Ok(()));
         assert_eq!((host.applied(), host.published()), (vec![object], vec!["Seen".to_owned()]));

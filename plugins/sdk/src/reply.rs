@@ -1,4 +1,4 @@
-//! Redis replies: an arena of nodes with a view that reads like a tree.
+//! Redis replies: a flat list of nodes, with methods to read it as a tree.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,11 +10,11 @@ pub enum ReplyNode {
     Nil,
     /// An integer.
     Int(i64),
-    /// A bulk string: any bytes.
+    /// A bulk string of arbitrary bytes.
     Bulk(Vec<u8>),
     /// A simple string such as `OK`.
     Status(String),
-    /// An error in its place; its first word is the code.
+    /// An error reply; its first word is the error code.
     Error(String),
     /// A double.
     Double(f64),
@@ -24,11 +24,11 @@ pub enum ReplyNode {
     Array(Vec<u32>),
     /// A map, as pairs of key and value.
     Map(Vec<(u32, u32)>),
-    /// A kind of value that this version does not name.
+    /// A value of a type that this version does not name, as text.
     Other(String),
 }
 
-/// One reply. Node 0 is the root; a node's children come after it.
+/// One reply. Node 0 is the root; the children of a node come after it.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct RedisReply {
     /// The nodes.
@@ -36,13 +36,13 @@ pub struct RedisReply {
 }
 
 impl RedisReply {
-    /// The root; null if the reply is empty, which the contract rules out.
+    /// Returns the root; null if the reply is empty, which the contract excludes.
     #[must_use]
     pub fn root(&self) -> &ReplyNode {
         self.node(0)
     }
 
-    /// A node by its index; null if there is none.
+    /// Returns a node by its index; null if the index is out of range.
     #[must_use]
     pub fn node(&self, index: u32) -> &ReplyNode {
         usize::try_from(index)
@@ -51,13 +51,13 @@ impl RedisReply {
             .unwrap_or(&ReplyNode::Nil)
     }
 
-    /// The root as text, if it is a bulk or simple string in UTF-8.
+    /// Returns the root as text, if it is a bulk or simple string in UTF-8.
     #[must_use]
     pub fn text(&self) -> Option<&str> {
         self.root().text()
     }
 
-    /// The children of the root, if it is an array.
+    /// Iterates over the children of the root; empty if the root is not an array.
     pub fn items(&self) -> impl Iterator<Item = &ReplyNode> {
         let children = match self.root() {
             ReplyNode::Array(children) => children.as_slice(),
@@ -76,7 +76,7 @@ impl RedisReply {
 }
 
 impl ReplyNode {
-    /// The node as text, if it is a bulk or simple string in UTF-8.
+    /// Returns the node as text, if it is a bulk or simple string in UTF-8.
     #[must_use]
     pub fn text(&self) -> Option<&str> {
         match self {

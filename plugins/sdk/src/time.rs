@@ -1,6 +1,6 @@
-//! Writes a moment as Kubernetes does.
+//! Times in the format of Kubernetes.
 
-/// A moment, in milliseconds since 1970, as `2026-11-21T04:05:06Z`.
+/// Formats a time in milliseconds since 1970 as `2026-11-21T04:05:06Z`; fractions of a second are dropped.
 #[must_use]
 pub fn rfc3339(ms: u64) -> String {
     let seconds = ms / 1000;
@@ -10,8 +10,8 @@ pub fn rfc3339(ms: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
-/// Year, month and day of a number of days since 1970, by eras of 400 years that begin in March.
-/// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
+/// Returns year, month and day for a number of days since 1970, counting in eras of 400 years that begin in
+/// March. Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
 const fn civil(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let (era, of_era) = (days / 146_097, days % 146_097);
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_written_as_kubernetes_does() {
+    fn times_are_formatted_like_kubernetes() {
         let cases = [
             (0, "1970-01-01T00:00:00Z"),
             (951_782_399_999, "2000-02-28T23:59:59Z"),

@@ -1,4 +1,4 @@
-//! `redis/topology` in the types of the schema instead of JSON.
+//! `redis/topology` with the types of the schema instead of JSON.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -10,16 +10,16 @@ use tholepin_schema::{
 
 use crate::{Error, Host};
 
-/// Asks every member of an instance at once; see [`Host::observe`].
+/// Asks all members of an instance concurrently and returns a snapshot; see [`Host::observe`].
 ///
 /// # Errors
 ///
-/// As [`Host::observe`]; [`Error::Other`] if the host's snapshot is none that this SDK reads.
+/// As [`Host::observe`]; [`Error::Other`] if this SDK cannot parse the host's snapshot.
 pub fn observe(host: &dyn Host, instance: &Instance) -> Result<Snapshot, Error> {
     host.observe(&write("instance", instance)?)?.read()
 }
 
-/// Performs actions; one result per action, in their order; see [`Host::act`].
+/// Performs actions and returns one result per action, in the order given; see [`Host::act`].
 ///
 /// # Errors
 ///

@@ -1,7 +1,7 @@
-//! The host behind the contract: [`Host`] over the generated bindings. Wasm only.
+//! The implementation of [`Host`] on the generated WIT bindings. Wasm only.
 //!
-//! Converts and nothing else; each conversion names every case, so that a case added on one side does
-//! not compile until the other has it.
+//! Only converts types. Each conversion names every case, so a case that is added on one side does not
+//! compile until it is added on the other.
 
 use serde_json::Value;
 use tholepin_schema::{
@@ -14,7 +14,7 @@ use crate::{
     ReadMode, RedisReply, ReplyNode, heap::GuestHeap,
 };
 
-/// What wit-bindgen makes of `wit/`.
+/// The bindings that wit-bindgen generates from `wit/`.
 #[doc(hidden)]
 pub mod bindings {
     wit_bindgen::generate!({
@@ -36,7 +36,7 @@ use bindings::tholepin::{
 #[global_allocator]
 static HEAP: GuestHeap = GuestHeap::new();
 
-/// The host that runs this plugin.
+/// The host that runs this plugin, called through the WIT imports.
 pub(crate) struct WitHost;
 
 impl Host for WitHost {
@@ -54,15 +54,15 @@ impl Host for WitHost {
     }
 
     fn apply(&self, object: &Value, force: bool) -> Result<Document, Error> {
-        unread(objects::apply(&write(object), force))
+        unparsed(objects::apply(&write(object), force))
     }
 
     fn apply_status(&self, object: &Value) -> Result<Document, Error> {
-        unread(objects::apply_status(&write(object)))
+        unparsed(objects::apply_status(&write(object)))
     }
 
     fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Result<Document, Error> {
-        unread(objects::merge_patch(&object_ref(object), &write(patch)))
+        unparsed(objects::merge_patch(&object_ref(object), &write(patch)))
     }
 
     fn delete(&self, object: &ObjectRef, options: &DeleteOptions) -> Result<(), Error> {
@@ -102,7 +102,7 @@ impl Host for WitHost {
     }
 
     fn observe(&self, instance: &Value) -> Result<Document, Error> {
-        unread(topology::observe(&write(instance)))
+        unparsed(topology::observe(&write(instance)))
     }
 
     fn act(
@@ -112,7 +112,7 @@ impl Host for WitHost {
     ) -> Result<Vec<Result<Document, Error>>, Error> {
         let actions: Vec<String> = actions.iter().map(write).collect();
         let results = topology::act(&write(instance), &actions)?;
-        Ok(results.into_iter().map(unread).collect())
+        Ok(results.into_iter().map(unparsed).collect())
     }
 
     fn now_ms(&self) -> Result<u64, Error> {
@@ -129,11 +129,11 @@ impl Host for WitHost {
 
     fn wait(&self, facts: &[Fact], ms: u32) -> Result<WaitOutcome, Error> {
         let facts: Vec<String> = facts.iter().map(write).collect();
-        unread(waiting::wait(&facts, ms))?.read()
+        unparsed(waiting::wait(&facts, ms))?.read()
     }
 
     fn probe(&self, probe: &PodProbe) -> Result<ProbeOutcome, Error> {
-        unread(probing::probe(&write(probe)))?.read()
+        unparsed(probing::probe(&write(probe)))?.read()
     }
 
     fn log(&self, level: LogLevel, message: &str) {
@@ -149,14 +149,14 @@ impl Host for WitHost {
 }
 
 fn document(text: Result<String, types::Error>) -> Result<Value, Error> {
-    unread(text)?.value()
+    unparsed(text)?.value()
 }
 
-fn unread(text: Result<String, types::Error>) -> Result<Document, Error> {
+fn unparsed(text: Result<String, types::Error>) -> Result<Document, Error> {
     Ok(Document::text(text?))
 }
 
-/// Writes a document of this crate; these have string keys only, so writing cannot fail.
+/// Serializes a document of this crate. Cannot fail, because these documents have string keys only.
 fn write<T: serde::Serialize>(document: &T) -> String {
     serde_json::to_string(document).unwrap_or_default()
 }

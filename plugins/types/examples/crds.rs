@@ -1,5 +1,5 @@
-//! Writes the definitions into a directory: `cargo run -p tholepin-redis-types --features schema
-//! --example crds -- crds`.
+//! Writes the definitions into a directory: `cargo run -p tholepin-redis-types --features schema --example
+//! crds -- crds`.
 
 use std::{env, error::Error, fs, path::PathBuf};
 

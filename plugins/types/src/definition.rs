@@ -1,7 +1,7 @@
-//! The CustomResourceDefinitions, made from the types.
+//! The CustomResourceDefinitions, generated from the types.
 //!
-//! What `schemars` makes of a type is a JSON Schema; Kubernetes wants its structural subset. The
-//! difference is taken out in [`structural`]: it drops, merges and renames, and never invents.
+//! `schemars` generates JSON Schema, of which Kubernetes accepts only the structural subset. [`structural`]
+//! converts the one into the other: it drops, merges and renames, and adds nothing.
 
 pub mod rules;
 mod structural;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::redis_cluster::{KIND, RedisClusterSpec, RedisClusterStatus};
 use crate::{GROUP, VERSION};
 
-/// The definition of `RedisCluster`.
+/// Returns the definition of `RedisCluster`.
 #[must_use]
 pub fn redis_cluster() -> Value {
     let mut spec = structural::schema_of::<RedisClusterSpec>();
@@ -44,7 +44,7 @@ pub fn redis_cluster() -> Value {
                     column("Degraded", ".status.conditions[?(@.type==\"Degraded\")].status", "string"),
                     column("Shards", ".status.readyShards", "string"),
                     column("Slots", ".status.slotsServed", "integer"),
-                    // The host's own: an invalid spec, a pass that fails.
+                    // The host's own condition: it shows an invalid spec or a failing reconcile.
                     column("Reconciled", ".status.conditions[?(@.type==\"Reconciled\")].reason", "string"),
                     column("Paused", ".metadata.annotations.tholepin\\.dev/paused", "string"),
                     column("Age", ".metadata.creationTimestamp", "date"),
@@ -68,7 +68,7 @@ fn column(name: &str, path: &str, kind: &str) -> Value {
     json!({"name": name, "jsonPath": path, "type": kind})
 }
 
-/// The name of the file in `crds/` that holds a definition.
+/// Returns the name of a definition's file in `crds/`.
 #[must_use]
 pub fn file_name(definition: &Value) -> String {
     let name = definition.pointer("/metadata/name").and_then(Value::as_str);

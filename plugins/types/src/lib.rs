@@ -1,13 +1,14 @@
-//! The Redis kinds that users declare: their specs, their statuses and what a spec may say.
+//! The Redis kinds that users declare: their specs, their statuses, and the rules for valid specs.
 //!
-//! Types only: no decision is made here and nothing is read or written. The definitions in `crds/`
-//! are made from these types (feature `schema`), so a field cannot be in one and not in the other.
+//! The CustomResourceDefinitions in `crds/` are generated from these types (feature `schema`), so a field is
+//! never in one and missing in the other. The crate contains types and checks only: it makes no decisions and
+//! performs no I/O.
 //!
 //! Invariants:
-//! - A default of a field is its default in the definition: the API server fills it in, and reading
-//!   an object that it did not fill in gives the same.
-//! - What the definition can say (ranges, what must not change) it says; [`validation`] holds the
-//!   rest. No rule is in both.
+//! - A field has the same default in the type and in the definition. The API server fills it in; parsing an
+//!   object in which it did not gives the same result.
+//! - Rules that the definition can express (ranges, immutable fields) are in the definition only;
+//!   [`validation`] has the others.
 
 #![no_std]
 extern crate alloc;
@@ -21,7 +22,7 @@ pub mod definition;
 
 /// The API group of the Redis kinds.
 pub const GROUP: &str = "redis.tholepin.dev";
-/// The served version.
+/// The served version of the kinds.
 pub const VERSION: &str = "v1alpha1";
-/// Group and version as objects name them.
+/// Group and version, as in `apiVersion` of an object.
 pub const API_VERSION: &str = "redis.tholepin.dev/v1alpha1";

@@ -1,4 +1,4 @@
-//! `RedisCluster`: one Redis Cluster, its shards and how it is kept alive.
+//! `RedisCluster`: one Redis Cluster, with its shards and its failover policy.
 
 mod spec;
 mod status;
@@ -12,5 +12,5 @@ pub use status::{
 
 /// The kind's name.
 pub const KIND: &str = "RedisCluster";
-/// The longest name of an object: the Services and Pods made from it must have DNS labels as names.
+/// The longest name of an object, in characters: the names of its Services and Pods must be DNS labels.
 pub const NAME_LENGTH_MAX: usize = 40;

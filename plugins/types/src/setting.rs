@@ -1,7 +1,7 @@
-//! Which settings of the engine a spec may give, and which the plugin gives itself.
+//! The server settings that a spec may contain, and those that the plugin sets itself.
 //!
-//! One table answers for validation, messages and documentation. A setting that is in no table is
-//! refused: a typing error must not be found by a crashing server.
+//! Validation, messages and documentation use the same tables. A setting that is in no table is refused, so
+//! that a typing error is found before a server crashes on it.
 
 mod kind;
 mod table;
@@ -15,22 +15,22 @@ pub use kind::SettingKind;
 pub use table::{MANAGED, ManagedSetting, OFFERED, OfferedSetting};
 pub use value::SettingValue;
 
-/// The most of a refused value that a message repeats, in characters.
+/// The most characters of a refused value that a message repeats.
 const VALUE_CHARS_SHOWN: usize = 80;
 
 /// Checks one setting of a spec.
 ///
 /// # Errors
 ///
-/// Fails with what is wrong and what to do instead.
+/// Fails with the problem and the way to fix it.
 pub fn check(name: &str, value: &str) -> Result<(), SettingError> {
     if let Some(managed) = MANAGED.iter().find(|managed| managed.covers(name)) {
-        return Err(SettingError::Managed { way_out: managed.way_out });
+        return Err(SettingError::Managed { fix: managed.fix });
     }
     let Some(offered) = offered(name) else {
         return Err(SettingError::Unknown { similar: similar(name) });
     };
-    // A line break would start a line of its own in `redis.conf`, with any setting in it.
+    // A line break would start a new line in `redis.conf`, which could contain any setting.
     if value.chars().any(char::is_control) {
         return Err(SettingError::ControlCharacter);
     }
@@ -38,12 +38,12 @@ pub fn check(name: &str, value: &str) -> Result<(), SettingError> {
         Ok(())
     } else {
         let value = value.chars().take(VALUE_CHARS_SHOWN).collect();
-        Err(SettingError::Value { value, wants: offered.kind })
+        Err(SettingError::Value { value, expected: offered.kind })
     }
 }
 
-/// The value of an offered setting as `CONFIG GET` shows it; none where the engine writes it in more
-/// than one way, or if the setting is not offered.
+/// Returns the value of an offered setting in the form that `CONFIG GET` returns; `None` if the setting is
+/// not offered, or if servers write the value in more than one form.
 #[must_use]
 pub fn as_shown(name: &str, value: &str) -> Option<String> {
     offered(name)?.kind.as_shown(value)
@@ -56,24 +56,24 @@ fn offered(name: &str) -> Option<&'static OfferedSetting> {
 /// Why a setting is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SettingError {
-    /// No such setting is offered.
+    /// The setting is not offered.
     Unknown {
-        /// The offered name that is most like it, if one is.
+        /// The offered name that is most similar, if there is one.
         similar: Option<&'static str>,
     },
-    /// The plugin gives it itself.
+    /// The plugin sets it itself.
     Managed {
-        /// What to do instead.
-        way_out: &'static str,
+        /// How to fix it.
+        fix: &'static str,
     },
-    /// The value has a line break or the like.
+    /// The value contains a line break or another control character.
     ControlCharacter,
-    /// The engine would not take the value.
+    /// The server would not accept the value.
     Value {
-        /// The value, or how it begins.
+        /// The value, or its beginning.
         value: String,
-        /// What it should be.
-        wants: SettingKind,
+        /// The values that are accepted.
+        expected: SettingKind,
     },
 }
 
@@ -81,22 +81,24 @@ impl core::fmt::Display for SettingError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Unknown { similar: Some(similar) } => {
-                write!(f, "is no setting that can be given here; did you mean `{similar}`?")
+                write!(f, "is not a setting that can be used here; did you mean `{similar}`?")
             }
             Self::Unknown { similar: None } => f.write_str(
-                "is no setting that can be given here; remove it (`kubectl explain \
+                "is not a setting that can be used here; remove it (`kubectl explain \
                  rediscluster.spec.settings`)",
             ),
-            Self::Managed { way_out } => write!(f, "is managed by Tholepin: {way_out}"),
+            Self::Managed { fix } => write!(f, "is managed by Tholepin: {fix}"),
             Self::ControlCharacter => f.write_str("must not contain control characters"),
-            Self::Value { value, wants } => write!(f, "cannot be `{value}`: it must be {wants}"),
+            Self::Value { value, expected } => {
+                write!(f, "cannot be `{value}`: it must be {expected}")
+            }
         }
     }
 }
 
 impl core::error::Error for SettingError {}
 
-/// The offered name that a wrong one was probably meant to be.
+/// Returns the offered name that a misspelt name probably means.
 fn similar(name: &str) -> Option<&'static str> {
     nearest(name, OFFERED.iter().map(|offered| offered.name))
 }
@@ -107,7 +109,7 @@ mod tests {
     use alloc::string::ToString;
 
     #[test]
-    fn offered_settings_take_values_of_their_kind() {
+    fn offered_settings_accept_values_of_their_kind() {
         let good = [
             ("maxmemory", "100mb"),
             ("maxmemory", "0"),
@@ -135,7 +137,7 @@ mod tests {
             ("activedefrag", "true"),
             ("hz", "+5"),
             ("hz", "010"),
-            // Each of these stopped a server at its next start, or let it start with another value.
+            // Each of these values stopped a server at its next start, or made it start with another value.
             ("client-output-buffer-limit", "lots"),
             ("client-output-buffer-limit", ""),
             ("client-output-buffer-limit", "replica 256mb 64mb"),
@@ -160,14 +162,14 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_way_out() {
+    fn a_refusal_names_the_fix() {
         let cases = [
             ("port", "6380", "`.spec.port`"),
             ("requirepass", "x", "`.spec.auth`"),
             ("cluster-announce-hostname", "x", "managed"),
-            ("tls-port", "1", "not served yet"),
+            ("tls-port", "1", "not supported yet"),
             ("maxmemory-polcy", "noeviction", "did you mean `maxmemory-policy`?"),
-            ("foo", "1", "given here; remove it"),
+            ("foo", "1", "used here; remove it"),
             ("frobnicate", "1", "remove it"),
             ("maxclients", "many", "cannot be `many`: it must be a whole number from 1 to 1048544"),
             ("repl-backlog-size", "0", "cannot be `0`: it must be a number of bytes"),

@@ -1,16 +1,16 @@
-//! What is wrong with a spec beyond what its definition can say.
+//! Checks of a spec that its definition cannot express.
 
 use alloc::{format, string::String, vec::Vec};
 
 use crate::redis_cluster::RedisClusterSpec;
 use crate::setting;
 
-/// A quantity of Kubernetes, such as `250m`, `1.5Gi` or `2e9`, that is not negative. Source:
+/// A Kubernetes quantity, such as `250m`, `1.5Gi` or `2e9`, that is not negative. Source:
 /// <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>.
 pub const QUANTITY: &str =
     r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$";
 
-/// One thing that is wrong with a spec.
+/// One problem in a spec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpecFault {
     /// The field, such as `.spec.settings.maxmemory`.
@@ -19,12 +19,13 @@ pub struct SpecFault {
     pub message: String,
 }
 
-/// Everything that is wrong with a spec, in order of its fields.
+/// Returns all problems of a spec, in order of its fields.
 #[must_use]
 pub fn faults(spec: &RedisClusterSpec) -> Vec<SpecFault> {
     let mut faults = Vec::new();
     if spec.image.chars().any(|letter| letter.is_whitespace() || letter.is_control()) {
-        let message = "an image has no white space: use a reference such as `redis:7`".into();
+        let message =
+            "an image must not contain white space: use a reference such as `redis:7`".into();
         faults.push(SpecFault { field: ".spec.image".into(), message });
     }
     let resources = &spec.resources;
@@ -32,7 +33,7 @@ pub fn faults(spec: &RedisClusterSpec) -> Vec<SpecFault> {
         for (name, value) in quantities.iter().filter(|(_, value)| !is_quantity(value.as_str())) {
             let field = format!(".spec.resources.{part}.{name}");
             let message =
-                format!("`{}` is no quantity: write one such as `500m` or `2Gi`", value.as_str());
+                format!("`{}` is not a quantity: use one such as `500m` or `2Gi`", value.as_str());
             faults.push(SpecFault { field, message });
         }
     }
@@ -46,16 +47,16 @@ pub fn faults(spec: &RedisClusterSpec) -> Vec<SpecFault> {
     faults
 }
 
-/// Whether a text has the form of [`QUANTITY`].
+/// Returns true if a text matches [`QUANTITY`].
 fn is_quantity(text: &str) -> bool {
     let number = text.trim_start_matches(|letter: char| letter.is_ascii_digit() || letter == '.');
     let (digits, suffix) = text.split_at(text.len() - number.len());
     let is_number =
-        digits.matches('.').count() <= 1 && digits.bytes().any(|it| it.is_ascii_digit());
+        digits.matches('.').count() <= 1 && digits.bytes().any(|byte| byte.is_ascii_digit());
     let exponent = || {
         let exponent = suffix.strip_prefix(['e', 'E'])?;
         let digits = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
-        Some(!digits.is_empty() && digits.bytes().all(|it| it.is_ascii_digit()))
+        Some(!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
     };
     let is_suffix = match suffix.as_bytes() {
         [] => true,
@@ -66,7 +67,8 @@ fn is_quantity(text: &str) -> bool {
     is_number && (is_suffix || exponent().unwrap_or(false))
 }
 
-/// `min-replicas-to-write` beyond what there is refuses every write for ever.
+/// Returns a problem if `min-replicas-to-write` exceeds the number of replicas: every write would be refused
+/// for ever.
 fn too_few_replicas(spec: &RedisClusterSpec) -> Option<SpecFault> {
     const NAME: &str = "min-replicas-to-write";
     let asked: u64 = spec.settings.get(NAME)?.as_str().parse().ok()?;
@@ -94,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_quantity_is_told_from_what_is_none() {
+    fn only_quantities_are_accepted() {
         for good in ["1", "0", "500m", "1.5Gi", ".5", "2.", "2e9", "1E+3", "12k", "3Ei", "5E"] {
             assert!(is_quantity(good), "{good}");
         }

@@ -1,4 +1,4 @@
-//! The definitions say what the types say, and `crds/` says what the definitions say.
+//! Checks that the definitions match the types, and that `crds/` matches the definitions.
 #![cfg(test)]
 
 use std::{fs, path::Path};
@@ -20,7 +20,7 @@ fn the_committed_files_are_up_to_date() {
     );
 }
 
-/// What the API server fills into an empty spec is what the types fill in.
+/// The API server fills the same defaults into an empty spec as the types do.
 #[test]
 fn defaults_are_the_same_on_both_sides() {
     let mut filled = json!({});
@@ -36,7 +36,7 @@ fn defaults_are_the_same_on_both_sides() {
     assert_eq!(storage["auth"]["key"], "password");
 }
 
-/// Kubernetes refuses what is not structural when the definition is applied, which is late.
+/// Kubernetes checks that a schema is structural only when the definition is applied, which is late.
 #[test]
 fn the_schema_is_structural() {
     let definition = definition::redis_cluster();
@@ -92,7 +92,7 @@ fn spec() -> Value {
     definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"].clone()
 }
 
-/// Fills in defaults as the API server does: from the outside inwards.
+/// Fills in defaults like the API server, from the outside inwards.
 fn fill(schema: Value, value: &mut Value) {
     for (name, property) in schema["properties"].as_object().into_iter().flatten() {
         let object = value.as_object_mut().unwrap();

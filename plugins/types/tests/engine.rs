@@ -1,7 +1,7 @@
-//! A real server is asked about the ends of every range in the table of settings.
+//! Checks the ends of every range in the table of settings with a real server.
 //!
-//! What the table accepts the server must take, or it would not start with it; what the table refuses
-//! the server must refuse, too, except where the table is stricter on purpose.
+//! The server must accept every value that the table accepts, because otherwise it would not start. It must
+//! refuse every value that the table refuses, except where the table is stricter on purpose.
 #![cfg(test)]
 
 use std::{
@@ -18,7 +18,7 @@ use tholepin_redis_types::setting::{self, OFFERED, SettingKind};
 /// How long a server may take to listen or to end.
 const START_MAX: Duration = Duration::from_secs(20);
 
-/// The engine takes these, the table does not; `table.rs` says why.
+/// Values that the server accepts and the table refuses; `table.rs` gives the reasons.
 const STRICTER: &[(&str, &str)] = &[
     ("hz", "0"),
     ("hz", "501"),
@@ -32,11 +32,12 @@ const STRICTER: &[(&str, &str)] = &[
     ("slowlog-max-len", "1000001"),
 ];
 
-/// It depends on how the engine was built, which a spec does not tell: the server itself refuses it.
+/// Values whose acceptance depends on how the server was built, which a spec does not say; the server itself
+/// refuses them.
 const DEPENDS_ON_THE_BUILD: &[(&str, &str)] = &[("activedefrag", "yes")];
 
 #[test]
-fn the_engine_agrees_with_the_table() {
+fn the_server_agrees_with_the_table() {
     let directory = Directory::new("edges");
     let mut server = Server::start(&directory.0, &[]).expect("a server without settings starts");
     for offered in OFFERED {
@@ -48,8 +49,8 @@ fn the_engine_agrees_with_the_table() {
                 continue;
             }
             let answer = server.set(offered.name, &value);
-            let taken = answer.starts_with("+OK") || starts_with(offered.name, &value);
-            assert!(taken, "the engine refuses `{} {value}`: {answer}", offered.name);
+            let accepted_by_server = answer.starts_with("+OK") || starts_with(offered.name, &value);
+            assert!(accepted_by_server, "the engine refuses `{} {value}`: {answer}", offered.name);
             let shown = setting::as_shown(offered.name, &value);
             if let Some(shown) = shown.filter(|_| answer.starts_with("+OK")) {
                 assert_eq!(server.get(offered.name), shown, "{} {value}", offered.name);
@@ -59,16 +60,16 @@ fn the_engine_agrees_with_the_table() {
             assert!(setting::check(offered.name, &value).is_err(), "{} {value}", offered.name);
             let stricter = STRICTER.contains(&(offered.name, value.as_str()));
             let answer = server.set(offered.name, &value);
-            let taken = if answer.contains("immutable") {
+            let accepted_by_server = if answer.contains("immutable") {
                 starts_with(offered.name, &value)
             } else {
                 answer.starts_with("+OK")
             };
-            // Whether the system grants the files is not the engine's opinion of the number.
+            // The system's limit on open files is no statement about the range.
             let by_the_system = answer.contains("operating system");
             assert!(
-                taken == stricter || by_the_system,
-                "`{} {value}`: the engine says {answer}; stricter on purpose: {stricter}",
+                accepted_by_server == stricter || by_the_system,
+                "`{} {value}`: the server replies {answer}; stricter on purpose: {stricter}",
                 offered.name
             );
         }
@@ -83,7 +84,9 @@ fn a_server_starts_with_all_smallest_and_all_largest_values() {
             .iter()
             .filter_map(|offered| {
                 let (mut accepted, _) = edges(offered.kind);
-                accepted.retain(|it| !DEPENDS_ON_THE_BUILD.contains(&(offered.name, it.as_str())));
+                accepted.retain(|value| {
+                    !DEPENDS_ON_THE_BUILD.contains(&(offered.name, value.as_str()))
+                });
                 let value = if name == "smallest" { accepted.first()? } else { accepted.last()? };
                 let value = if value.is_empty() { "\"\"" } else { value };
                 Some(format!("{} {value}", offered.name))
@@ -95,8 +98,8 @@ fn a_server_starts_with_all_smallest_and_all_largest_values() {
     }
 }
 
-/// Values at both sides of every end: those that are accepted, the smallest first, and those that are
-/// not.
+/// Returns values at both sides of every end of a range: the accepted ones, smallest first, and the refused
+/// ones.
 fn edges(kind: SettingKind) -> (Vec<String>, Vec<String>) {
     let texts = |values: &[&str]| values.iter().map(|&value| value.to_owned()).collect::<Vec<_>>();
     match kind {
@@ -119,7 +122,7 @@ fn edges(kind: SettingKind) -> (Vec<String>, Vec<String>) {
             (accepted.to_vec(), refused)
         }
         SettingKind::YesNo => (texts(&["no", "yes"]), texts(&["true", "1", "maybe", ""])),
-        SettingKind::OneOf(words) => (texts(words), texts(&["other", ""])),
+        SettingKind::OneOf(arguments) => (texts(arguments), texts(&["other", ""])),
         SettingKind::BufferLimits => (
             texts(&[
                 "normal 0 0 0",
@@ -144,13 +147,13 @@ fn edges(kind: SettingKind) -> (Vec<String>, Vec<String>) {
     }
 }
 
-/// Whether a server starts with one setting.
+/// Returns true if a server starts with one setting.
 fn starts_with(name: &str, value: &str) -> bool {
     let directory = Directory::new(name);
     Server::start(&directory.0, &[format!("{name} {value}")]).is_ok()
 }
 
-/// A directory for one server, gone when dropped.
+/// A temporary directory for one server, removed on drop.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -167,14 +170,14 @@ impl Drop for Directory {
     }
 }
 
-/// A server that listens on a socket file only, ended when dropped.
+/// A server that listens on a socket file only; it is killed on drop.
 struct Server {
     process: Child,
     connection: BufReader<UnixStream>,
 }
 
 impl Server {
-    /// Starts one with these lines in its file, or gives its last words.
+    /// Starts a server with these lines in its file; on failure returns its last output.
     fn start(directory: &Path, lines: &[String]) -> Result<Self, String> {
         let socket = directory.join("socket");
         let file = directory.join("redis.conf");
@@ -199,29 +202,29 @@ impl Server {
             if process.try_wait().unwrap().is_some() || end < Instant::now() {
                 let _ = process.kill();
                 process.wait().unwrap();
-                let mut words = String::new();
-                process.stderr.take().unwrap().read_to_string(&mut words).unwrap();
-                return Err(words);
+                let mut arguments = String::new();
+                process.stderr.take().unwrap().read_to_string(&mut arguments).unwrap();
+                return Err(arguments);
             }
             std::thread::yield_now();
         }
     }
 
     fn set(&mut self, name: &str, value: &str) -> String {
-        self.ask(&["CONFIG", "SET", name, value])
+        self.send(&["CONFIG", "SET", name, value])
     }
 
-    /// The value shown; the reply is a list of the name and the value.
+    /// Returns the current value; the reply is an array of name and value.
     fn get(&mut self, name: &str) -> String {
-        assert_eq!(self.ask(&["CONFIG", "GET", name]), "*2", "{name}");
+        assert_eq!(self.send(&["CONFIG", "GET", name]), "*2", "{name}");
         let [_, _, _, value] = [(); 4].map(|()| self.line());
         value
     }
 
-    fn ask(&mut self, words: &[&str]) -> String {
-        let mut command = format!("*{}\r\n", words.len());
-        for word in words {
-            command.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+    fn send(&mut self, arguments: &[&str]) -> String {
+        let mut command = format!("*{}\r\n", arguments.len());
+        for argument in arguments {
+            command.push_str(&format!("${}\r\n{argument}\r\n", argument.len()));
         }
         self.connection.get_mut().write_all(command.as_bytes()).unwrap();
         self.line()

@@ -48,10 +48,10 @@ async fn drift_by_hand_is_healed_at_once_and_told() {
     let (service, _) = story.says(&SERVICE, home, "/spec/ports/0/port", "8080").await;
     assert_eq!(service["spec"]["selector"]["app"], "home");
     let shown = story.kubectl.run(&["get", "siteconfig", "home", "-n", "healed"]).unwrap();
-    assert!(shown.contains("2 objects are as wanted"), "{shown}");
+    assert!(shown.contains("2 objects are up to date"), "{shown}");
     let events = story.kubectl.run(&["get", "events", "-n", "healed"]).unwrap();
-    assert!(events.contains("put right ConfigMap home (.data.colour)"), "{events}");
-    assert!(events.contains("made Service home"), "{events}");
+    assert!(events.contains("corrected ConfigMap home (.data.colour)"), "{events}");
+    assert!(events.contains("created Service home"), "{events}");
     assert!(story.count(&EVENT, "healed").await < 10, "{events}");
 
     // A new spec is no repair.
@@ -92,7 +92,7 @@ async fn what_belongs_to_others_is_left_alone_and_a_bad_spec_is_refused() {
     let (told, _) =
         story.says(&SITE_CONFIG, ("others", "taken"), "/status/conditions", "NameTaken").await;
     let message = told["status"]["conditions"][0]["message"].as_str().unwrap();
-    assert!(message.contains("ConfigMap taken belongs to somebody else"), "{message}");
+    assert!(message.contains("ConfigMap taken belongs to another owner"), "{message}");
     story.says(&SERVICE, ("others", "taken"), "/spec/ports/0/port", "80").await;
     story.says(&CONFIG_MAP, ("others", "taken"), "/data/colour", "theirs").await;
 

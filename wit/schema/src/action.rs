@@ -1,12 +1,13 @@
-//! What may be done to a cluster's topology: verbs, with what each presumes.
+//! Actions: changes to an instance's topology, each with its preconditions.
 //!
-//! An action leaves nothing to choose: it names a Pod or a node, never an address, and says which
-//! state it presumes. The host reads that state anew right before the effect and refuses when it has
-//! changed; a plan that came too late therefore does nothing.
+//! An action is complete: it names a Pod or a node, never an address, and the state it depends on. Right
+//! before the effect the host reads that state again and refuses the action if it has changed, so an outdated
+//! plan does nothing.
 //!
 //! Invariants:
-//! - A field that is not known is refused: the writer must not believe it had been heard.
-//! - Performing an action twice does no harm: what is already so is [`ActionOutcome::Done`].
+//! - An unknown field is refused. Otherwise the writer would believe that it has an effect.
+//! - Performing an action twice does no harm: if its goal is already reached, the result is
+//!   [`ActionOutcome::Done`].
 
 mod wave;
 
@@ -21,18 +22,18 @@ use crate::{
     primitives::{ConfigEpoch, NodeId, Role, RunId, SlotSet},
 };
 
-/// One step: `{"id": …, "verb": …, "args": …, "presume": …, "after": […]}`.
+/// One action: `{"id": …, "verb": …, "args": …, "presume": …, "after": […]}`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(try_from = "Raw", into = "Raw")]
 pub struct Action {
-    /// A name for `after`, unique in its list.
+    /// The name that `after` of other actions refers to; unique in its list.
     pub id: Option<String>,
     /// What to do.
     pub verb: Verb,
-    /// What must be so right before.
+    /// The conditions that must hold right before the action.
     pub presume: Preconditions,
-    /// The ids of actions in the same list that must be done first. If one of them is not done, this
-    /// one is skipped.
+    /// The ids of actions in the same list that must be done first. If one of them is not done, this action
+    /// is skipped.
     pub after: Vec<String>,
 }
 
@@ -42,37 +43,37 @@ impl From<Verb> for Action {
     }
 }
 
-/// What an action does.
+/// The verb of an action with its arguments.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(tag = "verb", content = "args", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Verb {
-    /// `CLUSTER MEET`: makes the node in `pod` shake hands with the one in `with`. Done when the
-    /// handshake has begun; that both know each other must be observed.
+    /// `CLUSTER MEET`: makes the node in `pod` shake hands with the node in `with`. Done when the handshake
+    /// has begun; observe to learn when both know each other.
     Meet {
-        /// The Pod that is told.
+        /// The Pod that receives the command.
         pod: String,
-        /// The Pod whose address it is told.
+        /// The Pod whose address is sent.
         with: String,
     },
-    /// `CLUSTER SET-CONFIG-EPOCH`: only on a node that knows no other and has no epoch yet.
+    /// `CLUSTER SET-CONFIG-EPOCH`: works only on a node that knows no other node and has no epoch yet.
     SetConfigEpoch {
         /// The Pod.
         pod: String,
-        /// The epoch; differs from node to node.
+        /// The epoch; must be different for each node.
         epoch: ConfigEpoch,
     },
-    /// `CLUSTER ADDSLOTSRANGE`: gives slots that nobody owns to the node in `pod`.
+    /// `CLUSTER ADDSLOTSRANGE`: assigns slots without an owner to the node in `pod`.
     AssignSlots {
         /// The Pod of a primary.
         pod: String,
-        /// The slots; those that it owns already are left out.
+        /// The slots; those that the node owns already are left out.
         slots: SlotSet,
     },
     /// `CLUSTER REPLICATE`: makes the node in `pod` follow `primary`.
     Replicate {
         /// The Pod of a node without slots.
         pod: String,
-        /// Whom to follow.
+        /// The primary to follow.
         primary: NodeId,
     },
     /// `CLUSTER FAILOVER` in one of its forms: makes the replica in `pod` primary. Done when the
@@ -80,39 +81,39 @@ pub enum Verb {
     Failover {
         /// The Pod of the replica.
         pod: String,
-        /// The primary that it replaces.
+        /// The primary to replace.
         primary: NodeId,
-        /// How.
+        /// The form of the failover.
         mode: FailoverMode,
     },
-    /// `CLUSTER FORGET` on every member, within the minute in which Redis bans a forgotten node from
-    /// coming back by hearsay.
+    /// `CLUSTER FORGET` on every member, within the 60 s in which Redis refuses to learn a forgotten node
+    /// from other nodes again.
     Forget {
-        /// A node that is no member any more.
+        /// A node that is not a member any more.
         node: NodeId,
     },
-    /// Lets a process start that waits because it has nothing to load, and whose start could empty those
-    /// who follow it. Done when the host has written [`crate::reserved::MAY_START`] to its Pod.
+    /// Lets a waiting process start. A process waits if it has nothing to load and its start could empty the
+    /// replicas that follow it. Done when the host has written [`crate::reserved::MAY_START`] to the Pod.
     AllowStart {
         /// The Pod.
         pod: String,
-        /// The node that it was.
+        /// The id of the node that the process was before its restart.
         node: NodeId,
     },
     /// `CONFIG SET` of settings from a closed table ([`crate::command::RUNTIME_SETTINGS`]).
     Configure {
         /// The Pod.
         pod: String,
-        /// New values by name.
+        /// The new values by name.
         settings: BTreeMap<String, String>,
-        /// Whether the host puts the old values back when the pass ends, traps or times out.
+        /// If true, the host restores the old values when the reconcile ends, traps or times out.
         #[serde(default, skip_serializing_if = "core::ops::Not::not")]
         temporary: bool,
     },
 }
 
 impl Verb {
-    /// Its name as JSON and grants write it.
+    /// Returns the verb's name as JSON and grants write it.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -127,7 +128,7 @@ impl Verb {
         }
     }
 
-    /// The Pod that it is sent to; none for a verb that goes to every member.
+    /// Returns the Pod that the verb is sent to; `None` for a verb that goes to every member.
     #[must_use]
     pub fn pod(&self) -> Option<&str> {
         match self {
@@ -142,7 +143,7 @@ impl Verb {
         }
     }
 
-    /// The names of all verbs, ascending.
+    /// The names of all verbs in ascending order.
     pub const NAMES: &[&str] = &[
         "allow-start",
         "assign-slots",
@@ -155,22 +156,22 @@ impl Verb {
     ];
 }
 
-/// How roles are changed.
+/// How a failover changes the roles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FailoverMode {
-    /// The primary holds writes until the replica has all of them: nothing is lost. Needs a primary
-    /// that answers and a majority of voters.
+    /// The primary holds writes until the replica has all of them: nothing is lost. Needs a primary that
+    /// answers and a majority of the voters.
     Graceful,
-    /// Without the primary, with a majority of voters: what the replica has not received is lost.
+    /// Without the primary, by a majority of the voters: writes that the replica has not received are lost.
     Force,
-    /// Without the primary and without a vote. Two primaries for the same slots, if the old one
-    /// lives.
+    /// Without the primary and without a vote. If the old primary still runs, two primaries own the same
+    /// slots.
     Takeover,
 }
 
 impl FailoverMode {
-    /// Its name as JSON writes it.
+    /// Returns the mode's name as JSON writes it.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -181,37 +182,37 @@ impl FailoverMode {
     }
 }
 
-/// What must be so right before an action: what is absent is not asked. Read from a live snapshot;
-/// what the snapshot does not tell counts as not so.
+/// Conditions that must hold right before an action; an absent field is not checked. The host checks them
+/// against a live snapshot, and a value that the snapshot does not contain counts as a mismatch.
 ///
-/// The first four are about the action's own node, and what they mean depends on the verb: a role and
-/// an epoch are those of a row that the snapshot tells folded (a member's own, or the majority's), which
-/// no path leads to. Everything else that an action can rest on is a [`Fact`].
+/// The first four fields are about the action's own node, and their meaning depends on the verb. Role and
+/// epoch come from a node row of the snapshot (the member's own row or the majority's), which no field path
+/// reaches. For every other condition there are [`Fact`]s.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Preconditions {
     /// The id of the node in the action's Pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeId>,
-    /// The process in the action's Pod.
+    /// The process in the action's Pod, by its run id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_id: Option<RunId>,
-    /// The role of the node in the action's Pod, in its own view.
+    /// The role of the node in the action's Pod, in that node's own view.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,
-    /// The configuration epoch in the majority's view: of the primary to be replaced for `failover`,
-    /// of the primary to be followed for `replicate`, of the node to be forgotten for `forget`; else
-    /// of the node in the action's Pod, as it sees itself.
+    /// A configuration epoch in the majority's view: that of the primary to replace for `failover`, of the
+    /// primary to follow for `replicate`, of the node to forget for `forget`. For other verbs, the epoch of
+    /// the node in the action's Pod in its own view.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<ConfigEpoch>,
-    /// That a person has given up what only the node had that is replaced, forgotten or started, by the
-    /// annotation [`crate::reserved::APPROVE_DATA_LOSS`]. A plugin presumes it where it does not know that
-    /// nothing is lost.
+    /// Requires that a person has approved, with the annotation [`crate::reserved::APPROVE_DATA_LOSS`], the
+    /// loss of the data that only the node to replace, forget or start has. A plugin sets it where it does
+    /// not know that nothing is lost.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub approved: bool,
-    /// Whatever else must hold, at most [`FACTS_MAX`](crate::fact::FACTS_MAX): about another member, the
-    /// view or an object of Kubernetes. Facts about members and the view are read from the wave's
-    /// snapshot and name no instance, those about objects from the API server.
+    /// Further conditions about other members, the majority's view or Kubernetes objects; at most
+    /// [`FACTS_MAX`](crate::fact::FACTS_MAX). Facts about members and the view are read from the snapshot of
+    /// the wave and name no instance; facts about objects are read from the API server.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub facts: Vec<Fact>,
 }
@@ -222,49 +223,49 @@ impl Preconditions {
     }
 }
 
-/// What became of one action.
+/// The result of one action.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ActionResult {
     /// The action's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// What became of it.
+    /// The outcome of the action.
     pub outcome: ActionOutcome,
 }
 
-/// What became of one action.
+/// The outcome of one action.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum ActionOutcome {
-    /// It is as wanted.
+    /// The action's goal is reached.
     #[serde(rename_all = "camelCase")]
     Done {
-        /// How long it took.
+        /// How long the action took, in milliseconds.
         took_ms: u64,
-        /// What was seen, for people.
+        /// What was observed, for people.
         note: String,
     },
-    /// A guard or a presumption did not hold; nothing was sent.
+    /// A guard refused the action or a precondition did not hold; nothing was sent.
     #[serde(rename_all = "camelCase")]
     Refused {
         /// The guard's name: one of [`GuardId`](crate::guard_id::GuardId), or a later one.
         guard: String,
-        /// What was wanted and the value seen.
+        /// The expected and the observed value, for people.
         message: String,
     },
-    /// It was sent and did not work, or not in time.
+    /// The action was sent and failed, or did not finish in time.
     #[serde(rename_all = "camelCase")]
     Failed {
         /// A stable CamelCase name (`Timeout`, `Gone`, …), as call errors have.
         reason: String,
         /// What happened, for people.
         message: String,
-        /// Whether it may have taken effect all the same: observe before repeating it.
+        /// Whether it may have taken effect all the same; if true, observe before repeating it.
         may_have_run: bool,
     },
-    /// An action that must be done first was not done.
+    /// An action that must be done first was not done; nothing was sent.
     #[serde(rename_all = "camelCase")]
     Skipped {
         /// The id of that action.
@@ -273,14 +274,14 @@ pub enum ActionOutcome {
 }
 
 impl ActionOutcome {
-    /// Whether it is as wanted.
+    /// Returns true if the action's goal is reached.
     #[must_use]
     pub const fn is_done(&self) -> bool {
         matches!(self, Self::Done { .. })
     }
 }
 
-/// An action as it is written: `Action` with its verb's tag and arguments beside the rest.
+/// An action in its JSON form: the verb's name and arguments are fields beside the others.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
@@ -307,7 +308,7 @@ impl TryFrom<Raw> for Action {
 impl From<Action> for Raw {
     fn from(action: Action) -> Self {
         let Action { id, verb, presume, after } = action;
-        // A verb holds strings, numbers and lists only, so that this cannot fail.
+        // Cannot fail: a verb contains only strings, numbers, lists and maps.
         let mut verb = serde_json::to_value(verb).unwrap_or_default();
         let args = verb.get_mut("args").map(Value::take).unwrap_or_default();
         let verb = verb.get_mut("verb").map(Value::take).unwrap_or_default();
@@ -368,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_refused() {
+    fn unknown_verbs_and_fields_are_refused() {
         let cases = [
             (json!({"verb": "flush", "args": {}}), "flush"),
             (json!({"verb": "forget", "args": {"node": id("a"), "hard": true}}), "hard"),

@@ -1,11 +1,13 @@
-//! Which commands a plugin may send through `redis/commands`, and which settings through `configure`.
+//! The commands that a plugin may send through `redis/commands`, and the settings that `configure` may
+//! change.
 //!
-//! The table is closed: a command or subcommand that it does not name is refused, whatever the grant.
-//! It allows reads, and writes of single keys; nothing that changes the topology, data at large,
-//! credentials, the server or the connection. Those are verbs or jobs, or nobody's business.
+//! The table is closed: a command or subcommand that it does not contain is refused, whatever the grant. It
+//! allows reads, and writes of single keys. It allows nothing that changes the topology, all data at once,
+//! credentials, the server or the connection. Some of these have verbs (`redis/topology`); the others cannot
+//! be done by a plugin.
 //!
 //! Invariants:
-//! - Scripts and functions are refused: a script calls what the table forbids.
+//! - Scripts and functions are refused, because a script can call commands that the table forbids.
 //! - No setting that holds a secret can be read or written.
 
 mod setting;
@@ -14,7 +16,6 @@ mod table;
 pub use setting::{RUNTIME_SETTINGS, RuntimeSetting, SettingError, SettingValues, check_settings};
 
 use alloc::{
-    format,
     string::{String, ToString},
     vec::Vec,
 };
@@ -23,46 +24,46 @@ use table::{CommandRow, ROWS};
 /// The most commands in one pipeline.
 pub const COMMANDS_MAX: usize = 1024;
 
-/// What an allowed command does to data.
+/// The effect of an allowed command on data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CommandAccess {
-    /// Changes nothing.
+    /// Changes no data.
     Read,
     /// Changes the keys that it names, or a statistic.
     Write,
 }
 
-/// Why a command that the table knows is refused.
+/// Why the table forbids a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandRefusalReason {
     /// It runs a script, which could call anything.
     Script,
-    /// It changes or takes over the connection, which belongs to the host.
+    /// It changes or takes over the connection, which the host uses.
     Connection,
-    /// It changes who is who: that is a verb's work, under guards.
+    /// It changes roles or membership: a verb does that, under guards.
     Topology,
-    /// It concerns all keys at once: that is a verb's or a job's work.
+    /// It affects all keys at once.
     AtLarge,
-    /// It waits for somebody else.
+    /// It blocks until another client acts.
     Blocking,
     /// It stops, debugs or configures the server.
     Server,
     /// It shows or changes credentials.
     Credentials,
-    /// It is nothing without a subcommand.
+    /// It needs a subcommand.
     Container,
 }
 
 impl CommandRefusalReason {
     const fn text(self) -> &'static str {
         match self {
-            Self::Script => "scripts and functions could call what is forbidden",
-            Self::Connection => "the connection belongs to the host",
-            Self::Topology => "topology is changed by the verbs of `redis/topology` only",
-            Self::AtLarge => "it concerns all keys at once: use a verb, or SCAN instead of KEYS",
-            Self::Blocking => "it waits for somebody else",
+            Self::Script => "scripts and functions could call forbidden commands",
+            Self::Connection => "the host manages the connection",
+            Self::Topology => "only the verbs of `redis/topology` change the topology",
+            Self::AtLarge => "it affects all keys at once: use a verb, or SCAN instead of KEYS",
+            Self::Blocking => "it blocks until another client acts",
             Self::Server => {
-                "it stops, debugs or configures the server: settings have the verb `configure`"
+                "it stops, debugs or configures the server: use the verb `configure` for settings"
             }
             Self::Credentials => "it shows or changes credentials",
             Self::Container => "it needs a subcommand",
@@ -73,37 +74,37 @@ impl CommandRefusalReason {
 /// Why a command or a list of commands is not sent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandRefused {
-    /// There is nothing to send.
-    #[error("a command has at least a name")]
+    /// The command has no name.
+    #[error("the command is empty: it needs at least a name")]
     Empty,
     /// The list is too long.
     #[error(
         "{0} commands are too many, {COMMANDS_MAX} are allowed: send them in several pipelines"
     )]
     TooMany(usize),
-    /// The table does not name it.
+    /// The table does not contain the command.
     #[error("the command `{0}` is unknown to this host")]
     Unknown(String),
-    /// The table forbids it.
+    /// The table forbids the command.
     #[error("the command `{name}` is not allowed: {}", why.text())]
     Forbidden {
         /// The command.
         name: String,
-        /// Why.
+        /// The reason.
         why: CommandRefusalReason,
     },
     /// A setting that holds a secret, or a pattern that could match one.
     #[error(
-        "the setting `{0}` cannot be asked: name each setting in full, none that holds a secret"
+        "the setting `{0}` cannot be read: name each setting in full, and none that holds a secret"
     )]
     Setting(String),
-    /// A transaction is not one whole list.
-    #[error("a transaction is one whole list that begins with MULTI and ends with EXEC")]
+    /// `MULTI` and `EXEC` do not enclose the whole list.
+    #[error("a transaction must be the whole list: MULTI first, EXEC last")]
     Transaction,
 }
 
-/// Checks a list of commands that is sent on one connection, and says whether any of them writes. A
-/// transaction must be the whole list: `MULTI`, its commands, `EXEC`.
+/// Checks a list of commands for one connection and returns whether any of them writes. A transaction must be
+/// the whole list: `MULTI`, its commands, `EXEC`.
 ///
 /// # Errors
 ///
@@ -113,7 +114,7 @@ pub fn check_list(commands: &[Vec<Vec<u8>>]) -> Result<CommandAccess, CommandRef
         return Err(CommandRefused::TooMany(commands.len()));
     }
     let is = |command: Option<&Vec<Vec<u8>>>, name: &[u8]| match command.map(Vec::as_slice) {
-        Some([word]) => word.eq_ignore_ascii_case(name),
+        Some([argument]) => argument.eq_ignore_ascii_case(name),
         _ => false,
     };
     let inner = match (is(commands.first(), b"multi"), is(commands.last(), b"exec")) {
@@ -128,11 +129,11 @@ pub fn check_list(commands: &[Vec<Vec<u8>>]) -> Result<CommandAccess, CommandRef
     Ok(access)
 }
 
-/// Checks one command with its arguments, and says whether it writes.
+/// Checks one command with its arguments and returns whether it writes.
 ///
 /// # Errors
 ///
-/// Fails if the table does not name it, forbids it, or it asks for a setting that holds a secret.
+/// Fails if the table does not contain the command, forbids it, or if it reads a setting that holds a secret.
 pub fn check(command: &[Vec<u8>]) -> Result<CommandAccess, CommandRefused> {
     let (name, (_, access, _)) = row_of(command)?;
     let access = access.map_err(|why| CommandRefused::Forbidden { name: name.clone(), why })?;
@@ -142,23 +143,24 @@ pub fn check(command: &[Vec<u8>]) -> Result<CommandAccess, CommandRefused> {
     Ok(access)
 }
 
-/// The name by which grants and the table know a command: `get`, `config|get`.
+/// Returns the name of a command as the table and grants write it: `get`, `config|get`.
 ///
 /// # Errors
 ///
-/// Fails if the table does not name it.
+/// Fails if the table does not contain the command.
 pub fn name_of(command: &[Vec<u8>]) -> Result<String, CommandRefused> {
     row_of(command).map(|(name, _)| name)
 }
 
-/// What the table makes of a command by its name (`get`, `config|get`): `None` if it does not name it.
+/// Returns whether the table allows a command, by its name (`get`, `config|get`); `None` if it does not
+/// contain it.
 #[must_use]
 pub fn access_of(name: &str) -> Option<Result<CommandAccess, CommandRefusalReason>> {
     row(name).map(|(_, access, _)| *access)
 }
 
-/// Whether a command that writes can, if it goes well, be answered by `OK` and nothing else: whoever
-/// sends it learns nothing from the reply.
+/// Returns true if the only reply to a successful call of this writing command is `OK`, so that the caller
+/// learns nothing from the reply. A plan (dry run) can then continue without sending it.
 #[must_use]
 pub fn replies_ok(command: &[Vec<u8>]) -> bool {
     const NAMES: &[&str] = &[
@@ -177,56 +179,70 @@ pub fn replies_ok(command: &[Vec<u8>]) -> bool {
         "xgroup|setid",
         "xsetid",
     ];
-    // With one of these the reply tells what was there.
-    let tells = |word: &Vec<u8>| ["nx", "xx", "get"].iter().any(|option| is_word(word, option));
+    // With one of these options the reply depends on the key's old value.
+    let depends_on_old_value =
+        |text: &Vec<u8>| ["nx", "xx", "get"].iter().any(|option| is_argument(text, option));
     match name_of(command).as_deref() {
-        Ok("set") => !command.iter().skip(3).any(tells),
+        Ok("set") => !command.iter().skip(3).any(depends_on_old_value),
         Ok(name) => NAMES.contains(&name),
         Err(_) => false,
     }
 }
 
-fn is_word(word: &[u8], name: &str) -> bool {
-    word.eq_ignore_ascii_case(name.as_bytes())
+fn is_argument(argument: &[u8], name: &str) -> bool {
+    argument.eq_ignore_ascii_case(name.as_bytes())
 }
 
-/// Whether Redis' own ACL words (`+@read`, `-keys`, `+config|get`), read from left to right, allow a
-/// command by its name. Nothing is allowed at first.
+/// Returns true if these ACL rules of Redis (`+@read`, `-keys`, `+config|get`), applied from left to right,
+/// allow the command of this name. Before the first rule nothing is allowed.
 #[must_use]
-pub fn is_granted(words: &[String], name: &str) -> bool {
+pub fn is_granted(rules: &[String], name: &str) -> bool {
     let Some((_, _, categories)) = row(name) else { return false };
     let top = name.split_once('|').map_or(name, |(top, _)| top);
-    let covers = |what: &str| match what.strip_prefix('@') {
+    let covers = |subject: &str| match subject.strip_prefix('@') {
         Some("all") => true,
-        Some(category) => categories.split(' ').any(|one| one == category),
-        None => what == name || what == top,
+        Some(category) => categories.split(' ').any(|known| known == category),
+        None => subject == name || subject == top,
     };
-    words.iter().fold(false, |granted, word| {
-        let word = word.to_ascii_lowercase();
-        match (word.strip_prefix('+'), word.strip_prefix('-')) {
-            (Some(what), _) if covers(what) => true,
-            (_, Some(what)) if covers(what) => false,
+    rules.iter().fold(false, |granted, rule| {
+        let rule = rule.to_ascii_lowercase();
+        match (rule.strip_prefix('+'), rule.strip_prefix('-')) {
+            (Some(subject), _) if covers(subject) => true,
+            (_, Some(subject)) if covers(subject) => false,
             _ => granted,
         }
     })
 }
 
-/// Checks a word of a grant.
+/// Why a text is not an ACL rule of a grant.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AclRuleError {
+    /// It has no sign.
+    #[error("`{0}` must begin with `+` or `-`")]
+    Sign(String),
+    /// The table contains no such command or category.
+    #[error("`{0}` is not a command or category of Redis 7.0")]
+    Unknown(String),
+}
+
+/// Checks one ACL rule of a grant.
 ///
 /// # Errors
 ///
-/// Fails, with the way out, if it is no `+` or `-` with a category or a command that the table names.
-pub fn check_grant_word(word: &str) -> Result<(), String> {
-    let lower = word.to_ascii_lowercase();
-    let Some(what) = lower.strip_prefix(['+', '-']) else {
-        return Err(format!("`{word}` must begin with `+` or `-`"));
+/// Fails if it is not `+` or `-` followed by a category or a command of the table.
+pub fn check_acl_rule(rule: &str) -> Result<(), AclRuleError> {
+    let lower = rule.to_ascii_lowercase();
+    let Some(name) = lower.strip_prefix(['+', '-']) else {
+        return Err(AclRuleError::Sign(rule.into()));
     };
-    let known = match what.strip_prefix('@') {
+    let known = match name.strip_prefix('@') {
         Some("all") => true,
-        Some(category) => ROWS.iter().any(|(_, _, all)| all.split(' ').any(|one| one == category)),
-        None => row(what).is_some(),
+        Some(category) => {
+            ROWS.iter().any(|(_, _, all)| all.split(' ').any(|known| known == category))
+        }
+        None => row(name).is_some(),
     };
-    if known { Ok(()) } else { Err(format!("`{word}` names no command or category of Redis 7.0")) }
+    if known { Ok(()) } else { Err(AclRuleError::Unknown(rule.into())) }
 }
 
 fn row(name: &str) -> Option<&'static CommandRow> {
@@ -234,9 +250,10 @@ fn row(name: &str) -> Option<&'static CommandRow> {
 }
 
 fn row_of(command: &[Vec<u8>]) -> Result<(String, &'static CommandRow), CommandRefused> {
-    let word = |at: usize| command.get(at).map(|word| String::from_utf8_lossy(word).to_lowercase());
-    let top = word(0).filter(|word| !word.is_empty()).ok_or(CommandRefused::Empty)?;
-    // `config|get` is one word for the table and none for Redis.
+    let argument =
+        |at: usize| command.get(at).map(|text| String::from_utf8_lossy(text).to_lowercase());
+    let top = argument(0).filter(|name| !name.is_empty()).ok_or(CommandRefused::Empty)?;
+    // The table writes `config|get` as one name; Redis takes two arguments.
     if top.contains('|') {
         return Err(CommandRefused::Unknown(top));
     }
@@ -244,8 +261,8 @@ fn row_of(command: &[Vec<u8>]) -> Result<(String, &'static CommandRow), CommandR
     let is_container = ROWS.iter().any(|(name, _, _)| {
         name.strip_prefix(top.as_str()).is_some_and(|rest| rest.starts_with('|'))
     });
-    // `COMMAND` alone is a command and a container.
-    let Some(sub) = word(1).filter(|_| is_container) else { return Ok((top, found)) };
+    // `COMMAND` is a command by itself and also has subcommands.
+    let Some(sub) = argument(1).filter(|_| is_container) else { return Ok((top, found)) };
     let name = [top.as_str(), sub.as_str()].join("|").to_string();
     let found = row(&name).ok_or_else(|| CommandRefused::Unknown(name.clone()))?;
     Ok((name, found))
@@ -254,7 +271,7 @@ fn row_of(command: &[Vec<u8>]) -> Result<(String, &'static CommandRow), CommandR
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::vec;
+    use alloc::{format, vec};
 
     fn command(line: &str) -> Vec<Vec<u8>> {
         line.split(' ')
@@ -286,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_reaches_further_is_refused() {
+    fn commands_beyond_single_keys_are_refused() {
         let forbidden = [
             ("EVAL x 0", CommandRefusalReason::Script),
             ("function list", CommandRefusalReason::Script),
@@ -341,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_reply_that_tells_nothing_is_known_beforehand() {
+    fn only_a_constant_reply_is_known_beforehand() {
         for line in ["SET a 1", "set nx get", "set a 1 EX 5", "hmset a b c", "CONFIG resetstat"] {
             assert!(replies_ok(&command(line)), "{line}");
         }
@@ -353,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn grants_read_as_redis_reads_its_acl_words() {
+    fn grants_are_applied_like_redis_acl_rules() {
         let cases = [
             ("+@read", "get", true),
             ("+@read", "set", false),
@@ -372,9 +389,9 @@ mod tests {
             let list: Vec<String> = words.split(' ').map(ToString::to_string).collect();
             assert_eq!(is_granted(&list, name), granted, "{words} for {name}");
         }
-        assert!(check_grant_word("+@read").is_ok() && check_grant_word("-config|get").is_ok());
+        assert!(check_acl_rule("+@read").is_ok() && check_acl_rule("-config|get").is_ok());
         for word in ["get", "+@raed", "+nosuch", ""] {
-            assert!(check_grant_word(word).is_err(), "{word}");
+            assert!(check_acl_rule(word).is_err(), "{word}");
         }
     }
 }

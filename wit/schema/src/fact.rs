@@ -1,15 +1,14 @@
-//! One statement about the world, and whether it holds.
+//! Facts: statements about one field of one document, and the check whether a fact holds.
 //!
-//! The same statement is used three times: an action *presumes* it, a pass *waits* for it, an outcome
-//! wants to be *woken* by it. It names a document (what a member says, what the majority sees, an
-//! object of Kubernetes), a field in it, and a test. Looking is the host's work; whether the fact holds
-//! is decided here, by [`holds`], from the document alone.
+//! A fact names a document (a member of a snapshot, the majority's view, or a Kubernetes object), a field in
+//! it, and a test. It has three uses: as a precondition of an action, as the goal of a wait, and as a wake
+//! trigger of an outcome. The host reads the document; [`holds`] decides from the document alone.
 //!
 //! Invariants:
-//! - A [`Fact`] is well-formed: a field that the snapshot does not document, a value of another type
-//!   than the field has, or an operator without its value is refused where the fact is read, with the
-//!   name of what is wrong. It is never a fact that silently does not hold.
-//! - What the document does not tell does not hold. Only `absent` asks for that.
+//! - A [`Fact`] is well-formed. A field that the snapshot does not document, a value of the wrong type and an
+//!   operator without its value are refused when the fact is parsed, with an error that names the problem.
+//!   Otherwise such a fact would silently never hold.
+//! - A test of a field that the document does not contain does not hold, except `absent`.
 
 mod path;
 mod shape;
@@ -30,10 +29,10 @@ use serde_json::{Number, Value};
 use crate::instance::Instance;
 use shape::FieldShape;
 
-/// The most facts of one wait, of one action's presumptions, and of one outcome's wakes.
+/// The most facts in one wait, in the preconditions of one action, and in the wakes of one outcome.
 pub const FACTS_MAX: usize = 64;
 
-/// How much of a value is shown to people.
+/// The most characters of a value that messages show.
 const SHOWN_CHARS_MAX: usize = 120;
 
 /// A statement about one field of one document: `{"subject": …, "field": …, "op": …, "value": …}`.
@@ -41,31 +40,31 @@ const SHOWN_CHARS_MAX: usize = 120;
 #[serde(try_from = "Raw", into = "Raw")]
 pub struct Fact {
     subject: FactSubject,
-    // Leads into the subject's documented shape, and `test` fits what is there.
+    // Invariant: `field` exists in the subject's documented shape, and `test` fits the type found there.
     field: FieldPath,
     test: FactTest,
 }
 
-/// Which document a fact is about.
+/// The document that a fact is about.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum FactSubject {
-    /// What a snapshot shows of one member ([`crate::snapshot::Member`]).
+    /// One member of a snapshot ([`crate::snapshot::Member`]).
     Member {
-        /// The instance; absent where an action presumes the fact, which is about its own instance.
+        /// The instance; absent in an action's preconditions, which are about the action's own instance.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         instance: Option<Instance>,
-        /// The member, by its Pod's name.
+        /// The name of the member's Pod.
         pod: String,
     },
-    /// What the majority of an instance sees ([`crate::snapshot::Snapshot::view`]): the nodes by id.
+    /// The majority's view of an instance ([`crate::snapshot::Snapshot::view`]): the nodes by id.
     View {
-        /// As in `Member`.
+        /// As for `Member`.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         instance: Option<Instance>,
     },
-    /// An object of Kubernetes. Needs a grant of `get`; to wait for it or be woken by it, its kind must
-    /// be watched, too.
+    /// A Kubernetes object. Needs a grant to `get` its kind. To wait for it or to be woken by it, the
+    /// manifest must also watch its kind.
     #[serde(rename_all = "camelCase")]
     Object {
         /// `apps/v1`, or `v1` for the core group.
@@ -81,7 +80,7 @@ pub enum FactSubject {
 }
 
 impl FactSubject {
-    /// The instance that the fact is about, if it is about one and names it.
+    /// Returns the instance that the fact is about, if the fact names one.
     #[must_use]
     pub const fn instance(&self) -> Option<&Instance> {
         match self {
@@ -90,7 +89,7 @@ impl FactSubject {
         }
     }
 
-    /// An object, by its kind and name.
+    /// Returns the subject for a Kubernetes object, given by kind, namespace and name.
     #[must_use]
     pub fn object((api_version, kind): (&str, &str), namespace: &str, name: &str) -> Self {
         Self::Object {
@@ -114,25 +113,23 @@ impl fmt::Display for FactSubject {
     }
 }
 
-/// What must be so about the field's value.
-///
-/// In JSON `{"op": …, "value": …}`. Every test but `absent` wants the field to be there: a field that is
-/// not there differs from nothing.
+/// The test of a field's value: `{"op": …, "value": …}` in JSON. Every test but `absent` requires that the
+/// field exists, `not-equals` too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FactTest {
-    /// `equals`: it is this value.
+    /// `equals`: the field has this value.
     Equals(Value),
-    /// `not-equals`: it is there and is another value.
+    /// `not-equals`: the field exists and has another value.
     NotEquals(Value),
-    /// `at-least`: it is a number and no smaller than this.
+    /// `at-least`: the field is a number and not less than this one.
     AtLeast(Number),
-    /// `at-most`: it is a number and no larger than this.
+    /// `at-most`: the field is a number and not greater than this one.
     AtMost(Number),
-    /// `contains`: it is a list, and one of its items is this value.
+    /// `contains`: the field is a list that contains this value.
     Contains(Value),
-    /// `exists`: it is there, whatever its value.
+    /// `exists`: the field exists, whatever its value.
     Exists,
-    /// `absent`: it is not there.
+    /// `absent`: the field does not exist.
     Absent,
 }
 
@@ -160,7 +157,7 @@ impl FactTest {
     }
 }
 
-/// An operator as JSON writes it.
+/// An operator, as written in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Op {
@@ -187,11 +184,11 @@ impl fmt::Display for Op {
     }
 }
 
-/// Why something is no fact.
+/// Why a document is not a valid fact.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FactError {
-    /// The field is no path.
+    /// The field is not a path.
     #[error(transparent)]
     Path(#[from] PathError),
     /// The subject's document has no such field.
@@ -199,55 +196,55 @@ pub enum FactError {
     UnknownField {
         /// The path.
         field: String,
-        /// What the document is called.
+        /// The name of the document in messages.
         document: &'static str,
-        /// The step that leads nowhere.
+        /// The step that does not exist.
         name: String,
-        /// The fields that are there.
+        /// The fields that exist there.
         known: String,
     },
-    /// The path goes on where the document ends, or steps into it the wrong way.
-    #[error("`{field}`: what stands before `{name}` is {is}, so that the path leads nowhere")]
-    NoWay {
+    /// A step follows a value that has no fields or items, or is of the wrong kind for it.
+    #[error("`{field}`: `{name}` does not apply to {found}")]
+    BadStep {
         /// The path.
         field: String,
-        /// The step that cannot be taken.
+        /// The step that does not apply.
         name: String,
-        /// What it would be taken from.
-        is: &'static str,
+        /// The kind of value that it is applied to.
+        found: &'static str,
     },
-    /// The operator needs a value, has one too many, or one of the wrong type.
-    #[error("`{field}`: `{op}` wants {wants}, not {is}")]
+    /// The operator's value is missing, superfluous, or of the wrong type.
+    #[error("`{field}`: `{op}` needs {needed}, not {found}")]
     Value {
         /// The path.
         field: String,
         /// The operator.
         op: String,
-        /// What it wants.
-        wants: &'static str,
-        /// What it got.
-        is: String,
+        /// The kind of value that it needs.
+        needed: &'static str,
+        /// The value found.
+        found: String,
     },
     /// The operator does not fit the field.
-    #[error("`{field}` is {is}: `{op}` cannot be asked of it")]
+    #[error("`{field}` is {found}: `{op}` does not apply to it")]
     Operator {
         /// The path.
         field: String,
         /// The operator.
         op: String,
-        /// What the field is.
-        is: &'static str,
+        /// The kind of the field.
+        found: &'static str,
     },
 }
 
 impl Fact {
-    /// A fact.
+    /// Returns a checked fact.
     ///
     /// # Errors
     ///
-    /// Fails if `field` is no path, the subject's document has no such field, or the test does not fit
-    /// it. Of an object of Kubernetes only the path and the test by itself are checked: its fields are
-    /// its definition's business.
+    /// Fails if `field` is not a path, the subject's document has no such field, or the test does not fit the
+    /// field. For a Kubernetes object only the path and the test by itself are checked, because its fields
+    /// are defined by its CustomResourceDefinition.
     pub fn new(subject: FactSubject, field: &str, test: FactTest) -> Result<Self, FactError> {
         let path: FieldPath = field.parse()?;
         let (shape, document) = match subject {
@@ -259,7 +256,7 @@ impl Fact {
         Ok(Self { subject, field: path, test })
     }
 
-    /// A fact about what a snapshot shows of a member.
+    /// Returns a fact about one member of a snapshot.
     ///
     /// # Errors
     ///
@@ -274,19 +271,19 @@ impl Fact {
         Self::new(subject, field, test)
     }
 
-    /// What it is about.
+    /// Returns the subject.
     #[must_use]
     pub const fn subject(&self) -> &FactSubject {
         &self.subject
     }
 
-    /// Which field it is about.
+    /// Returns the path of the field.
     #[must_use]
     pub const fn field(&self) -> &FieldPath {
         &self.field
     }
 
-    /// What it says of the field.
+    /// Returns the test of the field's value.
     #[must_use]
     pub const fn test(&self) -> &FactTest {
         &self.test
@@ -298,25 +295,25 @@ impl fmt::Display for Fact {
         let Self { subject, field, test } = self;
         write!(f, "{subject} `{field}` {}", test.op())?;
         match test.value() {
-            Some(value) => write!(f, " {}", shown(&value)),
+            Some(value) => write!(f, " {}", bounded_text(&value)),
             None => Ok(()),
         }
     }
 }
 
-/// Whether a fact holds.
+/// The result of checking a fact.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum FactOutcome {
-    /// It does.
+    /// The fact holds.
     Yes,
-    /// It does not.
+    /// The fact does not hold.
     No {
-        /// The value that is there; null if none is.
+        /// The value found; null if the field is absent.
         seen: Value,
     },
-    /// The document does not say.
+    /// The document does not decide it.
     Unknown {
         /// Why, for people.
         why: String,
@@ -326,66 +323,65 @@ pub enum FactOutcome {
 impl fmt::Display for FactOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Yes => f.write_str("it does"),
-            Self::No { seen: Value::Null } => f.write_str("it is not there"),
-            Self::No { seen } => write!(f, "it is {}", shown(seen)),
+            Self::Yes => f.write_str("it holds"),
+            Self::No { seen: Value::Null } => f.write_str("it is absent"),
+            Self::No { seen } => write!(f, "it is {}", bounded_text(seen)),
             Self::Unknown { why } => f.write_str(why),
         }
     }
 }
 
-/// Whether a fact holds in its subject's document; `None` if there is no such member or object.
+/// Checks a fact against its subject's document; `None` if the member or object does not exist.
 ///
-/// The answer is [`FactOutcome::Unknown`] if the member does not answer and the field is one that only its
-/// process knows, and if an object holds something else where the path or the test wants an object, a
-/// list or a number.
+/// Returns [`FactOutcome::Unknown`] if the member does not answer and only its process knows the field, or if
+/// an object has a value of the wrong kind where the path or the test needs an object, a list or a number.
 #[must_use]
 pub fn holds(fact: &Fact, document: Option<&Value>) -> FactOutcome {
     let Fact { subject, field, test } = fact;
-    let Some(document) = document else { return judge(test, None) };
+    let Some(document) = document else { return check_value(test, None) };
     if let FactSubject::Member { pod, .. } = subject
         && field.begins_with(&["answer", "answered"])
         && document.pointer("/answer/answered").is_none()
     {
         let why = document.pointer("/answer/unreachable/message").and_then(Value::as_str);
-        let why = why.unwrap_or("it was not asked");
+        let why = why.unwrap_or("no reason is known");
         return FactOutcome::Unknown { why: format!("`{pod}` does not answer: {why}") };
     }
     match field.find(document) {
-        Ok(found) => judge(test, found),
+        Ok(found) => check_value(test, found),
         Err(error) => FactOutcome::Unknown { why: error.to_string() },
     }
 }
 
-fn judge(test: &FactTest, found: Option<&Value>) -> FactOutcome {
+fn check_value(test: &FactTest, found: Option<&Value>) -> FactOutcome {
     let Some(found) = found else {
-        let is_wanted = matches!(test, FactTest::Absent);
-        return if is_wanted { FactOutcome::Yes } else { FactOutcome::No { seen: Value::Null } };
+        let is_expected = matches!(test, FactTest::Absent);
+        return if is_expected { FactOutcome::Yes } else { FactOutcome::No { seen: Value::Null } };
     };
-    let is_so = match test {
+    let holds_now = match test {
         FactTest::Equals(value) => found == value,
         FactTest::NotEquals(value) => found != value,
         FactTest::Exists => true,
         FactTest::Absent => false,
         FactTest::AtLeast(bound) | FactTest::AtMost(bound) => {
-            let Value::Number(number) = found else { return unfit("a number", found) };
+            let Value::Number(number) = found else { return wrong_kind("a number", found) };
             let order = compare(number, bound);
             let is_least = matches!(test, FactTest::AtLeast(_));
             order == Ordering::Equal || (order == Ordering::Greater) == is_least
         }
         FactTest::Contains(value) => {
-            let Value::Array(items) = found else { return unfit("a list", found) };
+            let Value::Array(items) = found else { return wrong_kind("a list", found) };
             items.contains(value)
         }
     };
-    if is_so { FactOutcome::Yes } else { FactOutcome::No { seen: found.clone() } }
+    if holds_now { FactOutcome::Yes } else { FactOutcome::No { seen: found.clone() } }
 }
 
-fn unfit(wanted: &str, found: &Value) -> FactOutcome {
-    FactOutcome::Unknown { why: format!("{wanted} is wanted, and there is {}", shown(found)) }
+fn wrong_kind(needed: &str, found: &Value) -> FactOutcome {
+    FactOutcome::Unknown { why: format!("{needed} is needed, not {}", bounded_text(found)) }
 }
 
-/// Whole numbers are compared as such: counters pass 2^53, from where a double skips some.
+/// Compares whole numbers as integers: counters exceed 2^53, above which an `f64` skips some.
 fn compare(a: &Number, b: &Number) -> Ordering {
     let whole = |number: &Number| {
         number.as_u64().map(i128::from).or_else(|| number.as_i64().map(i128::from))
@@ -396,7 +392,7 @@ fn compare(a: &Number, b: &Number) -> Ordering {
     }
 }
 
-fn shown(value: &Value) -> String {
+fn bounded_text(value: &Value) -> String {
     let text = value.to_string();
     match text.char_indices().nth(SHOWN_CHARS_MAX) {
         Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()),
@@ -404,7 +400,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// A fact as it is written.
+/// A fact in its JSON form.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Raw {
@@ -420,11 +416,11 @@ impl TryFrom<Raw> for Fact {
 
     fn try_from(raw: Raw) -> Result<Self, FactError> {
         let Raw { subject, field, op, value } = raw;
-        let wrong = |wants: &'static str, value: &Option<Value>| FactError::Value {
+        let wrong = |needed: &'static str, value: &Option<Value>| FactError::Value {
             field: field.clone(),
             op: op.to_string(),
-            wants,
-            is: value.as_ref().map_or_else(|| "nothing".into(), shown),
+            needed,
+            found: value.as_ref().map_or_else(|| "nothing".into(), bounded_text),
         };
         let some = || value.clone().ok_or_else(|| wrong("a value", &value));
         let number = || match &value {

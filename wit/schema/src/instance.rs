@@ -1,46 +1,46 @@
-//! Names a group of Redis processes and how to reach them.
+//! Instances: a group of Redis processes and how to reach them.
 //!
-//! An instance holds a name of a secret, never a secret, and a rule of membership, never an address:
-//! the host resolves both anew for each call.
+//! An instance contains the name of a Secret, never the secret, and a membership rule, never an address. The
+//! host resolves both again for each call.
 
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
-/// One Redis Cluster (or primary with replicas): its members are the Pods in `namespace` whose chain of
-/// controllers ends at `owner`, and those that the ledger knows. `selector` chooses which of them a
-/// snapshot shows; guards, adoption and the ledger always see all of them.
+/// One Redis Cluster, or one primary with its replicas. Its members are the Pods in `namespace` whose chain
+/// of controllers ends at `owner`, and the members in the host's ledger. `selector` chooses which of them a
+/// snapshot shows; guards, adoption and the ledger always see all members.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Instance {
-    /// Where the Pods are.
+    /// The namespace of the Pods.
     pub namespace: String,
-    /// A label selector as kubectl writes it (`app=demo,tier in (a,b)`); never empty.
+    /// A label selector in kubectl's syntax (`app=demo,tier in (a,b)`); never empty.
     pub selector: String,
-    /// The container that runs the server. The first use of a group fixes it.
+    /// The container that runs the server. Fixed by the first use of the group.
     pub container: String,
-    /// The port that the server listens on. The first use of a group fixes it.
+    /// The port on which the server listens. Fixed by the first use of the group.
     pub port: u16,
-    /// Which of the owner's groups of processes this is; [`GROUP`] if absent. A Pod of the owner that
-    /// runs the container of no group counts as a member that does not answer.
+    /// The name of the group of processes within the owner; [`GROUP`] if absent. A Pod of the owner that runs
+    /// the container of no group counts as a member that does not answer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
-    /// How the host authenticates; without it, not at all.
+    /// How the host authenticates; if absent, it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials: Option<CredentialsRef>,
-    /// The object at which a member's chain of controllers ends; the object reconciled if absent.
+    /// The object at which the chain of controllers of a member ends; the object reconciled if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<OwnerRef>,
-    /// Settings that snapshots show beside the usual ones ([`SETTINGS_SHOWN`]); none that holds a
-    /// secret.
+    /// Settings that snapshots show in addition to [`SETTINGS_SHOWN`]. Settings that hold secrets are
+    /// refused.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub settings: Vec<String>,
 }
 
-/// The group of an instance that names none.
+/// The group of an instance that names no group.
 pub const GROUP: &str = "servers";
 
 impl Instance {
-    /// The name of the group of processes.
+    /// Returns the name of the group of processes.
     #[must_use]
     pub fn group(&self) -> &str {
         self.group.as_deref().unwrap_or(GROUP)
@@ -59,13 +59,13 @@ pub const SETTINGS_SHOWN: &[&str] = &[
     "save",
 ];
 
-/// Where a password is kept: in a Secret in the namespace of the object reconciled.
+/// The key of a Secret that holds the password. The Secret is in the namespace of the object reconciled.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CredentialsRef {
     /// The Secret's name.
     pub secret: String,
-    /// The key of the password in it.
+    /// The key within the Secret.
     pub key: String,
     /// The ACL user; `default` if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

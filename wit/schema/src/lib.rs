@@ -1,12 +1,16 @@
-//! The JSON documents that cross the border between host and plugins, and the words they use.
+//! The JSON documents that host and plugins exchange, and the types used in them.
 //!
-//! WIT records can never grow, so whatever may grow is JSON whose shape is defined here, once, for
-//! both sides. The crate is `no_std`: planners use it too, and they must not be able to act.
+//! WIT records can never get another field, so every document that may grow is JSON. This crate defines its
+//! shape once for both sides: [`manifest`] (the answer of `describe`), [`reconcile`] (argument and results),
+//! [`instance`], [`snapshot`], [`action`], [`fact`] and [`probe`], plus the command table ([`command`]) and
+//! the names that plugins cannot use ([`reserved`]).
 //!
 //! Invariants:
-//! - A document that an older plugin wrote stays readable: new fields have defaults.
-//! - A document with a field that its version does not know is refused where the writer would
-//!   otherwise believe it had been heard (manifest, outcome, actions).
+//! - A document written by an older plugin stays readable: new fields have defaults.
+//! - Manifests, outcomes and actions with an unknown field are refused. Otherwise the writer would believe
+//!   that the field has an effect.
+//!
+//! The crate performs no I/O. It is `no_std`, because planners depend on it and must not be able to act.
 
 #![no_std]
 extern crate alloc;

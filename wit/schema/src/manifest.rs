@@ -1,34 +1,39 @@
-//! What a plugin says about itself: the answer of `describe`.
+//! The manifest: the document that `describe` returns.
 
-use alloc::{collections::BTreeSet, format, string::String, vec::Vec};
+use alloc::{
+    collections::BTreeSet,
+    format,
+    string::{String, ToString},
+    vec::Vec,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{action::Verb, command::check_grant_word, primitives::nearest};
+use crate::{action::Verb, command::check_acl_rule, primitives::nearest};
 
-/// A plugin's self-description. Asks for everything the plugin will need; grants nothing.
+/// A plugin's description of itself. It lists every grant that the plugin needs; it grants nothing itself.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Manifest {
-    /// The plugin's name, a DNS label; must equal the `Plugin` object's name.
+    /// The plugin's name, a DNS label; must be the name of the `Plugin` object.
     pub name: String,
-    /// The plugin's own version, free text for people.
+    /// The plugin's version, free text for people.
     pub version: String,
     /// The kinds whose objects the plugin reconciles; at least one.
     pub reconciles: Vec<ReconciledKind>,
-    /// Whether an object may only vanish after `reconcile` answered `finished` with `deleting` set.
+    /// Whether the host keeps a deleted object until `reconcile`, called with `deleting`, returns `finished`.
     #[serde(default)]
     pub finalizer: bool,
-    /// Further kinds whose changes concern a reconciled object.
+    /// Further kinds whose changes trigger a reconcile.
     #[serde(default)]
     pub watches: Vec<WatchedKind>,
-    /// What the plugin asks to be allowed.
+    /// The grants that the plugin needs.
     #[serde(default)]
     pub grants: Grants,
-    /// JSON Schema of the parameters it takes; none if absent.
+    /// JSON Schema of the plugin's parameters; if absent, the plugin has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Value>,
-    /// Where a reconciled object holds its safety policy.
+    /// Where a reconciled object contains its safety policy.
     #[serde(default)]
     pub safety: SafetyPaths,
 }
@@ -44,13 +49,13 @@ pub struct KindName {
 }
 
 impl KindName {
-    /// The API group: empty for the core group.
+    /// Returns the API group; empty for the core group.
     #[must_use]
     pub fn group(&self) -> &str {
         self.api_version.split_once('/').map_or("", |(group, _)| group)
     }
 
-    /// The version without its group.
+    /// Returns the version without the group.
     #[must_use]
     pub fn version(&self) -> &str {
         self.api_version.split_once('/').map_or(self.api_version.as_str(), |(_, version)| version)
@@ -63,69 +68,69 @@ impl core::fmt::Display for KindName {
     }
 }
 
-/// A kind that the plugin reconciles, with its definition if the plugin brings it.
+/// A kind that the plugin reconciles, with its definition if the plugin provides it.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ReconciledKind {
-    /// Which kind.
+    /// The kind.
     #[serde(flatten)]
     pub name: KindName,
-    /// The whole CustomResourceDefinition object, if the plugin brings its own kind.
+    /// The whole CustomResourceDefinition object, if the plugin provides the kind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub crd: Option<Value>,
 }
 
-/// A kind whose changes concern a reconciled object, and how they lead to it.
+/// A kind whose changes trigger a reconcile, and how to find the object to reconcile.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct WatchedKind {
-    /// Which kind.
+    /// The kind.
     #[serde(flatten)]
     pub name: KindName,
-    /// How an object of this kind leads to the object reconciled.
+    /// How an object of this kind maps to the object to reconcile.
     pub leads: WatchMapping,
 }
 
-/// How a watched object leads to the object reconciled.
+/// How a watched object maps to the object to reconcile.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum WatchMapping {
-    /// Its chain of controller references ends there.
+    /// The watched object's chain of controller references ends at the object to reconcile.
     Owner,
-    /// This label of it holds the reconciled object's name, in the same namespace.
+    /// This label of the watched object contains the name of the object to reconcile, in the same namespace.
     Label(String),
-    /// This field of the reconciled object (`.spec.auth.secretName`) holds its name.
+    /// This field of the object to reconcile (`.spec.auth.secretName`) contains the watched object's name.
     ReferredBy(String),
-    /// This field of it holds the reconciled object's name, in the same namespace.
+    /// This field of the watched object contains the name of the object to reconcile, in the same namespace.
     Refers(String),
 }
 
-/// What a plugin asks for, or what a `Plugin` object grants it: the same shape, so that the one can
-/// be compared with the other.
+/// The permissions that a plugin needs, or that a `Plugin` object gives it. Both have the same shape so that
+/// the host can compare them.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Grants {
-    /// Kubernetes kinds and what may be done to them.
+    /// Kubernetes kinds and the verbs allowed on them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kubernetes: Vec<KubernetesGrant>,
-    /// Redis commands and verbs.
+    /// Redis commands and verbs of actions.
     #[serde(default, skip_serializing_if = "RedisGrants::is_empty")]
     pub redis: RedisGrants,
-    /// Ports that may be probed, of Pods whose controller chain ends at the reconciled object.
+    /// Ports that may be probed on Pods whose chain of controllers ends at the reconciled object.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<u16>,
 }
 
-/// What may be done to objects of a Kubernetes kind.
+/// The verbs of a Kubernetes grant.
 pub const KUBERNETES_VERBS: &[&str] =
     &["apply", "apply-status", "delete", "get", "list", "merge-patch", "publish"];
-/// What may be done to Redis beside the verbs of an action: to look at members, and to stop one that may have
-/// the last copy of its data.
+/// The verbs of a Redis grant in addition to those of actions: `observe` reads the members, `stop-last-copy`
+/// allows stopping a member that may have the last copy of its data.
 pub const OTHER_REDIS_VERBS: &[&str] = &["observe", "stop-last-copy"];
 
 impl Grants {
-    /// What is wrong with the words of these grants, each with the way out; empty if nothing is.
+    /// Returns the problems of these grants, each with the way to fix it; empty if there are none.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
         let Self { kubernetes, redis, probes: _ } = self;
@@ -137,20 +142,22 @@ impl Grants {
                     faults.push(format!("{name}: {fault}"));
                 } else if !granted.insert((name, verb)) {
                     faults.push(format!(
-                        "{name}: `{verb}` is granted twice, and which scope counts would be a guess: keep one \
-                         of the two"
+                        "{name}: `{verb}` is granted twice, and the two scopes can differ: keep one of the two \
+                         grants"
                     ));
                 }
             }
         }
         let verbs = || OTHER_REDIS_VERBS.iter().chain(Verb::NAMES).copied();
         faults.extend(redis.verbs.iter().filter_map(|verb| unknown("redis verb", verb, verbs())));
-        faults.extend(redis.commands.iter().filter_map(|word| check_grant_word(word).err()));
+        faults.extend(
+            redis.commands.iter().filter_map(|rule| Some(check_acl_rule(rule).err()?.to_string())),
+        );
         faults
     }
 }
 
-/// What is wrong with a word that is none of the known ones.
+/// Returns the problem of a word that is not among the known ones.
 fn unknown<'a>(
     what: &str,
     word: &str,
@@ -160,9 +167,9 @@ fn unknown<'a>(
         return None;
     }
     Some(match nearest(word, known.clone()) {
-        Some(meant) => format!("`{word}` is no {what}; did you mean `{meant}`?"),
+        Some(meant) => format!("`{word}` is not a {what}; did you mean `{meant}`?"),
         None => {
-            format!("`{word}` is no {what}; there are {}", known.collect::<Vec<_>>().join(", "))
+            format!("`{word}` is not a {what}; use one of {}", known.collect::<Vec<_>>().join(", "))
         }
     })
 }
@@ -171,25 +178,25 @@ fn unknown<'a>(
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KubernetesGrant {
-    /// Which kind.
+    /// The kind.
     #[serde(flatten)]
     pub name: KindName,
-    /// Of [`KUBERNETES_VERBS`].
+    /// Verbs from [`KUBERNETES_VERBS`].
     pub verbs: Vec<String>,
-    /// Which objects of the kind.
+    /// The objects of the kind that are covered.
     #[serde(default)]
     pub scope: GrantScope,
-    /// Whether `apply` may take fields from another manager.
+    /// Whether `apply` may take fields over from another field manager.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub force: bool,
 }
 
-/// Which objects a Kubernetes grant covers.
+/// The objects that a Kubernetes grant covers.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum GrantScope {
-    /// The reconciled object, and objects whose controller chain ends at it.
+    /// The reconciled object, and objects whose chain of controllers ends at it.
     #[default]
     Owned,
     /// Objects in the reconciled object's namespace.
@@ -202,30 +209,33 @@ pub enum GrantScope {
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RedisGrants {
-    /// Redis' own ACL words, such as `+@read` or `+config|set`, within the host's command table.
+    /// ACL rules in Redis' syntax, such as `+@read` or `+config|get`; they cannot allow more than the host's
+    /// command table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<String>,
-    /// `observe`, verbs of `redis/topology` by name (`meet`, `failover`, …), and `stop-last-copy`.
+    /// `observe`, `stop-last-copy`, and the names of action verbs (`meet`, `failover`, …).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verbs: Vec<String>,
 }
 
 impl RedisGrants {
-    /// Whether nothing is granted.
+    /// Returns true if nothing is granted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.commands.is_empty() && self.verbs.is_empty()
     }
 }
 
-/// Field paths (`.spec.failover.onPodDeath`) of an object's safety policy, which the host reads.
+/// Field paths (`.spec.failover.onPodDeath`) of an object's safety policy; the host reads these fields.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SafetyPaths {
-    /// Holds `acceptable` if all data may be given up to serve again; anything else is `never`.
+    /// Path of a field that is `acceptable` if all data may be lost to serve again; any other value means
+    /// `never`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_loss: Option<String>,
-    /// Holds `force` if losing an unreplicated tail is allowed when a primary's Pod died.
+    /// Path of a field that is `force` if writes that are not yet replicated may be lost when a primary's Pod
+    /// dies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tail_loss: Option<String>,
 }
@@ -252,7 +262,7 @@ mod tests {
         assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), manifest);
     }
 
-    /// Whoever writes a field that is not known would otherwise believe it had been heard.
+    /// An unknown field is refused. Otherwise the writer would believe that it has an effect.
     #[test]
     fn an_unknown_field_is_refused_at_every_depth() {
         for (known, unknown) in [
@@ -270,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn each_word_of_a_grant_is_checked() {
+    fn each_verb_and_rule_of_a_grant_is_checked() {
         let config_map = |verbs: &str, scope: &str| {
             format!(
                 r#"{{"apiVersion": "v1", "kind": "ConfigMap", "verbs": {verbs}, "scope": "{scope}"}}"#
@@ -284,7 +294,7 @@ mod tests {
             (kubernetes(&[config_map(r#"["gett"]"#, "owned")]), Some("did you mean `get`?")),
             (
                 kubernetes(&[config_map(r#"["watch"]"#, "owned")]),
-                Some("there are apply, apply-status"),
+                Some("use one of apply, apply-status"),
             ),
             (
                 kubernetes(&[get, config_map(r#"["get"]"#, "cluster")]),

@@ -1,12 +1,12 @@
-//! The words of Redis Cluster as types: an impossible value cannot be written down.
+//! Types for the ids, slots and epochs of Redis Cluster; a value that exists is valid.
 //!
-//! Text is parsed here, once, at the border; inside the host and the planners there are no ids, slots
-//! or epochs kept as strings.
+//! Texts are parsed into these types once, where a document is read. The host and the planners keep no ids,
+//! slots or epochs as strings.
 //!
 //! Invariants:
-//! - What is parsed prints as it was parsed, but for upper-case hex digits, which become lower-case.
-//! - A [`SlotRange`] is never empty; a [`SlotSet`] has one form for one set of slots, so that equal
-//!   sets are equal values and equal JSON.
+//! - A value is written as it was read, except that upper-case hex digits become lower-case.
+//! - A [`SlotRange`] is never empty. A [`SlotSet`] has one form for each set of slots, so equal sets are
+//!   equal values and equal JSON.
 
 mod hex;
 mod nearest;
@@ -19,9 +19,9 @@ pub use slot::{Slot, SlotError, SlotRange, SlotSet};
 
 use serde::{Deserialize, Serialize};
 
-/// A node's configuration epoch: of two nodes that claim one slot, the higher epoch wins.
+/// A node's configuration epoch. If two nodes claim the same slot, the higher epoch wins.
 ///
-/// Not to be confused with the cluster's *current* epoch, the highest that anybody has seen.
+/// This is not the cluster's *current* epoch, which is the highest epoch that any node has seen.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize,
 )]
@@ -34,11 +34,11 @@ impl core::fmt::Display for ConfigEpoch {
     }
 }
 
-/// What a node is for its shard. Redis' wire says `master` and `slave`.
+/// The role of a node in its shard. Redis calls these `master` and `slave` in its protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
-    /// Takes writes, if it owns slots.
+    /// Accepts writes, if it owns slots.
     Primary,
     /// Follows a primary.
     Replica,

@@ -1,27 +1,27 @@
-//! Asking a Pod's port whether somebody answers: what is asked, and what came of it.
+//! Probes of a Pod's port: the request and its outcome.
 
 use alloc::string::String;
 
 use serde::{Deserialize, Serialize};
 
-/// The longest probe, in milliseconds.
+/// The longest deadline of a probe, in milliseconds.
 pub const PROBE_MS_MAX: u32 = 2_000;
 
-/// The most bytes of a body that are handed over.
+/// The most bytes of a response body that are returned.
 pub const PROBE_BODY_BYTES_MAX: usize = 16 * 1024;
 
-/// What to ask of a Pod's port.
+/// A probe of one port of a Pod.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PodProbe {
-    /// The Pod, by its name, in the namespace of the object reconciled.
+    /// The name of the Pod, in the namespace of the object reconciled.
     pub pod: String,
     /// The port; a grant must name it.
     pub port: u16,
-    /// The path of an HTTP GET, with its query; only connects if absent.
+    /// The path and query of an HTTP GET; if absent, the probe only connects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub get: Option<String>,
-    /// How long it may take, 1 to 2000 ms.
+    /// The deadline in milliseconds, 1 to 2000; 1000 if absent.
     #[serde(default = "deadline_ms_default")]
     pub deadline_ms: u32,
 }
@@ -31,54 +31,54 @@ const fn deadline_ms_default() -> u32 {
 }
 
 impl PodProbe {
-    /// Connects to a port, and no more.
+    /// Returns a probe that only connects.
     #[must_use]
     pub fn connect(pod: &str, port: u16) -> Self {
         Self { pod: pod.into(), port, get: None, deadline_ms: deadline_ms_default() }
     }
 
-    /// Asks for a path by HTTP.
+    /// Returns a probe that sends an HTTP GET for a path.
     #[must_use]
     pub fn get(pod: &str, port: u16, path: &str) -> Self {
         Self { get: Some(path.into()), ..Self::connect(pod, port) }
     }
 }
 
-/// What came of a probe. That nobody answers is an outcome and no error.
+/// The outcome of a probe. That nothing answers is an outcome, not an error.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum ProbeOutcome {
-    /// Somebody accepted the connection, and no more was asked.
+    /// The connection was accepted; the probe asked for nothing else.
     #[serde(rename_all = "camelCase")]
     Connected {
-        /// How long it took.
+        /// How long it took, in milliseconds.
         took_ms: u64,
     },
-    /// It answered the GET.
+    /// The GET was answered.
     #[serde(rename_all = "camelCase")]
     Answered {
-        /// The HTTP status. A redirection is told and not followed.
+        /// The HTTP status. A redirect is reported, not followed.
         status: u16,
-        /// The body; what is no UTF-8 is replaced.
+        /// The body; bytes that are not UTF-8 are replaced.
         body: String,
-        /// Whether there was more than is handed over.
+        /// Whether the body was longer than [`PROBE_BODY_BYTES_MAX`] and was cut.
         #[serde(default, skip_serializing_if = "core::ops::Not::not")]
         cut: bool,
-        /// How long it took.
+        /// How long it took, in milliseconds.
         took_ms: u64,
     },
-    /// Nobody listens there.
+    /// The connection was refused: no process listens on the port.
     Refused,
-    /// No answer in time, or the Pod has no address yet.
+    /// No answer within the deadline, or the Pod has no address yet.
     #[serde(rename_all = "camelCase")]
     Silent {
-        /// What was waited for, for people.
+        /// What the probe waited for, for people.
         why: String,
     },
-    /// Somebody answers, and it is no HTTP, or the connection broke.
+    /// The answer is not HTTP, or the connection broke.
     Failed {
-        /// Why, for people.
+        /// The reason, for people.
         why: String,
     },
 }

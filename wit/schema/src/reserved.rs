@@ -1,49 +1,49 @@
-//! Names of the ConfigMaps and Secrets that the host keeps for an object, and that no plugin reaches.
+//! Names of the ConfigMaps and Secrets that the host keeps for an object and that no plugin can access.
 //!
-//! A reserved object carries the kind and the uid of the object that it is about, never its name: an
-//! object that was deleted and made anew under the same name starts without one.
+//! The name of a reserved object contains the kind and the uid of the object that it belongs to, never its
+//! name. An object that was deleted and created again under the same name therefore starts without one.
 //!
 //! Invariants:
 //! - No grant covers a reserved name: the gate refuses it for every verb, whatever the scope.
-//! - The reserved object has the object that it is about as its owner, so that it goes with it.
+//! - A reserved object is owned by the object that it belongs to, so Kubernetes deletes it with its owner.
 
 use alloc::{format, string::String};
 
 use crate::manifest::KindName;
 
-/// The key of the password in a reserved Secret of [`ReservedPurpose::Credentials`]; an empty value means that
-/// there is none.
+/// The key of the password in a reserved Secret of [`ReservedPurpose::Credentials`]; an empty value means
+/// that there is no password.
 pub const CREDENTIALS_KEY: &str = "password";
 
-/// What every reserved name begins with.
+/// The prefix of every reserved name.
 pub const PREFIX: &str = "tholepin-";
 
-/// What the name of a ledger ended with before names carried a kind and a uid. Still reserved: a host
-/// takes such a ledger over, so that no plugin may have written it.
+/// The suffix of a ledger's name before names contained a kind and a uid. Still reserved: the host takes over
+/// such a ledger, so no plugin may be able to write it.
 pub const OLD_LEDGER_SUFFIX: &str = "-ledger";
 
-/// The annotation by which the host tells a process that waits in its Pod that it may start: the id of the
-/// node that it was, a slash, and the host's time in milliseconds since 1970. A process takes one that is
-/// not older than its own start.
+/// The annotation with which the host lets a waiting process in a Pod start: the id of the node that the
+/// process was, a slash, and the host's time in milliseconds since 1970. A process ignores an annotation that
+/// is older than its own start.
 pub const MAY_START: &str = "tholepin.dev/may-start";
 
-/// The annotation on an object by which a person gives up the data that only these processes had: for each
-/// the id of its node, a slash and its run id; separated by commas.
+/// The annotation with which a person approves the loss of data that only certain processes had: for each
+/// process its node id, a slash and its run id, separated by commas.
 pub const APPROVE_DATA_LOSS: &str = "tholepin.dev/approve-data-loss";
 
-/// What a reserved object is for.
+/// The purpose of a reserved object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ReservedPurpose {
-    /// The ConfigMap of the ledger: which process was which node.
+    /// The ConfigMap of the ledger, which records which process was which node.
     Ledger,
-    /// The ConfigMap of the last spec that the plugin accepted.
+    /// The ConfigMap with the last spec that the plugin accepted.
     AcceptedSpec,
-    /// The Secret that the Pods read their password from.
+    /// The Secret from which the Pods read their password.
     Credentials,
 }
 
 impl ReservedPurpose {
-    /// The purpose as it stands in the name.
+    /// Returns the purpose as it is written in a name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -54,14 +54,14 @@ impl ReservedPurpose {
     }
 }
 
-/// The name of the reserved object of this purpose for the object with this kind and uid:
-/// `tholepin-ledger-rediscluster-4c3f…`. A valid name for every kind that an API server accepts.
+/// Returns the name of the reserved object with this purpose for the object with this kind and uid:
+/// `tholepin-ledger-rediscluster-4c3f…`. Valid for every kind that an API server accepts.
 #[must_use]
 pub fn name(purpose: ReservedPurpose, kind: &str, uid: &str) -> String {
     format!("{PREFIX}{}-{}-{uid}", purpose.as_str(), kind.to_ascii_lowercase())
 }
 
-/// Whether an object of this kind and name is the host's alone.
+/// Returns true if only the host may access an object of this kind and name.
 #[must_use]
 pub fn is_reserved(kind: &KindName, name: &str) -> bool {
     let is_map = kind.kind == "ConfigMap";

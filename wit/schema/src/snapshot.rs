@@ -1,13 +1,13 @@
-//! What an instance looks like, taken from every member at one moment.
+//! Snapshots: the state of an instance, read from all members concurrently.
 //!
-//! A snapshot is never one node's opinion. What most of those who may vote see is told once
-//! ([`Snapshot::view`]); each member tells only where it differs ([`MemberFacts::differs`],
-//! [`MemberFacts::lacks`]). [`Snapshot::seen_by`] puts a member's own view together again.
+//! A snapshot combines the views of all members. [`Snapshot::view`] holds the view of the majority of the
+//! voters. Each member only lists where its own view differs ([`MemberFacts::differs`],
+//! [`MemberFacts::lacks`]); [`Snapshot::seen_by`] rebuilds a member's own view.
 //!
 //! Invariants:
-//! - A number that was not told is absent; it is never zero or guessed.
-//! - A member that did not answer is there all the same, with the reason.
-//! - Members, rows and strangers are in ascending order, so that equal states are equal JSON.
+//! - A number that a member did not report is absent; it is never zero or guessed.
+//! - A member that did not answer is listed with the reason.
+//! - Members, rows and strangers are in ascending order, so equal states are equal JSON.
 
 mod queries;
 
@@ -19,23 +19,23 @@ use serde_json::Value;
 
 use crate::primitives::{ConfigEpoch, NodeId, ReplicationId, Role, RunId, Slot, SlotSet};
 
-/// An instance at one moment.
+/// The state of an instance at one moment.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Snapshot {
-    /// When the fan-out began, in milliseconds since 1970. What a member says is at most the
-    /// fan-out's deadline (300 ms) younger.
+    /// When the host began to ask the members, in milliseconds since 1970. A member's answer is at most 300
+    /// ms younger, the deadline for it.
     pub observed_at_ms: u64,
-    /// The nodes as the majority sees them, by id. A node is here if more than half of the voters
-    /// know it, with the row that most of them have. Voters are the members that say of themselves
-    /// to be primaries with slots; if there are none, those that know an owner of slots; else those
-    /// that know anybody but themselves; else all that answered.
+    /// The nodes in the majority's view, by id. It contains a node if more than half of the voters know it,
+    /// with the row that most of these report. Voters are the members that report themselves as primaries
+    /// with slots. If there are none, the voters are the members that know an owner of slots; else those that
+    /// know any node but themselves; else all that answered.
     #[serde(default)]
     pub view: BTreeMap<NodeId, NodeRow>,
     /// All members, by the name of their Pod.
     #[serde(default)]
     pub members: Vec<Member>,
-    /// Names of Pods that match the selector and belong elsewhere: seen, never asked, never written.
+    /// Names of Pods that match the selector but belong to another owner. The host sends them nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub strangers: Vec<String>,
     /// How the password in force compares with the one that the instance names.
@@ -47,74 +47,74 @@ pub struct Snapshot {
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct CredentialsFacts {
-    /// What there is to say of the password that the instance names.
+    /// The state of the password that the instance names.
     #[serde(default)]
     pub named: NamedPassword,
-    /// Whether none is in force yet: a Pod that reads the reserved Secret cannot start.
+    /// Whether no password is in force yet, so that a Pod that reads the reserved Secret cannot start.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub pending: bool,
 }
 
 impl CredentialsFacts {
-    /// Whether the password that the instance names is the one in force.
+    /// Returns true if the password that the instance names is the one in force.
     #[must_use]
     pub fn is_usual(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// What there is to say of the password that an instance names. The one in force stays in any case.
+/// The state of the password that an instance names. In every state the password in force stays in force.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 pub enum NamedPassword {
-    /// It is the one in force, or none is named and none is in force.
+    /// It is the password in force; or no password is named and none is in force.
     #[default]
     InForce,
-    /// Another one is in force, or none, or one is in force and none is named.
+    /// It is not the password in force: the two differ, or only one of them exists.
     Differs,
     /// Its Secret does not exist.
     SecretMissing,
-    /// Its Secret has no such key.
+    /// Its Secret does not have the key.
     KeyMissing,
-    /// It is empty.
+    /// The value of the key is empty.
     Empty,
-    /// It is no UTF-8 text.
+    /// The value is not UTF-8 text.
     NoText,
-    /// It has a line break or another control character, as a file that ends with a line has one.
+    /// The value contains a control character, such as the line break at the end of a file.
     ControlCharacter,
     /// Its Secret could not be read now.
     Unread,
-    /// Servers that run refuse it, none accepts it, and the host knows no other.
+    /// Running servers refuse it, none accepts it, and the host knows no other password.
     Refused,
-    /// No server that runs answers, so that nothing proves it, and the host knows no other.
+    /// No running server answers, so nothing proves that it is right, and the host knows no other password.
     Unproven,
-    /// Something that this version of the vocabulary does not know.
+    /// A state that this version does not name.
     #[serde(other)]
     Other,
 }
 
-/// One node as a `CLUSTER NODES` reply shows it; equal rows mean an equal opinion. Times of pings are
-/// left out, and so is the `myself` flag.
+/// One node as shown by a `CLUSTER NODES` reply, without the ping times and the `myself` flag, so that equal
+/// views are equal rows.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeRow {
-    /// Whether it has slots of its own or follows.
+    /// The node's role.
     pub role: Role,
-    /// `ip:port` for clients; absent while unknown (`noaddr`).
+    /// `ip:port` for clients; absent if unknown (`noaddr`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// Whom it follows.
+    /// The primary that it follows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub primary: Option<NodeId>,
-    /// Its configuration epoch; a replica shows its primary's.
+    /// Its configuration epoch; for a replica, that of its primary.
     pub epoch: ConfigEpoch,
-    /// The slots it serves.
+    /// The slots that it owns.
     #[serde(default, skip_serializing_if = "SlotSet::is_empty")]
     pub slots: SlotSet,
-    /// What else is said of it.
+    /// Its other flags.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub flags: BTreeSet<NodeFlag>,
-    /// Whether the one who says this has a link to it. Always so for its own row.
+    /// Whether the node that reports this row has a link to it. Always true for the reporting node's own row.
     pub connected: bool,
 }
 
@@ -122,33 +122,33 @@ pub struct NodeRow {
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "kebab-case")]
 pub enum NodeFlag {
-    /// The majority calls it failed (`fail`).
+    /// The majority has marked the node as failed (`fail`).
     Fail,
-    /// The one who says this cannot reach it (`fail?`).
+    /// The reporting node cannot reach it (`fail?`).
     MaybeFail,
-    /// A meeting is under way; the id is made up and will change.
+    /// A handshake is in progress; the id is random and will change (`handshake`).
     Handshake,
-    /// Its address is unknown. Such a primary is never failed over by Redis 7.0.
+    /// Its address is unknown (`noaddr`). Redis 7.0 never fails over such a primary.
     NoAddress,
-    /// It never asks to be elected.
+    /// It never starts an election to replace its primary (`nofailover`).
     NoFailover,
 }
 
-/// One Pod of the instance and what its process says.
+/// One Pod of the instance, and the answer of its process.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Member {
-    /// The Pod's name: how actions name the member.
+    /// The Pod's name, by which actions name the member.
     pub pod: String,
     /// The Pod's uid.
     pub pod_uid: String,
-    /// The Kubernetes node it runs on; empty while it runs on none.
+    /// The Kubernetes node that it runs on; empty while it is not scheduled.
     #[serde(default)]
     pub kube_node: String,
-    /// The container's id, new at each start; empty while it has none.
+    /// The container's id, new at each start; empty while there is no container.
     #[serde(default)]
     pub container_id: String,
-    /// Whether the container runs.
+    /// Whether the container is running.
     pub running: bool,
     /// Whether the Pod is ready.
     #[serde(default)]
@@ -159,17 +159,17 @@ pub struct Member {
     /// `ip:port` as the Pod's status gives it; absent while the Pod has no address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// Further facts from Kubernetes, as they are: `phase`, `ready`, `graceSeconds`, `labels` and
-    /// `annotations` of the Pod; `unplaced`, why no node takes it, in the scheduler's words; `state`,
-    /// `lastState` and `restartCount` of the container. What is not so is `null`.
+    /// Further data from Kubernetes, unchanged: `phase`, `ready`, `graceSeconds`, `labels` and `annotations`
+    /// of the Pod; `unplaced`, the scheduler's message if it found no Kubernetes node; `state`, `lastState`
+    /// and `restartCount` of the container. A value that does not apply is `null`.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub kubernetes: Value,
-    /// What the process said, or why it said nothing.
+    /// The answer of the process, or why there is none.
     pub answer: MemberAnswer,
 }
 
 impl Member {
-    /// What the process said, if it answered.
+    /// Returns the facts that the process reported, if it answered.
     #[must_use]
     pub const fn facts(&self) -> Option<&MemberFacts> {
         match &self.answer {
@@ -178,7 +178,7 @@ impl Member {
         }
     }
 
-    /// Whether the process lives and wants another password than the one in force.
+    /// Returns true if the process is alive and requires another password than the one in force.
     #[must_use]
     pub const fn refuses_password(&self) -> bool {
         matches!(self.answer, MemberAnswer::Unreachable { reason: UnreachableReason::Auth, .. })
@@ -190,14 +190,14 @@ impl Member {
         self.facts().is_some_and(|facts| facts.loading == Some(false))
     }
 
-    /// The id that the process says to have.
+    /// Returns the node id that the process reports.
     #[must_use]
     pub fn node(&self) -> Option<NodeId> {
         self.facts()?.node
     }
 }
 
-/// What a member said, or why it said nothing.
+/// The answer of a member, or why there is none.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[expect(
@@ -205,14 +205,14 @@ impl Member {
     reason = "nearly every member answers, so that a box would save nothing"
 )]
 pub enum MemberAnswer {
-    /// It answered, perhaps not everything: see [`MemberFacts::errors`].
+    /// It answered, perhaps not to everything: see [`MemberFacts::errors`].
     Answered(MemberFacts),
     /// It did not answer.
     #[serde(rename_all = "camelCase")]
     Unreachable {
-        /// Why, from a closed set.
+        /// The reason, from a closed set.
         reason: UnreachableReason,
-        /// Why, for people.
+        /// The reason, for people.
         message: String,
     },
 }
@@ -221,93 +221,92 @@ pub enum MemberAnswer {
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[serde(rename_all = "kebab-case")]
 pub enum UnreachableReason {
-    /// Its container does not run, so it was not asked.
+    /// Its container is not running; it was not asked.
     NotRunning,
-    /// Its Pod has no address yet, so it was not asked.
+    /// Its Pod has no address yet; it was not asked.
     NoAddress,
     /// The address refuses connections: no process listens there.
     Refused,
-    /// No answer in time. A hung process and a cut network look alike.
+    /// No answer within the deadline. A hung process and a broken network look the same.
     Timeout,
-    /// It wants other credentials.
+    /// It requires other credentials.
     Auth,
     /// The connection broke while waiting for the answer.
     Gone,
-    /// What came back is not what Redis says.
+    /// The reply was not valid RESP, or not what the command replies.
     Protocol,
 }
 
-/// What a member's process says of itself and of the others.
+/// The facts that a member's process reports about itself and the other nodes.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct MemberFacts {
-    /// When its answer was complete, in milliseconds since 1970: the age of every fact here.
+    /// When its answer was complete, in milliseconds since 1970; all facts here have this age.
     pub answered_at_ms: u64,
-    /// Its own id (`CLUSTER NODES`, the row `myself`).
+    /// Its own node id (`CLUSTER NODES`, the row with the flag `myself`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<NodeId>,
-    /// This process (`INFO server`, `run_id`).
+    /// The id of the process (`INFO server`, `run_id`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_id: Option<RunId>,
     /// `INFO server`, `redis_version`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// Seconds since the process started (`INFO server`).
+    /// Seconds since the process started (`INFO server`, `uptime_in_seconds`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uptime_s: Option<u64>,
-    /// Whether it still reads its data from disk (`INFO persistence`). Most other facts are absent
-    /// meanwhile.
+    /// Whether it is still reading its data from disk (`INFO persistence`, `loading`). Most other facts are
+    /// absent meanwhile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loading: Option<bool>,
-    /// How many keys it holds (`DBSIZE`).
+    /// The number of keys (`DBSIZE`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keys: Option<u64>,
     /// `INFO memory`, `used_memory`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub used_memory_bytes: Option<u64>,
-    /// What it is (`INFO replication`, `role`).
+    /// Its role (`INFO replication`, `role`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,
-    /// Where it stands in the stream of writes (`INFO replication`).
+    /// Its position in the replication stream (`INFO replication`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<Replication>,
-    /// How it judges the cluster (`CLUSTER INFO`).
+    /// Its view of the cluster's state (`CLUSTER INFO`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster: Option<ClusterFacts>,
-    /// Slots that it says are being moved (its own row in `CLUSTER NODES`).
+    /// Slots that it reports as being moved (its own row in `CLUSTER NODES`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open_slots: Vec<OpenSlot>,
-    /// Settings by name (`CONFIG GET`): those of every snapshot and those that the instance names.
+    /// Settings by name (`CONFIG GET`): those that every snapshot shows, and those that the instance names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
-    /// The nodes that it sees otherwise than [`Snapshot::view`], and those that the view has not.
+    /// The nodes whose rows differ from [`Snapshot::view`] or are missing in it, as this member reports them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub differs: BTreeMap<NodeId, NodeRow>,
-    /// The nodes of [`Snapshot::view`] that it does not know.
+    /// The nodes of [`Snapshot::view`] that this member does not know.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub lacks: BTreeSet<NodeId>,
-    /// What it would not tell, by the command asked, with the error as Redis gave it or with what
-    /// was unreadable in the reply.
+    /// Failed reads by command: Redis' error, or what could not be parsed in the reply.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub errors: BTreeMap<String, String>,
 }
 
-/// Where a process stands in the stream of writes.
+/// The position of a process in the replication stream.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Replication {
-    /// Which history of writes it has (`master_replid`).
+    /// The id of its history of writes (`master_replid`).
     pub id: ReplicationId,
-    /// The history it had before it was promoted (`master_replid2`).
+    /// The id of the history before its promotion (`master_replid2`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_id: Option<ReplicationId>,
-    /// Bytes of the stream: on a primary those written, on a replica those applied
-    /// (`slave_repl_offset`, not `slave_read_repl_offset`, which counts what is only received).
+    /// The offset in the stream, in bytes: on a primary what it wrote, on a replica what it applied
+    /// (`slave_repl_offset`; `slave_read_repl_offset` also counts what is received and not yet applied).
     pub offset_bytes: u64,
     /// On a replica: the link to its primary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<Upstream>,
-    /// On a primary: who follows it.
+    /// On a primary: the replicas that follow it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replicas: Vec<AttachedReplica>,
 }
@@ -320,15 +319,15 @@ pub struct Upstream {
     pub address: String,
     /// `master_link_status` is `up`.
     pub link_up: bool,
-    /// A full synchronisation is under way.
+    /// A full synchronisation is in progress.
     pub sync_in_progress: bool,
-    /// How many bytes of a full synchronisation under way have been received; absent otherwise.
+    /// The bytes of the full synchronisation received so far; absent if none is in progress.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync_read_bytes: Option<u64>,
-    /// Seconds since the primary was last heard; absent if never.
+    /// Seconds since the last data from the primary; absent if there never was any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_io_s: Option<u64>,
-    /// Seconds since the link went down; absent while it is up or if it never was.
+    /// Seconds since the link went down; absent while it is up or if it never was up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub down_since_s: Option<u64>,
 }
@@ -339,32 +338,32 @@ pub struct Upstream {
 pub struct AttachedReplica {
     /// `ip:port` that the replica announces.
     pub address: String,
-    /// `online`, or which stage of a synchronisation it is in.
+    /// `online`, or the stage of its synchronisation.
     pub state: String,
-    /// What it has acknowledged.
+    /// The offset that it has acknowledged, in bytes.
     pub offset_bytes: u64,
     /// Seconds since its last acknowledgement.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_s: Option<u64>,
 }
 
-/// How a node judges the cluster (`CLUSTER INFO`).
+/// A node's view of the cluster's state (`CLUSTER INFO`).
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterFacts {
     /// `cluster_state` is `ok`.
     pub ok: bool,
-    /// How many nodes it knows, itself included.
+    /// The number of nodes that it knows, including itself.
     pub known_nodes: u64,
-    /// How many primaries with slots it knows: those who vote.
+    /// The number of primaries with slots that it knows: the voters.
     pub size: u64,
-    /// The highest epoch it has seen.
+    /// The highest epoch that it has seen.
     pub current_epoch: u64,
-    /// Its own configuration epoch, or its primary's.
+    /// Its own configuration epoch; for a replica, that of its primary.
     pub epoch: ConfigEpoch,
-    /// How many slots have an owner.
+    /// The number of slots that have an owner.
     pub slots_assigned: u64,
-    /// How many slots have an owner that has not failed.
+    /// The number of slots whose owner has not failed.
     pub slots_ok: u64,
 }
 
@@ -372,20 +371,20 @@ pub struct ClusterFacts {
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]
 pub struct OpenSlot {
-    /// Which slot.
+    /// The slot.
     pub slot: Slot,
-    /// Away from here or to here.
+    /// The direction of the move.
     pub direction: SlotDirection,
-    /// The other end.
+    /// The node at the other end.
     pub peer: NodeId,
 }
 
-/// Which way an open slot moves.
+/// The direction in which a slot moves.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "kebab-case")]
 pub enum SlotDirection {
-    /// Away from the node that says so.
+    /// Away from the reporting node.
     Migrating,
-    /// To the node that says so.
+    /// To the reporting node.
     Importing,
 }

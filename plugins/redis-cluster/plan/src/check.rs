@@ -1,7 +1,7 @@
-//! Lints a plan: what no plan may ask for, whatever led to it.
+//! Checks a plan for actions that no plan may contain.
 //!
-//! It is written against the snapshot and not against the decisions, so that a fault in a decision
-//! does not hide in its own check. Tests run it on every plan, and so does the plugin before it acts.
+//! The check works on the snapshot and not on the decisions, so that a bug in a decision cannot hide in its
+//! own check. Tests run it on every plan, and the plugin runs it before it acts.
 
 use alloc::{collections::BTreeSet, string::String, vec::Vec};
 
@@ -13,10 +13,10 @@ use tholepin_schema::{
 
 use crate::{Observed, Plan};
 
-/// Something that a plan must not ask for.
+/// An action that a plan must not contain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// An action goes to a Pod that is no member or did not answer.
+    /// An action is sent to a Pod that is not a member or did not answer.
     #[error("`{verb}` goes to `{pod}`, which did not answer as a member")]
     NotAMember {
         /// The verb.
@@ -24,8 +24,8 @@ pub enum Violation {
         /// The Pod.
         pod: String,
     },
-    /// An action names a node that nobody knows.
-    #[error("`{verb}` names the node {node}, which nobody knows")]
+    /// An action names a node that no member knows.
+    #[error("`{verb}` names the node {node}, which no member knows")]
     UnknownNode {
         /// The verb.
         verb: &'static str,
@@ -33,9 +33,9 @@ pub enum Violation {
         node: NodeId,
     },
     /// Slots are assigned that another node claims.
-    #[error("slots {slots} are assigned to `{pod}` but claimed by another")]
+    #[error("slots {slots} are assigned to `{pod}` but claimed by another node")]
     Claimed {
-        /// Who would get them.
+        /// The Pod that would get them.
         pod: String,
         /// The slots.
         slots: SlotSet,
@@ -43,30 +43,30 @@ pub enum Violation {
     /// Slots are assigned to two nodes.
     #[error("slots {0} are assigned twice")]
     AssignedTwice(SlotSet),
-    /// A node that answers as a member would be forgotten.
+    /// The plan forgets a node that answers as a member.
     #[error("the member {0} would be forgotten")]
     ForgetsMember(NodeId),
-    /// A node would be forgotten that owns slots and that a member follows: it has them, too.
+    /// The plan forgets a node that owns slots and that a member follows, so that the member has its data.
     #[error("the node {0} would be forgotten although it owns slots and is followed")]
     ForgetsOwner(NodeId),
-    /// More than one failover.
-    #[error("{0} failovers at once")]
+    /// The plan contains more than one failover.
+    #[error("the plan has {0} failovers, one is allowed")]
     Failovers(usize),
-    /// A failover to a node that does not follow the one it replaces.
-    #[error("`{pod}` is no replica of {primary}")]
+    /// The plan promotes a node that is not a replica of the primary that it replaces.
+    #[error("`{pod}` is not a replica of {primary}")]
     NotItsReplica {
-        /// Who would be promoted.
+        /// The Pod of the node to promote.
         pod: String,
-        /// Whom it would replace.
+        /// The primary to replace.
         primary: NodeId,
     },
-    /// The actions have no order.
+    /// The actions have no valid order.
     #[error(transparent)]
     Order(#[from] WaveError),
 }
 
 impl Plan {
-    /// Finds what the plan must not ask for; nothing in any plan that is made here.
+    /// Returns the violations of the plan; none for any plan that [`plan`](crate::plan()) makes.
     #[must_use]
     pub fn check(&self, observed: &Observed) -> Vec<Violation> {
         let snapshot = &observed.snapshot;
@@ -92,7 +92,7 @@ fn answers(snapshot: &Snapshot, pod: &str) -> bool {
 }
 
 fn check_pods(snapshot: &Snapshot, action: &Action, violations: &mut Vec<Violation>) {
-    // Who is to start does not answer yet.
+    // A process that may start does not answer yet.
     if matches!(action.verb, Verb::AllowStart { .. }) {
         return;
     }

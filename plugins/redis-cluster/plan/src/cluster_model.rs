@@ -1,6 +1,6 @@
-//! Sorts a snapshot by seats and shards, so that decisions can ask it short questions.
+//! The model of a cluster: a snapshot sorted by shards and positions, with the queries that decisions need.
 //!
-//! It judges nothing: who owns what is what the members say, the majority first.
+//! It makes no decisions. The owners of slots are those that the members report, the majority's view first.
 
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
@@ -12,18 +12,18 @@ use tholepin_schema::{
 
 use crate::{ClusterLayout, MemberPosition, ObjectNames, Observed};
 
-/// A snapshot, sorted.
+/// A snapshot, sorted by shards and positions.
 pub(crate) struct ClusterModel<'a> {
     pub names: ObjectNames<'a>,
     pub spec: &'a RedisClusterSpec,
     pub layout: ClusterLayout,
     pub observed: &'a Observed,
-    /// The Pods in wanted seats, whether they answer or not.
+    /// The members at desired positions, whether they answer or not.
     pub placed: BTreeMap<MemberPosition, &'a Member>,
-    /// Those of them that answer as nodes and have read their data. Of two with one id neither is
-    /// here.
+    /// Those of them that answer as nodes and have loaded their data. If two members report the same node id,
+    /// neither is included.
     pub live: BTreeMap<MemberPosition, LiveMember<'a>>,
-    /// All slots that somebody claims or is said to own, by node, whoever says so.
+    /// All slots that a node claims or is said to own, by node, from the views of all members.
     pub claims: BTreeMap<NodeId, SlotSet>,
     /// The owner of each shard's slots, in order of the shards.
     pub owners: Vec<Option<NodeId>>,
@@ -35,33 +35,32 @@ pub(crate) struct LiveMember<'a> {
     pub position: MemberPosition,
     pub member: &'a Member,
     pub facts: &'a MemberFacts,
-    /// What it calls itself.
+    /// The node id that it reports.
     pub node: NodeId,
-    /// How it sees itself.
+    /// Its row in its own view.
     pub own: &'a NodeRow,
 }
 
 impl LiveMember<'_> {
-    /// Whether it serves slots in its own view.
+    /// Returns true if it owns slots in its own view.
     pub(crate) fn serves(&self) -> bool {
         self.own.role == Role::Primary && !self.own.slots.is_empty()
     }
 
-    /// Whether it knows nobody but itself.
+    /// Returns true if it knows no node but itself.
     pub(crate) fn is_alone(&self) -> bool {
         self.facts.cluster.as_ref().is_some_and(|cluster| cluster.known_nodes == 1)
     }
 }
 
-/// What can be said about a node from which no answer came.
+/// What is known of a node that does not answer.
 #[derive(Clone, Copy)]
 pub(crate) enum NodeAbsence<'a> {
-    /// Nothing listens where it was, or its Pod is gone. Whether that is proof enough is the host's
-    /// question.
+    /// Nothing listens at its address, or its Pod is deleted. The host decides whether that proves its death.
     Gone(Option<&'a Member>),
-    /// Somebody is there and says nothing, or not yet.
+    /// Something exists at its address and does not answer, or not yet.
     Silent(&'a Member),
-    /// It reads its data.
+    /// It is loading its data.
     Loading(&'a Member),
 }
 
@@ -74,34 +73,37 @@ impl<'a> ClusterModel<'a> {
         let names = ObjectNames { cluster };
         let layout = ClusterLayout::of(spec);
         let snapshot = &observed.snapshot;
-        let seats = snapshot.members.iter().filter_map(|member| {
-            names.position(&member.pod).filter(|seat| layout.has(*seat)).map(|seat| (seat, member))
+        let positions = snapshot.members.iter().filter_map(|member| {
+            names
+                .position(&member.pod)
+                .filter(|position| layout.has(*position))
+                .map(|position| (position, member))
         });
-        let seated: BTreeMap<MemberPosition, &Member> = seats.collect();
-        let live = seated.iter().filter_map(|(seat, member)| live(snapshot, *seat, member));
+        let placed: BTreeMap<MemberPosition, &Member> = positions.collect();
+        let live = placed.iter().filter_map(|(position, member)| live(snapshot, *position, member));
         let live: BTreeMap<MemberPosition, LiveMember<'_>> =
             live.map(|live| (live.position, live)).collect();
-        let mut picture = Self {
+        let mut model = Self {
             names,
             spec,
             layout,
             observed,
-            placed: seated,
+            placed,
             live,
             claims: BTreeMap::new(),
             owners: Vec::new(),
         };
-        picture.claims = picture.claims();
-        picture.owners = (0..layout.shards).map(|shard| picture.owner(shard)).collect();
-        picture
+        model.claims = model.claims();
+        model.owners = (0..layout.shards).map(|shard| model.owner(shard)).collect();
+        model
     }
 
     pub(crate) const fn snapshot(&self) -> &'a Snapshot {
         &self.observed.snapshot
     }
 
-    /// Every row that somebody has, the majority's first; meetings under way are left out, because
-    /// their ids are made up.
+    /// Iterates over the rows of all views, the majority's first. Handshakes in progress are left out,
+    /// because their ids are random.
     pub(crate) fn rows(&self) -> impl Iterator<Item = (NodeId, &'a NodeRow)> {
         let snapshot = self.snapshot();
         let facts = snapshot.members.iter().filter_map(Member::facts);
@@ -110,33 +112,34 @@ impl<'a> ClusterModel<'a> {
             .map(|(id, row)| (*id, row))
     }
 
-    /// The live members of a shard, in order.
+    /// Iterates over the live members of a shard, in order.
     pub(crate) fn live_of(&self, shard: u16) -> impl Iterator<Item = LiveMember<'a>> {
         self.live.values().filter(move |live| live.position.shard == shard).copied()
     }
 
-    /// The live member with this id.
+    /// Returns the live member with this id.
     pub(crate) fn live_node(&self, node: NodeId) -> Option<LiveMember<'a>> {
         self.live.values().find(|live| live.node == node).copied()
     }
 
-    /// Whether every slot has an owner in somebody's eyes.
+    /// Returns true if every slot has an owner in some member's view.
     pub(crate) fn is_covered(&self) -> bool {
         self.claimed() == SlotSet::from(SlotRange::ALL)
     }
 
-    /// All slots that somebody claims.
+    /// Returns all slots that any node claims.
     pub(crate) fn claimed(&self) -> SlotSet {
         self.claims.values().fold(SlotSet::EMPTY, |all, slots| all.union(slots))
     }
 
-    /// Where a node was seen last: by the majority, else by anybody.
+    /// Returns the last known address of a node, from the majority's view, else from any member's.
     pub(crate) fn address(&self, node: NodeId) -> Option<String> {
         let mut rows = self.rows().filter(|(id, _)| *id == node);
         rows.find_map(|(_, row)| row.address.clone())
     }
 
-    /// Why a node that is known does not answer. `address` is where the others saw it last.
+    /// Returns why a known node does not answer. `address` is its last known address in the views of the
+    /// others.
     pub(crate) fn absence(&self, node: NodeId, address: Option<&str>) -> NodeAbsence<'a> {
         let at = |member: &&Member| address.is_some() && member.address.as_deref() == address;
         let Some(member) = self.snapshot().members.iter().find(at) else {
@@ -146,7 +149,7 @@ impl<'a> ClusterModel<'a> {
             MemberAnswer::Answered(facts) if facts.node == Some(node) => {
                 NodeAbsence::Loading(member)
             }
-            // Another node answers there: this one's memory is gone.
+            // Another node answers at the address, so this node's process has ended.
             MemberAnswer::Answered(MemberFacts { node: Some(_), .. }) => {
                 NodeAbsence::Gone(Some(member))
             }
@@ -163,8 +166,8 @@ impl<'a> ClusterModel<'a> {
         }
     }
 
-    /// Whether a member that answers has a link to a node and does not call it failed: then its process
-    /// lives, whether its Pod is a member or not.
+    /// Returns true if a live member has a link to a node and does not consider it failed. Its process is
+    /// then alive, whether its Pod is a member or not.
     pub(crate) fn is_reached(&self, node: NodeId) -> bool {
         self.live.values().any(|live| {
             let row = self.snapshot().row_seen_by(live.member, node);
@@ -172,10 +175,12 @@ impl<'a> ClusterModel<'a> {
         })
     }
 
-    /// Whether the member in a Pod was reported last as a replica in sync, if it still is the same node.
+    /// Returns true if the last status reported the member in this Pod as in sync, and the Pod still has the
+    /// same node.
     pub(crate) fn was_in_sync(&self, pod: &str, node: NodeId) -> bool {
         let shards = &self.observed.previous.shards;
-        let member = shards.iter().flat_map(|shard| &shard.members).find(|it| it.pod == pod);
+        let member =
+            shards.iter().flat_map(|shard| &shard.members).find(|member| member.pod == pod);
         member.is_some_and(|member| {
             let same = member.node.as_deref().and_then(|id| id.parse().ok()) == Some(node);
             same && member.in_sync == Some(true)
@@ -191,12 +196,12 @@ impl<'a> ClusterModel<'a> {
         claims
     }
 
-    /// Who owns most of a shard's slots: as the majority says, else as the owner itself says, else as
-    /// anybody says; among equals the lowest id.
+    /// Returns the node that owns most slots of a shard, according to the majority; else according to the
+    /// owner itself; else according to any member. Among equals the lowest id wins.
     fn owner(&self, shard: u16) -> Option<NodeId> {
-        let wanted = self.layout.slots(shard);
+        let desired = self.layout.slots(shard);
         let most = |rows: &mut dyn Iterator<Item = (NodeId, &SlotSet)>| {
-            let counts = rows.map(|(id, slots)| (wanted.intersection(slots).slot_count(), id));
+            let counts = rows.map(|(id, slots)| (desired.intersection(slots).slot_count(), id));
             let counts = counts.filter(|(count, _)| *count != 0);
             counts.max_by_key(|(count, id)| (*count, core::cmp::Reverse(*id))).map(|(_, id)| id)
         };
@@ -210,13 +215,13 @@ impl<'a> ClusterModel<'a> {
 
 fn live<'a>(
     snapshot: &'a Snapshot,
-    seat: MemberPosition,
+    position: MemberPosition,
     member: &'a Member,
 ) -> Option<LiveMember<'a>> {
     let facts = member.facts().filter(|facts| facts.loading != Some(true))?;
     let node = facts.node?;
-    // Two with one id: whoever is meant, it is not known who.
+    // If two members report this id, it is not known which of them is meant.
     snapshot.member_of(node)?;
     let own = snapshot.row_seen_by(member, node)?;
-    Some(LiveMember { position: seat, member, facts, node, own })
+    Some(LiveMember { position, member, facts, node, own })
 }

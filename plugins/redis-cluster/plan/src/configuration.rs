@@ -1,10 +1,10 @@
-//! Decides which settings the servers read at their next start.
+//! Decides which settings servers read at their next start.
 //!
 //! Invariants:
-//! - A value that can be changed while a server runs enters the file only after every member that
-//!   answers showed it; at creation, when none has ever answered, it is the spec's.
-//! - What is not known changes nothing: a member that does not answer does not prove that a value was
-//!   taken.
+//! - A setting that can be changed at run time enters the file only after all members that answer have the
+//!   value. Only at creation, before any server has answered, the spec's values enter directly.
+//! - Missing information changes nothing: a member that does not answer does not prove that it accepted a
+//!   value.
 
 use alloc::{
     collections::BTreeMap,
@@ -23,36 +23,38 @@ use tholepin_schema::{
 pub(crate) const NODE_TIMEOUT: &str = "cluster-node-timeout";
 pub(crate) const FULL_COVERAGE: &str = "cluster-require-full-coverage";
 
-/// The settings in the file that a running server has taken.
+/// The settings in the file that a running server has accepted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LiveSettings {
-    /// The values as the engine shows them, by name.
+    /// The values by name, in the form of `CONFIG GET`.
     pub values: BTreeMap<String, String>,
-    /// Whether a server has ever answered: from then on no value enters that none has taken.
-    pub taken: bool,
+    /// Whether a server has ever answered. From then on, only values enter the file that a server has
+    /// accepted.
+    pub has_server_answered: bool,
 }
 
-/// Whether a setting of a spec is changed while the servers run, and by the verb `configure` alone.
+/// Returns true if a setting of the spec is changed at run time, which only the verb `configure` does.
 pub(crate) fn is_live(name: &str) -> bool {
     RUNTIME_SETTINGS
         .iter()
         .any(|setting| setting.name == name && !matches!(setting.values, SettingValues::OwnAddress))
 }
 
-/// Whether a line read back from the file is one that could have been written there.
+/// Returns true if a line of the file could have been written by this plugin.
 pub(crate) fn may_be_live(name: &str, value: &str) -> bool {
     let plain = value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     is_live(name) && plain && !value.is_empty()
 }
 
-/// The settings of the spec that are changed while the servers run, as the engine shows them.
+/// Returns the settings of the spec that are changed at run time, in the form of `CONFIG GET`.
 pub(crate) fn of_spec(spec: &RedisClusterSpec) -> BTreeMap<String, String> {
     let live = spec.settings.iter().filter(|(name, _)| is_live(name));
     live.filter_map(|(name, value)| Some((name.clone(), setting::as_shown(name, value.as_str())?)))
         .collect()
 }
 
-/// What Tholepin itself sets from the spec while the servers run. Every engine takes these.
+/// Returns the settings that Tholepin derives from the spec and changes at run time. Every server accepts
+/// them.
 pub(crate) fn of_failover(spec: &RedisClusterSpec) -> BTreeMap<String, String> {
     let coverage = if spec.failover.require_full_coverage { "yes" } else { "no" };
     BTreeMap::from([
@@ -61,16 +63,17 @@ pub(crate) fn of_failover(spec: &RedisClusterSpec) -> BTreeMap<String, String> {
     ])
 }
 
-/// Whether the members alone tell what belongs into the file, so that it need not be read first.
+/// Returns true if the members' reports alone determine the content of the file, so that it need not be read
+/// first.
 #[must_use]
-pub fn is_all_taken(spec: &RedisClusterSpec, snapshot: &Snapshot) -> bool {
-    let mut wanted = of_spec(spec);
-    wanted.append(&mut of_failover(spec));
-    wanted.iter().all(|(name, value)| is_taken(snapshot, name, value))
+pub fn is_all_accepted(spec: &RedisClusterSpec, snapshot: &Snapshot) -> bool {
+    let mut desired = of_spec(spec);
+    desired.append(&mut of_failover(spec));
+    desired.iter().all(|(name, value)| is_accepted(snapshot, name, value))
 }
 
-/// What the file should hold now. `before` is what it holds, none if it does not exist; without a
-/// snapshot nobody was asked.
+/// Returns the desired content of the file. `before` is its present content, `None` if it does not exist.
+/// `snapshot` is `None` if the members could not be observed.
 #[must_use]
 pub fn live(
     spec: &RedisClusterSpec,
@@ -78,31 +81,33 @@ pub fn live(
     previous: &RedisClusterStatus,
     before: Option<&LiveSettings>,
 ) -> LiveSettings {
-    let members = snapshot.map(|it| it.members.as_slice()).unwrap_or_default();
+    let members = snapshot.map(|snapshot| snapshot.members.as_slice()).unwrap_or_default();
     let mut known = previous.shards.iter().flat_map(|shard| &shard.members);
-    let ever = before.is_some_and(|before| before.taken)
+    let has_answered = before.is_some_and(|before| before.has_server_answered)
         || members.iter().any(|member| member.node().is_some())
         || known.any(|member| member.node.is_some());
-    let (own, mut wanted) = (of_failover(spec), of_spec(spec));
-    if !ever {
-        wanted.extend(own);
-        return LiveSettings { values: wanted, taken: false };
+    let (own, mut desired) = (of_failover(spec), of_spec(spec));
+    if !has_answered {
+        desired.extend(own);
+        return LiveSettings { values: desired, has_server_answered: false };
     }
     let kept = |name: &str| before.and_then(|before| before.values.get(name)).cloned();
-    let taken = |name: &str, value: &str| snapshot.is_some_and(|it| is_taken(it, name, value));
-    let of_spec = wanted.into_iter().filter_map(|(name, value)| {
-        let value = if taken(&name, &value) { Some(value) } else { kept(&name) };
+    let accepted = |name: &str, value: &str| {
+        snapshot.is_some_and(|snapshot| is_accepted(snapshot, name, value))
+    };
+    let of_spec = desired.into_iter().filter_map(|(name, value)| {
+        let value = if accepted(&name, &value) { Some(value) } else { kept(&name) };
         value.map(|value| (name, value))
     });
     let own = own.into_iter().map(|(name, value)| {
-        let value = if taken(&name, &value) { value } else { kept(&name).unwrap_or(value) };
+        let value = if accepted(&name, &value) { value } else { kept(&name).unwrap_or(value) };
         (name, value)
     });
-    LiveSettings { values: of_spec.chain(own).collect(), taken: true }
+    LiveSettings { values: of_spec.chain(own).collect(), has_server_answered: true }
 }
 
-/// Whether every member that answers shows the value, and at least one does.
-fn is_taken(snapshot: &Snapshot, name: &str, value: &str) -> bool {
+/// Returns true if at least one member answers and all that answer have the value.
+fn is_accepted(snapshot: &Snapshot, name: &str, value: &str) -> bool {
     let mut answering = snapshot.members.iter().filter_map(Member::facts).peekable();
     let shows = |facts: &MemberFacts| facts.settings.get(name).is_some_and(|shown| shown == value);
     answering.peek().is_some() && answering.all(shows)

@@ -1,4 +1,4 @@
-//! Puts the decisions about the parts together to a plan.
+//! Combines the decisions about the parts of a cluster into a plan.
 
 mod common;
 mod fence;
@@ -21,40 +21,39 @@ use crate::{
 
 /// Decides what to do next about a cluster.
 ///
-/// `cluster` is the object's name, and `spec` must have passed validation. One pass plans at most one
-/// failover; everything else that can be done is planned at once, because it does not get into each
-/// other's way: introductions and settings are idempotent, and slots and replicas concern one node.
+/// `cluster` is the object's name, and `spec` must have passed validation. A plan contains at most one
+/// failover. All other actions are planned together, because they do not disturb each other: handshakes and
+/// settings are idempotent, and slots and replicas concern one node.
 pub fn plan(cluster: &str, spec: &RedisClusterSpec, observed: &Observed) -> Plan {
-    let picture = ClusterModel::new(cluster, spec, observed);
+    let model = ClusterModel::new(cluster, spec, observed);
     let mut fails_over = false;
-    let mut shards: Vec<ShardPlan> = (0..picture.layout.shards)
-        .map(|shard| shard::plan(&picture, shard, &mut fails_over))
-        .collect();
-    let mut common = common::decide(&picture);
-    if let Some(reason) = waits::other_shards(&picture) {
+    let mut shards: Vec<ShardPlan> =
+        (0..model.layout.shards).map(|shard| shard::plan(&model, shard, &mut fails_over)).collect();
+    let mut common = common::decide(&model);
+    if let Some(reason) = waits::other_shards(&model) {
         shards.iter_mut().for_each(|shard| shard.decision = Decision::Wait(reason.clone()));
         common = Decision::Wait(reason);
     }
     let done =
         common == Decision::Done && shards.iter().all(|shard| shard.decision == Decision::Done);
-    let serving = picture.live.values().filter(|live| live.serves());
+    let serving = model.live.values().filter(|live| live.serves());
     let served = serving.fold(SlotSet::EMPTY, |all, live| all.union(&live.own.slots));
-    // The members may know owners that have no seat here and do not answer.
+    // The members may know owners that have no position in the spec and do not answer.
     let done = done && SlotSet::from(SlotRange::ALL).difference(&served).is_empty();
-    let stage = match (picture.is_covered(), done) {
+    let stage = match (model.is_covered(), done) {
         (false, _) => ClusterStage::Forming,
         (true, false) => ClusterStage::Healing,
         (true, true) => ClusterStage::Steady,
     };
-    let outdated = outdated(&picture, stage, &shards);
+    let outdated = outdated(&model, stage, &shards);
     Plan {
         stage,
         shards,
         common,
-        settings: settings::decide(&picture),
+        settings: settings::decide(&model),
         outdated,
-        stuck: stuck(&picture),
-        fenced: fence::decide(&picture),
+        stuck: stuck(&model),
+        fenced: fence::decide(&model),
         slots_served: served.slot_count(),
     }
 }

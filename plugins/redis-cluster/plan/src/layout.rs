@@ -1,9 +1,10 @@
-//! Which slots and which seats a spec asks for.
+//! The slots and the positions that a spec asks for.
 
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 use tholepin_schema::primitives::{ConfigEpoch, Slot, SlotRange, SlotSet};
 
-/// A member's place: which shard, and which Pod of its StatefulSet. It says nothing about a role.
+/// The position of a member: its shard, and its Pod in the StatefulSet of that shard. It is independent of
+/// the member's role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberPosition {
     /// The shard's number, from 0.
@@ -12,25 +13,25 @@ pub struct MemberPosition {
     pub ordinal: u16,
 }
 
-/// What a spec asks for.
+/// The shards and replicas that a spec asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClusterLayout {
-    /// How many shards; the definition allows 1 to 100.
+    /// The number of shards; the definition allows 1 to 100.
     pub shards: u16,
-    /// How many replicas each shard has.
+    /// The number of replicas of each shard.
     pub replicas: u16,
 }
 
 impl ClusterLayout {
-    /// The layout of a spec.
+    /// Returns the layout of a spec.
     #[must_use]
     pub const fn of(spec: &RedisClusterSpec) -> Self {
         Self { shards: spec.shards, replicas: spec.replicas_per_shard }
     }
 
-    /// The slots of a shard: as even as can be, in one run, the larger ones first.
+    /// Returns the slots of a shard: one range per shard, as even as possible, the larger ones first.
     ///
-    /// Empty for a shard that is not wanted, and for shards beyond the number of slots.
+    /// Empty for a shard that the layout does not have, and for shards beyond the number of slots.
     #[must_use]
     pub fn slots(self, shard: u16) -> SlotSet {
         if self.shards <= shard {
@@ -44,31 +45,31 @@ impl ClusterLayout {
         run.ok().filter(|_| count != 0).map_or(SlotSet::EMPTY, SlotSet::from)
     }
 
-    /// Whether a seat is wanted.
+    /// Returns true if the layout has this position.
     #[must_use]
-    pub const fn has(self, seat: MemberPosition) -> bool {
-        seat.shard < self.shards && seat.ordinal <= self.replicas
+    pub const fn has(self, position: MemberPosition) -> bool {
+        position.shard < self.shards && position.ordinal <= self.replicas
     }
 
-    /// All seats, in order.
+    /// Iterates over all positions, in order.
     pub fn positions(self) -> impl Iterator<Item = MemberPosition> {
         (0..self.shards).flat_map(move |shard| self.positions_of(shard))
     }
 
-    /// The seats of a shard, in order.
+    /// Iterates over the positions of a shard, in order.
     pub fn positions_of(self, shard: u16) -> impl Iterator<Item = MemberPosition> {
         (0..=self.replicas).map(move |ordinal| MemberPosition { shard, ordinal })
     }
 
-    /// The epoch that the node in a seat begins with. No two seats have the same, so that no two
-    /// nodes have to settle who is older; primaries come first.
+    /// Returns the first epoch of the node at a position. It differs for each position, so that no two nodes
+    /// have to resolve a conflict of epochs; primaries come first.
     #[must_use]
-    pub fn first_epoch(self, seat: MemberPosition, is_primary: bool) -> ConfigEpoch {
+    pub fn first_epoch(self, position: MemberPosition, is_primary: bool) -> ConfigEpoch {
         let epoch = if is_primary {
-            u64::from(seat.shard) + 1
+            u64::from(position.shard) + 1
         } else {
-            let before = u64::from(seat.shard) * (u64::from(self.replicas) + 1);
-            u64::from(self.shards) + before + u64::from(seat.ordinal) + 1
+            let before = u64::from(position.shard) * (u64::from(self.replicas) + 1);
+            u64::from(self.shards) + before + u64::from(position.ordinal) + 1
         };
         ConfigEpoch(epoch)
     }
@@ -94,12 +95,12 @@ mod tests {
     }
 
     #[test]
-    fn no_two_seats_begin_with_one_epoch() {
+    fn no_two_positions_have_the_same_first_epoch() {
         let layout = ClusterLayout { shards: 3, replicas: 2 };
         for primary in 0..=2 {
             let epochs: BTreeSet<_> = layout
                 .positions()
-                .map(|seat| layout.first_epoch(seat, seat.ordinal == primary))
+                .map(|position| layout.first_epoch(position, position.ordinal == primary))
                 .collect();
             assert_eq!(epochs.len(), 9);
         }

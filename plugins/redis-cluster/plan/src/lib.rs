@@ -1,8 +1,8 @@
-//! Decides how a Redis Cluster moves from what was observed towards what its spec wants.
+//! The planner of the plugin `redis-cluster`: decides how a Redis Cluster moves from the observed state
+//! towards its spec.
 //!
-//! This is the *planner* half of the plugin `redis-cluster`: it names what to do next and never does
-//! it. The crate is `no_std`, so it cannot read a clock, open a socket, or walk a map in random
-//! order; whatever it needs to know arrives as an argument.
+//! It only decides; the plugin performs the plan. The crate is `no_std`, so it cannot read a clock, open a
+//! socket, or iterate over a map in random order. All its inputs are arguments.
 //!
 //! ```text
 //! observe (I/O) ─► Observed ─► plan (this crate) ─► Plan ─► act (I/O) ─► observe …
@@ -10,11 +10,11 @@
 //!
 //! Invariants:
 //! - Equal inputs give equal plans, on any machine and in any order of members.
-//! - Nothing is remembered: each step is the difference between what is wanted and what is seen, so
-//!   a plan can be dropped half way and the next one goes on from there.
-//! - A plan leaves nothing to choose: an action names its Pod and the state it presumes.
-//! - A slot that anybody claims is never assigned; a node that may return is never forgotten.
-//! - Waiting is part of a plan, and says for what.
+//! - The planner has no memory: each step is the difference between the desired and the observed state. A
+//!   plan can be abandoned half way, and the next one continues from there.
+//! - A plan is complete: an action names its Pod and its preconditions.
+//! - A slot that any node claims is never assigned, and a node that may return is never forgotten.
+//! - Waiting is part of a plan, with the reason.
 
 #![no_std]
 extern crate alloc;
@@ -26,7 +26,7 @@ mod check;
 mod cluster_model;
 pub mod configuration;
 mod decide;
-mod last_words;
+mod last_output;
 mod layout;
 mod names;
 mod observed;
@@ -41,7 +41,7 @@ pub mod workload;
 
 pub use check::Violation;
 pub use decide::plan;
-pub use last_words::last_words;
+pub use last_output::last_output;
 pub use layout::{ClusterLayout, MemberPosition};
 pub use names::ObjectNames;
 pub use observed::{Observed, PodSilence, TemplateRevision};
@@ -49,39 +49,39 @@ pub use plan::{ClusterStage, Decision, MemberView, NextPod, OutdatedPods, Plan, 
 pub use reason::WaitReason;
 
 // ── The policy ──────────────────────────────────────────────────────────────────────────────────
-// Change a value, run `make plugins`, and the running host uses it: no process restarts.
+// Change a value and run `make plugins`: a running host uses it without restarting any process.
 
-/// Milliseconds until a cluster that is as wanted is looked at again. Changes wake the plugin sooner;
-/// this is for what nobody reports.
+/// Milliseconds until a cluster in the desired state is observed again. Changes wake the plugin sooner; this
+/// is for changes that nothing reports.
 pub const HEALTHY_REQUEUE_MS: u64 = 10_000;
 
-/// Milliseconds until a cluster that is being formed or healed is looked at again: short, because
-/// each look lets the next step follow at once; not zero, because gossip needs time.
+/// Milliseconds until a cluster that is being formed or healed is observed again. Short, because the next
+/// step can follow each observation immediately; not zero, because gossip needs time.
 pub const BUSY_REQUEUE_MS: u64 = 50;
 
-/// Milliseconds until a cluster that waits for somebody else (a Pod, a vote, a person) is looked at
-/// again.
+/// Milliseconds until a cluster that waits for something else (a Pod, a vote, a person) is observed again.
 pub const WAITING_REQUEUE_MS: u64 = 500;
 
-/// The setting that keeps the cluster itself from electing a replica.
+/// The setting that keeps the cluster from electing this replica.
 pub(crate) const NO_FAILOVER: &str = "cluster-replica-no-failover";
 
-/// Milliseconds beyond the node timeout in which the process of a primary that hangs may be ended, before its
-/// replacement is left to the cluster's election. Kubernetes needs 1 to 3 s to end it, and 1 s to say so.
+/// Milliseconds beyond the node timeout within which the process of a hanging primary must end; after that
+/// its replacement is left to the cluster's election. Kubernetes needs 1 to 3 s to end it, and 1 s to report
+/// the end.
 pub const FENCE_MS_MAX: u64 = 8_000;
 
-/// How many bytes of the stream of writes a replica may lack and still count as in sync. Only such a
-/// one is promoted.
+/// Bytes of the replication stream that a replica may lack and still count as in sync. Only a replica in sync
+/// is promoted.
 pub const REPLICA_BEHIND_BYTES_MAX: u64 = 1024 * 1024;
 
-/// The node timeout of a node that does not know all slots yet, in milliseconds. Gossip runs at half
-/// of it and a node becomes writable after it, so that 6 nodes form in 0.5 s instead of 5 s. A node
-/// that serves clients never has it for long: it gets the spec's timeout back as soon as it knows
-/// all slots and finds the cluster well.
+/// The node timeout, in milliseconds, of a node that does not know the owners of all slots yet. Gossip runs
+/// at half of it, and a node becomes writable after it, so that 6 nodes form in 0.5 s instead of 5 s. A node
+/// that serves clients never keeps it for long: it gets the spec's timeout as soon as it knows all owners and
+/// reports `cluster_state:ok`.
 pub const FORMING_NODE_TIMEOUT_MS: u32 = 500;
 
-/// The most settings that members are given in one pass.
+/// The most settings that are changed in one reconcile.
 pub const SETTINGS_MAX: usize = 128;
 
-/// The most meetings in one plan. A full mesh of 32 nodes fits; gossip does the rest.
-pub const MEETINGS_MAX: usize = 496;
+/// The most `meet` actions in one plan. A full mesh of 32 nodes fits; gossip introduces the others.
+pub const HANDSHAKES_MAX: usize = 496;

@@ -1,4 +1,4 @@
-//! What was observed: all that a decision rests on, as plain data.
+//! The observations that a plan rests on, as plain data.
 
 use alloc::{
     collections::BTreeMap,
@@ -11,21 +11,21 @@ use serde_json::Value;
 use tholepin_redis_types::redis_cluster::RedisClusterStatus;
 use tholepin_schema::snapshot::Snapshot;
 
-/// All that a decision rests on.
+/// All observations that a plan rests on.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 pub struct Observed {
-    /// What every member said at one moment.
+    /// The snapshot of all members.
     pub snapshot: Snapshot,
-    /// What was reported last: the only memory there is. It says which replicas were in sync while
-    /// their primary could still be asked.
+    /// The last status, which is the planner's only memory. It says which replicas were in sync while their
+    /// primary still answered.
     pub previous: RedisClusterStatus,
-    /// The StatefulSets' templates.
+    /// The templates of the StatefulSets.
     #[serde(default)]
     pub templates: Vec<TemplateRevision>,
-    /// Why Kubernetes does not make a Pod or its volume, by Pod, as far as it was asked.
+    /// Why Kubernetes does not create a Pod or its volume, by Pod, as far as it was asked.
     #[serde(default)]
     pub obstacles: BTreeMap<String, String>,
-    /// The Pods that do not answer in time, and those that did not until a moment ago, by uid.
+    /// The Pods that do not answer in time, and those that did not until recently, by uid.
     #[serde(default)]
     pub silent: BTreeMap<String, PodSilence>,
 }
@@ -34,24 +34,24 @@ pub struct Observed {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodSilence {
-    /// In milliseconds.
+    /// The time in milliseconds.
     pub for_ms: u64,
-    /// Whether its deletion was tried and did not succeed.
+    /// Whether its deletion was tried and failed.
     #[serde(default)]
     pub is_unfenced: bool,
 }
 
-/// A StatefulSet, as far as it tells about its template.
+/// The template revision of a StatefulSet.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct TemplateRevision {
     /// The StatefulSet's name.
     pub set: String,
-    /// The revision of its template; none while its controller has not seen its present generation.
+    /// The revision of its template; `None` while its controller has not seen the present generation.
     pub revision: Option<String>,
 }
 
 impl TemplateRevision {
-    /// Reads it from the object; none if that has no name.
+    /// Reads the revision from the object; `None` if the object has no name.
     #[must_use]
     pub fn of(set: &Value) -> Option<Self> {
         let at = |path: &str| set.pointer(path);

@@ -1,7 +1,7 @@
-//! Which Pods were made from an older template than their StatefulSet has now.
+//! Finds Pods that were created from an older template than their StatefulSet has now.
 //!
-//! A change of the template restarts no Pod (`OnDelete`), so a new image or a setting that only a
-//! restart can change waits until somebody deletes the Pods.
+//! A change of the template restarts no Pod (`OnDelete`). A new image, or a setting that only a restart can
+//! change, takes effect when a person deletes the Pods.
 
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
@@ -13,18 +13,18 @@ use crate::{
     ClusterStage, MemberPosition, NextPod, OutdatedPods, ShardPlan, cluster_model::ClusterModel,
 };
 
-/// The label that names the revision of the template that a Pod was made from.
+/// The label with the revision of the template from which a Pod was created.
 const REVISION_LABEL: &str = "controller-revision-hash";
 
-/// Pods of an older template whose containers do not run, and in which nothing ever ran or that never
-/// answered: a mended spec reaches them only if they are replaced, and nothing is lost with them. Each
-/// with its uid.
-pub(crate) fn stuck(picture: &ClusterModel<'_>) -> Vec<(String, String)> {
-    let Some(older) = older(picture) else { return Vec::new() };
-    let reported = picture.observed.previous.shards.iter().flat_map(|shard| &shard.members);
+/// Returns Pods of an older template whose containers do not run, and which never ran a container or never
+/// answered, each with its uid. A corrected spec reaches them only if they are replaced, and replacing them
+/// loses nothing.
+pub(crate) fn stuck(model: &ClusterModel<'_>) -> Vec<(String, String)> {
+    let Some(older) = older(model) else { return Vec::new() };
+    let reported = model.observed.previous.shards.iter().flat_map(|shard| &shard.members);
     let answered: Vec<&str> =
-        reported.filter(|it| it.node.is_some()).map(|it| it.pod.as_str()).collect();
-    let members = older.iter().filter_map(|(_, seat)| picture.placed.get(*seat));
+        reported.filter(|member| member.node.is_some()).map(|member| member.pod.as_str()).collect();
+    let members = older.iter().filter_map(|(_, position)| model.placed.get(*position));
     let stuck = members.filter(|member| {
         let runs = member.running || member.facts().is_some();
         let is_new = never_ran(member) || !answered.contains(&member.pod.as_str());
@@ -33,56 +33,60 @@ pub(crate) fn stuck(picture: &ClusterModel<'_>) -> Vec<(String, String)> {
     stuck.map(|member| (member.pod.clone(), member.pod_uid.clone())).collect()
 }
 
-/// Whether no container of this Pod has run yet. The Pod that had its name before may have been a member.
+/// Returns true if no container of this Pod has run yet. An earlier Pod of the same name may have been a
+/// member.
 fn never_ran(member: &Member) -> bool {
     let last = member.kubernetes.pointer("/lastState").and_then(Value::as_object);
     member.container_id.is_empty() && last.is_none_or(Map::is_empty)
 }
 
-/// Compares each Pod in a wanted seat with the StatefulSet of its shard.
+/// Compares each Pod at a desired position with the StatefulSet of its shard.
 pub(crate) fn outdated(
-    picture: &ClusterModel<'_>,
+    model: &ClusterModel<'_>,
     stage: ClusterStage,
     shards: &[ShardPlan],
 ) -> OutdatedPods {
-    let Some(mut older) = older(picture) else { return OutdatedPods::Unknown };
+    let Some(mut older) = older(model) else { return OutdatedPods::Unknown };
     older.sort_unstable();
-    let Some((_, first)) = older.first() else { return OutdatedPods::Nobody };
-    let has_copy = |seat: &MemberPosition| {
-        let members = shards.get(usize::from(seat.shard)).map(|shard| &shard.members);
-        let pod = picture.names.pod(*seat);
+    let Some((_, first)) = older.first() else { return OutdatedPods::UpToDate };
+    let has_copy = |position: &MemberPosition| {
+        let members = shards.get(usize::from(position.shard)).map(|shard| &shard.members);
+        let pod = model.names.pod(*position);
         let mut others = members.into_iter().flatten().filter(|(name, _)| **name != pod);
-        picture.spec.storage.is_some()
+        model.spec.storage.is_some()
             || others.any(|(_, member)| {
                 member.role == MemberRole::Primary || member.is_replica_in_sync()
             })
     };
-    let next = older.iter().find(|(_, seat)| has_copy(seat));
+    let next = older.iter().find(|(_, position)| has_copy(position));
     let next = match next {
         _ if stage != ClusterStage::Steady => NextPod::NotYet,
-        Some((_, seat)) => NextPod::Pod(picture.names.pod(**seat)),
-        None => NextPod::OnlyCopy(picture.names.pod(**first)),
+        Some((_, position)) => NextPod::Pod(model.names.pod(**position)),
+        None => NextPod::OnlyCopy(model.names.pod(**first)),
     };
-    OutdatedPods::Some { count: older.len(), of: picture.placed.len(), next }
+    OutdatedPods::Some { count: older.len(), of: model.placed.len(), next }
 }
 
-/// The seats whose Pods are of an older template, and whether a primary is in them; none while a
-/// StatefulSet does not tell.
-fn older<'a>(picture: &'a ClusterModel<'_>) -> Option<Vec<(bool, &'a MemberPosition)>> {
-    let templates = &picture.observed.templates;
-    let revisions: BTreeMap<&str, Option<&str>> =
-        templates.iter().map(|it| (it.set.as_str(), it.revision.as_deref())).collect();
+/// Returns the positions whose Pods are of an older template, each with whether its member is a primary;
+/// `None` while the revision of a StatefulSet is not known.
+fn older<'a>(model: &'a ClusterModel<'_>) -> Option<Vec<(bool, &'a MemberPosition)>> {
+    let templates = &model.observed.templates;
+    let revisions: BTreeMap<&str, Option<&str>> = templates
+        .iter()
+        .map(|template| (template.set.as_str(), template.revision.as_deref()))
+        .collect();
     let mut older = Vec::new();
-    for (seat, member) in &picture.placed {
-        let set = picture.names.shard(seat.shard);
+    for (position, member) in &model.placed {
+        let set = model.names.shard(position.shard);
         let (Some(Some(revision)), Some(labels)) =
             (revisions.get(set.as_str()), member.kubernetes.get("labels"))
         else {
             return None;
         };
         if labels.get(REVISION_LABEL).and_then(Value::as_str) != Some(*revision) {
-            let is_primary = picture.live.get(seat).is_some_and(|it| it.own.role == Role::Primary);
-            older.push((is_primary, seat));
+            let is_primary =
+                model.live.get(position).is_some_and(|live| live.own.role == Role::Primary);
+            older.push((is_primary, position));
         }
     }
     Some(older)

@@ -1,4 +1,4 @@
-//! What a plan is: plain data between the one who decides and the one who does.
+//! The plan: plain data that the planner makes and the plugin performs.
 
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
@@ -10,95 +10,96 @@ use tholepin_schema::{
 
 use crate::{BUSY_REQUEUE_MS, HEALTHY_REQUEUE_MS, WAITING_REQUEUE_MS, WaitReason};
 
-/// What to do next, and what is waited for.
-#[must_use = "a plan nobody acts on or reports leaves the cluster as it is"]
+/// What to do next, and what the cluster waits for.
+#[must_use = "a plan has no effect unless it is performed and reported"]
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// How far the cluster is.
+    /// The stage that the cluster has reached.
     pub stage: ClusterStage,
     /// The shards, in order of their numbers.
     pub shards: Vec<ShardPlan>,
-    /// What concerns no single shard: settings, introductions, forgetting.
+    /// The decision about everything that does not concern a single shard: settings, handshakes, forgetting
+    /// nodes.
     pub common: Decision,
-    /// The spec's settings that running servers are to be given, each an action of its own. They are
-    /// performed after everything else, and a cluster is as wanted without them.
+    /// The spec's settings to change on running servers, each an action of its own. They are performed after
+    /// everything else, and a cluster is in the desired state without them.
     pub settings: Vec<Action>,
-    /// How many Pods are of an older template.
+    /// The Pods of an older template.
     pub outdated: OutdatedPods,
-    /// Pods to replace, each with its uid: of an older template, and nothing ever ran in them.
+    /// Pods to replace, each with its uid: they are of an older template and never ran or never answered.
     pub stuck: Vec<(String, String)>,
-    /// Pods to delete because their processes hang and others are to take their places, each with its uid.
+    /// Pods to delete, each with its uid, because their processes hang and replicas are to take over.
     pub fenced: Vec<(String, String)>,
-    /// How many slots a primary serves that answers.
+    /// The number of slots whose primary answers.
     pub slots_served: u16,
 }
 
-/// How far a cluster is.
+/// The stage that a cluster has reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ClusterStage {
     /// Some slots have no owner yet.
     Forming,
-    /// All slots have an owner, and something is not as wanted.
+    /// All slots have an owner, and something is not in the desired state.
     Healing,
-    /// Everything is as wanted.
+    /// Everything is in the desired state.
     Steady,
 }
 
-/// What to do about one shard.
+/// The plan for one shard.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ShardPlan {
-    /// Its name.
+    /// The shard's name.
     pub name: String,
-    /// The slots it serves; those it should serve while it serves none.
+    /// The slots that it serves; the slots that it should serve while it serves none.
     pub slots: SlotSet,
-    /// The Pod of its primary, if that answers.
+    /// The Pod of its primary, if the primary answers.
     pub primary: Option<String>,
-    /// Its members by Pod.
+    /// The members by Pod.
     pub members: BTreeMap<String, MemberView>,
     /// What to do next.
     pub decision: Decision,
 }
 
-/// A member as a plan sees it.
+/// The state of a member that a plan reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemberView {
-    /// Its id: what it says, or what it said last.
+    /// The node id that it reports, or last reported.
     pub node: Option<NodeId>,
-    /// What it is.
+    /// The role.
     pub role: MemberRole,
-    /// Whether it is, or was when its primary was last heard, in sync.
+    /// Whether it is in sync, or was in sync when its primary last answered.
     pub in_sync: bool,
 }
 
 impl MemberView {
-    /// Whether it answers as a replica and is in sync.
+    /// Returns true if it answers as a replica and is in sync.
     #[must_use]
     pub fn is_replica_in_sync(&self) -> bool {
         self.role == MemberRole::Replica && self.in_sync
     }
 
-    /// Whether there is something to report of it: of a replica always, of one that does not answer what was
-    /// so when its primary was last heard.
+    /// Returns true if `in_sync` is to be reported: always for a replica; for a member that does not answer,
+    /// if it was in sync when its primary last answered.
     #[must_use]
-    pub fn tells_sync(&self) -> bool {
+    pub fn reports_sync(&self) -> bool {
         self.role == MemberRole::Replica || self.in_sync
     }
 }
 
-/// How many Pods are of an older template.
+/// The Pods of an older template.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OutdatedPods {
-    /// A StatefulSet does not tell the revision of its template (yet).
+    /// The revision of a StatefulSet's template is not known (yet).
     Unknown,
-    /// All Pods are of their StatefulSet's template.
-    Nobody,
-    /// Some are of an older one.
+    /// All Pods are of their StatefulSet's present template.
+    UpToDate,
+    /// Some Pods are of an older template.
     Some {
-        /// How many.
+        /// The number of these Pods.
         count: usize,
-        /// Of how many.
+        /// The number of all Pods.
         of: usize,
-        /// Which may be deleted now.
+        /// The Pod that may be deleted now.
         next: NextPod,
     },
 }
@@ -106,27 +107,27 @@ pub enum OutdatedPods {
 /// Which Pod of an older template may be deleted now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NextPod {
-    /// This one: a replica if there is one.
+    /// This Pod: a replica if there is one.
     Pod(String),
-    /// None while the cluster is not as wanted: the last one that was deleted may not be back.
+    /// None, because the cluster is not in the desired state: the Pod deleted last may not be back.
     NotYet,
-    /// None: each holds the only copy of its shard's data, in memory. The first is named.
+    /// None, because each holds the only copy of its shard's data, in memory. Names the first one.
     OnlyCopy(String),
 }
 
-/// What to do next.
+/// A decision about what to do next.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
-    /// Perform these, then observe again.
+    /// Perform these actions, then observe again.
     Act(Vec<Action>),
-    /// Nothing may be done yet, for this reason.
+    /// Nothing can be done yet, for this reason.
     Wait(WaitReason),
-    /// All is as wanted.
+    /// Everything is in the desired state.
     Done,
 }
 
 impl Decision {
-    /// The actions, if there are any.
+    /// Returns the actions; empty if there are none.
     #[must_use]
     pub fn actions(&self) -> &[Action] {
         match self {
@@ -135,7 +136,7 @@ impl Decision {
         }
     }
 
-    /// What is waited for.
+    /// Returns the reason for waiting.
     #[must_use]
     pub const fn reason(&self) -> Option<&WaitReason> {
         match self {
@@ -146,40 +147,40 @@ impl Decision {
 }
 
 impl Plan {
-    /// All actions but the settings' as one list, ordered by `after` alone.
+    /// Returns all actions but those for settings as one list, ordered only by `after`.
     #[must_use]
     pub fn actions(&self) -> Vec<Action> {
         self.decisions().flat_map(Decision::actions).cloned().collect()
     }
 
-    /// Everything that is waited for.
+    /// Iterates over all reasons for waiting.
     pub fn reasons(&self) -> impl Iterator<Item = &WaitReason> {
         self.decisions().filter_map(Decision::reason)
     }
 
-    /// How many shards are as wanted.
+    /// Returns the number of shards in the desired state.
     #[must_use]
     pub fn shards_done(&self) -> usize {
         self.shards.iter().filter(|shard| shard.decision == Decision::Done).count()
     }
 
-    /// Milliseconds until the cluster should be looked at again, change or no change.
+    /// Returns the milliseconds until the cluster should be observed again if nothing changes.
     #[must_use]
     pub fn requeue_ms(&self) -> u64 {
         let acts = self.decisions().any(|decision| !decision.actions().is_empty());
-        let goes_on = |reason: &WaitReason| {
+        let continues = |reason: &WaitReason| {
             matches!(
                 reason,
                 WaitReason::Gossip | WaitReason::StateNotOk { .. } | WaitReason::OtherShardFirst
             )
         };
-        // What needs a person does not come sooner by being looked at all the time.
+        // Frequent observation does not help where a person is needed.
         let mut faults = self.reasons().filter(|reason| reason.is_fault());
         let is_stuck = faults.any(|reason| *reason != WaitReason::OtherShardFirst);
         match self.stage {
             ClusterStage::Steady => HEALTHY_REQUEUE_MS,
             ClusterStage::Forming | ClusterStage::Healing
-                if acts || !is_stuck && self.reasons().any(goes_on) =>
+                if acts || !is_stuck && self.reasons().any(continues) =>
             {
                 BUSY_REQUEUE_MS
             }

@@ -1,25 +1,25 @@
-//! What a plan can wait for. Each reason becomes a condition's `reason` and `message`.
+//! The reasons for which a plan waits. Each becomes the `reason` and `message` of a condition.
 
 use alloc::string::String;
 
 use tholepin_schema::primitives::{NodeId, Slot};
 
-/// Why nothing may be done about something yet. Its text says what is waited for and, where a person
-/// is needed, the way out.
+/// Why nothing can be done about something yet. The text says what the plan waits for and, where a person is
+/// needed, how to fix it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum WaitReason {
-    /// A primary's process is gone and no replica may take its place.
+    /// A primary's process has ended and no replica may take its place.
     #[error(
-        "the primary `{pod}` is gone and no replica was in sync with it; if its volume is lost too, \
+        "the primary `{pod}` has ended and no replica was in sync with it; if its volume is lost too, \
          restore a backup"
     )]
     NoReplicaInSync {
-        /// The primary, by its Pod or else by its id.
+        /// The primary: its Pod, or its id if the Pod is not known.
         pod: String,
     },
-    /// A shard's slots belong to a node that is gone for good.
+    /// A shard's slots belong to a node that has ended for good.
     #[error(
-        "the node {node} owns the slots {slots} but is gone, and no replica is left: the data is \
+        "the node {node} owns the slots {slots} but has ended, and no replica is left: the data is \
          lost unless the Pod returns with its volume"
     )]
     SlotsLost {
@@ -28,200 +28,200 @@ pub enum WaitReason {
         /// The slots.
         slots: String,
     },
-    /// Too few primaries answer to elect one, and not all others are known to be dead.
+    /// Too few primaries answer for an election, and some of the others are not proven dead.
     #[error(
         "{heard} of {voters} primaries answer, which is no majority; waiting for the others. If the \
          Kubernetes node of one is off for good, taint it with `node.kubernetes.io/out-of-service`"
     )]
     NoMajority {
-        /// How many answer.
+        /// The number of primaries that answer.
         heard: usize,
-        /// How many there are.
+        /// The number of all primaries.
         voters: usize,
     },
-    /// A primary does not answer, but nothing says that it is dead.
+    /// A primary does not answer, and nothing proves that it is dead.
     #[error(
-        "the primary `{pod}` of the slots {slots} does not answer; a process that hangs is left to the \
-         node timeout. If its Kubernetes node is off for good, taint it with `node.kubernetes.io/out-of-service`"
+        "the primary `{pod}` of the slots {slots} does not answer; if its process hangs, the cluster replaces \
+         it after its node timeout. If its Kubernetes node is off for good, taint it with \
+         `node.kubernetes.io/out-of-service`"
     )]
     PrimarySilent {
-        /// Its Pod.
+        /// The primary's Pod.
         pod: String,
-        /// Its slots, in a text of bounded length.
+        /// The primary's slots, as text of bounded length.
         slots: String,
     },
     /// The process of a primary hangs, and a replica is to take over.
     #[error(
         "the primary `{pod}` of the slots {slots} does not answer; as soon as the majority of the primaries \
-         calls it failed, its Pod is deleted, so that it acknowledges nothing more, and a replica takes over \
-         when its container has ended"
+         has marked it as failed, its Pod is deleted, so that it accepts no more writes, and a replica takes \
+         over when its container has ended"
     )]
     PrimaryHangs {
-        /// Its Pod.
+        /// The primary's Pod.
         pod: String,
-        /// Its slots, in a text of bounded length.
+        /// The primary's slots, as text of bounded length.
         slots: String,
     },
-    /// A member wants another password than the one in force.
-    #[error("`{pod}` refuses the password in force ({why}): {way_out}")]
+    /// A member requires another password than the one in force.
+    #[error("`{pod}` refuses the password in force ({why}): {fix}")]
     CredentialsRefused {
-        /// Its Pod.
+        /// The member's Pod.
         pod: String,
-        /// In the engine's words.
+        /// The server's error text.
         why: String,
-        /// What helps.
-        way_out: &'static str,
+        /// How to fix it.
+        fix: &'static str,
     },
-    /// The spec leaves failing over to the cluster.
+    /// The spec leaves failovers to the cluster.
     #[error(
-        "the primary `{pod}` is gone; `.spec.failover.onPodDeath` is `wait`, so the cluster itself \
+        "the primary `{pod}` has ended; `.spec.failover.onPodDeath` is `wait`, so the cluster itself \
          elects a replica after its node timeout"
     )]
     LeftToTheCluster {
-        /// Its Pod, or else its id.
+        /// The primary's Pod, or its id if the Pod is not known.
         pod: String,
     },
-    /// Two failovers are never under way at once.
+    /// Another shard's failover is planned; only one is planned at a time.
     #[error("another shard fails over first")]
     OtherShardFirst,
-    /// A primary's Pod is being deleted and nobody can take over without loss.
+    /// A primary's Pod is being deleted and no replica can take over without loss.
     #[error(
         "the Pod of the primary `{pod}` is being deleted and no replica is in sync to take over"
     )]
     NobodyToTakeOver {
-        /// Its Pod.
+        /// The primary's Pod.
         pod: String,
     },
-    /// A primary's Pod is being deleted and its replica does not take over from one that it calls failed.
+    /// A primary answers, but its replica has marked it as failed and therefore cannot take over gracefully.
     #[error(
-        "the primary `{pod}` answers, but its replica calls it failed; its Pod is deleted, and the replica takes \
-         over when its container has ended"
+        "the primary `{pod}` answers, but its replica has marked it as failed; its Pod is deleted, and the \
+         replica takes over when its container has ended"
     )]
     CalledFailed {
-        /// Its Pod.
+        /// The primary's Pod.
         pod: String,
     },
-    /// A process that is no member takes part in the cluster.
+    /// A node that is not a member takes part in the cluster.
     #[error(
-        "the node {node} at `{address}` takes part in the cluster but is no Pod of it; if it does not \
-         vanish, find out whose it is (`kubectl get pods --all-namespaces -o wide`): of another cluster, \
-         the two have merged, and the one whose slots were taken has to be made anew; a process of no Pod \
-         can be stopped"
+        "the node {node} at `{address}` takes part in the cluster but is not a Pod of it; if it does not \
+         disappear, find out what it belongs to (`kubectl get pods --all-namespaces -o wide`): if it is a Pod \
+         of another cluster, the two clusters have merged, and the one whose slots were taken must be created \
+         again; if it is no Pod, stop the process"
     )]
     ForeignNode {
-        /// Its id.
+        /// The node's id.
         node: NodeId,
-        /// Where it is.
+        /// The node's address.
         address: String,
     },
-    /// Pods do not answer yet.
-    #[error("{count} of the Pods wanted do not answer, the first is `{pod}`: {why}")]
+    /// Some Pods do not answer yet.
+    #[error("{count} of the Pods do not answer, the first is `{pod}`: {why}")]
     PodsNotAnswering {
-        /// How many.
+        /// The number of these Pods.
         count: usize,
         /// The first of them.
         pod: String,
         /// Why, as far as it is known.
         why: String,
     },
-    /// A server ends by itself as soon as it is started.
+    /// A server ends by itself immediately after each start.
     #[error(
-        "the server of `{pod}` does not start: it says `{words}`; mend what it names, in the spec or \
-         on its volume"
+        "the server of `{pod}` does not start: it reports `{output}`; fix that in the spec or on its volume"
     )]
     DoesNotStart {
         /// The first such Pod.
         pod: String,
-        /// What it said last.
-        words: String,
+        /// Its last output.
+        output: String,
     },
-    /// Kubernetes does not call a Pod ready whose server answers the host.
+    /// Kubernetes does not consider a Pod ready although its server answers the host.
     #[error(
-        "the server of `{pod}` answers the host, but its Pod is not ready, so that no Service leads \
-         there: see `kubectl describe pod {pod}`, and whether the server takes new connections with the \
+        "the server of `{pod}` answers the host, but its Pod is not ready, so no Service routes to it: \
+         see `kubectl describe pod {pod}`, and check whether the server accepts new connections with the \
          password that Pods have"
     )]
     PodNotReady {
         /// The first such Pod.
         pod: String,
     },
-    /// A slot was left half moved.
+    /// A move of a slot was left unfinished.
     #[error(
-        "`{pod}` has the slot {slot} open ({count} in all): clients are sent away for keys that are not \
-         there; if nobody moves slots now, close each with `CLUSTER SETSLOT {slot} STABLE` on that server"
+        "`{pod}` has the slot {slot} open ({count} in total): it redirects clients for keys that it does not \
+         have; if nobody is moving slots now, close each one with `CLUSTER SETSLOT {slot} STABLE` on that server"
     )]
     SlotOpen {
         /// The first such Pod.
         pod: String,
-        /// Its first open slot.
+        /// The first open slot.
         slot: Slot,
-        /// How many it has.
+        /// The number of its open slots.
         count: usize,
     },
-    /// The owner of slots takes another node for their owner, so that nobody serves them.
+    /// The owner of slots considers another node their owner, so that no node serves them.
     #[error(
-        "nobody serves the slots {slots}: all others name `{pod}` as their owner, which itself names `{other}`; \
-         on the server of `{pod}` send `CLUSTER SETSLOT SLOT NODE {node}` for each of them"
+        "no node serves the slots {slots}: all others name `{pod}` as their owner, which itself names `{other}`; \
+         send `CLUSTER SETSLOT SLOT NODE {node}` for each of them to the server of `{pod}`"
     )]
     SlotsDisowned {
-        /// The Pod that the others name.
+        /// The Pod that the others consider the owner.
         pod: String,
-        /// Its node id.
+        /// The node id of that Pod.
         node: NodeId,
-        /// The Pod that it names.
+        /// The Pod that the owner names.
         other: String,
         /// The slots.
         slots: String,
     },
-    /// The members hold a cluster of another shape than the object wants.
+    /// The members hold the data of a cluster with another number of shards than the spec has.
     #[error(
-        "the data of the members, `{pod}` among them, is of a cluster whose slots lie otherwise than {shards} \
-         shards have them ({slots} are those of one owner), as volumes that were kept have it; nothing was \
-         changed: create the object with the number of shards that the data was written with"
+        "the data of the members, `{pod}` among them, is of a cluster with another division of the slots than \
+         {shards} shards have ({slots} belong to one owner), probably because volumes were kept; nothing was \
+         changed: create the object with the number of shards with which the data was written"
     )]
     OtherShards {
-        /// A member whose slots do not fit.
+        /// A member whose slots do not match the spec.
         pod: String,
-        /// How many shards are wanted.
+        /// The number of shards in the spec.
         shards: u16,
-        /// Its slots.
+        /// The slots of that member.
         slots: String,
     },
-    /// A Pod cannot be placed, or its container cannot be made.
+    /// A Pod cannot be scheduled, or its container cannot be created.
     #[error("the Pod `{pod}` does not run: {why}")]
     PodDoesNotRun {
         /// The first such Pod.
         pod: String,
-        /// Why, in the words of Kubernetes.
+        /// The reason in the words of Kubernetes.
         why: String,
     },
-    /// The owner of a shard's slots lives and is no member.
+    /// The owner of a shard's slots is alive and is not a member.
     #[error(
-        "the node {node} at `{address}` owns the slots {slots} and answers the others, but its Pod is \
-         no member: if a Pod of this cluster is there, put its owner reference and labels back; if it is \
-         another cluster's, the two have merged, and the one whose slots were taken has to be made anew"
+        "the node {node} at `{address}` owns the slots {slots} and answers the others, but its Pod is not a \
+         member: if it is a Pod of this cluster, restore its owner reference and labels; if it is a Pod of \
+         another cluster, the two clusters have merged, and the one whose slots were taken must be created again"
     )]
     OwnerNoMember {
         /// The node's id.
         node: NodeId,
-        /// Where it is.
+        /// The node's address.
         address: String,
         /// The slots.
         slots: String,
     },
-    /// A member reads its data from disk.
-    #[error("`{pod}` reads its data from disk")]
+    /// A member is loading its data from disk.
+    #[error("`{pod}` is loading its data from disk")]
     Loading {
         /// The member.
         pod: String,
     },
-    /// A former primary has not heard yet that another serves its slots.
-    #[error("`{pod}` has not heard yet that another node serves its slots")]
+    /// A former primary has not learned yet that another node serves its slots.
+    #[error("`{pod}` has not learned yet that another node serves its slots")]
     OldPrimary {
         /// The member.
         pod: String,
     },
-    /// Two processes say to be one node.
+    /// Two processes report the same node id.
     #[error(
         "`{pod}` has the node id of another Pod, as after copying a volume: delete the Pod and the \
          volume that hold the copy"
@@ -230,7 +230,7 @@ pub enum WaitReason {
         /// One of the two.
         pod: String,
     },
-    /// A member that should follow holds keys of its own.
+    /// A member that should become a replica has keys of its own.
     #[error(
         "`{pod}` should follow its shard's primary but holds {keys} keys of its own: save what you \
          need and empty it"
@@ -238,13 +238,13 @@ pub enum WaitReason {
     HoldsKeys {
         /// The member.
         pod: String,
-        /// How many.
+        /// The number of keys.
         keys: u64,
     },
     /// The nodes do not know each other yet.
-    #[error("the nodes are getting to know each other")]
+    #[error("the nodes do not know each other yet")]
     Gossip,
-    /// Replicas copy their primary's data.
+    /// A replica is copying its primary's data.
     #[error("`{pod}` is not in sync yet: {why}")]
     Syncing {
         /// The first such replica.
@@ -252,27 +252,27 @@ pub enum WaitReason {
         /// What is missing.
         why: &'static str,
     },
-    /// A replica does not reach its primary.
+    /// A replica has no link to its primary.
     #[error(
-        "`{pod}` has had no link to its primary for half a minute: `kubectl logs {pod}` says why, such as a \
-         `masterauth` that was changed by hand; if nothing else helps, delete the Pod"
+        "`{pod}` has had no link to its primary for half a minute: `kubectl logs {pod}` shows the cause, for \
+         example a `masterauth` that was changed by hand; if nothing else helps, delete the Pod"
     )]
     LinkDown {
         /// The first such replica.
         pod: String,
     },
-    /// The members do not find the cluster well yet.
-    #[error("`{pod}` does not say `cluster_state:ok`: {why}")]
+    /// A member does not report `cluster_state:ok` yet.
+    #[error("`{pod}` does not report `cluster_state:ok`: {why}")]
     StateNotOk {
         /// The first such member.
         pod: String,
-        /// Which slots are not covered in its view, and whose they are.
+        /// The slots that are not covered in its view, and their owners.
         why: String,
     },
 }
 
 impl WaitReason {
-    /// The reason as a condition, an event and a label show it.
+    /// Returns the reason as conditions, events and labels show it.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
         match self {
@@ -306,14 +306,14 @@ impl WaitReason {
         }
     }
 
-    /// For how many seconds the cluster may be otherwise than wanted until this is a fault. Copying and
-    /// reading data take time in proportion to the data.
+    /// Returns the seconds after which waiting for this reason counts as a fault. Copying and loading data
+    /// take time in proportion to the data.
     #[must_use]
     pub const fn patience_s(&self) -> u64 {
         if matches!(self, Self::Loading { .. } | Self::Syncing { .. }) { 600 } else { 120 }
     }
 
-    /// Whether something is broken, other than merely not finished.
+    /// Returns true if something is broken, as opposed to merely unfinished.
     #[must_use]
     pub const fn is_fault(&self) -> bool {
         match self {

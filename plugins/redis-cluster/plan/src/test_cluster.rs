@@ -1,8 +1,8 @@
-//! A small Redis Cluster in memory, for tests: it obeys actions, gossips, dies and returns, and gives
-//! snapshots as the host does.
+//! A small in-memory model of a Redis Cluster for tests. It performs actions, gossips, loses and restarts
+//! processes, and returns snapshots as the host does.
 //!
-//! It models what plans rest on (who knows whom, who claims what, who follows whom), not time. An
-//! action that real nodes would refuse panics: a plan must not ask for it.
+//! It models what plans depend on (which nodes know each other, claim which slots, and follow which primary)
+//! but not time. An action that a real node would refuse panics, because no plan may contain it.
 
 use alloc::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +26,7 @@ mod view;
 
 pub(crate) const CLUSTER: &str = "demo";
 
-/// A node's table of nodes, as its `nodes.conf`.
+/// A node's table of known nodes, like its `nodes.conf`.
 type Table = BTreeMap<NodeId, NodeRow>;
 
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ pub(crate) struct Process {
 pub(crate) struct Pod {
     pub address: String,
     pub deleting: bool,
-    /// None while its server does not run.
+    /// `None` while its server does not run.
     pub process: Option<Process>,
     pub silent: Option<UnreachableReason>,
     /// Whether its container runs and waits before it starts the server.
@@ -55,11 +55,11 @@ pub(crate) struct Model {
     pub spec: RedisClusterSpec,
     pub pods: BTreeMap<String, Pod>,
     pub previous: RedisClusterStatus,
-    /// Of those that do not answer in time.
+    /// The silence reported for Pods that do not answer in time.
     pub silence: PodSilence,
-    /// Those that did not answer in time until a moment ago.
+    /// Pods that did not answer in time until recently.
     pub answer_again: Vec<String>,
-    /// Processes that stopped while their memory (a volume, or the same Pod) lives on.
+    /// Processes that have stopped while their data (a volume, or the same Pod) still exists.
     stopped: BTreeMap<String, Process>,
     next: u32,
 }
@@ -70,7 +70,7 @@ pub(crate) fn spec(shards: u16, replicas: u16) -> RedisClusterSpec {
 }
 
 impl Model {
-    /// Fresh servers in all seats.
+    /// Returns a model with a fresh server at every position.
     pub(crate) fn new(spec: RedisClusterSpec) -> Self {
         let mut model = Self {
             spec,
@@ -81,13 +81,13 @@ impl Model {
             stopped: BTreeMap::new(),
             next: 1,
         };
-        for seat in ClusterLayout::of(&model.spec).positions() {
-            model.create(&ObjectNames { cluster: CLUSTER }.pod(seat));
+        for position in ClusterLayout::of(&model.spec).positions() {
+            model.create(&ObjectNames { cluster: CLUSTER }.pod(position));
         }
         model
     }
 
-    /// A cluster that is as wanted.
+    /// Returns a cluster in the desired state.
     pub(crate) fn formed(spec: RedisClusterSpec) -> Self {
         let mut model = Self::new(spec);
         model.converge();
@@ -118,7 +118,7 @@ impl Model {
         self.pods.insert(pod.to_string(), made);
     }
 
-    /// The server's process ends; its Pod and its memory stay.
+    /// Ends the server's process; its Pod and its data stay.
     pub(crate) fn kill(&mut self, pod: &str) {
         let slot = self.pods.get_mut(pod).unwrap();
         slot.silent = Some(UnreachableReason::Refused);
@@ -127,7 +127,7 @@ impl Model {
         }
     }
 
-    /// The Pod goes, and a new one comes with a new address, with or without the old memory.
+    /// Replaces the Pod by one with a new address, with or without the old data.
     pub(crate) fn recreate(&mut self, pod: &str, keeps_volume: bool) {
         self.kill(pod);
         let kept = self.stopped.remove(pod);
@@ -140,7 +140,7 @@ impl Model {
         }
     }
 
-    /// The server starts again in its Pod, with its memory.
+    /// Starts the server in its Pod again, with its data.
     pub(crate) fn restart(&mut self, pod: &str) {
         let slot = self.pods.get_mut(pod).unwrap();
         if let Some(process) = self.stopped.remove(pod) {
@@ -170,7 +170,7 @@ impl Model {
         plan
     }
 
-    /// Performs those actions of a plan that `chosen` picks, wave by wave, and keeps the report.
+    /// Performs those actions of a plan that `chosen` selects, wave by wave, and keeps the status.
     pub(crate) fn perform(&mut self, plan: &Plan, mut chosen: impl FnMut(&Action) -> bool) {
         let actions = plan.actions();
         let mut missed: BTreeSet<String> = BTreeSet::new();
@@ -181,7 +181,7 @@ impl Model {
                 if blocked || !chosen(action) {
                     missed.extend(action.id.clone());
                 } else {
-                    self.obey(action);
+                    self.perform_action(action);
                 }
             }
         }
@@ -197,7 +197,7 @@ impl Model {
         self.pods[pod].process.as_ref().unwrap().id
     }
 
-    fn obey(&mut self, action: &Action) {
+    fn perform_action(&mut self, action: &Action) {
         match &action.verb {
             Verb::Meet { pod, with } => {
                 let rows = [pod, with].map(|pod| {
@@ -205,7 +205,7 @@ impl Model {
                     process.table[&process.id].clone()
                 });
                 let ids = [self.id(pod), self.id(with)];
-                // A meeting is heard in spite of the ban.
+                // `CLUSTER MEET` works in spite of the ban on forgotten nodes.
                 self.process(pod).table.insert(ids[1], rows[1].clone());
                 self.process(with).table.insert(ids[0], rows[0].clone());
             }
@@ -254,12 +254,12 @@ impl Model {
         }
     }
 
-    /// A slot that any process claims is never given to another.
+    /// Checks that no process claims these slots.
     fn assert_free(&self, to: &str, slots: &SlotSet) {
         for (name, pod) in self.pods.iter().filter(|(name, _)| *name != to) {
             let Some(process) = &pod.process else { continue };
-            let taken = process.table[&process.id].slots.intersection(slots);
-            assert!(taken.is_empty(), "{taken} given to {to} belong to {name}");
+            let claimed = process.table[&process.id].slots.intersection(slots);
+            assert!(claimed.is_empty(), "{claimed} given to {to} belong to {name}");
         }
     }
 
@@ -269,7 +269,7 @@ impl Model {
         let highest =
             epochs.flat_map(|process| process.table.values().map(|row| row.epoch.0)).max();
         let alive =
-            self.pods.values().any(|it| it.process.as_ref().is_some_and(|p| p.id == primary));
+            self.pods.values().any(|pod| pod.process.as_ref().is_some_and(|p| p.id == primary));
         assert_eq!(alive, mode == FailoverMode::Graceful, "{mode:?}");
         let process = self.process(pod);
         let id = process.id;
@@ -281,27 +281,28 @@ impl Model {
         process.table.get_mut(&primary).unwrap().slots = SlotSet::EMPTY;
     }
 
-    /// Everybody hears everything that those tell whom it knows.
+    /// Every node learns what all nodes that know it report.
     pub(crate) fn gossip(&mut self) {
         for _ in 0..3 {
             let before = self.pods.clone();
             let running = || before.values().filter(|pod| pod.silent.is_none());
             for pod in self.pods.values_mut().filter(|pod| pod.silent.is_none()) {
-                let Some(hearer) = &mut pod.process else { continue };
-                for teller in running().filter_map(|pod| pod.process.as_ref()) {
-                    let knows = teller.table.contains_key(&hearer.id);
-                    if teller.id != hearer.id && hearer.table.contains_key(&teller.id) && knows {
-                        hear(hearer, teller);
+                let Some(receiver) = &mut pod.process else { continue };
+                for sender in running().filter_map(|pod| pod.process.as_ref()) {
+                    let knows = sender.table.contains_key(&receiver.id);
+                    if sender.id != receiver.id && receiver.table.contains_key(&sender.id) && knows
+                    {
+                        receive_gossip(receiver, sender);
                     }
                 }
             }
         }
-        self.look();
+        self.update_links();
         self.replicate();
     }
 
-    /// Everybody notices who does not answer where it is expected.
-    fn look(&mut self) {
+    /// Every node updates which of the known nodes do not answer at their address.
+    fn update_links(&mut self) {
         let here = self.pods.values().filter(|pod| pod.silent.is_none());
         let here: BTreeMap<NodeId, String> =
             here.filter_map(|pod| Some((pod.process.as_ref()?.id, pod.address.clone()))).collect();
@@ -355,48 +356,48 @@ fn fresh(number: u32, address: &str, spec: &RedisClusterSpec) -> Process {
     }
 }
 
-/// One node hears what another says of itself and of those that the hearer does not know.
-fn hear(hearer: &mut Process, teller: &Process) {
-    let told = &teller.table[&teller.id];
-    // Of two primaries with one epoch, the one with the lower id takes a new one.
-    let highest = hearer.table.values().map(|row| row.epoch.0).max().unwrap_or_default();
-    let own = hearer.table.get_mut(&hearer.id).unwrap();
-    let both = own.role == Role::Primary && told.role == Role::Primary;
-    if both && own.epoch == told.epoch && hearer.id < teller.id {
+/// One node learns what another reports about itself and about nodes that the first does not know.
+fn receive_gossip(receiver: &mut Process, sender: &Process) {
+    let sender_row = &sender.table[&sender.id];
+    // If two primaries have the same epoch, the one with the lower id takes a new one.
+    let highest = receiver.table.values().map(|row| row.epoch.0).max().unwrap_or_default();
+    let own = receiver.table.get_mut(&receiver.id).unwrap();
+    let both = own.role == Role::Primary && sender_row.role == Role::Primary;
+    if both && own.epoch == sender_row.epoch && receiver.id < sender.id {
         own.epoch = ConfigEpoch(highest + 1);
     }
-    // Slots go to the higher epoch.
-    for (id, row) in &mut hearer.table {
-        if *id != teller.id && row.epoch < told.epoch {
-            let lost = row.slots.intersection(&told.slots);
+    // Slots go to the node with the higher epoch.
+    for (id, row) in &mut receiver.table {
+        if *id != sender.id && row.epoch < sender_row.epoch {
+            let lost = row.slots.intersection(&sender_row.slots);
             row.slots = row.slots.difference(&lost);
             let emptied = !lost.is_empty() && row.slots.is_empty();
-            if emptied && *id == hearer.id {
-                (row.role, row.primary) = (Role::Replica, Some(teller.id));
+            if emptied && *id == receiver.id {
+                (row.role, row.primary) = (Role::Replica, Some(sender.id));
             }
         }
     }
-    let own_primary = hearer.table[&hearer.id].primary;
+    let own_primary = receiver.table[&receiver.id].primary;
     let followed_loser = own_primary.is_some_and(|primary| {
-        primary != teller.id
-            && hearer.table.get(&primary).is_none_or(|row| row.slots.is_empty())
-            && !told.slots.is_empty()
-            && teller.table.get(&primary).is_some_and(|row| row.slots.is_empty())
-            && hearer.table.get(&teller.id).is_some_and(|row| row.primary == Some(primary))
+        primary != sender.id
+            && receiver.table.get(&primary).is_none_or(|row| row.slots.is_empty())
+            && !sender_row.slots.is_empty()
+            && sender.table.get(&primary).is_some_and(|row| row.slots.is_empty())
+            && receiver.table.get(&sender.id).is_some_and(|row| row.primary == Some(primary))
     });
-    if followed_loser && let Some(own) = hearer.table.get_mut(&hearer.id) {
-        own.primary = Some(teller.id);
+    if followed_loser && let Some(own) = receiver.table.get_mut(&receiver.id) {
+        own.primary = Some(sender.id);
     }
-    let others = hearer.table.iter().filter(|(id, _)| **id != teller.id);
-    let taken = others.filter(|(_, row)| told.epoch <= row.epoch);
-    let taken = taken.fold(SlotSet::EMPTY, |all, (_, row)| all.union(&row.slots));
-    let mut row = told.clone();
-    row.slots = row.slots.difference(&taken);
-    hearer.table.insert(teller.id, row);
-    for (id, row) in &teller.table {
-        if !hearer.table.contains_key(id) && !hearer.banned.contains(id) && *id != hearer.id {
+    let others = receiver.table.iter().filter(|(id, _)| **id != sender.id);
+    let claimed = others.filter(|(_, row)| sender_row.epoch <= row.epoch);
+    let claimed = claimed.fold(SlotSet::EMPTY, |all, (_, row)| all.union(&row.slots));
+    let mut row = sender_row.clone();
+    row.slots = row.slots.difference(&claimed);
+    receiver.table.insert(sender.id, row);
+    for (id, row) in &sender.table {
+        if !receiver.table.contains_key(id) && !receiver.banned.contains(id) && *id != receiver.id {
             let slots = SlotSet::EMPTY;
-            hearer.table.insert(*id, NodeRow { slots, ..row.clone() });
+            receiver.table.insert(*id, NodeRow { slots, ..row.clone() });
         }
     }
 }
@@ -406,7 +407,7 @@ fn report(shard: &ShardPlan) -> ShardStatus {
         pod: pod.clone(),
         node: view.node.map(|id| id.to_string()),
         role: view.role,
-        in_sync: view.tells_sync().then_some(view.in_sync),
+        in_sync: view.reports_sync().then_some(view.in_sync),
     });
     ShardStatus { name: shard.name.clone(), members: members.collect(), ..ShardStatus::default() }
 }

@@ -1,4 +1,4 @@
-//! What plans do, told on the model.
+//! Tests of whole plans on the model of a cluster.
 
 mod heal;
 mod outdated;
@@ -18,7 +18,7 @@ use crate::{
     test_cluster::{CLUSTER, Model, spec},
 };
 
-/// The verbs planned, without what varies: `failover demo-shard-0-1 force`.
+/// Returns the planned verbs without variable parts: `failover demo-shard-0-1 force`.
 fn verbs(model: &Model) -> Vec<String> {
     let actions = model.plan().actions();
     let text = |verb: &Verb| match verb {
@@ -44,7 +44,7 @@ fn reasons(model: &Model) -> Vec<&'static str> {
 }
 
 #[test]
-fn a_cluster_forms_and_then_nothing_is_left_to_do() {
+fn a_cluster_forms_and_reaches_the_desired_state() {
     for (shards, replicas) in [(1, 0), (1, 2), (2, 1), (3, 0), (3, 1), (5, 2)] {
         let model = Model::formed(spec(shards, replicas));
         let plan = model.plan();
@@ -61,7 +61,7 @@ fn a_cluster_forms_and_then_nothing_is_left_to_do() {
 }
 
 #[test]
-fn the_first_plan_prepares_everybody_before_they_meet() {
+fn the_first_plan_prepares_all_members_before_they_meet() {
     let model = Model::new(spec(2, 0));
     let expected = [
         "configure demo-shard-0-0",
@@ -102,7 +102,7 @@ fn a_pod_with_its_volume_keeps_its_id_at_a_new_address() {
 }
 
 #[test]
-fn all_pods_at_new_addresses_find_each_other() {
+fn all_pods_at_new_addresses_meet_again() {
     let mut model = Model::formed(spec(3, 1));
     let pods: Vec<String> = model.pods.keys().cloned().collect();
     let ids: Vec<_> = pods.iter().map(|pod| model.id(pod)).collect();
@@ -115,7 +115,7 @@ fn all_pods_at_new_addresses_find_each_other() {
 }
 
 #[test]
-fn a_forgotten_node_is_introduced_by_those_who_forgot_it() {
+fn nodes_that_forgot_a_member_meet_it_again() {
     let mut model = Model::formed(spec(3, 1));
     let id = model.id("demo-shard-1-1");
     for pod in ["demo-shard-0-0", "demo-shard-0-1", "demo-shard-2-0"] {
@@ -130,7 +130,7 @@ fn a_forgotten_node_is_introduced_by_those_who_forgot_it() {
 }
 
 #[test]
-fn slots_that_the_owner_dropped_go_back_to_it() {
+fn slots_that_the_owner_dropped_are_assigned_to_it_again() {
     let mut model = Model::formed(spec(3, 1));
     let owner = model.process("demo-shard-1-0");
     let own = owner.table.get_mut(&owner.id.clone()).unwrap();
@@ -148,13 +148,13 @@ fn slots_that_the_owner_dropped_go_back_to_it() {
     }
     assert!(
         verbs(&model).contains(&String::from("assign demo-shard-1-0 5500-5509")),
-        "nobody knows"
+        "no node knows the owner"
     );
     model.converge();
 }
 
 #[test]
-fn slots_are_given_only_when_every_pod_has_said_what_it_owns() {
+fn slots_are_assigned_only_when_every_pod_answers() {
     let mut model = Model::new(spec(2, 1));
     model.kill("demo-shard-1-1");
     assert!(!verbs(&model).iter().any(|verb| verb.starts_with("assign")));
@@ -162,7 +162,7 @@ fn slots_are_given_only_when_every_pod_has_said_what_it_owns() {
 }
 
 #[test]
-fn each_setting_of_the_spec_is_an_action_of_its_own_and_holds_nothing_up() {
+fn each_setting_of_the_spec_is_an_action_of_its_own_and_delays_nothing() {
     let mut model = Model::formed(spec(1, 1));
     model.spec.settings = [("slowlog-max-len", "256"), ("repl-backlog-size", "1mb"), ("hz", "20")]
         .map(|(name, value)| (name.into(), value.into()))
@@ -177,21 +177,20 @@ fn each_setting_of_the_spec_is_an_action_of_its_own_and_holds_nothing_up() {
     assert_eq!((plan.stage, plan.actions().len()), (ClusterStage::Steady, 0));
     let ids: Vec<_> = plan.settings.iter().map(|action| action.id.as_deref().unwrap()).collect();
     assert_eq!(ids, ["set:demo-shard-0-0:slowlog-max-len"], "`hz` waits for a restart");
-    // What a member does not tell is not set again and again.
+    // A setting that a member does not report is not set again and again.
     assert_eq!(model.plan().settings, []);
 }
 
-/// How the Pods of a cluster of two shards compare with these templates, each of one revision.
-/// What may happen to a cluster between two looks.
+/// What may happen to a cluster between two observations.
 #[derive(Clone, Debug)]
 enum Event {
-    /// Some of the planned actions are performed, those whose bit is set.
+    /// Some of the planned actions are performed: those whose bit is set.
     Act(u64),
-    /// News spreads.
+    /// Gossip spreads.
     Gossip,
     /// The process of the n-th Pod ends.
     Kill(usize),
-    /// It starts again.
+    /// The process of the n-th Pod starts again.
     Restart(usize),
 }
 
@@ -207,8 +206,9 @@ fn event() -> impl Strategy<Value = Event> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) })]
 
-    /// Wherever formation was dropped, and whoever died meanwhile, it ends where it should; on the
-    /// way no plan asks for what a plan must not ask for (the model and `Model::plan` check that).
+    /// Wherever forming was interrupted, and whichever processes ended meanwhile, the cluster reaches the
+    /// desired state. No plan on the way contains a forbidden action (the model and `Model::plan` check
+    /// that).
     #[test]
     fn formation_goes_on_from_any_state(
         (shards, replicas) in prop_oneof![Just((1, 1)), Just((2, 1)), Just((3, 1)), Just((3, 2))],
@@ -261,7 +261,7 @@ proptest! {
 }
 
 #[test]
-fn a_plan_that_asks_too_much_is_found_out() {
+fn the_check_finds_forbidden_actions() {
     let mut model = Model::formed(spec(3, 1));
     model.kill("demo-shard-1-0");
     let observed = model.observed();
@@ -289,14 +289,17 @@ fn a_plan_that_asks_too_much_is_found_out() {
     let violations: Vec<String> = plan.check(&observed).iter().map(|it| format!("{it}")).collect();
     let expected = [
         "two actions have the id",
-        "3 failovers at once",
-        "is no replica of",
+        "3 failovers, one is allowed",
+        "is not a replica of",
         "would be forgotten",
-        "which nobody knows",
+        "which no member knows",
         "`meet` goes to `demo-shard-1-0`",
-        "claimed by another",
+        "claimed by another node",
     ];
     for text in expected {
-        assert!(violations.iter().any(|it| it.contains(text)), "{text}: {violations:#?}");
+        assert!(
+            violations.iter().any(|violation| violation.contains(text)),
+            "{text}: {violations:#?}"
+        );
     }
 }

@@ -1,12 +1,12 @@
-//! The Kubernetes objects that one RedisCluster needs, as server-side apply intents.
+//! The Kubernetes objects of one RedisCluster, as intents for server-side apply.
 //!
-//! They say what is wanted and nothing else: every pass gives the same objects for the same spec, so
-//! that applying them again changes nothing. No secret value is in them, only the Secret's name.
+//! They contain only desired fields, and the same spec always gives the same objects, so that applying them
+//! again changes nothing. They contain no secret values, only the name of the Secret.
 //!
 //! Invariants:
-//! - Every object has the RedisCluster as its controller: deleting that deletes all.
-//! - Nothing binds to all addresses or to the loopback: a member listens on its Pod's address.
-//! - A change of the template restarts no Pod (`OnDelete`): restarts are decided, one at a time.
+//! - Every object has the RedisCluster as its controller: deleting the RedisCluster deletes all of them.
+//! - No server binds to all addresses or to loopback: a member listens on its Pod's address.
+//! - A change of the template restarts no Pod (`OnDelete`); restarts are a decision, one Pod at a time.
 
 mod config;
 pub mod revisions;
@@ -28,16 +28,16 @@ use crate::NO_FAILOVER;
 
 use crate::ObjectNames;
 
-/// The label that says to which RedisCluster a Pod belongs.
+/// The label with the name of the RedisCluster that a Pod belongs to.
 pub const CLUSTER_LABEL: &str = "redis.tholepin.dev/cluster";
-/// The label that says to which shard of it.
+/// The label with the number of its shard.
 pub const SHARD_LABEL: &str = "redis.tholepin.dev/shard";
 /// The container that runs the server.
 pub const CONTAINER: &str = "redis";
-/// How much higher the port of the cluster bus is.
+/// The difference between the port of the cluster bus and the client port.
 const BUS_PORT_OFFSET: u16 = 10_000;
 
-/// The object that all others belong to.
+/// The RedisCluster that owns the objects.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner<'a> {
     /// Its name.
@@ -48,7 +48,7 @@ pub struct Owner<'a> {
     pub uid: &'a str,
 }
 
-/// Everything that is needed beside [`live_config`], in the order in which to apply it.
+/// Returns all objects but [`live_config`], in the order in which to apply them.
 #[must_use]
 pub fn objects(owner: Owner<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
     let mut objects = vec![
@@ -63,7 +63,7 @@ pub fn objects(owner: Owner<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
     objects
 }
 
-/// The instance, as the host's Redis functions take it.
+/// Returns the instance for the host's Redis functions.
 #[must_use]
 pub fn instance(owner: Owner<'_>, spec: &RedisClusterSpec) -> Instance {
     let credentials = spec.auth.as_ref().map(|auth| CredentialsRef {
@@ -79,7 +79,7 @@ pub fn instance(owner: Owner<'_>, spec: &RedisClusterSpec) -> Instance {
         group: None,
         credentials,
         owner: None,
-        // Their live values are compared with the spec's.
+        // Snapshots show these settings, to compare them with the spec's.
         settings: spec.settings.keys().cloned().chain([NO_FAILOVER.into()]).collect(),
     }
 }
@@ -88,7 +88,7 @@ fn names(owner: Owner<'_>) -> ObjectNames<'_> {
     ObjectNames { cluster: owner.name }
 }
 
-/// Labels of everything; `shard` narrows them to one shard.
+/// Returns the labels of an object; `shard` adds the label of one shard.
 fn labels(owner: Owner<'_>, shard: Option<u16>) -> Value {
     let mut labels = json!({
         "app.kubernetes.io/name": "redis-cluster",
@@ -127,7 +127,8 @@ fn metadata(owner: Owner<'_>, name: &str, shard: Option<u16>) -> Value {
     })
 }
 
-/// Gives each Pod a name, ready or not: members must find each other before they are ready.
+/// The headless Service. It publishes Pods that are not ready, because members must find each other before
+/// that.
 fn headless_service(owner: Owner<'_>, spec: &RedisClusterSpec) -> Value {
     let bus = spec.port.saturating_add(BUS_PORT_OFFSET);
     json!({
@@ -146,7 +147,7 @@ fn headless_service(owner: Owner<'_>, spec: &RedisClusterSpec) -> Value {
     })
 }
 
-/// Where clients begin: any member tells them about all others.
+/// The Service for clients. A client can start with any member, which reports all others.
 fn client_service(owner: Owner<'_>, spec: &RedisClusterSpec) -> Value {
     json!({
         "apiVersion": "v1",
@@ -162,7 +163,7 @@ fn client_service(owner: Owner<'_>, spec: &RedisClusterSpec) -> Value {
     })
 }
 
-/// Evictions take at most one Pod of a shard at a time.
+/// Allows evictions of at most one Pod of a shard at a time.
 fn disruption_budget(owner: Owner<'_>, shard: u16) -> Value {
     json!({
         "apiVersion": "policy/v1",
@@ -213,16 +214,16 @@ fn stateful_set(owner: Owner<'_>, spec: &RedisClusterSpec, shard: u16) -> Value 
     })
 }
 
-/// The volume of the data, and the claim's name where there is one.
+/// The name of the data volume, and of its claim template if there is one.
 const DATA: &str = "data";
 
-/// The claim of a Pod's volume, where it has one.
+/// Returns the name of the volume claim of a Pod.
 #[must_use]
 pub fn claim(pod: &str) -> String {
     alloc::format!("{DATA}-{pod}")
 }
 
-/// Names the objects for messages: `StatefulSet demo-shard-0`.
+/// Returns the title of an object for messages: `StatefulSet demo-shard-0`.
 #[must_use]
 pub fn title(object: &Value) -> String {
     let text = |path: &str| object.pointer(path).and_then(Value::as_str).unwrap_or_default();

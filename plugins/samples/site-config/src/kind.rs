@@ -1,4 +1,4 @@
-//! The kind `SiteConfig`: what its spec may say, and which objects follow from it.
+//! The kind `SiteConfig`: its spec, its definition, and the objects that it needs.
 
 use std::{
     collections::BTreeMap,
@@ -9,41 +9,41 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tholepin_sdk::{ObjectRef, ReconcileFailure, Violation};
 
-/// Group and version of the kind.
+/// The group and version of the kind.
 pub(crate) const API_VERSION: &str = "samples.example/v1";
-/// The kind.
+/// The name of the kind.
 pub(crate) const KIND: &str = "SiteConfig";
 
-/// What a user wants.
+/// The spec, which the user writes.
 #[derive(Debug, Deserialize)]
 pub(crate) struct SiteConfigSpec {
-    /// What the site's Pods read, by name.
+    /// The settings that the site's Pods read, by name.
     pub(crate) settings: BTreeMap<String, String>,
-    /// Where the site's Pods listen; the definition has the default.
+    /// The port on which the site's Pods listen; the definition has the default.
     pub(crate) port: u16,
 }
 
-/// The object of this pass, as far as the plugin reads it.
+/// The object to reconcile, as far as the plugin reads it.
 #[derive(Debug)]
 pub(crate) struct ReconcileTarget {
     pub(crate) name: ObjectRef,
     pub(crate) uid: String,
     pub(crate) generation: i64,
     pub(crate) spec: SiteConfigSpec,
-    /// The status that the last pass left.
+    /// The status that the last reconcile wrote.
     pub(crate) status: Value,
 }
 
 impl ReconcileTarget {
-    /// Reads the object.
+    /// Parses the object.
     ///
     /// # Errors
     ///
-    /// Fails if the object is none of this kind.
+    /// Fails if the object is not of this kind.
     pub(crate) fn read(object: &Value) -> Result<Self, ReconcileFailure> {
         let unreadable = |message: String| ReconcileFailure {
             reason: "Unreadable".to_owned(),
-            message: format!("the object is no {KIND}: {message}"),
+            message: format!("the object is not a valid {KIND}: {message}"),
             retry: false,
         };
         let name = ObjectRef::of(object).ok_or_else(|| unreadable("it has no name".to_owned()))?;
@@ -62,12 +62,12 @@ impl ReconcileTarget {
         })
     }
 
-    /// The objects that must exist, whole as far as this plugin cares. Add yours here.
-    pub(crate) fn wanted(&self) -> Vec<Value> {
+    /// Returns the objects that must exist, with the fields that this plugin sets. Add your own here.
+    pub(crate) fn desired_objects(&self) -> Vec<Value> {
         let metadata = json!({
             "name": self.name.name,
             "namespace": self.name.namespace,
-            // Whose it is: Kubernetes removes it with its owner, and the host lets the plugin write it.
+            // The owner: Kubernetes deletes the object with it, and the host lets the plugin write it.
             "ownerReferences": [{
                 "apiVersion": API_VERSION,
                 "kind": KIND,
@@ -97,17 +97,18 @@ impl ReconcileTarget {
     }
 }
 
-/// A digest of wanted objects. The status keeps it, so that the next pass knows whether it wants the same.
-pub(crate) fn digest(wanted: &[Value]) -> String {
+/// Returns a digest of the desired objects. The status keeps it, so that the next reconcile knows whether
+/// they have changed.
+pub(crate) fn digest(desired: &[Value]) -> String {
     let mut hasher = DefaultHasher::new();
-    for object in wanted {
+    for object in desired {
         object.to_string().hash(&mut hasher);
     }
     format!("{:016x}", hasher.finish())
 }
 
-/// What the definition cannot say: the host asks before each pass over a new spec, and shows the answer in
-/// the object's conditions.
+/// Returns the problems of a spec that the definition cannot express. The host calls this for each new spec
+/// before it reconciles, and shows the problems in the object's conditions.
 pub(crate) fn violations(object: &Value) -> Vec<Violation> {
     let settings = object.pointer("/spec/settings").and_then(Value::as_object);
     let names = settings.into_iter().flat_map(|settings| settings.keys());
@@ -120,13 +121,13 @@ pub(crate) fn violations(object: &Value) -> Vec<Violation> {
         .map(|name| Violation {
             field: ".spec.settings".to_owned(),
             message: format!(
-                "`{name}` is no name of a setting: use letters, digits, `-`, `_`, `.`"
+                "`{name}` is not a valid name of a setting: use letters, digits, `-`, `_`, `.`"
             ),
         })
         .collect()
 }
 
-/// The CustomResourceDefinition: what Kubernetes knows of the kind.
+/// Returns the CustomResourceDefinition, which defines the kind for Kubernetes.
 pub(crate) fn definition() -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1",
@@ -169,19 +170,19 @@ fn column(name: &str, path: &str, value_type: &str) -> Value {
 fn spec_schema() -> Value {
     json!({
         "type": "object",
-        "description": "What is wanted.",
+        "description": "Desired state.",
         "required": ["settings"],
         "properties": {
             "settings": {
                 "type": "object",
-                "description": "What the site's Pods read, by name.",
+                "description": "Settings that the site's Pods read, by name.",
                 "minProperties": 1,
                 "maxProperties": 100,
                 "additionalProperties": {"type": "string"},
             },
             "port": {
                 "type": "integer",
-                "description": "Where the site's Pods listen.",
+                "description": "Port on which the site's Pods listen.",
                 "default": 80,
                 "minimum": 1,
                 "maximum": 65_535,
@@ -193,25 +194,25 @@ fn spec_schema() -> Value {
 fn status_schema() -> Value {
     json!({
         "type": "object",
-        "description": "How it is.",
+        "description": "Observed state.",
         "properties": {
             "observedGeneration": {
                 "type": "integer",
                 "format": "int64",
-                "description": "The generation that this status tells about.",
+                "description": "Generation of the spec that this status describes.",
             },
             "repairs": {
                 "type": "integer",
                 "format": "int64",
-                "description": "How often a change that somebody else made was put right.",
+                "description": "Number of foreign changes that were corrected.",
             },
             "wantedDigest": {
                 "type": "string",
-                "description": "A digest of the objects that were applied last.",
+                "description": "Digest of the objects that were applied last.",
             },
             "conditions": {
                 "type": "array",
-                "description": "`Ready`: everything is there and as wanted.",
+                "description": "`Ready`: all objects exist and are in the desired state.",
                 "x-kubernetes-list-type": "map",
                 "x-kubernetes-list-map-keys": ["type"],
                 "items": {

@@ -1,14 +1,15 @@
-//! Keeps what the Pods of a site need: for each `SiteConfig` a ConfigMap with its settings and a Service with
-//! its port. Whoever changes or deletes one of them by hand finds it put right a moment later.
+//! A plugin that keeps the objects that the Pods of a site need: for each `SiteConfig` a ConfigMap with its
+//! settings and a Service with its port. It corrects manual changes and deletions of these objects within
+//! moments.
 //!
 //! ```text
-//! observe (reads) ─► plan (pure: decides) ─► act (writes) ─► report (tells)
+//! observe (reads) ─► plan (decides; pure) ─► act (writes) ─► report (status, event, summary)
 //! ```
 //!
 //! Invariants:
-//! - Nothing is kept between passes but the object's status.
-//! - An object that belongs to somebody else is never written.
-//! - A pass that finds everything as wanted writes nothing.
+//! - Nothing is kept between reconciles but the object's status.
+//! - An object of another owner is never written.
+//! - A reconcile that finds everything in the desired state changes nothing.
 
 mod act;
 mod kind;
@@ -42,7 +43,7 @@ impl Reconciler for SiteConfigPlugin {
         request: ReconcileRequest,
     ) -> Result<ReconcileOutcome, ReconcileFailure> {
         let target = kind::ReconcileTarget::read(&request.object)?;
-        let observed = observe::observe(host, target.wanted())?;
+        let observed = observe::observe(host, target.desired_objects())?;
         let planned = plan::plan(observed);
         let acted = act::act(host, planned)?;
         report::report(host, &target, &acted)

@@ -1,4 +1,5 @@
-//! What the plugin says of itself: which kind it reconciles, what it watches, what it asks to be allowed.
+//! The manifest: the kind that the plugin reconciles, the kinds that it watches, and the grants that it
+//! needs.
 
 use tholepin_sdk::{
     GrantScope, Grants, KindName, KubernetesGrant, Manifest, ReconciledKind, WatchMapping,
@@ -7,17 +8,17 @@ use tholepin_sdk::{
 
 use crate::kind::{API_VERSION, KIND, definition};
 
-/// Must be the same each time.
+/// Returns the manifest; must return the same value each time.
 pub(crate) fn manifest() -> Manifest {
     Manifest {
         name: "site-config".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         reconciles: vec![ReconciledKind { name: kind(API_VERSION, KIND), crd: Some(definition()) }],
-        // A change of what belongs to an object calls `reconcile` for that object, at once.
+        // A change of an object that belongs to a `SiteConfig` triggers a reconcile of it immediately.
         watches: ["ConfigMap", "Service"]
             .map(|name| WatchedKind { name: kind("v1", name), leads: WatchMapping::Owner })
             .into(),
-        // The same list as in `site-config.yaml`: ask for no more than you use.
+        // The same list as in `site-config.yaml`. Ask for no more than you use.
         grants: Grants {
             kubernetes: vec![
                 grant(kind(API_VERSION, KIND), &["apply-status", "publish"]),

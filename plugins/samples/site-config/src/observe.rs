@@ -1,48 +1,48 @@
-//! Reads what is there. The only step that asks the host for state.
+//! Reads the current objects. The only step that reads state from the host.
 
 use serde_json::Value;
 use tholepin_sdk::{Error, Host, ObjectRef, ReadMode, ReconcileFailure};
 
-/// A wanted object and what was found in its place.
+/// A desired object and the object that exists under its name.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ObservedObject {
-    pub(crate) wanted: Value,
+    pub(crate) desired: Value,
     pub(crate) found: FoundObject,
 }
 
-/// What was found in the place of a wanted object.
+/// The object that exists under the name of a desired one.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum FoundObject {
-    /// Nothing.
+    /// There is none.
     Nothing,
-    /// Ours.
+    /// It belongs to our object.
     Ours(Value),
-    /// What the host does not let us see, in its words: one of that name that belongs to somebody else, or a
-    /// kind that is not granted.
+    /// The host does not let us read it: the object of that name belongs to another owner, or its kind is not
+    /// granted. Contains the host's error text.
     Denied(String),
 }
 
-/// Looks at each wanted object, in the host's store: no round trip.
+/// Reads each desired object from the host's store, without a round trip.
 ///
 /// # Errors
 ///
 /// Fails if the host cannot read.
 pub(crate) fn observe(
     host: &dyn Host,
-    wanted: Vec<Value>,
+    desired: Vec<Value>,
 ) -> Result<Vec<ObservedObject>, ReconcileFailure> {
-    wanted
+    desired
         .into_iter()
-        .map(|wanted| Ok(ObservedObject { found: look(host, &wanted)?, wanted }))
+        .map(|desired| Ok(ObservedObject { found: read(host, &desired)?, desired }))
         .collect()
 }
 
-fn look(host: &dyn Host, wanted: &Value) -> Result<FoundObject, ReconcileFailure> {
-    let Some(name) = ObjectRef::of(wanted) else { return Ok(FoundObject::Nothing) };
+fn read(host: &dyn Host, desired: &Value) -> Result<FoundObject, ReconcileFailure> {
+    let Some(name) = ObjectRef::of(desired) else { return Ok(FoundObject::Nothing) };
     match host.get(&name, ReadMode::Cached, &[]) {
         Ok(object) => Ok(FoundObject::Ours(object)),
         Err(Error::NotFound(_)) => Ok(FoundObject::Nothing),
-        // The grant is for our own objects only.
+        // The grant covers only objects that belong to our object.
         Err(Error::Denied(why)) => Ok(FoundObject::Denied(why)),
         Err(error) => Err(error.into()),
     }

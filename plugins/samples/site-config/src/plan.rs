@@ -1,68 +1,69 @@
-//! Decides. Pure: it gets data and gives data, so that a table of cases can test it.
+//! Decides what to do. Pure: data in, data out, so a table of cases can test it.
 
 use serde_json::Value;
 
 use crate::observe::{FoundObject, ObservedObject};
 
-/// What to do about one wanted object.
+/// What to do about one desired object.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PlannedObject {
-    pub(crate) wanted: Value,
+    pub(crate) desired: Value,
     pub(crate) decision: Decision,
 }
 
-/// The decision, with its reason.
+/// A decision, with its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Every field that is wanted is there as wanted.
+    /// Every desired field has its desired value.
     Keep,
-    /// It is not there.
+    /// The object does not exist.
     Create,
-    /// These fields are not as wanted.
+    /// These fields differ from the desired ones.
     Correct(Vec<String>),
-    /// It is not ours to write; the host's words.
+    /// The object is not ours to write. Contains the host's error text.
     LeaveToOwner(String),
 }
 
-/// Decides about each object by itself.
+/// Decides about each object separately.
 pub(crate) fn plan(observed: Vec<ObservedObject>) -> Vec<PlannedObject> {
-    let decided = observed.into_iter().map(|ObservedObject { wanted, found }| {
+    let decided = observed.into_iter().map(|ObservedObject { desired, found }| {
         let decision = match found {
             FoundObject::Nothing => Decision::Create,
             FoundObject::Denied(why) => Decision::LeaveToOwner(why),
-            FoundObject::Ours(found) => match differences(&wanted, &found) {
+            FoundObject::Ours(found) => match differences(&desired, &found) {
                 fields if fields.is_empty() => Decision::Keep,
                 fields => Decision::Correct(fields),
             },
         };
-        PlannedObject { wanted, decision }
+        PlannedObject { desired, decision }
     });
     decided.collect()
 }
 
-/// The fields of `wanted` that `found` does not have so. What `found` has besides may be a default, or
-/// somebody else's; what we wanted ourselves once and no longer do, the next apply takes back. Values of
-/// Secrets are fingerprints here and differ from all that is wanted: do not compare them.
-fn differences(wanted: &Value, found: &Value) -> Vec<String> {
+/// Returns the fields of `desired` that have another value in `found`. Further fields of `found` can be
+/// defaults or belong to others. Fields that this plugin applied earlier and no longer wants are removed by
+/// the next apply. Do not compare values of Secrets: they are fingerprints here and differ from every desired
+/// value.
+fn differences(desired: &Value, found: &Value) -> Vec<String> {
     let mut fields = Vec::new();
-    collect(wanted, found, "", &mut fields);
+    collect(desired, found, "", &mut fields);
     fields
 }
 
-fn collect(wanted: &Value, found: &Value, path: &str, fields: &mut Vec<String>) {
-    match (wanted, found) {
-        (Value::Object(wanted), Value::Object(found)) => {
-            for (name, wanted) in wanted {
+fn collect(desired: &Value, found: &Value, path: &str, fields: &mut Vec<String>) {
+    match (desired, found) {
+        (Value::Object(desired), Value::Object(found)) => {
+            for (name, desired) in desired {
                 let found = found.get(name).unwrap_or(&Value::Null);
-                collect(wanted, found, &format!("{path}.{name}"), fields);
+                collect(desired, found, &format!("{path}.{name}"), fields);
             }
         }
-        (Value::Array(wanted), Value::Array(found)) if wanted.len() == found.len() => {
-            for (index, (wanted, found)) in wanted.iter().zip(found).enumerate() {
-                collect(wanted, found, &format!("{path}[{index}]"), fields);
+        (Value::Array(desired), Value::Array(found)) if desired.len() == found.len() => {
+            for (index, (desired, found)) in desired.iter().zip(found).enumerate() {
+                collect(desired, found, &format!("{path}[{index}]"), fields);
             }
         }
-        (wanted, found) if wanted == found => {}
+        (desired, found) if desired == found => {}
         _ => fields.push(path.to_owned()),
     }
 }
@@ -74,10 +75,10 @@ mod tests {
 
     #[track_caller]
     fn check(found: FoundObject, expected: Decision) {
-        let wanted =
+        let desired =
             json!({"data": {"colour": "green", "title": "Hello"}, "ports": [{"port": 80}]});
-        let planned = plan(vec![ObservedObject { wanted: wanted.clone(), found }]);
-        assert_eq!(planned, [PlannedObject { wanted, decision: expected }]);
+        let planned = plan(vec![ObservedObject { desired: desired.clone(), found }]);
+        assert_eq!(planned, [PlannedObject { desired, decision: expected }]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Tells how it is: the status, an event when somebody else's change was put right, and one line for people.
+//! Reports the result: the status, an event when a foreign change was corrected, and one line for people.
 
 use serde_json::{Value, json};
 use tholepin_sdk::{EventType, Host, ReconcileFailure, ReconcileOutcome, time};
@@ -8,7 +8,8 @@ use crate::{
     kind::{API_VERSION, KIND, ReconcileTarget, digest},
 };
 
-/// Writes the status. It changes only when something changed, so an object that is well is not written.
+/// Writes the status. It changes only when something changed, so the status of an object in the desired state
+/// is not written.
 ///
 /// # Errors
 ///
@@ -19,9 +20,9 @@ pub(crate) fn report(
     acted: &ActSummary,
 ) -> Result<ReconcileOutcome, ReconcileFailure> {
     let summary = summary(acted);
-    let wanted = digest(&target.wanted());
+    let desired = digest(&target.desired_objects());
     let mut repairs = target.status.get("repairs").and_then(Value::as_u64).unwrap_or_default();
-    if is_repair(target, &wanted, acted) {
+    if is_repair(target, &desired, acted) {
         repairs += 1;
         host.publish(EventType::Normal, "Repaired", &summary)?;
         host.info(&summary);
@@ -33,33 +34,34 @@ pub(crate) fn report(
         "status": {
             "observedGeneration": target.generation,
             "repairs": repairs,
-            "wantedDigest": wanted,
+            "wantedDigest": desired,
             "conditions": [ready(target, acted, host.now_ms()?)],
         },
     }))?;
     Ok(ReconcileOutcome { summary, ..ReconcileOutcome::default() })
 }
 
-/// Whether this pass put right what somebody else changed or deleted. What a new spec or a new revision of this
-/// plugin asks for is no repair: then the objects that are wanted are not those that were applied last.
-fn is_repair(target: &ReconcileTarget, wanted: &str, acted: &ActSummary) -> bool {
+/// Returns true if this reconcile corrected a foreign change or deletion. A change that follows from a new
+/// spec or a new revision of this plugin is not a repair: then the desired objects differ from those that
+/// were applied last.
+fn is_repair(target: &ReconcileTarget, desired: &str, acted: &ActSummary) -> bool {
     let applied = target.status.get("wantedDigest").and_then(Value::as_str);
-    let is_written = !acted.made.is_empty() || !acted.corrected.is_empty();
-    is_written && applied == Some(wanted)
+    let is_written = !acted.created.is_empty() || !acted.corrected.is_empty();
+    is_written && applied == Some(desired)
 }
 
-/// The condition `Ready`.
+/// Returns the condition `Ready`.
 fn ready<'a>(target: &'a ReconcileTarget, acted: &ActSummary, now_ms: u64) -> Value {
-    let objects = acted.kept.len() + acted.made.len() + acted.corrected.len();
+    let objects = acted.kept.len() + acted.created.len() + acted.corrected.len();
     let (status, reason, message) = if acted.left_to_owner.is_empty() {
-        ("True", "AsWanted", format!("{objects} objects are as wanted"))
+        ("True", "AsWanted", format!("{objects} objects are up to date"))
     } else {
         let left = acted.left_to_owner.iter();
         let left: Vec<String> = left
             .map(|(title, why)| {
                 format!(
-                    "{title} belongs to somebody else (delete it, or give this object another name) or \
-                     is not granted: {why}"
+                    "{title} belongs to another owner (delete it, or give this object another name) or is \
+                     not granted: {why}"
                 )
             })
             .collect();
@@ -81,14 +83,19 @@ fn ready<'a>(target: &'a ReconcileTarget, acted: &ActSummary, now_ms: u64) -> Va
     })
 }
 
-/// One line for people: the host logs it when it is news.
+/// Returns one line for people; the host logs it when it changes.
 fn summary(acted: &ActSummary) -> String {
-    let ActSummary { kept, made, corrected, left_to_owner } = acted;
+    let ActSummary { kept, created, corrected, left_to_owner } = acted;
     let left = left_to_owner.iter().map(|(title, _)| title.clone()).collect();
-    let parts =
-        [("made", made), ("put right", corrected), ("left to its owner", &left), ("kept", kept)];
-    let told = parts.iter().filter(|(_, titles)| !titles.is_empty());
-    told.map(|(verb, titles)| format!("{verb} {}", titles.join(", ")))
+    let parts = [
+        ("created", created),
+        ("corrected", corrected),
+        ("left to its owner", &left),
+        ("kept", kept),
+    ];
+    let named = parts.iter().filter(|(_, titles)| !titles.is_empty());
+    named
+        .map(|(verb, titles)| format!("{verb} {}", titles.join(", ")))
         .collect::<Vec<_>>()
         .join("; ")
 }

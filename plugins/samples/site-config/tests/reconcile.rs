@@ -1,4 +1,4 @@
-//! Whole passes without Wasm and without a cluster: the host is a list of what there is.
+//! Whole reconciles without Wasm and without a cluster; the host answers from a list of objects.
 #![cfg(test)]
 
 use serde_json::{Value, json};
@@ -14,9 +14,9 @@ fn object() -> Value {
     })
 }
 
-/// A host that has these objects and no others, and takes every write.
+/// Returns a host that has only these objects and accepts every write.
 fn host(objects: &[Value]) -> ReplayHost {
-    let empty = ReplayHost::default().without_other_objects().with_writes_taken().with_now_ms(0);
+    let empty = ReplayHost::default().without_other_objects().with_writes_accepted().with_now_ms(0);
     objects.iter().fold(empty, ReplayHost::with_object)
 }
 
@@ -26,13 +26,13 @@ fn reconcile(host: &ReplayHost, object: Value) -> ReconcileOutcome {
     assert_eq!(
         host.missing(),
         Vec::<String>::new(),
-        "the plugin asked what this test does not know"
+        "the plugin made calls for which this test has no answers"
     );
     outcome
 }
 
-/// What a first pass makes, and the object with the status that it leaves.
-fn made() -> (Vec<Value>, Value) {
+/// Runs a first reconcile and returns the objects that it creates, and the object with its new status.
+fn created() -> (Vec<Value>, Value) {
     let host = host(&[]);
     reconcile(&host, object());
     let mut object = object();
@@ -41,37 +41,37 @@ fn made() -> (Vec<Value>, Value) {
 }
 
 #[test]
-fn a_new_object_gets_what_it_needs() {
+fn a_new_object_gets_a_config_map_and_a_service() {
     let host = host(&[]);
     let outcome = reconcile(&host, object());
-    assert_eq!(outcome.summary, "made ConfigMap home, Service home");
+    assert_eq!(outcome.summary, "created ConfigMap home, Service home");
     let applied = host.applied();
     assert_eq!(applied[0]["data"], json!({"colour": "green"}));
     assert_eq!(applied[1]["spec"]["ports"][0]["port"], 8080);
-    for made in applied {
-        assert_eq!(made["metadata"]["ownerReferences"][0]["uid"], "u-1", "{made}");
+    for object in applied {
+        assert_eq!(object["metadata"]["ownerReferences"][0]["uid"], "u-1", "{object}");
     }
     let status = &host.statuses_applied()[0]["status"];
     assert_eq!((&status["repairs"], &status["observedGeneration"]), (&json!(0), &json!(1)));
     assert_eq!(status["conditions"][0]["status"], "True");
-    assert_eq!(host.published(), Vec::<String>::new(), "nothing was broken");
+    assert_eq!(host.published(), Vec::<String>::new(), "nothing was corrected");
 }
 
 #[test]
-fn what_was_changed_by_hand_is_put_right_and_told() {
-    let (mut objects, object) = made();
+fn a_manual_change_is_corrected_and_reported() {
+    let (mut objects, object) = created();
     objects[0]["data"]["colour"] = json!("red");
     let host = host(&objects);
     let outcome = reconcile(&host, object);
-    assert_eq!(outcome.summary, "put right ConfigMap home (.data.colour); kept Service home");
+    assert_eq!(outcome.summary, "corrected ConfigMap home (.data.colour); kept Service home");
     assert_eq!(host.applied()[0]["data"]["colour"], "green");
     assert_eq!(host.statuses_applied()[0]["status"]["repairs"], 1);
     assert_eq!(host.published(), ["Repaired"]);
 }
 
 #[test]
-fn what_was_deleted_by_hand_is_made_again() {
-    let (mut objects, object) = made();
+fn a_manual_deletion_is_corrected() {
+    let (mut objects, object) = created();
     objects.remove(1);
     let host = host(&objects);
     reconcile(&host, object);
@@ -79,12 +79,12 @@ fn what_was_deleted_by_hand_is_made_again() {
     assert_eq!(host.published(), ["Repaired"]);
 }
 
-/// A new revision that wants other objects, or a new spec, leaves a digest in the status that differs.
+/// With a new revision that wants other objects, or a new spec, the digest in the status differs.
 #[test]
-fn what_is_wanted_otherwise_than_before_is_no_repair() {
-    let (objects, object) = made();
+fn a_change_of_spec_or_revision_is_not_a_repair() {
+    let (objects, object) = created();
     let mut by_revision = object.clone();
-    by_revision["status"]["wantedDigest"] = json!("what another revision wanted");
+    by_revision["status"]["wantedDigest"] = json!("the digest of another revision");
     let mut by_spec = object;
     by_spec["metadata"]["generation"] = json!(2);
     by_spec["spec"]["settings"]["colour"] = json!("blue");
@@ -93,15 +93,15 @@ fn what_is_wanted_otherwise_than_before_is_no_repair() {
     for (objects, object) in [(changed, by_revision), (objects, by_spec)] {
         let host = host(&objects);
         let outcome = reconcile(&host, object);
-        assert!(outcome.summary.starts_with("put right ConfigMap home"), "{}", outcome.summary);
+        assert!(outcome.summary.starts_with("corrected ConfigMap home"), "{}", outcome.summary);
         assert_eq!(host.statuses_applied()[0]["status"]["repairs"], 0);
         assert_eq!(host.published(), Vec::<String>::new());
     }
 }
 
 #[test]
-fn what_is_as_wanted_is_applied_as_before_which_changes_nothing() {
-    let (objects, object) = made();
+fn an_unchanged_object_is_applied_again_without_effect() {
+    let (objects, object) = created();
     let host = host(&objects);
     let outcome = reconcile(&host, object.clone());
     assert_eq!(outcome.summary, "kept ConfigMap home, Service home");
@@ -110,7 +110,7 @@ fn what_is_as_wanted_is_applied_as_before_which_changes_nothing() {
 }
 
 #[test]
-fn a_setting_with_an_impossible_name_is_refused() {
+fn a_setting_with_an_invalid_name_is_refused() {
     let mut object = object();
     assert_eq!(SiteConfigPlugin::validate(None, object.clone()), []);
     object["spec"]["settings"] = json!({"two words": ""});

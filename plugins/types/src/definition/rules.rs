@@ -1,6 +1,6 @@
-//! What the definition says in CEL: what must not change, and what several fields must agree on.
+//! The CEL rules of the definition: immutable fields, and conditions on several fields.
 //!
-//! Each message names the way out, because it is all that `kubectl apply` shows.
+//! Each message says how to fix the problem, because `kubectl apply` shows nothing else.
 
 use alloc::{format, string::String};
 
@@ -12,7 +12,7 @@ fn rule(rule: &str, message: &str) -> Value {
     json!({"rule": rule, "message": message})
 }
 
-/// Of the whole object.
+/// The rules of the whole object.
 pub(crate) fn object() -> Value {
     let length = rule(
         &format!("self.metadata.name.size() <= {NAME_LENGTH_MAX}"),
@@ -33,39 +33,39 @@ pub(crate) fn object() -> Value {
     json!([length, letters, nodes])
 }
 
-/// Of the spec.
+/// The rules of the spec.
 pub(crate) fn spec() -> Value {
     let storage = "storage can be neither added nor removed: create a new RedisCluster";
     json!([rule("has(self.storage) == has(oldSelf.storage)", storage)])
 }
 
-/// Of `.spec.shards`.
+/// The rules of `.spec.shards`.
 pub(crate) fn shards() -> Value {
     let message = String::from(
-        "changing the number of shards moves slots, which is not served yet: create a new \
-         RedisCluster with the number wanted",
+        "changing the number of shards is not supported yet, because it moves slots: create a new \
+         RedisCluster with that number",
     );
     json!([rule("self == oldSelf", &message)])
 }
 
-/// Of `.spec.replicasPerShard`.
+/// The rules of `.spec.replicasPerShard`.
 pub(crate) fn replicas_per_shard() -> Value {
-    let message = "removing replicas is not served yet: keep at least as many as there are";
+    let message = "removing replicas is not supported yet: keep at least the present number";
     json!([rule("self >= oldSelf", message)])
 }
 
-/// Of `.spec.port`.
+/// The rules of `.spec.port`.
 pub(crate) fn port() -> Value {
     json!([rule("self == oldSelf", "the port cannot be changed: create a new RedisCluster")])
 }
 
-/// Of `.spec.storage.size`.
+/// The rules of `.spec.storage.size`.
 pub(crate) fn storage_size() -> Value {
-    let message = "resizing volumes is not served yet: keep the size";
+    let message = "resizing volumes is not supported yet: keep the size";
     json!([rule("self == oldSelf", message)])
 }
 
-/// Of `.spec.storage`.
+/// The rules of `.spec.storage`.
 pub(crate) fn storage() -> Value {
     json!([rule(
         "has(self.storageClassName) == has(oldSelf.storageClassName) && \
@@ -74,7 +74,7 @@ pub(crate) fn storage() -> Value {
     )])
 }
 
-/// Of each quantity in `.spec.resources`, as Kubernetes reads them; none is negative.
+/// The schema of each quantity in `.spec.resources`: Kubernetes' syntax, never negative.
 pub(crate) fn quantities() -> Value {
     json!({"x-kubernetes-int-or-string": true, "pattern": crate::validation::QUANTITY, "maxLength": 20})
 }

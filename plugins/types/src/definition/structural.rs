@@ -1,11 +1,11 @@
-//! Makes a structural schema of what `schemars` makes of a type.
+//! Converts the JSON Schema that `schemars` generates into a structural schema.
 
 use alloc::{string::String, vec, vec::Vec};
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
-/// The structural schema of a type, without `$ref`.
+/// Returns the structural schema of a type, without `$ref`.
 pub(super) fn schema_of<T: JsonSchema>() -> Value {
     let settings = SchemaSettings::draft07().with(|settings| {
         settings.inline_subschemas = true;
@@ -16,21 +16,21 @@ pub(super) fn schema_of<T: JsonSchema>() -> Value {
     schema
 }
 
-/// Adds rules to a node that may have some.
+/// Adds CEL rules to a schema node.
 pub(super) fn add_rules(schema: &mut Value, rules: &Value) {
     let (Value::Object(node), Value::Array(rules)) = (schema, rules) else { return };
-    let there = node.entry("x-kubernetes-validations").or_insert_with(|| Value::Array(vec![]));
-    if let Value::Array(there) = there {
-        there.extend(rules.iter().cloned());
+    let existing = node.entry("x-kubernetes-validations").or_insert_with(|| Value::Array(vec![]));
+    if let Value::Array(existing) = existing {
+        existing.extend(rules.iter().cloned());
     }
 }
 
 fn restructure(schema: &mut Value) {
     let Value::Object(node) = schema else { return };
-    merge_words(node);
+    merge_constants(node);
     drop_null(node);
     node.remove("title");
-    // Kubernetes knows `int32` and `int64` and warns about the rest; the ranges say the same.
+    // Kubernetes knows only `int32` and `int64` and warns about other formats; the ranges say the same.
     if node.get("format").and_then(Value::as_str).is_some_and(|format| format.starts_with("uint")) {
         node.remove("format");
     }
@@ -48,26 +48,27 @@ fn restructure(schema: &mut Value) {
     }
 }
 
-/// `oneOf` of constants, as documented enums give it, becomes `enum`; what the words mean goes into
-/// the description.
-fn merge_words(node: &mut Map<String, Value>) {
+/// Turns a `oneOf` of constants, which `schemars` generates for documented enums, into an `enum`. The
+/// meanings of the values go into the description.
+fn merge_constants(node: &mut Map<String, Value>) {
     let Some(Value::Array(branches)) = node.get("oneOf") else { return };
-    let words: Option<Vec<Value>> = branches.iter().map(|one| one.get("const").cloned()).collect();
-    let Some(words) = words else { return };
+    let values: Option<Vec<Value>> =
+        branches.iter().map(|branch| branch.get("const").cloned()).collect();
+    let Some(values) = values else { return };
     let meanings = branches.iter().filter_map(|branch| {
-        let word = branch.get("const")?.as_str()?;
+        let value = branch.get("const")?.as_str()?;
         let meaning = branch.get("description")?.as_str()?;
-        Some(alloc::format!("`{word}`: {meaning}"))
+        Some(alloc::format!("`{value}`: {meaning}"))
     });
     let own = node.get("description").and_then(Value::as_str).map(String::from);
     let text: Vec<String> = own.into_iter().chain(meanings).collect();
     node.insert("description".into(), text.join(" ").into());
-    node.insert("enum".into(), words.into());
+    node.insert("enum".into(), values.into());
     node.insert("type".into(), "string".into());
     node.remove("oneOf");
 }
 
-/// An optional field is one that may be absent, not one that may be null.
+/// Removes null: an optional field may be absent, but not null.
 fn drop_null(node: &mut Map<String, Value>) {
     if let Some(Value::Array(branches)) = node.get_mut("anyOf") {
         branches.retain(|branch| branch.get("type").and_then(Value::as_str) != Some("null"));
@@ -75,10 +76,10 @@ fn drop_null(node: &mut Map<String, Value>) {
             let only = only.clone();
             node.remove("anyOf");
             for (name, value) in only {
-                // The field's own description says more than its type's.
+                // Keeps the field's own description, which is more specific than that of its type.
                 node.entry(name).or_insert(value);
             }
-            merge_words(node);
+            merge_constants(node);
         }
     }
     if let Some(Value::Array(types)) = node.get_mut("type") {

@@ -1,4 +1,4 @@
-//! What a user asks for. The doc comments are the descriptions that `kubectl explain` shows.
+//! The spec of a `RedisCluster`. `kubectl explain` shows these doc comments as descriptions.
 
 use alloc::{borrow::ToOwned, collections::BTreeMap, string::String};
 
@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::setting::SettingValue;
 
-/// A Redis Cluster: 16384 slots over some shards, each a primary with its replicas.
+/// A Redis Cluster: 16384 slots divided among shards, each with a primary and its replicas.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct RedisClusterSpec {
-    /// How many shards the slots are spread over. At least 3 let the cluster elect a new primary by
-    /// itself; with 1 or 2 only Tholepin can promote a replica. Changing it is not served yet.
+    /// Number of shards that the slots are divided among. With 3 or more, the cluster itself can elect a new
+    /// primary; with 1 or 2, only Tholepin can promote a replica. Changing the number is not supported yet.
     #[serde(default = "default_shards")]
     #[cfg_attr(
         feature = "schema",
@@ -22,9 +22,9 @@ pub struct RedisClusterSpec {
         )
     )]
     pub shards: u16,
-    /// How many replicas each shard has beside its primary. It may grow; shrinking it is not served
-    /// yet. Without a replica the death of a primary makes its slots unavailable, and without
-    /// storage its data is lost.
+    /// Number of replicas of each shard, besides its primary. It can be increased, but not decreased yet.
+    /// Without a replica, the slots of a shard are unavailable while its primary is down, and without storage
+    /// its data is lost.
     #[serde(default = "default_replicas_per_shard")]
     #[cfg_attr(
         feature = "schema",
@@ -34,13 +34,13 @@ pub struct RedisClusterSpec {
         )
     )]
     pub replicas_per_shard: u16,
-    /// The image of the engine: Redis or Valkey, 6.2 or newer.
+    /// Image of the server: Redis or Valkey, 6.2 or newer.
     #[serde(default = "default_image")]
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 500)))]
     pub image: String,
-    /// The port for clients; the cluster bus uses this plus 10000. Give each cluster a port of its
-    /// own where Pod addresses are reused quickly: a late message to a reused address then meets a
-    /// closed port instead of another cluster.
+    /// Port for clients. The cluster bus uses this port plus 10000. Use a different port for each cluster
+    /// where Pod addresses are reused quickly: a late message to a reused address then reaches a closed port
+    /// instead of another cluster.
     #[serde(default = "default_port")]
     #[cfg_attr(
         feature = "schema",
@@ -50,54 +50,55 @@ pub struct RedisClusterSpec {
         )
     )]
     pub port: u16,
-    /// What each Redis container asks of its node.
+    /// Resources of each Redis container.
     #[serde(default, skip_serializing_if = "Resources::is_empty")]
     pub resources: Resources,
-    /// Settings of the engine by name, as in `redis.conf`. Known ones only; those that Tholepin
+    /// Server settings by name, as in `redis.conf`. Unknown settings are refused. Settings that Tholepin
     /// manages are refused with the field to use instead.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[cfg_attr(feature = "schema", schemars(extend("maxProperties" = 64)))]
     pub settings: BTreeMap<String, SettingValue>,
-    /// Where the password is kept. Without it there is none, and everybody who reaches a Pod may do
-    /// anything.
+    /// Secret that contains the password. Without it there is no password, and everybody who can connect to a
+    /// Pod has full access.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
-    /// A volume per Pod, and an append-only file on it. Without it data lives in memory only.
+    /// A volume for each Pod, with an append-only file on it. Without it, data is only in memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
         feature = "schema",
         schemars(extend("x-kubernetes-validations" = crate::definition::rules::storage()))
     )]
     pub storage: Option<Storage>,
-    /// What happens when members fail.
+    /// Behaviour when members fail.
     #[serde(default)]
     pub failover: Failover,
-    /// Whether the data of a shard may be given up to serve its slots again: `never` (a person must approve it),
-    /// or `acceptable`, as for a cache.
+    /// Whether the data of a shard may be given up in order to serve its slots again: `never` (a person must
+    /// approve it), or `acceptable`, for example for a cache.
     #[serde(default)]
     pub data_loss: DataLoss,
 }
 
-/// The Secret that holds the password of the ACL user `default`.
+/// The Secret that contains the password of the ACL user `default`.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Auth {
-    /// The Secret's name, in the object's own namespace.
+    /// Name of the Secret, in the namespace of this object.
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 253)))]
     pub secret_name: String,
-    /// The key of the password in the Secret.
+    /// Key of the password in the Secret.
     #[serde(default = "default_password_key")]
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 253)))]
     pub key: String,
 }
 
-/// A volume per Pod.
+/// A volume for each Pod.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Storage {
-    /// The size of each volume, such as `10Gi`: the data, its rewrite and some room.
+    /// Size of each volume, such as `10Gi`. It must hold the data, a rewrite of the append-only file, and
+    /// some reserve.
     #[cfg_attr(
         feature = "schema",
         schemars(
@@ -109,42 +110,42 @@ pub struct Storage {
         )
     )]
     pub size: String,
-    /// The storage class; the cluster's default if absent.
+    /// Storage class of the volumes; the default class of the Kubernetes cluster if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 253)))]
     pub storage_class_name: Option<String>,
-    /// What becomes of the volumes when the object is deleted.
+    /// What happens to the volumes when this object is deleted.
     #[serde(default)]
     pub on_delete: OnDelete,
 }
 
-/// What becomes of the volumes when the object is deleted.
+/// What happens to the volumes when the object is deleted.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum OnDelete {
-    /// They stay, and an object of the same name finds its data again.
+    /// The volumes are kept, and a new object of the same name uses their data.
     #[default]
     Retain,
-    /// They go, and the data with them.
+    /// The volumes and their data are deleted.
     Delete,
 }
 
-/// What happens when members fail.
+/// Behaviour when members fail.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Failover {
-    /// What to do when a primary's process or Pod is known to be dead.
+    /// What to do when the process or Pod of a primary is known to be dead.
     #[serde(default)]
     pub on_pod_death: OnPodDeath,
-    /// Milliseconds without an answer after which the cluster suspects a node
-    /// (`cluster-node-timeout`). It bounds how long a hung primary blocks its slots; a dead one is
-    /// replaced sooner. Shorter finds hung nodes sooner but takes slow ones for hung.
+    /// Milliseconds without an answer after which the cluster suspects a node (`cluster-node-timeout`). It
+    /// limits how long a hung primary blocks its slots; a dead primary is replaced sooner. A shorter time
+    /// detects hung nodes sooner but can mistake slow nodes for hung ones.
     #[serde(default = "default_node_timeout_ms")]
     #[cfg_attr(feature = "schema", schemars(range(min = 1000, max = 120_000)))]
     pub node_timeout_ms: u32,
-    /// Whether the whole cluster stops answering while some slot has no healthy owner
-    /// (`cluster-require-full-coverage`). Caches are better off with `false`.
+    /// Whether the whole cluster stops answering while any slot has no healthy owner
+    /// (`cluster-require-full-coverage`). Use `false` for caches.
     #[serde(default = "default_true")]
     pub require_full_coverage: bool,
 }
@@ -154,39 +155,39 @@ pub struct Failover {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum OnPodDeath {
-    /// Promote the best replica at once. Writes that no replica had received yet are lost, as in any
-    /// failover after a death.
+    /// Promote the best replica immediately. Writes that no replica had received are lost, as in any failover
+    /// after a death.
     #[default]
     Force,
-    /// Leave it to the cluster, which waits for its node timeout and then votes.
+    /// Leave the failover to the cluster, which waits for its node timeout and then votes.
     Wait,
 }
 
-/// Whether the data of a shard may be given up to serve its slots again.
+/// Whether the data of a shard may be given up in order to serve its slots again.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum DataLoss {
-    /// Only with a person's approval.
+    /// Only with the approval of a person.
     #[default]
     Never,
-    /// Without asking: the data can be had again from elsewhere.
+    /// Without approval: the data can be restored from elsewhere.
     Acceptable,
 }
 
-/// What a container asks of its node: quantities as Kubernetes writes them.
+/// Resources of a container, as Kubernetes quantities.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
-    /// The least it needs; Pods are placed by it.
+    /// Requested resources, which the scheduler uses to place the Pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[cfg_attr(
         feature = "schema",
         schemars(extend("additionalProperties" = crate::definition::rules::quantities()))
     )]
     pub requests: BTreeMap<String, SettingValue>,
-    /// The most it may use. A fork copies memory that is written meanwhile: allow twice `maxmemory`.
+    /// Limits. A fork copies the memory that is written meanwhile: allow twice `maxmemory`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[cfg_attr(
         feature = "schema",
@@ -196,7 +197,7 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Whether nothing is asked.
+    /// Returns true if neither requests nor limits are set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.requests.is_empty() && self.limits.is_empty()
@@ -233,9 +234,9 @@ fn default_password_key() -> String {
     "password".to_owned()
 }
 
-/// A third of Redis' own default: deaths are seen by Tholepin at once, so this is for hung processes
-/// and cut networks only, and must outlast what keeps a healthy process from answering. A fork takes
-/// 5-8 ms for 194 MB resident on this class of machine, so about a second at 30 GB.
+/// A third of Redis' own default (15 s). Tholepin detects dead processes immediately, so the timeout matters
+/// for hung processes and broken networks only. It must be longer than the pauses of a healthy process: a
+/// fork takes 5-8 ms for 194 MB resident on the development machine, so about a second at 30 GB.
 const fn default_node_timeout_ms() -> u32 {
     5000
 }

@@ -1,18 +1,19 @@
-//! What the plugin reports. Nothing here changes while nothing happens: no offsets, no ages.
+//! The status of a `RedisCluster`. It contains no offsets or ages, so it does not change while nothing
+//! happens.
 
 use alloc::{string::String, vec::Vec};
 
 use serde::{Deserialize, Serialize};
 
-/// How the cluster is.
+/// Observed state of the cluster.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct RedisClusterStatus {
-    /// The generation that this status tells about.
+    /// Generation of the spec that this status describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// What holds and what does not, by type.
+    /// Conditions by type.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(
         feature = "schema",
@@ -22,16 +23,17 @@ pub struct RedisClusterStatus {
         ))
     )]
     pub conditions: Vec<Condition>,
-    /// How many shards are as wanted, of how many: `2/3`.
+    /// Number of shards in the desired state and number of all shards: `2/3`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub ready_shards: String,
-    /// How many slots a healthy primary serves, of 16384.
+    /// Number of slots that a healthy primary serves, of 16384.
     #[serde(default)]
     pub slots_served: u16,
-    /// Whether the cluster was once as wanted. Until then, data that members bring along must fit the spec.
+    /// Whether the cluster has reached the desired state once. Until then, data that members already have
+    /// must match the spec.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub formed: bool,
-    /// The shards, in order of their numbers.
+    /// The shards in order of their numbers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(
         feature = "schema",
@@ -43,26 +45,26 @@ pub struct RedisClusterStatus {
     pub shards: Vec<ShardStatus>,
 }
 
-/// How one shard is.
+/// Observed state of one shard.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct ShardStatus {
-    /// The shard's name, which is its StatefulSet's.
+    /// Name of the shard, which is also the name of its StatefulSet.
     pub name: String,
-    /// The slots it serves: `0-5460`.
+    /// Slots that the shard serves: `0-5460`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub slots: String,
-    /// The Pod of its primary; absent while it has none that answers.
+    /// Pod of the shard's primary; absent while no primary answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub primary: Option<String>,
-    /// How many replicas are in sync with the primary.
+    /// Number of replicas that are in sync with the primary.
     #[serde(default)]
     pub replicas_in_sync: u16,
-    /// What it waits for; absent when it is as wanted.
+    /// What the shard is waiting for; absent when it is in the desired state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<String>,
-    /// Its members, by Pod.
+    /// Members of the shard, by Pod.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[cfg_attr(
         feature = "schema",
@@ -74,71 +76,71 @@ pub struct ShardStatus {
     pub members: Vec<MemberStatus>,
 }
 
-/// One member as it was last seen. While it does not answer, what it said last stays.
+/// Observed state of one member. While the member does not answer, its last known values are kept.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct MemberStatus {
-    /// Its Pod.
+    /// Pod of the member.
     pub pod: String,
-    /// Its node id.
+    /// Node id of the member.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
-    /// What it is.
+    /// Role of the member.
     pub role: MemberRole,
-    /// Of a replica, also one that does not answer now: whether it was in sync while its primary was last
-    /// heard. Only such a one is promoted after a death.
+    /// Whether the replica was in sync when its primary last answered, also for a replica that does not
+    /// answer now. Only such a replica is promoted after a death.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_sync: Option<bool>,
 }
 
-/// What a member is for its shard.
+/// Role of a member in its shard.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum MemberRole {
-    /// It serves the shard's slots.
+    /// The member serves the slots of the shard.
     Primary,
-    /// It follows the shard's primary.
+    /// The member follows the primary of the shard.
     Replica,
-    /// It does not belong to the cluster yet.
+    /// The member does not belong to the cluster yet.
     Joining,
-    /// It does not answer.
+    /// The member does not answer.
     Silent,
 }
 
-/// One thing that holds, does not hold, or is not known.
+/// A condition that is true, false or unknown.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
-    /// What it is about.
+    /// Type of the condition.
     #[serde(rename = "type")]
     pub condition_type: String,
-    /// Whether it holds.
+    /// Whether the condition is true.
     pub status: ConditionStatus,
-    /// Why, as one CamelCase word.
+    /// Reason of the status, one CamelCase word.
     pub reason: String,
-    /// Why, for people, with the way out.
+    /// Reason of the status for people, with the way to fix it.
     #[serde(default)]
     pub message: String,
-    /// When `status` last changed (RFC 3339).
+    /// Time of the last change of `status` (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "schema", schemars(extend("format" = "date-time")))]
     pub last_transition_time: Option<String>,
-    /// The generation that this tells about.
+    /// Generation of the spec that the condition describes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 }
 
-/// Whether a condition holds.
+/// Whether a condition is true.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum ConditionStatus {
-    /// It holds.
+    /// The condition is true.
     True,
-    /// It does not hold.
+    /// The condition is false.
     False,
-    /// It is not known.
+    /// It is not known whether the condition is true.
     Unknown,
 }

@@ -1,13 +1,13 @@
-//! What the value of a setting may be: the engine's own grammar and bounds.
+//! The values that a setting may have: the server's own syntax and ranges.
 //!
-//! A value that is accepted here must be accepted by the engine, in its file and by `CONFIG SET`: a
-//! server that refuses its file does not start. `tests/engine.rs` asks a real server about the ends of
-//! every range.
+//! A server accepts every value that is accepted here, in its configuration file and by `CONFIG SET`; with an
+//! invalid line in its file it does not start. `tests/engine.rs` checks the ends of every range with a real
+//! server.
 
 use alloc::string::{String, ToString};
 use core::fmt;
 
-/// What a value must be.
+/// The values that a setting accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SettingKind {
     /// A whole number, both ends included.
@@ -26,23 +26,23 @@ pub enum SettingKind {
     },
     /// `yes` or `no`.
     YesNo,
-    /// One of these words.
+    /// One of these keywords.
     OneOf(&'static [&'static str]),
-    /// Groups of `class hard soft seconds`, as `client-output-buffer-limit` has them.
+    /// Groups of `class hard soft seconds`, as in `client-output-buffer-limit`.
     BufferLimits,
-    /// Letters, each of which names a class of events; none at all is allowed.
+    /// Letters, each of which stands for a class of events; may be empty.
     EventLetters,
 }
 
-/// The classes of clients that have a limit.
+/// The client classes that have a limit.
 const CLASSES: &[&str] = &["normal", "replica", "slave", "pubsub"];
 /// The letters of `notify-keyspace-events` in Redis 7.0.
 const EVENT_LETTERS: &str = "AKEg$lshzxetdmn";
-/// The engine multiplies a number with its unit without asking whether the product fits into 64 bits.
+/// The server multiplies a number by its unit without checking that the product fits into 64 bits.
 pub(super) const BYTES_MAX: u64 = i64::MAX as u64;
 
 impl SettingKind {
-    /// Whether the engine takes the value.
+    /// Returns true if the server accepts the value.
     #[must_use]
     pub fn accepts(self, value: &str) -> bool {
         match self {
@@ -59,7 +59,7 @@ impl SettingKind {
         }
     }
 
-    /// The value as `CONFIG GET` shows it; none where the engine writes it in more than one way.
+    /// Returns the value in the form of `CONFIG GET`; `None` if servers write it in more than one form.
     #[must_use]
     pub fn as_shown(self, value: &str) -> Option<String> {
         match self {
@@ -70,7 +70,7 @@ impl SettingKind {
     }
 }
 
-/// A whole number as the engine reads it: no `+`, no leading zeros, no `-0`.
+/// Parses a whole number as the server does: without `+`, leading zeros or `-0`.
 fn integer(value: &str) -> Option<i64> {
     let digits = value.strip_prefix('-').unwrap_or(value);
     let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit());
@@ -78,7 +78,7 @@ fn integer(value: &str) -> Option<i64> {
     if is_plain && is_shortest { value.parse().ok() } else { None }
 }
 
-/// A number of bytes as the engine reads it: `1k` is 1000 and `1kb` is 1024.
+/// Parses a number of bytes as the server does: `1k` is 1000 and `1kb` is 1024.
 fn bytes(value: &str) -> Option<u64> {
     const UNITS: &[(&str, u64)] = &[
         ("", 1),
@@ -100,8 +100,8 @@ fn are_buffer_limits(value: &str) -> bool {
     let words: alloc::vec::Vec<&str> = value.split(' ').filter(|word| !word.is_empty()).collect();
     let is_group = |group: &[&str]| match group {
         [class, hard, soft, seconds] => {
-            let seconds =
-                integer(seconds).is_some_and(|it| (0..=i64::from(i32::MAX)).contains(&it));
+            let seconds = integer(seconds)
+                .is_some_and(|seconds| (0..=i64::from(i32::MAX)).contains(&seconds));
             CLASSES.contains(class) && bytes(hard).is_some() && bytes(soft).is_some() && seconds
         }
         _ => false,
@@ -147,7 +147,7 @@ fn list(f: &mut fmt::Formatter<'_>, words: &[&str]) -> fmt::Result {
         .try_for_each(|(index, word)| write!(f, "{} `{word}`", if index == 0 { "" } else { "," }))
 }
 
-/// A number of bytes in the largest unit that leaves it whole.
+/// Writes a number of bytes in the largest unit that divides it.
 struct Bytes(u64);
 
 impl fmt::Display for Bytes {
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_read_as_the_engine_reads_it() {
+    fn memory_is_parsed_as_the_server_parses_it() {
         let cases = [
             ("0", Some(0)),
             ("1k", Some(1000)),
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_numbers_are_written_in_one_way() {
+    fn whole_numbers_have_one_form() {
         for (value, expected) in [
             ("0", Some(0)),
             ("-5", Some(-5)),
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_shown_in_the_engines_form() {
+    fn values_are_shown_in_the_servers_form() {
         let memory = SettingKind::Memory { min: 0, max: BYTES_MAX };
         assert_eq!(memory.as_shown("1mb").as_deref(), Some("1048576"));
         assert_eq!(SettingKind::YesNo.as_shown("no").as_deref(), Some("no"));
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_told_in_units() {
+    fn bounds_are_shown_in_units() {
         let cases = [
             (SettingKind::Memory { min: 1 << 20, max: BYTES_MAX }, "at least `1mb`"),
             (SettingKind::Memory { min: 16_384, max: 64 << 30 }, "from `16kb` to `64gb`"),

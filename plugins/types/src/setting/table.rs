@@ -1,28 +1,28 @@
-//! The two tables. Names and ranges are those of Redis 7.0 (`config.c`); all of them exist from 6.2 to
-//! Valkey 9 unless a line says otherwise.
+//! The tables of settings. Names and ranges are those of Redis 7.0 (`config.c`). All of these settings exist
+//! from Redis 6.2 to Valkey 9 unless a line says otherwise.
 
 use super::kind::{BYTES_MAX, SettingKind};
 
-/// A setting that a spec may give.
+/// A setting that a spec may contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OfferedSetting {
-    /// Its name.
+    /// The setting's name.
     pub name: &'static str,
-    /// What its value must be.
+    /// The values that it accepts.
     pub kind: SettingKind,
 }
 
-/// A setting, or a family of settings, that the plugin gives itself.
+/// A setting, or a family of settings, that the plugin sets itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ManagedSetting {
-    /// Its name; a family ends in `-`.
+    /// The setting's name; the name of a family ends in `-` and is a prefix.
     pub name: &'static str,
-    /// What to do instead.
-    pub way_out: &'static str,
+    /// How to fix a spec that contains it.
+    pub fix: &'static str,
 }
 
 impl ManagedSetting {
-    /// Whether it speaks of this setting.
+    /// Returns true if this entry includes the setting.
     #[must_use]
     pub fn covers(&self, setting: &str) -> bool {
         self.name == setting || self.name.ends_with('-') && setting.starts_with(self.name)
@@ -45,27 +45,27 @@ const fn one_of(name: &'static str, words: &'static [&'static str]) -> OfferedSe
     OfferedSetting { name, kind: SettingKind::OneOf(words) }
 }
 
-const fn managed(name: &'static str, way_out: &'static str) -> ManagedSetting {
-    ManagedSetting { name, way_out }
+const fn managed(name: &'static str, fix: &'static str) -> ManagedSetting {
+    ManagedSetting { name, fix }
 }
 
 const INT_MAX: i64 = i32::MAX as i64;
 const LONG_MAX: i64 = i64::MAX;
 
-// Stricter than the engine, each for a reason:
+// Limits that are stricter than those of the server, each with its reason:
 
-/// The server asks the system for 32 files more than this, and for 16 fewer each time it is refused:
-/// with `maxclients 2147483647` it does so for more than a minute before it listens. No process has
-/// more than `fs.nr_open` files, by default 1048576.
+/// The server asks the system for 32 files more than this, and for 16 fewer each time it is refused. With
+/// `maxclients 2147483647` it does so for more than a minute before it listens. No process may open more than
+/// `fs.nr_open` files, by default 1048576.
 const MAXCLIENTS_MAX: i64 = 1_048_576 - 32;
-/// The server raises a smaller one to this by itself.
+/// The server raises a smaller value to this one.
 const BACKLOG_MIN: u64 = 16_384;
-/// What can be set while the server runs.
+/// The largest value that can be set while the server runs.
 const BACKLOG_MAX: u64 = 64 << 30;
-/// What can be set while the server runs; an entry takes up to a few kilobytes.
+/// The largest value that can be set while the server runs; one entry takes up to a few kilobytes.
 const SLOWLOG_MAX: i64 = 1_000_000;
 
-/// What a spec may give, by name.
+/// The settings that a spec may contain, by name.
 pub const OFFERED: &[OfferedSetting] = &[
     integer("active-expire-effort", 1, 10),
     yes_no("activedefrag"),
@@ -128,15 +128,15 @@ pub const OFFERED: &[OfferedSetting] = &[
 ];
 
 const AUTH: &str = "name a Secret in `.spec.auth` instead";
-const FILES: &str = "the Pod template lays out the files; remove it";
+const FILES: &str = "the Pod template defines the files; remove it";
 const NETWORK: &str = "every member listens on its Pod's address; remove it";
-const PERSISTENCE: &str = "give `.spec.storage` instead";
-const TLS: &str = "TLS is not served yet; remove it";
+const PERSISTENCE: &str = "use `.spec.storage` instead";
+const TLS: &str = "TLS is not supported yet; remove it";
 const TOPOLOGY: &str =
     "the topology follows `.spec.shards` and `.spec.replicasPerShard`; remove it";
-const UNSAFE: &str = "it would take commands away that healing needs; remove it";
+const UNSAFE: &str = "it would disable commands that repairs need; remove it";
 
-/// What the plugin gives itself, by name.
+/// The settings that the plugin sets itself, by name.
 pub const MANAGED: &[ManagedSetting] = &[
     managed("aclfile", AUTH),
     managed("aof-", PERSISTENCE),
@@ -150,24 +150,27 @@ pub const MANAGED: &[ManagedSetting] = &[
     managed("cluster-config-file", FILES),
     managed("cluster-enabled", TOPOLOGY),
     managed("cluster-migration-barrier", TOPOLOGY),
-    managed("cluster-node-timeout", "give `.spec.failover.nodeTimeoutMs` instead"),
-    managed("cluster-port", "give `.spec.port` instead; the bus uses that plus 10000"),
-    managed("cluster-require-full-coverage", "give `.spec.failover.requireFullCoverage` instead"),
+    managed("cluster-node-timeout", "use `.spec.failover.nodeTimeoutMs` instead"),
+    managed("cluster-port", "use `.spec.port` instead; the cluster bus uses that port plus 10000"),
+    managed("cluster-require-full-coverage", "use `.spec.failover.requireFullCoverage` instead"),
     managed("daemonize", FILES),
     managed("databases", "a cluster has database 0 only; remove it"),
     managed("dbfilename", FILES),
     managed("dir", FILES),
     managed("enable-", UNSAFE),
     managed("include", FILES),
-    managed("loadmodule", "modules are not served yet; remove it"),
+    managed("loadmodule", "modules are not supported yet; remove it"),
     managed("logfile", FILES),
     managed("masterauth", AUTH),
     managed("masteruser", AUTH),
     managed("pidfile", FILES),
-    managed("port", "give `.spec.port` instead"),
+    managed("port", "use `.spec.port` instead"),
     managed("protected-mode", NETWORK),
     managed("rename-command", UNSAFE),
-    managed("repl-diskless-", "replicas are synchronised without a file and at once; remove it"),
+    managed(
+        "repl-diskless-",
+        "replicas are always synchronised diskless and without delay; remove it",
+    ),
     managed("replica-announce-", NETWORK),
     managed("replicaof", TOPOLOGY),
     managed("requirepass", AUTH),

@@ -1,18 +1,18 @@
-//! The value of a setting: text, which a manifest may also write as a whole number.
+//! The value of a setting: a string, which a manifest may also write as a whole number.
 
 use alloc::string::{String, ToString};
 use core::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A value that may be written `100` or `"100"`.
+/// A value that a manifest writes as `100` or as `"100"`.
 ///
-/// It serialises as text, whichever way it was written.
+/// It always serializes as a string.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SettingValue(pub String);
 
 impl SettingValue {
-    /// The value as text.
+    /// Returns the value as a string.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_is_as_good_as_text() {
+    fn a_number_and_a_string_are_equal() {
         for text in ["\"100\"", "100"] {
             let value: SettingValue = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&value).unwrap(), "\"100\"", "{text}");

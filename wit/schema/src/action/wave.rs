@@ -1,4 +1,4 @@
-//! The order of a list of actions: waves, each of which can run at once.
+//! Orders a list of actions into waves; the actions of one wave run concurrently.
 
 use alloc::{
     collections::{BTreeMap, BTreeSet},
@@ -8,33 +8,35 @@ use alloc::{
 
 use super::Action;
 
-/// The longest list of actions. A full mesh of 30 nodes has 435 meetings.
+/// The most actions in one list. A full mesh of 30 nodes takes 435 `meet` actions.
 pub const ACTIONS_MAX: usize = 1024;
 
 /// Why a list of actions has no order.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WaveError {
     /// The list is too long.
-    #[error("{0} actions are too many, {ACTIONS_MAX} are allowed: send them in several lists")]
+    #[error(
+        "{0} actions are too many, at most {ACTIONS_MAX} are allowed: send them in several lists"
+    )]
     TooMany(usize),
-    /// Two actions have one id.
+    /// Two actions have the same id.
     #[error("two actions have the id `{0}`")]
     Duplicate(String),
     /// `after` names an action that is not in the list.
     #[error("`after` names `{0}`, which is not in the list")]
     Unknown(String),
-    /// The actions wait for each other.
+    /// The actions wait for each other in a circle.
     #[error("the action `{0}` waits for itself through `after`")]
     Cycle(String),
 }
 
-/// Divides a list into waves, as indexes into it: each action comes after those it names, as early as
-/// possible, and within a wave in the order of the list.
+/// Divides a list into waves, as indexes into the list. Each action is in the first wave after those of the
+/// actions that its `after` names; within a wave the order of the list is kept.
 ///
 /// # Errors
 ///
-/// Fails if the list is too long, an id occurs twice, or `after` names what is not there or leads in
-/// a circle.
+/// Fails if the list is too long, an id occurs twice, `after` names an id that is not in the list, or the
+/// actions wait for each other in a circle.
 pub fn waves(actions: &[Action]) -> Result<Vec<Vec<usize>>, WaveError> {
     if ACTIONS_MAX < actions.len() {
         return Err(WaveError::TooMany(actions.len()));
@@ -80,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn an_action_comes_right_after_those_it_names() {
+    fn an_action_is_in_the_first_wave_after_those_it_names() {
         let list =
             [action("", &["b", "c"]), action("b", &["c"]), action("c", &[]), action("", &[])];
         assert_eq!(waves(&list), Ok(vec![vec![2, 3], vec![1], vec![0]]));

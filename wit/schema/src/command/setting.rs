@@ -1,4 +1,4 @@
-//! Settings: which may be read, and which may be changed at run time by the verb `configure`.
+//! Settings: which ones a plugin may read, and which ones the verb `configure` may change at run time.
 
 use alloc::{
     collections::BTreeMap,
@@ -8,15 +8,15 @@ use alloc::{
 
 use super::CommandRefused;
 
-/// Settings whose values are secrets, or where secrets are kept.
+/// Settings whose values are secrets.
 const SECRET: &[&str] =
     &["masterauth", "requirepass", "tls-client-key-file-pass", "tls-key-file-pass"];
 
-/// Checks that every name is one setting, spelled out, that holds no secret.
+/// Checks that every name is one setting in full that holds no secret.
 pub(super) fn check_readable(names: &[Vec<u8>]) -> Result<(), CommandRefused> {
     for name in names {
         let name = String::from_utf8_lossy(name).to_lowercase();
-        // A glob could match what must not be shown; settings have letters, digits and hyphens.
+        // A glob could match a secret setting. Names of settings consist of letters, digits and hyphens.
         let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         if !is_plain || SECRET.contains(&name.as_str()) {
             return Err(CommandRefused::Setting(name));
@@ -28,33 +28,33 @@ pub(super) fn check_readable(names: &[Vec<u8>]) -> Result<(), CommandRefused> {
 /// A setting that the verb `configure` may change while the server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RuntimeSetting {
-    /// Its name.
+    /// The setting's name.
     pub name: &'static str,
-    /// The values that are allowed.
+    /// The allowed values.
     pub values: SettingValues,
 }
 
-/// Which values a setting may take.
+/// The values that a setting may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SettingValues {
     /// `yes` or `no`.
     YesNo,
-    /// A decimal number, both ends included.
+    /// A decimal number from `min` to `max`, both included.
     Number {
         /// The smallest.
         min: i64,
         /// The largest.
         max: i64,
     },
-    /// The member's own address: a guard compares it with the Pod's.
+    /// The member's own address, compared with the address of its Pod.
     OwnAddress,
 }
 
-/// The settings that `configure` may change: none of them can lose data by itself, open or close
-/// access, or stop the server. In ascending order of name.
+/// The settings that `configure` may change, in ascending order of name. None of them can by itself lose
+/// data, open or close access, or stop the server.
 ///
-/// `cluster-node-timeout` and `repl-diskless-sync-delay` make forming a cluster ten times faster
-/// while they are low; `cluster-announce-ip` cures a node that shows clients an old address.
+/// Low values of `cluster-node-timeout` and `repl-diskless-sync-delay` make forming a cluster ten times
+/// faster. `cluster-announce-ip` repairs a node that shows clients an old address.
 pub const RUNTIME_SETTINGS: &[RuntimeSetting] = &[
     yes_no("activedefrag"),
     yes_no("cluster-allow-replica-migration"),
@@ -81,30 +81,30 @@ const fn yes_no(name: &'static str) -> RuntimeSetting {
 /// Why settings cannot be changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettingError {
-    /// There is nothing to change.
+    /// No setting is named.
     #[error("name at least one setting")]
     Empty,
-    /// The table does not have it.
+    /// The table does not contain the setting.
     #[error("the setting `{0}` cannot be changed at run time by `configure`")]
     NotInTable(String),
     /// The value is not allowed.
-    #[error("the setting `{name}` cannot be `{value}`: {wanted}")]
+    #[error("the setting `{name}` cannot be `{value}`: {expected}")]
     Value {
         /// The setting.
         name: String,
-        /// The value wanted.
+        /// The value requested.
         value: String,
-        /// What would be right.
-        wanted: String,
+        /// The allowed values.
+        expected: String,
     },
 }
 
-/// Checks that all settings may be changed at run time to these values. `own_address` is the IP of
+/// Checks that `configure` may change all these settings to these values. `own_address` is the IP address of
 /// the Pod.
 ///
 /// # Errors
 ///
-/// Fails with the first setting that may not.
+/// Fails with the first setting that must not be changed to its value.
 pub fn check_settings(
     settings: &BTreeMap<String, String>,
     own_address: Option<&str>,
@@ -115,15 +115,15 @@ pub fn check_settings(
     for (name, value) in settings {
         let found = RUNTIME_SETTINGS.iter().find(|setting| setting.name == name);
         let setting = found.ok_or_else(|| SettingError::NotInTable(name.clone()))?;
-        let wanted = match setting.values {
+        let expected = match setting.values {
             SettingValues::YesNo if value == "yes" || value == "no" => continue,
-            SettingValues::YesNo => "it is `yes` or `no`".to_string(),
+            SettingValues::YesNo => "it must be `yes` or `no`".to_string(),
             SettingValues::Number { min, max } => {
                 let digits = value.strip_prefix('-').unwrap_or(value);
                 let plain = digits.bytes().all(|digit| digit.is_ascii_digit());
                 match value.parse() {
                     Ok(number) if plain && min <= number && number <= max => continue,
-                    _ => alloc::format!("it is a number from {min} to {max}"),
+                    _ => alloc::format!("it must be a number from {min} to {max}"),
                 }
             }
             SettingValues::OwnAddress if Some(value.as_str()) == own_address => continue,
@@ -132,7 +132,7 @@ pub fn check_settings(
                 None => "the Pod has no address".to_string(),
             },
         };
-        return Err(SettingError::Value { name: name.clone(), value: value.clone(), wanted });
+        return Err(SettingError::Value { name: name.clone(), value: value.clone(), expected });
     }
     Ok(())
 }

@@ -1,12 +1,12 @@
-//! Every command and subcommand that Redis 7.0 names, with what the host makes of it.
+//! The command table: every command and subcommand of Redis 7.0.
 //!
-//! One row per command: its name, whether a plugin may send it (and why not), and the categories that
-//! `+@…` and `-@…` in a grant mean. Categories are Redis' own, as `COMMAND` gives them; a test in
-//! `host/redis` compares this table with what a real server names.
+//! A row has the command's name, whether a plugin may send it (or why not), and its ACL categories, which
+//! `+@…` and `-@…` in a grant refer to. The categories are those that Redis reports in its reply to
+//! `COMMAND`; a test in `host/redis` compares this table with a real server.
 
 use super::{CommandAccess, CommandRefusalReason};
 
-/// What the host makes of a command.
+/// A row: name, access or the reason of refusal, ACL categories separated by spaces.
 pub(super) type CommandRow =
     (&'static str, Result<CommandAccess, CommandRefusalReason>, &'static str);
 
@@ -23,7 +23,7 @@ const CREDENTIALS: Result<CommandAccess, CommandRefusalReason> =
     Err(CommandRefusalReason::Credentials);
 const CONTAINER: Result<CommandAccess, CommandRefusalReason> = Err(CommandRefusalReason::Container);
 
-/// The table, in ascending order of name.
+/// The table in ascending order of name, because it is searched by bisection.
 #[rustfmt::skip]
 pub(super) const ROWS: &[CommandRow] = &[
     ("acl", CREDENTIALS, "slow"),

@@ -1,4 +1,4 @@
-//! Where in a document: `.status.conditions[type=Ready].status`.
+//! Paths to a field of a JSON document: `.status.conditions[type=Ready].status`.
 
 use alloc::{
     string::{String, ToString},
@@ -8,14 +8,14 @@ use core::fmt;
 
 use serde_json::Value;
 
-/// The longest path, in steps.
+/// The most steps of a path.
 const STEPS_MAX: usize = 32;
 
-/// A path to a field. Each step is `.name` (a dot inside the name is written `\.`), or `[key=text]` for
-/// the item of a list whose field `key` is that text. `.` alone is the whole document.
+/// A path to a field. A step is either `.name` (a dot within the name is written `\.`), or `[key=text]` for
+/// the first item of a list whose field `key` is that text. `.` alone is the whole document.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldPath {
-    // At most `STEPS_MAX`.
+    // Invariant: at most `STEPS_MAX`.
     steps: Vec<PathStep>,
 }
 
@@ -24,34 +24,36 @@ pub struct FieldPath {
 pub(super) enum PathStep {
     /// Into an object, by the field's name.
     Name(String),
-    /// Into a list, to the first item that has this text in this field.
+    /// Into a list, to the first item whose field `key` is the string `text`.
     Item { key: String, text: String },
 }
 
-/// Why a text is no path.
+/// Why a text is not a path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathError {
     /// It does not begin with a dot.
-    #[error("`{0}` is no field path: it must begin with a dot, as in `.spec.replicas`")]
+    #[error("`{0}` is not a field path: it must begin with a dot, as in `.spec.replicas`")]
     Begin(String),
     /// A name is empty.
-    #[error("`{0}` is no field path: a name in it is empty")]
+    #[error("`{0}` is not a field path: a name in it is empty")]
     Empty(String),
-    /// Brackets without `key=text` in them, or without an end.
-    #[error("`{0}` is no field path: brackets hold `key=text`, as in `.conditions[type=Ready]`")]
+    /// Brackets do not contain `key=text`, or are not closed.
+    #[error(
+        "`{0}` is not a field path: brackets contain `key=text`, as in `.conditions[type=Ready]`"
+    )]
     Item(String),
     /// Too many steps.
-    #[error("`{0}` is no field path: more than {STEPS_MAX} steps")]
+    #[error("`{0}` is not a field path: it has more than {STEPS_MAX} steps")]
     TooLong(String),
 }
 
-/// A document has something else where the path wants to go on.
+/// A step of the path does not apply to the value found there.
 #[derive(Debug, thiserror::Error)]
-#[error("`{field}` cannot be followed: what stands before `{step}` is {is}")]
+#[error("`{field}`: `{step}` does not apply to {found}")]
 pub(super) struct PathMismatch {
     field: String,
     step: String,
-    is: &'static str,
+    found: &'static str,
 }
 
 impl FieldPath {
@@ -59,18 +61,18 @@ impl FieldPath {
         &self.steps
     }
 
-    /// Whether the first steps are these names.
+    /// Returns true if the first steps are these names.
     pub(super) fn begins_with(&self, names: &[&str]) -> bool {
         let is_name =
-            |(step, name): (&PathStep, &&str)| matches!(step, PathStep::Name(is) if is == name);
+            |(step, name): (&PathStep, &&str)| matches!(step, PathStep::Name(own) if own == name);
         names.len() <= self.steps.len() && self.steps.iter().zip(names).all(is_name)
     }
 
-    /// The value in a document, if it is there. Null counts as not there.
+    /// Returns the value in a document; `None` if it is absent or null.
     pub(super) fn find<'a>(&self, document: &'a Value) -> Result<Option<&'a Value>, PathMismatch> {
-        let mut here = document;
+        let mut current = document;
         for step in &self.steps {
-            let next = match (step, here) {
+            let next = match (step, current) {
                 (_, Value::Null) => None,
                 (PathStep::Name(name), Value::Object(fields)) => fields.get(name),
                 (PathStep::Item { key, text }, Value::Array(items)) => {
@@ -79,25 +81,25 @@ impl FieldPath {
                 }
                 (step, other) => {
                     let (field, step) = (self.to_string(), step.to_string());
-                    return Err(PathMismatch { field, step, is: kind(other) });
+                    return Err(PathMismatch { field, step, found: kind(other) });
                 }
             };
             match next {
-                Some(next) => here = next,
+                Some(next) => current = next,
                 None => return Ok(None),
             }
         }
-        Ok((!here.is_null()).then_some(here))
+        Ok((!current.is_null()).then_some(current))
     }
 }
 
-/// What a value is, in words.
+/// Returns the kind of a value, for messages.
 pub(super) const fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "nothing",
         Value::Bool(_) => "true or false",
         Value::Number(_) => "a number",
-        Value::String(_) => "a text",
+        Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
     }
@@ -137,7 +139,7 @@ impl core::str::FromStr for FieldPath {
     }
 }
 
-/// A name up to a dot or a bracket, and what follows it.
+/// Splits a text into the name at its start, up to a dot or a bracket, and the rest.
 fn take_name(text: &str) -> (String, &str) {
     let mut name = String::new();
     let mut letters = text.char_indices();
@@ -151,7 +153,7 @@ fn take_name(text: &str) -> (String, &str) {
     (name, "")
 }
 
-/// `key=text]`, and what follows it.
+/// Parses `key=text]` at the start of a text and returns the item and the rest.
 fn take_item(text: &str) -> Option<(PathStep, &str)> {
     let (inside, after) = text.split_once(']')?;
     let (key, text) = inside.split_once('=')?;

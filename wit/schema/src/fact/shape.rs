@@ -1,4 +1,4 @@
-//! Which fields the documents have that a fact can be about, so that a misspelt one is found out.
+//! The fields of the documents that facts are about, so that a misspelt field is refused.
 
 use alloc::{
     format,
@@ -8,24 +8,24 @@ use alloc::{
 
 use serde_json::Value;
 
-use super::{FactError, FactTest, FieldPath, path, path::PathStep, shown};
+use super::{FactError, FactTest, FieldPath, bounded_text, path, path::PathStep};
 
-/// What stands at a place of a document.
+/// The shape of a value in a document.
 #[derive(Debug)]
 pub(super) enum FieldShape {
-    /// A text.
+    /// A string.
     Text,
     /// A number.
     Number,
-    /// True or false.
+    /// A boolean.
     Bool,
-    /// Anything: Kubernetes says what.
+    /// Any value: the shape is defined by Kubernetes.
     Any,
-    /// Things of one shape by name.
+    /// An object whose keys are free and whose values have one shape.
     Map(&'static Self),
-    /// Things of one shape in a row.
+    /// A list whose items have one shape.
     List(&'static Self),
-    /// Fields by name, these and no others.
+    /// An object with exactly these fields.
     Record(&'static [(&'static str, Self)]),
 }
 
@@ -93,6 +93,7 @@ const UPSTREAM: FieldShape = Record(&[
     ("address", Text),
     ("linkUp", Bool),
     ("syncInProgress", Bool),
+    ("syncReadBytes", Number),
     ("lastIoS", Number),
     ("downSinceS", Number),
 ]);
@@ -113,16 +114,16 @@ const CLUSTER: FieldShape = Record(&[
 const OPEN_SLOT: FieldShape = Record(&[("slot", Number), ("direction", Text), ("peer", Text)]);
 
 impl FieldShape {
-    /// What stands at the end of a path.
+    /// Returns the shape at the end of a path.
     pub(super) fn follow(
         &self,
         path: &FieldPath,
         document: &'static str,
     ) -> Result<&Self, FactError> {
-        let mut here = self;
+        let mut current = self;
         for step in path.steps() {
-            here = match (here, step) {
-                (Any, _) => return Ok(here),
+            current = match (current, step) {
+                (Any, _) => return Ok(current),
                 (Map(shape), PathStep::Name(_)) => shape,
                 (List(shape @ Record(fields)), PathStep::Item { key, .. })
                     if fields.iter().any(|(name, shape)| name == key && matches!(shape, Text)) =>
@@ -133,16 +134,16 @@ impl FieldShape {
                     let found = fields.iter().find(|(known, _)| known == name);
                     &found.ok_or_else(|| unknown(path, document, name, fields))?.1
                 }
-                (is, step) => {
+                (shape, step) => {
                     let (field, name) = (path.to_string(), step.to_string());
-                    return Err(FactError::NoWay { field, name, is: is.words() });
+                    return Err(FactError::BadStep { field, name, found: shape.description() });
                 }
             };
         }
-        Ok(here)
+        Ok(current)
     }
 
-    /// Whether a test can be asked of what has this shape.
+    /// Checks that a test applies to a value of this shape.
     pub(super) fn check(&self, path: &FieldPath, test: &FactTest) -> Result<(), FactError> {
         let (fits, value) = match (test, self) {
             (FactTest::Exists | FactTest::Absent, _)
@@ -152,23 +153,23 @@ impl FieldShape {
                 (self, value)
             }
             (FactTest::Contains(value), List(item @ (Text | Number | Bool))) => (*item, value),
-            (_, is) => {
+            (_, shape) => {
                 let (field, op) = (path.to_string(), test.op().to_string());
-                return Err(FactError::Operator { field, op, is: is.words() });
+                return Err(FactError::Operator { field, op, found: shape.description() });
             }
         };
-        if fits.takes(value) {
+        if fits.matches_type(value) {
             return Ok(());
         }
         Err(FactError::Value {
             field: path.to_string(),
             op: test.op().to_string(),
-            wants: fits.words(),
-            is: format!("{}, {}", path::kind(value), shown(value)),
+            needed: fits.description(),
+            found: format!("{}, {}", path::kind(value), bounded_text(value)),
         })
     }
 
-    fn takes(&self, value: &Value) -> bool {
+    fn matches_type(&self, value: &Value) -> bool {
         match self {
             Text => value.is_string(),
             Number => value.is_number(),
@@ -179,9 +180,9 @@ impl FieldShape {
         }
     }
 
-    const fn words(&self) -> &'static str {
+    const fn description(&self) -> &'static str {
         match self {
-            Text => "a text",
+            Text => "a string",
             Number => "a number",
             Bool => "true or false",
             Any => "anything",
@@ -208,7 +209,7 @@ fn unknown(
 
 #[cfg(test)]
 impl FieldShape {
-    /// What in a document this shape does not describe, by path.
+    /// Returns the paths of the values in a document that this shape does not describe.
     pub(super) fn undescribed(&self, document: &Value, at: &str) -> Vec<String> {
         match (self, document) {
             (Any, _) => Vec::new(),
@@ -216,7 +217,10 @@ impl FieldShape {
                 let of = |(name, value): (&String, &Value)| {
                     let at = format!("{at}.{name}");
                     let shape = fields.iter().find(|(known, _)| known == name);
-                    shape.map_or_else(|| [at.clone()].into(), |(_, it)| it.undescribed(value, &at))
+                    shape.map_or_else(
+                        || [at.clone()].into(),
+                        |(_, shape)| shape.undescribed(value, &at),
+                    )
                 };
                 values.iter().flat_map(of).collect()
             }
@@ -227,17 +231,18 @@ impl FieldShape {
             (List(shape), Value::Array(values)) => {
                 values.iter().flat_map(|value| shape.undescribed(value, at)).collect()
             }
-            (shape, value) if shape.takes(value) => Vec::new(),
-            (shape, value) => [format!("{at}: {value} is not {}", shape.words())].into(),
+            (shape, value) if shape.matches_type(value) => Vec::new(),
+            (shape, value) => [format!("{at}: {value} is not {}", shape.description())].into(),
         }
     }
 
-    /// The paths of everything that this shape describes.
+    /// Returns the paths of all values that this shape describes.
     pub(super) fn leaves(&self, at: &str) -> Vec<String> {
         match self {
-            Record(fields) => {
-                fields.iter().flat_map(|(name, it)| it.leaves(&format!("{at}.{name}"))).collect()
-            }
+            Record(fields) => fields
+                .iter()
+                .flat_map(|(name, shape)| shape.leaves(&format!("{at}.{name}")))
+                .collect(),
             Map(shape) | List(shape) => shape.leaves(&format!("{at}.*")),
             Text | Number | Bool | Any => [at.to_string()].into(),
         }

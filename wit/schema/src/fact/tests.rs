@@ -32,7 +32,7 @@ fn replication() -> Replication {
             address: "127.0.0.1:1".into(),
             link_up: true,
             sync_in_progress: false,
-            sync_read_bytes: None,
+            sync_read_bytes: Some(3),
             last_io_s: Some(1),
             down_since_s: Some(2),
         }),
@@ -45,7 +45,8 @@ fn replication() -> Replication {
     }
 }
 
-/// Every field is set and none is left to a default: a new one does not compile before it is here.
+/// Sets every field, without `..Default::default()`, so that a new field does not compile until it is added
+/// here.
 fn facts() -> MemberFacts {
     let cluster = ClusterFacts {
         ok: true,
@@ -124,8 +125,7 @@ fn no(seen: Value) -> FactOutcome {
     FactOutcome::No { seen }
 }
 
-/// The shapes describe the snapshot as it is: nothing in it is unknown to them, and they know of nothing
-/// that is not there.
+/// The shapes describe the snapshot's documents completely, and describe nothing that these do not contain.
 #[test]
 fn the_documented_fields_are_those_of_the_snapshot() {
     let view = json!({"a": row()});
@@ -144,7 +144,7 @@ fn the_documented_fields_are_those_of_the_snapshot() {
     assert_eq!(missing, Vec::<String>::new(), "described, and in no snapshot");
 }
 
-/// The paths of a document's leaves, as [`Shape::leaves`] writes them.
+/// Collects the paths of a document's leaves, in the form of [`FieldShape::leaves`].
 fn paths(shape: &FieldShape, document: &Value, at: &str, found: &mut BTreeSet<String>) {
     match (shape, document) {
         (FieldShape::Record(fields), Value::Object(values)) => {
@@ -168,7 +168,7 @@ fn paths(shape: &FieldShape, document: &Value, at: &str, found: &mut BTreeSet<St
 }
 
 #[test]
-fn a_fact_about_a_member_holds_or_says_what_is_there() {
+fn a_fact_about_a_member_holds_or_reports_the_value() {
     let up = ".answer.answered.replication.upstream.linkUp";
     let offset = ".answer.answered.replication.offsetBytes";
     let rows = [
@@ -195,7 +195,7 @@ fn a_fact_about_a_member_holds_or_says_what_is_there() {
             json!({"field": ".answer.answered.cluster.knownNodes", "op": "at-most", "value": 5.5}),
             no(6.into()),
         ),
-        // As doubles these two are equal.
+        // These two numbers are equal as `f64`.
         (
             json!({"field": offset, "op": "at-least", "value": 9_007_199_254_740_994_u64}),
             no(9_007_199_254_740_993_u64.into()),
@@ -239,9 +239,9 @@ fn a_fact_about_a_member_holds_or_says_what_is_there() {
     }
 }
 
-/// Silence is no value: what only the process knows neither holds nor fails to.
+/// A member that does not answer decides no fact about what only its process knows.
 #[test]
-fn a_silent_member_leaves_its_own_facts_open() {
+fn facts_about_a_silent_process_are_unknown() {
     let document = silent();
     let rows = [
         (json!({"field": ".answer.answered.role", "op": "equals", "value": "primary"}), None),
@@ -266,7 +266,7 @@ fn a_silent_member_leaves_its_own_facts_open() {
 }
 
 #[test]
-fn what_is_not_there_is_absent_and_nothing_else() {
+fn an_absent_field_matches_only_absent() {
     for (op, held) in [("exists", no(Value::Null)), ("absent", FactOutcome::Yes)] {
         for subject in [of_member(), of_pod()] {
             let whole = fact(subject, json!({"field": ".", "op": op}));
@@ -300,13 +300,19 @@ fn a_fact_about_an_object_follows_lists_and_names_with_dots() {
         assert_eq!(holds(&fact(of_pod(), text.clone()), Some(&pod)), held, "{text}");
     }
     let rows = [
-        (json!({"field": ".metadata.generation.more", "op": "exists"}), "`.more` is a number"),
-        (json!({"field": ".metadata[name=x]", "op": "exists"}), "is an object"),
+        (
+            json!({"field": ".metadata.generation.more", "op": "exists"}),
+            "`.more` does not apply to a number",
+        ),
+        (
+            json!({"field": ".metadata[name=x]", "op": "exists"}),
+            "`[name=x]` does not apply to an object",
+        ),
         (
             json!({"field": ".status.conditions", "op": "at-least", "value": 1}),
-            "a number is wanted",
+            "a number is needed",
         ),
-        (json!({"field": ".metadata", "op": "contains", "value": 1}), "a list is wanted"),
+        (json!({"field": ".metadata", "op": "contains", "value": 1}), "a list is needed"),
     ];
     for (text, words) in rows {
         let held = holds(&fact(of_pod(), text.clone()), Some(&pod));
@@ -316,7 +322,7 @@ fn a_fact_about_an_object_follows_lists_and_names_with_dots() {
 }
 
 #[test]
-fn what_is_no_fact_is_refused_by_name() {
+fn an_invalid_fact_is_refused_with_its_fault() {
     let member = json!({"member": {"pod": "a"}});
     let view = json!({"view": {}});
     let object = json!({"object": {"apiVersion": "v1", "kind": "Pod", "name": "a"}});
@@ -329,50 +335,50 @@ fn what_is_no_fact_is_refused_by_name() {
         (
             &member,
             json!({"field": ".answer.answered.role.x", "op": "exists"}),
-            "before `.x` is a text",
+            "`.x` does not apply to a string",
         ),
         (
             &member,
             json!({"field": ".answer.answered.replication.replicas.x", "op": "exists"}),
-            "before `.x` is a list",
+            "`.x` does not apply to a list",
         ),
         (
             &member,
             json!({"field": ".answer.answered.openSlots[slot=5]", "op": "exists"}),
-            "before `[slot=5]` is a list",
+            "`[slot=5]` does not apply to a list",
         ),
         (
             &member,
             json!({"field": ".running", "op": "equals", "value": "true"}),
-            "wants true or false, not a text, \"true\"",
+            "needs true or false, not a string, \"true\"",
         ),
         (
             &member,
             json!({"field": ".running", "op": "at-least", "value": 1}),
-            "`at-least` cannot be asked",
+            "`at-least` does not apply",
         ),
         (
             &member,
             json!({"field": ".answer.answered.keys", "op": "at-least", "value": "1"}),
-            "wants a number",
+            "needs a number",
         ),
         (
             &member,
             json!({"field": ".answer.answered.keys", "op": "contains", "value": 1}),
-            "`contains` cannot be asked",
+            "`contains` does not apply",
         ),
         (
             &member,
             json!({"field": ".answer", "op": "equals", "value": {}}),
             "is an object: `equals`",
         ),
-        (&view, json!({"field": ".aa.slots", "op": "contains", "value": 5}), "wants a text"),
+        (&view, json!({"field": ".aa.slots", "op": "contains", "value": 5}), "needs a string"),
         (&view, json!({"field": ".aa.slot", "op": "exists"}), "a node row has no field `slot`"),
         (&object, json!({"field": "spec", "op": "exists"}), "must begin with a dot"),
-        (&object, json!({"field": ".a[b=c", "op": "exists"}), "brackets hold"),
-        (&object, json!({"field": ".a[b=c]d", "op": "exists"}), "brackets hold"),
-        (&object, json!({"field": ".a", "op": "exists", "value": 1}), "`exists` wants no value"),
-        (&object, json!({"field": ".a", "op": "equals"}), "`equals` wants a value, not nothing"),
+        (&object, json!({"field": ".a[b=c", "op": "exists"}), "brackets contain"),
+        (&object, json!({"field": ".a[b=c]d", "op": "exists"}), "brackets contain"),
+        (&object, json!({"field": ".a", "op": "exists", "value": 1}), "`exists` needs no value"),
+        (&object, json!({"field": ".a", "op": "equals"}), "`equals` needs a value, not nothing"),
         (&object, json!({"field": ".a", "op": "like", "value": 1}), "unknown variant `like`"),
         (&object, json!({"field": ".a", "op": "exists", "unit": 1}), "unknown field `unit`"),
         (&json!({"job": {}}), json!({"field": ".a", "op": "exists"}), "unknown variant `job`"),
@@ -411,6 +417,6 @@ fn a_fact_is_written_as_it_was_read_and_reads_like_a_sentence() {
         fact.to_string(),
         r#"Pod n/a `.metadata.annotations.tholepin\.dev/x[a=b.c]` not-equals {"b":1}"#
     );
-    assert_eq!(no(Value::Null).to_string(), "it is not there");
+    assert_eq!(no(Value::Null).to_string(), "it is absent");
     assert_eq!(no("x".repeat(200).into()).to_string().chars().count(), "it is ".len() + 121);
 }

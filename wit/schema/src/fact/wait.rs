@@ -1,4 +1,4 @@
-//! What became of waiting for facts.
+//! The outcome of waiting for facts.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -7,32 +7,32 @@ use serde::{Deserialize, Serialize};
 
 use super::FactOutcome;
 
-/// The longest wait within a pass, in milliseconds.
+/// The longest wait during a reconcile, in milliseconds.
 pub const WAIT_MS_MAX: u32 = 2_000;
 
-/// What became of a wait.
+/// The outcome of a wait.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub enum WaitOutcome {
-    /// All facts held in one look.
+    /// All facts held in the same poll.
     #[serde(rename_all = "camelCase")]
     Held {
-        /// How long it took.
+        /// How long the wait took, in milliseconds.
         took_ms: u64,
     },
-    /// The time was over before that.
+    /// The deadline passed before all facts held.
     #[serde(rename_all = "camelCase")]
     TimedOut {
-        /// How long was waited.
+        /// How long the wait took, in milliseconds.
         took_ms: u64,
-        /// The facts that did not hold at the last look, in their order.
+        /// The facts that did not hold in the last poll, in the order of the request.
         missing: Vec<UnmetFact>,
     },
 }
 
 impl WaitOutcome {
-    /// Whether all facts held.
+    /// Returns true if all facts held.
     #[must_use]
     pub const fn is_held(&self) -> bool {
         matches!(self, Self::Held { .. })
@@ -43,9 +43,9 @@ impl WaitOutcome {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UnmetFact {
-    /// Its place in the list that was waited for.
+    /// The fact's index in the list of the request.
     pub index: usize,
-    /// What was there instead.
+    /// The result of checking it in the last poll.
     pub held: FactOutcome,
 }
 

@@ -1,17 +1,17 @@
-//! Identifiers that Redis draws at random: 20 bytes, written as 40 hex digits.
+//! Identifiers that Redis generates at random: 20 bytes, written as 40 hex digits.
 
 use core::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// Why a text is no identifier.
+/// Why a text is not an identifier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HexIdError {
-    /// It has another length.
+    /// It does not have 40 characters.
     #[error("an id has 40 hex digits, not {0} characters")]
     Length(usize),
-    /// It holds something else than hex digits.
-    #[error("an id has hex digits only")]
+    /// It contains a character that is not a hex digit.
+    #[error("an id consists of hex digits only")]
     Digit,
 }
 
@@ -50,7 +50,7 @@ impl fmt::Display for Hex20 {
     }
 }
 
-/// Reads an identifier from a JSON string without taking ownership of it.
+/// Parses an identifier from a JSON string without allocating.
 struct Visit<T>(core::marker::PhantomData<T>);
 
 impl<T: FromStr<Err = HexIdError>> de::Visitor<'_> for Visit<T> {
@@ -106,23 +106,24 @@ macro_rules! hex_id {
 }
 
 hex_id! {
-    /// The name a Redis Cluster node chose for itself.
+    /// The id of a Redis Cluster node, which the node generated itself (`CLUSTER MYID`).
     ///
-    /// It survives restarts and address changes for as long as the node keeps its `nodes.conf`, so
-    /// plans name nodes by it and never by address.
+    /// A node keeps it across restarts and address changes as long as it keeps its `nodes.conf`. Plans
+    /// therefore name nodes by id and never by address.
     NodeId
 }
 hex_id! {
-    /// The name of one process of Redis: new at each start.
+    /// The id of one Redis process (`run_id` of `INFO server`); new at each start.
     RunId
 }
 hex_id! {
-    /// The name of one history of writes: a primary and its in-sync replicas have the same.
+    /// The id of one history of writes (`master_replid`); a primary and its in-sync replicas have the same
+    /// id.
     ReplicationId
 }
 
 impl NodeId {
-    /// The first eight digits, for messages to people.
+    /// Returns the first eight digits, for messages to people.
     #[must_use]
     pub fn short(&self) -> alloc::string::String {
         alloc::format!("{self}").chars().take(8).collect()
@@ -135,7 +136,7 @@ mod tests {
     use alloc::string::ToString;
 
     #[test]
-    fn an_id_prints_as_it_was_written() {
+    fn an_id_is_written_as_it_was_parsed() {
         let text = "07c37dfeb235213a872192d90877d0cd55635b91";
         let id: NodeId = text.parse().unwrap();
         assert_eq!(id.to_string(), text);
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_id_is_refused() {
+    fn an_invalid_id_is_refused() {
         assert_eq!("abc".parse::<NodeId>(), Err(HexIdError::Length(3)));
         assert_eq!("g".repeat(40).parse::<NodeId>(), Err(HexIdError::Digit));
         assert!(serde_json::from_str::<RunId>("\"\"").is_err());

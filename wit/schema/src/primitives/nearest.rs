@@ -1,18 +1,18 @@
-//! Finds the word that a wrong one was probably meant to be.
+//! Finds the known word that a misspelt word probably means.
 
 use alloc::vec::Vec;
 
-/// The known word that is nearest to a wrong one; none if all are too far away to be meant.
+/// Returns the known word with the smallest edit distance; `None` if none is close enough.
 #[must_use]
 pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     const DISTANCE_MAX: usize = 3;
-    // Of a short word little is left after so many changes.
+    // A third of the word at most: a short word has too little left after more changes.
     let distance_max = DISTANCE_MAX.min(wrong.len() / 3);
     let distances = known.into_iter().map(|known| (distance(wrong, known), known));
     distances.filter(|(distance, _)| *distance <= distance_max).min().map(|(_, known)| known)
 }
 
-/// How many letters must be put in, left out or changed to make one word from the other.
+/// Returns the edit distance (Levenshtein) of two words.
 fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.len()).collect();
     for (i, x) in a.bytes().enumerate() {
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_may_be_meant_is_suggested() {
+    fn only_similar_words_are_suggested() {
         let known = ["get", "list", "apply", "apply-status"];
         let rows = [
             ("aply", Some("apply")),

@@ -1,30 +1,30 @@
-//! Slots, runs of slots and sets of slots.
+//! Slots, ranges of slots and sets of slots.
 
 use alloc::{string::String, vec::Vec};
 use core::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// One of the parts that a cluster's keys are divided into.
+/// One of the 16384 hash slots that Redis Cluster divides all keys into.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 // Invariant: below `Slot::COUNT`.
 pub struct Slot(u16);
 
 impl Slot {
-    /// How many slots there are.
+    /// The number of slots.
     pub const COUNT: u16 = 16_384;
 
-    /// The slot of this number.
+    /// Returns the slot with this number.
     ///
     /// # Errors
     ///
-    /// Fails for a number that is too large.
+    /// Fails if the number is not below [`Slot::COUNT`].
     pub const fn new(number: u16) -> Result<Self, SlotError> {
         if number < Self::COUNT { Ok(Self(number)) } else { Err(SlotError::TooLarge(number)) }
     }
 
-    /// Its number.
+    /// Returns the slot's number.
     #[must_use]
     pub const fn number(self) -> u16 {
         self.0
@@ -47,7 +47,7 @@ impl FromStr for Slot {
     type Err = SlotError;
 
     fn from_str(text: &str) -> Result<Self, SlotError> {
-        // `+5` would parse as a number, but Redis never writes it.
+        // Refuses `+5`, which would parse as a number but which Redis never writes.
         if !text.bytes().all(|digit| digit.is_ascii_digit()) {
             return Err(SlotError::NotANumber);
         }
@@ -61,26 +61,26 @@ impl<'de> Deserialize<'de> for Slot {
     }
 }
 
-/// Why a text or a number is no slot or no run of slots.
+/// Why a text or a number is not a slot or a range of slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SlotError {
-    /// There is no such slot.
+    /// The number is too large.
     #[error("slot {0} does not exist, the last one is 16383")]
     TooLarge(u16),
-    /// It is no decimal number.
+    /// The text is not a decimal number.
     #[error("a slot is a decimal number up to 16383")]
     NotANumber,
-    /// The run's end lies before its beginning.
-    #[error("a run of slots goes upwards, not from {first} to {last}")]
+    /// The end is before the beginning.
+    #[error("a range of slots must ascend, not go from {first} to {last}")]
     Backwards {
-        /// Where it begins.
+        /// The first slot.
         first: u16,
-        /// Where it ends.
+        /// The last slot.
         last: u16,
     },
 }
 
-/// A run of slots, both ends included; never empty.
+/// A range of slots, both ends included; never empty.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotRange {
     first: Slot,
@@ -92,11 +92,11 @@ impl SlotRange {
     /// All slots.
     pub const ALL: Self = Self { first: Slot(0), last: Slot(Slot::COUNT - 1) };
 
-    /// The run from `first` to `last`.
+    /// Returns the range from `first` to `last`.
     ///
     /// # Errors
     ///
-    /// Fails if the end lies before the beginning.
+    /// Fails if `last` is before `first`.
     pub fn new(first: Slot, last: Slot) -> Result<Self, SlotError> {
         if last < first {
             return Err(SlotError::Backwards { first: first.0, last: last.0 });
@@ -104,19 +104,19 @@ impl SlotRange {
         Ok(Self { first, last })
     }
 
-    /// Its first slot.
+    /// Returns the first slot.
     #[must_use]
     pub const fn first(self) -> Slot {
         self.first
     }
 
-    /// Its last slot.
+    /// Returns the last slot.
     #[must_use]
     pub const fn last(self) -> Slot {
         self.last
     }
 
-    /// How many slots it has, at least one.
+    /// Returns the number of slots, at least one.
     #[must_use]
     pub const fn slot_count(self) -> u16 {
         self.last.0 - self.first.0 + 1
@@ -159,70 +159,70 @@ impl<'de> Deserialize<'de> for SlotRange {
     }
 }
 
-/// A set of slots: in JSON a list of runs, such as `["0-5460", "9000"]`.
+/// A set of slots; in JSON a list of ranges, such as `["0-5460", "9000"]`.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct SlotSet {
-    // Invariant: ascending, and between two runs there is at least one slot that is in none.
+    // Invariant: in ascending order, with at least one slot missing between two ranges.
     ranges: Vec<SlotRange>,
 }
 
 impl SlotSet {
-    /// The set that has no slot.
+    /// The empty set.
     pub const EMPTY: Self = Self { ranges: Vec::new() };
 
-    /// The runs, ascending and as long as can be.
+    /// Returns the ranges in ascending order; adjacent ranges are merged.
     #[must_use]
     pub fn ranges(&self) -> &[SlotRange] {
         &self.ranges
     }
 
-    /// Whether it has no slot.
+    /// Returns true if the set is empty.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    /// How many slots it has.
+    /// Returns the number of slots.
     #[must_use]
     pub fn slot_count(&self) -> u16 {
         self.ranges.iter().map(|range| range.slot_count()).sum()
     }
 
-    /// Whether it has this slot.
+    /// Returns true if the set contains the slot.
     #[must_use]
     pub fn contains(&self, slot: Slot) -> bool {
         self.ranges.iter().any(|range| range.first <= slot && slot <= range.last)
     }
 
-    /// The slots, ascending.
+    /// Iterates over the slots in ascending order.
     pub fn slots(&self) -> impl Iterator<Item = Slot> + '_ {
         self.ranges.iter().flat_map(|range| (range.first.0..=range.last.0).map(Slot))
     }
 
-    /// Adds a run; slots that are there already stay.
+    /// Adds a range; slots that the set already contains stay.
     pub fn insert(&mut self, range: SlotRange) {
         let SlotRange { mut first, mut last } = range;
-        self.ranges.retain(|there| {
-            // Runs that touch become one; numbers stay below `u16::MAX` because slots do.
-            let touches = there.first.0 <= last.0 + 1 && first.0 <= there.last.0 + 1;
+        self.ranges.retain(|existing| {
+            // Merges ranges that touch. The sums cannot overflow, because slots are below 16384.
+            let touches = existing.first.0 <= last.0 + 1 && first.0 <= existing.last.0 + 1;
             if touches {
-                first = first.min(there.first);
-                last = last.max(there.last);
+                first = first.min(existing.first);
+                last = last.max(existing.last);
             }
             !touches
         });
-        let at = self.ranges.partition_point(|there| there.first < first);
+        let at = self.ranges.partition_point(|existing| existing.first < first);
         self.ranges.insert(at, SlotRange { first, last });
     }
 
-    /// The slots that are in either.
+    /// Returns the slots that are in either set.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         self.ranges.iter().chain(&other.ranges).copied().collect()
     }
 
-    /// The slots that are in both.
+    /// Returns the slots that are in both sets.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
         let mut both = Self::EMPTY;
@@ -237,13 +237,13 @@ impl SlotSet {
         both
     }
 
-    /// The slots that are here and not in the other.
+    /// Returns the slots that are in this set and not in the other.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
         self.intersection(&other.complement())
     }
 
-    /// The slots that are not here.
+    /// Returns the slots that are not in this set.
     #[must_use]
     pub fn complement(&self) -> Self {
         let mut next = 0;
@@ -283,7 +283,7 @@ impl<'de> Deserialize<'de> for SlotSet {
     }
 }
 
-/// Prints the runs with a space between, as `CLUSTER NODES` does; `none` for the empty set.
+/// Writes the ranges separated by spaces, as `CLUSTER NODES` does; `none` for the empty set.
 impl fmt::Display for SlotSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_run_of_slots_is_refused() {
+    fn an_invalid_range_is_refused() {
         let cases = [
             ("16384", SlotError::TooLarge(16_384)),
             ("7-5", SlotError::Backwards { first: 7, last: 5 }),

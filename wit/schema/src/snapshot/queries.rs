@@ -1,27 +1,28 @@
-//! Questions to a snapshot that planners and guards must answer alike.
+//! Questions about a snapshot that planners and guards must answer in the same way.
 
 use alloc::{collections::BTreeMap, string::String};
 
 use super::{Member, MemberFacts, NodeFlag, NodeRow, Snapshot};
 use crate::primitives::{NodeId, Role, SlotSet};
 
-/// How long ago, in seconds, a replica in sync acknowledged last. Redis acknowledges once a second.
+/// The longest time, in seconds, since the last acknowledgement of a replica that is in sync. Redis replicas
+/// acknowledge once a second.
 pub const SYNC_LAG_S_MAX: u64 = 1;
 
-/// Who votes in the cluster, and how many of them were heard.
+/// The voters of a cluster, and how many of them answered and agree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quorum {
-    /// Primaries with slots in the majority's view.
+    /// The number of primaries with slots in the majority's view.
     pub voters: usize,
-    /// Those of them that answered the fan-out.
+    /// The number of voters that answered.
     pub heard: usize,
-    /// Those of them whose own view gives every slot the same owner as the majority's view, and whose
-    /// own `cluster_state` does not matter here.
+    /// The number of voters that answered and whose own view gives every slot the same owner as the
+    /// majority's view. Their `cluster_state` is not considered.
     pub agreeing: usize,
 }
 
 impl Quorum {
-    /// Whether more than half of the voters answered and agree who owns what.
+    /// Returns true if more than half of the voters answered and agree on the owners of all slots.
     #[must_use]
     pub const fn is_majority(self) -> bool {
         self.voters < self.agreeing * 2
@@ -31,19 +32,19 @@ impl Quorum {
 /// Why a replica does not count as in sync with its primary.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotInSync {
-    /// It did not answer, or is no replica.
+    /// The member did not answer, or is not a replica.
     #[error("`{0}` does not answer as a replica")]
     NoReplica(String),
-    /// Its primary is no member that answers.
+    /// Its primary is not a member, or did not answer.
     #[error("the primary of `{0}` does not answer")]
     NoPrimary(String),
     /// The link to the primary is down.
     #[error("the link of `{0}` to its primary is down")]
     LinkDown(String),
-    /// A full synchronisation is under way.
+    /// A full synchronisation is in progress.
     #[error("`{0}` is being synchronised")]
     Syncing(String),
-    /// It follows another address than its primary has.
+    /// It follows another address than the one that its primary has.
     #[error("`{pod}` follows {follows}, its primary listens on {address}")]
     WrongAddress {
         /// The replica's Pod.
@@ -53,15 +54,15 @@ pub enum NotInSync {
         /// The primary's address.
         address: String,
     },
-    /// It has another history of writes than its primary.
+    /// Its history of writes is not that of its primary.
     #[error("`{0}` has another history of writes than its primary")]
     OtherHistory(String),
-    /// The primary does not count it as online.
-    #[error("the primary of `{pod}` has it as {state}")]
+    /// The primary does not report it as online.
+    #[error("the primary of `{pod}` reports it as {state}")]
     NotOnline {
         /// The replica's Pod.
         pod: String,
-        /// What the primary says of it.
+        /// The state that the primary reports.
         state: String,
     },
     /// It is too far behind.
@@ -69,37 +70,37 @@ pub enum NotInSync {
     Behind {
         /// The replica's Pod.
         pod: String,
-        /// How far, in bytes of the stream.
+        /// How far it is behind, in bytes of the stream.
         behind_bytes: u64,
-        /// How far it may be.
+        /// How far it may be behind, in bytes of the stream.
         allowed_bytes: u64,
     },
-    /// Its last acknowledgement is too old.
+    /// Its last acknowledgement is older than [`SYNC_LAG_S_MAX`].
     #[error("`{pod}` acknowledged {lag_s} s ago")]
     Silent {
         /// The replica's Pod.
         pod: String,
-        /// How long ago.
+        /// Seconds since its last acknowledgement.
         lag_s: u64,
     },
 }
 
 impl Snapshot {
-    /// The member in this Pod.
+    /// Returns the member in this Pod.
     #[must_use]
     pub fn member(&self, pod: &str) -> Option<&Member> {
         self.members.iter().find(|member| member.pod == pod)
     }
 
-    /// The member whose process says to have this id. If two do, which cannot be but for copied data,
-    /// none is given.
+    /// Returns the member whose process reports this node id; `None` if several do, which happens only with
+    /// copied data.
     #[must_use]
     pub fn member_of(&self, node: NodeId) -> Option<&Member> {
         let mut found = self.members.iter().filter(|member| member.node() == Some(node));
         found.next().filter(|_| found.next().is_none())
     }
 
-    /// The nodes as this member sees them; absent if it did not answer or would not tell.
+    /// Returns the nodes in this member's own view; `None` if it did not answer or did not report its own id.
     #[must_use]
     pub fn seen_by(&self, member: &Member) -> Option<BTreeMap<NodeId, NodeRow>> {
         let facts = member.facts().filter(|facts| facts.node.is_some())?;
@@ -109,7 +110,7 @@ impl Snapshot {
         Some(rows)
     }
 
-    /// How this member sees one node.
+    /// Returns one node in this member's own view.
     #[must_use]
     pub fn row_seen_by<'a>(&'a self, member: &'a Member, node: NodeId) -> Option<&'a NodeRow> {
         let facts = member.facts().filter(|facts| facts.node.is_some())?;
@@ -119,40 +120,40 @@ impl Snapshot {
         facts.differs.get(&node).or_else(|| self.view.get(&node))
     }
 
-    /// The primaries with slots, as the majority sees them.
+    /// Iterates over the primaries with slots in the majority's view.
     pub fn primaries(&self) -> impl Iterator<Item = (NodeId, &NodeRow)> {
         let serving = |row: &NodeRow| row.role == Role::Primary && !row.slots.is_empty();
         self.view.iter().filter(move |(_, row)| serving(row)).map(|(id, row)| (*id, row))
     }
 
-    /// The replicas of a primary, as the majority sees them.
+    /// Iterates over the replicas of a primary in the majority's view.
     pub fn replicas_of(&self, primary: NodeId) -> impl Iterator<Item = (NodeId, &NodeRow)> {
         let follows = move |row: &NodeRow| row.primary == Some(primary);
         self.view.iter().filter(move |(_, row)| follows(row)).map(|(id, row)| (*id, row))
     }
 
-    /// Whether all members answered, all of them know the same nodes, and all give each slot the same
-    /// owner. How one sees another's replica does not count: the replica itself says whom it follows, and
-    /// the others hear of it up to half a node timeout later.
+    /// Returns true if all members answered, know the same nodes, and give each slot the same owner. A
+    /// member's view of another member's replica does not count: the replica itself reports which primary it
+    /// follows, and other nodes learn it up to half a node timeout later.
     #[must_use]
     pub fn is_agreed(&self) -> bool {
         self.is_agreed_but_for(|_| false)
     }
 
-    /// As [`is_agreed`](Self::is_agreed), but for members that need not answer.
+    /// Like [`is_agreed`](Self::is_agreed), except that the members selected by `need_not` need not answer.
     #[must_use]
     pub fn is_agreed_but_for(&self, need_not: impl Fn(&Member) -> bool) -> bool {
         let agrees = |facts: &MemberFacts| {
-            let same = |(id, row): (&NodeId, &NodeRow)| {
+            let owned_alike = |(id, row): (&NodeId, &NodeRow)| {
                 self.view.get(id).is_some_and(|agreed| agreed.owns_the_same(row))
             };
-            facts.node.is_some() && facts.lacks.is_empty() && facts.differs.iter().all(same)
+            facts.node.is_some() && facts.lacks.is_empty() && facts.differs.iter().all(owned_alike)
         };
         self.members.iter().any(|member| member.facts().is_some())
             && self.members.iter().all(|member| member.facts().map_or(need_not(member), agrees))
     }
 
-    /// Who votes and who of them was heard.
+    /// Counts the voters, and those that answered and agree.
     #[must_use]
     pub fn quorum(&self) -> Quorum {
         let mut quorum = Quorum::default();
@@ -172,21 +173,24 @@ impl Snapshot {
         quorum
     }
 
-    /// Checks that a replica would lose nothing but at most `behind_bytes_max` if it were promoted
-    /// now. Both ends are asked: a link that is up is not enough, because after a synchronisation the
-    /// primary holds the stream back for up to a second.
+    /// Checks that a promotion of this replica now would lose at most `behind_bytes_max` bytes of the stream.
+    /// Checks both the replica's and the primary's report: a link that is up is not enough, because a primary
+    /// holds the stream back for up to a second after a synchronisation.
     ///
     /// # Errors
     ///
-    /// Fails with the first thing that is not as it should be.
+    /// Fails with the first condition that does not hold.
     pub fn check_in_sync(&self, pod: &str, behind_bytes_max: u64) -> Result<(), NotInSync> {
         let pod = String::from(pod);
         let member = self.member(&pod);
-        let told = member.and_then(Member::facts).and_then(|facts| facts.replication.as_ref());
-        let (Some(member), Some(told)) = (member, told) else {
+        let replica_stream =
+            member.and_then(Member::facts).and_then(|facts| facts.replication.as_ref());
+        let (Some(member), Some(replica_stream)) = (member, replica_stream) else {
             return Err(NotInSync::NoReplica(pod));
         };
-        let Some(upstream) = &told.upstream else { return Err(NotInSync::NoReplica(pod)) };
+        let Some(upstream) = &replica_stream.upstream else {
+            return Err(NotInSync::NoReplica(pod));
+        };
         let own = member.node().and_then(|id| self.row_seen_by(member, id));
         let primary = own.and_then(|row| row.primary).and_then(|id| self.member_of(id));
         let stream = primary.and_then(Member::facts).and_then(|facts| facts.replication.as_ref());
@@ -204,7 +208,7 @@ impl Snapshot {
             let follows = upstream.address.clone();
             return Err(NotInSync::WrongAddress { pod, follows, address });
         }
-        if told.id != stream.id {
+        if replica_stream.id != stream.id {
             return Err(NotInSync::OtherHistory(pod));
         }
         let attached =
@@ -219,8 +223,9 @@ impl Snapshot {
         if SYNC_LAG_S_MAX < lag_s {
             return Err(NotInSync::Silent { pod, lag_s });
         }
-        let behind_bytes =
-            stream.offset_bytes.saturating_sub(told.offset_bytes.max(attached.offset_bytes));
+        let behind_bytes = stream
+            .offset_bytes
+            .saturating_sub(replica_stream.offset_bytes.max(attached.offset_bytes));
         if behind_bytes_max < behind_bytes {
             return Err(NotInSync::Behind { pod, behind_bytes, allowed_bytes: behind_bytes_max });
         }
@@ -229,8 +234,8 @@ impl Snapshot {
 }
 
 impl MemberFacts {
-    /// Whether the process holds nothing and has received nothing of its primary since it started: to promote
-    /// it gives up all that the primary had. The offset of such a replica is 1 at most.
+    /// Returns true if the process has no keys and has received nothing from its primary since it started, so
+    /// that promoting it would give up all data of the primary. Such a replica has an offset of at most 1.
     #[must_use]
     pub fn has_never_synced(&self) -> bool {
         let offset_bytes = self.replication.as_ref().map(|stream| stream.offset_bytes);
@@ -239,14 +244,15 @@ impl MemberFacts {
 }
 
 impl NodeRow {
-    /// Whether both say the same of what the node owns: its slots, and since which epoch.
+    /// Returns true if both rows agree on what the node owns: the same slots, and if there are any, the same
+    /// role and epoch.
     #[must_use]
     pub fn owns_the_same(&self, other: &Self) -> bool {
         let is_same = (self.role, self.epoch) == (other.role, other.epoch);
         self.slots == other.slots && (self.slots.is_empty() || is_same)
     }
 
-    /// Whether the one who says this holds it for failed, or suspects so.
+    /// Returns true if the reporting node considers this node failed (`fail`) or suspects it (`fail?`).
     #[must_use]
     pub fn is_failing(&self) -> bool {
         self.flags.contains(&NodeFlag::Fail) || self.flags.contains(&NodeFlag::MaybeFail)
@@ -259,7 +265,8 @@ mod tests {
     use alloc::format;
     use serde_json::{Value, json};
 
-    /// Node `a` in Pod `a` is a primary with all slots, node `b` in Pod `b` its replica, as JSON.
+    /// Returns a snapshot as JSON: node `a` in Pod `a` is a primary with all slots, node `b` in Pod `b` is
+    /// its replica.
     fn pair() -> Value {
         let id = |digit: &str| digit.repeat(40);
         let member = |pod: &str, replication: Value| {
@@ -286,7 +293,7 @@ mod tests {
         })
     }
 
-    /// Sets one field and asks whether `b` is in sync, five bytes being allowed.
+    /// Sets one field and checks whether `b` is in sync, with five bytes allowed.
     fn check(path: &str, value: Value) -> Result<(), NotInSync> {
         let mut json = pair();
         *json.pointer_mut(path).unwrap() = value;
@@ -294,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn in_sync_is_what_both_ends_say() {
+    fn in_sync_needs_both_reports() {
         const A: &str = "/members/0/answer/answered/replication";
         const B: &str = "/members/1/answer/answered/replication";
         let pod = || String::from("b");
@@ -339,9 +346,9 @@ mod tests {
     }
 
     #[test]
-    fn all_agree_who_give_each_slot_the_same_owner() {
+    fn members_agree_if_they_give_each_slot_the_same_owner() {
         let id = |digit: &str| digit.repeat(40);
-        // How `b` sees a node otherwise than the majority.
+        // Sets how `b` sees one node, different from the majority's view.
         let agreed = |node: &str, row: Value| {
             let mut json = pair();
             json["members"][1]["answer"]["answered"]["differs"] = json!({id(node): row});
@@ -352,7 +359,7 @@ mod tests {
         assert!(!agreed("a", owner("0-16382", 1)) && !agreed("a", owner("0-16383", 2)));
         let other = json!({"role": "primary", "epoch": 2, "slots": [], "connected": true});
         assert!(agreed("b", other.clone()), "its role reaches others late");
-        assert!(!agreed("c", other), "nobody else knows that node");
+        assert!(!agreed("c", other), "no other member knows that node");
     }
 
     #[test]
@@ -364,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn two_processes_with_one_id_are_nobody() {
+    fn a_node_id_of_two_processes_finds_no_member() {
         let mut json = pair();
         json["members"][1]["answer"]["answered"]["node"] = json!("a".repeat(40));
         let snapshot: Snapshot = serde_json::from_value(json).unwrap();

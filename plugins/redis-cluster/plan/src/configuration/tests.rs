@@ -1,4 +1,4 @@
-//! What enters the file of the settings that servers have taken.
+//! Which settings enter the file of the settings that servers have accepted.
 
 use alloc::{vec, vec::Vec};
 
@@ -18,10 +18,10 @@ fn spec(settings: Value) -> RedisClusterSpec {
         .unwrap()
 }
 
-/// What is read of a member: `None` if it does not answer.
+/// The settings that a member reports; `None` if it does not answer.
 type ShownSettings<'a> = Option<&'a [(&'a str, &'a str)]>;
 
-/// Two members with these settings beside the usual ones.
+/// Returns a snapshot of two members with these settings in addition to the usual ones.
 fn snapshot(shown: [ShownSettings<'_>; 2]) -> Snapshot {
     let mut snapshot = Model::formed(crate::test_cluster::spec(1, 1)).observed().snapshot;
     for (member, shown) in snapshot.members.iter_mut().zip(shown) {
@@ -47,74 +47,82 @@ fn snapshot(shown: [ShownSettings<'_>; 2]) -> Snapshot {
     snapshot
 }
 
-/// The value of one setting in the file, after a file that held `before`.
-fn becomes(settings: Value, snapshot: Option<Snapshot>, before: &str) -> Option<String> {
+/// Returns the value of one setting in the new file, if the old file was `before`.
+fn value_in_file(settings: Value, snapshot: Option<Snapshot>, before: &str) -> Option<String> {
     let values = before.split_once(' ').map(|(name, value)| (name.into(), value.into()));
-    let before = LiveSettings { values: values.into_iter().collect(), taken: true };
+    let before = LiveSettings { values: values.into_iter().collect(), has_server_answered: true };
     let spec = spec(settings);
     let none = RedisClusterStatus::default();
     let live = live(&spec, snapshot.as_ref(), &none, Some(&before));
-    assert!(live.taken);
+    assert!(live.has_server_answered);
     live.values.get("slowlog-max-len").cloned()
 }
 
 #[test]
-fn a_value_enters_only_when_every_member_that_answers_has_taken_it() {
-    let wanted = || json!({"slowlog-max-len": 256});
+fn a_value_enters_only_after_all_answering_members_have_accepted_it() {
+    let desired = || json!({"slowlog-max-len": 256});
     let new: ShownSettings<'_> = Some(&[("slowlog-max-len", "256")]);
     let old: ShownSettings<'_> = Some(&[("slowlog-max-len", "128")]);
     let before = "slowlog-max-len 64";
     let cases = [
         (Some([new, new]), Some("256"), "both have it"),
         (Some([new, old]), Some("64"), "one has not"),
-        (Some([new, None]), Some("256"), "who does not answer is given it when it does"),
-        (Some([None, None]), Some("64"), "nobody answers"),
-        (Some([new, Some(&[])]), Some("64"), "one does not tell"),
-        (None, Some("64"), "nobody was asked"),
+        (Some([new, None]), Some("256"), "a silent member gets it when it answers"),
+        (Some([None, None]), Some("64"), "no member answers"),
+        (Some([new, Some(&[])]), Some("64"), "one member does not report it"),
+        (None, Some("64"), "the members were not observed"),
     ];
     for (shown, expected, why) in cases {
-        let value = becomes(wanted(), shown.map(snapshot), before);
+        let value = value_in_file(desired(), shown.map(snapshot), before);
         assert_eq!(value.as_deref(), expected, "{why}");
     }
-    assert_eq!(becomes(wanted(), Some(snapshot([old, old])), ""), None, "it never was in the file");
-    assert_eq!(becomes(json!({}), Some(snapshot([new, new])), before), None, "it is not wanted");
+    assert_eq!(
+        value_in_file(desired(), Some(snapshot([old, old])), ""),
+        None,
+        "it never was in the file"
+    );
+    assert_eq!(
+        value_in_file(json!({}), Some(snapshot([new, new])), before),
+        None,
+        "the spec does not have it"
+    );
 }
 
 #[test]
-fn memory_is_compared_in_the_engines_form() {
+fn memory_is_compared_in_the_servers_form() {
     let backlog = "repl-backlog-size";
     let spec = spec(json!({backlog: "1mb"}));
     let taken: ShownSettings<'_> = Some(&[(backlog, "1048576")]);
     let snapshot = snapshot([taken, taken]);
-    assert!(is_all_taken(&spec, &snapshot));
+    assert!(is_all_accepted(&spec, &snapshot));
     let live = live(&spec, Some(&snapshot), &RedisClusterStatus::default(), None);
     assert_eq!(live.values[backlog], "1048576");
 }
 
 #[test]
-fn at_creation_the_spec_is_written_at_once_and_may_be_mended() {
+fn at_creation_the_spec_is_written_immediately_and_can_be_corrected() {
     let none = RedisClusterStatus::default();
     let first = live(&spec(json!({"activedefrag": "yes"})), None, &none, None);
-    assert_eq!((first.values["activedefrag"].as_str(), first.taken), ("yes", false));
+    assert_eq!((first.values["activedefrag"].as_str(), first.has_server_answered), ("yes", false));
     assert_eq!(first.values[NODE_TIMEOUT], "5000");
-    // No server started with it; the spec is mended.
+    // No server has started with it; the spec is corrected.
     let silent = snapshot([None, None]);
-    let mended = live(&spec(json!({})), Some(&silent), &none, Some(&first));
-    assert!(!mended.values.contains_key("activedefrag") && !mended.taken);
+    let corrected = live(&spec(json!({})), Some(&silent), &none, Some(&first));
+    assert!(!corrected.values.contains_key("activedefrag") && !corrected.has_server_answered);
 }
 
 #[test]
 fn a_server_that_answered_once_ends_the_creation() {
-    let wanted = spec(json!({"activedefrag": "yes"}));
+    let desired = spec(json!({"activedefrag": "yes"}));
     let silent = snapshot([None, None]);
     let known: RedisClusterStatus = serde_json::from_value(json!({"shards": [{
         "name": "s", "members": [{"pod": "p", "node": "a", "role": "silent"}]}]}))
     .unwrap();
     let none = RedisClusterStatus::default();
-    let file = LiveSettings { values: BTreeMap::new(), taken: true };
+    let file = LiveSettings { values: BTreeMap::new(), has_server_answered: true };
     for (previous, before) in [(&known, None), (&none, Some(&file))] {
-        let live = live(&wanted, Some(&silent), previous, before);
-        assert!(live.taken && !live.values.contains_key("activedefrag"));
+        let live = live(&desired, Some(&silent), previous, before);
+        assert!(live.has_server_answered && !live.values.contains_key("activedefrag"));
         assert_eq!(live.values[NODE_TIMEOUT], "5000", "a file without it would mean 15 s");
     }
 }
@@ -123,11 +131,11 @@ fn a_server_that_answered_once_ends_the_creation() {
 fn the_file_is_read_back_as_it_was_written() {
     let values = [("slowlog-log-slower-than", "-1"), (NODE_TIMEOUT, "5000")];
     let values = values.map(|(name, value)| (name.into(), value.into())).into();
-    let live = LiveSettings { values, taken: true };
+    let live = LiveSettings { values, has_server_answered: true };
     let mut object = live_config(OWNER, &live);
     assert_eq!(title(&object), "ConfigMap demo-live");
     assert_eq!(read_live_config(&object), live);
-    // Whatever a person writes into it does not become a line of the engine's file.
+    // Text that a person writes into it does not become a line of the server's file.
     object["data"]["live.conf"] =
         "requirepass x\nslowlog-max-len a b\ncluster-announce-ip 1\n".into();
     object["metadata"]["annotations"] = Value::Null;
@@ -136,7 +144,7 @@ fn the_file_is_read_back_as_it_was_written() {
 }
 
 #[test]
-fn whatever_is_live_can_be_set_in_its_whole_range() {
+fn every_live_setting_can_be_set_in_its_whole_range() {
     for offered in OFFERED.iter().filter(|offered| is_live(offered.name)) {
         let ends = match offered.kind {
             SettingKind::Integer { min, max } => vec![min.to_string(), max.to_string()],

@@ -1,4 +1,4 @@
-//! Decides what concerns no single shard: first epochs, introductions, settings, forgetting.
+//! Decides what does not concern a single shard: first epochs, handshakes, settings, forgetting nodes.
 
 use alloc::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use tholepin_schema::{
 };
 
 use crate::{
-    Decision, FORMING_NODE_TIMEOUT_MS, MEETINGS_MAX, WaitReason,
+    Decision, FORMING_NODE_TIMEOUT_MS, HANDSHAKES_MAX, WaitReason,
     cluster_model::{ClusterModel, LiveMember},
     configuration::{NODE_TIMEOUT, of_failover},
 };
@@ -22,17 +22,17 @@ use crate::{
 const ANNOUNCE_IP: &str = "cluster-announce-ip";
 
 /// Decides about the cluster as a whole.
-pub(super) fn decide(picture: &ClusterModel<'_>) -> Decision {
+pub(super) fn decide(model: &ClusterModel<'_>) -> Decision {
     let mut actions: Vec<Action> = Vec::new();
-    actions.extend(picture.live.values().filter_map(|live| configure(picture, live)));
-    actions.extend(picture.live.values().filter_map(|live| first_epoch(picture, live)));
-    actions.extend(meetings(picture));
-    let unknown = unknown(picture);
-    actions.extend(forget(picture, &unknown));
+    actions.extend(model.live.values().filter_map(|live| configure(model, live)));
+    actions.extend(model.live.values().filter_map(|live| first_epoch(model, live)));
+    actions.extend(handshakes(model));
+    let unknown = unknown(model);
+    actions.extend(forget(model, &unknown));
     if !actions.is_empty() {
         return Decision::Act(actions);
     }
-    match unknown.into_iter().find(|(_, rows)| !rows.iter().all(|row| is_ghost(row))) {
+    match unknown.into_iter().find(|(_, rows)| !rows.iter().all(|row| is_unreachable(row))) {
         Some((node, rows)) => {
             let address = rows.iter().find_map(|row| row.address.clone()).unwrap_or_default();
             Decision::Wait(WaitReason::ForeignNode { node, address })
@@ -41,17 +41,17 @@ pub(super) fn decide(picture: &ClusterModel<'_>) -> Decision {
     }
 }
 
-/// Gives a node that is alone its first epoch, while the cluster is being formed. Two primaries with
-/// one epoch would have to settle it between them, which takes time. A node that joins later needs
-/// none: it follows.
-fn first_epoch(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
-    let id = first_epoch_id(picture, live)?;
+/// Gives a node that knows no other its first epoch while the cluster is being formed. Two primaries with the
+/// same epoch would have to resolve the conflict between them, which takes time. A node that joins later
+/// needs no epoch, because it becomes a replica.
+fn first_epoch(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
+    let id = first_epoch_id(model, live)?;
     let pod = live.member.pod.clone();
-    // The one that is given slots in this pass is the first that is empty, as `shard::begin` has it.
+    // The member that gets slots in this plan is the first empty one, as in `shard::begin`.
     let mut primaries =
-        picture.live_of(live.position.shard).filter(|live| live.own.role == Role::Primary);
+        model.live_of(live.position.shard).filter(|live| live.own.role == Role::Primary);
     let is_primary = live.serves() || primaries.next().is_some_and(|first| first.node == live.node);
-    let epoch = picture.layout.first_epoch(live.position, is_primary);
+    let epoch = model.layout.first_epoch(live.position, is_primary);
     let presume = Preconditions {
         node: Some(live.node),
         run_id: live.facts.run_id,
@@ -62,70 +62,74 @@ fn first_epoch(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Acti
     Some(Action { id: Some(id), verb, presume, after: Vec::new() })
 }
 
-/// The id of the action that gives a node its first epoch, if it needs one.
-pub(super) fn first_epoch_id(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<String> {
+/// Returns the id of the action that gives a node its first epoch, if it needs one.
+pub(super) fn first_epoch_id(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<String> {
     let cluster = live.facts.cluster.as_ref()?;
-    let needed = live.is_alone() && cluster.epoch == ConfigEpoch(0) && !picture.is_covered();
+    let needed = live.is_alone() && cluster.epoch == ConfigEpoch(0) && !model.is_covered();
     needed.then(|| format!("epoch:{}", live.member.pod))
 }
 
-/// Introduces members that do not know each other, or know an old address. The one that lacks the
-/// other does it, so that the other needs no change: a node that was forgotten is known again at
-/// once, although the minute is not over in which nobody takes it back by hearsay.
-fn meetings(picture: &ClusterModel<'_>) -> Vec<Action> {
-    let live: Vec<&LiveMember<'_>> = picture.live.values().collect();
-    let mut meetings = Vec::new();
+/// Plans `meet` for members that do not know each other, or know an old address. The member that lacks the
+/// other receives the command, so that the other needs no change. This introduces a forgotten node
+/// immediately, although the other nodes refuse for 60 s to learn it by gossip.
+fn handshakes(model: &ClusterModel<'_>) -> Vec<Action> {
+    let live: Vec<&LiveMember<'_>> = model.live.values().collect();
+    let mut handshakes = Vec::new();
     for (index, a) in live.iter().enumerate() {
         for b in live.iter().skip(index + 1) {
-            let pair = match (lacks(picture, a, b), lacks(picture, b, a)) {
+            let pair = match (lacks(model, a, b), lacks(model, b, a)) {
                 (false, false) => continue,
                 (true, _) => (a, b),
                 (false, true) => (b, a),
             };
-            if is_meeting(picture, pair.0, pair.1) || is_meeting(picture, pair.1, pair.0) {
+            if has_handshake_with(model, pair.0, pair.1)
+                || has_handshake_with(model, pair.1, pair.0)
+            {
                 continue;
             }
-            meetings.push(meet(picture, pair.0, pair.1));
-            if meetings.len() == MEETINGS_MAX {
-                return meetings;
+            handshakes.push(meet(model, pair.0, pair.1));
+            if handshakes.len() == HANDSHAKES_MAX {
+                return handshakes;
             }
         }
     }
-    meetings
+    handshakes
 }
 
-fn meet(picture: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMember<'_>) -> Action {
+fn meet(model: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMember<'_>) -> Action {
     let verb = Verb::Meet { pod: a.member.pod.clone(), with: b.member.pod.clone() };
     let presume =
         Preconditions { node: Some(a.node), run_id: a.facts.run_id, ..Preconditions::default() };
-    let after = [a, b].into_iter().filter_map(|live| first_epoch_id(picture, live)).collect();
+    let after = [a, b].into_iter().filter_map(|live| first_epoch_id(model, live)).collect();
     Action { id: None, verb, presume, after }
 }
 
-/// Whether `a` does not know `b` where it is.
-fn lacks(picture: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMember<'_>) -> bool {
-    let Some(row) = picture.snapshot().row_seen_by(a.member, b.node) else { return true };
+/// Returns true if `a` does not know `b` at its present address.
+fn lacks(model: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMember<'_>) -> bool {
+    let Some(row) = model.snapshot().row_seen_by(a.member, b.node) else { return true };
     b.member.address.is_some() && row.address != b.member.address
 }
 
-/// Whether `a` is shaking hands with whoever is at `b`'s address.
-fn is_meeting(picture: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMember<'_>) -> bool {
-    let rows = a.facts.differs.values().chain(picture.snapshot().view.values());
-    let mut meeting = rows.filter(|row| row.flags.contains(&NodeFlag::Handshake));
-    meeting.any(|row| row.address.is_some() && row.address == b.member.address)
+/// Returns true if `a` has a handshake in progress with the node at `b`'s address.
+fn has_handshake_with(model: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMember<'_>) -> bool {
+    let rows = a.facts.differs.values().chain(model.snapshot().view.values());
+    let mut handshakes = rows.filter(|row| row.flags.contains(&NodeFlag::Handshake));
+    handshakes.any(|row| row.address.is_some() && row.address == b.member.address)
 }
 
-/// What Tholepin itself sets and a member has not. The spec's settings are set apart from these
-/// (`settings`): one that the server refuses must not hold these up.
-fn configure(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
-    let mut wanted = standing(picture);
-    wanted.insert(NODE_TIMEOUT.into(), node_timeout_ms(picture, live).to_string());
-    if let Some((ip, _)) = live.member.address.as_deref().and_then(|it| it.rsplit_once(':')) {
-        wanted.insert(ANNOUNCE_IP.into(), ip.into());
+/// Plans the settings of Tholepin that a member does not have. The spec's settings are planned separately
+/// (`settings`), because one that a server refuses must not delay these.
+fn configure(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
+    let mut desired = fixed_settings(model);
+    desired.insert(NODE_TIMEOUT.into(), node_timeout_ms(model, live).to_string());
+    if let Some((ip, _)) =
+        live.member.address.as_deref().and_then(|address| address.rsplit_once(':'))
+    {
+        desired.insert(ANNOUNCE_IP.into(), ip.into());
     }
-    // What the member does not tell is left alone: setting it again and again would never end.
-    wanted.retain(|name, value| live.facts.settings.get(name).is_some_and(|is| is != value));
-    if wanted.is_empty() {
+    // Skips settings that the member does not report: they would be set again in every reconcile.
+    desired.retain(|name, value| live.facts.settings.get(name).is_some_and(|is| is != value));
+    if desired.is_empty() {
         return None;
     }
     let pod = live.member.pod.clone();
@@ -135,68 +139,68 @@ fn configure(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action
         ..Preconditions::default()
     };
     let id = Some(format!("configure:{pod}"));
-    let verb = Verb::Configure { pod, settings: wanted, temporary: false };
+    let verb = Verb::Configure { pod, settings: desired, temporary: false };
     Some(Action { id, verb, presume, after: Vec::new() })
 }
 
-/// What every member should have, whatever the spec's settings say.
-fn standing(picture: &ClusterModel<'_>) -> BTreeMap<String, String> {
-    let mut wanted = of_failover(picture.spec);
-    wanted.extend([
+/// Returns the settings that every member should have, whatever the spec's settings are.
+fn fixed_settings(model: &ClusterModel<'_>) -> BTreeMap<String, String> {
+    let mut desired = of_failover(model.spec);
+    desired.extend([
         (String::from("cluster-allow-replica-migration"), String::from("no")),
         (String::from("repl-diskless-sync-delay"), String::from("0")),
     ]);
-    wanted
+    desired
 }
 
-/// The node timeout that a member should have now.
+/// Returns the node timeout that a member should have now.
 ///
-/// It is short while the member does not know the owner of every slot, and stays short until it finds
-/// the cluster well: with the long one it would refuse writes for up to 5 s more. It does not become
-/// short because something fails: then somebody is flagged, and the slots still have owners.
-fn node_timeout_ms(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> u32 {
-    let usual = picture.spec.failover.node_timeout_ms;
+/// It is short while the member does not know the owner of every slot, and stays short until the member
+/// reports `cluster_state:ok`: with the long timeout it would refuse writes for up to 5 s more. It does not
+/// become short again when a node fails: then a node is flagged as failing, and the slots still have owners.
+fn node_timeout_ms(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> u32 {
+    let usual = model.spec.failover.node_timeout_ms;
     let Some(cluster) = &live.facts.cluster else { return usual };
     let short = usual.min(FORMING_NODE_TIMEOUT_MS);
     let knows_all = cluster.slots_assigned == u64::from(Slot::COUNT);
     let is_short = live.facts.settings.get(NODE_TIMEOUT) == Some(&short.to_string());
-    let somebody_fails = || picture.rows().any(|(_, row)| row.is_failing());
-    let unsettled = !knows_all || is_short && !cluster.ok && !somebody_fails();
+    let a_node_fails = || model.rows().any(|(_, row)| row.is_failing());
+    let unsettled = !knows_all || is_short && !cluster.ok && !a_node_fails();
     if unsettled { short } else { usual }
 }
 
-/// Nodes that somebody knows and that are no member that answers, with all that is said of them.
-fn unknown<'a>(picture: &ClusterModel<'a>) -> BTreeMap<NodeId, Vec<&'a NodeRow>> {
-    let members: BTreeSet<NodeId> = picture
+/// Returns the nodes that some member knows and that are not members that answer, with all their rows.
+fn unknown<'a>(model: &ClusterModel<'a>) -> BTreeMap<NodeId, Vec<&'a NodeRow>> {
+    let members: BTreeSet<NodeId> = model
         .snapshot()
         .members
         .iter()
         .filter_map(tholepin_schema::snapshot::Member::node)
         .collect();
     let mut unknown: BTreeMap<NodeId, Vec<&NodeRow>> = BTreeMap::new();
-    // While a wanted Pod does not answer, any of them may be its node.
-    let all_answer = picture.layout.positions().all(|seat| picture.live.contains_key(&seat));
+    // While the Pod at a desired position does not answer, any unknown node may be its node.
+    let all_answer = model.layout.positions().all(|position| model.live.contains_key(&position));
     if all_answer {
-        for (id, row) in picture.rows().filter(|(id, _)| !members.contains(id)) {
+        for (id, row) in model.rows().filter(|(id, _)| !members.contains(id)) {
             unknown.entry(id).or_default().push(row);
         }
     }
     unknown
 }
 
-/// Forgets nodes that nobody reaches, that own nothing and that nobody follows.
-fn forget(picture: &ClusterModel<'_>, unknown: &BTreeMap<NodeId, Vec<&NodeRow>>) -> Vec<Action> {
+/// Plans `forget` for nodes that no member reaches, that own no slots and that no member follows.
+fn forget(model: &ClusterModel<'_>, unknown: &BTreeMap<NodeId, Vec<&NodeRow>>) -> Vec<Action> {
     let followed = |node: NodeId| {
-        let mut rows = picture.rows().filter(|(id, _)| picture.live_node(*id).is_some());
+        let mut rows = model.rows().filter(|(id, _)| model.live_node(*id).is_some());
         rows.any(|(_, row)| row.primary == Some(node))
     };
     let gone = unknown.iter().filter(|(node, rows)| {
-        rows.iter().all(|row| is_ghost(row) && row.slots.is_empty()) && !followed(**node)
+        rows.iter().all(|row| is_unreachable(row) && row.slots.is_empty()) && !followed(**node)
     });
     let forget = |node: NodeId| Action {
         id: Some(format!("forget:{node}")),
         presume: Preconditions {
-            epoch: picture.snapshot().view.get(&node).map(|row| row.epoch),
+            epoch: model.snapshot().view.get(&node).map(|row| row.epoch),
             ..Preconditions::default()
         },
         verb: Verb::Forget { node },
@@ -205,7 +209,7 @@ fn forget(picture: &ClusterModel<'_>, unknown: &BTreeMap<NodeId, Vec<&NodeRow>>)
     gone.map(|(node, _)| forget(*node)).collect()
 }
 
-/// Whether the one who says this does not reach the node.
-fn is_ghost(row: &NodeRow) -> bool {
+/// Returns true if the reporting node does not reach this node.
+fn is_unreachable(row: &NodeRow) -> bool {
     row.is_failing() || !row.connected || row.flags.contains(&NodeFlag::NoAddress)
 }

@@ -1,7 +1,7 @@
-//! Decides who takes over a shard whose primary is gone or must go.
+//! Decides which member takes over a shard whose primary has ended or must end.
 //!
-//! Whether a primary is dead is proven by the host, right before the effect. What is decided here
-//! rests on what the snapshot shows: nothing listens where the primary was, or its Pod is gone.
+//! The host proves that a primary is dead, right before the failover. The decisions here rest on the snapshot
+//! only: nothing listens at the primary's address, or its Pod is deleted.
 
 use alloc::{format, string::String, vec, vec::Vec};
 use core::cmp::Reverse;
@@ -15,7 +15,7 @@ use tholepin_schema::{
 
 use super::{
     fence,
-    promotion::{may_lead, vote},
+    promotion::{may_be_promoted, vote},
     waits,
 };
 use crate::{
@@ -23,108 +23,109 @@ use crate::{
     cluster_model::{ClusterModel, LiveMember, NodeAbsence},
 };
 
-/// The owner of a shard's slots does not answer.
-pub(super) fn lost(
-    picture: &ClusterModel<'_>,
+/// Decides about a shard whose owner does not answer.
+pub(super) fn replace_owner(
+    model: &ClusterModel<'_>,
     shard: u16,
     owner: NodeId,
     fails_over: &mut bool,
 ) -> Decision {
-    let address = picture.address(owner);
-    let member = match picture.absence(owner, address.as_deref()) {
-        NodeAbsence::Gone(None) if picture.is_reached(owner) => {
-            let slots = slots(picture, owner);
+    let address = model.address(owner);
+    let member = match model.absence(owner, address.as_deref()) {
+        NodeAbsence::Gone(None) if model.is_reached(owner) => {
+            let slots = slots(model, owner);
             let address = address.unwrap_or_default();
             return Decision::Wait(WaitReason::OwnerNoMember { node: owner, address, slots });
         }
         NodeAbsence::Gone(member) => member,
         NodeAbsence::Silent(member) => {
-            let (pod, slots) = (member.pod.clone(), slots(picture, owner));
-            let silent = || match fence::hung(picture, owner) {
+            let (pod, slots) = (member.pod.clone(), slots(model, owner));
+            let silent = || match fence::hung(model, owner) {
                 Some(_) => WaitReason::PrimaryHangs { pod, slots },
                 None => WaitReason::PrimarySilent { pod, slots },
             };
-            return Decision::Wait(waits::refused(picture, member).unwrap_or_else(silent));
+            return Decision::Wait(waits::refused(model, member).unwrap_or_else(silent));
         }
         NodeAbsence::Loading(member) => {
             return Decision::Wait(WaitReason::Loading { pod: member.pod.clone() });
         }
     };
     let name = member.map_or_else(|| owner.short(), |member| member.pod.clone());
-    let replicas: Vec<LiveMember<'_>> = picture
+    let replicas: Vec<LiveMember<'_>> = model
         .live
         .values()
         .filter(|live| live.own.role == Role::Replica && live.own.primary == Some(owner))
         .copied()
         .collect();
     if replicas.is_empty() {
-        return nobody_left(picture, shard, owner, member);
+        return no_replica_left(model, shard, owner, member);
     }
-    if picture.spec.failover.on_pod_death == OnPodDeath::Wait {
+    if model.spec.failover.on_pod_death == OnPodDeath::Wait {
         return Decision::Wait(WaitReason::LeftToTheCluster { pod: name });
     }
     let eligible: Vec<&LiveMember<'_>> =
-        replicas.iter().filter(|live| may_lead(picture, live)).collect();
-    // Of those that are not about to go themselves and that clients reach, the one that is furthest along;
-    // among equals the lowest id, so that everybody who looks picks the same one.
+        replicas.iter().filter(|live| may_be_promoted(model, live)).collect();
+    // Prefers replicas that are not being deleted and that clients reach, then the largest offset, then the
+    // lowest id, so that every observer picks the same one.
     let order = |live: &&&LiveMember<'_>| {
         (live.member.deleting, waits::is_unready(live), Reverse(offset(live)), live.node)
     };
-    // One whose process began anew has nothing of what it was in sync with: whether it may lead is the
-    // host's question.
+    // A replica whose process restarted has lost what it had in sync; the host decides whether it may be
+    // promoted.
     let best = eligible.iter().filter(|live| !live.facts.has_never_synced()).min_by_key(order);
     if best.is_none() {
         let nothing_left = replicas.iter().all(|live| live.facts.keys == Some(0));
-        let start = start_empty(picture, shard, owner, member).filter(|_| nothing_left);
+        let start = start_empty(model, shard, owner, member).filter(|_| nothing_left);
         if let Some(start) = start {
             return start;
         }
     }
     let Some(best) = best.or_else(|| eligible.iter().min_by_key(order)) else {
-        return not_in_sync(picture, &replicas, owner, name, fails_over);
+        return not_in_sync(model, &replicas, owner, name, fails_over);
     };
-    let mode = match vote(picture) {
+    let mode = match vote(model) {
         Ok(mode) => mode,
         Err(reason) => return Decision::Wait(reason),
     };
-    fail_over(picture, **best, owner, mode, fails_over)
+    fail_over(model, **best, owner, mode, fails_over)
 }
 
-/// No replica was in sync when the primary was last heard. The one with most keys may have nearly all: it takes
-/// over if a person gives up what only the primary has.
+/// Decides about a shard of which no replica was in sync when its primary last answered. The replica with the
+/// most keys may have nearly all data: it takes over if a person approves the loss of what only the primary
+/// has.
 fn not_in_sync(
-    picture: &ClusterModel<'_>,
+    model: &ClusterModel<'_>,
     replicas: &[LiveMember<'_>],
     owner: NodeId,
     primary: String,
     fails_over: &mut bool,
 ) -> Decision {
     let has_keys = replicas.iter().filter(|live| {
-        let upstream = live.facts.replication.as_ref().and_then(|it| it.upstream.as_ref());
+        let upstream = live.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
         let is_whole = upstream.is_some_and(|upstream| !upstream.sync_in_progress);
         is_whole && live.facts.keys.is_some_and(|keys| keys != 0)
     });
     let fullest = has_keys.max_by_key(|live| (live.facts.keys, Reverse(live.node)));
-    let Some((fullest, mode)) = fullest.zip(vote(picture).ok()) else {
+    let Some((fullest, mode)) = fullest.zip(vote(model).ok()) else {
         return Decision::Wait(WaitReason::NoReplicaInSync { pod: primary });
     };
-    let mut decision = fail_over(picture, *fullest, owner, mode, fails_over);
+    let mut decision = fail_over(model, *fullest, owner, mode, fails_over);
     if let Decision::Act(actions) = &mut decision {
         actions.iter_mut().for_each(|action| action.presume.approved = true);
     }
     decision
 }
 
-/// The Pod of a shard's primary is being deleted: a replica takes over first, without loss.
+/// Decides about a shard whose primary's Pod is being deleted: a replica takes over first, without loss.
 pub(super) fn hand_over(
-    picture: &ClusterModel<'_>,
+    model: &ClusterModel<'_>,
     shard: u16,
     owner: LiveMember<'_>,
     fails_over: &mut bool,
 ) -> Decision {
-    let snapshot = picture.snapshot();
-    let calls_failed = |live: &LiveMember<'_>| fence::calls_failed(picture, live, owner.node);
-    let replicas = picture.live_of(shard).filter(|live| {
+    let snapshot = model.snapshot();
+    let calls_failed = |live: &LiveMember<'_>| fence::calls_failed(model, live, owner.node);
+    let replicas = model.live_of(shard).filter(|live| {
         live.own.role == Role::Replica
             && live.own.primary == Some(owner.node)
             && !live.member.deleting
@@ -134,33 +135,34 @@ pub(super) fn hand_over(
     let pod = owner.member.pod.clone();
     match best {
         Some(best) if calls_failed(&best) => Decision::Wait(WaitReason::CalledFailed { pod }),
-        Some(best) => fail_over(picture, best, owner.node, FailoverMode::Graceful, fails_over),
+        Some(best) => fail_over(model, best, owner.node, FailoverMode::Graceful, fails_over),
         None => Decision::Wait(WaitReason::NobodyToTakeOver { pod }),
     }
 }
 
-/// Nobody answers who could name an owner: those of the shard that wait are known by the last report.
-pub(super) fn start_alone(picture: &ClusterModel<'_>, shard: u16) -> Option<Decision> {
-    let previous = picture.observed.previous.shards.iter().flat_map(|shard| &shard.members);
+/// Decides about a shard of which no member answers that could name an owner. Its waiting processes are known
+/// from the last status.
+pub(super) fn start_alone(model: &ClusterModel<'_>, shard: u16) -> Option<Decision> {
+    let previous = model.observed.previous.shards.iter().flat_map(|shard| &shard.members);
     let node_of = |pod: &str| -> Option<NodeId> {
         let member = previous.clone().find(|member| member.pod == pod)?;
         member.node.as_deref()?.parse().ok()
     };
-    if !picture.live.is_empty() {
+    if !model.live.is_empty() {
         return None;
     }
-    let mut seats = picture.layout.positions_of(shard);
-    seats.find_map(|seat| {
-        let member = picture.placed.get(&seat)?;
-        start_empty(picture, shard, node_of(&member.pod)?, Some(member))
+    let mut positions = model.layout.positions_of(shard);
+    positions.find_map(|position| {
+        let member = model.placed.get(&position)?;
+        start_empty(model, shard, node_of(&member.pod)?, Some(member))
     })
 }
 
-/// The owner's process may wait to be told that it can start without data. Whether another copy can exist
-/// is the host's question, and what becomes of the data is the object's policy; here it is only asked. It is
-/// not asked while a member of the shard refuses the password: that one lives, and may have the data.
+/// Plans to let the owner's process start without data, if it waits for that. The host decides whether
+/// another copy can exist, and the object's policy decides whether the data may be lost. The plan does not
+/// ask for it while a member of the shard refuses the password: that process is alive and may have the data.
 fn start_empty(
-    picture: &ClusterModel<'_>,
+    model: &ClusterModel<'_>,
     shard: u16,
     owner: NodeId,
     member: Option<&Member>,
@@ -173,14 +175,14 @@ fn start_empty(
         refuses && member.running && !member.deleting
     };
     let member = member.filter(waits)?;
-    let mut seated =
-        picture.layout.positions_of(shard).filter_map(|seat| picture.placed.get(&seat));
-    if let Some(reason) = seated.find_map(|member| waits::refused(picture, member)) {
+    let mut placed =
+        model.layout.positions_of(shard).filter_map(|position| model.placed.get(&position));
+    if let Some(reason) = placed.find_map(|member| waits::refused(model, member)) {
         return Some(Decision::Wait(reason));
     }
     let pod = member.pod.clone();
     let presume = Preconditions {
-        epoch: picture.snapshot().view.get(&owner).map(|row| row.epoch),
+        epoch: model.snapshot().view.get(&owner).map(|row| row.epoch),
         ..Preconditions::default()
     };
     let id = Some(format!("start:{pod}"));
@@ -188,32 +190,32 @@ fn start_empty(
     Some(Decision::Act(vec![Action { id, verb, presume, after: Vec::new() }]))
 }
 
-/// No replica of the dead owner answers.
-fn nobody_left(
-    picture: &ClusterModel<'_>,
+/// Decides about a shard of which no replica of the dead owner answers.
+fn no_replica_left(
+    model: &ClusterModel<'_>,
     shard: u16,
     owner: NodeId,
     member: Option<&Member>,
 ) -> Decision {
-    if let Some(decision) = start_empty(picture, shard, owner, member) {
+    if let Some(decision) = start_empty(model, shard, owner, member) {
         return decision;
     }
-    // With its Pod still there, or with volumes, it may return with what it had.
-    let may_return = member.is_some() || picture.spec.storage.is_some();
-    let seats = picture.layout.positions_of(shard);
-    let absent = seats.filter(|seat| !picture.live.contains_key(seat)).count();
+    // While its Pod exists, or if there are volumes, the owner may return with its data.
+    let may_return = member.is_some() || model.spec.storage.is_some();
+    let positions = model.layout.positions_of(shard);
+    let absent = positions.filter(|position| !model.live.contains_key(position)).count();
     if may_return && absent != 0 {
-        let pod = member.map_or_else(|| picture.names.shard(shard), |member| member.pod.clone());
+        let pod = member.map_or_else(|| model.names.shard(shard), |member| member.pod.clone());
         let why = String::from("it owns the shard's slots and no replica is left");
         return Decision::Wait(WaitReason::PodsNotAnswering { count: absent, pod, why });
     }
     if absent != 0 {
-        return Decision::Wait(WaitReason::SlotsLost { node: owner, slots: slots(picture, owner) });
+        return Decision::Wait(WaitReason::SlotsLost { node: owner, slots: slots(model, owner) });
     }
-    // Everybody answers and nobody has the data: a new owner can begin when the dead one is forgotten,
-    // if the host finds that nothing is given up that must not be.
+    // All members answer and none has the data. A new owner can get the slots once the dead one is forgotten;
+    // the host checks that this loses nothing that must be kept.
     let presume = Preconditions {
-        epoch: picture.snapshot().view.get(&owner).map(|row| row.epoch),
+        epoch: model.snapshot().view.get(&owner).map(|row| row.epoch),
         ..Preconditions::default()
     };
     let id = Some(format!("forget:{owner}"));
@@ -221,18 +223,18 @@ fn nobody_left(
     Decision::Act(vec![Action { id, verb, presume, after: Vec::new() }])
 }
 
-/// The slots that a node owns, whoever says so.
-fn slots(picture: &ClusterModel<'_>, owner: NodeId) -> String {
-    picture.claims.get(&owner).map(waits::brief).unwrap_or_default()
+/// Returns the slots that a node owns in any member's view, as bounded text.
+fn slots(model: &ClusterModel<'_>, owner: NodeId) -> String {
+    model.claims.get(&owner).map(waits::bounded_text).unwrap_or_default()
 }
 
-/// Bytes of the primary's stream that a replica has applied.
+/// Returns the bytes of the primary's stream that a replica has applied.
 fn offset(live: &LiveMember<'_>) -> u64 {
     live.facts.replication.as_ref().map_or(0, |stream| stream.offset_bytes)
 }
 
 fn fail_over(
-    picture: &ClusterModel<'_>,
+    model: &ClusterModel<'_>,
     replica: LiveMember<'_>,
     primary: NodeId,
     mode: FailoverMode,
@@ -249,7 +251,7 @@ fn fail_over(
             node: Some(replica.node),
             run_id: replica.facts.run_id,
             role: Some(Role::Replica),
-            epoch: picture.snapshot().view.get(&primary).map(|row| row.epoch),
+            epoch: model.snapshot().view.get(&primary).map(|row| row.epoch),
             ..Preconditions::default()
         },
         after: Vec::new(),

@@ -1,4 +1,4 @@
-//! Whether a replica may take the place of its primary, and whose votes it needs.
+//! Checks whether a replica may replace its primary, and whose votes that needs.
 
 use alloc::vec::Vec;
 
@@ -10,27 +10,27 @@ use crate::{
     cluster_model::{ClusterModel, LiveMember, NodeAbsence},
 };
 
-/// Whether a replica of a dead primary may take its place. A replica that was not in sync would throw
-/// away more than the tail: it may have nothing at all.
-pub(super) fn may_lead(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> bool {
+/// Returns true if a replica of a dead primary may take its place. Promoting a replica that was not in sync
+/// would lose more than the last writes: it may have no data at all.
+pub(super) fn may_be_promoted(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> bool {
     let upstream = live.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
     let is_whole = upstream.is_some_and(|upstream| !upstream.sync_in_progress);
-    let was_in_sync = picture.was_in_sync(&live.member.pod, live.node);
-    is_whole && (was_in_sync || picture.spec.data_loss == DataLoss::Acceptable)
+    let was_in_sync = model.was_in_sync(&live.member.pod, live.node);
+    is_whole && (was_in_sync || model.spec.data_loss == DataLoss::Acceptable)
 }
 
-/// How a replica of a dead primary can be promoted: by a vote if a majority of the primaries answers;
-/// without one only if all that do not answer are gone as well.
-pub(super) fn vote(picture: &ClusterModel<'_>) -> Result<FailoverMode, WaitReason> {
-    let voters: Vec<NodeId> = picture.snapshot().primaries().map(|(id, _)| id).collect();
-    let heard = voters.iter().filter(|id| picture.live_node(**id).is_some()).count();
+/// Returns how a replica of a dead primary can be promoted: by a vote if a majority of the primaries answers;
+/// without a vote only if all primaries that do not answer have ended.
+pub(super) fn vote(model: &ClusterModel<'_>) -> Result<FailoverMode, WaitReason> {
+    let voters: Vec<NodeId> = model.snapshot().primaries().map(|(id, _)| id).collect();
+    let heard = voters.iter().filter(|id| model.live_node(**id).is_some()).count();
     if voters.len() < heard * 2 {
         return Ok(FailoverMode::Force);
     }
-    let absent = voters.iter().filter(|id| picture.live_node(**id).is_none());
-    let all_gone = absent.copied().all(|id| {
-        matches!(picture.absence(id, picture.address(id).as_deref()), NodeAbsence::Gone(_))
-    });
+    let absent = voters.iter().filter(|id| model.live_node(**id).is_none());
+    let all_gone = absent
+        .copied()
+        .all(|id| matches!(model.absence(id, model.address(id).as_deref()), NodeAbsence::Gone(_)));
     if all_gone {
         Ok(FailoverMode::Takeover)
     } else {

@@ -1,7 +1,7 @@
-//! Decides which of the spec's settings running servers are given.
+//! Decides which of the spec's settings to change on running servers.
 //!
-//! Each is an action of its own, so that one that a server refuses does not keep the others away, and
-//! none of them is part of what makes a cluster ready: it serves with the values that it has.
+//! Each setting is an action of its own, so that a setting that a server refuses does not delay the others. A
+//! cluster is ready without them, because it serves with its present values.
 
 use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
 
@@ -17,42 +17,44 @@ use crate::{
     configuration,
 };
 
-/// The settings that members should have and do not show, at most [`SETTINGS_MAX`] at once.
-pub(super) fn decide(picture: &ClusterModel<'_>) -> Vec<Action> {
-    let wanted = configuration::of_spec(picture.spec);
-    let elections = picture.live.values().filter_map(|live| election(picture, live));
-    let missing = picture.live.values().flat_map(|live| missing(live, &wanted));
+/// Plans the settings that members should have and do not report, at most [`SETTINGS_MAX`].
+pub(super) fn decide(model: &ClusterModel<'_>) -> Vec<Action> {
+    let desired = configuration::of_spec(model.spec);
+    let elections = model.live.values().filter_map(|live| election(model, live));
+    let missing = model.live.values().flat_map(|live| missing(live, &desired));
     elections.chain(missing).take(SETTINGS_MAX).collect()
 }
 
-/// Whether the cluster itself may elect a replica. The engine elects one that has lost its link a minute before
-/// its primary died, and one that hung while its primary was written to; what was written since would be lost.
-/// While the primary is not heard, what was so last counts. Nobody is elected while a primary that hangs is to be
-/// ended first. Whoever became primary may be elected again when it has become a replica.
-fn election(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
-    let allow =
-        |wanted: &str| missing(live, &BTreeMap::from([(NO_FAILOVER.into(), wanted.into())])).pop();
+/// Decides whether the cluster itself may elect a replica. Redis would elect a replica that lost its link a
+/// minute before its primary died, or one that hung while its primary accepted writes, and lose those writes.
+/// While the primary does not answer, the last known state counts. No replica may be elected while a hanging
+/// primary must be ended first. A primary gets the setting `no`, so that it can be elected again once it is a
+/// replica.
+fn election(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
+    let allow = |desired: &str| {
+        missing(live, &BTreeMap::from([(NO_FAILOVER.into(), desired.into())])).pop()
+    };
     let Some(upstream) = &live.facts.replication.as_ref()?.upstream else { return allow("no") };
     let pod = &live.member.pod;
-    let hangs = || live.own.primary.is_some_and(|it| fence::hung(picture, it).is_some());
-    let may_lose_data = picture.spec.data_loss == DataLoss::Acceptable;
-    let wanted = match picture.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
+    let hangs = || live.own.primary.is_some_and(|primary| fence::hung(model, primary).is_some());
+    let may_lose_data = model.spec.data_loss == DataLoss::Acceptable;
+    let desired = match model.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
         Ok(()) if hangs() => "yes",
         Ok(()) => "no",
         Err(_) if may_lose_data => return None,
         Err(NotInSync::LinkDown(_)) if upstream.down_since_s.is_some_and(|down_s| 2 <= down_s) => {
             "yes"
         }
-        Err(NotInSync::NoPrimary(_)) if !picture.was_in_sync(pod, live.node) => "yes",
+        Err(NotInSync::NoPrimary(_)) if !model.was_in_sync(pod, live.node) => "yes",
         Err(NotInSync::NoPrimary(_)) if hangs() => "yes",
         Err(NotInSync::NoPrimary(_)) => "no",
         Err(_) => return None,
     };
-    allow(wanted)
+    allow(desired)
 }
 
-fn missing(live: &LiveMember<'_>, wanted: &BTreeMap<String, String>) -> Vec<Action> {
-    // What the member does not tell is left alone: setting it again and again would never end.
+fn missing(live: &LiveMember<'_>, desired: &BTreeMap<String, String>) -> Vec<Action> {
+    // Skips settings that the member does not report: they would be set again in every reconcile.
     let differs = |(name, value): &(&String, &String)| {
         live.facts.settings.get(*name).is_some_and(|shown| shown != *value)
     };
@@ -73,5 +75,5 @@ fn missing(live: &LiveMember<'_>, wanted: &BTreeMap<String, String>) -> Vec<Acti
             after: Vec::new(),
         }
     };
-    wanted.iter().filter(differs).map(action).collect()
+    desired.iter().filter(differs).map(action).collect()
 }

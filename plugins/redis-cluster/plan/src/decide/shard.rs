@@ -1,4 +1,4 @@
-//! Decides about one shard: who owns its slots, who follows, and whether that is as wanted.
+//! Decides about one shard: the owner of its slots, its replicas, and whether that is the desired state.
 
 use alloc::{collections::BTreeMap, format, string::String, vec, vec::Vec};
 
@@ -15,52 +15,52 @@ use crate::{
     cluster_model::{ClusterModel, LiveMember},
 };
 
-/// Up to how many seconds without a link a replica counts as what it was before.
+/// The longest time in seconds without a link for which a replica keeps its last known state.
 const FRESH_S: u64 = 1;
-/// After how many seconds without a link to its primary a replica needs a person.
+/// The time in seconds without a link to its primary after which a replica needs a person.
 const LINK_DOWN_S: u64 = 30;
 
-/// Decides about one shard. `fails_over` tells whether a failover is planned already.
-pub(super) fn plan(picture: &ClusterModel<'_>, shard: u16, fails_over: &mut bool) -> ShardPlan {
-    let owner = picture.owners.get(usize::from(shard)).copied().flatten();
-    let live_owner = owner.and_then(|id| picture.live_node(id));
+/// Decides about one shard. `fails_over` is true if a failover is planned already, and is set if this shard
+/// plans one.
+pub(super) fn plan(model: &ClusterModel<'_>, shard: u16, fails_over: &mut bool) -> ShardPlan {
+    let owner = model.owners.get(usize::from(shard)).copied().flatten();
+    let live_owner = owner.and_then(|id| model.live_node(id));
     let decision = match (owner, live_owner) {
-        (None, _) => begin(picture, shard),
-        (Some(owner), None) => heal::lost(picture, shard, owner, fails_over),
-        (Some(_), Some(owner)) => keep(picture, shard, owner, fails_over),
+        (None, _) => begin(model, shard),
+        (Some(owner), None) => heal::replace_owner(model, shard, owner, fails_over),
+        (Some(_), Some(owner)) => keep(model, shard, owner, fails_over),
     };
     let slots = live_owner.filter(LiveMember::serves).map(|live| live.own.slots.clone());
     ShardPlan {
-        name: picture.names.shard(shard),
-        slots: slots.unwrap_or_else(|| picture.layout.slots(shard)),
+        name: model.names.shard(shard),
+        slots: slots.unwrap_or_else(|| model.layout.slots(shard)),
         primary: live_owner.filter(LiveMember::serves).map(|live| live.member.pod.clone()),
-        members: members(picture, shard),
+        members: members(model, shard),
         decision,
     }
 }
 
-/// Nobody claims the shard's slots: gives them to its first empty member.
-fn begin(picture: &ClusterModel<'_>, shard: u16) -> Decision {
-    let primaries = picture.live_of(shard).filter(|live| live.own.role == Role::Primary);
-    let mut empty =
-        primaries.filter(|live| live.facts.keys == Some(0) || was_primary(picture, live));
+/// Gives the shard's slots, which no node claims, to its first empty member.
+fn begin(model: &ClusterModel<'_>, shard: u16) -> Decision {
+    let primaries = model.live_of(shard).filter(|live| live.own.role == Role::Primary);
+    let mut empty = primaries.filter(|live| live.facts.keys == Some(0) || was_primary(model, live));
     let Some(chosen) = empty.next() else {
-        let holds_keys = picture.live_of(shard).find(|live| live.facts.keys != Some(0));
+        let holds_keys = model.live_of(shard).find(|live| live.facts.keys != Some(0));
         return match holds_keys {
             Some(live) => Decision::Wait(WaitReason::HoldsKeys {
                 pod: live.member.pod.clone(),
                 keys: live.facts.keys.unwrap_or_default(),
             }),
-            None => heal::start_alone(picture, shard).unwrap_or_else(|| {
-                Decision::Wait(waits::silent(picture, shard).unwrap_or(WaitReason::Gossip))
+            None => heal::start_alone(model, shard).unwrap_or_else(|| {
+                Decision::Wait(waits::silent(model, shard).unwrap_or(WaitReason::Gossip))
             }),
         };
     };
-    assign(picture, shard, chosen).unwrap_or(Decision::Wait(WaitReason::Gossip))
+    assign(model, shard, chosen).unwrap_or(Decision::Wait(WaitReason::Gossip))
 }
 
-fn was_primary(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> bool {
-    let shards = &picture.observed.previous.shards;
+fn was_primary(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> bool {
+    let shards = &model.observed.previous.shards;
     let members = shards.iter().flat_map(|shard| &shard.members);
     members.into_iter().any(|member| {
         member.role == MemberRole::Primary
@@ -68,17 +68,17 @@ fn was_primary(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> bool {
     })
 }
 
-/// The shard's slots that nobody owns, and those that the owner alone does not know to be its own, go
-/// to the owner. None if there are no such slots.
-fn assign(picture: &ClusterModel<'_>, shard: u16, owner: LiveMember<'_>) -> Option<Decision> {
-    let wanted = picture.layout.slots(shard);
-    let free = wanted.difference(&picture.claimed());
-    let slots = free.union(&dropped(picture, owner));
+/// Plans to assign slots to the owner: those of the shard that no node owns, and those that only the owner
+/// itself does not know to be its own. `None` if there are no such slots.
+fn assign(model: &ClusterModel<'_>, shard: u16, owner: LiveMember<'_>) -> Option<Decision> {
+    let desired = model.layout.slots(shard);
+    let free = desired.difference(&model.claimed());
+    let slots = free.union(&dropped(model, owner));
     if slots.is_empty() {
         return None;
     }
-    // Who does not answer may own them: a Pod that was killed right after it got them still has them.
-    if let Some(reason) = anybody_silent(picture) {
+    // A Pod that does not answer may own them: one that was killed right after it got slots still has them.
+    if let Some(reason) = any_silent(model) {
         return Some(Decision::Wait(reason));
     }
     let verb = Verb::AssignSlots { pod: owner.member.pod.clone(), slots };
@@ -89,57 +89,60 @@ fn assign(picture: &ClusterModel<'_>, shard: u16, owner: LiveMember<'_>) -> Opti
         ..Preconditions::default()
     };
     let id = Some(format!("slots:{}", owner.member.pod));
-    let after = first_epoch_id(picture, &owner).into_iter().collect();
+    let after = first_epoch_id(model, &owner).into_iter().collect();
     Some(Decision::Act(vec![Action { id, verb, presume, after }]))
 }
 
-/// The first Pod, of whatever seat, that exists and does not tell who it is.
-fn anybody_silent(picture: &ClusterModel<'_>) -> Option<WaitReason> {
-    let mut seats = picture.layout.positions();
-    if let Some(reason) = seats.find_map(|seat| waits::cannot_run(picture, seat)) {
+/// Returns a reason to wait if any Pod exists that does not report its node id.
+fn any_silent(model: &ClusterModel<'_>) -> Option<WaitReason> {
+    let mut positions = model.layout.positions();
+    if let Some(reason) = positions.find_map(|position| waits::start_failure(model, position)) {
         return Some(reason);
     }
-    let members = &picture.snapshot().members;
+    let members = &model.snapshot().members;
     let mut silent = members.iter().filter(|member| member.node().is_none());
     let count = silent.clone().count();
     silent.next().map(|member| WaitReason::PodsNotAnswering {
         count,
         pod: member.pod.clone(),
-        why: String::from("slots are given only when every Pod has said what it owns"),
+        why: String::from(
+            "slots are assigned only when every Pod has reported which slots it owns",
+        ),
     })
 }
 
-/// What the majority gives to the owner while the owner itself gives it to nobody, as after a
+/// Returns the slots that the majority assigns to the owner and that the owner assigns to no node, as after a
 /// `CLUSTER DELSLOTS` on it.
-fn dropped(picture: &ClusterModel<'_>, owner: LiveMember<'_>) -> SlotSet {
-    let agreed = picture.snapshot().view.get(&owner.node).map(|row| &row.slots);
-    let rows = picture.snapshot().seen_by(owner.member).unwrap_or_default();
+fn dropped(model: &ClusterModel<'_>, owner: LiveMember<'_>) -> SlotSet {
+    let agreed = model.snapshot().view.get(&owner.node).map(|row| &row.slots);
+    let rows = model.snapshot().seen_by(owner.member).unwrap_or_default();
     let known = rows.values().fold(SlotSet::EMPTY, |all, row| all.union(&row.slots));
     agreed.map_or(SlotSet::EMPTY, |slots| slots.difference(&known))
 }
 
-/// The owner answers: hands over if its Pod must go, completes its slots, and makes the others follow.
+/// Decides about a shard whose owner answers: hands over if its Pod is being deleted, completes its slots,
+/// and makes the other members follow.
 fn keep(
-    picture: &ClusterModel<'_>,
+    model: &ClusterModel<'_>,
     shard: u16,
     owner: LiveMember<'_>,
     fails_over: &mut bool,
 ) -> Decision {
-    if fence::hung(picture, owner.node).is_some() {
+    if fence::hung(model, owner.node).is_some() {
         return Decision::Wait(WaitReason::CalledFailed { pod: owner.member.pod.clone() });
     }
     if owner.member.deleting && owner.serves() {
-        return heal::hand_over(picture, shard, owner, fails_over);
+        return heal::hand_over(model, shard, owner, fails_over);
     }
     if owner.own.role == Role::Primary
-        && let Some(decision) = assign(picture, shard, owner)
+        && let Some(decision) = assign(model, shard, owner)
     {
         return decision;
     }
     let mut actions = Vec::new();
     let mut reasons = Vec::new();
-    for live in picture.live_of(shard).filter(|live| live.node != owner.node) {
-        match follow(picture, live, owner) {
+    for live in model.live_of(shard).filter(|live| live.node != owner.node) {
+        match follow(model, live, owner) {
             Decision::Act(more) => actions.extend(more),
             Decision::Wait(reason) => reasons.push(reason),
             Decision::Done => {}
@@ -148,24 +151,24 @@ fn keep(
     if !actions.is_empty() {
         return Decision::Act(actions);
     }
-    reasons.extend(waits::silent(picture, shard));
-    reasons.extend(waits::not_ok(picture, shard));
+    reasons.extend(waits::silent(model, shard));
+    reasons.extend(waits::not_ok(model, shard));
     reasons.extend(waits::slot_open(owner));
-    reasons.extend(waits::slots_disowned(picture, owner));
-    reasons.extend(waits::not_ready(picture, shard));
-    // What needs a person is said first, then what comes first in the order of seats.
+    reasons.extend(waits::slots_disowned(model, owner));
+    reasons.extend(waits::not_ready(model, shard));
+    // A reason that needs a person comes first, then the first in the order of positions.
     let fault = reasons.iter().position(WaitReason::is_fault).unwrap_or_default();
     if reasons.is_empty() { Decision::Done } else { Decision::Wait(reasons.swap_remove(fault)) }
 }
 
 /// Makes one member follow the shard's owner.
-fn follow(picture: &ClusterModel<'_>, live: LiveMember<'_>, owner: LiveMember<'_>) -> Decision {
+fn follow(model: &ClusterModel<'_>, live: LiveMember<'_>, owner: LiveMember<'_>) -> Decision {
     let pod = &live.member.pod;
     if live.serves() {
         return Decision::Wait(WaitReason::OldPrimary { pod: pod.clone() });
     }
     if live.own.role == Role::Replica && live.own.primary == Some(owner.node) {
-        return match picture.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
+        return match model.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
             Ok(()) => Decision::Done,
             Err(NotInSync::LinkDown(_)) if is_long_down(live) => {
                 Decision::Wait(WaitReason::LinkDown { pod: pod.clone() })
@@ -177,11 +180,11 @@ fn follow(picture: &ClusterModel<'_>, live: LiveMember<'_>, owner: LiveMember<'_
     if live.own.role == Role::Primary && keys != 0 {
         return Decision::Wait(WaitReason::HoldsKeys { pod: pod.clone(), keys });
     }
-    let known = picture.snapshot().row_seen_by(live.member, owner.node);
+    let known = model.snapshot().row_seen_by(live.member, owner.node);
     if known.is_none_or(|row| row.flags.contains(&NodeFlag::Handshake)) || !owner.serves() {
         return Decision::Wait(WaitReason::Gossip);
     }
-    let agreed = picture.snapshot().view.get(&owner.node);
+    let agreed = model.snapshot().view.get(&owner.node);
     Decision::Act(vec![Action {
         id: Some(format!("follow:{pod}")),
         verb: Verb::Replicate { pod: pod.clone(), primary: owner.node },
@@ -196,72 +199,73 @@ fn follow(picture: &ClusterModel<'_>, live: LiveMember<'_>, owner: LiveMember<'_
     }])
 }
 
-/// Whether a replica has had no link to its primary for so long that it will not find it by itself.
+/// Returns true if a replica has had no link to its primary for so long that it will not reconnect by itself.
 fn is_long_down(live: LiveMember<'_>) -> bool {
     down_s(live).is_some_and(|down_s| LINK_DOWN_S <= down_s)
 }
 
-/// Since when the link to its primary is down, in seconds.
+/// Returns the seconds since the link to the primary went down.
 fn down_s(live: LiveMember<'_>) -> Option<u64> {
     live.facts.replication.as_ref()?.upstream.as_ref()?.down_since_s
 }
 
-/// What a replica lacks to be in sync, without numbers: they change all the time, and the status must
-/// not.
+/// Returns what a replica lacks to be in sync, without numbers: these change all the time, and the status
+/// must not.
 const fn stage(why: &NotInSync) -> &'static str {
     match why {
-        NotInSync::NoReplica(_) => "it is no replica yet",
+        NotInSync::NoReplica(_) => "it is not a replica yet",
         NotInSync::NoPrimary(_) => "its primary does not answer",
         NotInSync::LinkDown(_) => "it is not linked to its primary",
-        NotInSync::Syncing(_) => "it copies the data",
+        NotInSync::Syncing(_) => "it is copying the data",
         NotInSync::WrongAddress { .. } => "it follows an old address of its primary",
         NotInSync::OtherHistory(_) => "it has another history of writes than its primary",
-        NotInSync::NotOnline { .. } => "its primary does not count it as online",
+        NotInSync::NotOnline { .. } => "its primary does not report it as online",
         NotInSync::Behind { .. } => "it is behind",
-        NotInSync::Silent { .. } => "it acknowledges nothing",
+        NotInSync::Silent { .. } => "it does not acknowledge",
     }
 }
 
-/// The members of a shard as they are now; of those that do not answer, what was reported last.
-fn members(picture: &ClusterModel<'_>, shard: u16) -> BTreeMap<String, MemberView> {
-    let previous = picture.observed.previous.shards.iter().flat_map(|shard| &shard.members);
-    let previous: BTreeMap<&str, _> = previous.map(|it| (it.pod.as_str(), it)).collect();
-    let is_led = picture.live_of(shard).any(|live| live.serves());
-    let view = |seat: MemberPosition| {
-        let pod = picture.names.pod(seat);
-        let view = match picture.live.get(&seat) {
-            Some(live) => live_view(picture, live),
+/// Returns the present members of a shard; for those that do not answer, their last status.
+fn members(model: &ClusterModel<'_>, shard: u16) -> BTreeMap<String, MemberView> {
+    let previous = model.observed.previous.shards.iter().flat_map(|shard| &shard.members);
+    let previous: BTreeMap<&str, _> =
+        previous.map(|member| (member.pod.as_str(), member)).collect();
+    let has_primary = model.live_of(shard).any(|live| live.serves());
+    let view = |position: MemberPosition| {
+        let pod = model.names.pod(position);
+        let view = match model.live.get(&position) {
+            Some(live) => live_view(model, live),
             None => {
                 let before = previous.get(pod.as_str());
-                let id = before.and_then(|it| it.node.as_deref());
+                let id = before.and_then(|member| member.node.as_deref());
                 let node: Option<NodeId> = id.and_then(|id| id.parse().ok());
-                // While its primary is not heard either, nothing newer is known of it.
-                let was_in_sync = node.is_some_and(|node| picture.was_in_sync(&pod, node));
-                MemberView { node, role: MemberRole::Silent, in_sync: was_in_sync && !is_led }
+                // While its primary does not answer either, the last status is the newest information.
+                let was_in_sync = node.is_some_and(|node| model.was_in_sync(&pod, node));
+                MemberView { node, role: MemberRole::Silent, in_sync: was_in_sync && !has_primary }
             }
         };
         (pod, view)
     };
-    picture.layout.positions_of(shard).map(view).collect()
+    model.layout.positions_of(shard).map(view).collect()
 }
 
-fn live_view(picture: &ClusterModel<'_>, live: &LiveMember<'_>) -> MemberView {
+fn live_view(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> MemberView {
     let pod = &live.member.pod;
     let role = match live.own.role {
         Role::Primary if live.own.slots.is_empty() => MemberRole::Joining,
         Role::Primary => MemberRole::Primary,
         Role::Replica => MemberRole::Replica,
     };
-    let owner = picture.owners.get(usize::from(live.position.shard)).copied().flatten();
-    let in_sync = match picture.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
-        // One that follows another shard's primary has nothing of this one.
+    let owner = model.owners.get(usize::from(live.position.shard)).copied().flatten();
+    let in_sync = match model.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
+        // A replica of another shard's primary has no data of this shard.
         Ok(()) => live.own.primary == owner,
-        // Nobody can be asked any more: what was so last counts.
-        Err(NotInSync::NoPrimary(_)) => picture.was_in_sync(pod, live.node),
-        // A primary that ends while all are asked may have answered before its replica lost the link. What
-        // is written in two seconds more is weighed by the host, which knows when the process ended.
+        // The primary cannot be asked any more: the last status counts.
+        Err(NotInSync::NoPrimary(_)) => model.was_in_sync(pod, live.node),
+        // A primary that ends during the observation may have answered before its replica lost the link. The
+        // host, which knows when the process ended, judges what was written in up to two more seconds.
         Err(NotInSync::LinkDown(_)) if down_s(*live).is_some_and(|down_s| down_s <= FRESH_S) => {
-            picture.was_in_sync(pod, live.node)
+            model.was_in_sync(pod, live.node)
         }
         Err(_) => false,
     };

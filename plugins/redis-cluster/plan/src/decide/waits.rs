@@ -1,4 +1,4 @@
-//! Says why a shard is not as wanted although nothing can be done about it now.
+//! Finds why a shard is not in the desired state although no action can help now.
 
 use alloc::{
     format,
@@ -15,49 +15,50 @@ use tholepin_schema::{
 use crate::{
     MemberPosition, WaitReason,
     cluster_model::{ClusterModel, LiveMember},
-    last_words::last_words,
+    last_output::last_output,
 };
 
-/// From this age on, in seconds, the readiness of a server has been probed.
+/// The age of a server, in seconds, from which on its readiness has been probed.
 const PROBED_S: u64 = 10;
-/// The most owners that a message names.
+/// The most owners that a message lists.
 const OWNERS_MAX: usize = 3;
-/// The most characters that a message repeats of what Kubernetes says.
+/// The most characters of a message of Kubernetes that a reason repeats.
 const WHY_CHARS_MAX: usize = 400;
 /// The most characters of a list of slots in a message.
 const SLOTS_CHARS_MAX: usize = 100;
 
-/// The seats of a shard from which no answer came.
-pub(super) fn silent(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
-    let absent: Vec<MemberPosition> = picture
+/// Returns a reason for the positions of a shard that do not answer.
+pub(super) fn silent(model: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
+    let absent: Vec<MemberPosition> = model
         .layout
         .positions_of(shard)
-        .filter(|seat| !picture.live.contains_key(seat))
+        .filter(|position| !model.live.contains_key(position))
         .collect();
-    // A password that is refused may be why another does not run.
-    let mut seated = absent.iter().filter_map(|seat| picture.placed.get(seat));
-    if let Some(refused) = seated.find_map(|member| refused(picture, member)) {
+    // A refused password can be the cause why another member does not run.
+    let mut placed = absent.iter().filter_map(|position| model.placed.get(position));
+    if let Some(refused) = placed.find_map(|member| refused(model, member)) {
         return Some(refused);
     }
-    if let Some(reason) = absent.iter().find_map(|seat| cannot_run(picture, *seat)) {
+    if let Some(reason) = absent.iter().find_map(|position| start_failure(model, *position)) {
         return Some(reason);
     }
     let first = *absent.first()?;
-    let pod = picture.names.pod(first);
-    let why = match picture.placed.get(&first).map(|member| &member.answer) {
-        Some(_) if picture.placed.get(&first).is_some_and(|member| member.deleting) => {
+    let pod = model.names.pod(first);
+    let why = match model.placed.get(&first).map(|member| &member.answer) {
+        Some(_) if model.placed.get(&first).is_some_and(|member| member.deleting) => {
             String::from("its Pod is being deleted")
         }
-        None if picture.snapshot().strangers.contains(&pod) => String::from(
-            "a Pod of this name is not this cluster's: put its owner reference and labels back, or delete it",
+        None if model.snapshot().strangers.contains(&pod) => String::from(
+            "a Pod of this name does not belong to this cluster: restore its owner reference and labels, or \
+             delete it",
         ),
-        None => match picture.observed.obstacles.get(&pod) {
+        None => match model.observed.obstacles.get(&pod) {
             Some(why) => return Some(WaitReason::PodDoesNotRun { pod, why: cut(why) }),
             None => String::from("it does not exist yet"),
         },
         Some(MemberAnswer::Unreachable { reason: UnreachableReason::Refused, message }) => {
             format!(
-                "{message}; `kubectl logs {pod}` says whether its start guard waits, and for what"
+                "{message}; `kubectl logs {pod}` shows whether its start guard waits, and for what"
             )
         }
         Some(MemberAnswer::Unreachable { message, .. }) => message.clone(),
@@ -68,62 +69,64 @@ pub(super) fn silent(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReaso
             return Some(WaitReason::TwoWithOneId { pod });
         }
         Some(MemberAnswer::Answered(facts)) => match facts.errors.iter().next() {
-            Some((command, error)) => format!("to `{command}` it says `{error}`"),
-            None => String::from("it does not say who it is"),
+            Some((command, error)) => format!("it answers `{command}` with `{error}`"),
+            None => String::from("it does not report its node id"),
         },
     };
     Some(WaitReason::PodsNotAnswering { count: absent.len(), pod, why })
 }
 
-/// A member that answers and wants another password: it lives, and does not hang. If others take the one in
-/// force, this one alone was given another.
-pub(super) fn refused(picture: &ClusterModel<'_>, member: &Member) -> Option<WaitReason> {
+/// Returns a reason if a member answers but requires another password: its process is alive and does not
+/// hang. If other members accept the password in force, the password of this member was changed by hand.
+pub(super) fn refused(model: &ClusterModel<'_>, member: &Member) -> Option<WaitReason> {
     match &member.answer {
         MemberAnswer::Unreachable { reason: UnreachableReason::Auth, message } => {
             let (pod, why) = (member.pod.clone(), message.clone());
-            let way_out = if picture.live.is_empty() {
-                "write the one that the servers have into the Secret of `.spec.auth`"
+            let fix = if model.live.is_empty() {
+                "write the password that the servers have into the Secret of `.spec.auth`"
             } else {
-                "other members take it, so that this one was given another by hand: give it back \
-                 (`requirepass` and `masterauth`), or delete its Pod after its data is safe on another \
-                 member"
+                "other members accept it, so the password of this one was changed by hand: change it back \
+                 (`requirepass` and `masterauth`), or delete its Pod when another member has its data"
             };
-            Some(WaitReason::CredentialsRefused { pod, why, way_out })
+            Some(WaitReason::CredentialsRefused { pod, why, fix })
         }
         MemberAnswer::Unreachable { .. } | MemberAnswer::Answered(_) => None,
     }
 }
 
-/// Why the server in a seat does not run and will not by itself: it ended and said why, or Kubernetes says
-/// why there is none.
-pub(super) fn cannot_run(picture: &ClusterModel<'_>, seat: MemberPosition) -> Option<WaitReason> {
-    let member = picture.placed.get(&seat)?;
+/// Returns why the server at a position does not run and will not start by itself: it ended with an error
+/// message, or Kubernetes reports why there is no container.
+pub(super) fn start_failure(
+    model: &ClusterModel<'_>,
+    position: MemberPosition,
+) -> Option<WaitReason> {
+    let member = model.placed.get(&position)?;
     let MemberAnswer::Unreachable { reason, .. } = &member.answer else { return None };
     let pod = member.pod.clone();
     match reason {
-        // Whoever accepts a connection has started.
+        // A server that accepts connections has started.
         UnreachableReason::NotRunning | UnreachableReason::Refused => {}
         UnreachableReason::NoAddress => {
-            return Some(WaitReason::PodDoesNotRun { pod, why: not_made(picture, member)? });
+            return Some(WaitReason::PodDoesNotRun { pod, why: creation_failure(model, member)? });
         }
         UnreachableReason::Timeout
         | UnreachableReason::Auth
         | UnreachableReason::Gone
         | UnreachableReason::Protocol => return None,
     }
-    match last_words(member) {
-        Some(words) => Some(WaitReason::DoesNotStart { pod, words }),
-        None => Some(WaitReason::PodDoesNotRun { pod, why: not_made(picture, member)? }),
+    match last_output(member) {
+        Some(output) => Some(WaitReason::DoesNotStart { pod, output }),
+        None => Some(WaitReason::PodDoesNotRun { pod, why: creation_failure(model, member)? }),
     }
 }
 
-/// Why no node takes a Pod, or why its container cannot be made.
-fn not_made(picture: &ClusterModel<'_>, member: &Member) -> Option<String> {
-    /// What passes by itself.
+/// Returns why no Kubernetes node accepts a Pod, or why its container cannot be created.
+fn creation_failure(model: &ClusterModel<'_>, member: &Member) -> Option<String> {
+    /// States that pass by themselves.
     const USUAL: [&str; 2] = ["ContainerCreating", "PodInitializing"];
     let text = |path: &str| member.kubernetes.pointer(path).and_then(Value::as_str);
     if let Some(why) = text("/unplaced") {
-        return Some(match picture.observed.obstacles.get(&member.pod) {
+        return Some(match model.observed.obstacles.get(&member.pod) {
             Some(obstacle) => cut(&format!("{why} ({obstacle})")),
             None => cut(why),
         });
@@ -140,55 +143,59 @@ fn cut(why: &str) -> String {
     why.chars().take(WHY_CHARS_MAX).collect()
 }
 
-/// The first member of a shard that does not find the cluster well.
-pub(super) fn not_ok(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
-    let mut live = picture.live_of(shard);
-    let unwell =
+/// Returns a reason for the first member of a shard that does not report `cluster_state:ok`.
+pub(super) fn not_ok(model: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
+    let mut live = model.live_of(shard);
+    let not_ok_member =
         live.find(|live| !live.facts.cluster.as_ref().is_some_and(|cluster| cluster.ok))?;
-    Some(WaitReason::StateNotOk { pod: unwell.member.pod.clone(), why: uncovered(picture, unwell) })
+    Some(WaitReason::StateNotOk {
+        pod: not_ok_member.member.pod.clone(),
+        why: uncovered(model, not_ok_member),
+    })
 }
 
-/// A slot that a primary has left half moved. Nothing here moves slots.
+/// Returns a reason if a move of a slot was left unfinished on the owner. This plugin moves no slots.
 pub(super) fn slot_open(owner: LiveMember<'_>) -> Option<WaitReason> {
     let first = owner.facts.open_slots.first()?;
     let (pod, count) = (owner.member.pod.clone(), owner.facts.open_slots.len());
     Some(WaitReason::SlotOpen { pod, slot: first.slot, count })
 }
 
-/// Slots that the majority gives to the owner while the owner gives them to another, who answers and does not
-/// have them either, as after a `CLUSTER SETSLOT … NODE` on the owner alone.
+/// Returns a reason for slots that the majority assigns to the owner, while the owner assigns them to another
+/// member that answers and does not have them either, as after a `CLUSTER SETSLOT … NODE` on the owner alone.
 pub(super) fn slots_disowned(
-    picture: &ClusterModel<'_>,
+    model: &ClusterModel<'_>,
     owner: LiveMember<'_>,
 ) -> Option<WaitReason> {
-    let agreed = &picture.snapshot().view.get(&owner.node)?.slots;
+    let agreed = &model.snapshot().view.get(&owner.node)?.slots;
     let given_away = agreed.difference(&owner.own.slots);
-    let rows = picture.snapshot().seen_by(owner.member)?;
+    let rows = model.snapshot().seen_by(owner.member)?;
     rows.iter().find_map(|(id, row)| {
-        let other = picture.live_node(*id).filter(|other| other.node != owner.node)?;
+        let other = model.live_node(*id).filter(|other| other.node != owner.node)?;
         let slots = row.slots.intersection(&given_away).difference(&other.own.slots);
         (!slots.is_empty()).then(|| WaitReason::SlotsDisowned {
             pod: owner.member.pod.clone(),
             node: owner.node,
             other: other.member.pod.clone(),
-            slots: brief(&slots),
+            slots: bounded_text(&slots),
         })
     })
 }
 
-/// The members hold the data of a cluster with another number of shards, and this object's was never as wanted:
-/// it was created over volumes that were kept. Slots that somebody moves later are another matter.
-pub(super) fn other_shards(picture: &ClusterModel<'_>) -> Option<WaitReason> {
-    if picture.observed.previous.formed {
+/// Returns a reason if the members hold the data of a cluster with another number of shards and this object
+/// has never reached the desired state: it was created with volumes that were kept. Slots that a person moves
+/// later are not reported here.
+pub(super) fn other_shards(model: &ClusterModel<'_>) -> Option<WaitReason> {
+    if model.observed.previous.formed {
         return None;
     }
-    let layout = picture.layout;
+    let layout = model.layout;
     let shards_of = |slots: &SlotSet| {
         (0..layout.shards)
             .filter(|shard| !layout.slots(*shard).intersection(slots).is_empty())
             .count()
     };
-    let owners = || picture.live.values().filter(|live| live.serves());
+    let owners = || model.live.values().filter(|live| live.serves());
     let crossing = owners().find(|live| 1 < shards_of(&live.own.slots));
     let shares =
         |live: &&LiveMember<'_>| {
@@ -196,10 +203,10 @@ pub(super) fn other_shards(picture: &ClusterModel<'_>) -> Option<WaitReason> {
             let shard = (0..layout.shards).map(|shard| layout.slots(shard));
             let mut shard = shard.filter(|slots| !slots.intersection(&live.own.slots).is_empty());
             let Some(shard) = shard.next() else { return false };
-            // Owners that the volumes remember and that have no seat here count as well.
+            // Owners that the volumes still name and that have no position here count as well.
             let lacking = shard.difference(&live.own.slots);
             let remembered =
-                picture.snapshot().seen_by(live.member).into_iter().flatten().any(|(id, row)| {
+                model.snapshot().seen_by(live.member).into_iter().flatten().any(|(id, row)| {
                     id != live.node && !row.slots.intersection(&lacking).is_empty()
                 });
             remembered || others.any(|other| !shard.intersection(&other.own.slots).is_empty())
@@ -208,14 +215,14 @@ pub(super) fn other_shards(picture: &ClusterModel<'_>) -> Option<WaitReason> {
     Some(WaitReason::OtherShards {
         pod: unfit.member.pod.clone(),
         shards: layout.shards,
-        slots: brief(&unfit.own.slots),
+        slots: bounded_text(&unfit.own.slots),
     })
 }
 
-/// The first member of a shard whose Pod is not ready although its server has run for a while: whoever comes
-/// new is refused, while the host has its connection.
-pub(super) fn not_ready(picture: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
-    let unready = picture.live_of(shard).find(is_unready)?;
+/// Returns a reason for the first member of a shard whose Pod is not ready although its server has run for a
+/// while: new clients cannot connect, although the host still has its connection.
+pub(super) fn not_ready(model: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
+    let unready = model.live_of(shard).find(is_unready)?;
     Some(WaitReason::PodNotReady { pod: unready.member.pod.clone() })
 }
 
@@ -224,47 +231,49 @@ pub(super) fn is_unready(live: &LiveMember<'_>) -> bool {
     ready == Some(false) && live.facts.uptime_s.is_some_and(|uptime_s| PROBED_S <= uptime_s)
 }
 
-/// Which slots are not covered in a member's own view, and whose they are.
-fn uncovered(picture: &ClusterModel<'_>, live: LiveMember<'_>) -> String {
-    let rows = picture.snapshot().seen_by(live.member).unwrap_or_default();
+/// Returns which slots are not covered in a member's own view, and which nodes own them.
+fn uncovered(model: &ClusterModel<'_>, live: LiveMember<'_>) -> String {
+    let rows = model.snapshot().seen_by(live.member).unwrap_or_default();
     let owners = rows.iter().filter(|(_, row)| row.role == Role::Primary && !row.slots.is_empty());
     let owned = owners.clone().fold(SlotSet::EMPTY, |all, (_, row)| all.union(&row.slots));
-    let nobodys = SlotSet::from(SlotRange::ALL).difference(&owned);
+    let unowned = SlotSet::from(SlotRange::ALL).difference(&owned);
     let failed: Vec<_> = owners.filter(|(_, row)| row.is_failing() || !row.connected).collect();
     let mut parts = Vec::new();
     for (id, row) in failed.iter().take(OWNERS_MAX) {
-        let (slots, whose) = (brief(&row.slots), whose(picture, **id));
-        parts.push(format!("the slots {slots} belong to {whose}, which it does not reach"));
+        let (slots, node_name) = (bounded_text(&row.slots), node_name(model, **id));
+        parts.push(format!("the slots {slots} belong to {node_name}, which it does not reach"));
     }
     match failed.len().saturating_sub(OWNERS_MAX) {
         0 => {}
-        more => parts.push(format!("{more} more owners are not reached either")),
+        more => parts.push(format!("it does not reach {more} more owners either")),
     }
-    if !nobodys.is_empty() {
-        parts.push(format!("the slots {} belong to nobody it knows of", brief(&nobodys)));
+    if !unowned.is_empty() {
+        parts.push(format!("the slots {} have no owner that it knows", bounded_text(&unowned)));
     }
     if parts.is_empty() {
-        return String::from("it reaches an owner of every slot and will say so soon");
+        return String::from("it reaches an owner of every slot and will report `ok` soon");
     }
     parts.join("; ")
 }
 
-/// Slots in a text of bounded length: all of them, or how they begin and how many they are.
-pub(super) fn brief(slots: &SlotSet) -> String {
+/// Writes slots as text of bounded length: all of them, or the first ones and the total number.
+pub(super) fn bounded_text(slots: &SlotSet) -> String {
     let all = slots.to_string();
     let Some(beginning) = all.get(..SLOTS_CHARS_MAX) else { return all };
     let whole = beginning.rsplit_once(' ').map_or("", |(whole, _)| whole);
-    format!("{whole} and more ({} in all)", slots.slot_count())
+    format!("{whole} and more ({} in total)", slots.slot_count())
 }
 
-/// A node by its Pod, else by its id.
-fn whose(picture: &ClusterModel<'_>, node: NodeId) -> String {
-    let answers = picture.live_node(node).map(|live| live.member.pod.clone());
+/// Returns the name of a node for messages: its Pod if known, else its id.
+fn node_name(model: &ClusterModel<'_>, node: NodeId) -> String {
+    let answers = model.live_node(node).map(|live| live.member.pod.clone());
     let known = || {
-        let shards = &picture.observed.previous.shards;
+        let shards = &model.observed.previous.shards;
         let mut members = shards.iter().flat_map(|shard| &shard.members);
         let is_it = |id: &str| id.parse() == Ok(node);
-        members.find(|it| it.node.as_deref().is_some_and(is_it)).map(|it| it.pod.clone())
+        members
+            .find(|member| member.node.as_deref().is_some_and(is_it))
+            .map(|member| member.pod.clone())
     };
     match answers.or_else(known) {
         Some(pod) => format!("`{pod}`"),

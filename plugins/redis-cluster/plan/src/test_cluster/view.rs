@@ -1,4 +1,4 @@
-//! How the model looks to the host: the majority's view once, and where each member differs.
+//! The snapshot of the model: the majority's view, and where each member differs.
 
 use alloc::{
     collections::{BTreeMap, BTreeSet},
@@ -18,12 +18,13 @@ use super::{Model, Pod, Process, Table};
 
 impl Model {
     pub(super) fn snapshot(&self) -> Snapshot {
-        let running = || self.pods.values().filter(|it| it.silent.is_none());
+        let running = || self.pods.values().filter(|pod| pod.silent.is_none());
         let tables: Vec<(&Process, Table)> = running()
             .filter_map(|pod| pod.process.as_ref())
-            .map(|it| (it, it.table.clone()))
+            .map(|process| (process, process.table.clone()))
             .collect();
-        // Those that know most: who serves, who knows an owner of slots, who knows others.
+        // The voters are the processes that know most: those that serve, else those that know an owner of
+        // slots, else those that know other nodes.
         let knowledge = |(process, table): &(&Process, Table)| {
             let serves = !table[&process.id].slots.is_empty();
             (serves, table.values().any(|row| !row.slots.is_empty()), 1 < table.len())
@@ -31,7 +32,7 @@ impl Model {
         let most = tables.iter().map(knowledge).max();
         let voters: Vec<&Table> = tables
             .iter()
-            .filter(|told| Some(knowledge(told)) == most)
+            .filter(|table| Some(knowledge(table)) == most)
             .map(|(_, table)| table)
             .collect();
         let ids: BTreeSet<NodeId> = voters.iter().flat_map(|table| table.keys()).copied().collect();
@@ -40,8 +41,8 @@ impl Model {
             let mut counts: BTreeMap<&NodeRow, usize> = BTreeMap::new();
             voters
                 .iter()
-                .filter_map(|it| it.get(&id))
-                .for_each(|it| *counts.entry(it).or_default() += 1);
+                .filter_map(|table| table.get(&id))
+                .for_each(|row| *counts.entry(row).or_default() += 1);
             if voters.len() < counts.values().sum::<usize>() * 2 {
                 let most = counts.into_iter().max_by_key(|(_, count)| *count).unwrap().0;
                 view.insert(id, most.clone());
@@ -75,9 +76,9 @@ impl Model {
 
     fn facts(&self, process: &Process, view: &Table) -> MemberFacts {
         let own = &process.table[&process.id];
-        let owned = process.table.values().fold(SlotSet::EMPTY, |all, it| all.union(&it.slots));
-        let well = process.table.values().filter(|it| !it.is_failing());
-        let served = well.fold(SlotSet::EMPTY, |all, it| all.union(&it.slots));
+        let owned = process.table.values().fold(SlotSet::EMPTY, |all, row| all.union(&row.slots));
+        let well = process.table.values().filter(|row| !row.is_failing());
+        let served = well.fold(SlotSet::EMPTY, |all, row| all.union(&row.slots));
         let differs = process.table.iter().filter(|(id, row)| view.get(id) != Some(row));
         MemberFacts {
             node: Some(process.id),
@@ -105,11 +106,11 @@ impl Model {
 
     fn replication(&self, process: &Process) -> Replication {
         let own = &process.table[&process.id];
-        // The link to a process that hangs stays.
+        // The link to a process that hangs stays up.
         let is_linked = |id: NodeId| {
             let hangs = |pod: &Pod| pod.silent == Some(UnreachableReason::Timeout);
             self.pods.values().any(|pod| {
-                let is_it = pod.process.as_ref().is_some_and(|it| it.id == id);
+                let is_it = pod.process.as_ref().is_some_and(|process| process.id == id);
                 is_it && (pod.silent.is_none() || hangs(pod))
             })
         };
@@ -117,7 +118,7 @@ impl Model {
             address: process
                 .table
                 .get(&primary)
-                .and_then(|it| it.address.clone())
+                .and_then(|row| row.address.clone())
                 .unwrap_or_default(),
             link_up: is_linked(primary),
             sync_in_progress: false,
@@ -130,7 +131,7 @@ impl Model {
                 && pod
                     .process
                     .as_ref()
-                    .is_some_and(|it| it.table[&it.id].primary == Some(process.id))
+                    .is_some_and(|other| other.table[&other.id].primary == Some(process.id))
         });
         Replication {
             id: own.primary.unwrap_or(process.id).to_string().parse().unwrap(),

@@ -1,4 +1,4 @@
-//! Who takes over, who waits, and what is never given up.
+//! Failovers, waiting, and data that must not be given up.
 
 use alloc::{
     format,
@@ -27,7 +27,7 @@ fn a_dead_primary_is_replaced_by_its_replica() {
     let plan = model.plan();
     model.perform(&plan, |_| true);
     model.gossip();
-    // The process returns with its memory, hears the news and follows.
+    // The process starts again with its data, learns of the failover and follows.
     model.restart("demo-shard-1-0");
     model.converge();
     assert_eq!(model.plan().shards[1].primary.as_deref(), Some("demo-shard-1-1"));
@@ -39,7 +39,7 @@ fn the_replica_furthest_along_is_promoted_and_the_lowest_id_among_equals() {
     model.kill("demo-shard-0-0");
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"], "the lower id");
     let mut observed = model.observed();
-    let first = observed.snapshot.members.iter_mut().find(|it| it.pod == "demo-shard-0-1");
+    let first = observed.snapshot.members.iter_mut().find(|member| member.pod == "demo-shard-0-1");
     let first = first.unwrap();
     first.kubernetes = json!({"ready": false});
     let MemberAnswer::Answered(facts) = &mut first.answer else { panic!("it answers") };
@@ -53,13 +53,13 @@ fn the_replica_furthest_along_is_promoted_and_the_lowest_id_among_equals() {
 }
 
 #[test]
-fn nobody_is_promoted_who_was_not_in_sync_unless_the_data_is_a_cache() {
+fn a_replica_that_was_not_in_sync_is_promoted_only_in_a_cache() {
     let mut model = Model::formed(spec(3, 1));
     model.kill("demo-shard-0-0");
     model.previous.shards[0].members[1].in_sync = Some(false);
     assert_eq!(verbs(&model), [""; 0]);
     assert!(reasons(&model).contains(&"NoReplicaInSync"));
-    // One that holds keys takes over if a person gives up what only the primary has.
+    // A replica with keys takes over if a person approves the loss of what only the primary has.
     model.process("demo-shard-0-1").keys = 3;
     let approved = |model: &Model| model.plan().actions()[0].presume.approved;
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"]);
@@ -70,8 +70,8 @@ fn nobody_is_promoted_who_was_not_in_sync_unless_the_data_is_a_cache() {
 }
 
 #[test]
-fn that_a_replica_was_in_sync_is_known_while_nobody_of_its_shard_answers() {
-    // silent with its primary, or while that one answers; whether it is promoted afterwards
+fn the_last_status_says_whether_a_replica_was_in_sync_while_its_shard_is_silent() {
+    // Silent together with its primary, or while the primary answers; whether it is promoted afterwards.
     for (with_primary, promoted) in [(true, true), (false, false)] {
         let mut model = Model::formed(spec(3, 1));
         let silent = if with_primary { 0..2 } else { 1..2 };
@@ -90,11 +90,12 @@ fn that_a_replica_was_in_sync_is_known_while_nobody_of_its_shard_answers() {
 }
 
 #[test]
-fn a_link_that_fell_just_now_may_have_fallen_with_the_primary() {
+fn a_link_that_went_down_just_now_may_have_done_so_with_the_primary() {
     for (down_s, promoted) in [(1, true), (2, false)] {
         let mut model = Model::formed(spec(3, 1));
         let mut observed = model.observed();
-        let replica = observed.snapshot.members.iter_mut().find(|it| it.pod == "demo-shard-0-1");
+        let replica =
+            observed.snapshot.members.iter_mut().find(|member| member.pod == "demo-shard-0-1");
         let MemberAnswer::Answered(facts) = &mut replica.unwrap().answer else {
             panic!("it answers")
         };
@@ -110,8 +111,8 @@ fn a_link_that_fell_just_now_may_have_fallen_with_the_primary() {
 }
 
 #[test]
-fn a_silent_primary_is_left_alone() {
-    // One that wants another password is no process that hangs.
+fn a_silent_primary_is_not_replaced() {
+    // A member that requires another password is not a process that hangs.
     let rows = [
         (UnreachableReason::Timeout, "PrimaryHangs"),
         (UnreachableReason::Auth, "CredentialsRefused"),
@@ -128,7 +129,7 @@ fn a_silent_primary_is_left_alone() {
 }
 
 #[test]
-fn a_silent_replica_is_waited_for() {
+fn the_plan_waits_for_a_silent_replica() {
     let mut model = Model::formed(spec(3, 1));
     model.pods.get_mut("demo-shard-0-1").unwrap().silent = Some(UnreachableReason::Timeout);
     model.gossip();
@@ -137,7 +138,7 @@ fn a_silent_replica_is_waited_for() {
 }
 
 #[test]
-fn the_spec_can_leave_it_to_the_cluster() {
+fn the_spec_can_leave_failovers_to_the_cluster() {
     let mut model = Model::formed(spec(3, 1));
     model.spec.failover.on_pod_death = OnPodDeath::Wait;
     model.kill("demo-shard-0-0");
@@ -157,10 +158,10 @@ fn without_a_majority_only_deaths_allow_a_takeover() {
     assert!(reasons(&model).contains(&"NoMajority"));
 }
 
-/// All primaries are gone at once with their Pods and their memory, and fresh Pods answer in their
-/// seats: before they have met anybody, and after. The replicas take over one after the other.
+/// All primaries end at the same time with their Pods and data, and fresh Pods answer at their positions,
+/// before they know any node and after. The replicas take over one after the other.
 #[test]
-fn replicas_of_primaries_that_vanished_together_take_over_one_by_one() {
+fn replicas_of_primaries_that_ended_together_take_over_one_by_one() {
     let cases = [(1, 1, 1), (2, 1, 1), (2, 1, 2), (3, 1, 2), (3, 1, 3), (3, 2, 3), (5, 2, 5)];
     for (shards, replicas, lost) in cases {
         for met in [false, true] {
@@ -199,7 +200,7 @@ fn replicas_of_primaries_that_vanished_together_take_over_one_by_one() {
 }
 
 #[test]
-fn a_primary_hands_over_before_its_pod_goes() {
+fn a_primary_hands_over_before_its_pod_is_deleted() {
     let mut model = Model::formed(spec(3, 1));
     model.pods.get_mut("demo-shard-2-0").unwrap().deleting = true;
     assert_eq!(verbs(&model), ["failover demo-shard-2-1 graceful"]);
@@ -209,7 +210,7 @@ fn a_primary_hands_over_before_its_pod_goes() {
 }
 
 #[test]
-fn lost_slots_are_not_given_away_until_the_host_lets_their_owner_be_forgotten() {
+fn lost_slots_are_reassigned_only_after_the_host_allows_forgetting_their_owner() {
     let mut model = Model::formed(spec(3, 0));
     let lost = model.id("demo-shard-0-0");
     model.recreate("demo-shard-0-0", false);
@@ -226,7 +227,7 @@ fn lost_slots_are_not_given_away_until_the_host_lets_their_owner_be_forgotten() 
 }
 
 #[test]
-fn a_primary_that_waits_with_nothing_to_load_is_let_start_when_nobody_has_more() {
+fn a_waiting_primary_without_data_may_start_when_no_member_has_more() {
     let mut model = Model::formed(spec(1, 1));
     for pod in ["demo-shard-0-0", "demo-shard-0-1"] {
         model.kill(pod);
@@ -234,7 +235,7 @@ fn a_primary_that_waits_with_nothing_to_load_is_let_start_when_nobody_has_more()
     model.pods.get_mut("demo-shard-0-0").unwrap().waits = true;
     assert_eq!(verbs(&model), ["allow-start demo-shard-0-0"]);
     model.pods.get_mut("demo-shard-0-1").unwrap().silent = Some(UnreachableReason::Auth);
-    assert_eq!(verbs(&model), [""; 0], "a replica that wants another password lives");
+    assert_eq!(verbs(&model), [""; 0], "a replica that requires another password is alive");
     assert!(reasons(&model).contains(&"CredentialsRefused"));
     model.restart("demo-shard-0-1");
     let began_anew = model.process("demo-shard-0-1");
@@ -249,7 +250,7 @@ fn a_primary_that_waits_with_nothing_to_load_is_let_start_when_nobody_has_more()
 }
 
 #[test]
-fn a_stranger_in_the_cluster_is_reported_and_left_alone() {
+fn a_foreign_node_is_reported_and_not_touched() {
     let mut model = Model::formed(spec(3, 0));
     let foreign = Model::new(spec(1, 0)).pods[&format!("{CLUSTER}-shard-0-0")].clone();
     let mut foreign = foreign.process.unwrap();
@@ -275,12 +276,13 @@ fn a_member_with_keys_of_its_own_is_not_emptied() {
     assert!(reasons(&model).contains(&"HoldsKeys"));
 }
 
-/// Whether the plan sets `cluster-replica-no-failover` of a member that shows `no`, and to what.
+/// Returns the value to which the plan sets `cluster-replica-no-failover` of a member that reports `no`, if
+/// it does.
 fn election_of(model: &Model, pod: &str) -> Option<String> {
     election_where(model, pod, "no")
 }
 
-/// The same of a member that shows something.
+/// The same for a member that reports `shown`.
 fn election_where(model: &Model, pod: &str, shown: &str) -> Option<String> {
     let mut observed = model.observed();
     let member = observed.snapshot.members.iter_mut().find(|member| member.pod == pod).unwrap();
@@ -294,8 +296,9 @@ fn election_where(model: &Model, pod: &str, shown: &str) -> Option<String> {
 }
 
 #[test]
-fn the_cluster_may_not_elect_a_replica_that_hung_while_its_primary_was_written_to() {
-    // in sync when its primary was last heard, data_loss, what is set if that one has ended or hangs
+fn the_cluster_must_not_elect_a_replica_that_missed_writes_while_it_hung() {
+    // Columns: in sync when its primary last answered; data loss policy; the value set if the primary has
+    // ended or hangs.
     let rows = [
         (false, DataLoss::Never, [Some("yes"); 2]),
         (true, DataLoss::Never, [None, Some("yes")]),
@@ -318,7 +321,7 @@ fn the_cluster_may_not_elect_a_replica_that_hung_while_its_primary_was_written_t
     }
 }
 
-/// The primary of the first shard hangs, for so many milliseconds.
+/// Returns a model in which the primary of the first shard has hung for `for_ms` milliseconds.
 fn hung(for_ms: u64, change: impl Fn(&mut Model)) -> Model {
     let mut model = Model::formed(spec(3, 1));
     model.pods.get_mut("demo-shard-0-0").unwrap().silent = Some(UnreachableReason::Timeout);
@@ -329,7 +332,8 @@ fn hung(for_ms: u64, change: impl Fn(&mut Model)) -> Model {
 
 #[test]
 fn a_primary_that_hangs_is_ended_before_its_replica_takes_over() {
-    // At first nobody may be elected; when the majority calls it failed, its Pod is deleted.
+    // At first no replica may be elected. When the majority has marked the primary as failed, its Pod is
+    // deleted.
     let mut model = hung(0, |_| {});
     let fenced = |model: &Model| model.plan().fenced.into_iter().map(|(pod, _)| pod).next();
     assert_eq!(election_of(&model, "demo-shard-0-1").as_deref(), Some("yes"));
@@ -338,34 +342,36 @@ fn a_primary_that_hangs_is_ended_before_its_replica_takes_over() {
     assert_eq!(fenced(&model).as_deref(), Some("demo-shard-0-0"));
     assert!(reasons(&model).contains(&"PrimaryHangs"));
     assert_eq!(verbs(&model), [""; 0], "its end comes first");
-    // It is deleted once, and nobody is elected until it has ended.
+    // Its Pod is deleted once, and no replica may be elected until the process has ended.
     model.pods.get_mut("demo-shard-0-0").unwrap().deleting = true;
     assert_eq!(fenced(&model), None);
     assert_eq!(election_of(&model, "demo-shard-0-1").as_deref(), Some("yes"));
     model.kill("demo-shard-0-0");
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"]);
-    // It answers again while it ends: its replica, which calls it failed, cannot take over before.
+    // The primary answers again while it is being ended: its replica, which has marked it as failed, cannot
+    // take over before.
     model.restart("demo-shard-0-0");
     assert_eq!(verbs(&model), [""; 0]);
     assert!(reasons(&model).contains(&"CalledFailed"));
-    // The same before it is deleted: it is ended all the same, and nobody is elected before.
+    // The same before its Pod is deleted: the process is ended all the same, and no replica may be elected
+    // before.
     model.pods.get_mut("demo-shard-0-0").unwrap().deleting = false;
     model.answer_again.push("demo-shard-0-0".into());
     assert_eq!(election_of(&model, "demo-shard-0-1").as_deref(), Some("yes"));
     assert_eq!(fenced(&model).as_deref(), Some("demo-shard-0-0"));
     model.gossip();
-    assert_eq!(fenced(&model), None, "nobody calls it failed");
+    assert_eq!(fenced(&model), None, "no member has marked it as failed");
     assert_eq!(election_of(&model, "demo-shard-0-1"), None);
     model.pods.get_mut("demo-shard-0-0").unwrap().deleting = true;
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 graceful"]);
-    // It answers again before it is called failed: nothing has happened.
+    // The primary answers again before it is marked as failed: nothing happens.
     let mut model = hung(0, |_| {});
     model.pods.get_mut("demo-shard-0-0").unwrap().silent = None;
-    assert_eq!(election_of(&model, "demo-shard-0-1"), None, "it was never told otherwise");
+    assert_eq!(election_of(&model, "demo-shard-0-1"), None, "the setting was not changed");
 }
 
 #[test]
-fn a_primary_that_hangs_is_left_to_the_election_where_its_end_may_not_come_first() {
+fn a_hanging_primary_is_left_to_the_election_where_it_must_not_be_fenced() {
     type Change = fn(&mut Model);
     let rows: [(&str, u64, Change); 7] = [
         ("it did not end in time", 13_000, |_| {}),
@@ -374,13 +380,13 @@ fn a_primary_that_hangs_is_left_to_the_election_where_its_end_may_not_come_first
         ("left to the cluster", 0, |model| {
             model.spec.failover.on_pod_death = OnPodDeath::Wait;
         }),
-        ("nobody was in sync", 0, |model| {
+        ("no replica was in sync", 0, |model| {
             model.previous.shards[0].members[1].in_sync = Some(false);
         }),
         ("no majority", 0, |model| {
             model.pods.get_mut("demo-shard-1-0").unwrap().silent = Some(UnreachableReason::Timeout);
         }),
-        ("it wants another password", 0, |model| {
+        ("it requires another password", 0, |model| {
             model.pods.get_mut("demo-shard-0-0").unwrap().silent = Some(UnreachableReason::Auth);
         }),
     ];
@@ -389,7 +395,7 @@ fn a_primary_that_hangs_is_left_to_the_election_where_its_end_may_not_come_first
         model.gossip();
         assert!(model.plan().fenced.is_empty(), "{why}");
         assert!(!reasons(&model).contains(&"PrimaryHangs"), "{why}");
-        if why != "nobody was in sync" {
+        if why != "no replica was in sync" {
             assert_eq!(election_of(&model, "demo-shard-0-1"), None, "{why}");
         }
     }
@@ -413,21 +419,21 @@ fn an_election_that_was_forbidden_is_allowed_again() {
 }
 
 #[test]
-fn volumes_of_a_cluster_with_other_shards_are_left_alone() {
-    for (had, wanted) in [(3, 4), (3, 2), (2, 3), (4, 2), (1, 3)] {
+fn volumes_of_a_cluster_with_another_number_of_shards_are_not_touched() {
+    for (had, desired) in [(3, 4), (3, 2), (2, 3), (4, 2), (1, 3)] {
         let mut model = Model::formed(spec(had, 1));
-        model.spec = spec(wanted, 1);
+        model.spec = spec(desired, 1);
         model.previous = Default::default();
-        assert_eq!(reasons(&model), ["OtherShards"], "{had} {wanted}");
-        assert_eq!(verbs(&model), [""; 0], "{had} {wanted}");
-        // The same of an object that was as wanted once: somebody has moved slots, and healing goes on.
+        assert_eq!(reasons(&model), ["OtherShards"], "{had} {desired}");
+        assert_eq!(verbs(&model), [""; 0], "{had} {desired}");
+        // For an object that reached the desired state once, a person has moved slots, and healing continues.
         model.previous.formed = true;
-        assert!(!reasons(&model).contains(&"OtherShards"), "{had} {wanted}");
+        assert!(!reasons(&model).contains(&"OtherShards"), "{had} {desired}");
     }
     let mut model = Model::formed(spec(3, 1));
     model.previous = Default::default();
     assert_eq!(reasons(&model), [""; 0]);
-    // Only what has a seat among one shard was started: its volumes remember the others.
+    // Only the members of one shard were started; their volumes still name the others.
     model.spec = spec(1, 1);
     model.pods.retain(|pod, _| pod.starts_with("demo-shard-0-"));
     assert_eq!(reasons(&model), ["OtherShards"]);

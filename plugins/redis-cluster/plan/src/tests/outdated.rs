@@ -1,4 +1,4 @@
-//! Pods of an older template: counted, named, and replaced if nothing ever ran in them.
+//! Pods of an older template: counted, reported, and replaced if they never ran or never answered.
 
 use alloc::{
     format,
@@ -40,7 +40,7 @@ fn pods_of_an_older_template_are_counted_and_a_replica_comes_first() {
     };
     let new = [Some("b0"), Some("b1")];
     let cases = [
-        (["b0", "b0", "b1", "b1"], new, OutdatedPods::Nobody),
+        (["b0", "b0", "b1", "b1"], new, OutdatedPods::UpToDate),
         (["b0", "a0", "b1", "a1"], new, some(2, "demo-shard-0-1")),
         (["a0", "b0", "b1", "a1"], new, some(2, "demo-shard-1-1")),
         (["a0", "b0", "b1", "b1"], new, some(1, "demo-shard-0-0")),
@@ -58,7 +58,7 @@ fn pods_of_an_older_template_are_counted_and_a_replica_comes_first() {
 }
 
 #[test]
-fn none_is_named_while_one_is_missing_nor_the_only_copy() {
+fn no_pod_is_named_while_one_is_missing_or_has_the_only_copy() {
     let some = |next: NextPod| OutdatedPods::Some { count: 1, of: 2, next };
     let mut model = Model::formed(spec(1, 1));
     model.pods.get_mut("demo-shard-0-1").unwrap().silent = Some(UnreachableReason::NotRunning);
@@ -74,7 +74,7 @@ fn none_is_named_while_one_is_missing_nor_the_only_copy() {
 }
 
 #[test]
-fn a_template_tells_its_revision_once_its_controller_has_seen_it() {
+fn a_template_has_a_revision_once_its_controller_has_seen_it() {
     let set = |observed: i64| {
         json!({"metadata": {"name": "s", "generation": 2},
             "status": {"observedGeneration": observed, "updateRevision": "s-1"}})
@@ -104,7 +104,7 @@ fn a_pod_of_an_older_template_is_replaced_only_if_it_never_ran_or_answered() {
     assert_eq!(stuck(&|_, seen| seen.snapshot.members[1].running = true), [""; 0]);
     assert_eq!(stuck(&|_, seen| seen.snapshot.members[1].deleting = true), [""; 0]);
     assert_eq!(stuck(&|_, seen| seen.templates[0].revision = Some("old".into())), [""; 0]);
-    assert_eq!(stuck(&|_, seen| seen.templates.clear()), [""; 0], "nobody tells");
+    assert_eq!(stuck(&|_, seen| seen.templates.clear()), [""; 0], "no template is known");
     let answered = |_: &mut Model, seen: &mut crate::Observed| {
         let formed = Model::formed(spec(1, 1));
         seen.previous = formed.previous;

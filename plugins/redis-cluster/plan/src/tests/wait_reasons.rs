@@ -1,4 +1,4 @@
-//! What is said of a cluster that is not as wanted.
+//! The reasons reported for a cluster that is not in the desired state.
 
 use alloc::{format, string::ToString};
 
@@ -15,9 +15,9 @@ use crate::{
 };
 
 #[test]
-fn a_pod_that_is_not_ready_and_an_open_slot_are_no_cluster_as_wanted() {
+fn a_pod_that_is_not_ready_or_an_open_slot_is_a_fault() {
     let model = Model::formed(spec(3, 1));
-    let told = |change: &dyn Fn(&mut tholepin_schema::snapshot::Member)| {
+    let reported = |change: &dyn Fn(&mut tholepin_schema::snapshot::Member)| {
         let mut observed = model.observed();
         change(&mut observed.snapshot.members[0]);
         let plan = crate::plan(CLUSTER, &model.spec, &observed);
@@ -28,18 +28,18 @@ fn a_pod_that_is_not_ready_and_an_open_slot_are_no_cluster_as_wanted() {
         let MemberAnswer::Answered(facts) = &mut member.answer else { panic!("it answers") };
         facts.uptime_s = Some(uptime_s);
     };
-    assert_eq!(told(&|member| facts(member, 9)), None, "it has not been probed yet");
-    assert_eq!(told(&|member| facts(member, 10)), Some("PodNotReady"));
+    assert_eq!(reported(&|member| facts(member, 9)), None, "it has not been probed yet");
+    assert_eq!(reported(&|member| facts(member, 10)), Some("PodNotReady"));
     let slot = serde_json::json!({"slot": 7, "direction": "migrating", "peer": "ab".repeat(20)});
     let open = |member: &mut tholepin_schema::snapshot::Member| {
         let MemberAnswer::Answered(facts) = &mut member.answer else { panic!("it answers") };
         facts.open_slots = [serde_json::from_value(slot.clone()).unwrap()].into();
     };
-    assert_eq!(told(&open), Some("SlotOpen"));
+    assert_eq!(reported(&open), Some("SlotOpen"));
 }
 
 #[test]
-fn what_kubernetes_says_of_a_pod_that_does_not_run_is_told() {
+fn the_kubernetes_message_about_a_pod_that_does_not_run_is_reported() {
     let waiting = |reason: &str| serde_json::json!({"state": {"waiting": {"reason": reason, "message": "m"}}});
     let unplaced =
         serde_json::json!({"unplaced": "0/3 nodes are available: 3 Insufficient memory."});
@@ -61,33 +61,33 @@ fn what_kubernetes_says_of_a_pod_that_does_not_run_is_told() {
         let plan = crate::plan(CLUSTER, &model.spec, &observed);
         let pod = "demo-shard-0-1".to_string();
         let expected = expected.map(|why| WaitReason::PodDoesNotRun { pod, why: why.into() });
-        let told = plan.reasons().find(|it| it.as_str() == "PodDoesNotRun");
-        assert_eq!(told, expected.as_ref(), "{reason:?}");
-        assert!(plan.reasons().all(|it| it.is_fault() == told.is_some()), "{reason:?}");
+        let reported = plan.reasons().find(|reason| reason.as_str() == "PodDoesNotRun");
+        assert_eq!(reported, expected.as_ref(), "{reason:?}");
+        assert!(plan.reasons().all(|other| other.is_fault() == reported.is_some()), "{reason:?}");
     }
 }
 
 #[test]
-fn why_kubernetes_makes_no_pod_or_no_volume_is_told() {
+fn the_reason_for_a_missing_pod_or_volume_is_reported() {
     let mut model = Model::formed(spec(1, 1));
     let obstacle = |observed: &mut crate::Observed| {
         observed.obstacles.insert("demo-shard-0-1".into(), "class `x` not found".into());
     };
-    let told = |observed: &crate::Observed| {
+    let reported = |observed: &crate::Observed| {
         let plan = crate::plan(CLUSTER, &spec(1, 1), observed);
         let mut reasons = plan.reasons().map(ToString::to_string);
-        reasons.find(|it| it.contains("does not run")).unwrap_or_default()
+        reasons.find(|text| text.contains("does not run")).unwrap_or_default()
     };
     model.pods.get_mut("demo-shard-0-1").unwrap().silent = Some(UnreachableReason::NoAddress);
     let mut unplaced = model.observed();
     unplaced.snapshot.members[1].kubernetes = json!({"unplaced": "unbound PersistentVolumeClaims"});
     obstacle(&mut unplaced);
-    assert!(told(&unplaced).ends_with("unbound PersistentVolumeClaims (class `x` not found)"));
+    assert!(reported(&unplaced).ends_with("unbound PersistentVolumeClaims (class `x` not found)"));
     model.pods.remove("demo-shard-0-1");
     let mut missing = model.observed();
-    assert_eq!(told(&missing), "", "it will come");
+    assert_eq!(reported(&missing), "", "it will come");
     obstacle(&mut missing);
-    assert_eq!(told(&missing), "the Pod `demo-shard-0-1` does not run: class `x` not found");
+    assert_eq!(reported(&missing), "the Pod `demo-shard-0-1` does not run: class `x` not found");
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn a_server_that_does_not_start_is_quoted() {
 }
 
 #[test]
-fn a_cluster_that_is_not_well_names_the_slots_and_their_owner() {
+fn a_member_that_is_not_ok_reports_slots_and_their_owner() {
     let mut model = Model::formed(spec(2, 1));
     model.pods.get_mut("demo-shard-1-0").unwrap().silent = Some(UnreachableReason::Timeout);
     model.gossip();
@@ -121,9 +121,9 @@ fn a_cluster_that_is_not_well_names_the_slots_and_their_owner() {
     let few = SlotSet::from_iter(["5-6".parse().unwrap()]);
     let scattered = (0..2000).step_by(2).map(|slot: u16| format!("{slot}").parse().unwrap());
     let cases = [
-        (few, "the slots 5-6 belong to nobody it knows of"),
-        // The text is bounded whatever the slots are.
-        (SlotSet::from_iter(scattered), "66 68 and more (1000 in all) belong to nobody"),
+        (few, "the slots 5-6 have no owner that it knows"),
+        // The text is bounded, whatever the slots are.
+        (SlotSet::from_iter(scattered), "66 68 and more (1000 in total) have no owner"),
     ];
     for (dropped, expected) in cases {
         let mut model = Model::formed(spec(2, 0));
@@ -138,21 +138,21 @@ fn a_cluster_that_is_not_well_names_the_slots_and_their_owner() {
 }
 
 #[test]
-fn slots_of_an_owner_that_lives_are_not_lost() {
+fn slots_of_an_owner_that_is_alive_are_not_lost() {
     let mut model = Model::formed(spec(3, 0));
     let (id, pod) = (model.id("demo-shard-1-0"), model.pods["demo-shard-1-0"].clone());
-    // The StatefulSet was orphaned: its Pod answers the others, and is no member.
+    // The StatefulSet was orphaned: its Pod answers the others but is not a member.
     model.pods.remove("demo-shard-1-0");
     let reason = model.plan().shards[1].decision.reason().cloned().unwrap();
     let address = pod.address;
     let slots = "5462-10922".into();
     assert_eq!(reason, WaitReason::OwnerNoMember { node: id, address, slots });
     model.gossip();
-    assert!(reasons(&model).contains(&"SlotsLost"), "nobody reaches it any more");
+    assert!(reasons(&model).contains(&"SlotsLost"), "no member reaches it any more");
 }
 
 #[test]
-fn slots_that_their_owner_gives_away_are_named_with_the_way_out() {
+fn slots_that_their_owner_disowns_are_reported_with_the_fix() {
     let mut model = Model::formed(spec(3, 1));
     let (first, third) = (model.id("demo-shard-0-0"), model.id("demo-shard-2-0"));
     let slot: SlotSet = "12001".parse::<tholepin_schema::primitives::SlotRange>().unwrap().into();
@@ -164,10 +164,10 @@ fn slots_that_their_owner_gives_away_are_named_with_the_way_out() {
     let reason = model.plan().shards[2].decision.reason().cloned().unwrap();
     assert!(reason.is_fault());
     let text = reason.to_string();
-    for words in
+    for output in
         ["the slots 12001", "`demo-shard-2-0`", "itself names `demo-shard-0-0`", &third.to_string()]
     {
-        assert!(text.contains(words), "no {words} in {text}");
+        assert!(text.contains(output), "no {output} in {text}");
     }
     assert_eq!(model.plan().stage, ClusterStage::Healing);
 }

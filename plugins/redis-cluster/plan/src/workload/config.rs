@@ -1,10 +1,10 @@
-//! The ConfigMaps: `redis.conf` and the scripts by revision, and the settings that servers have taken.
+//! The ConfigMaps: `redis.conf` and the scripts by revision, and the settings that servers have accepted.
 //!
-//! A Pod reads two files. What only a restart can change is in an immutable ConfigMap whose name has a
-//! hash of its content, and the Pod's template names it: a container that is restarted reads the file
-//! that its Pod was made with. What can be changed while a server runs is in a second ConfigMap, and a
-//! value enters it after a running server took it ([`crate::configuration`]): no restart reads a value
-//! that no server has taken.
+//! A Pod reads two files. Settings that only a restart can change are in an immutable ConfigMap, whose name
+//! contains a hash of its content. The Pod's template names this ConfigMap, so a restarted container reads
+//! the file with which its Pod was created. Settings that can be changed at run time are in a second
+//! ConfigMap. A value enters it only after a running server has accepted it ([`crate::configuration`]), so no
+//! server starts with a value that no server has accepted.
 
 use alloc::{format, string::String};
 use core::fmt::Write as _;
@@ -15,26 +15,26 @@ use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 use super::{Owner, metadata, names};
 use crate::configuration::{self, LiveSettings};
 
-/// Starts the server once that is safe.
+/// Starts the server as soon as that is safe.
 const START: &str = include_str!("script/start.sh");
-/// The preStop hook: lets another take over first.
+/// The preStop hook: waits until a replica has taken over.
 const STOP: &str = include_str!("script/stop.sh");
 /// The readiness probe.
 const READY: &str = include_str!("script/ready.sh");
 /// The liveness probe.
 const ALIVE: &str = include_str!("script/alive.sh");
 
-/// The annotation of the second ConfigMap that says whether a server has ever run with it.
+/// The annotation of the second ConfigMap that records whether a server has ever answered.
 const TAKEN: &str = "redis.tholepin.dev/taken";
-/// The file in the second ConfigMap.
+/// The key of the second ConfigMap, which is the name of the file.
 const LIVE_FILE: &str = "live.conf";
 
-/// The name of the revision that the spec asks for.
+/// Returns the name of the revision for the spec.
 pub(super) fn revision_name(owner: Owner<'_>, spec: &RedisClusterSpec) -> String {
     names(owner).revision(hash(&files(spec)))
 }
 
-/// The revision that the spec asks for.
+/// Returns the ConfigMap of the revision for the spec.
 pub(super) fn revision(owner: Owner<'_>, spec: &RedisClusterSpec) -> Value {
     let files = files(spec);
     json!({
@@ -46,16 +46,16 @@ pub(super) fn revision(owner: Owner<'_>, spec: &RedisClusterSpec) -> Value {
     })
 }
 
-/// The second ConfigMap.
+/// Returns the second ConfigMap.
 #[must_use]
 pub fn live_config(owner: Owner<'_>, live: &LiveSettings) -> Value {
     let mut metadata = metadata(owner, &names(owner).live_config(), None);
     if let Some(fields) = metadata.as_object_mut() {
-        let taken = if live.taken { "yes" } else { "no" };
-        fields.insert("annotations".into(), json!({TAKEN: taken}));
+        let has_answered = if live.has_server_answered { "yes" } else { "no" };
+        fields.insert("annotations".into(), json!({TAKEN: has_answered}));
     }
     let mut text = String::from(
-        "# Written by Tholepin from what the running servers have taken; changes here are undone.\n",
+        "# Written by Tholepin: settings that the running servers have accepted. Changes here are overwritten.\n",
     );
     for (name, value) in &live.values {
         // Writing to a String cannot fail.
@@ -69,7 +69,7 @@ pub fn live_config(owner: Owner<'_>, live: &LiveSettings) -> Value {
     })
 }
 
-/// Reads the second ConfigMap back; what is no setting that could be in it is left out.
+/// Parses the second ConfigMap; ignores lines that this plugin cannot have written.
 #[must_use]
 pub fn read_live_config(object: &Value) -> LiveSettings {
     let text = |path: &[&str]| {
@@ -80,7 +80,7 @@ pub fn read_live_config(object: &Value) -> LiveSettings {
     let values = lines.filter(|(name, value)| configuration::may_be_live(name, value));
     LiveSettings {
         values: values.map(|(name, value)| (name.into(), value.into())).collect(),
-        taken: text(&["metadata", "annotations", TAKEN]) == "yes",
+        has_server_answered: text(&["metadata", "annotations", TAKEN]) == "yes",
     }
 }
 
@@ -95,8 +95,8 @@ fn files(spec: &RedisClusterSpec) -> [(String, Value); 5] {
     .map(|(name, text)| (name.into(), text.into()))
 }
 
-/// FNV-1a over names and contents, each closed by a byte that no text has. A name in hand must not lead
-/// to other content by accident; nobody is kept from making such content on purpose, for their own
+/// Returns the FNV-1a hash of names and contents, each followed by a byte that no text contains. It avoids
+/// accidental collisions of names; it need not resist deliberate ones, which would only affect the user's own
 /// cluster.
 fn hash(files: &[(String, Value)]) -> u64 {
     const BASIS: u64 = 0xcbf2_9ce4_8422_2325;
@@ -106,21 +106,21 @@ fn hash(files: &[(String, Value)]) -> u64 {
     bytes.fold(BASIS, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
 }
 
-/// What all members have in common and only a restart can change. What differs (addresses) and what is
-/// secret (passwords) is added by `start.sh` in a file that only the server reads.
+/// Returns the settings that all members share and that only a restart can change. `start.sh` adds addresses,
+/// which differ, and passwords, which are secret, in a file that only the server reads.
 fn redis_conf(spec: &RedisClusterSpec) -> String {
     let mut text = format!(
-        "# Written by Tholepin from the RedisCluster; changes here are undone.\n\
+        "# Written by Tholepin from the RedisCluster. Changes here are overwritten.\n\
          port {port}\n\
          dir /data\n\
          protected-mode no\n\
          cluster-enabled yes\n\
          cluster-config-file nodes.conf\n\
-         # Replicas are placed by Tholepin and do not wander.\n\
+         # Tholepin places the replicas; they do not migrate.\n\
          cluster-allow-replica-migration no\n\
          repl-diskless-sync yes\n\
          repl-diskless-sync-delay 0\n\
-         # Of a memory-only member nothing must be loaded that a synchronisation left behind.\n\
+         # A memory-only member must not load files that a synchronisation left behind.\n\
          rdb-del-sync-files yes\n\
          save \"\"\n\
          appendonly {aof}\n",
@@ -129,7 +129,7 @@ fn redis_conf(spec: &RedisClusterSpec) -> String {
     );
     let fixed = spec.settings.iter().filter(|(name, _)| !configuration::is_live(name));
     for (name, value) in fixed {
-        // A value is one line (validated), but may be empty or have several words.
+        // Validation ensures that a value is a single line; it may be empty or have several words.
         let value = if value.as_str().is_empty() { "\"\"" } else { value.as_str() };
         let _ = writeln!(text, "{name} {value}");
     }

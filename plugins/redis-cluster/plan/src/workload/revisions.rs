@@ -1,6 +1,6 @@
-//! Which revisions of the configuration nobody reads any more.
+//! Finds the revisions of the configuration that no Pod uses any more.
 //!
-//! What is not known changes nothing: a StatefulSet that has not been seen proves no file to be out of use.
+//! Missing information deletes nothing: while a StatefulSet has not been read, no file is proven unused.
 
 use alloc::{
     collections::BTreeSet,
@@ -15,7 +15,7 @@ use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 use super::{Owner, revision_name};
 use crate::ObjectNames;
 
-/// One ConfigMap that exists.
+/// A ConfigMap that exists.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ExistingConfigMap {
     /// Its name.
@@ -24,11 +24,11 @@ pub struct ExistingConfigMap {
     pub uid: String,
 }
 
-/// Which revisions no Pod and no template names. `pods` and `sets` are the objects as they are, with
-/// `.spec`, and of the sets `.metadata.generation` and `.status.observedGeneration`.
+/// Returns the revisions that no Pod and no template names. `pods` and `sets` are the objects with `.spec`;
+/// the sets also with `.metadata.generation` and `.status.observedGeneration`.
 ///
-/// None while a set has not been seen in its present generation by its controller: it may be about to
-/// make a Pod of the template before.
+/// Returns none while the controller of a StatefulSet has not seen its present generation, because it may
+/// still create a Pod from the template before.
 #[must_use]
 pub fn unnamed<'a>(
     owner: Owner<'_>,
@@ -53,11 +53,11 @@ pub fn unnamed<'a>(
     let of_sets = sets.iter().flat_map(|set| volumes(set, "/spec/template/spec/volumes"));
     named.extend(of_pods.chain(of_sets).flat_map(|volume| config_maps(&volume)));
     let names = ObjectNames { cluster: owner.name };
-    let revisions = existing.iter().filter(|it| names.is_revision(&it.name));
-    revisions.filter(|it| !named.contains(&it.name)).collect()
+    let revisions = existing.iter().filter(|map| names.is_revision(&map.name));
+    revisions.filter(|map| !named.contains(&map.name)).collect()
 }
 
-/// The ConfigMaps that a volume shows, by itself or as one of several sources.
+/// Returns the ConfigMaps that a volume contains, directly or as one of several sources.
 fn config_maps(volume: &Value) -> Vec<String> {
     let sources = volume.pointer("/projected/sources").and_then(Value::as_array);
     let all = core::iter::once(volume).chain(sources.into_iter().flatten());
@@ -90,7 +90,7 @@ mod tests {
         assert_ne!(name(json!({"hz": 20})), name(json!({"hz": 21})));
     }
 
-    /// The StatefulSets as their controller would show them.
+    /// Returns the StatefulSets with this `observedGeneration`.
     fn sets(spec: &RedisClusterSpec, observed: i64) -> Vec<Value> {
         let all = objects(OWNER, spec).into_iter().filter(|object| object["kind"] == "StatefulSet");
         all.map(|mut set| {
@@ -102,10 +102,10 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_goes_when_no_pod_and_no_template_names_it() {
+    fn a_revision_is_deleted_when_no_pod_and_no_template_names_it() {
         let (before, now) = (spec(json!({})), spec(json!({"hz": 20})));
         let [old, new] = [&before, &now].map(|spec| revision_name(OWNER, spec));
-        let names = ["demo-config", &old, &new, "demo-live", "somebody-elses"];
+        let names = ["demo-config", &old, &new, "demo-live", "foreign"];
         let existing: Vec<ExistingConfigMap> = names
             .iter()
             .map(|name| ExistingConfigMap { name: (*name).into(), uid: "u".into() })
@@ -123,7 +123,7 @@ mod tests {
         ];
         for (number, (pods, sets, expected)) in cases.into_iter().enumerate() {
             let unnamed = unnamed(OWNER, &now, &existing, &pods, &sets);
-            let names: Vec<&str> = unnamed.iter().map(|it| it.name.as_str()).collect();
+            let names: Vec<&str> = unnamed.iter().map(|map| map.name.as_str()).collect();
             assert_eq!(names, expected, "case {number}");
         }
     }

@@ -1,8 +1,8 @@
 //! The Pod template.
 //!
-//! A Pod is ready when its server answers, whatever the cluster's state: members must be reachable
-//! while the cluster is formed and healed. Liveness is for a server that hangs for a minute; loading,
-//! waiting in the start guard, and a cluster that is down are no reasons to kill.
+//! A Pod is ready when its server answers, whatever the state of the cluster, because members must be
+//! reachable while the cluster is formed and healed. The liveness probe kills a server that hangs for a
+//! minute. Loading data, waiting in the start guard, and a cluster that is down are no reasons to kill it.
 
 use alloc::{vec, vec::Vec};
 
@@ -12,12 +12,12 @@ use tholepin_schema::reserved::{self, MAY_START};
 
 use super::{BUS_PORT_OFFSET, CONTAINER, DATA, Owner, names, revision_name, selector};
 
-/// How long the preStop hook waits for another member to take over, in seconds.
+/// The longest time in seconds that the preStop hook waits for another member to take over.
 const HAND_OVER_S_MAX: u32 = 20;
-/// How long the server then has to stop, in seconds: it waits up to 10 s for its replicas, and writes
-/// what is left of its append-only file.
+/// The time in seconds that the server then has to stop. It waits up to 10 s for its replicas, and writes the
+/// rest of its append-only file.
 const SHUTDOWN_S_MAX: u32 = 25;
-/// Where the annotation is by which the host lets a process start without data.
+/// The volume with the annotation by which the host lets a process start without data.
 const PODINFO: &str = "podinfo";
 
 pub(super) fn pod_spec(owner: Owner<'_>, spec: &RedisClusterSpec, shard: u16) -> Value {
@@ -83,7 +83,8 @@ fn container(owner: Owner<'_>, spec: &RedisClusterSpec) -> Value {
             "successThreshold": 1,
             "failureThreshold": 6,
         },
-        // A server that does not start says why; a condition of the RedisCluster repeats it.
+        // If a server does not start, Kubernetes keeps its last output, which a condition of the RedisCluster
+        // repeats.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "lifecycle": {"preStop": {"exec": script("stop")}},
         "securityContext": {
@@ -122,11 +123,12 @@ fn environment(owner: Owner<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
     ]
 }
 
-/// The password in force, empty if there is none, under the name that redis-cli reads; the server gets it
-/// from `start.sh`.
+/// Returns the variable with the password in force, empty if there is none. It has the name that redis-cli
+/// reads; the server gets the password from `start.sh`.
 ///
-/// From the Secret that the host keeps and not from the user's: when that one changes, a Pod that starts
-/// anew still has the password of the others. Not optional: without the Secret a Pod would run open.
+/// It is read from the host's Secret and not from the user's: if the user's Secret changes, a restarted Pod
+/// still has the same password as the others. The reference is not optional, because without the Secret a
+/// server would run without a password.
 fn password(owner: Owner<'_>) -> Value {
     let name = reserved::name(reserved::ReservedPurpose::Credentials, KIND, owner.uid);
     json!({

@@ -1,4 +1,4 @@
-//! What the objects say, and what they must never say.
+//! What the objects contain, and what they must not contain.
 
 use super::*;
 use alloc::{format, string::ToString};
@@ -61,7 +61,7 @@ fn volumes_follow_the_storage() {
 }
 
 #[test]
-fn nothing_listens_everywhere_and_no_password_is_written_down() {
+fn no_server_listens_on_all_addresses_and_no_object_contains_a_password() {
     let spec_without = spec(json!({"port": 7000}));
     let spec = spec(json!({"auth": {"secretName": "demo-auth"}, "port": 7000}));
     assert_eq!(objects(OWNER, &spec), objects(OWNER, &spec_without), "the host keeps the password");
@@ -73,8 +73,11 @@ fn nothing_listens_everywhere_and_no_password_is_written_down() {
     }
     let set = find(&objects(OWNER, &spec), "StatefulSet demo-shard-0");
     let container = &set["spec"]["template"]["spec"]["containers"][0];
-    let secret =
-        container["env"].as_array().unwrap().iter().find(|it| it["name"] == "REDISCLI_AUTH");
+    let secret = container["env"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|variable| variable["name"] == "REDISCLI_AUTH");
     assert_eq!(
         secret.unwrap()["valueFrom"]["secretKeyRef"],
         json!({"name": format!("tholepin-credentials-rediscluster-{}", OWNER.uid), "key": "password"})
@@ -91,14 +94,14 @@ fn settings_become_lines() {
     let config = &objects[0];
     assert_eq!(config["immutable"], true);
     let text = config["data"]["redis.conf"].as_str().unwrap();
-    // What running servers are given is in another file.
+    // Settings that can be changed at run time are in the other file.
     assert!(!text.contains("slowlog-max-len") && !text.contains("cluster-node-timeout"), "{text}");
     let set = find(&objects, "StatefulSet demo-shard-0");
     let sources = &set["spec"]["template"]["spec"]["volumes"][0]["projected"]["sources"];
     assert_eq!(sources[0]["configMap"]["name"], config["metadata"]["name"]);
     assert_eq!(sources[1]["configMap"]["name"], "demo-live");
     for line in ["maxmemory 100mb", "notify-keyspace-events \"\"", "hz 20"] {
-        assert!(text.lines().any(|it| it == line), "{line}: {text}");
+        assert!(text.lines().any(|written| written == line), "{line}: {text}");
     }
 }
 

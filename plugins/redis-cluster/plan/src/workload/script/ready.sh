@@ -1,7 +1,7 @@
 #!/bin/sh
-# Ready: the server answers and has read its data. What the cluster thinks of itself does not matter.
-# An empty password means that there is none; redis-cli would send it all the same.
+# Readiness probe: succeeds if the server answers and has loaded its data, whatever the state of the cluster.
+# An empty value means no password, but redis-cli would send it.
 [ -n "${REDISCLI_AUTH:-}" ] || unset REDISCLI_AUTH
 [ "$(timeout 1 redis-cli -h "$POD_IP" -p "$PORT" ping 2>/dev/null)" = PONG ] || exit 1
-# What it read was whole.
+# The data was loaded completely.
 rm -f "${RUN_DIR:-/run/redis}/starting"

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Starts the server, but not before that is safe for the data that others hold.
-# Needs: POD_IP, POD_UID, PORT, NODES (the name of all members), INSTANCE, DURABLE (yes|no); REDISCLI_AUTH, which is
-# empty if there is no password.
+# Starts the server as soon as that cannot harm the data of other members.
+# Environment: POD_IP, POD_UID, PORT, NODES (the DNS name of all members), INSTANCE, DURABLE (yes|no), and
+# REDISCLI_AUTH, which is empty if there is no password.
 set -eu
 umask 077
-# An empty password means that there is none; redis-cli would send it all the same.
+# An empty value means no password, but redis-cli would send it.
 [ -n "${REDISCLI_AUTH:-}" ] || unset REDISCLI_AUTH
 data=${DATA_DIR:-/data}
 run=${RUN_DIR:-/run/redis}
@@ -15,7 +15,7 @@ cd "$data"
 
 say() { printf 'start guard: %s\n' "$1" >&2; }
 
-ask() { # HOST PORT: the nodes as that peer sees them
+ask() { # HOST PORT: prints the reply of that peer to CLUSTER NODES
     timeout 1 redis-cli -h "$1" -p "$2" cluster nodes 2>/dev/null
 }
 
@@ -26,7 +26,7 @@ has_data() {
     return 1
 }
 
-# A volume of another cluster must not be mixed in: its nodes.conf knows that cluster's nodes.
+# Refuses a volume of another cluster: its nodes.conf names that cluster's nodes.
 if [ -s instance ] && [ "$(cat instance)" != "$INSTANCE" ]; then
     say "this volume belongs to $(cat instance), not to $INSTANCE; give this Pod a volume of its own"
     exit 1
@@ -34,7 +34,7 @@ fi
 printf '%s\n' "$INSTANCE" > instance
 
 if [ "$DURABLE" = no ]; then
-    # What a synchronisation left behind is old; serving it would undo writes.
+    # Files that a synchronisation left behind are old; serving them would undo writes.
     rm -f dump.rdb temp-*.rdb
 fi
 
@@ -45,19 +45,20 @@ if [ -d appendonlydir ] && [ -n "$(ls appendonlydir)" ] \
     exit 1
 fi
 
-# Damaged files would keep the server from starting for ever. On a member of whose slots another answers as owner
-# with its data read, one copy per Pod is set aside, and the member joins again. The only copy is never touched.
-row_of_mine() { # the row `myself` of nodes.conf, as far as it is there
+# With damaged files the server would never start. If another member answers as the owner of this member's slots and
+# has loaded its data, the files are set aside (one copy per Pod) and this member joins again. The only copy is
+# never touched.
+own_row() { # prints the row `myself` of nodes.conf, as far as it is complete
     awk '$3 ~ /myself/ { print; exit }' nodes.conf 2>/dev/null
 }
 
-seeds() { # where other members may be: those that nodes.conf names, and all that the Service names
+seeds() { # prints addresses of other members: those in nodes.conf, and those behind the Service
     awk '$3 !~ /myself|noaddr|handshake/ && $2 ~ /^[0-9a-f.:]+@/ { split($2, at, "@"); print at[1] }' nodes.conf 2>/dev/null
     getent ahostsv4 "$NODES" 2>/dev/null | awk -v port="$PORT" '!seen[$1]++ { print $1 ":" port }'
 }
 
-owner_answers() { # whether the owner of this member's slots says so itself, and has read its data
-    mine=$(row_of_mine)
+owner_answers() { # succeeds if the owner of this member's slots reports them itself and has loaded its data
+    mine=$(own_row)
     for seed in $(seeds); do
         [ "$seed" != "$POD_IP:$PORT" ] || continue
         nodes=$(ask "${seed%:*}" "${seed##*:}") || continue
@@ -88,16 +89,16 @@ owner_answers() { # whether the owner of this member's slots says so itself, and
     return 1
 }
 
-set_aside() { # WHAT FILES...: moves them away if the data is elsewhere; ends the container either way
+set_aside() { # WHAT FILES...: moves the files away if another member has the data; ends the container in any case
     what=$1
     shift
     if ! owner_answers; then
-        say "$what is damaged, and no other member answers as owner of its slots with the data: repair it (redis-check-aof --fix), or restore a backup; nothing was touched"
+        say "$what is damaged, and no other member answers as owner of its slots with the data: repair it (redis-check-aof --fix), or restore a backup; nothing was changed"
         exit 1
     fi
     aside="aside-$POD_UID"
     if [ -e "$aside" ] || [ "$(ls -d aside-* 2>/dev/null | wc -l)" -ge 3 ]; then
-        say "$what is damaged, and copies were set aside before ($(ls -d aside-* | tr '\n' ' ')): look at the disk, then delete them"
+        say "$what is damaged, and copies were set aside before ($(ls -d aside-* | tr '\n' ' ')): check the disk, then delete them"
         exit 1
     fi
     mkdir "$aside"
@@ -109,11 +110,11 @@ set_aside() { # WHAT FILES...: moves them away if the data is elsewhere; ends th
     exit 1
 }
 
-# The engine ends its file with a line of its own; without it the file was cut.
+# The server writes this line at the end of the file; without it the file is truncated.
 if [ -s nodes.conf ] && ! tail -n 1 nodes.conf | grep -q '^vars '; then
     set_aside nodes.conf nodes.conf dump.rdb appendonly.aof appendonlydir
 fi
-# Reading all data takes time, so that it is checked only after a start that did not end in readiness.
+# Checking all data takes time, so it is done only after a start that did not end in readiness.
 if [ -e "$run/starting" ]; then
     for file in appendonlydir/*.manifest; do
         if [ -e "$file" ] && ! redis-check-aof "$file" >/dev/null 2>&1; then
@@ -125,7 +126,7 @@ if [ -e "$run/starting" ]; then
     fi
 fi
 
-# Data without an identity: a new node would claim the slots of the keys it finds. It is kept aside,
+# Data without nodes.conf: a new node would claim the slots of the keys that it finds. The data is set aside,
 # and this node starts empty and joins as a replica.
 if [ ! -s nodes.conf ]; then
     rm -f nodes.conf
@@ -136,14 +137,14 @@ if [ ! -s nodes.conf ]; then
             if [ -e "$file" ]; then mv "$file" "$aside/"; fi
         done
         rm -f "$run/starting"
-        say "nodes.conf is gone, without which nobody knows whose the data found is; it is set aside in $data/$aside, and this Pod joins again without it. If no other member has the data, it can be replayed from there (redis-cli --pipe)"
+        say "nodes.conf is missing, so it is unknown which node the data belongs to; it is set aside in $data/$aside, and this Pod joins again without it. If no other member has the data, it can be replayed from there (redis-cli --pipe)"
         exit 1
     fi
 fi
 
-# A primary that comes back empty empties its replicas. So one that has nothing to load waits, without
-# limit, until its slots are somebody else's, or until Tholepin has found that no other copy can exist
-# (or a person has given the data up) and says so on the Pod. Silence of a peer proves nothing.
+# A primary that restarts empty empties its replicas. One that has nothing to load therefore waits, without limit,
+# until another node owns its slots, or until Tholepin allows the start by an annotation on the Pod: no other copy
+# can exist, or a person has approved the loss of the data. A peer that does not answer proves nothing.
 me='' slots=''
 if [ -s nodes.conf ] && ! has_data; then
     while read -r id _ flags _ _ _ _ _ rest; do
@@ -153,16 +154,16 @@ if [ -s nodes.conf ] && ! has_data; then
     done < nodes.conf
 fi
 
-# Whether a peer that knows this node names others, whose addresses it has, as owners of all its slots.
-# Counts in `refused` how often in a row peers wanted another password and none answered.
+# Succeeds if a peer that knows this node names other nodes with known addresses as owners of all its slots.
+# Counts in `refused` how often in a row peers required another password and none answered.
 refused=0
 taken_over() {
-    answered=no wanted=no
+    answered=no refusing=no
     for peer in $(seeds); do
         [ "$peer" != "$POD_IP:$PORT" ] || continue
         nodes=$(ask "${peer%:*}" "${peer##*:}") || continue
         case $nodes in
-            NOAUTH* | WRONGPASS* | AUTH*) wanted=yes; continue ;;
+            NOAUTH* | WRONGPASS* | AUTH*) refusing=yes; continue ;;
         esac
         answered=yes
         if printf '%s\n' "$nodes" | awk -v me="$me" -v mine="$slots" '
@@ -188,30 +189,30 @@ taken_over() {
             return 0
         fi
     done
-    case $answered$wanted in
+    case $answered$refusing in
         noyes) refused=$((refused + 1)) ;;
         *) refused=0 ;;
     esac
     return 1
 }
 
-may_start() { # whether Tholepin says so, and not to an earlier process
-    word=$(cat "$podinfo/may-start" 2>/dev/null) || return 1
-    case $word in "$me"/*) [ "${started}000" -le "${word#*/}" ] ;; *) return 1 ;; esac
+may_start() { # succeeds if Tholepin allows the start of this process, not of an earlier one
+    permit=$(cat "$podinfo/may-start" 2>/dev/null) || return 1
+    case $permit in "$me"/*) [ "${started}000" -le "${permit#*/}" ] ;; *) return 1 ;; esac
 }
 
 if [ -n "$slots" ]; then
-    say "was the primary of $slots and has nothing to load; waiting until another has taken over"
+    say "this node was the primary of $slots and has no data to load; waiting until another node has taken over"
     : > "$run/guard"
     until taken_over; do
         if may_start; then
-            say "told to start without data"
+            say "Tholepin allows the start without data"
             break
         fi
-        # This container keeps the password that it was started with; the next one reads the Secret anew.
+        # This container keeps the password with which it was started; a new one reads the Secret again.
         if [ "$refused" -ge 50 ]; then
             rm -f "$run/guard"
-            say "waits until another has taken over, but the others want another password; starting again with the one that the Secret has now"
+            say "the other members require another password; restarting with the one that the Secret has now"
             exit 1
         fi
         sleep 0.1
@@ -222,7 +223,7 @@ fi
 case ${REDISCLI_AUTH:-} in
     *'
 '*)
-        say 'the password has a line break; write the Secret anew without one'
+        say 'the password has a line break; write the Secret again without one'
         exit 1
         ;;
 esac
@@ -231,7 +232,7 @@ esac
     printf 'include %s/redis.conf\ninclude %s/live.conf\n' "$conf" "$conf"
     printf 'bind %s\n' "$POD_IP"
     printf 'cluster-announce-ip %s\n' "$POD_IP"
-    # Peers answer to where a message comes from. The engine knows this from 7.0 on.
+    # Peers reply to the address that a message comes from. The setting exists from 7.0 on.
     case $(redis-server --version) in
         *v=[1-6].*) ;;
         *) printf 'bind-source-addr %s\n' "$POD_IP" ;;

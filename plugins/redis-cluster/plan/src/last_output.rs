@@ -1,4 +1,4 @@
-//! What a server said last before it ended by itself, as far as Kubernetes kept it.
+//! The last output of a server that ended by itself, as far as Kubernetes kept it.
 
 use alloc::{
     string::{String, ToString},
@@ -10,17 +10,17 @@ use tholepin_schema::snapshot::Member;
 
 /// The most characters that a condition repeats.
 const CHARS_MAX: usize = 400;
-/// The most lines.
+/// The most lines that a condition repeats.
 const LINES_MAX: usize = 3;
-/// How the engine begins to say what is wrong with its file.
+/// The beginning of a server's message about its configuration file.
 const FATAL: &str = "*** FATAL CONFIG FILE ERROR";
-/// Exit codes from here on are those of signals: what was said before explains nothing.
+/// Exit codes from this one on are those of signals: the output before a signal explains nothing.
 const SIGNALS: i64 = 128;
 
-/// The last words of a container that ended by itself with an error; none of one that never ended or
-/// was killed.
+/// Returns the last output of a container that ended by itself with an error; `None` for one that never ended
+/// or was killed.
 #[must_use]
-pub fn last_words(member: &Member) -> Option<String> {
+pub fn last_output(member: &Member) -> Option<String> {
     let state = |name: &str| member.kubernetes.get(name)?.get("terminated");
     let terminated = state("state").or_else(|| state("lastState"))?;
     let code = terminated.get("exitCode").and_then(Value::as_i64)?;
@@ -28,15 +28,16 @@ pub fn last_words(member: &Member) -> Option<String> {
         return None;
     }
     let message = terminated.get("message").and_then(Value::as_str)?;
-    let said = essence(message);
-    (!said.is_empty()).then_some(said)
+    let output = essence(message);
+    (!output.is_empty()).then_some(output)
 }
 
-/// The lines that matter, without process ids and times: those differ at every start, and a status
+/// Returns the lines that matter, without process ids and times: these differ at every start, and a status
 /// must not.
 fn essence(message: &str) -> String {
     let from = message.rfind(FATAL).and_then(|at| message.get(at..)).unwrap_or(message);
-    let lines: Vec<&str> = from.lines().map(bare).filter(|line| !line.is_empty()).collect();
+    let lines: Vec<&str> =
+        from.lines().map(without_prefix).filter(|line| !line.is_empty()).collect();
     let lines = if from.starts_with(FATAL) {
         lines.get(1..).unwrap_or_default()
     } else {
@@ -46,12 +47,12 @@ fn essence(message: &str) -> String {
     text.replace('`', "'").chars().take(CHARS_MAX).collect::<String>().trim().to_string()
 }
 
-/// A line without what the engine writes before it: `1:M 30 Nov 2026 20:14:25.703 # `.
-fn bare(line: &str) -> &str {
-    let words: Vec<&str> = line.splitn(7, ' ').collect();
-    let text = match words.as_slice() {
-        [process, _, _, _, time, mark, text]
-            if process.contains(':') && time.contains(':') && mark.len() == 1 =>
+/// Removes what the server writes before a line: `1:M 30 Nov 2026 20:14:25.703 # `.
+fn without_prefix(line: &str) -> &str {
+    let parts: Vec<&str> = line.splitn(7, ' ').collect();
+    let text = match parts.as_slice() {
+        [process, _, _, _, time, level, text]
+            if process.contains(':') && time.contains(':') && level.len() == 1 =>
         {
             text
         }
@@ -73,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn the_essence_of_what_a_server_said_is_repeated() {
+    fn the_relevant_lines_of_the_output_are_kept() {
         let fatal = "1:C 30 Nov 2026 20:14:25.703 # Warning: a warning\n\n\
             *** FATAL CONFIG FILE ERROR (Redis 7.0.15) ***\n\
             Reading the configuration file, at line 12\n\
@@ -97,15 +98,15 @@ mod tests {
             (Value::Null, None),
         ];
         for (kubernetes, expected) in cases {
-            let said = last_words(&member(kubernetes.clone()));
-            assert_eq!(said.as_deref(), expected, "{kubernetes}");
+            let output = last_output(&member(kubernetes.clone()));
+            assert_eq!(output.as_deref(), expected, "{kubernetes}");
         }
     }
 
     #[test]
-    fn long_words_are_cut() {
+    fn long_output_is_cut() {
         let message = "x".repeat(10_000);
         let ended = json!({"state": {"terminated": {"exitCode": 1, "message": message}}});
-        assert_eq!(last_words(&member(ended)).unwrap().len(), CHARS_MAX);
+        assert_eq!(last_output(&member(ended)).unwrap().len(), CHARS_MAX);
     }
 }
