@@ -1,8 +1,8 @@
-//! Decides whether what a plugin asks for is covered by what it was granted. Pure.
+//! Compares the grants that a plugin requests with those in its settings. Pure.
 
 use tholepin_schema::manifest::{GrantScope, Grants, KubernetesGrant, RedisGrants};
 
-/// What is asked for and not granted, each as a line for people; empty if all is covered.
+/// Returns the requests that no grant covers, each as readable text; empty if all are covered.
 pub(crate) fn missing(requested: &Grants, granted: &Grants) -> Vec<String> {
     let Grants { kubernetes, redis, probes } = requested;
     let mut missing: Vec<String> = kubernetes
@@ -21,7 +21,7 @@ pub(crate) fn missing(requested: &Grants, granted: &Grants) -> Vec<String> {
     missing
 }
 
-/// The verbs of one wish that no grant covers. Verbs may be granted by several entries.
+/// Returns the verbs of one request that no grant covers. Several grants together may cover the verbs.
 fn missing_kubernetes(wanted: &KubernetesGrant, granted: &[KubernetesGrant]) -> Vec<String> {
     let KubernetesGrant { name, verbs, scope, force } = wanted;
     let covers = |grant: &KubernetesGrant, verb: &String| {
@@ -35,7 +35,8 @@ fn missing_kubernetes(wanted: &KubernetesGrant, granted: &[KubernetesGrant]) -> 
     lacking.map(|verb| format!("`{verb}` on {name} (scope {}{with_force})", word(*scope))).collect()
 }
 
-/// How far a scope reaches; one that this host does not know reaches furthest when asked for.
+/// Orders scopes by how much they cover. A scope unknown to this host is the widest, so that no known scope
+/// covers a request for it.
 const fn width(scope: GrantScope) -> u8 {
     match scope {
         GrantScope::Owned => 0,
@@ -45,7 +46,7 @@ const fn width(scope: GrantScope) -> u8 {
     }
 }
 
-/// The scope as YAML writes it.
+/// Returns the scope as it is written in YAML.
 pub(crate) const fn word(scope: GrantScope) -> &'static str {
     match scope {
         GrantScope::Owned => "owned",

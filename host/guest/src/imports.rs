@@ -1,7 +1,8 @@
-//! Each import of the contract as a [`Call`](tholepin_core::Call), and each answer in the contract's types.
+//! Converts each import of the contract to a [`Call`](tholepin_core::Call), and each answer to the contract's
+//! types.
 //!
-//! Converts, bounds and nothing else. Every conversion names every case, so that a case added on one
-//! side does not compile until the other has it.
+//! These modules convert, check sizes and count bytes, and do nothing else. Every conversion names every case,
+//! so that a case added on one side does not compile until the other side has it.
 
 mod kubernetes;
 mod redis;
@@ -41,15 +42,15 @@ impl From<CallError> for Error {
     }
 }
 
-/// The border: what crosses it is read, bounded and counted here.
+/// Documents passed between host and guest are parsed, checked for size and counted here.
 impl GuestState {
-    /// Reads a JSON argument.
+    /// Parses a JSON argument.
     fn read<T: DeserializeOwned>(&mut self, what: &str, text: &str) -> Result<T, Error> {
         self.crossed.took(text.len());
         serde_json::from_str(text).map_err(|error| Error::Invalid(format!("`{what}`: {error}")))
     }
 
-    /// The answer to a call that returns one document.
+    /// Converts the answer to a call that returns one document.
     fn document(&mut self, answer: Answer) -> Result<String, Error> {
         let Reply::Document(document) = answer? else {
             return Err(unfit("a document"));
@@ -57,7 +58,7 @@ impl GuestState {
         self.bounded(&document)
     }
 
-    /// The answer to a call that returns several documents.
+    /// Converts the answer to a call that returns several documents.
     fn documents(&mut self, answer: Answer) -> Result<Vec<String>, Error> {
         let Reply::Documents(documents) = answer? else {
             return Err(unfit("documents"));
@@ -73,24 +74,24 @@ impl GuestState {
         Ok(text)
     }
 
-    /// Whether an answer of this size is handed over.
+    /// Counts an answer of this size, or refuses it if it is larger than [`ANSWER_BYTES_MAX`].
     fn check_size(&mut self, bytes: usize) -> Result<(), Error> {
         if bytes <= ANSWER_BYTES_MAX {
             self.crossed.gave(bytes);
             return Ok(());
         }
         Err(Error::Invalid(format!(
-            "the answer has {bytes} bytes, more than {ANSWER_BYTES_MAX}: ask for fewer fields, or fewer things"
+            "the answer has {bytes} bytes, more than {ANSWER_BYTES_MAX}; request fewer fields or fewer objects"
         )))
     }
 }
 
-/// A document as text. Its keys are strings, so printing cannot fail.
+/// Serializes a document. This cannot fail because the keys of a JSON value are strings.
 pub(crate) fn print(document: &Value) -> String {
     serde_json::to_string(document).unwrap_or_default()
 }
 
-/// The answer to a call that returns nothing.
+/// Converts the answer to a call that returns nothing.
 fn done(answer: Answer) -> Result<(), Error> {
     let Reply::Done = answer? else {
         return Err(unfit("nothing"));
@@ -98,9 +99,9 @@ fn done(answer: Answer) -> Result<(), Error> {
     Ok(())
 }
 
-/// An answer of another shape than the call has: a bug in whoever performs.
+/// Returns the error for an answer of the wrong type, which is a bug in the implementation of `HostCalls`.
 fn unfit(expected: &str) -> Error {
-    Error::Other(format!("the host's answer does not fit the call: it is not {expected}"))
+    Error::Other(format!("the host's answer has the wrong type: it is not {expected}"))
 }
 
 #[cfg(test)]
@@ -118,6 +119,6 @@ mod tests {
             panic!("must be refused")
         };
         assert!(text.contains("fewer fields"), "{text}");
-        assert_eq!(state.crossed.into_guest, ANSWER_BYTES_MAX, "what was refused did not cross");
+        assert_eq!(state.crossed.into_guest, ANSWER_BYTES_MAX, "a refused answer is not counted");
     }
 }

@@ -1,4 +1,4 @@
-//! What the command line tells about a component's file, without loading it into the host.
+//! Reads the manifest and imports of a component file for the command line, without loading it into a registry.
 
 use std::{fmt, io, path::Path, sync::Arc};
 
@@ -12,12 +12,12 @@ use crate::{
     LoadError, LoadedComponent, PluginSettings, component::wasm_digest, grants, registry::revision,
 };
 
-/// What a component tells about itself.
+/// The description of a component file.
 #[derive(Clone, Debug)]
 pub struct ComponentInspection {
-    /// What it says of itself.
+    /// The component's manifest.
     pub manifest: Manifest,
-    /// What it imports, by name and version.
+    /// The interfaces that it imports, by name and version.
     pub imports: Vec<String>,
     /// Its SHA-256 in hex.
     pub digest: String,
@@ -48,8 +48,8 @@ impl fmt::Display for ComponentInspection {
 }
 
 impl ComponentInspection {
-    /// What the component asks for and settings do not grant, each as a line for people. `asRequested` grants
-    /// all.
+    /// Returns the requests of the component that the settings do not grant, each as readable text.
+    /// `asRequested` grants all.
     #[must_use]
     pub fn not_granted(&self, settings: &PluginSettings) -> Vec<String> {
         match &settings.grants {
@@ -58,13 +58,13 @@ impl ComponentInspection {
         }
     }
 
-    /// What the component asks for, each as a line for people.
+    /// Returns the grants that the component requests, each as readable text.
     #[must_use]
     pub fn requested_grants(&self) -> Vec<String> {
         requested_grants(&self.manifest.grants)
     }
 
-    /// The revision that a host makes of the component with these settings.
+    /// Returns the revision of the component with these settings, as a host computes it.
     #[must_use]
     pub fn revision(&self, settings: &PluginSettings) -> RevisionDigest {
         revision(&self.digest, settings)
@@ -83,38 +83,38 @@ fn requested_grants(wanted: &Grants) -> Vec<String> {
     kubernetes.chain(redis).chain(probes).collect()
 }
 
-/// Why a file tells nothing.
+/// The reason why a component file cannot be inspected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InspectError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read `{path}`")]
     Read {
-        /// Which file.
+        /// The path of the file.
         path: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// There is no engine.
+    /// The engine cannot be set up.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// It cannot be called.
+    /// The component cannot be compiled or linked.
     #[error("cannot use `{path}`")]
     Load {
-        /// Which file.
+        /// The path of the file.
         path: String,
-        /// Why.
+        /// The cause.
         source: LoadError,
     },
-    /// It could not describe itself.
+    /// The call of `describe` failed.
     #[error(transparent)]
     Describe(#[from] GuestError),
-    /// What it tells cannot be written as YAML.
+    /// The settings cannot be written as YAML.
     #[error("cannot write the settings as YAML: {0}")]
     Write(String),
 }
 
-/// Asks a component's file what it is. Compiles it in the directory of compiled code.
+/// Reads, compiles and links a component file, and calls its `describe`. The compiled code is kept in `cache`.
 ///
 /// # Errors
 ///
@@ -139,8 +139,8 @@ pub async fn inspect(
     Ok(ComponentInspection { manifest, imports: loaded.imports().to_vec(), digest, bytes })
 }
 
-/// The settings that grant a component all it asks for, as `NAME.yaml` holds them. Whoever puts the file
-/// there grants.
+/// Returns the text of a `NAME.yaml` that grants a component everything it requests. The grants take effect
+/// when the file is put into the plugin directory.
 ///
 /// # Errors
 ///
@@ -159,9 +159,9 @@ pub async fn grant_yaml(path: &Path, cache: &CompileCache) -> Result<String, Ins
     });
     let text = to_yaml(&settings)?;
     Ok(format!(
-        "# Grants the plugin `{}` {} all that it asks for; remove what it should not have.\n\
-         # To accept this very file only, add to spec:  digest: {digest}\n\
-         # It belongs into the directory of plugins as {}.yaml, beside the component as {}.wasm.\n{text}",
+        "# Grants the plugin `{}` {} everything that it requests; remove what it should not have.\n\
+         # To accept only this component file, add to spec:  digest: {digest}\n\
+         # Put this file into the plugin directory as {}.yaml, beside the component as {}.wasm.\n{text}",
         manifest.name, manifest.version, manifest.name, manifest.name
     ))
 }

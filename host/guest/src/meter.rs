@@ -1,4 +1,4 @@
-//! What calls of guests cost: computing, memory, and bytes over the border, by plugin.
+//! Metrics of guest calls: processor time, peak memory and document bytes, by plugin.
 
 use std::{
     future::poll_fn,
@@ -12,8 +12,8 @@ use nix::time::ClockId;
 
 use crate::state::{GuestDocumentBytes, GuestState};
 
-/// Adds to `spent` the processor time that the threads use while they poll the future: the guest's
-/// computing and the host's part of its calls, but no waiting.
+/// Adds to `spent` the processor time used while the future is polled: that of the guest and of the host calls
+/// it makes, without the time spent waiting.
 pub(crate) async fn cpu_time<F: Future>(spent: &mut Duration, future: F) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|context| {
@@ -25,13 +25,13 @@ pub(crate) async fn cpu_time<F: Future>(spent: &mut Duration, future: F) -> F::O
     .await
 }
 
-/// The processor time of this thread; zero where the system does not tell, which then counts nothing.
+/// Returns the processor time of this thread, or zero if the system does not report it.
 fn thread_time() -> Duration {
     ClockId::CLOCK_THREAD_CPUTIME_ID.now().map(Duration::from).unwrap_or_default()
 }
 
-/// Counts a call that has ended, however it ended. Without a world there was no object: such calls are
-/// few, and their plugin may never serve, so that they are not counted.
+/// Records the metrics of a call that has ended, whatever its result. Calls of `describe` are not recorded:
+/// they are few, and their plugin may never serve.
 pub(crate) fn called(state: &GuestState, cpu: Duration, memory_peak_bytes: &AtomicUsize) {
     if state.is_sealed() && state.export() != "validate" {
         return;

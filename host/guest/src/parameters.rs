@@ -1,11 +1,11 @@
-//! Checks a plugin's parameters against the JSON Schema in its manifest. Pure.
+//! Validates a plugin's parameters against the JSON Schema in its manifest. Pure.
 //!
-//! Knows the keywords that parameters need ([`KEYWORDS`]); a schema with another one is refused, because
-//! a check that silently does less than the schema says would be a lie.
+//! A schema with a keyword outside [`KEYWORDS`] is refused, because ignoring the keyword would accept
+//! parameters that the schema forbids.
 
 use serde_json::{Map, Value};
 
-/// The keywords that are checked, and those that are annotations only.
+/// The keywords that are checked, and those that are only annotations.
 const KEYWORDS: &[&str] = &[
     "$schema",
     "additionalProperties",
@@ -26,10 +26,10 @@ const KEYWORDS: &[&str] = &[
     "type",
 ];
 
-/// How deep a schema may be nested.
+/// The deepest nesting of a schema.
 const DEPTH_MAX: u32 = 32;
 
-/// What is wrong with the schema itself; empty if it can be checked whole.
+/// Returns the errors in the schema itself; empty if all of it can be checked.
 pub(crate) fn check_schema(schema: &Value) -> Vec<String> {
     let mut wrong = Vec::new();
     schema_at("parameters", schema, 0, &mut wrong);
@@ -38,7 +38,7 @@ pub(crate) fn check_schema(schema: &Value) -> Vec<String> {
 
 fn schema_at(path: &str, schema: &Value, depth: u32, wrong: &mut Vec<String>) {
     let Some(keywords) = schema.as_object() else {
-        wrong.push(format!("the schema of `{path}` is no object"));
+        wrong.push(format!("the schema of `{path}` is not an object"));
         return;
     };
     if DEPTH_MAX < depth {
@@ -60,7 +60,7 @@ fn schema_at(path: &str, schema: &Value, depth: u32, wrong: &mut Vec<String>) {
     }
 }
 
-/// Where the parameters do not fit the schema; empty if they do.
+/// Returns where the parameters violate the schema; empty if they are valid.
 pub(crate) fn check(schema: &Value, parameters: &Value) -> Vec<String> {
     let mut wrong = Vec::new();
     value_at("parameters", schema, parameters, &mut wrong);
@@ -122,7 +122,7 @@ fn fields_at(
     }
 }
 
-/// The entries of a keyword whose value is an object.
+/// Returns the entries of a keyword whose value is an object.
 fn object<'a>(
     schema: &'a Map<String, Value>,
     keyword: &str,

@@ -1,9 +1,9 @@
-//! Answers what a language's standard library imports of WASI, without any authority.
+//! The WASI functions that a language's standard library imports, without any authority behind them.
 //!
-//! There is no environment, no argument, no file and no network. Standard output and error become log
-//! lines; clocks and randomness are recorded calls; `exit` and everything else is a trap that says which
-//! function it was. The version that the guest asks for does not matter: functions are matched by name,
-//! and one of another shape does not link.
+//! The environment, the arguments and the preopened directories are empty, and there is no network. Standard
+//! output and error become log lines; clocks and randomness become recorded calls. `exit` and every other
+//! function trap with a message that names the function. Functions are matched by name; the WASI version that
+//! the guest imports is ignored.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use wasmtime::{
 
 use crate::state::GuestState;
 
-/// Every WASI resource has this one type on our side: there are no contents to tell apart.
+/// The host type of every WASI resource. Resources have no content, so one type is enough.
 struct EmptyResource;
 
-/// The most random bytes that one WASI call gives.
+/// The most random bytes that one WASI call returns.
 const RANDOM_BYTES_MAX: u32 = 1024;
 
 /// The namespace of WASI's packages.
@@ -34,7 +34,7 @@ pub(crate) fn define(linker: &mut Linker<GuestState>, component: &Component) -> 
             continue;
         }
         let ComponentItem::ComponentInstance(instance) = import.ty else {
-            bail!("the import `{interface}` is no interface");
+            bail!("the import `{interface}` is not an interface");
         };
         let mut defined = linker.instance(interface)?;
         for (name, export) in instance.exports(&engine) {
@@ -54,15 +54,15 @@ pub(crate) fn define(linker: &mut Linker<GuestState>, component: &Component) -> 
     Ok(())
 }
 
-/// How a WASI function is answered.
+/// The implementation of a WASI function.
 enum WasiStub {
-    /// Without asking anybody.
+    /// Returns a value that depends on nothing.
     Constant(fn(StoreContextMut<'_, GuestState>) -> Result<Val>),
-    /// By a recorded call, or by the log.
+    /// Makes a recorded call, or logs.
     Asked(for<'a> fn(&'a mut GuestState, &'a [Val]) -> BoxedFuture<'a, Result<Val>>),
-    /// By returning nothing.
+    /// Returns no value.
     Nothing,
-    /// By a trap.
+    /// Traps.
     Trap(String),
 }
 
@@ -81,7 +81,7 @@ fn define_function(
                 WasiStub::Nothing => None,
                 WasiStub::Trap(text) => bail!("{text}"),
             };
-            // A handle that was lent must be given back, else the call is a trap.
+            // Borrowed handles must be dropped before the call returns; otherwise it traps.
             for handle in given {
                 if let Val::Resource(handle) = handle {
                     handle.resource_drop_async(&mut context).await?;
@@ -90,14 +90,14 @@ fn define_function(
             match (value, results.first_mut()) {
                 (Some(value), Some(result)) => *result = value,
                 (None, None) => {}
-                _ => bail!("a WASI function of an unknown shape"),
+                _ => bail!("a WASI function has an unexpected result type"),
             }
             Ok(())
         })
     })
 }
 
-/// The whole table.
+/// Returns the implementation of a WASI function.
 fn stub(interface: &str, name: &str) -> WasiStub {
     let package = interface.split('@').next().unwrap_or(interface);
     match (package, name) {
@@ -149,14 +149,18 @@ fn stub(interface: &str, name: &str) -> WasiStub {
         | ("wasi:random/insecure", "get-insecure-random-bytes") => {
             WasiStub::Asked(|state, given| Box::pin(random_bytes(state, given)))
         }
-        ("wasi:cli/exit", _) => WasiStub::Trap("the plugin wanted to exit the process".to_owned()),
-        _ => WasiStub::Trap(format!("the plugin called `{interface}#{name}`, which is not there")),
+        ("wasi:cli/exit", _) => WasiStub::Trap("the plugin called `exit`".to_owned()),
+        _ => WasiStub::Trap(format!(
+            "the plugin called `{interface}#{name}`, which this host does not offer"
+        )),
     }
 }
 
 async fn write(state: &mut GuestState, given: &[Val]) -> Result<Val> {
     // The first argument is the stream.
-    let Some(Val::List(items)) = given.get(1) else { bail!("no bytes to write") };
+    let Some(Val::List(items)) = given.get(1) else {
+        bail!("a WASI write without a list of bytes")
+    };
     let bytes: Vec<u8> = items
         .iter()
         .filter_map(|item| if let Val::U8(byte) = item { Some(*byte) } else { None })
@@ -177,7 +181,7 @@ async fn wall_clock(state: &mut GuestState) -> Result<Val> {
 async fn now_ms(state: &mut GuestState) -> Result<u64> {
     match state.ask(Call::Runtime(RuntimeCall::Now)).await {
         Ok(Reply::Number(now_ms)) => Ok(now_ms),
-        Ok(_) => bail!("the host's clock gave no number"),
+        Ok(_) => bail!("the host's clock did not return a number"),
         Err(error) => bail!("the host's clock: {error}"),
     }
 }
@@ -194,7 +198,9 @@ async fn random_u64(state: &mut GuestState) -> Result<u64> {
 }
 
 async fn random_bytes(state: &mut GuestState, given: &[Val]) -> Result<Val> {
-    let Some(Val::U64(count)) = given.first() else { bail!("no count of random bytes") };
+    let Some(Val::U64(count)) = given.first() else {
+        bail!("a WASI call for random bytes without a count")
+    };
     let count = u32::try_from(*count)?;
     if RANDOM_BYTES_MAX < count {
         bail!("the plugin asked WASI for {count} random bytes; at most {RANDOM_BYTES_MAX}");
@@ -203,8 +209,8 @@ async fn random_bytes(state: &mut GuestState, given: &[Val]) -> Result<Val> {
     Ok(Val::List(bytes.into_iter().map(Val::U8).collect()))
 }
 
-/// Random bytes from the recording. In `describe` and `validate`, which must give the same answer each
-/// time, they are zeros: enough for the seed of a hash map.
+/// Returns random bytes by a recorded call. In `describe` and `validate`, which must return the same answer
+/// each time, the bytes are zeros; that is enough to seed a hash map.
 async fn random(state: &mut GuestState, count: u32) -> Result<Vec<u8>> {
     let length = usize::try_from(count)?;
     if state.is_sealed() {
@@ -212,7 +218,7 @@ async fn random(state: &mut GuestState, count: u32) -> Result<Vec<u8>> {
     }
     match state.ask(Call::Runtime(RuntimeCall::Random { bytes: count })).await {
         Ok(Reply::Bytes(bytes)) if bytes.len() == length => Ok(bytes),
-        Ok(_) => bail!("the host gave no {count} random bytes"),
+        Ok(_) => bail!("the host did not return {count} random bytes"),
         Err(error) => bail!("the host's random bytes: {error}"),
     }
 }

@@ -1,4 +1,4 @@
-//! `tholepin:kubernetes`.
+//! The imports of the package `tholepin:kubernetes`.
 
 use serde::Deserialize;
 use tholepin_core::{Call, EventType, KubernetesCall, ObjectRef, ReadMode};

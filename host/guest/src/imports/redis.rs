@@ -1,4 +1,4 @@
-//! `tholepin:redis`.
+//! The imports of the package `tholepin:redis`.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -13,13 +13,13 @@ use crate::{
     state::GuestState,
 };
 
-/// How long a pipeline may take if the guest does not say.
+/// The deadline of a pipeline if the guest gives none.
 const DEADLINE_MS_DEFAULT: u32 = 1000;
 
-/// The longest that a pipeline may take.
+/// The longest deadline of a pipeline.
 const DEADLINE_MS_MAX: u32 = 5000;
 
-/// A server, as the guest names it.
+/// The server argument of a pipeline.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Server {
@@ -107,7 +107,8 @@ impl GuestState {
         self.crossed.took(commands.iter().flatten().map(Vec::len).sum());
         if commands.is_empty() || commands.iter().any(Vec::is_empty) {
             return Err(Error::Invalid(
-                "`commands`: each pipeline needs a command with a name".to_owned(),
+                "`commands`: a pipeline needs at least one command, and each command needs a name"
+                    .to_owned(),
             ));
         }
         if DEADLINE_MS_MAX < deadline_ms {
@@ -130,7 +131,7 @@ fn replies(replies: Vec<RespReply>) -> Vec<commands::Reply> {
     replies.into_iter().map(reply).collect()
 }
 
-/// Roughly what the replies weigh in the guest's memory.
+/// Returns the approximate size of the replies in the guest's memory, in bytes.
 fn size(replies: &[RespReply]) -> usize {
     const NODE_BYTES: usize = 16;
     let node_size = |node: &RespNode| {

@@ -1,4 +1,4 @@
-//! `tholepin:runtime`.
+//! The imports of the package `tholepin:runtime`.
 
 use tholepin_core::{Call, Reply, RuntimeCall};
 
@@ -11,7 +11,7 @@ use crate::{
     state::GuestState,
 };
 
-/// The most random bytes that one call gives.
+/// The most random bytes that one call returns.
 const RANDOM_BYTES_MAX: u32 = 1024;
 
 impl logging::Host for GuestState {

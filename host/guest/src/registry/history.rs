@@ -1,13 +1,14 @@
-//! Keeps the last revisions of each plugin on disk, so that an earlier one can serve again, also after the
-//! host was started anew.
+//! The history of revisions: keeps the last revisions of each plugin on disk, so that an earlier one can serve
+//! again, also after a restart of the host.
 //!
 //! ```text
-//! BASE/HASH/directory              the directory of plugins that this is about
-//! BASE/HASH/NAME/history.json      the order, and which revision was taken back
-//! BASE/HASH/NAME/REVISION/         settings and component, under the names that they had
+//! BASE/HASH/directory              the path of the plugin directory
+//! BASE/HASH/NAME/history.json      the order of the revisions, and which were rolled back
+//! BASE/HASH/NAME/REVISION/         settings and component, under their original file names
 //! ```
 //!
-//! The directory is closed to others. What is read back goes through the same checks as a new file.
+//! Only this user can read the directory. A revision that is loaded from it goes through the same checks as a
+//! new file.
 
 use std::{
     ffi::OsStr,
@@ -23,27 +24,27 @@ use tholepin_core::{PluginName, RevisionDigest};
 
 use crate::{cache, component, plugin::LoadedPlugin};
 
-/// How many revisions of a plugin are kept.
+/// The number of revisions kept for each plugin.
 pub(crate) const REVISIONS_MAX: usize = 5;
-/// Of how many plugins; the one that changed longest ago goes first.
+/// The number of plugins with a history; the one that changed longest ago is removed first.
 const PLUGINS_MAX: usize = 128;
-/// The order of a plugin's revisions.
+/// The file with the [`PluginHistory`] of a plugin.
 const INDEX: &str = "history.json";
-/// Names the directory of plugins.
+/// The file with the path of the plugin directory.
 const OF: &str = "directory";
-/// What is kept for a directory of plugins that is gone is removed after this.
+/// The age after which the history of a plugin directory that no longer exists is removed.
 const GONE_AGE_MAX: Duration = Duration::from_secs(86_400);
 
-/// The revisions of a plugin that served last, the newest last.
+/// The last revisions of a plugin that served, the newest last.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct PluginHistory {
-    /// Each revision once, where it was activated last.
+    /// The revisions in the order of their last activation, each once.
     pub revisions: Vec<RevisionRecord>,
-    /// Set while an earlier revision serves in place of the file's.
+    /// Set while an earlier revision serves instead of the file's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackRecord>,
-    /// A revision that a person wanted all the same after it was taken back: it is not taken back by itself.
+    /// A revision that a person chose although it had been rolled back. The host does not roll it back again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub insisted: Option<RevisionDigest>,
 }
@@ -52,43 +53,43 @@ pub struct PluginHistory {
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RevisionRecord {
-    /// Which revision.
+    /// The revision.
     pub revision: RevisionDigest,
     /// The SHA-256 of its component, in hex.
     pub component: String,
-    /// The version that its manifest tells.
+    /// The version in its manifest.
     pub version: String,
     /// When it began to serve, in milliseconds since 1970.
     pub activated_at_ms: u64,
-    /// Why another one was put in its place; absent if none was. Such a revision is not gone back to by itself.
+    /// Why the revision was rolled back; absent if it was not. The host never chooses such a revision by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken_back: Option<String>,
 }
 
-/// An earlier revision serves in place of the file's. A file with another revision ends it: another component,
-/// or another `spec` of the settings.
+/// A rollback: an earlier revision serves instead of the file's. The rollback ends when the file has another
+/// revision, that is, another component or another `spec` in its settings.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RollbackRecord {
-    /// The revision that is refused until the file has another.
+    /// The file's revision, which is refused.
     pub refused: RevisionDigest,
-    /// The revision that serves in its place.
+    /// The revision that serves instead.
     pub serving: RevisionDigest,
-    /// Why, in words.
+    /// The reason for people.
     pub why: String,
-    /// When, in milliseconds since 1970.
+    /// The time of the rollback, in milliseconds since 1970.
     pub at_ms: u64,
-    /// Whether a person asked for it, and not the host by itself.
+    /// True if a person requested the rollback, false if the host decided it.
     #[serde(default)]
     pub is_by_hand: bool,
 }
 
 impl PluginHistory {
-    /// The revision whose digest begins with this text.
+    /// Returns the revision whose digest begins with `prefix`.
     ///
     /// # Errors
     ///
-    /// Fails with the number of revisions that fit, if that is not one.
+    /// Fails with the number of matching revisions if that is not 1, or if `prefix` is empty.
     pub(crate) fn find(&self, prefix: &str) -> Result<&RevisionRecord, usize> {
         let fitting = || self.revisions.iter().filter(|it| it.revision.0.starts_with(prefix));
         match (fitting().next(), fitting().count()) {
@@ -97,19 +98,20 @@ impl PluginHistory {
         }
     }
 
-    /// Since when a revision serves, in milliseconds since 1970: from now on, if another one served last.
+    /// Returns when a revision began to serve, in milliseconds since 1970; the current time if another revision
+    /// served last.
     pub(crate) fn since_ms(&self, revision: &RevisionDigest) -> u64 {
         let last = self.revisions.last().filter(|last| last.revision == *revision);
         last.map_or_else(now_ms, |last| last.activated_at_ms)
     }
 
-    /// The revision that served before this one and was not taken back.
+    /// Returns the latest revision other than this one that was not rolled back.
     pub(crate) fn last_good_before(&self, revision: &RevisionDigest) -> Option<&RevisionRecord> {
         let mut others = self.revisions.iter().rev().filter(|it| it.revision != *revision);
         others.find(|it| it.taken_back.is_none())
     }
 
-    /// Notes that a revision begins to serve; gives those that are no longer kept.
+    /// Records that a revision begins to serve, and returns the revisions that are no longer kept.
     fn activated(&mut self, record: RevisionRecord) -> Vec<RevisionDigest> {
         self.revisions.retain(|it| it.revision != record.revision);
         self.revisions.push(record);
@@ -118,29 +120,30 @@ impl PluginHistory {
     }
 }
 
-/// How a revision came to serve.
+/// Why and since when a revision serves.
 #[derive(Clone, Debug)]
 pub(crate) struct RevisionOrigin {
-    /// Since when it serves, in milliseconds since 1970.
+    /// When it began to serve, in milliseconds since 1970.
     pub(crate) since_ms: u64,
-    /// In place of which one, if it is not the file's.
+    /// The rollback, if it is not the file's revision.
     pub(crate) rollback: Option<RollbackRecord>,
-    /// Whether a person insists on it.
+    /// True if a person chose it although it had been rolled back.
     pub(crate) is_insisted: bool,
 }
 
-/// Where all histories of a directory of plugins are; nothing is kept if that is nowhere.
+/// The stored histories of all plugins of one plugin directory. Without a directory, nothing is stored.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HistoryStore {
     directory: Option<PathBuf>,
 }
 
 impl HistoryStore {
-    /// Uses what a base, which is made if it is missing and closed to others, has for a directory of plugins.
+    /// Opens the store of a plugin directory `of` below `base`. Creates `base` if it is missing, and sets its mode
+    /// to 0700.
     ///
     /// # Errors
     ///
-    /// Fails if it cannot be made, is a link, or belongs to another user.
+    /// Fails if a directory cannot be created, is a link, or belongs to another user.
     pub(crate) fn open(base: &Path, of: &Path) -> io::Result<Self> {
         cache::secure(base)?;
         drop_gone(base)?;
@@ -151,7 +154,7 @@ impl HistoryStore {
         Ok(Self { directory: Some(directory) })
     }
 
-    /// The history of a plugin; empty if there is none, or none that can be read.
+    /// Returns the history of a plugin; empty if there is none or it cannot be read.
     pub(crate) fn read(&self, name: &PluginName) -> PluginHistory {
         let Some(path) = self.of(name).map(|of| of.join(INDEX)) else {
             return PluginHistory::default();
@@ -160,23 +163,23 @@ impl HistoryStore {
         read.unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
                 let path = path.display();
-                tracing::warn!(%path, %error, "the history of a plugin cannot be read; it begins anew");
+                tracing::warn!(%path, %error, "cannot read the history of a plugin; starting a new one");
             }
             PluginHistory::default()
         })
     }
 
-    /// Where the files of a revision are.
+    /// Returns the directory of a revision's files.
     pub(crate) fn files(&self, name: &PluginName, revision: &RevisionDigest) -> Option<PathBuf> {
         self.of(name).map(|of| of.join(&revision.0))
     }
 
-    /// Notes that a revision serves since this time, and keeps its files: `settings` is its `Plugin` object,
+    /// Records that a revision serves since `since_ms`, and stores its files: `settings` is its `Plugin` object,
     /// and `component` the path of its component.
     ///
     /// # Errors
     ///
-    /// Fails if the files cannot be kept, such as on a full disk, or if the component changed meanwhile.
+    /// Fails if the files cannot be stored, for example on a full disk, or if the component changed meanwhile.
     pub(crate) fn keep(
         &self,
         plugin: &LoadedPlugin,
@@ -201,11 +204,11 @@ impl HistoryStore {
         self.note(plugin, RevisionOrigin { since_ms, rollback: None, is_insisted: false })
     }
 
-    /// Notes that a revision begins to serve whose files are kept already.
+    /// Records that a revision begins to serve whose files are already stored.
     ///
     /// # Errors
     ///
-    /// Fails if that cannot be written.
+    /// Fails if the history cannot be written.
     pub(crate) fn note(
         &self,
         plugin: &LoadedPlugin,
@@ -222,7 +225,8 @@ impl HistoryStore {
         });
         if let Some(rollback) = &rollback {
             let refused = history.revisions.iter_mut().find(|it| it.revision == rollback.refused);
-            // The first reason counts: why it was bad, and not who went back and forth later.
+            // The first reason is kept, because later rollbacks of the same revision do not say what
+            // was wrong with it.
             refused.into_iter().for_each(|it| {
                 it.taken_back.get_or_insert_with(|| rollback.why.clone());
             });
@@ -231,13 +235,13 @@ impl HistoryStore {
         history.insisted = is_insisted.then(|| plugin.digest.clone());
         self.write(name, &history)?;
         for files in gone.iter().filter_map(|revision| self.files(name, revision)) {
-            // What is left takes room and does no harm.
+            // Files that cannot be removed only take disk space.
             let _ = fs::remove_dir_all(files);
         }
         self.drop_oldest()
     }
 
-    /// Writes beside, then renames.
+    /// Writes to a temporary file, then renames it.
     fn write(&self, name: &PluginName, history: &PluginHistory) -> io::Result<()> {
         let Some(directory) = self.of(name) else { return Ok(()) };
         fs::create_dir_all(&directory)?;
@@ -246,7 +250,7 @@ impl HistoryStore {
         fs::rename(beside, directory.join(INDEX))
     }
 
-    /// Removes the histories that changed longest ago, until there are few enough.
+    /// Removes the histories that changed longest ago, until [`PLUGINS_MAX`] are left.
     fn drop_oldest(&self) -> io::Result<()> {
         let Some(directory) = &self.directory else { return Ok(()) };
         let mut histories = Vec::new();
@@ -271,7 +275,8 @@ impl HistoryStore {
     }
 }
 
-/// Removes what is kept for directories of plugins that are gone for long.
+/// Removes the histories of plugin directories that do not exist and whose history was not opened for
+/// [`GONE_AGE_MAX`].
 fn drop_gone(base: &Path) -> io::Result<()> {
     for entry in fs::read_dir(base)? {
         let path = entry?.path();
@@ -285,7 +290,7 @@ fn drop_gone(base: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The machine's time in milliseconds since 1970.
+/// Returns the system time in milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
     let elapsed: Duration = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
@@ -314,7 +319,7 @@ mod tests {
     fn the_last_five_are_kept_each_once() {
         let mut kept = history(&[("a", false), ("b", false), ("c", false), ("d", false)]);
         assert!(kept.activated(record("e", false)).is_empty());
-        assert!(kept.activated(record("a", false)).is_empty(), "it is there already");
+        assert!(kept.activated(record("a", false)).is_empty(), "it is kept already");
         assert_eq!(kept.activated(record("f", false)), [RevisionDigest("b".to_owned())]);
         let names: Vec<&str> = kept.revisions.iter().map(|it| it.revision.0.as_str()).collect();
         assert_eq!(names, ["c", "d", "e", "a", "f"]);
@@ -373,7 +378,7 @@ mod tests {
         assert_eq!(count(), 2);
         fs::remove_dir(&of).unwrap();
         HistoryStore::open(&base, home.path()).unwrap();
-        assert_eq!(count(), 2, "it may come back");
+        assert_eq!(count(), 2, "the directory may be created again");
         let long_ago = SystemTime::now() - GONE_AGE_MAX * 2;
         fs::File::open(store.directory.unwrap().join(OF)).unwrap().set_modified(long_ago).unwrap();
         HistoryStore::open(&base, home.path()).unwrap();

@@ -53,8 +53,9 @@ async fn each_import_but_log_is_denied_in_validate() {
         if *function == "runtime/log" {
             assert_eq!(told, "logged");
         } else {
-            let expected =
-                format!("Denied denied: `{function}` is not answered in `validate`: only log is");
+            let expected = format!(
+                "Denied denied: `{function}` is not available in `validate`: only `log` is"
+            );
             assert_eq!(told, expected);
         }
     }

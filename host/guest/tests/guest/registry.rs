@@ -227,7 +227,12 @@ async fn a_component_that_does_not_fit_the_contract_is_refused() {
     let file = "config-maker.wasm";
     let stage = Some(RevisionStage::Compiled);
     let rows = [
-        ("acme:secrets/all@1.0.0", "steal", RejectReason::UnknownImport, "no such interface"),
+        (
+            "acme:secrets/all@1.0.0",
+            "steal",
+            RejectReason::UnknownImport,
+            "does not offer this interface",
+        ),
         (
             "tholepin:runtime/clock@0.2.0",
             "now",
@@ -254,7 +259,7 @@ async fn a_component_that_cannot_describe_itself_is_refused() {
     refused(file, &bytes("trap"), RejectReason::DescribeFailed, stage, words).await;
     refused(file, &bytes("garbage"), RejectReason::ManifestInvalid, stage, "no kind").await;
     let other = fs::read(build::probe()).unwrap();
-    refused(file, &other, RejectReason::ManifestInvalid, stage, "calls itself `probe`").await;
+    refused(file, &other, RejectReason::ManifestInvalid, stage, "names the plugin `probe`").await;
 }
 
 #[tokio::test]
@@ -335,7 +340,9 @@ async fn a_kind_has_one_plugin_and_the_second_takes_over_when_the_first_goes() {
     setting.watch.scan().await;
     let report = setting.report("late");
     assert_eq!(report.reason, Some(RejectReason::KindClaimed));
-    assert!(report.message.contains("`config-maker` reconciles tests.tholepin.dev/v1/Greeting"));
+    assert!(
+        report.message.contains("`config-maker` already reconciles tests.tholepin.dev/v1/Greeting")
+    );
     fs::remove_file(setting.path("config-maker.yaml")).unwrap();
     setting.watch.scan().await;
     assert!(setting.active("late").is_some(), "{:?}", setting.report("late"));
