@@ -1,4 +1,4 @@
-//! Compiled code is kept, found again, and made anew when it is damaged.
+//! Compiled code is cached, reused, and compiled again when it is damaged.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use crate::{
     setting::{RegistryFixture, summary},
 };
 
-/// Loads the probe in a new registry on this cache.
+/// Loads the probe in a new registry with this cache.
 async fn load(cache: &Path) {
     let mut setting = RegistryFixture::with(cache.to_owned(), true);
     setting.install("probe", &build::probe(), "");
@@ -24,7 +24,7 @@ async fn load(cache: &Path) {
     assert!(setting.active("probe").is_some(), "{:?}", setting.report("probe"));
 }
 
-/// The one file of compiled code.
+/// Returns the path of the only file of compiled code.
 fn entry(cache: &Path) -> PathBuf {
     let files = fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().path());
     let mut compiled: Vec<_> =
@@ -54,7 +54,7 @@ async fn a_damaged_entry_is_made_anew() {
     let middle = flipped.len() / 2;
     flipped[middle] ^= 1;
     for damaged in [whole[..whole.len() / 2].to_vec(), flipped, b"garbage".to_vec(), Vec::new()] {
-        // By a rename: the entry may be mapped.
+        // Replaces the entry by a rename, because it may be mapped.
         let beside = home.path().join("damaged");
         fs::write(&beside, damaged).unwrap();
         fs::rename(beside, entry(&cache)).unwrap();
@@ -68,7 +68,7 @@ async fn code_that_cannot_be_kept_serves_all_the_same() {
     let home = tempfile::tempdir().unwrap();
     let cache = home.path().join("cache");
     let mut setting = RegistryFixture::with(cache.clone(), true);
-    // As a full disk does, this lets nothing be written there.
+    // Without the directory, writing fails as on a full disk.
     fs::remove_dir(&cache).unwrap();
     setting.install("probe", &build::probe(), "");
     setting.watch.scan().await;
@@ -76,7 +76,7 @@ async fn code_that_cannot_be_kept_serves_all_the_same() {
     assert_eq!(summary(&plugin, json!({"do": "nothing"}), FunctionCalls::friendly()).await, "");
 }
 
-/// After this, code that should be given back is not.
+/// The longest time until idle code is released.
 const GIVEN_BACK_MAX: Duration = Duration::from_secs(10);
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn code_that_nobody_calls_is_given_back_and_loaded_again() {
         || fs::read_to_string("/proc/self/maps").unwrap().contains(cache.to_str().unwrap());
     let in_file = install("probe", &build::probe()).await;
     assert!(is_mapped());
-    // What comes now can only be kept in memory, and what there is has no name any more.
+    // Code compiled from now on can only be kept in memory, and the code compiled before is in a deleted file.
     fs::remove_dir_all(&cache).unwrap();
     let in_memory = install("config-maker", &build::config_maker("Hello")).await;
 

@@ -1,4 +1,4 @@
-//! Each import reaches the world as the call it is, and its answer or error reaches the guest.
+//! Each import becomes its call, and the answer or error reaches the guest.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::{
     setting::{probe, request, run, summary},
 };
 
-/// Each function with what the probe tells of a friendly answer.
+/// Each function with the summary that the probe returns for a successful answer.
 const FUNCTIONS: &[(&str, &str)] = &[
     ("kubernetes/get", "ok Object {\"kind\": String(\"ConfigMap\")}"),
     ("kubernetes/list", "ok [Object {\"kind\": String(\"ConfigMap\")}]"),

@@ -1,4 +1,4 @@
-//! What the command line tells about a file.
+//! Inspection of component files for the command line.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! A guest that breaks a limit ends with an error that says so, and the next call is as if nothing was.
+//! A guest that exceeds a limit fails with an error that names it, and the next call is not affected.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,13 +11,13 @@ use crate::{
     setting::{probe, run, summary},
 };
 
-/// Lets a guest break a limit and then work.
+/// Runs a task that exceeds a limit, checks that the next call works, and returns the error of the first.
 async fn broken(spec: &str, task: serde_json::Value) -> GuestError {
     let plugin = probe(spec).await;
     let error =
         run(&plugin, task.clone(), FunctionCalls::friendly()).await.expect_err(&task.to_string());
     let after = summary(&plugin, json!({"do": "nothing"}), FunctionCalls::friendly()).await;
-    assert_eq!(after, "", "a call after `{task}` must not notice it");
+    assert_eq!(after, "", "a call after `{task}` must not be affected");
     error
 }
 
@@ -90,7 +90,7 @@ async fn a_call_ends_by_the_wall_clock_while_it_waits() {
     assert_eq!(error, GuestError::TimedOut { export: "reconcile", limit_ms: 100 });
 }
 
-/// Waiting for the host is no computing: a slow Redis must not earn the plugin a strike.
+/// Waiting for the host must not count as compute time, or a slow Redis would quarantine objects.
 #[tokio::test]
 async fn waiting_does_not_count_as_computing() {
     let plugin = probe("limits: {computeMs: 50}").await;
@@ -98,7 +98,8 @@ async fn waiting_does_not_count_as_computing() {
     let released = Arc::clone(&world);
     let wait = async move {
         let _reached = released.reached.acquire().await.unwrap();
-        // Longer than the guest may compute; there is no event to wait for, as time itself is the matter.
+        // Waits longer than the guest may compute. The elapsed time is what this tests, so there is no event
+        // to wait for, and the ticker thread does not follow tokio's paused clock.
         time::sleep(Duration::from_millis(150)).await;
         released.released.add_permits(1);
     };

@@ -1,4 +1,4 @@
-//! Real guests in the real runtime, with the world behind it scripted.
+//! Tests of the guest runtime with real guests and scripted host calls.
 #![cfg(test)]
 
 mod build;

@@ -1,4 +1,4 @@
-//! Plugins are found, checked, swapped and refused while others go on serving.
+//! The registry finds, checks, swaps and rejects plugins while others continue to serve.
 
 use std::{fs, os::unix::fs::symlink, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
 
 const SPEC: fn() -> serde_json::Value = || json!({"text": "world"});
 
-/// Waits for a report that fits.
+/// Waits for a report that satisfies `fits`.
 async fn until(
     reports: &mut broadcast::Receiver<PluginReport>,
     fits: impl Fn(&PluginReport) -> bool,
@@ -31,12 +31,12 @@ async fn until(
     time::timeout(Duration::from_secs(30), wait).await.expect("the report must come")
 }
 
-/// The version that serves.
+/// Returns the version of the serving revision.
 fn version(report: &PluginReport) -> Option<&str> {
     report.serving.as_ref().map(|serving| serving.version.as_str())
 }
 
-/// A setting with `config-maker` serving and its watch running.
+/// Returns a registry in which `config-maker` serves and whose watch runs.
 async fn running() -> (WatchedRegistry, JoinSet<()>) {
     let mut setting = RegistryFixture::new();
     setting.install("config-maker", &build::config_maker("Hello"), "");
@@ -47,7 +47,7 @@ async fn running() -> (WatchedRegistry, JoinSet<()>) {
     (WatchedRegistry { home, registry }, tasks)
 }
 
-/// A [`Setting`] whose watch runs by itself.
+/// A registry whose watch runs in a task.
 struct WatchedRegistry {
     home: tempfile::TempDir,
     registry: Arc<tholepin_guest::PluginRegistry>,
@@ -186,7 +186,7 @@ async fn a_removed_file_unloads_the_plugin() {
     assert!(setting.registry.plugins().is_empty());
 }
 
-/// Puts a bad revision in the place of a good one, and checks that the good one goes on.
+/// Replaces a file of a good revision, and checks that the new revision is rejected and the old one serves.
 async fn refused(
     file: &str,
     bytes: &[u8],
@@ -202,10 +202,10 @@ async fn refused(
     let report = setting.report("config-maker");
     assert_eq!((report.reason, report.stage), (Some(reason), stage), "{}", report.message);
     assert!(report.message.contains(words), "{}", report.message);
-    let active = setting.active("config-maker").expect("the old revision must go on serving");
+    let active = setting.active("config-maker").expect("the old revision must still serve");
     assert_eq!(report.active(), Some(&active.digest));
     assert_eq!(summary(&active, SPEC(), FunctionCalls::friendly()).await, "Hello, world!");
-    // The good file comes back: the report is clean again.
+    // With the good file restored, the report has no reason.
     setting.install("config-maker", &build::config_maker("Hello"), "");
     setting.watch.scan().await;
     assert_eq!(setting.report("config-maker").reason, None);
@@ -348,7 +348,7 @@ async fn a_kind_has_one_plugin_and_the_second_takes_over_when_the_first_goes() {
     assert!(setting.active("late").is_some(), "{:?}", setting.report("late"));
 }
 
-/// A setting in which the greetings were installed one after the other.
+/// Returns a fixture in which the greetings were installed one after the other, and their revisions.
 async fn after(greetings: &[&str]) -> (RegistryFixture, Vec<RevisionDigest>) {
     let mut setting = RegistryFixture::new();
     let mut revisions = Vec::new();
@@ -379,12 +379,12 @@ async fn a_bad_revision_is_taken_back_until_its_file_changes() {
     let serving = report.serving.unwrap();
     assert_eq!((&serving.revision, serving.previous.as_ref()), (&revisions[0], revisions.last()));
     assert_eq!(report.candidate.as_ref(), revisions.last());
-    // Nobody knows a better one than the one that was gone back to.
+    // The revision that was rolled back to cannot be rolled back by the host.
     let again = setting.registry.take_back(&name, &revisions[0], "it trapped, too").await;
     assert!(matches!(again, Err(RollbackError::NoneBefore(_))), "{again:?}");
 
     for _ in 0..2 {
-        // The same bytes once more, and a host that starts anew.
+        // Installs the same bytes again, and then restarts the host.
         setting.install("config-maker", &build::config_maker("Howdy"), "");
         setting.watch.scan().await;
         assert_eq!(setting.report("config-maker").reason, Some(RejectReason::TakenBack));
@@ -408,7 +408,7 @@ async fn a_revision_that_a_person_wants_all_the_same_is_kept_and_its_reason_too(
     assert_eq!(says(&setting).await, "Howdy, world!");
     let again = registry.take_back(&name, &revisions[1], "it trapped again").await;
     assert!(matches!(again, Err(RollbackError::NoneBefore(_))), "{again:?}");
-    // Going back by hand does not hide why the file's revision was bad.
+    // A rollback by a person keeps the reason why the file's revision was rolled back before.
     let (setting, revisions) = after(&["One", "Two", "Three"]).await;
     let registry = &setting.registry;
     registry.take_back(&name, &revisions[2], "it trapped").await.unwrap();
@@ -447,12 +447,12 @@ async fn a_person_goes_back_and_forth_between_kept_revisions() {
     assert_eq!(report.reason, Some(RejectReason::RolledBack));
     let way_out = format!("`tholepin plugin rollback config-maker {}`", &three[..12]);
     assert!(report.message.contains(&way_out), "no {way_out} in {}", report.message);
-    // From disk: the process has forgotten it.
+    // After a restart the revision is loaded from disk.
     setting.restart();
     setting.watch.scan().await;
     assert_eq!(says(&setting).await, "One, world!");
     assert_eq!(setting.report("config-maker").reason, Some(RejectReason::RolledBack));
-    // It serves since then, and not since the restart.
+    // It has served since the rollback, not since the restart.
     let last = setting.registry.history(&name).revisions.pop().unwrap();
     let serving = setting.report("config-maker").serving.unwrap();
     assert_eq!((last.revision, last.activated_at_ms), (serving.revision, serving.since_ms));
@@ -461,7 +461,7 @@ async fn a_person_goes_back_and_forth_between_kept_revisions() {
     let refused = go(&setting, Some("nothing")).await.unwrap_err().to_string();
     assert!(refused.contains("begins with `nothing`") && refused.contains("history"), "{refused}");
     assert!(matches!(go(&setting, Some(&two)).await, Err(RollbackError::ServesAlready(_))));
-    // The file's own revision ends the rollback.
+    // Choosing the file's own revision ends the rollback.
     assert_eq!(go(&setting, Some(&three)).await.unwrap(), three);
     assert_eq!(setting.report("config-maker").reason, None);
     let history = setting.registry.history(&name);
@@ -483,7 +483,7 @@ async fn a_host_that_starts_with_a_bad_file_goes_on_with_what_served_last() {
     setting.watch.scan().await;
     assert_eq!(setting.report("config-maker").reason, Some(RejectReason::NotAComponent));
     assert_eq!(says(&setting).await, "Hello, world!");
-    // What was removed does not come back by itself.
+    // A plugin without settings does not serve again.
     fs::remove_file(setting.path("config-maker.yaml")).unwrap();
     setting.restart();
     setting.watch.scan().await;

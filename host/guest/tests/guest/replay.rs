@@ -1,5 +1,4 @@
-//! That later modes fit: a real guest runs from a saved list of calls, by key, and so does its source
-//! natively.
+//! Replays of a saved recording, by key: as a real guest, and natively from the guest's source.
 
 use std::sync::Arc;
 

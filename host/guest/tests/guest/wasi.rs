@@ -1,4 +1,4 @@
-//! What the standard library wants of WASI is there without any authority behind it.
+//! The standard library's WASI imports link and have no authority.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ async fn the_clock_is_a_recorded_call() {
     assert!(world.called().iter().all(|function| *function == "runtime/now"));
 }
 
-/// The order of a hash map is random, so it must be the recorded random: else a replay would differ.
+/// The order of a hash map depends on random bytes, which must be recorded; otherwise a replay would differ.
 #[tokio::test]
 async fn a_hash_map_has_the_recorded_order() {
     let plugin = probe("").await;
