@@ -1,10 +1,11 @@
-//! Asks a port whether somebody answers: connects, or sends one HTTP GET.
+//! Probes a port: connects, or sends one HTTP GET and reads the answer.
 //!
-//! It knows an address and no Pod: whether the one who asks may is the gate's business.
+//! The crate gets an address and does not know Pods. The gate decides whether a probe is allowed.
 //!
 //! Invariants:
-//! - One connection, one request, one deadline over all; nothing is retried, no redirection is followed.
-//! - Of an answer no more than a bound is read, whatever the other side sends.
+//! - A probe is one connection with at most one request, within one deadline. It is not retried and follows no
+//!   redirect.
+//! - The number of bytes read of an answer is bounded: 16 KiB for its headers, and `PROBE_BODY_BYTES_MAX` for its body.
 
 use std::{
     io::{Error, ErrorKind},
@@ -20,10 +21,10 @@ use tokio::{
     time::timeout,
 };
 
-/// The most bytes that status line and headers may have.
+/// The number of bytes reserved for the status line and headers when the answer is bounded.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// Probes over the network of this machine.
+/// The prober that uses the network of this machine.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpProber;
 
@@ -66,7 +67,8 @@ fn unconnected(error: &Error) -> ProbeOutcome {
     }
 }
 
-/// HTTP/1.0, to which no server answers in chunks, and after which it closes the connection.
+/// Sends the request and reads the answer. Uses HTTP/1.0, for which servers neither use chunked encoding nor keep
+/// the connection open.
 async fn exchange(
     stream: &mut TcpStream,
     address: SocketAddr,
@@ -83,15 +85,15 @@ async fn exchange(
     Ok(answer)
 }
 
-/// Reads an answer, of which no more than the bound was taken.
+/// Parses an answer, of which at most the bound was read.
 fn read(answer: &[u8], took_ms: u64) -> ProbeOutcome {
     let failed = |why: &str| ProbeOutcome::Failed { why: why.to_owned() };
     let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
-        return failed("the answer is no HTTP: its headers do not end");
+        return failed("the answer is not HTTP: its headers have no end");
     };
     let (head, body) = answer.split_at(end);
     let Some(status) = status(head) else {
-        return failed("the answer is no HTTP: it begins with no status");
+        return failed("the answer is not HTTP: it does not begin with a status line");
     };
     let body = body.get(4..).unwrap_or_default();
     let shown = body.get(..PROBE_BODY_BYTES_MAX).unwrap_or(body);
@@ -103,7 +105,7 @@ fn read(answer: &[u8], took_ms: u64) -> ProbeOutcome {
     }
 }
 
-/// The status of `HTTP/1.1 200 OK`.
+/// Parses the status code of a status line such as `HTTP/1.1 200 OK`.
 fn status(head: &[u8]) -> Option<u16> {
     let line = head.split(|byte| *byte == b'\r').next()?;
     let mut words = std::str::from_utf8(line).ok()?.split(' ');
@@ -119,7 +121,7 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(5);
 
-    /// Probes somebody who answers so, and gives what it was asked, too.
+    /// Probes a server that sends this answer, and returns the outcome and the request.
     async fn answered(answer: &'static [u8], get: Option<&str>) -> (ProbeOutcome, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -127,7 +129,7 @@ mod tests {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut asked = vec![0; 1024];
             let count = stream.read(&mut asked).await.unwrap();
-            // Who has heard enough hangs up.
+            // The write fails if the prober has closed the connection.
             stream.write_all(answer).await.ok();
             String::from_utf8(asked[..count].to_vec()).unwrap()
         };
