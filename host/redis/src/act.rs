@@ -1,7 +1,7 @@
-//! Performs verbs: one step each, on the members and on nobody else.
+//! Performs verbs, each as one step, and only on members of the instance.
 //!
-//! Guards were evaluated before; here each verb looks once more at the node it changes. What it comes
-//! down to is decided as data ([`decide`]) before anything is sent ([`send`]); a plan ends in between.
+//! The gate has evaluated the guards before. Each verb then reads the node that it changes again, and decides its
+//! commands as data ([`decide`]) before it sends them ([`send`]). A plan stops between the two.
 
 mod decide;
 mod send;
@@ -16,16 +16,17 @@ use tokio::time::Instant;
 
 use crate::pool::ConnectionPool;
 
-/// How far a decision goes.
+/// The point at which a verb stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StopCondition {
-    /// Commands are decided; nothing that changes anything is sent.
+    /// The commands are decided, and no command that changes something is sent.
     Decided,
-    /// They are sent, and what they promise is seen.
+    /// The commands were sent and their effect was observed.
     Done,
 }
 
-/// Takes a wave as far as that: members at once, on each in the order of the list.
+/// Performs a wave up to the stop condition. The actions of different members run concurrently, those of one
+/// member in the order of the wave.
 pub(crate) async fn act(
     pool: &ConnectionPool,
     members: &InstanceMembers,
@@ -39,7 +40,7 @@ pub(crate) async fn act(
     let queues = queues.into_values().map(|queue| in_order(pool, members, queue, until));
     let mut deeds: BTreeMap<usize, PerformedAction> =
         join_all(queues).await.into_iter().flatten().collect();
-    // Each index was in one queue.
+    // Each index is in exactly one queue.
     (0..wave.len()).filter_map(|index| deeds.remove(&index)).collect()
 }
 

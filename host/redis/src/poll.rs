@@ -1,12 +1,13 @@
-//! Looks at instances once a second, says which of them changed, and shows what it saw.
+//! Polls instances once a second, and reports changes and snapshots.
 //!
-//! One look serves all who watch an instance and all who wait for something in it. Nothing is decided
-//! here and nothing is kept but the last look: a change is a hint to look properly.
+//! One poll serves all watches of an instance and all its subscriptions. Only the last poll is kept. A report of
+//! a change is a hint: the receiver must observe the instance to learn what changed.
 //!
 //! Invariants:
-//! - One connection per member of a watched instance, of its own, so that its end is seen at once.
-//! - A change that cannot be reported, because the channel is full, is found again at the next look.
-//! - An instance is looked at as long as somebody watches it or has joined, and no longer.
+//! - Each member of a polled instance has a connection that only the poller uses, so that the end of its process
+//!   is noticed immediately.
+//! - A change that cannot be reported because the channel is full is detected again by the next poll.
+//! - An instance is polled only while it is watched or has subscriptions.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,39 +46,39 @@ use crate::{
     pool::{CallTarget, ConnectionPool},
 };
 
-/// The instances that are watched.
+/// The poller of all watched instances.
 pub(crate) struct InstancePoller {
     watched: Mutex<BTreeMap<String, PolledInstance>>,
     added: Notify,
     reports: mpsc::Sender<PollReport>,
 }
 
-/// An instance that is watched or joined.
+/// An instance that is watched or has subscriptions.
 struct PolledInstance {
     members: Arc<InstanceMembers>,
-    /// Shown by whole looks beside the usual settings.
+    /// The settings read by whole polls in addition to `SETTINGS_SHOWN`.
     settings: Vec<String>,
-    /// Whether every look is reported, or only changes; absent while nobody watches.
+    /// Whether every poll is reported, or only changes; absent while the instance is not watched.
     reported: Option<ReportMode>,
-    /// How many have joined.
+    /// The number of subscriptions.
     joined: usize,
-    /// The last whole look, and when it began.
+    /// The snapshot of the last whole poll, and when that poll began.
     shown: watch::Sender<Option<(Instant, Arc<Snapshot>)>>,
-    /// Told when somebody joins: the next look need not be waited for.
+    /// Notified by a new subscription, to start the next poll immediately.
     hurry: Arc<Notify>,
 }
 
-/// What is reported of an instance.
+/// Which polls of an instance are reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReportMode {
     Changes,
     Everything,
 }
 
-/// How to look next.
+/// The parameters of the next poll.
 struct PollSpec {
     members: Arc<InstanceMembers>,
-    /// For a whole look.
+    /// The query of a whole poll; absent for a poll that only detects changes.
     question: Option<MemberQuery>,
     reported: Option<ReportMode>,
     interval: Duration,
@@ -85,19 +86,19 @@ struct PollSpec {
     hurry: Arc<Notify>,
 }
 
-/// What a look saw, by Pod.
+/// The result of a poll, by Pod.
 type PollResult = BTreeMap<String, Result<MemberView, UnreachableReason>>;
 
-/// How one member sees all nodes, and is configured.
+/// The state of one member, compared with the previous poll to detect changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct MemberView {
     rows: BTreeMap<NodeId, NodeRow>,
     open_slots: Vec<OpenSlot>,
-    /// The settings that every snapshot shows, and no others: these are not asked for at every depth.
+    /// The values of `SETTINGS_SHOWN`. Other settings are left out because only whole polls read them.
     settings: BTreeMap<String, String>,
-    /// On a replica, whether the link to its primary is up.
+    /// Whether the replication link is up; absent on a primary.
     link_up: Option<bool>,
-    /// Whether it holds keys.
+    /// Whether the member has keys.
     has_keys: Option<bool>,
 }
 
@@ -151,7 +152,7 @@ impl InstancePoller {
             watched.hurry.notify_one();
             shown = Some(watched.shown.subscribe());
         })?;
-        let shown = shown.ok_or_else(|| CallError::Other("the watch was not begun".to_owned()))?;
+        let shown = shown.ok_or_else(|| CallError::Other("polling was not started".to_owned()))?;
         let instance = members.instance.clone();
         Ok(Box::new(PollSubscription {
             watches: self.clone(),
@@ -169,7 +170,7 @@ impl InstancePoller {
     ) -> Result<(), CallError> {
         let mut watched = locked(&self.watched);
         if max <= watched.len() && !watched.contains_key(&members.instance) {
-            let text = format!("{max} instances are watched already");
+            let text = format!("cannot watch more than {max} instances");
             return Err(CallError::Transient(text));
         }
         let entry =
@@ -209,7 +210,7 @@ impl InstancePoller {
         })
     }
 
-    /// Follows every watched instance until dropped.
+    /// Polls every watched instance until dropped.
     pub(crate) async fn run(&self, pool: &ConnectionPool, clock: &dyn Clock) {
         let mut followed = FuturesUnordered::new();
         let mut names = BTreeSet::new();
@@ -229,7 +230,7 @@ impl InstancePoller {
         }
     }
 
-    /// Follows one instance until nobody watches it, and gives its name back.
+    /// Polls one instance until it is neither watched nor subscribed, and returns its name.
     async fn follow(&self, pool: &ConnectionPool, clock: &dyn Clock, instance: String) -> String {
         let mut open = BTreeMap::new();
         let mut last: Option<PollResult> = None;
@@ -251,12 +252,15 @@ impl InstancePoller {
                 last = Some(sight);
             }
             if disturbed(&open, &order).await {
-                // The look that follows says what became of it; the hint need not wait for that.
+                // Reports a change without waiting for the next poll, which then reads the new state.
                 let hint = PollReport { instance: instance.clone(), changed: true, snapshot: None };
                 if order.reported.is_some() && self.reports.try_send(hint).is_err() {
-                    tracing::warn!(instance, "a change could not be reported: too many wait");
+                    tracing::warn!(
+                        instance,
+                        "cannot report a change: the queue of reports is full"
+                    );
                 }
-                // A process that takes connections only to close them must not be asked in a circle.
+                // A process that accepts connections only to close them must not cause polls without pause.
                 sleep(order.interval.min(pool.limits().watch_interval / 10)).await;
             }
         }
@@ -265,7 +269,8 @@ impl InstancePoller {
 }
 
 impl PolledInstance {
-    /// Shows these settings, too. They are few: the command table lists what may be read.
+    /// Adds settings to those that whole polls read. Their number is bounded by the command table, which lists the
+    /// settings that may be read.
     fn show(&mut self, settings: &[String]) {
         let more = settings.iter().filter(|name| !self.settings.contains(name));
         let more: Vec<String> = more.cloned().collect();
@@ -273,12 +278,12 @@ impl PolledInstance {
     }
 }
 
-/// Somebody's part in the looks at an instance.
+/// A subscription to the snapshots of an instance.
 struct PollSubscription {
     watches: Arc<InstancePoller>,
     instance: String,
     shown: watch::Receiver<Option<(Instant, Arc<Snapshot>)>>,
-    /// When the last look given began, or when this was joined.
+    /// When the poll of the last returned snapshot began, or when the subscription began.
     after: Instant,
 }
 
@@ -295,7 +300,7 @@ impl PollStream for PollSubscription {
                     self.after = began;
                     snapshot
                 }
-                // Nobody looks any more.
+                // The instance is no longer polled.
                 None => std::future::pending().await,
             }
         })
@@ -310,7 +315,7 @@ impl Drop for PollSubscription {
     }
 }
 
-/// Asks every member that runs, each on its own connection.
+/// Polls every member, each on its own connection.
 async fn poll(
     pool: &ConnectionPool,
     clock: &dyn Clock,
@@ -330,7 +335,7 @@ async fn poll(
         }
     }));
     let asked = asked.await;
-    // What is left belongs to Pods that are gone.
+    // The remaining connections belong to Pods that no longer exist.
     open.clear();
     let mut sight = PollResult::new();
     let mut told = Vec::new();
@@ -356,15 +361,15 @@ async fn poll(
     (sight, snapshot.then(|| put_together(observed_at_ms, &order.members, told)))
 }
 
-/// Enough to tell that something has changed.
+/// Returns the commands of a poll that only detects changes.
 fn few_commands() -> Vec<Vec<Vec<u8>>> {
     let others =
         [command(&["INFO", "replication"]), command(&["DBSIZE"]), command(&["CLUSTER", "NODES"])];
     setting_commands(SETTINGS_SHOWN).chain(others).collect()
 }
 
-/// Reads the replies to [`few_commands`]. A node that is loading says so instead: no view, which differs
-/// from one.
+/// Parses the replies to [`few_commands`]. A node that is loading replies with errors; its view is empty, which
+/// differs from that of a loaded node.
 fn read_few(replies: &[RespReply]) -> MemberView {
     let Some((nodes, others)) = replies.split_last() else { return MemberView::default() };
     let Some((keys, others)) = others.split_last() else { return MemberView::default() };
@@ -420,7 +425,8 @@ async fn ask(
     Ok((OpenConnection { address, connection }, replies))
 }
 
-/// Waits for the next look, or until somebody joins; says whether a connection was lost meanwhile.
+/// Waits until the next poll is due. Returns true if it is due because a connection was lost, and false if the
+/// interval has passed or a subscription was added.
 async fn disturbed(open: &BTreeMap<String, OpenConnection>, order: &PollSpec) -> bool {
     let lost = async {
         if open.is_empty() {

@@ -1,13 +1,13 @@
-//! Connections that are kept for the next call.
+//! The connection pool.
 //!
-//! Keyed by address and credentials: a changed password never travels over a connection that the old
-//! one opened.
+//! The key of a connection is its address with its credentials, so that a call after a change of the password
+//! never uses a connection that was authenticated with the old one.
 //!
 //! Invariants:
-//! - A call ends at its deadline, and its connection with it.
-//! - At most so many connections to one address; who finds none free waits within its deadline.
-//! - One hung process takes connections from nobody but those who call it.
-//! - A container that has ended leaves no connection behind.
+//! - A call that exceeds its deadline fails and closes its connection.
+//! - The number of connections per address is bounded; a call that finds none free waits within its deadline.
+//! - A process that hangs does not use up connections of calls to other processes.
+//! - No connection to a container that has ended stays in the pool.
 
 use std::{
     collections::BTreeMap,
@@ -32,23 +32,23 @@ use crate::{
     lock::locked,
 };
 
-/// Whom a call goes to, and as whom.
+/// The member that a call goes to, with the credentials to use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallTarget<'a> {
     /// The member.
     pub(crate) member: &'a MemberPod,
-    /// How to authenticate.
+    /// The credentials to authenticate with.
     pub(crate) credentials: &'a RedisCredentials,
 }
 
 impl<'a> CallTarget<'a> {
-    /// All members as targets.
+    /// Returns a target for each member.
     pub(crate) fn all(members: &'a InstanceMembers) -> impl Iterator<Item = Self> {
         let credentials = &members.credentials;
         members.members.iter().map(move |member| Self { member, credentials })
     }
 
-    /// Where it listens, if it can listen at all.
+    /// Returns the address of the member, if it runs and has one.
     pub(crate) fn address(&self) -> Result<SocketAddr, ConnectionError> {
         if !self.member.running {
             return Err(ConnectionError::NotRunning);
@@ -57,7 +57,7 @@ impl<'a> CallTarget<'a> {
     }
 }
 
-/// One address under one name.
+/// An address with the credentials to authenticate there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct PoolKey {
     address: SocketAddr,
@@ -67,22 +67,23 @@ struct PoolKey {
 
 #[derive(Debug, Default)]
 struct IdleConnections {
-    // The one used last comes last and is taken first, so that the others grow old and are closed.
+    // The last one used is last in the list and is taken first, so that surplus connections age and are closed.
     idle: Vec<(Connection, Instant)>,
-    // One permit per connection, idle or not.
+    // One permit per connection, whether idle or not.
     permits: Option<Arc<Semaphore>>,
-    /// The container that was called last here.
+    /// The container of the last call to this address.
     container_id: String,
 }
 
 impl IdleConnections {
-    /// Whether a call holds its semaphore, which must stay then, or the bound would not hold.
+    /// Returns true if a call holds the semaphore. Then the entry must stay, because a new semaphore would allow
+    /// more connections than the bound.
     fn is_used(&self) -> bool {
         self.permits.as_ref().is_some_and(|permits| 1 < Arc::strong_count(permits))
     }
 }
 
-/// The connections of this host.
+/// The pool of connections of this host.
 #[derive(Debug)]
 pub(crate) struct ConnectionPool {
     limits: RedisClientLimits,
@@ -99,7 +100,7 @@ impl ConnectionPool {
         &self.limits
     }
 
-    /// Takes in that a container has ended: calls to it fail, and its idle connections are closed.
+    /// Records that a container has ended: calls to it fail, and its idle connections are closed.
     pub(crate) fn container_ended(&self, container_id: &str) {
         if container_id.is_empty() {
             return;
@@ -126,7 +127,7 @@ impl ConnectionPool {
         };
         let permits = self.permits(&key, &target.member.container_id);
         let exchange = async {
-            // The semaphore is never closed; if it were, a call without a permit would do no harm.
+            // The semaphore is never closed; without a permit, the call would only exceed the bound.
             let _permit = permits.acquire().await;
             let mut connection = match self.take(&key) {
                 Some(connection) => connection,
@@ -136,7 +137,7 @@ impl ConnectionPool {
             self.keep(key, connection);
             Ok(replies)
         };
-        // Whichever is first; the others are dropped, and a connection under way with them.
+        // Dropping the exchange closes its connection.
         tokio::select! {
             biased;
             () = self.ended.wait(&target.member.container_id) => Err(ConnectionError::Ended),
@@ -146,7 +147,7 @@ impl ConnectionPool {
         }
     }
 
-    /// Opens a connection within the deadline for dialling.
+    /// Opens a connection within the dial deadline.
     pub(crate) async fn dial(
         &self,
         address: SocketAddr,

@@ -1,4 +1,4 @@
-//! The port that the gate calls, made of this crate's parts.
+//! The implementation of the Redis port.
 
 use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     pool::{CallTarget, ConnectionPool},
 };
 
-/// Redis for the gate: one per host.
+/// The Redis port of a host; there is one per host.
 pub struct RedisPort {
     pool: ConnectionPool,
     clock: Arc<dyn Clock>,
@@ -25,7 +25,7 @@ pub struct RedisPort {
 }
 
 impl RedisPort {
-    /// A port that reports looks at watched instances on `reports`.
+    /// Creates a port that sends the reports of watched instances to `reports`.
     #[must_use]
     pub fn new(
         limits: RedisClientLimits,
@@ -39,8 +39,8 @@ impl RedisPort {
         }
     }
 
-    /// Looks at the watched instances until dropped. Run it once, beside everything else: without it
-    /// [`watch`](Redis::watch) and [`join`](Redis::join) show nothing.
+    /// Polls the watched instances until dropped. Must run once and concurrently with all calls; without it
+    /// [`watch`](Redis::watch) and [`join`](Redis::join) never yield anything.
     pub async fn run_polling(&self) {
         self.watches.run(&self.pool, &*self.clock).await;
     }

@@ -1,9 +1,9 @@
-//! Decides which commands a verb comes down to on the members as they are now. Looks, and changes
-//! nothing: what is decided here is what a plan shows and what is sent.
+//! Decides which commands a verb needs, from the present state of the members. Reads members and changes nothing.
+//! A plan shows these commands, and [`send`](super::send) sends them.
 //!
 //! Invariants:
-//! - What is already so takes no command.
-//! - The commands of one decision go to different members, or there is one.
+//! - A verb whose effect is already there needs no command.
+//! - The commands of one decision go to different members.
 
 use std::collections::BTreeMap;
 
@@ -24,14 +24,14 @@ use crate::{
     pool::{CallTarget, ConnectionPool},
 };
 
-/// What a verb comes down to.
+/// The commands of a verb.
 #[derive(Debug, Default)]
 pub(super) struct VerbDecision<'a> {
-    /// Who is told what, all at once.
+    /// The commands, which are sent concurrently.
     pub(super) orders: Vec<MemberCommand<'a>>,
-    /// Which roles must be seen, in this order, before it is done.
+    /// The roles that must be observed afterwards, in this order, before the verb is done.
     pub(super) roles: Vec<(CallTarget<'a>, Role)>,
-    /// What is so when it is done, for people.
+    /// The state after the verb, for people.
     pub(super) note: String,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct MemberCommand<'a> {
 }
 
 impl MemberCommand<'_> {
-    /// As a plan and a report show it.
+    /// Returns the command as plans and reports show it.
     pub(super) fn shown(&self) -> step::MemberCommandLine {
         let Self { target, words } = self;
         step::MemberCommandLine { pod: target.member.pod.clone(), command: step::redis_cli(words) }
@@ -51,12 +51,12 @@ impl MemberCommand<'_> {
 }
 
 impl<'a> VerbDecision<'a> {
-    /// All is as wanted.
+    /// Returns a decision without commands.
     fn already(note: String) -> Self {
         Self { note, ..Self::default() }
     }
 
-    /// One command, and no more to wait for than its reply.
+    /// Returns a decision with one command, which is done with its reply.
     fn one(target: CallTarget<'a>, words: Vec<String>, note: String) -> Self {
         Self { orders: vec![MemberCommand { target, words }], roles: Vec::new(), note }
     }
@@ -66,7 +66,7 @@ impl<'a> VerbDecision<'a> {
 ///
 /// # Errors
 ///
-/// Fails if a member is not what the verb takes it for, or cannot be asked; nothing was changed.
+/// Fails, and changes nothing, if the state of a member does not allow the verb, or if a member cannot be read.
 pub(super) async fn decide<'a>(
     pool: &ConnectionPool,
     members: &'a InstanceMembers,
@@ -82,36 +82,36 @@ pub(super) async fn decide<'a>(
             failover(pool, members, at(pod)?, *primary, *mode).await
         }
         Verb::Forget { node } => forget(pool, members, *node).await,
-        // It is written to the Pod, which Redis knows nothing of.
+        // The gate performs this verb by an annotation on the Pod.
         Verb::AllowStart { .. } => {
-            let text = "`allow-start` is no command of Redis".to_owned();
+            let text = "`allow-start` is not a Redis command".to_owned();
             Err(SendFailure::before(CallError::Unsupported(text)))
         }
-        // Putting back what is temporary is the gate's work.
+        // The gate restores temporary settings.
         Verb::Configure { pod, settings, temporary: _ } => Ok(configure(at(pod)?, settings)),
     }
 }
 
-/// How a node sees itself now.
+/// Reads the row of a node about itself.
 pub(super) async fn own_row(
     pool: &ConnectionPool,
     target: CallTarget<'_>,
 ) -> Result<NodeRow, SendFailure> {
     let nodes = look(pool, target).await.map_err(SendFailure::before)?;
-    // The parser wants exactly one row that is `myself`.
+    // The parser has checked that exactly one row is `myself`.
     nodes
         .own()
         .cloned()
         .ok_or_else(|| SendFailure::before(CallError::Other("no own row".to_owned())))
 }
 
-/// The member in this Pod.
+/// Returns the member in this Pod.
 fn target<'a>(members: &'a InstanceMembers, pod: &str) -> Result<CallTarget<'a>, SendFailure> {
     let found = CallTarget::all(members).find(|target| target.member.pod == pod);
     found.ok_or_else(|| SendFailure::before(CallError::NotFound(format!("member `{pod}`"))))
 }
 
-/// How a node sees the cluster now.
+/// Reads a node's view of the cluster.
 async fn look(pool: &ConnectionPool, target: CallTarget<'_>) -> Result<ClusterNodes, CallError> {
     let pod = &target.member.pod;
     let failed = |failure: ConnectionError| failure.into_call_error(pod);
@@ -139,7 +139,7 @@ fn meet<'a>(
     let address =
         other.address().map_err(|failure| SendFailure::before(failure.into_call_error(with)))?;
     let (ip, port) = (address.ip().to_string(), address.port().to_string());
-    let note = format!("the handshake with {address} has begun");
+    let note = format!("the handshake with {address} has started");
     Ok(VerbDecision::one(target, words(&["CLUSTER", "MEET", &ip, &port]), note))
 }
 
@@ -149,7 +149,7 @@ async fn set_epoch<'a>(
     epoch: ConfigEpoch,
 ) -> Result<VerbDecision<'a>, SendFailure> {
     if own_row(pool, target).await?.epoch == epoch {
-        return Ok(VerbDecision::already(format!("the epoch is {epoch} already")));
+        return Ok(VerbDecision::already(format!("the epoch is already {epoch}")));
     }
     let words = words(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch.to_string()]);
     Ok(VerbDecision::one(target, words, format!("the epoch is {epoch}")))
@@ -162,7 +162,7 @@ async fn assign<'a>(
 ) -> Result<VerbDecision<'a>, SendFailure> {
     let missing = slots.difference(&own_row(pool, target).await?.slots);
     if missing.is_empty() {
-        return Ok(VerbDecision::already("it owns them already".to_owned()));
+        return Ok(VerbDecision::already("it already owns the slots".to_owned()));
     }
     let ends = |range: &SlotRange| [range.first().to_string(), range.last().to_string()];
     let mut words = words(&["CLUSTER", "ADDSLOTSRANGE"]);
@@ -177,10 +177,10 @@ async fn replicate<'a>(
 ) -> Result<VerbDecision<'a>, SendFailure> {
     let row = own_row(pool, target).await?;
     if row.role == Role::Replica && row.primary == Some(primary) {
-        return Ok(VerbDecision::already(format!("it follows {} already", primary.short())));
+        return Ok(VerbDecision::already(format!("it already replicates {}", primary.short())));
     }
     let words = words(&["CLUSTER", "REPLICATE", &primary.to_string()]);
-    Ok(VerbDecision::one(target, words, format!("it follows {}", primary.short())))
+    Ok(VerbDecision::one(target, words, format!("it replicates {}", primary.short())))
 }
 
 fn configure<'a>(target: CallTarget<'a>, settings: &BTreeMap<String, String>) -> VerbDecision<'a> {
@@ -190,11 +190,11 @@ fn configure<'a>(target: CallTarget<'a>, settings: &BTreeMap<String, String>) ->
     VerbDecision::one(target, words, note)
 }
 
-/// Forgetting a node everywhere at once.
+/// Decides the commands that make every member forget a node.
 ///
-/// A node that is told to forget another refuses to hear of it for 60 s. If one member is missed it
-/// tells the others afterwards and the node is back, so that all are told within the same moment and
-/// one that cannot be asked is a failure.
+/// After `CLUSTER FORGET` a node ignores gossip about the forgotten node for 60 s. A member that was left out would
+/// spread the node again after that, so the command is sent to all members concurrently, and a running member that
+/// cannot be read is an error.
 async fn forget<'a>(
     pool: &ConnectionPool,
     members: &'a InstanceMembers,
@@ -219,10 +219,10 @@ async fn forget<'a>(
     Ok(VerbDecision { orders, roles: Vec::new(), note })
 }
 
-/// Failover as one operation: it ends when the roles have changed, or says why they have not.
+/// Decides the command of a failover, and the roles that end it.
 ///
-/// `OK` to `CLUSTER FAILOVER` means only that it is scheduled; Redis gives up in silence after five
-/// seconds, during which a graceful one may hold the primary's writes.
+/// The reply `OK` to `CLUSTER FAILOVER` means only that the failover is scheduled. Redis gives it up after 5 s
+/// without an error; during a graceful failover the primary may hold writes for that time.
 async fn failover<'a>(
     pool: &ConnectionPool,
     members: &'a InstanceMembers,
@@ -234,10 +234,10 @@ async fn failover<'a>(
     let nodes = look(pool, target).await.map_err(SendFailure::before)?;
     let Some(row) = nodes.own() else { return Err(conflict(pod, "it has no row of itself")) };
     if has_replaced(row, primary, nodes.rows.get(&primary)) {
-        return Ok(VerbDecision::already(format!("it has replaced {} already", primary.short())));
+        return Ok(VerbDecision::already(format!("it has already replaced {}", primary.short())));
     }
     if row.role != Role::Replica || row.primary != Some(primary) {
-        return Err(conflict(pod, &format!("it is no replica of {}", primary.short())));
+        return Err(conflict(pod, &format!("it is not a replica of {}", primary.short())));
     }
     let words = match mode {
         FailoverMode::Graceful => words(&["CLUSTER", "FAILOVER"]),
@@ -246,7 +246,7 @@ async fn failover<'a>(
     };
     let mut roles = vec![(target, Role::Primary)];
     if mode == FailoverMode::Graceful {
-        // The old primary is one of the members, or it is not asked.
+        // The old primary is read only if it is a member.
         let address = nodes.rows.get(&primary).and_then(|row| row.address.clone());
         let old = CallTarget::all(members).find(|old| {
             old.member.address.is_some_and(|there| Some(as_redis_writes(there)) == address)
@@ -257,7 +257,7 @@ async fn failover<'a>(
     Ok(VerbDecision { orders: vec![MemberCommand { target, words }], roles, note })
 }
 
-/// Whether the failover has happened before: the node serves slots, and the old primary does not.
+/// Returns true if the failover has happened already: the node owns slots, and the old primary owns none.
 fn has_replaced(row: &NodeRow, primary: NodeId, old: Option<&NodeRow>) -> bool {
     row.role == Role::Primary
         && !row.slots.is_empty()

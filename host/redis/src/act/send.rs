@@ -1,4 +1,4 @@
-//! Sends what was decided, and waits until what was promised is visible.
+//! Sends the commands of a decision, and waits until their effect is observed.
 
 use futures::future::join_all;
 use tholepin_core::CallError;
@@ -15,11 +15,11 @@ use crate::{
     pool::{CallTarget, ConnectionPool},
 };
 
-/// Sends the commands of a decision, all at once, and waits for the roles that it must bring.
+/// Sends the commands of a decision concurrently, and waits for its roles.
 ///
 /// # Errors
 ///
-/// Fails with the first command that did not work, or if a role was not seen in time.
+/// Fails with the first command that failed, or if a role was not observed in time.
 pub(super) async fn send(
     pool: &ConnectionPool,
     decision: &VerbDecision<'_>,
@@ -28,7 +28,7 @@ pub(super) async fn send(
     let until = Instant::now() + pool.limits().failover;
     let told = join_all(orders.iter().map(|order| send_command(pool, order))).await;
     for result in told {
-        // Of several that were told at once the others may have obeyed.
+        // If one of several concurrent commands failed, the others may have run.
         result.map_err(|failed| SendFailure {
             may_have_run: failed.may_have_run || 1 < orders.len(),
             ..failed
@@ -40,7 +40,7 @@ pub(super) async fn send(
     Ok(())
 }
 
-/// Sends one command that changes something, and wants no error for a reply.
+/// Sends one command. An error reply means that it did not run.
 async fn send_command(pool: &ConnectionPool, order: &MemberCommand<'_>) -> Result<(), SendFailure> {
     let MemberCommand { target, words } = order;
     let pod = &target.member.pod;
@@ -59,7 +59,7 @@ async fn send_command(pool: &ConnectionPool, order: &MemberCommand<'_>) -> Resul
     Ok(())
 }
 
-/// Looks at a node until it has this role in its own view.
+/// Reads a node until it has this role in its own view.
 async fn wait_for_role(
     pool: &ConnectionPool,
     target: CallTarget<'_>,
@@ -75,7 +75,7 @@ async fn wait_for_role(
         }
         if until < Instant::now() {
             let text = format!(
-                "`{pod}` is still {} after {} ms: its primary did not hold writes, or the voters refused",
+                "`{pod}` is still {} after {} ms: its primary did not pause writes, or the voters refused",
                 row.role,
                 pool.limits().failover.as_millis(),
             );

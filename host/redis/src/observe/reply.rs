@@ -1,4 +1,4 @@
-//! What one member is asked, and what its replies tell. Pure but for nothing.
+//! The commands that read one member, and the parsing of its replies. Pure.
 
 use std::collections::BTreeMap;
 
@@ -14,32 +14,35 @@ use crate::{
     parse::{cluster_info, cluster_nodes, info},
 };
 
-/// What a member told: facts about itself, and how it sees all nodes.
+/// The reply of a member: facts about itself, and its view of all nodes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct MemberReply {
     pub(crate) facts: MemberFacts,
     pub(crate) rows: BTreeMap<NodeId, NodeRow>,
 }
 
-/// The commands, in the order in which [`member_reply`] reads the replies.
+/// Returns the commands, in the order in which [`member_reply`] expects the replies.
 pub(super) fn commands(settings: &[&str]) -> Vec<Vec<Vec<u8>>> {
     let fixed: [&[&str]; 4] = [&["INFO"], &["CLUSTER", "INFO"], &["CLUSTER", "NODES"], &["DBSIZE"]];
     fixed.into_iter().map(command).chain(setting_commands(settings)).collect()
 }
 
-/// A command for each setting: servers before version 7 take one name at a time.
+/// Returns a command for each setting, because servers before version 7 accept only one name per command.
 pub(crate) fn setting_commands(settings: &[&str]) -> impl Iterator<Item = Vec<Vec<u8>>> {
     settings.iter().map(|name| command(&["CONFIG", "GET", name]))
 }
 
-/// Reads the replies to [`commands`]. What cannot be read is named in [`MemberFacts::errors`].
+/// Parses the replies to [`commands`]. The errors of single replies are recorded in [`MemberFacts::errors`].
 pub(super) fn member_reply<S: AsRef<str>>(
     answered_at_ms: u64,
     replies: &[RespReply],
     settings: &[S],
 ) -> MemberQueryResult {
     let [general, cluster, nodes, keys, rest @ ..] = replies else {
-        return Err((UnreachableReason::Protocol, "it answered less than was asked".to_owned()));
+        return Err((
+            UnreachableReason::Protocol,
+            "it sent fewer replies than commands".to_owned(),
+        ));
     };
     if let Some(error) = error_text(general).filter(|text| classify(text) == ErrorKind::Auth) {
         return Err((UnreachableReason::Auth, error.to_owned()));
@@ -73,7 +76,7 @@ impl MemberReply {
 
     fn read_info(&mut self, text: &str) -> Result<(), String> {
         let (facts, fields) = (&mut self.facts, info(text));
-        // Each by itself: an engine that lacks one still tells the others.
+        // Each field is read by itself, because a server may lack some of them.
         facts.run_id = fields.number("run_id").ok();
         facts.version = fields.text("redis_version").ok().map(str::to_owned);
         facts.uptime_s = fields.number("uptime_in_seconds").ok();
@@ -99,15 +102,14 @@ impl MemberReply {
 
     fn read_keys(&mut self, reply: &RespReply) -> Result<(), String> {
         let Some(RespNode::Int(count)) = reply.nodes.first() else {
-            return text(reply).and(Err("the reply is no number".to_owned()));
+            return text(reply).and(Err("the reply is not a number".to_owned()));
         };
         self.facts.keys = u64::try_from(*count).ok();
         Ok(())
     }
 }
 
-/// `["name", "value"]`; nothing for a setting that this version does not have.
-/// A setting's name and value.
+/// Parses a reply to `CONFIG GET`, `["name", "value"]`; absent if the server does not have the setting.
 pub(crate) fn setting(reply: &RespReply) -> Option<(String, String)> {
     let word = |node: &RespNode| match node {
         RespNode::Bulk(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),

@@ -1,4 +1,4 @@
-//! `CLUSTER INFO`: how a node judges the cluster.
+//! Parses `CLUSTER INFO`: a node's view of the state of the cluster.
 
 use tholepin_schema::{primitives::ConfigEpoch, snapshot::ClusterFacts};
 
@@ -7,12 +7,12 @@ use super::{
     info::{InfoFields, info},
 };
 
-/// Reads a reply to `CLUSTER INFO`. Source of the fields:
+/// Parses a reply to `CLUSTER INFO`. Source of the fields:
 /// <https://redis.io/docs/latest/commands/cluster-info/>.
 ///
 /// # Errors
 ///
-/// Fails if a field is missing or is not what it should be.
+/// Fails if a field is missing or has an invalid value.
 pub fn cluster_info(text: &str) -> Result<ClusterFacts, ParseError> {
     let fields: InfoFields<'_> = info(text);
     let ok = match fields.text("cluster_state")? {

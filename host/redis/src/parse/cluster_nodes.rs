@@ -1,4 +1,4 @@
-//! `CLUSTER NODES`: one node's opinion of all nodes.
+//! Parses `CLUSTER NODES`: one node's view of all nodes.
 //!
 //! Source of the format: <https://redis.io/docs/latest/commands/cluster-nodes/>.
 
@@ -11,30 +11,30 @@ use tholepin_schema::{
 
 use super::ParseError;
 
-/// What a node says of all nodes.
+/// A node's view of all nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterNodes {
-    /// Who says it.
+    /// The node that replied.
     pub myself: NodeId,
-    /// All nodes it knows, itself included.
+    /// All nodes that it knows, including itself.
     pub rows: BTreeMap<NodeId, NodeRow>,
-    /// Its own slots that are being moved. A node tells this of itself only.
+    /// Its own slots that are being moved. A node reports only its own.
     pub open_slots: Vec<OpenSlot>,
 }
 
 impl ClusterNodes {
-    /// What it says of itself.
+    /// Returns the row of the node that replied.
     #[must_use]
     pub fn own(&self) -> Option<&NodeRow> {
         self.rows.get(&self.myself)
     }
 }
 
-/// Reads a reply to `CLUSTER NODES`.
+/// Parses a reply to `CLUSTER NODES`.
 ///
 /// # Errors
 ///
-/// Fails with the first line that is not well formed, or if not exactly one line is `myself`.
+/// Fails with the first malformed line, or unless exactly one line is `myself`.
 pub fn cluster_nodes(text: &str) -> Result<ClusterNodes, ParseError> {
     let mut rows = BTreeMap::new();
     let mut open_slots = Vec::new();
@@ -47,7 +47,7 @@ pub fn cluster_nodes(text: &str) -> Result<ClusterNodes, ParseError> {
         }
         open_slots.extend(parsed.open_slots);
         if rows.insert(parsed.id, parsed.row).is_some() {
-            return Err(node("its id was there before".to_owned()));
+            return Err(node("its id occurs twice".to_owned()));
         }
     }
     match (myself.first(), myself.len()) {
@@ -74,14 +74,15 @@ fn line_of(line: &str) -> Result<NodeLine, String> {
         "-" => None,
         id => Some(parsed(id)?),
     };
-    // Times of the last ping and pong: they differ at each look and say nothing that `link` does not.
+    // The times of the last ping and pong are ignored: they differ in every reply and add nothing to the
+    // link state.
     word("ping time")?;
     word("pong time")?;
     let epoch = ConfigEpoch(parsed(word("epoch")?)?);
     let connected = match word("link state")? {
         "connected" => true,
         "disconnected" => false,
-        other => return Err(format!("the link state cannot be `{other}`")),
+        other => return Err(format!("the link state `{other}` is unknown")),
     };
     let (mut slots, mut open_slots) = (SlotSet::EMPTY, Vec::new());
     for text in words {
@@ -95,7 +96,7 @@ fn line_of(line: &str) -> Result<NodeLine, String> {
     Ok(NodeLine { id, is_myself, row, open_slots })
 }
 
-/// `ip:port` of `ip:port@busport[,hostname[,…]]`; none if the IP or the port is not known.
+/// Returns `ip:port` of `ip:port@busport[,hostname[,…]]`; absent if the IP or the port is unknown.
 fn address(text: &str) -> Result<Option<String>, String> {
     let client = text.split(['@', ',']).next().unwrap_or_default();
     let (ip, port) = client.rsplit_once(':').ok_or("the address has no port")?;
@@ -110,7 +111,7 @@ struct RowFlags {
 }
 
 fn flags(text: &str) -> Result<RowFlags, String> {
-    // A node that is being met is neither `master` nor `slave` yet: it owns nothing.
+    // A node in handshake is neither `master` nor `slave` yet. It counts as a primary without slots.
     let mut flags = RowFlags { role: Role::Primary, is_myself: false, rest: BTreeSet::new() };
     for flag in text.split(',') {
         let flag = match flag {
@@ -135,14 +136,14 @@ fn flags(text: &str) -> Result<RowFlags, String> {
     Ok(flags)
 }
 
-/// `slot->-id` away from here, `slot-<-id` to here.
+/// Parses `slot->-id`, a slot that this node migrates to `id`, or `slot-<-id`, one that it imports from `id`.
 fn open_slot(text: &str) -> Result<OpenSlot, String> {
     let (slot, direction, peer) = if let Some((slot, peer)) = text.split_once("->-") {
         (slot, SlotDirection::Migrating, peer)
     } else if let Some((slot, peer)) = text.split_once("-<-") {
         (slot, SlotDirection::Importing, peer)
     } else {
-        return Err(format!("`[{text}]` is no open slot"));
+        return Err(format!("`[{text}]` is not an open slot"));
     };
     Ok(OpenSlot { slot: parsed::<Slot>(slot)?, direction, peer: parsed(peer)? })
 }

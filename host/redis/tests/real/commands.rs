@@ -1,4 +1,4 @@
-//! The command table against what a real server names.
+//! Compares the command table with the commands of a real server.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use tholepin_schema::command::{CommandAccess, access_of, is_granted};
 
 use crate::server::TestServers;
 
-/// What `COMMAND` says of each command and subcommand: its flags and its categories.
+/// Returns the flags and the categories of each command and subcommand in the reply to `COMMAND`.
 fn commands(reply: &RespReply) -> BTreeMap<String, (Vec<String>, Vec<String>)> {
     fn children(reply: &RespReply, at: u32) -> &[u32] {
         let RespNode::Array(children) = &reply.nodes[at as usize] else { panic!("no array") };
@@ -61,8 +61,8 @@ async fn every_command_of_a_real_server_is_in_the_table() {
 async fn nothing_dangerous_is_allowed() {
     let fleet = TestServers::start(1, true, None);
     let replies = fleet.pipeline(0, &["COMMAND"]).await.unwrap();
-    // What the table allows although Redis calls it dangerous or administrative: looks, and the
-    // reset of a statistic. Whoever adds to the table has to add here, and think.
+    // The commands that the table allows although Redis calls them dangerous or administrative. All of
+    // them read, or reset a statistic. A command added to the table must be considered and added here.
     let mut allowed: Vec<String> = commands(&replies[0])
         .into_iter()
         .filter(|(_, (_, categories))| {

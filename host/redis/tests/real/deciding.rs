@@ -1,4 +1,4 @@
-//! What a verb comes down to is decided as data: a plan shows what would be sent, and sends none of it.
+//! The decision of a verb's commands: a plan shows the commands and sends none of them.
 
 use tholepin_core::{RespNode, port::PerformedAction};
 use tholepin_schema::{
@@ -16,7 +16,7 @@ fn lines(deeds: &[PerformedAction]) -> Vec<Vec<String>> {
     deeds.iter().map(line).collect()
 }
 
-/// The commands that a server has run since its start, without those that the harness itself sends.
+/// Returns the names of the commands that a server has run since its start.
 async fn ran(fleet: &TestServers, index: usize) -> Vec<String> {
     let replies = fleet.pipeline(index, &["INFO commandstats"]).await.unwrap();
     let RespNode::Bulk(text) = &replies[0].nodes[0] else { panic!("{replies:?}") };
@@ -59,7 +59,7 @@ async fn what_is_decided_is_what_is_sent_and_deciding_sends_nothing() {
         let ran = ran(&fleet, index).await;
         assert!(ran.iter().any(|name| name.ends_with(write)), "{ran:?}");
     }
-    // Once more the two that can be seen are nothing, and both ways say so.
+    // Repeated, the two verbs whose effect can be read need no command.
     let again = fleet.decide(verbs.get(1..).unwrap().to_vec()).await;
     assert_eq!(lines(&again), [[""; 0], [""; 0]]);
 }

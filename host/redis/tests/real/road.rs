@@ -1,4 +1,4 @@
-//! A road to a server that can be closed in the middle of a reply.
+//! A proxy to a server that can stop in the middle of a reply.
 
 use std::{
     net::SocketAddr,
@@ -14,19 +14,19 @@ use tokio::{
     task::JoinSet,
 };
 
-/// What happens to replies once the bytes that may pass have passed.
+/// What happens to the replies beyond the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RepliesEnd {
-    /// Nothing more comes, and the connection stays open.
+    /// Nothing more is sent, and the connection stays open.
     Silence,
     /// The connection is closed.
     Cut,
 }
 
-/// How far replies get; without a limit if none is set.
+/// The remaining bytes of replies and what follows; absent without a limit.
 type ReplyLimit = Arc<Mutex<Option<(usize, RepliesEnd)>>>;
 
-/// The road; it ends with this value.
+/// A proxy; dropping it stops it.
 pub(crate) struct ReplyProxy {
     pub(crate) address: SocketAddr,
     limit: ReplyLimit,
@@ -34,7 +34,7 @@ pub(crate) struct ReplyProxy {
 }
 
 impl ReplyProxy {
-    /// A road to this server. It lies on another port of the server's own address.
+    /// Starts a proxy to this server, on another port of the server's own address.
     pub(crate) async fn to(server: SocketAddr) -> Self {
         let listener = TcpListener::bind((server.ip(), 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -51,12 +51,12 @@ impl ReplyProxy {
         Self { address, limit, _tasks: tasks }
     }
 
-    /// Lets so many bytes of replies through, on all connections together, and then does this.
+    /// Forwards at most this many bytes of replies, on all connections together.
     pub(crate) fn limit(&self, bytes: usize, end: RepliesEnd) {
         *self.limit.lock().unwrap() = Some((bytes, end));
     }
 
-    /// Lets everything through again.
+    /// Removes the limit.
     pub(crate) fn open(&self) {
         *self.limit.lock().unwrap() = None;
     }
@@ -91,7 +91,7 @@ async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, limit: ReplyLi
         match end {
             None => {}
             Some(RepliesEnd::Cut) => return,
-            // Until the client gives up.
+            // Waits until the client closes the connection.
             Some(RepliesEnd::Silence) => std::future::pending().await,
         }
     }

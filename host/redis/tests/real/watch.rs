@@ -1,4 +1,4 @@
-//! Changes are noticed without being asked for.
+//! Polling of watched instances and subscriptions.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ use tokio::{task::JoinSet, time::timeout};
 
 use crate::server::{TestServers, node, pod};
 
-/// Watches the fleet and waits until its members have been looked at.
+/// Watches the instance, starts polling and waits for the first poll.
 async fn watched(fleet: &TestServers, tasks: &mut JoinSet<()>) {
     fleet.port.watch(&fleet.members, PollDetail::Changes).unwrap();
     let port = fleet.port.clone();
     tasks.spawn(async move { port.run_polling().await });
-    // The watch keeps a connection of its own to each member.
+    // The poller has its own connection to each member, whose last command ends a poll.
     loop {
         let replies = fleet.pipeline(0, &["CLIENT LIST"]).await.unwrap();
         if format!("{:?}", String::from_utf8_lossy(&bytes(&replies[0])))
@@ -42,10 +42,10 @@ async fn a_lost_connection_is_noticed_at_once_and_a_change_at_the_next_look() {
     let look = timeout(Duration::from_secs(2), fleet.changes.recv()).await.unwrap().unwrap();
     let instance = fleet.members.instance.clone();
     assert_eq!(look, PollReport { instance, changed: true, snapshot: None });
-    // Everything that the meeting changes, until it is quiet for two looks.
+    // Waits until the changes by the handshake have ended.
     while timeout(Duration::from_millis(1500), fleet.changes.recv()).await.is_ok() {}
 
-    // A setting, too, whoever sets it.
+    // A changed setting is also a change.
     let settings = [("cluster-node-timeout".to_owned(), "4321".to_owned())].into();
     fleet.done(vec![Verb::Configure { pod: pod(0), settings, temporary: false }]).await;
     let look = timeout(Duration::from_secs(2), fleet.changes.recv()).await.unwrap().unwrap();
@@ -68,7 +68,7 @@ async fn a_failover_by_another_hand_is_noticed() {
     fleet.done(vec![Verb::Failover { pod: pod(3), primary, mode }]).await;
     timeout(Duration::from_secs(1), fleet.changes.recv()).await.unwrap();
     fleet.port.unwatch(&fleet.members.instance);
-    // A look that is under way may still report; after that it is quiet.
+    // A poll that is running may still report.
     while timeout(Duration::from_millis(600), fleet.changes.recv()).await.is_ok() {}
 }
 
@@ -87,7 +87,7 @@ async fn the_number_of_instances_is_bounded() {
     assert!(fleet.port.join(&members, &[]).is_err());
 }
 
-/// How often a member was asked for its `INFO`.
+/// Returns how often `INFO` was called on the first member.
 async fn infos(fleet: &TestServers) -> u64 {
     let replies = fleet.pipeline(0, &["INFO commandstats"]).await.unwrap();
     let text = String::from_utf8(bytes(&replies[0])).unwrap();
@@ -112,7 +112,7 @@ async fn who_joins_sees_whole_looks_at_once_and_all_share_them() {
     let facts = snapshot.member(&pod(0)).unwrap().facts().unwrap();
     assert!(facts.settings.contains_key("maxmemory-policy") && facts.run_id.is_some());
 
-    // The same looks for all twenty: as many as one would have got.
+    // All twenty subscriptions share the polls, so their number is that of one subscription.
     let before = infos(&fleet).await;
     let mut looks = 0;
     while looks < 10 {
@@ -122,10 +122,10 @@ async fn who_joins_sees_whole_looks_at_once_and_all_share_them() {
         looks += 1;
     }
     let asked = infos(&fleet).await - before;
-    assert!((10..40).contains(&asked), "{asked} looks");
-    assert!(fleet.changes.try_recv().is_err(), "nobody watches: nothing is reported");
+    assert!((10..40).contains(&asked), "{asked} polls");
+    assert!(fleet.changes.try_recv().is_err(), "an instance that is not watched is not reported");
 
-    // What a look shows reaches who waits within the next.
+    // A change appears in a following snapshot.
     fleet.done(vec![Verb::Meet { pod: pod(0), with: pod(1) }]).await;
     let knows = |snapshot: &Snapshot| snapshot.seen_by(&snapshot.members[0]).unwrap().len() == 2;
     let mut seen = joined[0].next().await;
@@ -133,7 +133,7 @@ async fn who_joins_sees_whole_looks_at_once_and_all_share_them() {
         seen = timeout(Duration::from_secs(5), joined[0].next()).await.unwrap();
     }
     drop(joined);
-    // Who is nobody's any more may be watched by 4096 others: its place is free.
+    // The instance without subscriptions no longer counts against the bound.
     let mut other = fleet.members.clone();
     for index in 0..4096 {
         other.instance = format!("many-{index}");
