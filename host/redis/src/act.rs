@@ -37,24 +37,24 @@ pub(crate) async fn act(
     for (index, action) in wave.iter().enumerate() {
         queues.entry(action.verb.pod()).or_default().push((index, &action.verb));
     }
-    let queues = queues.into_values().map(|queue| in_order(pool, members, queue, until));
-    let mut deeds: BTreeMap<usize, PerformedAction> =
+    let queues = queues.into_values().map(|queue| perform_in_order(pool, members, queue, until));
+    let mut results: BTreeMap<usize, PerformedAction> =
         join_all(queues).await.into_iter().flatten().collect();
     // Each index is in exactly one queue.
-    (0..wave.len()).filter_map(|index| deeds.remove(&index)).collect()
+    (0..wave.len()).filter_map(|index| results.remove(&index)).collect()
 }
 
-async fn in_order(
+async fn perform_in_order(
     pool: &ConnectionPool,
     members: &InstanceMembers,
     queue: Vec<(usize, &Verb)>,
     until: StopCondition,
 ) -> Vec<(usize, PerformedAction)> {
-    let mut deeds = Vec::with_capacity(queue.len());
+    let mut results = Vec::with_capacity(queue.len());
     for (index, verb) in queue {
-        deeds.push((index, perform(pool, members, verb, until).await));
+        results.push((index, perform(pool, members, verb, until).await));
     }
-    deeds
+    results
 }
 
 async fn perform(
@@ -63,22 +63,22 @@ async fn perform(
     verb: &Verb,
     until: StopCondition,
 ) -> PerformedAction {
-    let since = Instant::now();
+    let start = Instant::now();
     let decision = match decide::decide(pool, members, verb).await {
         Ok(decision) => decision,
-        Err(failed) => return PerformedAction { outcome: failed.into(), commands: Vec::new() },
+        Err(failure) => return PerformedAction { outcome: failure.into(), commands: Vec::new() },
     };
-    let commands = decision.orders.iter().map(decide::MemberCommand::shown).collect();
+    let commands = decision.commands.iter().map(decide::MemberCommand::shown).collect();
     let sent = match until {
         StopCondition::Decided => Ok(()),
         StopCondition::Done => send::send(pool, &decision).await,
     };
     let outcome = match sent {
         Ok(()) => {
-            let took_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
             ActionOutcome::Done { took_ms, note: decision.note }
         }
-        Err(failed) => failed.into(),
+        Err(failure) => failure.into(),
     };
     PerformedAction { outcome, commands }
 }

@@ -106,8 +106,12 @@ impl Connection {
         let mut connection = Self { stream, decoder: Decoder::default() };
         let RedisCredentials { user, password } = credentials;
         if let Some(password) = password {
-            let words = [Some("AUTH"), user.as_deref(), Some(password)];
-            let auth = words.into_iter().flatten().map(|word| word.as_bytes().to_vec()).collect();
+            let arguments = [Some("AUTH"), user.as_deref(), Some(password)];
+            let auth = arguments
+                .into_iter()
+                .flatten()
+                .map(|argument| argument.as_bytes().to_vec())
+                .collect();
             let replies = connection.exchange(&[auth]).await?;
             if let Some(text) = replies.first().and_then(error::error_text) {
                 return Err(ConnectionError::Auth(text.to_owned()));
@@ -154,7 +158,7 @@ impl Connection {
     }
 
     /// Waits until the process closes the connection or sends unexpected bytes.
-    pub(crate) async fn disturbed(&self) {
+    pub(crate) async fn closed_or_unexpected(&self) {
         // An error of `readable` also ends the wait.
         while self.stream.readable().await.is_ok() {
             if !self.is_usable() {

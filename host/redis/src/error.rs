@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_known_by_their_code() {
+    fn errors_are_classified_by_their_code() {
         let cases = [
             ("NOAUTH Authentication required.", "Denied"),
             ("WRONGPASS invalid", "Denied"),

@@ -58,17 +58,17 @@ impl MemberQuery {
 }
 
 /// Converts a failed call to the reason why a member is unreachable.
-pub(crate) fn silent(failure: &ConnectionError) -> (UnreachableReason, String) {
+pub(crate) fn unreachable(failure: &ConnectionError) -> (UnreachableReason, String) {
     (failure.reason(), tholepin_core::ErrorChain(failure).to_string())
 }
 
 /// Builds a snapshot from the results, which are in the order of the members.
-pub(crate) fn put_together(
+pub(crate) fn build_snapshot(
     observed_at_ms: u64,
     members: &InstanceMembers,
-    seen: Vec<MemberQueryResult>,
+    results: Vec<MemberQueryResult>,
 ) -> Snapshot {
-    let facts = members.members.iter().map(pod_facts).zip(seen).collect();
+    let facts = members.members.iter().map(pod_facts).zip(results).collect();
     fold::fold(observed_at_ms, facts, members.strangers.clone())
 }
 
@@ -80,20 +80,20 @@ pub(crate) async fn observe(
     settings: &[String],
 ) -> Snapshot {
     let observed_at_ms = clock.now_ms();
-    let question = MemberQuery::new(settings);
-    let asked = join_all(CallTarget::all(members).map(|target| {
-        let question = &question;
+    let query = MemberQuery::new(settings);
+    let results = join_all(CallTarget::all(members).map(|target| {
+        let query = &query;
         async move {
-            let replies = pool.call(target, &question.commands, pool.limits().observe).await;
-            question.read(clock.now_ms(), &replies.map_err(|failure| silent(&failure))?)
+            let replies = pool.call(target, &query.commands, pool.limits().observe).await;
+            query.read(clock.now_ms(), &replies.map_err(|failure| unreachable(&failure))?)
         }
     }));
-    put_together(observed_at_ms, members, asked.await)
+    build_snapshot(observed_at_ms, members, results.await)
 }
 
 /// Converts the arguments of a command to bytes.
-pub(crate) fn command(words: &[&str]) -> Vec<Vec<u8>> {
-    words.iter().map(|word| word.as_bytes().to_vec()).collect()
+pub(crate) fn command(arguments: &[&str]) -> Vec<Vec<u8>> {
+    arguments.iter().map(|argument| argument.as_bytes().to_vec()).collect()
 }
 
 /// Formats an address as Redis does: without brackets around an IPv6 address.

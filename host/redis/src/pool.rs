@@ -87,13 +87,13 @@ impl IdleConnections {
 #[derive(Debug)]
 pub(crate) struct ConnectionPool {
     limits: RedisClientLimits,
-    shelves: Mutex<BTreeMap<PoolKey, IdleConnections>>,
+    entries: Mutex<BTreeMap<PoolKey, IdleConnections>>,
     ended: EndedContainers,
 }
 
 impl ConnectionPool {
     pub(crate) fn new(limits: RedisClientLimits) -> Self {
-        Self { limits, shelves: Mutex::default(), ended: EndedContainers::new() }
+        Self { limits, entries: Mutex::default(), ended: EndedContainers::new() }
     }
 
     pub(crate) const fn limits(&self) -> &RedisClientLimits {
@@ -106,10 +106,13 @@ impl ConnectionPool {
             return;
         }
         self.ended.add(container_id);
-        let is_its = |shelf: &IdleConnections| shelf.container_id == container_id;
-        let shelves = &mut *locked(&self.shelves);
-        shelves.values_mut().filter(|shelf| is_its(shelf)).for_each(|shelf| shelf.idle.clear());
-        shelves.retain(|_, shelf| !is_its(shelf) || shelf.is_used());
+        let is_of_container = |entry: &IdleConnections| entry.container_id == container_id;
+        let entries = &mut *locked(&self.entries);
+        entries
+            .values_mut()
+            .filter(|entry| is_of_container(entry))
+            .for_each(|entry| entry.idle.clear());
+        entries.retain(|_, entry| !is_of_container(entry) || entry.is_used());
     }
 
     /// Sends commands to a member and reads one reply for each, all within `deadline`.
@@ -134,7 +137,7 @@ impl ConnectionPool {
                 None => self.dial(address, target.credentials).await?,
             };
             let replies = connection.exchange(commands).await?;
-            self.keep(key, connection);
+            self.release(key, connection);
             Ok(replies)
         };
         // Dropping the exchange closes its connection.
@@ -159,18 +162,18 @@ impl ConnectionPool {
     }
 
     fn permits(&self, key: &PoolKey, container_id: &str) -> Arc<Semaphore> {
-        let mut shelves = locked(&self.shelves);
-        let shelf = shelves.entry(key.clone()).or_default();
-        if shelf.container_id != container_id {
-            container_id.clone_into(&mut shelf.container_id);
+        let mut entries = locked(&self.entries);
+        let entry = entries.entry(key.clone()).or_default();
+        if entry.container_id != container_id {
+            container_id.clone_into(&mut entry.container_id);
         }
         let count = self.limits.connections_per_address;
-        shelf.permits.get_or_insert_with(|| Arc::new(Semaphore::new(count))).clone()
+        entry.permits.get_or_insert_with(|| Arc::new(Semaphore::new(count))).clone()
     }
 
     fn take(&self, key: &PoolKey) -> Option<Connection> {
-        let mut shelves = locked(&self.shelves);
-        let idle = &mut shelves.get_mut(key)?.idle;
+        let mut entries = locked(&self.entries);
+        let idle = &mut entries.get_mut(key)?.idle;
         while let Some((connection, since)) = idle.pop() {
             if since.elapsed() < self.limits.idle && connection.is_usable() {
                 return Some(connection);
@@ -179,16 +182,16 @@ impl ConnectionPool {
         None
     }
 
-    fn keep(&self, key: PoolKey, connection: Connection) {
+    fn release(&self, key: PoolKey, connection: Connection) {
         let now = Instant::now();
-        let mut shelves = locked(&self.shelves);
-        shelves.entry(key).or_default().idle.push((connection, now));
-        let mut left = self.limits.idle_connections;
-        shelves.retain(|_, shelf| {
-            shelf.idle.retain(|(_, since)| now.duration_since(*since) < self.limits.idle);
-            shelf.idle.truncate(left);
-            left -= shelf.idle.len();
-            shelf.is_used() || !shelf.idle.is_empty()
+        let mut entries = locked(&self.entries);
+        entries.entry(key).or_default().idle.push((connection, now));
+        let mut idle_left = self.limits.idle_connections;
+        entries.retain(|_, entry| {
+            entry.idle.retain(|(_, since)| now.duration_since(*since) < self.limits.idle);
+            entry.idle.truncate(idle_left);
+            idle_left -= entry.idle.len();
+            entry.is_used() || !entry.idle.is_empty()
         });
     }
 }

@@ -28,7 +28,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct VerbDecision<'a> {
     /// The commands, which are sent concurrently.
-    pub(super) orders: Vec<MemberCommand<'a>>,
+    pub(super) commands: Vec<MemberCommand<'a>>,
     /// The roles that must be observed afterwards, in this order, before the verb is done.
     pub(super) roles: Vec<(CallTarget<'a>, Role)>,
     /// The state after the verb, for people.
@@ -39,26 +39,29 @@ pub(super) struct VerbDecision<'a> {
 #[derive(Debug)]
 pub(super) struct MemberCommand<'a> {
     pub(super) target: CallTarget<'a>,
-    pub(super) words: Vec<String>,
+    pub(super) arguments: Vec<String>,
 }
 
 impl MemberCommand<'_> {
     /// Returns the command as plans and reports show it.
     pub(super) fn shown(&self) -> step::MemberCommandLine {
-        let Self { target, words } = self;
-        step::MemberCommandLine { pod: target.member.pod.clone(), command: step::redis_cli(words) }
+        let Self { target, arguments } = self;
+        step::MemberCommandLine {
+            pod: target.member.pod.clone(),
+            command: step::redis_cli(arguments),
+        }
     }
 }
 
 impl<'a> VerbDecision<'a> {
     /// Returns a decision without commands.
-    fn already(note: String) -> Self {
+    fn unchanged(note: String) -> Self {
         Self { note, ..Self::default() }
     }
 
     /// Returns a decision with one command, which is done with its reply.
-    fn one(target: CallTarget<'a>, words: Vec<String>, note: String) -> Self {
-        Self { orders: vec![MemberCommand { target, words }], roles: Vec::new(), note }
+    fn single(target: CallTarget<'a>, arguments: Vec<String>, note: String) -> Self {
+        Self { commands: vec![MemberCommand { target, arguments }], roles: Vec::new(), note }
     }
 }
 
@@ -97,7 +100,7 @@ pub(super) async fn own_row(
     pool: &ConnectionPool,
     target: CallTarget<'_>,
 ) -> Result<NodeRow, SendFailure> {
-    let nodes = look(pool, target).await.map_err(SendFailure::before)?;
+    let nodes = read_nodes(pool, target).await.map_err(SendFailure::before)?;
     // The parser has checked that exactly one row is `myself`.
     nodes
         .own()
@@ -112,11 +115,14 @@ fn target<'a>(members: &'a InstanceMembers, pod: &str) -> Result<CallTarget<'a>,
 }
 
 /// Reads a node's view of the cluster.
-async fn look(pool: &ConnectionPool, target: CallTarget<'_>) -> Result<ClusterNodes, CallError> {
+async fn read_nodes(
+    pool: &ConnectionPool,
+    target: CallTarget<'_>,
+) -> Result<ClusterNodes, CallError> {
     let pod = &target.member.pod;
     let failed = |failure: ConnectionError| failure.into_call_error(pod);
-    let asked = [command(&["CLUSTER", "NODES"])];
-    let replies = pool.call(target, &asked, pool.limits().step).await.map_err(failed)?;
+    let query = [command(&["CLUSTER", "NODES"])];
+    let replies = pool.call(target, &query, pool.limits().step).await.map_err(failed)?;
     let reply = replies.into_iter().next().unwrap_or_default();
     if let Some(text) = error::error_text(&reply) {
         return Err(error::call_error(&format!("`{pod}`: CLUSTER NODES"), text));
@@ -127,8 +133,8 @@ async fn look(pool: &ConnectionPool, target: CallTarget<'_>) -> Result<ClusterNo
     })
 }
 
-fn words(words: &[&str]) -> Vec<String> {
-    words.iter().map(|word| (*word).to_owned()).collect()
+fn to_arguments(arguments: &[&str]) -> Vec<String> {
+    arguments.iter().map(|argument| (*argument).to_owned()).collect()
 }
 
 fn meet<'a>(
@@ -140,7 +146,7 @@ fn meet<'a>(
         other.address().map_err(|failure| SendFailure::before(failure.into_call_error(with)))?;
     let (ip, port) = (address.ip().to_string(), address.port().to_string());
     let note = format!("the handshake with {address} has started");
-    Ok(VerbDecision::one(target, words(&["CLUSTER", "MEET", &ip, &port]), note))
+    Ok(VerbDecision::single(target, to_arguments(&["CLUSTER", "MEET", &ip, &port]), note))
 }
 
 async fn set_epoch<'a>(
@@ -149,10 +155,10 @@ async fn set_epoch<'a>(
     epoch: ConfigEpoch,
 ) -> Result<VerbDecision<'a>, SendFailure> {
     if own_row(pool, target).await?.epoch == epoch {
-        return Ok(VerbDecision::already(format!("the epoch is already {epoch}")));
+        return Ok(VerbDecision::unchanged(format!("the epoch is already {epoch}")));
     }
-    let words = words(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch.to_string()]);
-    Ok(VerbDecision::one(target, words, format!("the epoch is {epoch}")))
+    let arguments = to_arguments(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch.to_string()]);
+    Ok(VerbDecision::single(target, arguments, format!("the epoch is {epoch}")))
 }
 
 async fn assign<'a>(
@@ -162,12 +168,12 @@ async fn assign<'a>(
 ) -> Result<VerbDecision<'a>, SendFailure> {
     let missing = slots.difference(&own_row(pool, target).await?.slots);
     if missing.is_empty() {
-        return Ok(VerbDecision::already("it already owns the slots".to_owned()));
+        return Ok(VerbDecision::unchanged("it already owns the slots".to_owned()));
     }
     let ends = |range: &SlotRange| [range.first().to_string(), range.last().to_string()];
-    let mut words = words(&["CLUSTER", "ADDSLOTSRANGE"]);
-    words.extend(missing.ranges().iter().flat_map(ends));
-    Ok(VerbDecision::one(target, words, format!("it owns {missing}")))
+    let mut arguments = to_arguments(&["CLUSTER", "ADDSLOTSRANGE"]);
+    arguments.extend(missing.ranges().iter().flat_map(ends));
+    Ok(VerbDecision::single(target, arguments, format!("it owns {missing}")))
 }
 
 async fn replicate<'a>(
@@ -177,17 +183,17 @@ async fn replicate<'a>(
 ) -> Result<VerbDecision<'a>, SendFailure> {
     let row = own_row(pool, target).await?;
     if row.role == Role::Replica && row.primary == Some(primary) {
-        return Ok(VerbDecision::already(format!("it already replicates {}", primary.short())));
+        return Ok(VerbDecision::unchanged(format!("it already replicates {}", primary.short())));
     }
-    let words = words(&["CLUSTER", "REPLICATE", &primary.to_string()]);
-    Ok(VerbDecision::one(target, words, format!("it replicates {}", primary.short())))
+    let arguments = to_arguments(&["CLUSTER", "REPLICATE", &primary.to_string()]);
+    Ok(VerbDecision::single(target, arguments, format!("it replicates {}", primary.short())))
 }
 
 fn configure<'a>(target: CallTarget<'a>, settings: &BTreeMap<String, String>) -> VerbDecision<'a> {
-    let mut words = words(&["CONFIG", "SET"]);
-    words.extend(settings.iter().flat_map(|(name, value)| [name.clone(), value.clone()]));
+    let mut arguments = to_arguments(&["CONFIG", "SET"]);
+    arguments.extend(settings.iter().flat_map(|(name, value)| [name.clone(), value.clone()]));
     let note = settings.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-    VerbDecision::one(target, words, note)
+    VerbDecision::single(target, arguments, note)
 }
 
 /// Decides the commands that make every member forget a node.
@@ -202,21 +208,23 @@ async fn forget<'a>(
 ) -> Result<VerbDecision<'a>, SendFailure> {
     let running: Vec<CallTarget<'_>> =
         CallTarget::all(members).filter(|target| target.member.running).collect();
-    let looks = join_all(running.iter().map(|target| look(pool, *target))).await;
+    let views = join_all(running.iter().map(|target| read_nodes(pool, *target))).await;
     let id = node.to_string();
-    let mut orders = Vec::new();
-    for (target, nodes) in running.iter().zip(looks) {
+    let mut commands = Vec::new();
+    for (target, nodes) in running.iter().zip(views) {
         let nodes = nodes.map_err(SendFailure::before)?;
         if nodes.myself == node {
             return Err(conflict(&target.member.pod, &format!("it is {} itself", node.short())));
         }
         if nodes.rows.contains_key(&node) {
-            orders
-                .push(MemberCommand { target: *target, words: words(&["CLUSTER", "FORGET", &id]) });
+            commands.push(MemberCommand {
+                target: *target,
+                arguments: to_arguments(&["CLUSTER", "FORGET", &id]),
+            });
         }
     }
-    let note = format!("{} members have forgotten {}", orders.len(), node.short());
-    Ok(VerbDecision { orders, roles: Vec::new(), note })
+    let note = format!("{} members have forgotten {}", commands.len(), node.short());
+    Ok(VerbDecision { commands, roles: Vec::new(), note })
 }
 
 /// Decides the command of a failover, and the roles that end it.
@@ -231,18 +239,18 @@ async fn failover<'a>(
     mode: FailoverMode,
 ) -> Result<VerbDecision<'a>, SendFailure> {
     let pod = &target.member.pod;
-    let nodes = look(pool, target).await.map_err(SendFailure::before)?;
+    let nodes = read_nodes(pool, target).await.map_err(SendFailure::before)?;
     let Some(row) = nodes.own() else { return Err(conflict(pod, "it has no row of itself")) };
     if has_replaced(row, primary, nodes.rows.get(&primary)) {
-        return Ok(VerbDecision::already(format!("it has already replaced {}", primary.short())));
+        return Ok(VerbDecision::unchanged(format!("it has already replaced {}", primary.short())));
     }
     if row.role != Role::Replica || row.primary != Some(primary) {
         return Err(conflict(pod, &format!("it is not a replica of {}", primary.short())));
     }
-    let words = match mode {
-        FailoverMode::Graceful => words(&["CLUSTER", "FAILOVER"]),
-        FailoverMode::Force => words(&["CLUSTER", "FAILOVER", "FORCE"]),
-        FailoverMode::Takeover => words(&["CLUSTER", "FAILOVER", "TAKEOVER"]),
+    let arguments = match mode {
+        FailoverMode::Graceful => to_arguments(&["CLUSTER", "FAILOVER"]),
+        FailoverMode::Force => to_arguments(&["CLUSTER", "FAILOVER", "FORCE"]),
+        FailoverMode::Takeover => to_arguments(&["CLUSTER", "FAILOVER", "TAKEOVER"]),
     };
     let mut roles = vec![(target, Role::Primary)];
     if mode == FailoverMode::Graceful {
@@ -254,7 +262,7 @@ async fn failover<'a>(
         roles.extend(old.map(|old| (old, Role::Replica)));
     }
     let note = format!("it has replaced {}", primary.short());
-    Ok(VerbDecision { orders: vec![MemberCommand { target, words }], roles, note })
+    Ok(VerbDecision { commands: vec![MemberCommand { target, arguments }], roles, note })
 }
 
 /// Returns true if the failover has happened already: the node owns slots, and the old primary owns none.

@@ -24,14 +24,14 @@ pub(super) async fn send(
     pool: &ConnectionPool,
     decision: &VerbDecision<'_>,
 ) -> Result<(), SendFailure> {
-    let VerbDecision { orders, roles, note: _ } = decision;
+    let VerbDecision { commands, roles, note: _ } = decision;
     let until = Instant::now() + pool.limits().failover;
-    let told = join_all(orders.iter().map(|order| send_command(pool, order))).await;
-    for result in told {
+    let results = join_all(commands.iter().map(|command| send_command(pool, command))).await;
+    for result in results {
         // If one of several concurrent commands failed, the others may have run.
-        result.map_err(|failed| SendFailure {
-            may_have_run: failed.may_have_run || 1 < orders.len(),
-            ..failed
+        result.map_err(|failure| SendFailure {
+            may_have_run: failure.may_have_run || 1 < commands.len(),
+            ..failure
         })?;
     }
     for (target, role) in roles {
@@ -41,11 +41,14 @@ pub(super) async fn send(
 }
 
 /// Sends one command. An error reply means that it did not run.
-async fn send_command(pool: &ConnectionPool, order: &MemberCommand<'_>) -> Result<(), SendFailure> {
-    let MemberCommand { target, words } = order;
+async fn send_command(
+    pool: &ConnectionPool,
+    member_command: &MemberCommand<'_>,
+) -> Result<(), SendFailure> {
+    let MemberCommand { target, arguments } = member_command;
     let pod = &target.member.pod;
-    let words: Vec<&str> = words.iter().map(String::as_str).collect();
-    let replies = pool.call(*target, &[command(&words)], pool.limits().step).await;
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let replies = pool.call(*target, &[command(&arguments)], pool.limits().step).await;
     let replies = replies.map_err(|failure| {
         let may_have_run = failure.may_have_run();
         SendFailure { error: failure.into_call_error(pod), may_have_run }
@@ -53,7 +56,7 @@ async fn send_command(pool: &ConnectionPool, order: &MemberCommand<'_>) -> Resul
     let reply = replies.into_iter().next().unwrap_or_default();
     if let Some(text) = error::error_text(&reply) {
         let what =
-            format!("`{pod}`: {}", words.iter().take(2).copied().collect::<Vec<_>>().join(" "));
+            format!("`{pod}`: {}", arguments.iter().take(2).copied().collect::<Vec<_>>().join(" "));
         return Err(SendFailure::before(error::call_error(&what, text)));
     }
     Ok(())
@@ -68,7 +71,8 @@ async fn wait_for_role(
 ) -> Result<(), SendFailure> {
     let pod = &target.member.pod;
     loop {
-        let row = own_row(pool, target).await.map_err(|failed| SendFailure::after(failed.error))?;
+        let row =
+            own_row(pool, target).await.map_err(|failure| SendFailure::after(failure.error))?;
         let has_slots = role == Role::Replica || !row.slots.is_empty();
         if row.role == role && has_slots {
             return Ok(());

@@ -17,16 +17,17 @@ type Rows = BTreeMap<NodeId, NodeRow>;
 /// Builds the snapshot from the replies of the members.
 pub(super) fn fold(
     observed_at_ms: u64,
-    mut seen: Vec<(Member, MemberQueryResult)>,
+    mut results: Vec<(Member, MemberQueryResult)>,
     mut strangers: Vec<String>,
 ) -> Snapshot {
-    seen.sort_by(|(a, _), (b, _)| a.pod.cmp(&b.pod));
+    results.sort_by(|(a, _), (b, _)| a.pod.cmp(&b.pod));
     strangers.sort_unstable();
-    let told: Vec<&MemberReply> = seen.iter().filter_map(|(_, seen)| seen.as_ref().ok()).collect();
-    let view = majority(&told);
-    let members = seen.into_iter().map(|(member, seen)| {
-        let answer = match seen {
-            Ok(told) => MemberAnswer::Answered(compared(told, &view)),
+    let replies: Vec<&MemberReply> =
+        results.iter().filter_map(|(_, result)| result.as_ref().ok()).collect();
+    let view = majority(&replies);
+    let members = results.into_iter().map(|(member, result)| {
+        let answer = match result {
+            Ok(reply) => MemberAnswer::Answered(with_differences(reply, &view)),
             Err((reason, message)) => MemberAnswer::Unreachable { reason, message },
         };
         Member { answer, ..member }
@@ -52,15 +53,15 @@ enum MemberKnowledge {
 
 impl MemberKnowledge {
     /// Returns what a member knows; absent if it did not report its own node id.
-    fn of(told: &MemberReply) -> Option<Self> {
-        let node = told.facts.node?;
+    fn of(reply: &MemberReply) -> Option<Self> {
+        let node = reply.facts.node?;
         let serves = |row: &NodeRow| row.role == Role::Primary && !row.slots.is_empty();
         // A node in handshake is not known yet.
         let is_met = |row: &NodeRow| !row.flags.contains(&NodeFlag::Handshake);
-        let mut others = told.rows.iter().filter(|(id, row)| **id != node && is_met(row));
-        Some(if told.rows.get(&node).is_some_and(serves) {
+        let mut others = reply.rows.iter().filter(|(id, row)| **id != node && is_met(row));
+        Some(if reply.rows.get(&node).is_some_and(serves) {
             Self::Serving
-        } else if told.rows.values().any(|row| !row.slots.is_empty()) {
+        } else if reply.rows.values().any(|row| !row.slots.is_empty()) {
             Self::Owners
         } else if others.next().is_some() {
             Self::NoOwner
@@ -73,8 +74,9 @@ impl MemberKnowledge {
 /// Returns the rows that most voters report. The voters are the members that know most. A fresh member is not a
 /// voter while another member knows more: its vote would tie with that of the last replica of a dead primary, and
 /// the view could then show the primary without slots.
-fn majority(told: &[&MemberReply]) -> Rows {
-    let answered = told.iter().filter_map(|told| Some((MemberKnowledge::of(told)?, &told.rows)));
+fn majority(replies: &[&MemberReply]) -> Rows {
+    let answered =
+        replies.iter().filter_map(|reply| Some((MemberKnowledge::of(reply)?, &reply.rows)));
     let answered: Vec<(MemberKnowledge, &Rows)> = answered.collect();
     let most = answered.iter().map(|(knowledge, _)| *knowledge).max();
     let voters: Vec<&Rows> = answered
@@ -101,8 +103,8 @@ fn majority(told: &[&MemberReply]) -> Rows {
 }
 
 /// Returns a member's facts with its rows reduced to the differences from the view.
-fn compared(told: MemberReply, view: &Rows) -> MemberFacts {
-    let MemberReply { mut facts, rows } = told;
+fn with_differences(reply: MemberReply, view: &Rows) -> MemberFacts {
+    let MemberReply { mut facts, rows } = reply;
     // For a member that did not report its node id, no differences are recorded.
     if facts.node.is_some() {
         facts.lacks = view.keys().filter(|id| !rows.contains_key(id)).copied().collect();
@@ -148,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_most_voters_see_is_told_once() {
+    fn the_view_is_that_of_most_voters() {
         let answers = || {
             vec![
                 answer("a", "a:0-5 b:6-9 c:10-16383"),
@@ -176,13 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn a_members_own_view_can_be_put_together_again() {
+    fn a_members_own_view_can_be_restored() {
         let answers =
             vec![answer("a", "a:0-5 b:6-9"), answer("b", "a:0-5 b:6-8"), answer("c", "c d")];
-        let told: Vec<Rows> =
-            answers.iter().map(|(_, seen)| seen.as_ref().unwrap().rows.clone()).collect();
+        let views: Vec<Rows> =
+            answers.iter().map(|(_, result)| result.as_ref().unwrap().rows.clone()).collect();
         let snapshot = fold(1, answers, vec![]);
-        for (member, rows) in snapshot.members.iter().zip(told) {
+        for (member, rows) in snapshot.members.iter().zip(views) {
             assert_eq!(snapshot.seen_by(member), Some(rows.clone()), "{}", member.pod);
             for id in ['a', 'b', 'c', 'd'].map(id) {
                 assert_eq!(snapshot.row_seen_by(member, id), rows.get(&id));
@@ -195,12 +197,12 @@ mod tests {
 
     /// Returns the reply of the replica `pod`, with rows for itself, its dead primary and `others`.
     fn replica(pod: &str, primary: &str, slots: &str, others: &str) -> (Member, MemberQueryResult) {
-        let (member, seen) = answer(pod, format!("{pod} {primary}:{slots} {others}").trim());
-        let mut told = seen.unwrap();
-        let own = told.rows.get_mut(&id(pod.chars().next().unwrap())).unwrap();
+        let (member, result) = answer(pod, format!("{pod} {primary}:{slots} {others}").trim());
+        let mut reply = result.unwrap();
+        let own = reply.rows.get_mut(&id(pod.chars().next().unwrap())).unwrap();
         own.role = Role::Replica;
         own.primary = Some(id(primary.chars().next().unwrap()));
-        (member, Ok(told))
+        (member, Ok(reply))
     }
 
     /// The primaries of 1, 2 and 3 shards were deleted with their data, and fresh members answer in their Pods,
@@ -240,17 +242,17 @@ mod tests {
     }
 
     #[test]
-    fn a_meeting_under_way_makes_nobody_known() {
-        let (member, seen) = answer("d", "d a");
-        let mut told = seen.unwrap();
-        told.rows.get_mut(&id('a')).unwrap().flags.insert(NodeFlag::Handshake);
-        assert_eq!(MemberKnowledge::of(&told), Some(MemberKnowledge::Alone), "{}", member.pod);
-        told.facts.node = None;
-        assert_eq!(MemberKnowledge::of(&told), None);
+    fn a_node_in_handshake_is_not_known() {
+        let (member, result) = answer("d", "d a");
+        let mut reply = result.unwrap();
+        reply.rows.get_mut(&id('a')).unwrap().flags.insert(NodeFlag::Handshake);
+        assert_eq!(MemberKnowledge::of(&reply), Some(MemberKnowledge::Alone), "{}", member.pod);
+        reply.facts.node = None;
+        assert_eq!(MemberKnowledge::of(&reply), None);
     }
 
     #[test]
-    fn strangers_to_each_other_have_no_common_view() {
+    fn members_that_do_not_know_each_other_have_no_common_view() {
         let snapshot = fold(1, vec![answer("a", "a"), answer("b", "b"), answer("c", "c")], vec![]);
         assert!(snapshot.view.is_empty());
         assert!(!snapshot.is_agreed());
@@ -258,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn who_did_not_answer_is_there_with_the_reason() {
+    fn a_member_that_did_not_answer_is_listed_with_the_reason() {
         let silent = Err((UnreachableReason::Timeout, "no answer".to_owned()));
         let snapshot = fold(1, vec![(member("b"), silent), answer("a", "a:0-16383")], vec![]);
         assert_eq!(snapshot.members[1].pod, "b");

@@ -90,7 +90,7 @@ impl<'a> InfoFields<'a> {
             previous_id: (!is_none).then_some(previous),
             offset_bytes,
             upstream,
-            replicas: self.attached()?,
+            replicas: self.attached_replicas()?,
         })
     }
 
@@ -121,29 +121,29 @@ impl<'a> InfoFields<'a> {
     }
 
     /// Parses the fields such as `slave0:ip=127.0.0.1,port=7001,state=online,offset=42,lag=0`.
-    fn attached(&self) -> Result<Vec<AttachedReplica>, ParseError> {
+    fn attached_replicas(&self) -> Result<Vec<AttachedReplica>, ParseError> {
         let numbered = |name: &str| {
             let number = name.strip_prefix("slave").unwrap_or_default();
             !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
         };
         let lines = self.fields.iter().filter(|(name, _)| numbered(name));
         let mut replicas: Vec<_> =
-            lines.map(|(_, line)| attached(line)).collect::<Result<_, _>>()?;
+            lines.map(|(_, line)| attached_replica(line)).collect::<Result<_, _>>()?;
         replicas.sort_by(|a, b| a.address.cmp(&b.address));
         Ok(replicas)
     }
 }
 
-fn attached(line: &str) -> Result<AttachedReplica, ParseError> {
-    let strange = || ParseError::Value { field: "slaveN", value: line.to_owned() };
+fn attached_replica(line: &str) -> Result<AttachedReplica, ParseError> {
+    let invalid = || ParseError::Value { field: "slaveN", value: line.to_owned() };
     let parts: BTreeMap<&str, &str> =
         line.split(',').filter_map(|part| part.split_once('=')).collect();
-    let part = |name| parts.get(name).copied().ok_or_else(strange);
-    let lag: i64 = part("lag")?.parse().map_err(|_| strange())?;
+    let part = |name| parts.get(name).copied().ok_or_else(invalid);
+    let lag: i64 = part("lag")?.parse().map_err(|_| invalid())?;
     Ok(AttachedReplica {
         address: format!("{}:{}", part("ip")?, part("port")?),
         state: part("state")?.to_owned(),
-        offset_bytes: part("offset")?.parse().map_err(|_| strange())?,
+        offset_bytes: part("offset")?.parse().map_err(|_| invalid())?,
         // -1 means that the replica has not acknowledged yet.
         lag_s: u64::try_from(lag).ok(),
     })
@@ -166,27 +166,32 @@ mod tests {
         master_replid2:1111111111111111111111111111111111111111\r\nmaster_repl_offset:970\r\n";
 
     #[test]
-    fn a_primary_tells_who_follows_it() {
-        let told = info(PRIMARY).replication().unwrap();
-        assert_eq!((told.offset_bytes, told.previous_id, told.upstream), (1_000, None, None));
-        let [late, online] = &told.replicas[..] else { panic!("{:?}", told.replicas) };
+    fn a_primary_has_attached_replicas() {
+        let replication = info(PRIMARY).replication().unwrap();
+        assert_eq!(
+            (replication.offset_bytes, replication.previous_id, replication.upstream),
+            (1_000, None, None)
+        );
+        let [late, online] = &replication.replicas[..] else {
+            panic!("{:?}", replication.replicas)
+        };
         assert_eq!((online.address.as_str(), online.lag_s), ("127.26.0.5:7000", Some(1)));
         assert_eq!((late.state.as_str(), late.lag_s), ("wait_bgsave", None));
     }
 
     #[test]
-    fn a_replica_tells_what_it_has_applied() {
-        let told = info(REPLICA).replication().unwrap();
-        assert_eq!(told.offset_bytes, 970);
-        assert!(told.previous_id.is_some());
-        let upstream = told.upstream.unwrap();
+    fn the_offset_of_a_replica_is_what_it_has_applied() {
+        let replication = info(REPLICA).replication().unwrap();
+        assert_eq!(replication.offset_bytes, 970);
+        assert!(replication.previous_id.is_some());
+        let upstream = replication.upstream.unwrap();
         assert_eq!(upstream.address, "127.26.0.1:7000");
         assert_eq!((upstream.link_up, upstream.sync_in_progress), (false, true));
         assert_eq!((upstream.last_io_s, upstream.down_since_s), (None, Some(7)));
     }
 
     #[test]
-    fn what_is_missing_or_strange_is_an_error() {
+    fn a_missing_or_invalid_field_is_an_error() {
         let cases = [
             (PRIMARY.replace("role:master", "role:sentinel"), "role"),
             (PRIMARY.replace("master_repl_offset:1000\r\n", ""), "master_repl_offset"),

@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 use tholepin_core::{RespNode, RespReply, port::Redis};
 
 use crate::{
-    road::{RepliesEnd, ReplyProxy},
+    proxy::{RepliesEnd, ReplyProxy},
     server::{TestServers, command, pod},
 };
 
@@ -33,7 +33,7 @@ async fn a_connection_is_used_again_and_its_number_is_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_stay_in_their_place() {
+async fn an_error_reply_does_not_affect_the_other_replies() {
     let fleet = TestServers::start(1, false, None);
     let replies = fleet.pipeline(0, &["SET a x", "INCR a", "GET a", "HGETALL h"]).await.unwrap();
     assert!(matches!(&replies[1].nodes[0], RespNode::Error(text) if text.starts_with("ERR")));
@@ -58,7 +58,7 @@ async fn a_deadline_closes_the_connection_and_the_next_call_is_not_confused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_to_a_process_that_is_killed_ends_at_once() {
+async fn a_call_to_a_process_that_is_killed_ends_immediately() {
     let mut fleet = TestServers::start(1, false, None);
     fleet.pipeline(0, &["PING"]).await.unwrap();
     let (members, port) = (fleet.members.clone(), fleet.port.clone());
@@ -66,7 +66,10 @@ async fn a_call_to_a_process_that_is_killed_ends_at_once() {
     let call = async { port.pipeline(&members, "pod-0", &blocked, Duration::from_secs(5)).await };
     let killed = async {
         // The call must have reached the server before the server is killed.
-        while !client_is_blocked(&fleet).await {}
+        let start = Instant::now();
+        while !client_is_blocked(&fleet).await {
+            assert!(start.elapsed() < Duration::from_secs(4), "the call did not reach the server");
+        }
         fleet.servers[0].kill();
         Instant::now()
     };
@@ -118,16 +121,16 @@ async fn client_id(fleet: &TestServers) -> Vec<RespNode> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipeline_that_breaks_off_in_a_reply_fails_and_is_not_sent_again() {
     let mut fleet = TestServers::start(1, false, None);
-    let road = ReplyProxy::to(fleet.members.members[0].address.unwrap()).await;
-    fleet.members.members[0].address = Some(road.address);
+    let proxy = ReplyProxy::to(fleet.members.members[0].address.unwrap()).await;
+    fleet.members.members[0].address = Some(proxy.address);
     let deadline = Duration::from_millis(300);
-    for (turn, (end, reason)) in
+    for (round, (end, reason)) in
         [(RepliesEnd::Silence, "Timeout"), (RepliesEnd::Cut, "Gone")].iter().enumerate()
     {
         // Opens the connection first, so that only the replies to the pipeline are limited.
         fleet.pipeline(0, &["PING"]).await.unwrap();
         let replies = "+PONG\r\n:1\r\n$5\r\nfi".len();
-        road.limit(replies, *end);
+        proxy.limit(replies, *end);
         let broken = ["PING", "INCR counter", "ECHO first"].map(command);
         let since = Instant::now();
         let result = fleet.port.pipeline(&fleet.members, &pod(0), &broken, deadline).await;
@@ -139,10 +142,10 @@ async fn a_pipeline_that_breaks_off_in_a_reply_fails_and_is_not_sent_again() {
             "{end:?}: {:?}",
             since.elapsed()
         );
-        road.open();
+        proxy.open();
         let replies = fleet.pipeline(0, &["ECHO second", "GET counter"]).await.unwrap();
         assert_eq!(replies[0].nodes, [RespNode::Bulk(b"second".to_vec())], "{end:?}");
-        let counted = (turn + 1).to_string().into_bytes();
+        let counted = (round + 1).to_string().into_bytes();
         assert_eq!(replies[1].nodes, [RespNode::Bulk(counted)], "{end:?}: sent again");
     }
 }

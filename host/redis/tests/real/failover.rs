@@ -59,7 +59,7 @@ async fn a_takeover_needs_no_majority() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_graceful_failover_of_a_hung_primary_does_not_claim_to_be_done() {
+async fn a_graceful_failover_of_a_hung_primary_fails() {
     let fleet = TestServers::cluster().await;
     let before = fleet.observe().await;
     fleet.servers[2].signal(Signal::SIGSTOP);
@@ -75,7 +75,7 @@ async fn a_graceful_failover_of_a_hung_primary_does_not_claim_to_be_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_of_another_primary_is_not_told_anything() {
+async fn a_replica_of_another_primary_is_not_failed_over() {
     let fleet = TestServers::cluster().await;
     let before = fleet.observe().await;
     let verb =

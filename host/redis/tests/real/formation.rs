@@ -40,7 +40,7 @@ async fn a_cluster_is_formed_and_serves_a_write_and_a_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_so_already_is_done_without_a_word() {
+async fn a_verb_whose_effect_is_there_changes_nothing() {
     let fleet = TestServers::cluster().await;
     let snapshot = fleet.observe().await;
     let epochs = snapshot.member("pod-0").unwrap().facts().unwrap().cluster.as_ref().unwrap().epoch;
@@ -64,7 +64,7 @@ async fn what_is_so_already_is_done_without_a_word() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_redis_refuses_is_told_with_its_words() {
+async fn a_refusal_by_redis_keeps_its_text() {
     let fleet = TestServers::cluster().await;
     let snapshot = fleet.observe().await;
     let outcomes = fleet

@@ -6,7 +6,7 @@ mod connections;
 mod deciding;
 mod failover;
 mod formation;
-mod road;
+mod proxy;
 mod server;
 mod snapshot;
 mod watch;

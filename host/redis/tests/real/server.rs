@@ -189,15 +189,15 @@ impl TestServers {
     }
 
     pub(crate) async fn act(&self, verbs: Vec<Verb>) -> Vec<ActionOutcome> {
-        self.perform(verbs).await.into_iter().map(|deed| deed.outcome).collect()
+        self.perform(verbs).await.into_iter().map(|result| result.outcome).collect()
     }
 
     /// Performs verbs, and returns their outcomes and commands.
     pub(crate) async fn perform(&self, verbs: Vec<Verb>) -> Vec<PerformedAction> {
         let wave: Vec<Action> = verbs.into_iter().map(Action::from).collect();
-        let deeds = self.port.act(&self.members, &wave).await;
-        assert_eq!(deeds.len(), wave.len());
-        deeds
+        let results = self.port.act(&self.members, &wave).await;
+        assert_eq!(results.len(), wave.len());
+        results
     }
 
     /// Decides the commands of verbs without sending them.

@@ -19,7 +19,7 @@ fn reason(snapshot: &Snapshot, index: usize) -> Option<UnreachableReason> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hung_member_costs_its_deadline_and_nothing_else() {
+async fn a_hung_member_delays_the_snapshot_by_its_deadline_only() {
     let fleet = TestServers::start(3, true, None);
     fleet.observe().await;
     fleet.servers[1].signal(Signal::SIGSTOP);
@@ -39,7 +39,7 @@ async fn a_hung_member_costs_its_deadline_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_way_of_not_answering_has_its_reason() {
+async fn each_unreachable_member_has_its_reason() {
     let mut fleet = TestServers::start(4, true, Some("secret"));
     fleet.observe().await;
     fleet.servers[0].kill();
@@ -66,7 +66,7 @@ async fn each_way_of_not_answering_has_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_cluster_mode_still_tells_about_itself() {
+async fn a_server_without_cluster_mode_still_reports_facts() {
     let fleet = TestServers::start(1, false, None);
     let snapshot = fleet.port.observe(&fleet.members, &[]).await;
     let facts = snapshot.members[0].facts().unwrap();
@@ -94,12 +94,12 @@ async fn a_fresh_member_does_not_outvote_the_replica_of_a_dead_primary() {
     };
     assert_eq!(voters(&fleet.observe().await), (1, 0));
     fleet.done(vec![Verb::Meet { pod: pod(2), with: pod(1) }]).await;
-    let told = |snapshot: &Snapshot| {
+    let row_is_empty = |snapshot: &Snapshot| {
         let fresh = snapshot.member(&pod(2)).unwrap();
         snapshot.row_seen_by(fresh, dead).map(|row| row.slots.is_empty())
     };
-    let heard = |snapshot: &Snapshot| told(snapshot).is_some();
-    let met = fleet.see("the fresh server knows the dead primary", heard).await;
-    assert_eq!(told(&met), Some(true), "gossip does not include slots");
+    let knows_dead = |snapshot: &Snapshot| row_is_empty(snapshot).is_some();
+    let met = fleet.see("the fresh server knows the dead primary", knows_dead).await;
+    assert_eq!(row_is_empty(&met), Some(true), "gossip does not include slots");
     assert_eq!(voters(&met), (1, 0));
 }

@@ -42,10 +42,10 @@ impl ReplyProxy {
         let shared = limit.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            let mut travellers = JoinSet::new();
+            let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
                 let server = TcpStream::connect(server).await.unwrap();
-                travellers.spawn(travel(client, server, shared.clone()));
+                connections.spawn(forward(client, server, shared.clone()));
             }
         });
         Self { address, limit, _tasks: tasks }
@@ -62,30 +62,30 @@ impl ReplyProxy {
     }
 }
 
-async fn travel(client: TcpStream, server: TcpStream, limit: ReplyLimit) {
+async fn forward(client: TcpStream, server: TcpStream, limit: ReplyLimit) {
     let ((mut from_client, to_client), (from_server, mut to_server)) =
         (client.into_split(), server.into_split());
     tokio::select! {
         _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
-        () = replies(from_server, to_client, limit) => {}
+        () = forward_replies(from_server, to_client, limit) => {}
     }
 }
 
-async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, limit: ReplyLimit) {
+async fn forward_replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, limit: ReplyLimit) {
     let mut buffer = [0; 4096];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        let (passes, end) = {
+        let (forwarded, end) = {
             let mut limit = limit.lock().unwrap();
             match limit.as_mut() {
                 None => (count, None),
                 Some((left, end)) => {
-                    let passes = count.min(*left);
-                    *left -= passes;
-                    (passes, (passes < count).then_some(*end))
+                    let forwarded = count.min(*left);
+                    *left -= forwarded;
+                    (forwarded, (forwarded < count).then_some(*end))
                 }
             }
         };
-        if to.write_all(&buffer[..passes]).await.is_err() {
+        if to.write_all(&buffer[..forwarded]).await.is_err() {
             return;
         }
         match end {
