@@ -108,7 +108,7 @@ impl CompileCache {
     ///
     /// Fails if the directory cannot be created, is a link, or belongs to another user.
     pub fn open(directory: PathBuf) -> Result<Self, CacheError> {
-        secure(&directory)
+        create_private_directory(&directory)
             .map_err(|source| CacheError::Directory { path: directory.clone(), source })?;
         Ok(Self { directory, bytes_max: CACHE_BYTES_MAX, functions: Arc::default() })
     }
@@ -126,19 +126,19 @@ impl CompileCache {
         digest: &str,
         wasm: &[u8],
     ) -> Result<(CompiledComponent, ComponentOrigin), CacheError> {
-        check(wasm)?;
+        check_header(wasm)?;
         let path = self.path(engine, digest);
-        if let Some(compiled) = self.kept(engine, &path) {
+        if let Some(compiled) = self.load_entry(engine, &path) {
             return Ok((compiled, ComponentOrigin::Kept));
         }
-        let compiler = GuestEngine::throw_away(self.functions.clone())
+        let compiler = GuestEngine::compiler(self.functions.clone())
             .map_err(|error| CacheError::Compile(error.to_string()))?;
         let compiled = compiler
             .precompile_component(wasm)
             .map_err(|error| CacheError::Compile(format!("{error:#}")))?;
         drop(compiler);
-        let kept = self.keep(&path, &compiled).and_then(|()| File::open(&path));
-        let component = match kept {
+        let stored = self.store(&path, &compiled).and_then(|()| File::open(&path));
+        let component = match stored {
             Ok(file) => CompiledFile(file).loaded(engine),
             Err(error) => {
                 // New code must also serve when the disk is full; the next start compiles it again.
@@ -149,7 +149,7 @@ impl CompileCache {
             }
         };
         let compiled = component.map_err(|error| CacheError::Load(format!("{error:#}")))?;
-        if let Err(error) = self.shrink(&path) {
+        if let Err(error) = self.evict(&path) {
             let directory = self.directory.display();
             tracing::warn!(%directory, %error, "cannot evict old compiled code");
         }
@@ -163,12 +163,12 @@ impl CompileCache {
     }
 
     /// Loads an entry if it exists and is undamaged.
-    fn kept(&self, engine: &GuestEngine, path: &Path) -> Option<CompiledComponent> {
+    fn load_entry(&self, engine: &GuestEngine, path: &Path) -> Option<CompiledComponent> {
         let mut file = File::open(path).ok()?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).ok()?;
-        let sum = fs::read_to_string(sum_path(path)).ok()?;
-        if sum != hex(&Sha256::digest(&bytes)) {
+        let checksum = fs::read_to_string(checksum_path(path)).ok()?;
+        if checksum != hex(&Sha256::digest(&bytes)) {
             tracing::warn!(path = %path.display(), "a cached compiled plugin is damaged; compiling it again");
             return None;
         }
@@ -180,37 +180,37 @@ impl CompileCache {
             .ok()
     }
 
-    fn keep(&self, path: &Path, compiled: &[u8]) -> io::Result<()> {
+    fn store(&self, path: &Path, compiled: &[u8]) -> io::Result<()> {
         self.write(path, compiled)?;
-        let sum = self.write(&sum_path(path), hex(&Sha256::digest(compiled)).as_bytes());
-        if sum.is_err() {
+        let checksum = self.write(&checksum_path(path), hex(&Sha256::digest(compiled)).as_bytes());
+        if checksum.is_err() {
             // An entry without its checksum is never used.
             let _ = fs::remove_file(path);
         }
-        sum
+        checksum
     }
 
     /// Writes to a temporary file, then renames it.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let beside = self.directory.join(format!(".{}-{number}.new", process::id()));
-        let written = File::create(&beside)
+        let temporary = self.directory.join(format!(".{}-{number}.new", process::id()));
+        let written = File::create(&temporary)
             .and_then(|mut file| file.write_all(bytes))
-            .and_then(|()| fs::rename(&beside, path));
+            .and_then(|()| fs::rename(&temporary, path));
         if written.is_err() {
-            let _ = fs::remove_file(&beside);
+            let _ = fs::remove_file(&temporary);
         }
         written
     }
 
     /// Removes the least recently used entries until the rest fits, but never `newest`. Also removes temporary
     /// files left by a host that was killed.
-    fn shrink(&self, newest: &Path) -> io::Result<()> {
+    fn evict(&self, newest: &Path) -> io::Result<()> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
-            if is_left_behind(&entry) {
+            if is_abandoned(&entry) {
                 fs::remove_file(entry.path())?;
             } else if entry.path().extension().is_some_and(|extension| extension == SUFFIX) {
                 let metadata = entry.metadata()?;
@@ -225,7 +225,7 @@ impl CompileCache {
             }
             if path != newest {
                 fs::remove_file(&path)?;
-                let _ = fs::remove_file(sum_path(&path));
+                let _ = fs::remove_file(checksum_path(&path));
                 total = total.saturating_sub(bytes);
             }
         }
@@ -260,7 +260,7 @@ fn load_from_memory(engine: &GuestEngine, compiled: &[u8]) -> wasmtime::Result<C
 }
 
 /// Returns true for a temporary file that was written long ago and never renamed.
-fn is_left_behind(entry: &fs::DirEntry) -> bool {
+fn is_abandoned(entry: &fs::DirEntry) -> bool {
     let name = entry.file_name();
     let is_unfinished =
         name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(".new"));
@@ -269,7 +269,7 @@ fn is_left_behind(entry: &fs::DirEntry) -> bool {
 }
 
 /// Checks the header of a component, to give a better message than the compiler does.
-fn check(wasm: &[u8]) -> Result<(), CacheError> {
+fn check_header(wasm: &[u8]) -> Result<(), CacheError> {
     if WASM_BYTES_MAX < wasm.len() {
         return Err(CacheError::TooLarge { bytes: wasm.len() });
     }
@@ -284,7 +284,7 @@ fn check(wasm: &[u8]) -> Result<(), CacheError> {
 }
 
 /// Creates the directory if it is missing, and sets its mode to 0700.
-pub(crate) fn secure(directory: &Path) -> io::Result<()> {
+pub(crate) fn create_private_directory(directory: &Path) -> io::Result<()> {
     if let Some(parent) = directory.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -304,7 +304,7 @@ pub(crate) fn secure(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn sum_path(path: &Path) -> PathBuf {
+fn checksum_path(path: &Path) -> PathBuf {
     path.with_extension("sum")
 }
 
@@ -318,24 +318,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_least_recently_used_goes_first_and_the_newest_stays() {
+    fn the_least_recently_used_entry_is_evicted_and_the_newest_stays() {
         let home = tempfile::tempdir().unwrap();
         let mut cache = CompileCache::open(home.path().join("cache")).unwrap();
         cache.bytes_max = 25;
         let path = |name: &str| cache.directory.join(format!("{name}.{SUFFIX}"));
         for (name, age_s) in [("old", 300), ("used", 100), ("new", 200)] {
-            cache.keep(&path(name), &[0; 10]).unwrap();
+            cache.store(&path(name), &[0; 10]).unwrap();
             let time = SystemTime::now() - Duration::from_secs(age_s);
             File::open(path(name)).and_then(|file| file.set_modified(time)).unwrap();
         }
-        cache.shrink(&path("new")).unwrap();
+        cache.evict(&path("new")).unwrap();
         let left = ["old", "used", "new"].map(|name| path(name).exists());
         assert_eq!(left, [false, true, true]);
-        assert!(!sum_path(&path("old")).exists());
+        assert!(!checksum_path(&path("old")).exists());
     }
 
     #[test]
-    fn what_was_never_finished_goes_and_what_is_being_written_stays() {
+    fn abandoned_files_are_removed_and_files_being_written_stay() {
         let home = tempfile::tempdir().unwrap();
         let cache = CompileCache::open(home.path().join("cache")).unwrap();
         let path = |name: &str| cache.directory.join(name);
@@ -344,12 +344,12 @@ mod tests {
             let time = SystemTime::now() - Duration::from_secs(age_s);
             File::options().write(true).open(path(name)).unwrap().set_modified(time).unwrap();
         }
-        cache.shrink(&path("new")).unwrap();
+        cache.evict(&path("new")).unwrap();
         assert_eq!([".1-0.new", ".2-0.new"].map(|name| path(name).exists()), [false, true]);
     }
 
     #[test]
-    fn the_directory_is_closed_to_others() {
+    fn the_directory_is_private() {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path().join("cache");
         fs::create_dir(&directory).unwrap();
@@ -362,14 +362,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_component_is_told_apart() {
+    fn a_file_that_is_not_a_component_is_refused_with_the_reason() {
         for (bytes, word) in [
             (b"".as_slice(), "not WebAssembly"),
             (b"hello world", "not WebAssembly"),
             (b"\0asm\x01\0\0\0", "core module"),
             (b"\0asm\x09\0\0\0", "unknown"),
         ] {
-            let error = check(bytes).unwrap_err().to_string();
+            let error = check_header(bytes).unwrap_err().to_string();
             assert!(error.contains(word) && error.contains("wasm32-wasip2"), "{error}");
         }
     }

@@ -72,7 +72,7 @@ impl CompiledCode {
     }
 
     /// Releases the code if it was not called for `idle_max`, and returns true if it did.
-    pub(crate) fn rest(&self, idle_max: Duration) -> bool {
+    pub(crate) fn release_if_idle(&self, idle_max: Duration) -> bool {
         let (Some(_), Ok(mut linked)) = (&self.file, self.linked.try_lock()) else { return false };
         linked.take_if(|linked| idle_max < linked.used.elapsed()).is_some()
     }

@@ -21,7 +21,7 @@ use crate::{
     cache::{self, CacheError, CompileCache, CompiledComponent, ComponentOrigin},
     code::{CompiledCode, ReloadError},
     engine::GuestEngine,
-    imports::print,
+    imports::to_text,
     limits::{ANSWER_BYTES_MAX, GuestLimits},
     meter,
     state::{ComputedTooLong, GuestContext, GuestState},
@@ -64,12 +64,12 @@ pub enum LoadError {
     #[error(transparent)]
     Compile(#[from] CacheError),
     /// The component imports an interface that this host does not offer.
-    #[error("the component imports `{import}`: {way_out}")]
+    #[error("the component imports `{import}`: {how_to_fix}")]
     UnknownImport {
         /// The name and version of the import.
         import: String,
         /// How to fix it.
-        way_out: String,
+        how_to_fix: String,
     },
     /// The imports or exports of the component do not match the contract.
     #[error(
@@ -114,8 +114,8 @@ impl LoadedComponent {
 
     /// Releases the compiled code if the component was not called for `idle_max`, and returns true if it did. The
     /// next call loads the code again.
-    pub(crate) fn rest(&self, idle_max: Duration) -> bool {
-        self.code.rest(idle_max)
+    pub(crate) fn release_if_idle(&self, idle_max: Duration) -> bool {
+        self.code.release_if_idle(idle_max)
     }
 
     /// Returns the component's SHA-256 in hex.
@@ -155,7 +155,7 @@ impl LoadedComponent {
     ) -> Result<Vec<Violation>, GuestError> {
         let label = context.plugin.to_string();
         let state = GuestState::new(label, None, "validate", limits);
-        let (old, new) = (old.as_ref().map(print), print(&new));
+        let (old, new) = (old.as_ref().map(to_text), to_text(&new));
         let text = self
             .run(state, limits, move |exports, store| {
                 Box::pin(async move {
@@ -173,14 +173,15 @@ impl LoadedComponent {
         context: CallContext,
         limits: GuestLimits,
         request: &ReconcileRequest,
-        perform: Arc<dyn HostCalls>,
+        host_calls: Arc<dyn HostCalls>,
     ) -> Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError> {
         const EXPORT: &str = "reconcile";
         let label = context.plugin.to_string();
-        let state = GuestState::new(label, Some(GuestContext { context, perform }), EXPORT, limits);
+        let state =
+            GuestState::new(label, Some(GuestContext { context, host_calls }), EXPORT, limits);
         let request = serde_json::to_string(request).map_err(|error| bad_answer(EXPORT, error))?;
         let mut state = state;
-        state.crossed.gave(request.len());
+        state.transferred.count_into_guest(request.len());
         let result = self
             .run(state, limits, move |exports, store| {
                 Box::pin(async move {
@@ -217,13 +218,13 @@ impl LoadedComponent {
             let exports = self.code.instances().await?.instantiate_async(&mut store).await?;
             call(&exports, &mut store).await
         });
-        let ended = time::timeout(limits.wall_clock, work).await;
+        let result = time::timeout(limits.wall_clock, work).await;
         store.data_mut().flush().await;
-        meter::called(store.data(), cpu, &self.memory_peak_bytes);
-        match ended {
+        meter::record_call(store.data(), cpu, &self.memory_peak_bytes);
+        match result {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(error)) => Err(explain(export, limits, store.data(), &error)),
-            Err(_) => Err(timed_out(export, limits.wall_clock)),
+            Err(_) => Err(timeout_error(export, limits.wall_clock)),
         }
     }
 }
@@ -236,15 +237,15 @@ fn explain(
     error: &wasmtime::Error,
 ) -> GuestError {
     if error.is::<ComputedTooLong>() {
-        return timed_out(export, limits.compute);
+        return timeout_error(export, limits.compute);
     }
     if let Some(error) = error.downcast_ref::<ReloadError>() {
         return GuestError::NotLoaded { message: error.to_string() };
     }
-    if state.wanted_more_memory() {
+    if state.was_refused_memory() {
         return GuestError::OutOfMemory { export, limit_bytes: limits.memory_bytes };
     }
-    let message = state.last_words().unwrap_or_else(|| {
+    let message = state.explanation().unwrap_or_else(|| {
         let trap = error.root_cause().to_string();
         match error.downcast_ref() {
             // Compiled languages put their stack at the start of linear memory, so a stack overflow
@@ -258,7 +259,7 @@ fn explain(
     GuestError::Trapped { export, message }
 }
 
-fn timed_out(export: &'static str, limit: Duration) -> GuestError {
+fn timeout_error(export: &'static str, limit: Duration) -> GuestError {
     let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
     GuestError::TimedOut { export, limit_ms }
 }
@@ -281,10 +282,10 @@ fn check_import(import: &str) -> Result<(), LoadError> {
         return Ok(());
     }
     let (name, version) = import.split_once('@').unwrap_or((import, ""));
-    let way_out = if !OFFERED.contains(&name) {
+    let how_to_fix = if !OFFERED.contains(&name) {
         "this host does not offer this interface; build the plugin with this host's `tholepin-sdk`"
             .to_owned()
-    } else if compatible(version) {
+    } else if is_compatible(version) {
         return Ok(());
     } else {
         format!(
@@ -292,12 +293,12 @@ fn check_import(import: &str) -> Result<(), LoadError> {
              plugin against {CONTRACT_VERSION}"
         )
     };
-    Err(LoadError::UnknownImport { import: import.to_owned(), way_out })
+    Err(LoadError::UnknownImport { import: import.to_owned(), how_to_fix })
 }
 
 /// Returns true if a version is compatible with [`CONTRACT_VERSION`]: before 1.0, major and minor must be
 /// equal. A component with a newer patch version links if this host has the functions that it uses.
-fn compatible(version: &str) -> bool {
+fn is_compatible(version: &str) -> bool {
     let line = |version: &str| {
         let mut parts = version.split('.').map(str::to_owned);
         (parts.next(), parts.next())
@@ -315,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_import_that_is_not_offered_says_what_to_do() {
+    fn an_import_that_is_not_offered_is_refused_with_a_fix() {
         let rows = [
             ("tholepin:runtime/clock@0.1.0", None),
             ("tholepin:runtime/clock@0.1.7", None),

@@ -23,7 +23,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(5);
 
 /// Slots for guest calls outside a reconcile: `describe`, and `validate` of an object that is not being
 /// reconciled. A call beyond all slots waits for one; the wait counts against its wall-clock limit.
-const CALLS_ASIDE: u32 = 8;
+const CALLS_OUTSIDE_RECONCILES: u32 = 8;
 
 /// Core instances of one component: its main module, and the small adapter modules of the component model.
 const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 16;
@@ -63,10 +63,10 @@ impl GuestEngine {
     /// # Errors
     ///
     /// Fails if the engine cannot be set up either way, or if the ticker thread does not start.
-    pub fn new(passes: u32) -> Result<Self, EngineError> {
-        Self::with_allocation(InstanceAllocation::Pooling, passes).or_else(|error| {
+    pub fn new(concurrency: u32) -> Result<Self, EngineError> {
+        Self::with_allocation(InstanceAllocation::Pooling, concurrency).or_else(|error| {
             tracing::info!(%error, "no address space for pooled instances; allocating on demand");
-            Self::with_allocation(InstanceAllocation::OnDemand, passes)
+            Self::with_allocation(InstanceAllocation::OnDemand, concurrency)
         })
     }
 
@@ -77,9 +77,9 @@ impl GuestEngine {
     /// As [`new`](Self::new).
     pub fn with_allocation(
         allocation: InstanceAllocation,
-        passes: u32,
+        concurrency: u32,
     ) -> Result<Self, EngineError> {
-        let calls = passes.saturating_add(CALLS_ASIDE);
+        let calls = concurrency.saturating_add(CALLS_OUTSIDE_RECONCILES);
         let engine = build(allocation, calls)?;
         let ticker = EpochTicker::start(engine.clone()).map_err(EngineError::Ticker)?;
         let slots = Arc::new(Semaphore::new(calls as usize));
@@ -104,7 +104,7 @@ impl GuestEngine {
     ///
     /// Wasmtime 48 keeps the compiler's memory for as long as the engine lives, so the engine that runs guests
     /// must never compile.
-    pub(crate) fn throw_away(functions: Arc<FunctionCache>) -> Result<Engine, EngineError> {
+    pub(crate) fn compiler(functions: Arc<FunctionCache>) -> Result<Engine, EngineError> {
         let mut config = config(InstanceAllocation::OnDemand, 1);
         let enabled = config.enable_incremental_compilation(functions);
         enabled.and_then(|config| Engine::new(config)).map_err(not_set_up)

@@ -85,7 +85,7 @@ impl CacheGenerations {
 
 impl fmt::Debug for FunctionCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Functions").finish_non_exhaustive()
+        f.debug_struct("FunctionCache").finish_non_exhaustive()
     }
 }
 
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_used_last_stays_and_the_bound_holds() {
+    fn recently_used_functions_stay_and_the_bound_holds() {
         let functions = FunctionCache::default();
         for number in 0..2 * FILL {
             put(&functions, number);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_too_large_is_not_kept_and_drives_nothing_out() {
+    fn a_function_that_is_too_large_is_not_kept_and_evicts_nothing() {
         let functions = FunctionCache::default();
         put(&functions, 1);
         functions.insert(b"large", vec![0; BYTES_MAX]);

@@ -45,15 +45,15 @@ impl From<CallError> for Error {
 /// Documents passed between host and guest are parsed, checked for size and counted here.
 impl GuestState {
     /// Parses a JSON argument.
-    fn read<T: DeserializeOwned>(&mut self, what: &str, text: &str) -> Result<T, Error> {
-        self.crossed.took(text.len());
+    fn parse_argument<T: DeserializeOwned>(&mut self, what: &str, text: &str) -> Result<T, Error> {
+        self.transferred.count_out_of_guest(text.len());
         serde_json::from_str(text).map_err(|error| Error::Invalid(format!("`{what}`: {error}")))
     }
 
     /// Converts the answer to a call that returns one document.
     fn document(&mut self, answer: Answer) -> Result<String, Error> {
         let Reply::Document(document) = answer? else {
-            return Err(unfit("a document"));
+            return Err(wrong_type("a document"));
         };
         self.bounded(&document)
     }
@@ -61,15 +61,15 @@ impl GuestState {
     /// Converts the answer to a call that returns several documents.
     fn documents(&mut self, answer: Answer) -> Result<Vec<String>, Error> {
         let Reply::Documents(documents) = answer? else {
-            return Err(unfit("documents"));
+            return Err(wrong_type("documents"));
         };
-        let texts: Vec<String> = documents.iter().map(print).collect();
+        let texts: Vec<String> = documents.iter().map(to_text).collect();
         self.check_size(texts.iter().map(String::len).sum())?;
         Ok(texts)
     }
 
     fn bounded(&mut self, document: &Value) -> Result<String, Error> {
-        let text = print(document);
+        let text = to_text(document);
         self.check_size(text.len())?;
         Ok(text)
     }
@@ -77,7 +77,7 @@ impl GuestState {
     /// Counts an answer of this size, or refuses it if it is larger than [`ANSWER_BYTES_MAX`].
     fn check_size(&mut self, bytes: usize) -> Result<(), Error> {
         if bytes <= ANSWER_BYTES_MAX {
-            self.crossed.gave(bytes);
+            self.transferred.count_into_guest(bytes);
             return Ok(());
         }
         Err(Error::Invalid(format!(
@@ -87,20 +87,20 @@ impl GuestState {
 }
 
 /// Serializes a document. This cannot fail because the keys of a JSON value are strings.
-pub(crate) fn print(document: &Value) -> String {
+pub(crate) fn to_text(document: &Value) -> String {
     serde_json::to_string(document).unwrap_or_default()
 }
 
 /// Converts the answer to a call that returns nothing.
 fn done(answer: Answer) -> Result<(), Error> {
     let Reply::Done = answer? else {
-        return Err(unfit("nothing"));
+        return Err(wrong_type("nothing"));
     };
     Ok(())
 }
 
 /// Returns the error for an answer of the wrong type, which is a bug in the implementation of `HostCalls`.
-fn unfit(expected: &str) -> Error {
+fn wrong_type(expected: &str) -> Error {
     Error::Other(format!("the host's answer has the wrong type: it is not {expected}"))
 }
 
@@ -110,7 +110,7 @@ mod tests {
     use crate::GuestLimits;
 
     #[test]
-    fn an_answer_that_is_too_large_says_what_to_do() {
+    fn an_answer_that_is_too_large_is_refused_with_a_fix() {
         let mut state = GuestState::new("p".to_owned(), None, "reconcile", GuestLimits::default());
         let mut document_of =
             |bytes: usize| state.document(Ok(Reply::Document(Value::from("x".repeat(bytes)))));
@@ -119,6 +119,9 @@ mod tests {
             panic!("must be refused")
         };
         assert!(text.contains("fewer fields"), "{text}");
-        assert_eq!(state.crossed.into_guest, ANSWER_BYTES_MAX, "a refused answer is not counted");
+        assert_eq!(
+            state.transferred.into_guest, ANSWER_BYTES_MAX,
+            "a refused answer is not counted"
+        );
     }
 }

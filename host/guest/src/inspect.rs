@@ -33,15 +33,15 @@ impl fmt::Display for ComponentInspection {
         writeln!(f, "digest      {digest}")?;
         writeln!(f, "size        {bytes} bytes")?;
         for kind in reconciles {
-            let brings = if kind.crd.is_some() { " (brings its definition)" } else { "" };
-            writeln!(f, "reconciles  {}{brings}", kind.name)?;
+            let with_crd = if kind.crd.is_some() { " (brings its definition)" } else { "" };
+            writeln!(f, "reconciles  {}{with_crd}", kind.name)?;
         }
         writeln!(f, "finalizer   {}", if *finalizer { "yes" } else { "no" })?;
         for watched in watches {
             writeln!(f, "watches     {}", watched.name)?;
         }
-        for wish in requested_grants(grants) {
-            writeln!(f, "asks for    {wish}")?;
+        for request in requested_grants(grants) {
+            writeln!(f, "asks for    {request}")?;
         }
         imports.iter().try_for_each(|import| writeln!(f, "imports     {import}"))
     }
@@ -71,14 +71,14 @@ impl ComponentInspection {
     }
 }
 
-fn requested_grants(wanted: &Grants) -> Vec<String> {
-    let Grants { kubernetes, redis, probes } = wanted;
+fn requested_grants(grants: &Grants) -> Vec<String> {
+    let Grants { kubernetes, redis, probes } = grants;
     let kubernetes = kubernetes.iter().map(|grant| {
         let force = if grant.force { ", with force" } else { "" };
-        let (verbs, scope) = (grant.verbs.join(", "), grants::word(grant.scope));
+        let (verbs, scope) = (grant.verbs.join(", "), grants::scope_name(grant.scope));
         format!("{}: {verbs} (scope {scope}{force})", grant.name)
     });
-    let redis = redis.commands.iter().chain(&redis.verbs).map(|word| format!("redis: {word}"));
+    let redis = redis.commands.iter().chain(&redis.verbs).map(|name| format!("redis: {name}"));
     let probes = probes.iter().map(|port| format!("to probe port {port}"));
     kubernetes.chain(redis).chain(probes).collect()
 }
@@ -175,8 +175,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_wish_is_told() {
-        let wanted = json!({
+    fn every_requested_grant_is_listed() {
+        let grants = json!({
             "kubernetes": [{"apiVersion": "v1", "kind": "ConfigMap", "verbs": ["get", "apply"], "force": true}],
             "redis": {"commands": ["+info"], "verbs": ["meet"]},
             "probes": [8080],
@@ -187,6 +187,6 @@ mod tests {
             "redis: meet",
             "to probe port 8080",
         ];
-        assert_eq!(requested_grants(&serde_json::from_value(wanted).unwrap()), expected);
+        assert_eq!(requested_grants(&serde_json::from_value(grants).unwrap()), expected);
     }
 }

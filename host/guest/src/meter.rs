@@ -12,14 +12,14 @@ use nix::time::ClockId;
 
 use crate::state::{GuestDocumentBytes, GuestState};
 
-/// Adds to `spent` the processor time used while the future is polled: that of the guest and of the host calls
-/// it makes, without the time spent waiting.
-pub(crate) async fn cpu_time<F: Future>(spent: &mut Duration, future: F) -> F::Output {
+/// Adds to `cpu_time_used` the processor time used while the future is polled: that of the guest and of the host
+/// calls it makes, without the time spent waiting.
+pub(crate) async fn cpu_time<F: Future>(cpu_time_used: &mut Duration, future: F) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|context| {
         let start = thread_time();
         let polled = future.as_mut().poll(context);
-        *spent += thread_time().saturating_sub(start);
+        *cpu_time_used += thread_time().saturating_sub(start);
         polled
     })
     .await
@@ -32,15 +32,15 @@ fn thread_time() -> Duration {
 
 /// Records the metrics of a call that has ended, whatever its result. Calls of `describe` are not recorded:
 /// they are few, and their plugin may never serve.
-pub(crate) fn called(state: &GuestState, cpu: Duration, memory_peak_bytes: &AtomicUsize) {
-    if state.is_sealed() && state.export() != "validate" {
+pub(crate) fn record_call(state: &GuestState, cpu: Duration, memory_peak_bytes: &AtomicUsize) {
+    if state.denies_host_calls() && state.export() != "validate" {
         return;
     }
     let name = || state.label().to_owned();
     let export = state.export();
     histogram!("tholepin_plugin_cpu_seconds", "controller" => name(), "function" => export)
         .record(cpu);
-    let GuestDocumentBytes { into_guest, out_of_guest } = state.crossed;
+    let GuestDocumentBytes { into_guest, out_of_guest } = state.transferred;
     for (direction, bytes) in [("in", into_guest), ("out", out_of_guest)] {
         counter!("tholepin_plugin_bytes_total", "controller" => name(), "direction" => direction)
             .increment(u64::try_from(bytes).unwrap_or(u64::MAX));
@@ -58,12 +58,12 @@ mod tests {
 
     #[tokio::test]
     async fn computing_counts_and_waiting_does_not() {
-        let mut spent = Duration::ZERO;
+        let mut cpu_time_used = Duration::ZERO;
         let pause = Duration::from_millis(30);
         let start = Instant::now();
-        cpu_time(&mut spent, tokio::time::sleep(pause)).await;
+        cpu_time(&mut cpu_time_used, tokio::time::sleep(pause)).await;
         assert!(pause <= start.elapsed());
-        assert!(spent < pause / 2, "{spent:?}");
+        assert!(cpu_time_used < pause / 2, "{cpu_time_used:?}");
         let mut computed = Duration::ZERO;
         cpu_time(&mut computed, async {
             let start = thread_time();

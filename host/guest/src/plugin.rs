@@ -57,10 +57,10 @@ impl GuestRuntime for LoadedPlugin {
         &'a self,
         context: CallContext,
         request: ReconcileRequest,
-        perform: Arc<dyn HostCalls>,
+        host_calls: Arc<dyn HostCalls>,
     ) -> BoxedFuture<'a, Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError>> {
         Box::pin(
-            async move { self.loaded.reconcile(context, self.limits, &request, perform).await },
+            async move { self.loaded.reconcile(context, self.limits, &request, host_calls).await },
         )
     }
 

@@ -92,12 +92,12 @@ pub struct PluginRegistry {
     cache: CompileCache,
     history: HistoryStore,
     /// The start time and the predecessor of each serving revision.
-    tenures: Mutex<BTreeMap<PluginName, ServingRecord>>,
+    serving_records: Mutex<BTreeMap<PluginName, ServingRecord>>,
     /// Held while deciding which revision of a plugin serves.
-    changing: AsyncMutex<()>,
+    change_lock: AsyncMutex<()>,
     active: RwLock<Arc<ActiveRevisions>>,
     reports: RwLock<BTreeMap<PluginName, PluginReport>>,
-    sender: broadcast::Sender<PluginReport>,
+    report_sender: broadcast::Sender<PluginReport>,
     compilations: broadcast::Sender<CompilationNotice>,
 }
 
@@ -135,11 +135,11 @@ impl PluginRegistry {
             engine,
             cache,
             history,
-            tenures: Mutex::default(),
-            changing: AsyncMutex::default(),
+            serving_records: Mutex::default(),
+            change_lock: AsyncMutex::default(),
             active: RwLock::default(),
             reports: RwLock::default(),
-            sender: broadcast::channel(REPORTS_KEPT).0,
+            report_sender: broadcast::channel(REPORTS_KEPT).0,
             compilations: broadcast::channel(REPORTS_KEPT).0,
         });
         let watch = DirectoryWatch::new(Arc::clone(&registry));
@@ -168,7 +168,7 @@ impl PluginRegistry {
     /// [`reports`](Self::reports).
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<PluginReport> {
-        self.sender.subscribe()
+        self.report_sender.subscribe()
     }
 
     /// Returns why the plugin directory cannot be read, or `None` if it can. While it cannot, the plugins continue
@@ -194,47 +194,47 @@ impl PluginRegistry {
     /// to serve, which may have been in an earlier process.
     fn publish(&self, plugin: Arc<LoadedPlugin>, since_ms: u64) {
         let (name, mut previous) = (plugin.name.clone(), None);
-        self.change(|active| previous = active.insert(name.clone(), plugin));
-        self.tenures().insert(name, ServingRecord { since_ms, previous });
+        self.update_active(|active| previous = active.insert(name.clone(), plugin));
+        self.serving_records().insert(name, ServingRecord { since_ms, previous });
     }
 
     /// Returns the revision that served before the present one.
     fn previous(&self, name: &PluginName) -> Option<Arc<LoadedPlugin>> {
-        self.tenures().get(name)?.previous.clone()
+        self.serving_records().get(name)?.previous.clone()
     }
 
-    fn tenures(&self) -> MutexGuard<'_, BTreeMap<PluginName, ServingRecord>> {
-        self.tenures.lock().unwrap_or_else(PoisonError::into_inner)
+    fn serving_records(&self) -> MutexGuard<'_, BTreeMap<PluginName, ServingRecord>> {
+        self.serving_records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes a plugin from the serving ones.
     fn unload(&self, name: &PluginName) {
         if self.active(name).is_some() {
-            self.change(|active| {
+            self.update_active(|active| {
                 active.remove(name);
             });
-            self.tenures().remove(name);
+            self.serving_records().remove(name);
         }
     }
 
     /// Releases the code of idle plugins, and returns the freed heap memory to the kernel. Blocks for some
     /// milliseconds.
-    fn rest(&self) {
+    fn release_idle_code(&self) {
         let (plugins, idle_max) = (self.plugins(), self.options.idle_max);
         let previous: Vec<_> =
-            self.tenures().values().filter_map(|tenure| tenure.previous.clone()).collect();
+            self.serving_records().values().filter_map(|record| record.previous.clone()).collect();
         let loaded = plugins.values().chain(&previous);
-        let resting = loaded.filter(|plugin| plugin.loaded.rest(idle_max)).count();
-        if resting != 0 {
-            tracing::debug!(plugins = resting, "released the code of idle plugins");
+        let released = loaded.filter(|plugin| plugin.loaded.release_if_idle(idle_max)).count();
+        if released != 0 {
+            tracing::debug!(plugins = released, "released the code of idle plugins");
             heap::trim();
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut ActiveRevisions)) {
+    fn update_active(&self, update: impl FnOnce(&mut ActiveRevisions)) {
         let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
         let mut next = ActiveRevisions::clone(&active);
-        change(&mut next);
+        update(&mut next);
         *active = Arc::new(next);
     }
 
@@ -255,14 +255,14 @@ impl PluginRegistry {
         )
         .increment(1);
         let serving = self.active(name).map(|active| {
-            let tenures = self.tenures();
-            let tenure = tenures.get(name);
-            let previous = tenure.and_then(|tenure| tenure.previous.as_ref());
+            let serving_records = self.serving_records();
+            let record = serving_records.get(name);
+            let previous = record.and_then(|record| record.previous.as_ref());
             ServingRevision {
                 revision: active.digest.clone(),
                 component: active.component_digest.clone(),
                 version: active.manifest.version.clone(),
-                since_ms: tenure.map(|tenure| tenure.since_ms).unwrap_or_default(),
+                since_ms: record.map(|record| record.since_ms).unwrap_or_default(),
                 previous: previous.map(|previous| previous.digest.clone()),
             }
         });
@@ -282,6 +282,6 @@ impl PluginRegistry {
         }
         drop(reports);
         // Without subscribers this fails; the report is stored above.
-        let _ = self.sender.send(report);
+        let _ = self.report_sender.send(report);
     }
 }

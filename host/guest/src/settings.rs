@@ -165,7 +165,7 @@ spec:
 ";
 
     #[test]
-    fn a_plugin_object_is_read() {
+    fn a_plugin_object_is_parsed() {
         let plugin: PluginObject = serde_saphyr::from_str(WHOLE).unwrap();
         assert_eq!(plugin.spec.source.file, "a.wasm");
         assert!(matches!(plugin.spec.grants, GrantSetting::Granted(_)));
@@ -175,7 +175,7 @@ spec:
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_invalid_field_is_named() {
         let rows = [
             (WHOLE.replace("limits:", "limit:"), "limit"),
             (WHOLE.replace("verbs:", "verb:"), "verb"),

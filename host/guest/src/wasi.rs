@@ -59,7 +59,7 @@ enum WasiStub {
     /// Returns a value that depends on nothing.
     Constant(fn(StoreContextMut<'_, GuestState>) -> Result<Val>),
     /// Makes a recorded call, or logs.
-    Asked(for<'a> fn(&'a mut GuestState, &'a [Val]) -> BoxedFuture<'a, Result<Val>>),
+    HostCall(for<'a> fn(&'a mut GuestState, &'a [Val]) -> BoxedFuture<'a, Result<Val>>),
     /// Returns no value.
     Nothing,
     /// Traps.
@@ -72,17 +72,17 @@ fn define_function(
     name: &str,
 ) -> Result<()> {
     let stub = Arc::new(stub(interface, name));
-    linker.func_new_async(name, move |mut context, _, given, results| {
+    linker.func_new_async(name, move |mut context, _, arguments, results| {
         let stub = Arc::clone(&stub);
         Box::new(async move {
             let value = match &*stub {
                 WasiStub::Constant(value) => Some(value(context.as_context_mut())?),
-                WasiStub::Asked(ask) => Some(ask(context.data_mut(), given).await?),
+                WasiStub::HostCall(perform) => Some(perform(context.data_mut(), arguments).await?),
                 WasiStub::Nothing => None,
                 WasiStub::Trap(text) => bail!("{text}"),
             };
             // Borrowed handles must be dropped before the call returns; otherwise it traps.
-            for handle in given {
+            for handle in arguments {
                 if let Val::Resource(handle) = handle {
                     handle.resource_drop_async(&mut context).await?;
                 }
@@ -131,23 +131,23 @@ fn stub(interface: &str, name: &str) -> WasiStub {
         (
             "wasi:io/streams",
             "[method]output-stream.write" | "[method]output-stream.blocking-write-and-flush",
-        ) => WasiStub::Asked(|state, given| Box::pin(write(state, given))),
+        ) => WasiStub::HostCall(|state, arguments| Box::pin(write(state, arguments))),
         ("wasi:clocks/wall-clock", "now") => {
-            WasiStub::Asked(|state, _| Box::pin(wall_clock(state)))
+            WasiStub::HostCall(|state, _| Box::pin(wall_clock(state)))
         }
-        ("wasi:clocks/monotonic-clock", "now") => WasiStub::Asked(|state, _| {
+        ("wasi:clocks/monotonic-clock", "now") => WasiStub::HostCall(|state, _| {
             Box::pin(async { Ok(Val::U64(now_ms(state).await?.saturating_mul(1_000_000))) })
         }),
         ("wasi:random/random", "get-random-u64")
-        | ("wasi:random/insecure", "get-insecure-random-u64") => {
-            WasiStub::Asked(|state, _| Box::pin(async { Ok(Val::U64(random_u64(state).await?)) }))
-        }
+        | ("wasi:random/insecure", "get-insecure-random-u64") => WasiStub::HostCall(|state, _| {
+            Box::pin(async { Ok(Val::U64(random_u64(state).await?)) })
+        }),
         ("wasi:random/insecure-seed", "insecure-seed" | "get-insecure-seed") => {
-            WasiStub::Asked(|state, _| Box::pin(seed(state)))
+            WasiStub::HostCall(|state, _| Box::pin(seed(state)))
         }
         ("wasi:random/random", "get-random-bytes")
         | ("wasi:random/insecure", "get-insecure-random-bytes") => {
-            WasiStub::Asked(|state, given| Box::pin(random_bytes(state, given)))
+            WasiStub::HostCall(|state, arguments| Box::pin(random_bytes(state, arguments)))
         }
         ("wasi:cli/exit", _) => WasiStub::Trap("the plugin called `exit`".to_owned()),
         _ => WasiStub::Trap(format!(
@@ -156,9 +156,9 @@ fn stub(interface: &str, name: &str) -> WasiStub {
     }
 }
 
-async fn write(state: &mut GuestState, given: &[Val]) -> Result<Val> {
+async fn write(state: &mut GuestState, arguments: &[Val]) -> Result<Val> {
     // The first argument is the stream.
-    let Some(Val::List(items)) = given.get(1) else {
+    let Some(Val::List(items)) = arguments.get(1) else {
         bail!("a WASI write without a list of bytes")
     };
     let bytes: Vec<u8> = items
@@ -179,7 +179,7 @@ async fn wall_clock(state: &mut GuestState) -> Result<Val> {
 }
 
 async fn now_ms(state: &mut GuestState) -> Result<u64> {
-    match state.ask(Call::Runtime(RuntimeCall::Now)).await {
+    match state.call_host(Call::Runtime(RuntimeCall::Now)).await {
         Ok(Reply::Number(now_ms)) => Ok(now_ms),
         Ok(_) => bail!("the host's clock did not return a number"),
         Err(error) => bail!("the host's clock: {error}"),
@@ -187,9 +187,8 @@ async fn now_ms(state: &mut GuestState) -> Result<u64> {
 }
 
 async fn seed(state: &mut GuestState) -> Result<Val> {
-    let one = random_u64(state).await?;
-    let other = random_u64(state).await?;
-    Ok(Val::Tuple(vec![Val::U64(one), Val::U64(other)]))
+    let (first, second) = (random_u64(state).await?, random_u64(state).await?);
+    Ok(Val::Tuple(vec![Val::U64(first), Val::U64(second)]))
 }
 
 async fn random_u64(state: &mut GuestState) -> Result<u64> {
@@ -197,8 +196,8 @@ async fn random_u64(state: &mut GuestState) -> Result<u64> {
     Ok(u64::from_le_bytes(bytes.as_slice().try_into()?))
 }
 
-async fn random_bytes(state: &mut GuestState, given: &[Val]) -> Result<Val> {
-    let Some(Val::U64(count)) = given.first() else {
+async fn random_bytes(state: &mut GuestState, arguments: &[Val]) -> Result<Val> {
+    let Some(Val::U64(count)) = arguments.first() else {
         bail!("a WASI call for random bytes without a count")
     };
     let count = u32::try_from(*count)?;
@@ -213,10 +212,10 @@ async fn random_bytes(state: &mut GuestState, given: &[Val]) -> Result<Val> {
 /// each time, the bytes are zeros; that is enough to seed a hash map.
 async fn random(state: &mut GuestState, count: u32) -> Result<Vec<u8>> {
     let length = usize::try_from(count)?;
-    if state.is_sealed() {
+    if state.denies_host_calls() {
         return Ok(vec![0; length]);
     }
-    match state.ask(Call::Runtime(RuntimeCall::Random { bytes: count })).await {
+    match state.call_host(Call::Runtime(RuntimeCall::Random { bytes: count })).await {
         Ok(Reply::Bytes(bytes)) if bytes.len() == length => Ok(bytes),
         Ok(_) => bail!("the host did not return {count} random bytes"),
         Err(error) => bail!("the host's random bytes: {error}"),

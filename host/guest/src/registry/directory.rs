@@ -70,55 +70,55 @@ impl FileFingerprint {
 }
 
 /// Scans the whole directory. Blocks.
-pub(super) fn survey(directory: &Path) -> io::Result<DirectoryScan> {
-    let mut survey = DirectoryScan::default();
+pub(super) fn scan(directory: &Path) -> io::Result<DirectoryScan> {
+    let mut scan = DirectoryScan::default();
     let mut components = BTreeSet::new();
     for entry in fs::read_dir(directory)? {
         let file = entry?.file_name();
         let Some(name) = file.to_str() else {
-            survey.misnamed.insert(file.to_string_lossy().into_owned());
+            scan.misnamed.insert(file.to_string_lossy().into_owned());
             continue;
         };
         if name.starts_with('.') {
             continue;
         }
         if name.ends_with(".yml") {
-            survey.misnamed.insert(name.to_owned());
+            scan.misnamed.insert(name.to_owned());
         } else if let Some(stem) = name.strip_suffix(".yaml") {
             match stem.parse::<PluginName>() {
                 Ok(plugin) => {
-                    let found = look(directory, &plugin);
-                    survey.plugins.insert(plugin, found);
+                    let found = read_plugin(directory, &plugin);
+                    scan.plugins.insert(plugin, found);
                 }
                 Err(_) => {
-                    survey.misnamed.insert(name.to_owned());
+                    scan.misnamed.insert(name.to_owned());
                 }
             }
         } else if name.ends_with(".wasm") {
             components.insert(name.to_owned());
         }
     }
-    for found in survey.plugins.values() {
+    for found in scan.plugins.values() {
         if let Ok(settings) = &found.settings {
             components.remove(&settings.plugin.spec.source.file);
         }
     }
     for name in components {
         match name.trim_end_matches(".wasm").parse::<PluginName>() {
-            Ok(plugin) if survey.plugins.contains_key(&plugin) => {}
+            Ok(plugin) if scan.plugins.contains_key(&plugin) => {}
             Ok(plugin) => {
-                survey.orphans.insert(plugin);
+                scan.orphans.insert(plugin);
             }
             Err(_) => {
-                survey.misnamed.insert(name);
+                scan.misnamed.insert(name);
             }
         }
     }
-    Ok(survey)
+    Ok(scan)
 }
 
 /// Reads the files of one plugin. Blocks.
-pub(super) fn look(directory: &Path, name: &PluginName) -> FoundPlugin {
+pub(super) fn read_plugin(directory: &Path, name: &PluginName) -> FoundPlugin {
     let settings = read_settings(&directory.join(format!("{name}.yaml")), name);
     let component = settings.as_ref().ok().and_then(|settings| {
         FileFingerprint::of(&directory.join(&settings.plugin.spec.source.file))
@@ -139,15 +139,16 @@ fn read_settings(path: &Path, name: &PluginName) -> Result<PluginSettingsFile, S
         ));
     }
     let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let plugin: PluginObject = serde_saphyr::from_str(&text).map_err(|error| one_line(&error))?;
-    let object: Value = serde_saphyr::from_str(&text).map_err(|error| one_line(&error))?;
+    let plugin: PluginObject =
+        serde_saphyr::from_str(&text).map_err(|error| one_line_message(&error))?;
+    let object: Value = serde_saphyr::from_str(&text).map_err(|error| one_line_message(&error))?;
     check(&plugin, name)?;
     Ok(PluginSettingsFile { plugin, object })
 }
 
 /// Formats a parse error as one line with its position, without the parser's excerpt of the file, because
 /// tables and events show only one line.
-fn one_line(error: &serde_saphyr::Error) -> String {
+fn one_line_message(error: &serde_saphyr::Error) -> String {
     let text = error.without_snippet().to_string();
     if text.contains("multiple YAML documents") {
         return "it holds several YAML documents; put each Plugin into a file of its own"
@@ -189,7 +190,7 @@ fn check(plugin: &PluginObject, name: &PluginName) -> Result<(), String> {
 }
 
 fn is_sha256(digest: &str) -> bool {
-    digest.len() == 64 && digest.bytes().all(|it| matches!(it, b'0'..=b'9' | b'a'..=b'f'))
+    digest.len() == 64 && digest.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
@@ -197,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_that_look_like_a_plugins_and_are_none_are_told() {
+    fn files_with_names_similar_to_a_plugins_are_listed() {
         use std::os::unix::ffi::OsStrExt;
         let folder = tempfile::tempdir().unwrap();
         let odd = std::ffi::OsStr::from_bytes(b"n\xff.yaml");
@@ -205,13 +206,13 @@ mod tests {
             fs::write(folder.path().join(name), "").unwrap();
         }
         fs::write(folder.path().join(odd), "").unwrap();
-        let misnamed = survey(folder.path()).unwrap().misnamed;
+        let misnamed = scan(folder.path()).unwrap().misnamed;
         let misnamed: Vec<_> = misnamed.iter().map(String::as_str).collect();
         assert_eq!(misnamed, ["Bad_Name.wasm", "n\u{fffd}.yaml", "p.yml"]);
     }
 
     #[test]
-    fn a_file_that_cannot_be_read_is_told_of_in_one_line_with_the_line_of_the_file() {
+    fn an_unreadable_file_is_described_in_one_line_with_the_line_number() {
         let head = "# a comment\napiVersion: tholepin.dev/v1alpha1\nkind: Plugin\nmetadata: {name: p}\nspec:\n";
         let cases = [
             ("  source: {file: p.wasm\n  grants: asRequested\n", "line 7"),

@@ -39,24 +39,24 @@ pub enum RollbackError {
     NoneBefore(PluginName),
     /// No kept revision begins with the given digits.
     #[error(
-        "no kept revision of `{name}` begins with `{wanted}`; `tholepin plugin history {name}` shows them"
+        "no kept revision of `{name}` begins with `{prefix}`; `tholepin plugin history {name}` shows them"
     )]
     NoSuch {
         /// The plugin.
         name: PluginName,
         /// The requested digits.
-        wanted: String,
+        prefix: String,
     },
     /// Several kept revisions begin with the given digits.
     #[error(
-        "{count} kept revisions of `{name}` begin with `{wanted}`; give more digits: `tholepin plugin history \
+        "{count} kept revisions of `{name}` begin with `{prefix}`; give more digits: `tholepin plugin history \
          {name}` shows them"
     )]
     NotOne {
         /// The plugin.
         name: PluginName,
         /// The requested digits.
-        wanted: String,
+        prefix: String,
         /// The number of matching revisions.
         count: usize,
     },
@@ -92,11 +92,11 @@ impl PluginRegistry {
         let since_ms = history.since_ms(&plugin.digest);
         let rollback = history.rollback;
         if let Some(rollback) = rollback.as_ref().filter(|it| it.refused == plugin.digest) {
-            let kept = match self.active(&name) {
+            let result = match self.active(&name) {
                 Some(_) => Ok(()),
                 None => self.serve_kept(&name, &rollback.serving).await,
             };
-            match kept {
+            match result {
                 Ok(()) => return Err(refused(&name, rollback)),
                 // Serving a revision that was rolled back is better than serving none.
                 Err(RejectedRevision { message, .. }) => {
@@ -116,8 +116,8 @@ impl PluginRegistry {
         }
         let (store, object) = (self.history.clone(), settings.object.clone());
         let keep = move || store.keep(&plugin, &object, &component, since_ms);
-        let kept = task::spawn_blocking(keep).await;
-        if let Err(error) = kept.map_err(std::io::Error::other).flatten() {
+        let result = task::spawn_blocking(keep).await;
+        if let Err(error) = result.map_err(std::io::Error::other).flatten() {
             tracing::warn!(plugin = %name, %error, "the revision serves, but cannot be kept for a rollback");
         }
         Ok(())
@@ -139,7 +139,7 @@ impl PluginRegistry {
         }
     }
 
-    /// Rolls a plugin back at the request of a person: to the revision whose digest begins with `wanted`, or else
+    /// Rolls a plugin back at the request of a person: to the revision whose digest begins with `prefix`, or else
     /// to the latest other one that was not rolled back. The file's revision is refused until the file changes,
     /// unless it is the requested one.
     ///
@@ -150,18 +150,18 @@ impl PluginRegistry {
     pub async fn roll_back(
         &self,
         name: &PluginName,
-        wanted: Option<&str>,
+        prefix: Option<&str>,
     ) -> Result<RevisionDigest, RollbackError> {
-        self.change_revision(name, wanted, RollbackCause::Person).await
+        self.change_revision(name, prefix, RollbackCause::Person).await
     }
 
     async fn change_revision(
         &self,
         name: &PluginName,
-        wanted: Option<&str>,
+        prefix: Option<&str>,
         cause: RollbackCause<'_>,
     ) -> Result<RevisionDigest, RollbackError> {
-        let _turn = self.changing.lock().await;
+        let _lock = self.change_lock.lock().await;
         let now = self.active(name).map(|now| now.digest.clone());
         let history = self.history.read(name);
         if now.is_none() && history.revisions.is_empty() {
@@ -171,12 +171,12 @@ impl PluginRegistry {
         if now.is_none() && !self.options.directory.join(format!("{name}.yaml")).exists() {
             return Err(RollbackError::NoFiles(name.clone()));
         }
-        let RevisionRecord { revision, .. } = match wanted {
-            Some(wanted) => {
-                let (name, wanted) = (name.clone(), wanted.to_owned());
-                history.find(&wanted).map_err(|count| match count {
-                    0 => RollbackError::NoSuch { name, wanted: wanted.clone() },
-                    count => RollbackError::NotOne { name, wanted: wanted.clone(), count },
+        let RevisionRecord { revision, .. } = match prefix {
+            Some(prefix) => {
+                let (name, prefix) = (name.clone(), prefix.to_owned());
+                history.find(&prefix).map_err(|count| match count {
+                    0 => RollbackError::NoSuch { name, prefix: prefix.clone() },
+                    count => RollbackError::NotOne { name, prefix: prefix.clone(), count },
                 })?
             }
             None => match &now {
@@ -188,7 +188,7 @@ impl PluginRegistry {
         if now.as_ref() == Some(revision) {
             return Err(RollbackError::ServesAlready(revision.clone()));
         }
-        self.go_back(name, revision, wanted.is_some(), cause).await.map_err(
+        self.go_back(name, revision, prefix.is_some(), cause).await.map_err(
             |RejectedRevision { message, .. }| RollbackError::NotLoaded {
                 revision: revision.clone(),
                 message,
@@ -250,10 +250,10 @@ impl PluginRegistry {
         counter!("tholepin_plugin_rollbacks_total", "controller" => name.to_string()).increment(1);
         // A person who names the file's own revision accepts it even if it had failed.
         let is_insisted = is_named && rollback.is_none();
-        let noted = RevisionOrigin { since_ms: at_ms, rollback: rollback.clone(), is_insisted };
+        let origin = RevisionOrigin { since_ms: at_ms, rollback: rollback.clone(), is_insisted };
         let store = self.history.clone();
-        let noted = task::spawn_blocking(move || store.note(&plugin, noted)).await;
-        if let Err(error) = noted.map_err(std::io::Error::other).flatten() {
+        let stored = task::spawn_blocking(move || store.record_activation(&plugin, origin)).await;
+        if let Err(error) = stored.map_err(std::io::Error::other).flatten() {
             tracing::warn!(plugin = %name, %error, "cannot store the rollback; it ends with this process");
         }
         let rejected = rollback.as_ref().map(|rollback| self::refused(name, rollback));
@@ -283,8 +283,8 @@ impl PluginRegistry {
         let files = self.history.files(name, revision).ok_or_else(|| {
             RejectedRevision::new(RejectReason::ComponentMissing, "no earlier revisions are kept")
         })?;
-        let (place, whose) = (files.clone(), name.clone());
-        let found = task::spawn_blocking(move || directory::look(&place, &whose)).await;
+        let (directory, plugin) = (files.clone(), name.clone());
+        let found = task::spawn_blocking(move || directory::read_plugin(&directory, &plugin)).await;
         let found: FoundPlugin = found.map_err(|error| {
             RejectedRevision::new(RejectReason::SettingsInvalid, error.to_string())
         })?;
@@ -317,17 +317,17 @@ const BY_HAND: &str = "by a person, with `tholepin plugin rollback`";
 fn refused(name: &PluginName, rollback: &RollbackRecord) -> RejectedRevision {
     let RollbackRecord { refused, serving, why, at_ms: _, is_by_hand } = rollback;
     let (refused, serving) = (refused.short(), serving.short());
-    let take = format!("`tholepin plugin rollback {name} {refused}`");
+    let command = format!("`tholepin plugin rollback {name} {refused}`");
     if *is_by_hand {
         let text = format!(
             "a person rolled {name} back from the file's revision {refused} to {serving}. To end the rollback, run \
-             {take}, or change the component or the spec in {name}.yaml"
+             {command}, or change the component or the spec in {name}.yaml"
         );
         return RejectedRevision::new(RejectReason::RolledBack, text);
     }
     let text = format!(
         "the host rolled {name} back from the file's revision {refused} to {serving}: {why}. Install a fixed \
-         component, change the spec in {name}.yaml, or accept {refused} with {take}"
+         component, change the spec in {name}.yaml, or accept {refused} with {command}"
     );
     RejectedRevision::new(RejectReason::TakenBack, text)
 }

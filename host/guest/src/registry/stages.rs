@@ -59,15 +59,15 @@ impl StageProgress {
     }
 }
 
-/// Takes a revision, whose files are in `directory`, through all stages except `Active`. Calls `tell` after each
-/// stage.
+/// Takes a revision, whose files are in `directory`, through all stages except `Active`. Calls
+/// `report_progress` after each stage.
 pub(super) async fn load(
     registry: &PluginRegistry,
     directory: &Path,
     name: &PluginName,
     found: &FoundPlugin,
     progress: &mut StageProgress,
-    mut tell: impl FnMut(&StageProgress),
+    mut report_progress: impl FnMut(&StageProgress),
 ) -> Result<Arc<LoadedPlugin>, RejectedRevision> {
     let PluginSettingsFile { plugin, object: _ } = found.settings.as_ref().map_err(|error| {
         RejectedRevision::new(
@@ -86,7 +86,7 @@ pub(super) async fn load(
     progress.candidate = Some(digest.clone());
     let mut reach = |stage, progress: &mut StageProgress| {
         progress.reach(name, stage);
-        tell(progress);
+        report_progress(progress);
     };
     reach(RevisionStage::Fetched, progress);
 
@@ -128,19 +128,19 @@ async fn compile(
     digest: &str,
 ) -> Result<CompiledComponent, CacheError> {
     let bytes = wasm.len();
-    let tell = |took| {
+    let notify = |took| {
         // Without subscribers this fails, which is fine.
         let _ = registry.compilations.send(CompilationNotice { plugin: name.clone(), bytes, took });
     };
     if !registry.cache.has(&registry.engine, digest) {
-        tell(None);
+        notify(None);
     }
-    let begun = Instant::now();
+    let started = Instant::now();
     let compiled =
         LoadedComponent::compile(&registry.engine, &registry.cache, wasm, digest.to_owned()).await;
     let (compiled, origin) = compiled?;
     if origin == ComponentOrigin::Compiled {
-        tell(Some(begun.elapsed()));
+        notify(Some(started.elapsed()));
     }
     Ok(compiled)
 }
@@ -226,7 +226,7 @@ fn check(
     manifest: &Manifest,
 ) -> Result<(Grants, Value), RejectedRevision> {
     check_manifest(name, manifest)?;
-    check_words(name, settings, manifest)?;
+    check_grant_names(name, settings, manifest)?;
     check_kinds(registry, name, manifest)?;
     check_grants(registry, name, settings, manifest)?;
     let parameters = settings.parameters.clone().unwrap_or_else(|| json!({}));
@@ -265,16 +265,16 @@ fn check_manifest(name: &PluginName, manifest: &Manifest) -> Result<(), Rejected
 }
 
 /// Refuses grants with a name that this host does not know, because they would never have an effect.
-fn check_words(
+fn check_grant_names(
     name: &PluginName,
     settings: &PluginSettings,
     manifest: &Manifest,
 ) -> Result<(), RejectedRevision> {
-    let asked = manifest.grants.faults();
-    if !asked.is_empty() {
+    let faults = manifest.grants.faults();
+    if !faults.is_empty() {
         let text = format!(
             "the manifest of `{name}` requests grants that do not exist: {}; correct its `grants`",
-            asked.join("; ")
+            faults.join("; ")
         );
         return Err(RejectedRevision::new(RejectReason::ManifestInvalid, text));
     }

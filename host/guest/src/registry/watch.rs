@@ -49,7 +49,7 @@ pub struct DirectoryWatch {
     orphans: BTreeSet<PluginName>,
     misnamed: BTreeSet<String>,
     /// The serving revisions when plugins rejected for [`RejectReason::KindClaimed`] were last tried.
-    judged_against: Arc<ActiveRevisions>,
+    serving_at_last_retry: Arc<ActiveRevisions>,
     notices: mpsc::Receiver<Duration>,
     watcher: Option<RecommendedWatcher>,
 }
@@ -62,9 +62,9 @@ impl DirectoryWatch {
                 tracing::warn!(%error, "cannot watch the plugin directory; scanning it every {RESCAN:?}");
             })
             .ok();
-        let judged_against = registry.plugins();
+        let serving_at_last_retry = registry.plugins();
         Self {
-            judged_against,
+            serving_at_last_retry,
             registry,
             seen: BTreeMap::new(),
             orphans: BTreeSet::new(),
@@ -81,10 +81,10 @@ impl DirectoryWatch {
         loop {
             tokio::select! {
                 Some(quiet) = self.notices.recv(), if self.watcher.is_some() => {
-                    self.settle(quiet).await;
+                    self.wait_until_quiet(quiet).await;
                 }
                 _ = rescan.tick() => {
-                    self.rest().await;
+                    self.release_idle_code().await;
                     self.watch_again();
                 }
             }
@@ -96,8 +96,8 @@ impl DirectoryWatch {
     /// is rejected.
     pub async fn scan(&mut self) {
         let directory = self.registry.options.directory.clone();
-        let survey = match task::spawn_blocking(move || directory::survey(&directory)).await {
-            Ok(Ok(survey)) => survey,
+        let scan_result = match task::spawn_blocking(move || directory::scan(&directory)).await {
+            Ok(Ok(scan_result)) => scan_result,
             Ok(Err(error)) => {
                 // The plugins continue to serve, because an unreadable directory does not mean that they
                 // were removed.
@@ -109,14 +109,14 @@ impl DirectoryWatch {
                 return;
             }
         };
-        self.unload_missing(&survey);
-        self.refuse_orphans(&survey);
+        self.unload_missing(&scan_result);
+        self.report_orphans(&scan_result);
         let serving = self.registry.plugins();
-        if !Arc::ptr_eq(&serving, &self.judged_against) {
+        if !Arc::ptr_eq(&serving, &self.serving_at_last_retry) {
             self.retry(RejectReason::KindClaimed);
-            self.judged_against = serving;
+            self.serving_at_last_retry = serving;
         }
-        for (name, found) in survey.plugins {
+        for (name, found) in scan_result.plugins {
             if self.seen.get(&name) != Some(&found) {
                 self.load(&name, &found).await;
                 self.seen.insert(name, found);
@@ -125,7 +125,7 @@ impl DirectoryWatch {
     }
 
     /// Waits until no notice has come for the quiet time, but at most [`UNQUIET_MAX`].
-    async fn settle(&mut self, mut quiet: Duration) {
+    async fn wait_until_quiet(&mut self, mut quiet: Duration) {
         let latest = Instant::now() + UNQUIET_MAX;
         while let Ok(Some(next)) = time::timeout(quiet, self.notices.recv()).await {
             quiet = quiet.max(next);
@@ -136,9 +136,9 @@ impl DirectoryWatch {
     }
 
     /// Releases the code of idle plugins on a blocking thread, because unmapping takes time.
-    async fn rest(&self) {
+    async fn release_idle_code(&self) {
         let registry = Arc::clone(&self.registry);
-        if let Err(error) = task::spawn_blocking(move || registry.rest()).await {
+        if let Err(error) = task::spawn_blocking(move || registry.release_idle_code()).await {
             tracing::warn!(%error, "cannot release the code of idle plugins");
         }
     }
@@ -154,9 +154,9 @@ impl DirectoryWatch {
     }
 
     /// Unloads the plugins whose settings were removed.
-    fn unload_missing(&mut self, survey: &DirectoryScan) {
+    fn unload_missing(&mut self, scan_result: &DirectoryScan) {
         let known: BTreeSet<PluginName> = self.seen.keys().cloned().collect();
-        for name in known.iter().filter(|name| !survey.plugins.contains_key(name)) {
+        for name in known.iter().filter(|name| !scan_result.plugins.contains_key(name)) {
             self.seen.remove(name);
             self.registry.unload(name);
             self.report_unloaded(name);
@@ -170,8 +170,8 @@ impl DirectoryWatch {
     }
 
     /// Reports new components without settings, and logs new files whose names cannot be those of a plugin.
-    fn refuse_orphans(&mut self, survey: &DirectoryScan) {
-        for name in survey.orphans.difference(&self.orphans) {
+    fn report_orphans(&mut self, scan_result: &DirectoryScan) {
+        for name in scan_result.orphans.difference(&self.orphans) {
             let text = format!(
                 "`{name}.wasm` has no `{name}.yaml`, so the plugin has no grants; `tholepin plugin grant {name}.wasm` \
                  prints one"
@@ -179,12 +179,12 @@ impl DirectoryWatch {
             let rejected = RejectedRevision::new(RejectReason::SettingsMissing, text);
             self.report(name, None, &StageProgress::begin(), Some(&rejected));
         }
-        for name in self.orphans.difference(&survey.orphans) {
-            if !survey.plugins.contains_key(name) {
+        for name in self.orphans.difference(&scan_result.orphans) {
+            if !scan_result.plugins.contains_key(name) {
                 self.report_unloaded(name);
             }
         }
-        for file in survey.misnamed.difference(&self.misnamed) {
+        for file in scan_result.misnamed.difference(&self.misnamed) {
             let suggested = file.to_lowercase().replace(['_', char::REPLACEMENT_CHARACTER], "-");
             let suggested = suggested
                 .strip_suffix(".yml")
@@ -194,8 +194,8 @@ impl DirectoryWatch {
                  `-`, and the name of its settings ends in `.yaml`; rename it, for example to `{suggested}`"
             );
         }
-        self.orphans.clone_from(&survey.orphans);
-        self.misnamed.clone_from(&survey.misnamed);
+        self.orphans.clone_from(&scan_result.orphans);
+        self.misnamed.clone_from(&scan_result.misnamed);
     }
 
     /// Forgets the plugins that were rejected for this reason, so that the scan loads them again.
@@ -209,12 +209,13 @@ impl DirectoryWatch {
 
     async fn load(&mut self, name: &PluginName, found: &FoundPlugin) {
         let registry = Arc::clone(&self.registry);
-        let _turn = registry.changing.lock().await;
+        let _lock = registry.change_lock.lock().await;
         let mut progress = StageProgress::begin();
         let result = {
-            let tell = |progress: &StageProgress| self.report(name, Some(found), progress, None);
+            let report_progress =
+                |progress: &StageProgress| self.report(name, Some(found), progress, None);
             let directory = &registry.options.directory;
-            stages::load(&registry, directory, name, found, &mut progress, tell).await
+            stages::load(&registry, directory, name, found, &mut progress, report_progress).await
         };
         let result = match (result, &found.settings) {
             (Ok(plugin), Ok(settings)) => registry.activate(plugin, settings).await,
@@ -264,7 +265,7 @@ fn start(directory: &Path, sender: mpsc::Sender<Duration>) -> notify::Result<Rec
 
 /// Returns the quiet time after an event; absent if the event does not concern plugins.
 fn quiet_after(event: &Event) -> Option<Duration> {
-    if !event.paths.is_empty() && event.paths.iter().all(|path| is_aside(path)) {
+    if !event.paths.is_empty() && event.paths.iter().all(|path| is_temporary(path)) {
         return None;
     }
     match event.kind {
@@ -280,7 +281,7 @@ fn quiet_after(event: &Event) -> Option<Duration> {
 
 /// Returns true for a dot file, which is a temporary file. `..data` is an exception: the kubelet replaces this
 /// link when a mounted ConfigMap changes.
-fn is_aside(path: &Path) -> bool {
+fn is_temporary(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     name.starts_with('.') && name != "..data"
 }

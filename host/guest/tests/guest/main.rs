@@ -3,11 +3,11 @@
 
 mod build;
 mod cache;
+mod fixture;
+mod host_calls;
 mod imports;
 mod inspect;
 mod limits;
-mod perform;
 mod registry;
 mod replay;
-mod setting;
 mod wasi;

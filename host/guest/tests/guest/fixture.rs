@@ -62,9 +62,9 @@ impl RegistryFixture {
 
     /// Puts a file into the plugin directory by a rename.
     pub(crate) fn put(&self, file: &str, bytes: impl AsRef<[u8]>) {
-        let beside = self.path(&format!(".{file}.new"));
-        fs::write(&beside, bytes).unwrap();
-        fs::rename(beside, self.path(file)).unwrap();
+        let temporary = self.path(&format!(".{file}.new"));
+        fs::write(&temporary, bytes).unwrap();
+        fs::rename(temporary, self.path(file)).unwrap();
     }
 
     /// Installs a component with settings that grant everything; `more` are further lines of the spec.
@@ -109,18 +109,18 @@ pub(crate) async fn probe(spec: &str) -> Arc<LoadedPlugin> {
 pub(crate) async fn run(
     plugin: &LoadedPlugin,
     spec: Value,
-    world: Arc<dyn HostCalls>,
+    calls: Arc<dyn HostCalls>,
 ) -> Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError> {
-    plugin.reconcile(plugin.context(None), request(spec), world).await
+    plugin.reconcile(plugin.context(None), request(spec), calls).await
 }
 
 /// Calls `reconcile` of a plugin with this spec, and returns the summary. Panics if the call fails.
 pub(crate) async fn summary(
     plugin: &LoadedPlugin,
     spec: Value,
-    world: Arc<dyn HostCalls>,
+    calls: Arc<dyn HostCalls>,
 ) -> String {
-    run(plugin, spec, world).await.unwrap().unwrap().summary
+    run(plugin, spec, calls).await.unwrap().unwrap().summary
 }
 
 pub(crate) fn request(spec: Value) -> ReconcileRequest {
