@@ -23,9 +23,13 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
+use tokio::task::JoinError;
 use wasmtime::component::Component;
 
-use crate::{engine::GuestEngine, function_cache::FunctionCache};
+use crate::{
+    engine::{EngineError, GuestEngine},
+    function_cache::FunctionCache,
+};
 
 /// The largest component that is compiled, in bytes. It bounds the time of a compilation.
 pub(crate) const WASM_BYTES_MAX: usize = 16 << 20;
@@ -72,14 +76,18 @@ pub enum CacheError {
         "the file is not a WebAssembly component ({0}); build it with `--target wasm32-wasip2`"
     )]
     NotAComponent(&'static str),
+    /// The engine of the compilation cannot be set up.
+    #[error("cannot set up the compiler")]
+    Compiler(#[source] EngineError),
     /// The compiler rejected the component.
-    #[error(
-        "the component does not compile; replace it with the complete file of a new build: {0}"
-    )]
-    Compile(String),
+    #[error("the component does not compile; replace it with the complete file of a new build")]
+    Compile(#[source] wasmtime::Error),
+    /// The task of the compilation panicked or was cancelled.
+    #[error("the compilation was aborted")]
+    Aborted(#[source] JoinError),
     /// Code that was just compiled cannot be loaded.
-    #[error("the compiled component does not load: {0}")]
-    Load(String),
+    #[error("the compiled component does not load")]
+    Load(#[source] wasmtime::Error),
 }
 
 /// A component, and the file with its compiled code, unless that could not be stored.
@@ -131,11 +139,9 @@ impl CompileCache {
         if let Some(compiled) = self.load_entry(engine, &path) {
             return Ok((compiled, ComponentOrigin::Kept));
         }
-        let compiler = GuestEngine::compiler(self.functions.clone())
-            .map_err(|error| CacheError::Compile(error.to_string()))?;
-        let compiled = compiler
-            .precompile_component(wasm)
-            .map_err(|error| CacheError::Compile(format!("{error:#}")))?;
+        let compiler =
+            GuestEngine::compiler(self.functions.clone()).map_err(CacheError::Compiler)?;
+        let compiled = compiler.precompile_component(wasm).map_err(CacheError::Compile)?;
         drop(compiler);
         let stored = self.store(&path, &compiled).and_then(|()| File::open(&path));
         let component = match stored {
@@ -148,7 +154,7 @@ impl CompileCache {
                     .map(|component| CompiledComponent { component, file: None })
             }
         };
-        let compiled = component.map_err(|error| CacheError::Load(format!("{error:#}")))?;
+        let compiled = component.map_err(CacheError::Load)?;
         if let Err(error) = self.evict(&path) {
             let directory = self.directory.display();
             tracing::warn!(%directory, %error, "cannot evict old compiled code");
@@ -176,7 +182,12 @@ impl CompileCache {
         let _ = file.set_modified(SystemTime::now());
         CompiledFile(file)
             .loaded(engine)
-            .inspect_err(|error| tracing::info!(%error, "a cached compiled plugin does not load; compiling it again"))
+            .inspect_err(|error| {
+                tracing::info!(
+                    error = format!("{error:#}"),
+                    "a cached compiled plugin does not load; compiling it again"
+                )
+            })
             .ok()
     }
 

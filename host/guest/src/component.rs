@@ -73,9 +73,9 @@ pub enum LoadError {
     },
     /// The imports or exports of the component do not match the contract.
     #[error(
-        "the component does not match the plugin contract {CONTRACT_VERSION}; build it with this host's `tholepin-sdk`: {0}"
+        "the component does not match the plugin contract {CONTRACT_VERSION}; build it with this host's `tholepin-sdk`"
     )]
-    NotLinkable(String),
+    NotLinkable(#[source] wasmtime::Error),
 }
 
 impl LoadedComponent {
@@ -88,7 +88,7 @@ impl LoadedComponent {
     ) -> Result<(CompiledComponent, ComponentOrigin), CacheError> {
         let (engine, cache) = (Arc::clone(engine), cache.clone());
         let work = task::spawn_blocking(move || cache.component(&engine, &digest, &wasm));
-        work.await.unwrap_or_else(|error| Err(CacheError::Compile(error.to_string())))
+        work.await.unwrap_or_else(|error| Err(CacheError::Aborted(error)))
     }
 
     /// Links a compiled component with the imports of this host.
@@ -106,8 +106,8 @@ impl LoadedComponent {
         for import in &imports {
             check_import(import)?;
         }
-        let code = CompiledCode::new(Arc::clone(engine), compiled)
-            .map_err(|error| LoadError::NotLinkable(format!("{error:#}")))?;
+        let code =
+            CompiledCode::new(Arc::clone(engine), compiled).map_err(LoadError::NotLinkable)?;
         let memory_peak_bytes = AtomicUsize::new(0);
         Ok(Self { engine: Arc::clone(engine), digest, imports, code, memory_peak_bytes })
     }

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use tholepin_core::ErrorChain;
 use tokio::sync::Semaphore;
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
@@ -49,8 +50,8 @@ pub struct GuestEngine {
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// This machine cannot run compiled Wasm, or its address-space limit is too low.
-    #[error("cannot set up the Wasm engine; is address space limited (`ulimit -v`)? {0}")]
-    Engine(String),
+    #[error("cannot set up the Wasm engine; is address space limited (`ulimit -v`)?")]
+    Engine(#[source] wasmtime::Error),
     /// The ticker thread did not start.
     #[error("cannot start the ticker thread")]
     Ticker(#[source] io::Error),
@@ -65,6 +66,7 @@ impl GuestEngine {
     /// Fails if the engine cannot be set up either way, or if the ticker thread does not start.
     pub fn new(concurrency: u32) -> Result<Self, EngineError> {
         Self::with_allocation(InstanceAllocation::Pooling, concurrency).or_else(|error| {
+            let error = ErrorChain(&error);
             tracing::info!(%error, "no address space for pooled instances; allocating on demand");
             Self::with_allocation(InstanceAllocation::OnDemand, concurrency)
         })
@@ -107,16 +109,12 @@ impl GuestEngine {
     pub(crate) fn compiler(functions: Arc<FunctionCache>) -> Result<Engine, EngineError> {
         let mut config = config(InstanceAllocation::OnDemand, 1);
         let enabled = config.enable_incremental_compilation(functions);
-        enabled.and_then(|config| Engine::new(config)).map_err(not_set_up)
+        enabled.and_then(|config| Engine::new(config)).map_err(EngineError::Engine)
     }
 }
 
 fn build(allocation: InstanceAllocation, calls: u32) -> Result<Engine, EngineError> {
-    Engine::new(&config(allocation, calls)).map_err(not_set_up)
-}
-
-fn not_set_up(error: wasmtime::Error) -> EngineError {
-    EngineError::Engine(format!("{error:#}"))
+    Engine::new(&config(allocation, calls)).map_err(EngineError::Engine)
 }
 
 fn config(allocation: InstanceAllocation, calls: u32) -> Config {

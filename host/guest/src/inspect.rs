@@ -110,8 +110,8 @@ pub enum InspectError {
     #[error(transparent)]
     Describe(#[from] GuestError),
     /// The settings cannot be written as YAML.
-    #[error("cannot write the settings as YAML: {0}")]
-    Write(String),
+    #[error("cannot write the settings as YAML")]
+    Write(#[source] serde_saphyr::SerializeError),
 }
 
 /// Reads, compiles and links a component file, and calls its `describe`. The compiled code is kept in `cache`.
@@ -167,7 +167,7 @@ pub async fn grant_yaml(path: &Path, cache: &CompileCache) -> Result<String, Ins
 }
 
 fn to_yaml(value: &Value) -> Result<String, InspectError> {
-    serde_saphyr::to_string(value).map_err(|error| InspectError::Write(error.to_string()))
+    serde_saphyr::to_string(value).map_err(InspectError::Write)
 }
 
 #[cfg(test)]

@@ -201,9 +201,11 @@ fn verify(settings: &PluginSettings, component_digest: &str) -> Result<(), Rejec
 fn compile_rejected(file: &str, error: &CacheError) -> RejectedRevision {
     let reason = match error {
         CacheError::NotAComponent(_) | CacheError::TooLarge { .. } => RejectReason::NotAComponent,
-        CacheError::Compile(_) | CacheError::Load(_) | CacheError::Directory { .. } => {
-            RejectReason::CompileFailed
-        }
+        CacheError::Compiler(_)
+        | CacheError::Compile(_)
+        | CacheError::Aborted(_)
+        | CacheError::Load(_)
+        | CacheError::Directory { .. } => RejectReason::CompileFailed,
     };
     RejectedRevision::new(reason, format!("cannot use `{file}`: {}", ErrorChain(error)))
 }
