@@ -1,7 +1,7 @@
-//! Measures the swap of a plugin, from the rename of its file to the moment its new revision serves.
+//! Measures the swap of a plugin, from the rename of its file until its new revision serves.
 //!
 //! `cargo run -p tholepin-guest --example swap -- OLD.wasm NEW.wasm`: two builds of one plugin. Prints
-//! one JSON line; *new* code is compiled, *seen* code is found in the directory of compiled code.
+//! one JSON line; *new* code is compiled, *seen* code is found in the cache.
 
 use std::{
     env, fs,
@@ -14,7 +14,7 @@ use tholepin_core::{ErrorChain, PluginName};
 use tholepin_guest::{GuestEngine, PluginRegistry, RegistryOptions, RevisionStage};
 use tokio::{task::JoinSet, time};
 
-/// How often each kind of swap is measured.
+/// The number of measurements of each kind.
 const SWAPS: usize = 20;
 
 type Failed = Box<dyn std::error::Error>;
@@ -36,7 +36,7 @@ async fn main() -> Result<(), Failed> {
     Ok(())
 }
 
-/// Swaps back and forth; without `keep` the directory of compiled code is emptied before each.
+/// Swaps the two components back and forth; without `keep` the cache is emptied before each swap.
 async fn measure(
     home: &Path,
     components: &[Vec<u8>; 2],
@@ -86,7 +86,7 @@ async fn measure(
     Ok(taken)
 }
 
-/// Puts a file there by a rename, and tells when.
+/// Puts a file into the directory by a rename, and returns the time of the rename.
 fn put(directory: &Path, file: &str, bytes: &[u8]) -> Result<Instant, Failed> {
     let beside = directory.join(format!(".{file}.new"));
     fs::write(&beside, bytes).map_err(|error| ErrorChain(&error).to_string())?;

@@ -1,9 +1,9 @@
-//! Compiles components, and keeps what was compiled in a directory that only this user can read.
+//! Compiles components, and caches the compiled code in a directory that only this user can read.
 //!
-//! An entry is found by the digest of the component and by the compiler's own compatibility hash. It is
-//! written beside and renamed, never in place: a running guest may have it mapped. A checksum tells a
-//! damaged entry, which is thrown away and made anew. Nothing but this module writes or reads there.
-//! Code that cannot be kept, because the disk is full, serves all the same.
+//! The key of an entry is the digest of the component with the compiler's compatibility hash. An entry is
+//! written to a temporary file and renamed, never changed in place, because a running guest may have it
+//! mapped. A checksum detects a damaged entry, which is then compiled again. Only this module reads and writes
+//! the directory. Code that cannot be stored, for example because the disk is full, still serves.
 
 use std::{
     fs::{self, DirBuilder, File},
@@ -23,23 +23,27 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
+use tokio::task::JoinError;
 use wasmtime::component::Component;
 
-use crate::{engine::GuestEngine, function_cache::FunctionCache};
+use crate::{
+    engine::{EngineError, GuestEngine},
+    function_cache::FunctionCache,
+};
 
-/// The largest component that is compiled, in bytes: it bounds the time that compiling can take.
+/// The largest component that is compiled, in bytes. It bounds the time of a compilation.
 pub(crate) const WASM_BYTES_MAX: usize = 16 << 20;
 
-/// How much compiled code is kept; the least recently used goes first.
+/// The size of the cache in bytes; the least recently used entries are evicted first.
 const CACHE_BYTES_MAX: u64 = 256 << 20;
 
-/// A file is written within seconds; one that is not finished after this never will be.
+/// The age after which a temporary file counts as abandoned. Writing one takes seconds.
 const UNFINISHED_AGE_MAX: Duration = Duration::from_secs(600);
 
-/// Files of compiled code end so.
+/// The extension of files with compiled code.
 const SUFFIX: &str = "cwasm";
 
-/// The directory of compiled code, and the functions that this process compiled last.
+/// The cache directory of compiled code, and the functions that this process compiled last.
 #[derive(Clone, Debug)]
 pub struct CompileCache {
     directory: PathBuf,
@@ -47,106 +51,113 @@ pub struct CompileCache {
     functions: Arc<FunctionCache>,
 }
 
-/// Why there is no compiled component.
+/// The reason why a component cannot be compiled or loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CacheError {
-    /// The directory cannot be made, or belongs to somebody else.
+    /// The directory cannot be created, is a link, or belongs to another user.
     #[error("cannot use the directory `{path}` for compiled code")]
     Directory {
-        /// Which directory.
+        /// The directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The component is larger than allowed.
+    /// The component is larger than 16 MiB.
     #[error(
-        "the component has {bytes} bytes, more than {WASM_BYTES_MAX}: build it with `--profile plugin`"
+        "the component has {bytes} bytes, more than {WASM_BYTES_MAX}; build it with `--profile plugin`"
     )]
     TooLarge {
-        /// Its size.
+        /// The size of the component.
         bytes: usize,
     },
-    /// The bytes are no WebAssembly component.
-    #[error("this is no WebAssembly component ({0}): build it with `--target wasm32-wasip2`")]
+    /// The bytes are not a WebAssembly component.
+    #[error(
+        "the file is not a WebAssembly component ({0}); build it with `--target wasm32-wasip2`"
+    )]
     NotAComponent(&'static str),
-    /// The compiler refused it.
-    #[error("the component does not compile, put the whole file of a new build there: {0}")]
-    Compile(String),
-    /// What was compiled cannot be loaded, even freshly made.
-    #[error("the compiled component does not load: {0}")]
-    Load(String),
+    /// The engine of the compilation cannot be set up.
+    #[error("cannot set up the compiler")]
+    Compiler(#[source] EngineError),
+    /// The compiler rejected the component.
+    #[error("the component does not compile; replace it with the complete file of a new build")]
+    Compile(#[source] wasmtime::Error),
+    /// The task of the compilation panicked or was cancelled.
+    #[error("the compilation was aborted")]
+    Aborted(#[source] JoinError),
+    /// Code that was just compiled cannot be loaded.
+    #[error("the compiled component does not load")]
+    Load(#[source] wasmtime::Error),
 }
 
-/// A component, and its compiled code in a file unless it could not be kept.
+/// A component, and the file with its compiled code, unless that could not be stored.
 pub(crate) struct CompiledComponent {
     pub(crate) component: Component,
     pub(crate) file: Option<CompiledFile>,
 }
 
-/// Compiled code in a file of the cache, held open: it can be loaded for as long as this lives, also when
-/// the cache has let go of it.
+/// An open file of compiled code. It can be loaded for as long as this value exists, also after the cache has
+/// evicted the entry.
 pub(crate) struct CompiledFile(File);
 
-/// Where a component came from.
+/// The origin of a compiled component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ComponentOrigin {
-    /// The directory had it.
+    /// The cache had it.
     Kept,
     /// It was compiled.
     Compiled,
 }
 
 impl CompileCache {
-    /// Uses a directory, which is made if it is missing, and closed to others (0700).
+    /// Opens a cache directory. Creates it if it is missing, and sets its mode to 0700.
     ///
     /// # Errors
     ///
-    /// Fails if the directory cannot be made, is a link, or belongs to another user.
+    /// Fails if the directory cannot be created, is a link, or belongs to another user.
     pub fn open(directory: PathBuf) -> Result<Self, CacheError> {
-        secure(&directory)
+        create_private_directory(&directory)
             .map_err(|source| CacheError::Directory { path: directory.clone(), source })?;
         Ok(Self { directory, bytes_max: CACHE_BYTES_MAX, functions: Arc::default() })
     }
 
-    /// Whether there is an entry, be it damaged.
+    /// Returns true if the cache has an entry for this component, even a damaged one.
     pub(crate) fn has(&self, engine: &GuestEngine, digest: &str) -> bool {
         self.path(engine, digest).is_file()
     }
 
-    /// Gives the compiled component. Blocks: compiling takes tens of milliseconds and more.
+    /// Returns the compiled component, from the cache if possible. Blocks: compiling takes at least tens of
+    /// milliseconds.
     pub(crate) fn component(
         &self,
         engine: &GuestEngine,
         digest: &str,
         wasm: &[u8],
     ) -> Result<(CompiledComponent, ComponentOrigin), CacheError> {
-        check(wasm)?;
+        check_header(wasm)?;
         let path = self.path(engine, digest);
-        if let Some(compiled) = self.kept(engine, &path) {
+        if let Some(compiled) = self.load_entry(engine, &path) {
             return Ok((compiled, ComponentOrigin::Kept));
         }
-        let compiler = GuestEngine::throw_away(self.functions.clone())
-            .map_err(|error| CacheError::Compile(error.to_string()))?;
-        let compiled = compiler
-            .precompile_component(wasm)
-            .map_err(|error| CacheError::Compile(format!("{error:#}")))?;
+        let compiler =
+            GuestEngine::compiler(self.functions.clone()).map_err(CacheError::Compiler)?;
+        let compiled = compiler.precompile_component(wasm).map_err(CacheError::Compile)?;
         drop(compiler);
-        let kept = self.keep(&path, &compiled).and_then(|()| File::open(&path));
-        let component = match kept {
+        let stored = self.store(&path, &compiled).and_then(|()| File::open(&path));
+        let component = match stored {
             Ok(file) => CompiledFile(file).loaded(engine),
             Err(error) => {
-                // A full disk must not keep new code from serving; it is compiled again next time.
+                // New code must also serve when the disk is full; the next start compiles it again.
                 let directory = self.directory.display();
-                tracing::warn!(%directory, %error, "compiled code cannot be kept; make room there");
+                tracing::warn!(%directory, %error, "cannot store compiled code; free some disk space there");
                 load_from_memory(engine, &compiled)
                     .map(|component| CompiledComponent { component, file: None })
             }
         };
-        let compiled = component.map_err(|error| CacheError::Load(format!("{error:#}")))?;
-        if let Err(error) = self.shrink(&path) {
+        let compiled = component.map_err(CacheError::Load)?;
+        if let Err(error) = self.evict(&path) {
             let directory = self.directory.display();
-            tracing::warn!(%directory, %error, "compiled code that is not needed cannot be removed");
+            tracing::warn!(%directory, %error, "cannot evict old compiled code");
         }
         Ok((compiled, ComponentOrigin::Compiled))
     }
@@ -157,55 +168,60 @@ impl CompileCache {
         self.directory.join(format!("{digest}-{:016x}.{SUFFIX}", hasher.finish()))
     }
 
-    /// The entry, if it is there and whole.
-    fn kept(&self, engine: &GuestEngine, path: &Path) -> Option<CompiledComponent> {
+    /// Loads an entry if it exists and is undamaged.
+    fn load_entry(&self, engine: &GuestEngine, path: &Path) -> Option<CompiledComponent> {
         let mut file = File::open(path).ok()?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).ok()?;
-        let sum = fs::read_to_string(sum_path(path)).ok()?;
-        if sum != hex(&Sha256::digest(&bytes)) {
-            tracing::warn!(path = %path.display(), "a compiled plugin is damaged; compiling it anew");
+        let checksum = fs::read_to_string(checksum_path(path)).ok()?;
+        if checksum != hex(&Sha256::digest(&bytes)) {
+            tracing::warn!(path = %path.display(), "a cached compiled plugin is damaged; compiling it again");
             return None;
         }
-        // For the order in which entries go; a failure costs a compilation some day.
+        // The modification time decides the order of eviction. A failure costs at most one compilation.
         let _ = file.set_modified(SystemTime::now());
         CompiledFile(file)
             .loaded(engine)
-            .inspect_err(|error| tracing::info!(%error, "a compiled plugin does not load; compiling it anew"))
+            .inspect_err(|error| {
+                tracing::info!(
+                    error = format!("{error:#}"),
+                    "a cached compiled plugin does not load; compiling it again"
+                )
+            })
             .ok()
     }
 
-    fn keep(&self, path: &Path, compiled: &[u8]) -> io::Result<()> {
+    fn store(&self, path: &Path, compiled: &[u8]) -> io::Result<()> {
         self.write(path, compiled)?;
-        let sum = self.write(&sum_path(path), hex(&Sha256::digest(compiled)).as_bytes());
-        if sum.is_err() {
-            // Without its sum it is of no use, and takes room.
+        let checksum = self.write(&checksum_path(path), hex(&Sha256::digest(compiled)).as_bytes());
+        if checksum.is_err() {
+            // An entry without its checksum is never used.
             let _ = fs::remove_file(path);
         }
-        sum
+        checksum
     }
 
-    /// Writes beside, then renames.
+    /// Writes to a temporary file, then renames it.
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let beside = self.directory.join(format!(".{}-{number}.new", process::id()));
-        let written = File::create(&beside)
+        let temporary = self.directory.join(format!(".{}-{number}.new", process::id()));
+        let written = File::create(&temporary)
             .and_then(|mut file| file.write_all(bytes))
-            .and_then(|()| fs::rename(&beside, path));
+            .and_then(|()| fs::rename(&temporary, path));
         if written.is_err() {
-            let _ = fs::remove_file(&beside);
+            let _ = fs::remove_file(&temporary);
         }
         written
     }
 
-    /// Removes the least recently used entries until the rest fits; never `newest`. What a host that was
-    /// killed had half written goes, too.
-    fn shrink(&self, newest: &Path) -> io::Result<()> {
+    /// Removes the least recently used entries until the rest fits, but never `newest`. Also removes temporary
+    /// files left by a host that was killed.
+    fn evict(&self, newest: &Path) -> io::Result<()> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.directory)? {
             let entry = entry?;
-            if is_left_behind(&entry) {
+            if is_abandoned(&entry) {
                 fs::remove_file(entry.path())?;
             } else if entry.path().extension().is_some_and(|extension| extension == SUFFIX) {
                 let metadata = entry.metadata()?;
@@ -220,7 +236,7 @@ impl CompileCache {
             }
             if path != newest {
                 fs::remove_file(&path)?;
-                let _ = fs::remove_file(sum_path(&path));
+                let _ = fs::remove_file(checksum_path(&path));
                 total = total.saturating_sub(bytes);
             }
         }
@@ -232,7 +248,7 @@ impl CompiledFile {
     /// Maps the compiled code into memory.
     #[expect(
         unsafe_code,
-        reason = "compiled code is trusted: the directory is ours alone (0700), only `keep` writes to it, by rename, and the checksum was compared"
+        reason = "compiled code is trusted: only this user can write to the directory (0700), only this module does so, by rename, and the checksum was compared"
     )]
     pub(crate) fn load(&self, engine: &GuestEngine) -> wasmtime::Result<Component> {
         let path = format!("/proc/self/fd/{}", self.0.as_raw_fd());
@@ -245,17 +261,17 @@ impl CompiledFile {
     }
 }
 
-/// Puts compiled code into memory that was just made here.
+/// Loads compiled code from memory.
 #[expect(
     unsafe_code,
-    reason = "compiled code is trusted: these bytes come from our own compiler, a few lines above, and were nowhere else"
+    reason = "compiled code is trusted: the caller has just received these bytes from our own compiler"
 )]
 fn load_from_memory(engine: &GuestEngine, compiled: &[u8]) -> wasmtime::Result<Component> {
     unsafe { Component::deserialize(engine.wasmtime(), compiled) }
 }
 
-/// Whether a file is one that somebody began to write long ago and never renamed into place.
-fn is_left_behind(entry: &fs::DirEntry) -> bool {
+/// Returns true for a temporary file that was written long ago and never renamed.
+fn is_abandoned(entry: &fs::DirEntry) -> bool {
     let name = entry.file_name();
     let is_unfinished =
         name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(".new"));
@@ -263,8 +279,8 @@ fn is_left_behind(entry: &fs::DirEntry) -> bool {
     is_unfinished && matches!(age, Ok(Ok(age)) if UNFINISHED_AGE_MAX < age)
 }
 
-/// Whether the bytes can be a component at all: said here in words that help.
-fn check(wasm: &[u8]) -> Result<(), CacheError> {
+/// Checks the header of a component, to give a better message than the compiler does.
+fn check_header(wasm: &[u8]) -> Result<(), CacheError> {
     if WASM_BYTES_MAX < wasm.len() {
         return Err(CacheError::TooLarge { bytes: wasm.len() });
     }
@@ -273,13 +289,13 @@ fn check(wasm: &[u8]) -> Result<(), CacheError> {
         (Some(b"\0asm"), Some([1, 0, 0, 0])) => {
             Err(CacheError::NotAComponent("it is a core module"))
         }
-        (Some(b"\0asm"), _) => Err(CacheError::NotAComponent("its format's version is unknown")),
-        _ => Err(CacheError::NotAComponent("it is not even WebAssembly")),
+        (Some(b"\0asm"), _) => Err(CacheError::NotAComponent("its format version is unknown")),
+        _ => Err(CacheError::NotAComponent("it is not WebAssembly")),
     }
 }
 
-/// Makes the directory if it is missing, and closes it to others.
-pub(crate) fn secure(directory: &Path) -> io::Result<()> {
+/// Creates the directory if it is missing, and sets its mode to 0700.
+pub(crate) fn create_private_directory(directory: &Path) -> io::Result<()> {
     if let Some(parent) = directory.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -299,11 +315,11 @@ pub(crate) fn secure(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn sum_path(path: &Path) -> PathBuf {
+fn checksum_path(path: &Path) -> PathBuf {
     path.with_extension("sum")
 }
 
-/// Bytes as hex digits.
+/// Formats bytes as lowercase hex digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
@@ -313,24 +329,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_least_recently_used_goes_first_and_the_newest_stays() {
+    fn the_least_recently_used_entry_is_evicted_and_the_newest_stays() {
         let home = tempfile::tempdir().unwrap();
         let mut cache = CompileCache::open(home.path().join("cache")).unwrap();
         cache.bytes_max = 25;
         let path = |name: &str| cache.directory.join(format!("{name}.{SUFFIX}"));
         for (name, age_s) in [("old", 300), ("used", 100), ("new", 200)] {
-            cache.keep(&path(name), &[0; 10]).unwrap();
+            cache.store(&path(name), &[0; 10]).unwrap();
             let time = SystemTime::now() - Duration::from_secs(age_s);
             File::open(path(name)).and_then(|file| file.set_modified(time)).unwrap();
         }
-        cache.shrink(&path("new")).unwrap();
+        cache.evict(&path("new")).unwrap();
         let left = ["old", "used", "new"].map(|name| path(name).exists());
         assert_eq!(left, [false, true, true]);
-        assert!(!sum_path(&path("old")).exists());
+        assert!(!checksum_path(&path("old")).exists());
     }
 
     #[test]
-    fn what_was_never_finished_goes_and_what_is_being_written_stays() {
+    fn abandoned_files_are_removed_and_files_being_written_stay() {
         let home = tempfile::tempdir().unwrap();
         let cache = CompileCache::open(home.path().join("cache")).unwrap();
         let path = |name: &str| cache.directory.join(name);
@@ -339,12 +355,12 @@ mod tests {
             let time = SystemTime::now() - Duration::from_secs(age_s);
             File::options().write(true).open(path(name)).unwrap().set_modified(time).unwrap();
         }
-        cache.shrink(&path("new")).unwrap();
+        cache.evict(&path("new")).unwrap();
         assert_eq!([".1-0.new", ".2-0.new"].map(|name| path(name).exists()), [false, true]);
     }
 
     #[test]
-    fn the_directory_is_closed_to_others() {
+    fn the_directory_is_private() {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path().join("cache");
         fs::create_dir(&directory).unwrap();
@@ -357,14 +373,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_component_is_told_apart() {
+    fn a_file_that_is_not_a_component_is_refused_with_the_reason() {
         for (bytes, word) in [
-            (b"".as_slice(), "not even"),
-            (b"hello world", "not even"),
+            (b"".as_slice(), "not WebAssembly"),
+            (b"hello world", "not WebAssembly"),
             (b"\0asm\x01\0\0\0", "core module"),
             (b"\0asm\x09\0\0\0", "unknown"),
         ] {
-            let error = check(bytes).unwrap_err().to_string();
+            let error = check_header(bytes).unwrap_err().to_string();
             assert!(error.contains(word) && error.contains("wasm32-wasip2"), "{error}");
         }
     }

@@ -1,9 +1,9 @@
-//! A plugin's compiled code: linked while it is called, given back while nobody calls it.
+//! The compiled code of a plugin, which is released while the plugin is idle and loaded again by the next call.
 //!
-//! What was compiled stands in a file of the cache that is held open, so that to load it again takes a
-//! millisecond, and neither the compiler nor the file's name. Code that could not be kept in a file stays.
+//! The code is in a cache file that is held open. Loading it again takes a millisecond, and works also after
+//! the cache has evicted the entry. Code that could not be stored in a file is never released.
 //!
-//! Invariant: what runs keeps the code that it runs in, whatever is given back meanwhile.
+//! Invariant: a running call keeps its code, even if the code is released meanwhile.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,26 +18,26 @@ use crate::{
     wasi,
 };
 
-/// Compiled code, and what is needed to load it again.
+/// Compiled code, and the file to load it from again.
 pub(crate) struct CompiledCode {
     engine: Arc<GuestEngine>,
     file: Option<Arc<CompiledFile>>,
     linked: Mutex<Option<LinkedCode>>,
 }
 
-/// Code that can be called at once.
+/// Code that is loaded and linked.
 struct LinkedCode {
     instances: ReconcilerPre<GuestState>,
     used: Instant,
 }
 
-/// Code that was given back cannot be loaded again.
+/// Released code cannot be loaded again.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:#}")]
 pub(crate) struct ReloadError(wasmtime::Error);
 
 impl CompiledCode {
-    /// Links compiled code with what this host offers.
+    /// Links compiled code with the imports of this host.
     pub(crate) fn new(
         engine: Arc<GuestEngine>,
         compiled: CompiledComponent,
@@ -48,7 +48,7 @@ impl CompiledCode {
         Ok(Self { engine, file: file.map(Arc::new), linked })
     }
 
-    /// What instances are made of; loaded again if it was given back.
+    /// Returns the template of instances. Loads the code again if it was released.
     pub(crate) async fn instances(&self) -> Result<ReconcilerPre<GuestState>, ReloadError> {
         let mut linked = self.linked.lock().await;
         let instances = match (&*linked, &self.file) {
@@ -63,14 +63,16 @@ impl CompiledCode {
                 tracing::debug!(took = ?start.elapsed(), "loaded code again");
                 loaded
             }
-            (None, None) => return Err(ReloadError(wasmtime::Error::msg("it is in no file"))),
+            (None, None) => {
+                return Err(ReloadError(wasmtime::Error::msg("the code is not in a file")));
+            }
         };
         *linked = Some(LinkedCode { instances: instances.clone(), used: Instant::now() });
         Ok(instances)
     }
 
-    /// Gives the code back if nobody has called it for so long, and says whether it did.
-    pub(crate) fn rest(&self, idle_max: Duration) -> bool {
+    /// Releases the code if it was not called for `idle_max`, and returns true if it did.
+    pub(crate) fn release_if_idle(&self, idle_max: Duration) -> bool {
         let (Some(_), Ok(mut linked)) = (&self.file, self.linked.try_lock()) else { return false };
         linked.take_if(|linked| idle_max < linked.used.elapsed()).is_some()
     }

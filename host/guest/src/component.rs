@@ -1,4 +1,4 @@
-//! A component that is compiled and linked, and the calls of its exports.
+//! A compiled and linked component, and the calls of its exports.
 
 use std::{
     sync::{Arc, atomic::AtomicUsize},
@@ -21,7 +21,7 @@ use crate::{
     cache::{self, CacheError, CompileCache, CompiledComponent, ComponentOrigin},
     code::{CompiledCode, ReloadError},
     engine::GuestEngine,
-    imports::print,
+    imports::to_text,
     limits::{ANSWER_BYTES_MAX, GuestLimits},
     meter,
     state::{ComputedTooLong, GuestContext, GuestState},
@@ -43,7 +43,7 @@ const OFFERED: &[&str] = &[
     "tholepin:types/types",
 ];
 
-/// The version of all packages of the contract.
+/// The version of all WIT packages of the contract.
 const CONTRACT_VERSION: &str = "0.1.0";
 
 /// A component, ready to be called.
@@ -52,32 +52,34 @@ pub struct LoadedComponent {
     digest: String,
     imports: Vec<String>,
     code: CompiledCode,
-    /// The most memory that an instance has had.
+    /// The peak memory of all instances so far.
     memory_peak_bytes: AtomicUsize,
 }
 
-/// Why a component cannot be called.
+/// The reason why a component cannot be compiled or linked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// It does not compile.
+    /// The component does not compile.
     #[error(transparent)]
     Compile(#[from] CacheError),
-    /// It imports what this host does not offer.
-    #[error("the component imports `{import}`: {way_out}")]
+    /// The component imports an interface that this host does not offer.
+    #[error("the component imports `{import}`: {how_to_fix}")]
     UnknownImport {
-        /// The import as the component names it.
+        /// The name and version of the import.
         import: String,
-        /// What to do about it.
-        way_out: String,
+        /// How to fix it.
+        how_to_fix: String,
     },
-    /// Its imports or exports do not fit the contract.
-    #[error("the component does not fit the contract {CONTRACT_VERSION}: {0}")]
-    NotLinkable(String),
+    /// The imports or exports of the component do not match the contract.
+    #[error(
+        "the component does not match the plugin contract {CONTRACT_VERSION}; build it with this host's `tholepin-sdk`"
+    )]
+    NotLinkable(#[source] wasmtime::Error),
 }
 
 impl LoadedComponent {
-    /// Compiles on a blocking thread; [`link`](Self::link) is the next step.
+    /// Compiles a component on a blocking thread, as the step before [`link`](Self::link).
     pub(crate) async fn compile(
         engine: &Arc<GuestEngine>,
         cache: &CompileCache,
@@ -86,10 +88,10 @@ impl LoadedComponent {
     ) -> Result<(CompiledComponent, ComponentOrigin), CacheError> {
         let (engine, cache) = (Arc::clone(engine), cache.clone());
         let work = task::spawn_blocking(move || cache.component(&engine, &digest, &wasm));
-        work.await.unwrap_or_else(|error| Err(CacheError::Compile(error.to_string())))
+        work.await.unwrap_or_else(|error| Err(CacheError::Aborted(error)))
     }
 
-    /// Links a compiled component with what this host offers.
+    /// Links a compiled component with the imports of this host.
     pub(crate) fn link(
         engine: &Arc<GuestEngine>,
         compiled: CompiledComponent,
@@ -104,25 +106,25 @@ impl LoadedComponent {
         for import in &imports {
             check_import(import)?;
         }
-        let code = CompiledCode::new(Arc::clone(engine), compiled)
-            .map_err(|error| LoadError::NotLinkable(format!("{error:#}")))?;
+        let code =
+            CompiledCode::new(Arc::clone(engine), compiled).map_err(LoadError::NotLinkable)?;
         let memory_peak_bytes = AtomicUsize::new(0);
         Ok(Self { engine: Arc::clone(engine), digest, imports, code, memory_peak_bytes })
     }
 
-    /// Gives its code back if nobody has called it for so long, and says whether it did; the next call
-    /// loads it again.
-    pub(crate) fn rest(&self, idle_max: Duration) -> bool {
-        self.code.rest(idle_max)
+    /// Releases the compiled code if the component was not called for `idle_max`, and returns true if it did. The
+    /// next call loads the code again.
+    pub(crate) fn release_if_idle(&self, idle_max: Duration) -> bool {
+        self.code.release_if_idle(idle_max)
     }
 
-    /// The component's SHA-256 in hex.
+    /// Returns the component's SHA-256 in hex.
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.digest
     }
 
-    /// What it imports, by name and version.
+    /// Returns the interfaces that the component imports, by name and version.
     #[must_use]
     pub fn imports(&self) -> &[String] {
         &self.imports
@@ -132,7 +134,7 @@ impl LoadedComponent {
     ///
     /// # Errors
     ///
-    /// Fails if the guest traps, breaks a limit, or answers something that is no manifest.
+    /// Fails if the guest traps, exceeds a limit, or returns an invalid manifest.
     pub async fn describe(&self, label: &str) -> Result<Manifest, GuestError> {
         let state = GuestState::new(label.to_owned(), None, "describe", GuestLimits::DESCRIBE);
         let text = self
@@ -153,7 +155,7 @@ impl LoadedComponent {
     ) -> Result<Vec<Violation>, GuestError> {
         let label = context.plugin.to_string();
         let state = GuestState::new(label, None, "validate", limits);
-        let (old, new) = (old.as_ref().map(print), print(&new));
+        let (old, new) = (old.as_ref().map(to_text), to_text(&new));
         let text = self
             .run(state, limits, move |exports, store| {
                 Box::pin(async move {
@@ -171,14 +173,15 @@ impl LoadedComponent {
         context: CallContext,
         limits: GuestLimits,
         request: &ReconcileRequest,
-        perform: Arc<dyn HostCalls>,
+        host_calls: Arc<dyn HostCalls>,
     ) -> Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError> {
         const EXPORT: &str = "reconcile";
         let label = context.plugin.to_string();
-        let state = GuestState::new(label, Some(GuestContext { context, perform }), EXPORT, limits);
+        let state =
+            GuestState::new(label, Some(GuestContext { context, host_calls }), EXPORT, limits);
         let request = serde_json::to_string(request).map_err(|error| bad_answer(EXPORT, error))?;
         let mut state = state;
-        state.crossed.gave(request.len());
+        state.transferred.count_into_guest(request.len());
         let result = self
             .run(state, limits, move |exports, store| {
                 Box::pin(async move {
@@ -193,7 +196,7 @@ impl LoadedComponent {
         }
     }
 
-    /// Makes an instance, calls an export within the limits, drops the instance.
+    /// Creates an instance, calls an export within the limits, and drops the instance.
     async fn run<R, C>(
         &self,
         state: GuestState,
@@ -210,23 +213,23 @@ impl LoadedComponent {
         let mut store = state.into_store(&self.engine);
         let mut cpu = Duration::ZERO;
         let work = meter::cpu_time(&mut cpu, async {
-            // The semaphore is never closed; were it, the pool itself would refuse.
+            // The semaphore is never closed. Without a permit, the pool would refuse the instance.
             let _slot = self.engine.slots().acquire().await.ok();
             let exports = self.code.instances().await?.instantiate_async(&mut store).await?;
             call(&exports, &mut store).await
         });
-        let ended = time::timeout(limits.wall_clock, work).await;
+        let result = time::timeout(limits.wall_clock, work).await;
         store.data_mut().flush().await;
-        meter::called(store.data(), cpu, &self.memory_peak_bytes);
-        match ended {
+        meter::record_call(store.data(), cpu, &self.memory_peak_bytes);
+        match result {
             Ok(Ok(result)) => Ok(result),
             Ok(Err(error)) => Err(explain(export, limits, store.data(), &error)),
-            Err(_) => Err(timed_out(export, limits.wall_clock)),
+            Err(_) => Err(timeout_error(export, limits.wall_clock)),
         }
     }
 }
 
-/// Says what went wrong, in the guest's own words where it had any.
+/// Converts the error of a failed call, with the guest's own explanation if there is one.
 fn explain(
     export: &'static str,
     limits: GuestLimits,
@@ -234,26 +237,29 @@ fn explain(
     error: &wasmtime::Error,
 ) -> GuestError {
     if error.is::<ComputedTooLong>() {
-        return timed_out(export, limits.compute);
+        return timeout_error(export, limits.compute);
     }
     if let Some(error) = error.downcast_ref::<ReloadError>() {
         return GuestError::NotLoaded { message: error.to_string() };
     }
-    if state.wanted_more_memory() {
+    if state.was_refused_memory() {
         return GuestError::OutOfMemory { export, limit_bytes: limits.memory_bytes };
     }
-    let message = state.last_words().unwrap_or_else(|| {
+    let message = state.explanation().unwrap_or_else(|| {
         let trap = error.root_cause().to_string();
         match error.downcast_ref() {
-            // A compiled language keeps a stack of its own below address 0 of its memory.
-            Some(Trap::MemoryOutOfBounds) => format!("{trap}; mostly a recursion without end"),
+            // Compiled languages put their stack at the start of linear memory, so a stack overflow
+            // accesses an address below 0.
+            Some(Trap::MemoryOutOfBounds) => {
+                format!("{trap}; usually caused by infinite recursion")
+            }
             Some(_) | None => trap,
         }
     });
     GuestError::Trapped { export, message }
 }
 
-fn timed_out(export: &'static str, limit: Duration) -> GuestError {
+fn timeout_error(export: &'static str, limit: Duration) -> GuestError {
     let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
     GuestError::TimedOut { export, limit_ms }
 }
@@ -270,16 +276,16 @@ fn bad_answer(export: &'static str, error: serde_json::Error) -> GuestError {
     GuestError::BadAnswer { export, message: error.to_string() }
 }
 
-/// Whether this host offers an import, with the way out if not.
+/// Checks that this host offers an import.
 fn check_import(import: &str) -> Result<(), LoadError> {
     if import.starts_with(wasi::NAMESPACE) {
         return Ok(());
     }
     let (name, version) = import.split_once('@').unwrap_or((import, ""));
-    let way_out = if !OFFERED.contains(&name) {
-        "this host offers no such interface; build the plugin with this host's `tholepin-sdk`"
+    let how_to_fix = if !OFFERED.contains(&name) {
+        "this host does not offer this interface; build the plugin with this host's `tholepin-sdk`"
             .to_owned()
-    } else if compatible(version) {
+    } else if is_compatible(version) {
         return Ok(());
     } else {
         format!(
@@ -287,12 +293,12 @@ fn check_import(import: &str) -> Result<(), LoadError> {
              plugin against {CONTRACT_VERSION}"
         )
     };
-    Err(LoadError::UnknownImport { import: import.to_owned(), way_out })
+    Err(LoadError::UnknownImport { import: import.to_owned(), how_to_fix })
 }
 
-/// Whether two versions are of one compatible line: before 1.0, major and minor are equal. A newer
-/// patch links as long as the functions used are there.
-fn compatible(version: &str) -> bool {
+/// Returns true if a version is compatible with [`CONTRACT_VERSION`]: before 1.0, major and minor must be
+/// equal. A component with a newer patch version links if this host has the functions that it uses.
+fn is_compatible(version: &str) -> bool {
     let line = |version: &str| {
         let mut parts = version.split('.').map(str::to_owned);
         (parts.next(), parts.next())
@@ -300,7 +306,7 @@ fn compatible(version: &str) -> bool {
     line(version) == line(CONTRACT_VERSION)
 }
 
-/// The SHA-256 of a component in hex.
+/// Returns the SHA-256 of bytes in hex.
 pub(crate) fn wasm_digest(wasm: &[u8]) -> String {
     cache::hex(&Sha256::digest(wasm))
 }
@@ -310,15 +316,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_import_that_is_not_offered_says_what_to_do() {
+    fn an_import_that_is_not_offered_is_refused_with_a_fix() {
         let rows = [
             ("tholepin:runtime/clock@0.1.0", None),
             ("tholepin:runtime/clock@0.1.7", None),
             ("wasi:cli/stderr@0.2.6", None),
             ("tholepin:runtime/clock@0.2.0", Some("offers version 0.1.0")),
             ("tholepin:runtime/clock", Some("offers version 0.1.0")),
-            ("tholepin:network/sockets@0.1.0", Some("no such interface")),
-            ("acme:secrets/all@1.0.0", Some("no such interface")),
+            ("tholepin:network/sockets@0.1.0", Some("does not offer this interface")),
+            ("acme:secrets/all@1.0.0", Some("does not offer this interface")),
         ];
         for (import, words) in rows {
             let refused = check_import(import).err().map(|error| error.to_string());

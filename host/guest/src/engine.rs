@@ -1,4 +1,4 @@
-//! The wasmtime engine: its configuration, and the thread that makes computing guests stop.
+//! The wasmtime engine: its configuration, and the ticker thread that interrupts guests.
 
 use std::{
     io,
@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use tholepin_core::ErrorChain;
 use tokio::sync::Semaphore;
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
@@ -17,26 +18,27 @@ use wasmtime::{
 
 use crate::{function_cache::FunctionCache, limits::GuestLimits};
 
-/// How often a computing guest is looked at: limits of computing are rounded up to it.
+/// The interval at which a running guest is interrupted to check its limits. Compute limits are rounded up to
+/// a multiple of it.
 pub(crate) const TICK: Duration = Duration::from_millis(5);
 
-/// Guest calls beside those of passes: `describe`, and `validate` where nobody reconciles. One more than
-/// all these waits for a slot, within its wall clock.
-const CALLS_ASIDE: u32 = 8;
+/// Slots for guest calls outside a reconcile: `describe`, and `validate` of an object that is not being
+/// reconciled. A call beyond all slots waits for one; the wait counts against its wall-clock limit.
+const CALLS_OUTSIDE_RECONCILES: u32 = 8;
 
-/// Core instances of one component: its module, and the small ones that join it to the component model.
+/// Core instances of one component: its main module, and the small adapter modules of the component model.
 const CORE_INSTANCES_PER_COMPONENT_MAX: u32 = 16;
 
-/// Where instances live.
+/// The way in which memory for instances is allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InstanceAllocation {
-    /// In slots reserved at the start: fast, and needs some 5 GiB of address space per call.
+    /// From slots reserved when the engine starts: fast, but needs about 5 GiB of address space per call.
     Pooling,
-    /// Reserved at each call: for systems that limit address space.
+    /// At each call: for systems that limit address space.
     OnDemand,
 }
 
-/// Runs guests. Cheap to share by `Arc`; ends its ticker thread when dropped.
+/// The engine that runs guests, shared by `Arc`. Dropping it stops its ticker thread.
 pub struct GuestEngine {
     engine: Engine,
     allocation: InstanceAllocation,
@@ -44,48 +46,49 @@ pub struct GuestEngine {
     _ticker: EpochTicker,
 }
 
-/// Why there is no engine.
+/// The reason why the engine cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// This machine cannot run compiled Wasm, or a limit of address space is too narrow.
-    #[error("cannot set up the Wasm engine; is address space limited (`ulimit -v`)? {0}")]
-    Engine(String),
-    /// No thread could be started.
+    /// This machine cannot run compiled Wasm, or its address-space limit is too low.
+    #[error("cannot set up the Wasm engine; is address space limited (`ulimit -v`)?")]
+    Engine(#[source] wasmtime::Error),
+    /// The ticker thread did not start.
     #[error("cannot start the ticker thread")]
     Ticker(#[source] io::Error),
 }
 
 impl GuestEngine {
-    /// Sets up an engine for so many passes at once, with pooled instances, or on-demand ones where the
-    /// address space for a pool cannot be reserved.
+    /// Sets up an engine for this many concurrent reconciles, with pooled instances; falls back to on-demand
+    /// instances if the address space for the pool cannot be reserved.
     ///
     /// # Errors
     ///
     /// Fails if the engine cannot be set up either way, or if the ticker thread does not start.
-    pub fn new(passes: u32) -> Result<Self, EngineError> {
-        Self::with_allocation(InstanceAllocation::Pooling, passes).or_else(|error| {
+    pub fn new(concurrency: u32) -> Result<Self, EngineError> {
+        Self::with_allocation(InstanceAllocation::Pooling, concurrency).or_else(|error| {
+            let error = ErrorChain(&error);
             tracing::info!(%error, "no address space for pooled instances; allocating on demand");
-            Self::with_allocation(InstanceAllocation::OnDemand, passes)
+            Self::with_allocation(InstanceAllocation::OnDemand, concurrency)
         })
     }
 
-    /// Sets up an engine with the allocation named, without a second choice.
+    /// Sets up an engine with the given allocation and no fallback.
     ///
     /// # Errors
     ///
     /// As [`new`](Self::new).
     pub fn with_allocation(
         allocation: InstanceAllocation,
-        passes: u32,
+        concurrency: u32,
     ) -> Result<Self, EngineError> {
-        let calls = passes.saturating_add(CALLS_ASIDE);
+        let calls = concurrency.saturating_add(CALLS_OUTSIDE_RECONCILES);
         let engine = build(allocation, calls)?;
         let ticker = EpochTicker::start(engine.clone()).map_err(EngineError::Ticker)?;
         let slots = Arc::new(Semaphore::new(calls as usize));
         Ok(Self { engine, allocation, slots, _ticker: ticker })
     }
 
-    /// Where instances live.
+    /// Returns how instances are allocated.
     #[must_use]
     pub const fn allocation(&self) -> InstanceAllocation {
         self.allocation
@@ -99,21 +102,19 @@ impl GuestEngine {
         &self.slots
     }
 
-    /// An engine for one compilation, which takes the functions it has compiled before from `functions`.
-    /// Wasmtime 48 keeps compiler memory in the engine for ever, so the one that serves must never compile.
-    pub(crate) fn throw_away(functions: Arc<FunctionCache>) -> Result<Engine, EngineError> {
+    /// Returns an engine for one compilation, which reuses functions compiled before from `functions`.
+    ///
+    /// Wasmtime 48 keeps the compiler's memory for as long as the engine lives, so the engine that runs guests
+    /// must never compile.
+    pub(crate) fn compiler(functions: Arc<FunctionCache>) -> Result<Engine, EngineError> {
         let mut config = config(InstanceAllocation::OnDemand, 1);
         let enabled = config.enable_incremental_compilation(functions);
-        enabled.and_then(|config| Engine::new(config)).map_err(not_set_up)
+        enabled.and_then(|config| Engine::new(config)).map_err(EngineError::Engine)
     }
 }
 
 fn build(allocation: InstanceAllocation, calls: u32) -> Result<Engine, EngineError> {
-    Engine::new(&config(allocation, calls)).map_err(not_set_up)
-}
-
-fn not_set_up(error: wasmtime::Error) -> EngineError {
-    EngineError::Engine(format!("{error:#}"))
+    Engine::new(&config(allocation, calls)).map_err(EngineError::Engine)
 }
 
 fn config(allocation: InstanceAllocation, calls: u32) -> Config {
@@ -124,13 +125,13 @@ fn config(allocation: InstanceAllocation, calls: u32) -> Config {
         .epoch_interruption(true)
         .max_wasm_stack(512 << 10)
         .async_stack_size(2 << 20)
-        // Measured for `redis-cluster` on two cores: no slower to compile than `None`, and smaller code.
+        // Measured for `redis-cluster` on two cores: compiles as fast as `None` and produces smaller code.
         .cranelift_opt_level(OptLevel::Speed)
-        // For debuggers and for offsets in backtraces. Plugins come without the names that would make
-        // these readable; what a panic says comes from the guest.
+        // Both are for debuggers and backtrace offsets, which are unreadable because plugins are built
+        // without names; the text of a panic comes from the guest itself.
         .generate_address_map(false)
         .native_unwind_info(false)
-        // What could make two runs differ.
+        // Instructions whose results may differ between machines.
         .wasm_relaxed_simd(false)
         .cranelift_nan_canonicalization(true);
     match allocation {
@@ -156,16 +157,16 @@ fn pool(calls: u32) -> PoolingAllocationConfig {
         .max_tables_per_component(4)
         .total_stacks(calls)
         .max_unused_warm_slots(16)
-        // What a call changed is set back page by page, and stays mapped: a call that does nothing costs
-        // half of what it costs where each slot is given back to the kernel.
+        // Pages that a call changed are reset one by one and stay mapped. Measured: a call that does
+        // nothing then costs half of what it costs when each slot is returned to the kernel.
         .linear_memory_keep_resident(256 << 10)
         .table_keep_resident(64 << 10)
         .pagemap_scan(Enabled::Auto);
     pool
 }
 
-/// Advances the engine's epoch. A thread and not a task: a guest that never yields can keep every
-/// worker of the runtime busy, and must be stopped all the same.
+/// The thread that advances the engine's epoch. It is a thread and not a task because guests that do not yield
+/// can occupy every worker of the async runtime and must still be interrupted.
 struct EpochTicker {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -189,7 +190,7 @@ impl EpochTicker {
 impl Drop for EpochTicker {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        // It ends within a tick. A panic in it has been printed; there is nobody else to tell.
+        // The thread ends within one tick. A panic in it was printed already, so its result is not needed.
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

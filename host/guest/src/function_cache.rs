@@ -1,12 +1,12 @@
-//! Keeps compiled functions in memory, so that a new build of a plugin costs only what changed in it.
+//! An in-memory cache of compiled functions, so that only the changed functions of a new build are compiled.
 //!
-//! The compiler finds a function by a digest of what it would compile, whatever component it is in; what is
-//! kept here never leaves the process. Whole components are kept on disk by [`cache`](crate::cache).
+//! The compiler computes the key of a function from its input, whatever component the function is in. The cache
+//! is lost when the process ends; [`cache`](crate::cache) stores whole components on disk.
 //!
 //! Invariants:
-//! - At most [`BYTES_MAX`] are held.
-//! - What the last compilations used stays longest: entries live in two generations; a hit moves one to the
-//!   young, and when the young is half of the bound, the old one goes as a whole.
+//! - The cache holds at most [`BYTES_MAX`].
+//! - The functions used by the latest compilations are evicted last. Entries are in two generations: a hit moves
+//!   an entry to the young one, and when the young one exceeds half of the bound, it replaces the old one.
 
 use std::{
     borrow::Cow,
@@ -18,13 +18,14 @@ use std::{
 
 use wasmtime::CacheStore;
 
-/// How much is held. A function costs about as much as its machine code: 3 MiB for the largest plugin here.
+/// The size of the cache in bytes. A function takes about as much as its machine code; all functions of the
+/// largest plugin in this tree take 3 MiB.
 const BYTES_MAX: usize = 12 << 20;
 
-/// What one entry costs besides its key and value.
+/// The overhead of one entry besides its key and value, in bytes.
 const ENTRY_BYTES: usize = 96;
 
-/// The functions that were compiled last.
+/// The cache of compiled functions.
 #[derive(Default)]
 pub(crate) struct FunctionCache {
     generations: Mutex<CacheGenerations>,
@@ -84,7 +85,7 @@ impl CacheGenerations {
 
 impl fmt::Debug for FunctionCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Functions").finish_non_exhaustive()
+        f.debug_struct("FunctionCache").finish_non_exhaustive()
     }
 }
 
@@ -105,8 +106,8 @@ impl CacheStore for FunctionCache {
 mod tests {
     use super::*;
 
-    /// As many entries of this size as fill one generation.
     const VALUE_BYTES: usize = 64 << 10;
+    /// The number of entries that fill one generation.
     const FILL: usize = BYTES_MAX / 2 / (VALUE_BYTES + ENTRY_BYTES + 8);
 
     fn put(functions: &FunctionCache, number: usize) {
@@ -118,11 +119,11 @@ mod tests {
     }
 
     #[test]
-    fn what_was_used_last_stays_and_the_bound_holds() {
+    fn recently_used_functions_stay_and_the_bound_holds() {
         let functions = FunctionCache::default();
         for number in 0..2 * FILL {
             put(&functions, number);
-            // Used all the time.
+            // Entry 0 is used after every insertion, so it must never be evicted.
             assert!(has(&functions, 0), "{number}");
         }
         for number in 2 * FILL..4 * FILL {
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_too_large_is_not_kept_and_drives_nothing_out() {
+    fn a_function_that_is_too_large_is_not_kept_and_evicts_nothing() {
         let functions = FunctionCache::default();
         put(&functions, 1);
         functions.insert(b"large", vec![0; BYTES_MAX]);

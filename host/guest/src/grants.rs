@@ -1,41 +1,44 @@
-//! Decides whether what a plugin asks for is covered by what it was granted. Pure.
+//! Compares the grants that a plugin requests with those in its settings. Pure.
 
 use tholepin_schema::manifest::{GrantScope, Grants, KubernetesGrant, RedisGrants};
 
-/// What is asked for and not granted, each as a line for people; empty if all is covered.
+/// Returns the requests that no grant covers, each as readable text; empty if all are covered.
 pub(crate) fn missing(requested: &Grants, granted: &Grants) -> Vec<String> {
     let Grants { kubernetes, redis, probes } = requested;
     let mut missing: Vec<String> = kubernetes
         .iter()
-        .flat_map(|wanted| missing_kubernetes(wanted, &granted.kubernetes))
+        .flat_map(|request| missing_kubernetes(request, &granted.kubernetes))
         .collect();
     let RedisGrants { commands, verbs } = redis;
     let lists =
         [("command", commands, &granted.redis.commands), ("verb", verbs, &granted.redis.verbs)];
-    for (what, wanted, granted) in lists {
-        let lacking = wanted.iter().filter(|word| !granted.contains(word));
-        missing.extend(lacking.map(|word| format!("the redis {what} `{word}`")));
+    for (what, request, granted) in lists {
+        let uncovered = request.iter().filter(|name| !granted.contains(name));
+        missing.extend(uncovered.map(|name| format!("the redis {what} `{name}`")));
     }
-    let lacking = probes.iter().filter(|port| !granted.probes.contains(port));
-    missing.extend(lacking.map(|port| format!("the probe of port {port}")));
+    let uncovered = probes.iter().filter(|port| !granted.probes.contains(port));
+    missing.extend(uncovered.map(|port| format!("the probe of port {port}")));
     missing
 }
 
-/// The verbs of one wish that no grant covers. Verbs may be granted by several entries.
-fn missing_kubernetes(wanted: &KubernetesGrant, granted: &[KubernetesGrant]) -> Vec<String> {
-    let KubernetesGrant { name, verbs, scope, force } = wanted;
+/// Returns the verbs of one request that no grant covers. Several grants together may cover the verbs.
+fn missing_kubernetes(request: &KubernetesGrant, granted: &[KubernetesGrant]) -> Vec<String> {
+    let KubernetesGrant { name, verbs, scope, force } = request;
     let covers = |grant: &KubernetesGrant, verb: &String| {
         grant.name == *name
             && grant.verbs.contains(verb)
             && width(*scope) <= width(grant.scope)
             && (!force || grant.force)
     };
-    let lacking = verbs.iter().filter(|verb| !granted.iter().any(|grant| covers(grant, verb)));
+    let uncovered = verbs.iter().filter(|verb| !granted.iter().any(|grant| covers(grant, verb)));
     let with_force = if *force { " with force" } else { "" };
-    lacking.map(|verb| format!("`{verb}` on {name} (scope {}{with_force})", word(*scope))).collect()
+    uncovered
+        .map(|verb| format!("`{verb}` on {name} (scope {}{with_force})", scope_name(*scope)))
+        .collect()
 }
 
-/// How far a scope reaches; one that this host does not know reaches furthest when asked for.
+/// Orders scopes by how much they cover. A scope unknown to this host is the widest, so that no known scope
+/// covers a request for it.
 const fn width(scope: GrantScope) -> u8 {
     match scope {
         GrantScope::Owned => 0,
@@ -45,8 +48,8 @@ const fn width(scope: GrantScope) -> u8 {
     }
 }
 
-/// The scope as YAML writes it.
-pub(crate) const fn word(scope: GrantScope) -> &'static str {
+/// Returns the scope as it is written in YAML.
+pub(crate) const fn scope_name(scope: GrantScope) -> &'static str {
     match scope {
         GrantScope::Owned => "owned",
         GrantScope::Namespace => "namespace",
@@ -61,7 +64,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_is_asked_must_be_granted() {
+    fn requests_must_be_granted() {
         let config_map = |verbs: &[&str], scope: &str| json!({"kubernetes": [{"apiVersion": "v1", "kind": "ConfigMap", "verbs": verbs, "scope": scope}]});
         let rows = [
             (config_map(&["get"], "owned"), config_map(&["get", "apply"], "owned"), None),
@@ -96,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn force_is_granted_apart() {
+    fn force_must_be_granted_itself() {
         let grants = |force: bool| Grants {
             kubernetes: vec![KubernetesGrant {
                 name: serde_json::from_value(json!({"apiVersion": "v1", "kind": "Service"}))

@@ -1,7 +1,8 @@
-//! Each import of the contract as a [`Call`](tholepin_core::Call), and each answer in the contract's types.
+//! Converts each import of the contract to a [`Call`](tholepin_core::Call), and each answer to the contract's
+//! types.
 //!
-//! Converts, bounds and nothing else. Every conversion names every case, so that a case added on one
-//! side does not compile until the other has it.
+//! These modules convert, check sizes and count bytes, and do nothing else. Every conversion names every case,
+//! so that a case added on one side does not compile until the other side has it.
 
 mod kubernetes;
 mod redis;
@@ -41,66 +42,66 @@ impl From<CallError> for Error {
     }
 }
 
-/// The border: what crosses it is read, bounded and counted here.
+/// Documents passed between host and guest are parsed, checked for size and counted here.
 impl GuestState {
-    /// Reads a JSON argument.
-    fn read<T: DeserializeOwned>(&mut self, what: &str, text: &str) -> Result<T, Error> {
-        self.crossed.took(text.len());
+    /// Parses a JSON argument.
+    fn parse_argument<T: DeserializeOwned>(&mut self, what: &str, text: &str) -> Result<T, Error> {
+        self.transferred.count_out_of_guest(text.len());
         serde_json::from_str(text).map_err(|error| Error::Invalid(format!("`{what}`: {error}")))
     }
 
-    /// The answer to a call that returns one document.
+    /// Converts the answer to a call that returns one document.
     fn document(&mut self, answer: Answer) -> Result<String, Error> {
         let Reply::Document(document) = answer? else {
-            return Err(unfit("a document"));
+            return Err(wrong_type("a document"));
         };
         self.bounded(&document)
     }
 
-    /// The answer to a call that returns several documents.
+    /// Converts the answer to a call that returns several documents.
     fn documents(&mut self, answer: Answer) -> Result<Vec<String>, Error> {
         let Reply::Documents(documents) = answer? else {
-            return Err(unfit("documents"));
+            return Err(wrong_type("documents"));
         };
-        let texts: Vec<String> = documents.iter().map(print).collect();
+        let texts: Vec<String> = documents.iter().map(to_text).collect();
         self.check_size(texts.iter().map(String::len).sum())?;
         Ok(texts)
     }
 
     fn bounded(&mut self, document: &Value) -> Result<String, Error> {
-        let text = print(document);
+        let text = to_text(document);
         self.check_size(text.len())?;
         Ok(text)
     }
 
-    /// Whether an answer of this size is handed over.
+    /// Counts an answer of this size, or refuses it if it is larger than [`ANSWER_BYTES_MAX`].
     fn check_size(&mut self, bytes: usize) -> Result<(), Error> {
         if bytes <= ANSWER_BYTES_MAX {
-            self.crossed.gave(bytes);
+            self.transferred.count_into_guest(bytes);
             return Ok(());
         }
         Err(Error::Invalid(format!(
-            "the answer has {bytes} bytes, more than {ANSWER_BYTES_MAX}: ask for fewer fields, or fewer things"
+            "the answer has {bytes} bytes, more than {ANSWER_BYTES_MAX}; request fewer fields or fewer objects"
         )))
     }
 }
 
-/// A document as text. Its keys are strings, so printing cannot fail.
-pub(crate) fn print(document: &Value) -> String {
+/// Serializes a document. This cannot fail because the keys of a JSON value are strings.
+pub(crate) fn to_text(document: &Value) -> String {
     serde_json::to_string(document).unwrap_or_default()
 }
 
-/// The answer to a call that returns nothing.
+/// Converts the answer to a call that returns nothing.
 fn done(answer: Answer) -> Result<(), Error> {
     let Reply::Done = answer? else {
-        return Err(unfit("nothing"));
+        return Err(wrong_type("nothing"));
     };
     Ok(())
 }
 
-/// An answer of another shape than the call has: a bug in whoever performs.
-fn unfit(expected: &str) -> Error {
-    Error::Other(format!("the host's answer does not fit the call: it is not {expected}"))
+/// Returns the error for an answer of the wrong type, which is a bug in the implementation of `HostCalls`.
+fn wrong_type(expected: &str) -> Error {
+    Error::Other(format!("the host's answer has the wrong type: it is not {expected}"))
 }
 
 #[cfg(test)]
@@ -109,7 +110,7 @@ mod tests {
     use crate::GuestLimits;
 
     #[test]
-    fn an_answer_that_is_too_large_says_what_to_do() {
+    fn an_answer_that_is_too_large_is_refused_with_a_fix() {
         let mut state = GuestState::new("p".to_owned(), None, "reconcile", GuestLimits::default());
         let mut document_of =
             |bytes: usize| state.document(Ok(Reply::Document(Value::from("x".repeat(bytes)))));
@@ -118,6 +119,9 @@ mod tests {
             panic!("must be refused")
         };
         assert!(text.contains("fewer fields"), "{text}");
-        assert_eq!(state.crossed.into_guest, ANSWER_BYTES_MAX, "what was refused did not cross");
+        assert_eq!(
+            state.transferred.into_guest, ANSWER_BYTES_MAX,
+            "a refused answer is not counted"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! What the command line tells about a component's file, without loading it into the host.
+//! Reads the manifest and imports of a component file for the command line, without loading it into a registry.
 
 use std::{fmt, io, path::Path, sync::Arc};
 
@@ -12,12 +12,12 @@ use crate::{
     LoadError, LoadedComponent, PluginSettings, component::wasm_digest, grants, registry::revision,
 };
 
-/// What a component tells about itself.
+/// The description of a component file.
 #[derive(Clone, Debug)]
 pub struct ComponentInspection {
-    /// What it says of itself.
+    /// The component's manifest.
     pub manifest: Manifest,
-    /// What it imports, by name and version.
+    /// The interfaces that it imports, by name and version.
     pub imports: Vec<String>,
     /// Its SHA-256 in hex.
     pub digest: String,
@@ -33,23 +33,23 @@ impl fmt::Display for ComponentInspection {
         writeln!(f, "digest      {digest}")?;
         writeln!(f, "size        {bytes} bytes")?;
         for kind in reconciles {
-            let brings = if kind.crd.is_some() { " (brings its definition)" } else { "" };
-            writeln!(f, "reconciles  {}{brings}", kind.name)?;
+            let with_crd = if kind.crd.is_some() { " (brings its definition)" } else { "" };
+            writeln!(f, "reconciles  {}{with_crd}", kind.name)?;
         }
         writeln!(f, "finalizer   {}", if *finalizer { "yes" } else { "no" })?;
         for watched in watches {
             writeln!(f, "watches     {}", watched.name)?;
         }
-        for wish in requested_grants(grants) {
-            writeln!(f, "asks for    {wish}")?;
+        for request in requested_grants(grants) {
+            writeln!(f, "asks for    {request}")?;
         }
         imports.iter().try_for_each(|import| writeln!(f, "imports     {import}"))
     }
 }
 
 impl ComponentInspection {
-    /// What the component asks for and settings do not grant, each as a line for people. `asRequested` grants
-    /// all.
+    /// Returns the requests of the component that the settings do not grant, each as readable text.
+    /// `asRequested` grants all.
     #[must_use]
     pub fn not_granted(&self, settings: &PluginSettings) -> Vec<String> {
         match &settings.grants {
@@ -58,63 +58,63 @@ impl ComponentInspection {
         }
     }
 
-    /// What the component asks for, each as a line for people.
+    /// Returns the grants that the component requests, each as readable text.
     #[must_use]
     pub fn requested_grants(&self) -> Vec<String> {
         requested_grants(&self.manifest.grants)
     }
 
-    /// The revision that a host makes of the component with these settings.
+    /// Returns the revision of the component with these settings, as a host computes it.
     #[must_use]
     pub fn revision(&self, settings: &PluginSettings) -> RevisionDigest {
         revision(&self.digest, settings)
     }
 }
 
-fn requested_grants(wanted: &Grants) -> Vec<String> {
-    let Grants { kubernetes, redis, probes } = wanted;
+fn requested_grants(grants: &Grants) -> Vec<String> {
+    let Grants { kubernetes, redis, probes } = grants;
     let kubernetes = kubernetes.iter().map(|grant| {
         let force = if grant.force { ", with force" } else { "" };
-        let (verbs, scope) = (grant.verbs.join(", "), grants::word(grant.scope));
+        let (verbs, scope) = (grant.verbs.join(", "), grants::scope_name(grant.scope));
         format!("{}: {verbs} (scope {scope}{force})", grant.name)
     });
-    let redis = redis.commands.iter().chain(&redis.verbs).map(|word| format!("redis: {word}"));
+    let redis = redis.commands.iter().chain(&redis.verbs).map(|name| format!("redis: {name}"));
     let probes = probes.iter().map(|port| format!("to probe port {port}"));
     kubernetes.chain(redis).chain(probes).collect()
 }
 
-/// Why a file tells nothing.
+/// The reason why a component file cannot be inspected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InspectError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read `{path}`")]
     Read {
-        /// Which file.
+        /// The path of the file.
         path: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// There is no engine.
+    /// The engine cannot be set up.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// It cannot be called.
+    /// The component cannot be compiled or linked.
     #[error("cannot use `{path}`")]
     Load {
-        /// Which file.
+        /// The path of the file.
         path: String,
-        /// Why.
+        /// The cause.
         source: LoadError,
     },
-    /// It could not describe itself.
+    /// The call of `describe` failed.
     #[error(transparent)]
     Describe(#[from] GuestError),
-    /// What it tells cannot be written as YAML.
-    #[error("cannot write the settings as YAML: {0}")]
-    Write(String),
+    /// The settings cannot be written as YAML.
+    #[error("cannot write the settings as YAML")]
+    Write(#[source] serde_saphyr::SerializeError),
 }
 
-/// Asks a component's file what it is. Compiles it in the directory of compiled code.
+/// Reads, compiles and links a component file, and calls its `describe`. The compiled code is kept in `cache`.
 ///
 /// # Errors
 ///
@@ -139,8 +139,8 @@ pub async fn inspect(
     Ok(ComponentInspection { manifest, imports: loaded.imports().to_vec(), digest, bytes })
 }
 
-/// The settings that grant a component all it asks for, as `NAME.yaml` holds them. Whoever puts the file
-/// there grants.
+/// Returns the text of a `NAME.yaml` that grants a component everything it requests. The grants take effect
+/// when the file is put into the plugin directory.
 ///
 /// # Errors
 ///
@@ -159,15 +159,15 @@ pub async fn grant_yaml(path: &Path, cache: &CompileCache) -> Result<String, Ins
     });
     let text = to_yaml(&settings)?;
     Ok(format!(
-        "# Grants the plugin `{}` {} all that it asks for; remove what it should not have.\n\
-         # To accept this very file only, add to spec:  digest: {digest}\n\
-         # It belongs into the directory of plugins as {}.yaml, beside the component as {}.wasm.\n{text}",
+        "# Grants the plugin `{}` {} everything that it requests; remove what it should not have.\n\
+         # To accept only this component file, add to spec:  digest: {digest}\n\
+         # Put this file into the plugin directory as {}.yaml, beside the component as {}.wasm.\n{text}",
         manifest.name, manifest.version, manifest.name, manifest.name
     ))
 }
 
 fn to_yaml(value: &Value) -> Result<String, InspectError> {
-    serde_saphyr::to_string(value).map_err(|error| InspectError::Write(error.to_string()))
+    serde_saphyr::to_string(value).map_err(InspectError::Write)
 }
 
 #[cfg(test)]
@@ -175,8 +175,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_wish_is_told() {
-        let wanted = json!({
+    fn every_requested_grant_is_listed() {
+        let grants = json!({
             "kubernetes": [{"apiVersion": "v1", "kind": "ConfigMap", "verbs": ["get", "apply"], "force": true}],
             "redis": {"commands": ["+info"], "verbs": ["meet"]},
             "probes": [8080],
@@ -187,6 +187,6 @@ mod tests {
             "redis: meet",
             "to probe port 8080",
         ];
-        assert_eq!(requested_grants(&serde_json::from_value(wanted).unwrap()), expected);
+        assert_eq!(requested_grants(&serde_json::from_value(grants).unwrap()), expected);
     }
 }

@@ -1,22 +1,23 @@
-//! Runs plugins: everything that is about Wasm, and the registry that swaps plugins while they run.
+//! Runs plugins: compiles, links and calls Wasm components, and keeps the registry of the plugins that serve.
 //!
-//! Knows how to turn files into a [`LoadedPlugin`] and how to call one. It reaches the world through
-//! [`HostCalls`](tholepin_core::HostCalls) alone, and never talks to Kubernetes or Redis.
+//! The crate turns the files of a plugin into a [`LoadedPlugin`] and calls it. Every import of a guest goes
+//! to [`HostCalls`](tholepin_core::HostCalls); the crate itself never talks to Kubernetes or Redis and does
+//! not know what a call does.
 //!
 //! ```text
 //! NAME.yaml + NAME.wasm ─► fetch ─► verify ─► compile (cached) ─► check (link, describe, grants) ─► publish
 //!                                        a failure at any step leaves the previous revision serving
 //! call ─► code ─► fresh instance ─► export ─► import ─► Call ─► Perform ─► Answer ─► … ─► outcome or GuestError
-//!         given back while nobody calls it, loaded again by the next call
+//!         code is released while idle and loaded again by the next call
 //! ```
 //!
-//! Invariants:
-//! - Each call has an instance of its own: a trap in one leaves nothing behind for another.
-//! - A guest has no authority: an import is a recorded [`Call`](tholepin_core::Call), an answer without
-//!   any content (WASI's environment), or a trap.
-//! - Every call ends: by its result, its limits of computing and memory, or its wall clock.
-//! - Compiled code comes from this process' own compiler, through a directory that is private to the
-//!   user, and from nowhere else.
+//! Guarantees:
+//! - Each call runs in a fresh instance, so a trap in one call cannot affect another.
+//! - A guest has no authority of its own: an import becomes a recorded [`Call`](tholepin_core::Call), returns
+//!   an empty answer (such as WASI's environment), or traps.
+//! - Every call ends: with its result, at its compute or memory limit, or at its wall-clock limit.
+//! - Compiled code comes only from this process' own compiler or from the cache directory, which only this
+//!   user can read and write.
 
 mod bindings;
 mod cache;

@@ -1,4 +1,4 @@
-//! What calls of guests cost: computing, memory, and bytes over the border, by plugin.
+//! Metrics of guest calls: processor time, peak memory and document bytes, by plugin.
 
 use std::{
     future::poll_fn,
@@ -12,35 +12,35 @@ use nix::time::ClockId;
 
 use crate::state::{GuestDocumentBytes, GuestState};
 
-/// Adds to `spent` the processor time that the threads use while they poll the future: the guest's
-/// computing and the host's part of its calls, but no waiting.
-pub(crate) async fn cpu_time<F: Future>(spent: &mut Duration, future: F) -> F::Output {
+/// Adds to `cpu_time_used` the processor time used while the future is polled: that of the guest and of the host
+/// calls it makes, without the time spent waiting.
+pub(crate) async fn cpu_time<F: Future>(cpu_time_used: &mut Duration, future: F) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|context| {
         let start = thread_time();
         let polled = future.as_mut().poll(context);
-        *spent += thread_time().saturating_sub(start);
+        *cpu_time_used += thread_time().saturating_sub(start);
         polled
     })
     .await
 }
 
-/// The processor time of this thread; zero where the system does not tell, which then counts nothing.
+/// Returns the processor time of this thread, or zero if the system does not report it.
 fn thread_time() -> Duration {
     ClockId::CLOCK_THREAD_CPUTIME_ID.now().map(Duration::from).unwrap_or_default()
 }
 
-/// Counts a call that has ended, however it ended. Without a world there was no object: such calls are
-/// few, and their plugin may never serve, so that they are not counted.
-pub(crate) fn called(state: &GuestState, cpu: Duration, memory_peak_bytes: &AtomicUsize) {
-    if state.is_sealed() && state.export() != "validate" {
+/// Records the metrics of a call that has ended, whatever its result. Calls of `describe` are not recorded:
+/// they are few, and their plugin may never serve.
+pub(crate) fn record_call(state: &GuestState, cpu: Duration, memory_peak_bytes: &AtomicUsize) {
+    if state.denies_host_calls() && state.export() != "validate" {
         return;
     }
     let name = || state.label().to_owned();
     let export = state.export();
     histogram!("tholepin_plugin_cpu_seconds", "controller" => name(), "function" => export)
         .record(cpu);
-    let GuestDocumentBytes { into_guest, out_of_guest } = state.crossed;
+    let GuestDocumentBytes { into_guest, out_of_guest } = state.transferred;
     for (direction, bytes) in [("in", into_guest), ("out", out_of_guest)] {
         counter!("tholepin_plugin_bytes_total", "controller" => name(), "direction" => direction)
             .increment(u64::try_from(bytes).unwrap_or(u64::MAX));
@@ -58,12 +58,12 @@ mod tests {
 
     #[tokio::test]
     async fn computing_counts_and_waiting_does_not() {
-        let mut spent = Duration::ZERO;
+        let mut cpu_time_used = Duration::ZERO;
         let pause = Duration::from_millis(30);
         let start = Instant::now();
-        cpu_time(&mut spent, tokio::time::sleep(pause)).await;
+        cpu_time(&mut cpu_time_used, tokio::time::sleep(pause)).await;
         assert!(pause <= start.elapsed());
-        assert!(spent < pause / 2, "{spent:?}");
+        assert!(cpu_time_used < pause / 2, "{cpu_time_used:?}");
         let mut computed = Duration::ZERO;
         cpu_time(&mut computed, async {
             let start = thread_time();

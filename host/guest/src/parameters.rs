@@ -1,11 +1,11 @@
-//! Checks a plugin's parameters against the JSON Schema in its manifest. Pure.
+//! Validates a plugin's parameters against the JSON Schema in its manifest. Pure.
 //!
-//! Knows the keywords that parameters need ([`KEYWORDS`]); a schema with another one is refused, because
-//! a check that silently does less than the schema says would be a lie.
+//! A schema with a keyword outside [`KEYWORDS`] is refused, because ignoring the keyword would accept
+//! parameters that the schema forbids.
 
 use serde_json::{Map, Value};
 
-/// The keywords that are checked, and those that are annotations only.
+/// The keywords that are checked, and those that are only annotations.
 const KEYWORDS: &[&str] = &[
     "$schema",
     "additionalProperties",
@@ -26,71 +26,71 @@ const KEYWORDS: &[&str] = &[
     "type",
 ];
 
-/// How deep a schema may be nested.
+/// The deepest nesting of a schema.
 const DEPTH_MAX: u32 = 32;
 
-/// What is wrong with the schema itself; empty if it can be checked whole.
+/// Returns the errors in the schema itself; empty if all of it can be checked.
 pub(crate) fn check_schema(schema: &Value) -> Vec<String> {
-    let mut wrong = Vec::new();
-    schema_at("parameters", schema, 0, &mut wrong);
-    wrong
+    let mut errors = Vec::new();
+    schema_at("parameters", schema, 0, &mut errors);
+    errors
 }
 
-fn schema_at(path: &str, schema: &Value, depth: u32, wrong: &mut Vec<String>) {
+fn schema_at(path: &str, schema: &Value, depth: u32, errors: &mut Vec<String>) {
     let Some(keywords) = schema.as_object() else {
-        wrong.push(format!("the schema of `{path}` is no object"));
+        errors.push(format!("the schema of `{path}` is not an object"));
         return;
     };
     if DEPTH_MAX < depth {
-        wrong.push(format!("the schema of `{path}` is nested deeper than {DEPTH_MAX}"));
+        errors.push(format!("the schema of `{path}` is nested deeper than {DEPTH_MAX}"));
         return;
     }
     let unknown = keywords.keys().filter(|keyword| !KEYWORDS.contains(&keyword.as_str()));
-    wrong.extend(unknown.map(|keyword| {
+    errors.extend(unknown.map(|keyword| {
         format!("the schema of `{path}` uses `{keyword}`, which this host does not check")
     }));
     for (name, property) in object(keywords, "properties") {
-        schema_at(&format!("{path}.{name}"), property, depth + 1, wrong);
+        schema_at(&format!("{path}.{name}"), property, depth + 1, errors);
     }
     if let Some(items) = keywords.get("items") {
-        schema_at(&format!("{path}[]"), items, depth + 1, wrong);
+        schema_at(&format!("{path}[]"), items, depth + 1, errors);
     }
-    if let Some(rest @ Value::Object(_)) = keywords.get("additionalProperties") {
-        schema_at(&format!("{path}.*"), rest, depth + 1, wrong);
+    if let Some(additional @ Value::Object(_)) = keywords.get("additionalProperties") {
+        schema_at(&format!("{path}.*"), additional, depth + 1, errors);
     }
 }
 
-/// Where the parameters do not fit the schema; empty if they do.
+/// Returns where the parameters violate the schema; empty if they are valid.
 pub(crate) fn check(schema: &Value, parameters: &Value) -> Vec<String> {
-    let mut wrong = Vec::new();
-    value_at("parameters", schema, parameters, &mut wrong);
-    wrong
+    let mut errors = Vec::new();
+    value_at("parameters", schema, parameters, &mut errors);
+    errors
 }
 
-fn value_at(path: &str, schema: &Value, value: &Value, wrong: &mut Vec<String>) {
+fn value_at(path: &str, schema: &Value, value: &Value, errors: &mut Vec<String>) {
     let Some(schema) = schema.as_object() else { return };
     let types: Vec<&str> = match schema.get("type") {
-        Some(Value::String(one)) => vec![one],
-        Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
+        Some(Value::String(name)) => vec![name],
+        Some(Value::Array(names)) => names.iter().filter_map(Value::as_str).collect(),
         Some(_) | None => Vec::new(),
     };
     if !types.is_empty() && !types.iter().any(|name| is_of_type(value, name)) {
-        wrong.push(format!("`{path}` must be {}, is {}", types.join(" or "), type_of(value)));
+        errors.push(format!("`{path}` must be {}, is {}", types.join(" or "), type_of(value)));
         return;
     }
     if let Some(Value::Array(allowed)) = schema.get("enum")
         && !allowed.contains(value)
     {
         let allowed: Vec<String> = allowed.iter().map(Value::to_string).collect();
-        wrong.push(format!("`{path}` must be one of {}", allowed.join(", ")));
+        errors.push(format!("`{path}` must be one of {}", allowed.join(", ")));
     }
-    check_bounds(path, schema, value, wrong);
+    check_bounds(path, schema, value, errors);
     match value {
-        Value::Object(fields) => fields_at(path, schema, fields, wrong),
+        Value::Object(fields) => fields_at(path, schema, fields, errors),
         Value::Array(items) => {
             if let Some(schema) = schema.get("items") {
                 for (index, item) in items.iter().enumerate() {
-                    value_at(&format!("{path}[{index}]"), schema, item, wrong);
+                    value_at(&format!("{path}[{index}]"), schema, item, errors);
                 }
             }
         }
@@ -102,27 +102,27 @@ fn fields_at(
     path: &str,
     schema: &Map<String, Value>,
     fields: &Map<String, Value>,
-    wrong: &mut Vec<String>,
+    errors: &mut Vec<String>,
 ) {
     let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
-    let lacking = required.filter_map(Value::as_str).filter(|name| !fields.contains_key(*name));
-    wrong.extend(lacking.map(|name| format!("`{path}.{name}` is missing")));
+    let missing = required.filter_map(Value::as_str).filter(|name| !fields.contains_key(*name));
+    errors.extend(missing.map(|name| format!("`{path}.{name}` is missing")));
     for (name, value) in fields {
         let path = format!("{path}.{name}");
         let property = schema.get("properties").and_then(|properties| properties.get(name));
         match (property, schema.get("additionalProperties")) {
-            (Some(property), _) => value_at(&path, property, value, wrong),
+            (Some(property), _) => value_at(&path, property, value, errors),
             (None, Some(Value::Bool(false))) => {
                 let known: Vec<&str> = object(schema, "properties").map(|(name, _)| name).collect();
-                wrong.push(format!("`{path}` is unknown; known: {}", known.join(", ")));
+                errors.push(format!("`{path}` is unknown; known: {}", known.join(", ")));
             }
-            (None, Some(rest)) => value_at(&path, rest, value, wrong),
+            (None, Some(additional)) => value_at(&path, additional, value, errors),
             (None, None) => {}
         }
     }
 }
 
-/// The entries of a keyword whose value is an object.
+/// Returns the entries of a keyword whose value is an object.
 fn object<'a>(
     schema: &'a Map<String, Value>,
     keyword: &str,
@@ -131,8 +131,8 @@ fn object<'a>(
     entries.map(|(name, value)| (name.as_str(), value))
 }
 
-fn check_bounds(path: &str, schema: &Map<String, Value>, value: &Value, wrong: &mut Vec<String>) {
-    let (size, least, most, what) = match value {
+fn check_bounds(path: &str, schema: &Map<String, Value>, value: &Value, errors: &mut Vec<String>) {
+    let (size, minimum, maximum, what) = match value {
         Value::Number(number) => (number.as_f64(), "minimum", "maximum", ""),
         Value::String(text) => {
             (length(text.chars().count()), "minLength", "maxLength", " characters long")
@@ -141,15 +141,15 @@ fn check_bounds(path: &str, schema: &Map<String, Value>, value: &Value, wrong: &
         Value::Null | Value::Bool(_) | Value::Object(_) => return,
     };
     let Some(size) = size else { return };
-    if let Some(least) = schema.get(least).and_then(Value::as_f64)
-        && size < least
+    if let Some(minimum) = schema.get(minimum).and_then(Value::as_f64)
+        && size < minimum
     {
-        wrong.push(format!("`{path}` must be at least {least}{what}, is {size}"));
+        errors.push(format!("`{path}` must be at least {minimum}{what}, is {size}"));
     }
-    if let Some(most) = schema.get(most).and_then(Value::as_f64)
-        && most < size
+    if let Some(maximum) = schema.get(maximum).and_then(Value::as_f64)
+        && maximum < size
     {
-        wrong.push(format!("`{path}` must be at most {most}{what}, is {size}"));
+        errors.push(format!("`{path}` must be at most {maximum}{what}, is {size}"));
     }
 }
 
@@ -183,7 +183,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn parameters_must_fit() {
+    fn parameters_must_match_the_schema() {
         let schema = json!({
             "type": "object",
             "required": ["mode"],
@@ -213,16 +213,16 @@ mod tests {
             (json!([]), Some("must be object, is array")),
         ];
         for (parameters, expected) in rows {
-            let wrong = check(&schema, &parameters).join("; ");
+            let errors = check(&schema, &parameters).join("; ");
             match expected {
-                None => assert_eq!(wrong, "", "{parameters}"),
-                Some(words) => assert!(wrong.contains(words), "{parameters}: {wrong}"),
+                None => assert_eq!(errors, "", "{parameters}"),
+                Some(words) => assert!(errors.contains(words), "{parameters}: {errors}"),
             }
         }
     }
 
     #[test]
-    fn a_schema_that_says_more_than_is_checked_is_refused() {
+    fn a_schema_with_an_unknown_keyword_is_refused() {
         let schema = json!({"properties": {"name": {"pattern": "^a"}}});
         assert_eq!(
             check_schema(&schema),

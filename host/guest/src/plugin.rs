@@ -1,4 +1,4 @@
-//! One revision of one plugin, loaded: what the engine calls.
+//! A loaded revision of a plugin: its manifest, grants and settings, and the calls of its exports.
 
 use std::{fmt, sync::Arc};
 
@@ -14,28 +14,28 @@ use tholepin_schema::{
 
 use crate::{GuestLimits, component::LoadedComponent};
 
-/// One revision of one plugin. Whoever holds it can go on calling it after the registry has swapped it
-/// out; its code is freed with the last holder.
+/// A loaded revision of a plugin. It can still be called after the registry has replaced it; its code is freed
+/// when the last reference is dropped.
 pub struct LoadedPlugin {
     /// The plugin's name.
     pub name: PluginName,
-    /// Names the revision: the SHA-256 of component and settings.
+    /// The revision: the SHA-256 of component and settings.
     pub digest: RevisionDigest,
     /// The SHA-256 of the component alone, in hex.
     pub component_digest: String,
-    /// What the plugin says about itself.
+    /// The plugin's manifest.
     pub manifest: Arc<Manifest>,
-    /// What it may do: what it asks for, all of which was granted.
+    /// What the plugin may do: everything that its manifest requests, all of which was granted.
     pub grants: Arc<Grants>,
-    /// The settings it is given.
+    /// The parameters from its settings.
     pub parameters: Arc<Value>,
-    /// What one call may use.
+    /// The limits of one call.
     pub limits: GuestLimits,
     pub(crate) loaded: LoadedComponent,
 }
 
 impl LoadedPlugin {
-    /// The context of a call for an object.
+    /// Returns the context of a call for an object.
     #[must_use]
     pub fn context(&self, object: Option<Arc<ObjectKey>>) -> CallContext {
         CallContext { plugin: self.name.clone(), revision: self.digest.clone(), object }
@@ -57,10 +57,10 @@ impl GuestRuntime for LoadedPlugin {
         &'a self,
         context: CallContext,
         request: ReconcileRequest,
-        perform: Arc<dyn HostCalls>,
+        host_calls: Arc<dyn HostCalls>,
     ) -> BoxedFuture<'a, Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError>> {
         Box::pin(
-            async move { self.loaded.reconcile(context, self.limits, &request, perform).await },
+            async move { self.loaded.reconcile(context, self.limits, &request, host_calls).await },
         )
     }
 

@@ -1,9 +1,9 @@
-//! The plugins that serve: found in a directory, checked step by step, published at once.
+//! The registry of plugins: finds them in a directory, checks them stage by stage, and publishes those that pass.
 //!
-//! Each `NAME.yaml` (a `Plugin` object) with its component is a revision. A revision that fails a step
-//! changes nothing but its report: the previous one goes on serving. Whoever holds a revision may finish
-//! what it began after a swap. This module tells the engine by values ([`PluginReport`]) and never talks to
-//! Kubernetes itself.
+//! A `NAME.yaml` (a `Plugin` object) together with its component is a revision. If a revision fails a stage, only
+//! its report changes and the previous revision continues to serve. A call that is running when a revision is
+//! replaced finishes on its own revision. The registry publishes its results as values ([`PluginReport`]) and
+//! never talks to Kubernetes itself.
 
 mod directory;
 mod history;
@@ -36,81 +36,84 @@ use stages::RejectedRevision;
 
 use crate::{CacheError, CompileCache, GuestEngine, LoadedPlugin, heap};
 
-/// How many reports a slow subscriber may lag behind before it loses the oldest, and how many plugins'
-/// last reports are kept before those of unloaded ones go.
+/// The number of reports that a slow subscriber may lag behind before it loses the oldest; also the number of
+/// last reports kept before those of unloaded plugins are removed.
 const REPORTS_KEPT: usize = 256;
 
-/// Where plugins come from, and what they may ask for.
+/// The directories of a registry, and its policy for grants and idle code.
 #[derive(Clone, Debug)]
 pub struct RegistryOptions {
-    /// Holds `NAME.yaml` and `NAME.wasm`.
+    /// The plugin directory, with `NAME.yaml` and `NAME.wasm`.
     pub directory: PathBuf,
-    /// Holds compiled code; closed to others.
+    /// The directory of compiled code, private to this user.
     pub cache: PathBuf,
-    /// Holds the last revisions of each plugin, apart for each directory of plugins; closed to others. If
-    /// absent, none is kept: for who looks once and ends.
+    /// The directory of the last revisions of each plugin, private to this user, with a subdirectory for each
+    /// plugin directory. If absent, no revisions are kept: for commands that load the plugins once and end.
     pub history: Option<PathBuf>,
-    /// Whether `grants: asRequested` is taken; on the local host only.
+    /// Whether `grants: asRequested` is accepted; true only on the local host.
     pub allow_as_requested: bool,
-    /// The code of a plugin that nobody has called for so long is given back. The next call loads it again,
+    /// The time after which the code of a plugin that is not called is released. The next call loads it again,
     /// which takes about a millisecond in a release build.
     pub idle_max: Duration,
 }
 
-/// Why there is no registry.
+/// The reason why a registry cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegistryError {
-    /// The directory of plugins cannot be read.
-    #[error("cannot read the plugin directory `{path}`; make it, or name another with --plugins")]
+    /// The plugin directory cannot be read.
+    #[error(
+        "cannot read the plugin directory `{path}`; create it, or choose another with --plugins"
+    )]
     Directory {
-        /// Which directory.
+        /// The plugin directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// The directory of compiled code cannot be used.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// The directory of earlier revisions cannot be used.
+    /// The history directory cannot be used.
     #[error("cannot use the directory `{path}` for the earlier revisions of plugins")]
     History {
-        /// Which directory.
+        /// The history directory.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// The plugins that serve. All reads are of one moment and never wait for a swap.
+/// The registry of the plugins that serve. Reads return one consistent state and never wait for a revision to
+/// load.
 pub struct PluginRegistry {
     options: RegistryOptions,
     engine: Arc<GuestEngine>,
     cache: CompileCache,
     history: HistoryStore,
-    /// Since when a revision of each plugin serves, and which served before.
-    tenures: Mutex<BTreeMap<PluginName, ServingRecord>>,
-    /// Held by whoever decides which revision serves.
-    changing: AsyncMutex<()>,
+    /// The start time and the predecessor of each serving revision.
+    serving_records: Mutex<BTreeMap<PluginName, ServingRecord>>,
+    /// Held while deciding which revision of a plugin serves.
+    change_lock: AsyncMutex<()>,
     active: RwLock<Arc<ActiveRevisions>>,
     reports: RwLock<BTreeMap<PluginName, PluginReport>>,
-    sender: broadcast::Sender<PluginReport>,
+    report_sender: broadcast::Sender<PluginReport>,
     compilations: broadcast::Sender<CompilationNotice>,
 }
 
 /// The serving revision of each plugin.
 type ActiveRevisions = BTreeMap<PluginName, Arc<LoadedPlugin>>;
 
-/// What is remembered of the revision that serves.
+/// The start time and the predecessor of a serving revision.
 struct ServingRecord {
     /// When it began to serve, in milliseconds since 1970.
     since_ms: u64,
-    /// The revision that served before, ready for a rollback.
+    /// The revision that served before, still loaded for a rollback.
     previous: Option<Arc<LoadedPlugin>>,
 }
 
 impl PluginRegistry {
-    /// Opens a directory of plugins. Nothing is loaded until the watch is run or scanned.
+    /// Opens a registry. No plugin is loaded until the returned watch scans or runs.
     ///
     /// # Errors
     ///
@@ -132,111 +135,111 @@ impl PluginRegistry {
             engine,
             cache,
             history,
-            tenures: Mutex::default(),
-            changing: AsyncMutex::default(),
+            serving_records: Mutex::default(),
+            change_lock: AsyncMutex::default(),
             active: RwLock::default(),
             reports: RwLock::default(),
-            sender: broadcast::channel(REPORTS_KEPT).0,
+            report_sender: broadcast::channel(REPORTS_KEPT).0,
             compilations: broadcast::channel(REPORTS_KEPT).0,
         });
         let watch = DirectoryWatch::new(Arc::clone(&registry));
         Ok((registry, watch))
     }
 
-    /// The revision of a plugin that serves now.
+    /// Returns the serving revision of a plugin.
     #[must_use]
     pub fn active(&self, name: &PluginName) -> Option<Arc<LoadedPlugin>> {
         self.plugins().get(name).cloned()
     }
 
-    /// All plugins that serve now, as of one moment.
+    /// Returns all serving plugins.
     #[must_use]
     pub fn plugins(&self) -> Arc<BTreeMap<PluginName, Arc<LoadedPlugin>>> {
         Arc::clone(&self.active.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The last report about each plugin, those unloaded included: what a subscriber that lagged reads again.
+    /// Returns the last report about each plugin, including unloaded ones. A subscriber that lagged reads these.
     #[must_use]
     pub fn reports(&self) -> BTreeMap<PluginName, PluginReport> {
         self.reports.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Every stage and failure from now on. A receiver that lags behind is told so, and reads
+    /// Subscribes to every further report. A receiver that lags gets an error and must read
     /// [`reports`](Self::reports).
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<PluginReport> {
-        self.sender.subscribe()
+        self.report_sender.subscribe()
     }
 
-    /// Why the directory of plugins cannot be read, if it cannot: what serves goes on serving, and no change is
-    /// seen. Blocks.
+    /// Returns why the plugin directory cannot be read, or `None` if it can. While it cannot, the plugins continue
+    /// to serve and changes are not noticed. Blocks.
     #[must_use]
     pub fn unreadable(&self) -> Option<String> {
         let directory = &self.options.directory;
         let error = fs::read_dir(directory).err()?;
         Some(format!(
-            "cannot read `{}`, so that no change there is seen: {error}",
+            "cannot read the plugin directory `{}`, so changes there are not noticed: {error}",
             directory.display()
         ))
     }
 
-    /// Every compilation from now on, when it begins and when it has ended. One that fails has no end here: the
-    /// report of its plugin has the reason.
+    /// Subscribes to the start and the end of every further compilation. A compilation that fails sends no end:
+    /// the report of its plugin has the reason.
     #[must_use]
     pub fn compilations(&self) -> broadcast::Receiver<CompilationNotice> {
         self.compilations.subscribe()
     }
 
-    /// Puts a revision in the place of the one that served, which is held ready for a rollback. `since_ms` is
-    /// when it began to serve, which may have been in an earlier process.
+    /// Replaces the serving revision, which stays loaded for a rollback. `since_ms` is when the new revision began
+    /// to serve, which may have been in an earlier process.
     fn publish(&self, plugin: Arc<LoadedPlugin>, since_ms: u64) {
         let (name, mut previous) = (plugin.name.clone(), None);
-        self.change(|active| previous = active.insert(name.clone(), plugin));
-        self.tenures().insert(name, ServingRecord { since_ms, previous });
+        self.update_active(|active| previous = active.insert(name.clone(), plugin));
+        self.serving_records().insert(name, ServingRecord { since_ms, previous });
     }
 
-    /// The revision that served before the one that serves.
+    /// Returns the revision that served before the present one.
     fn previous(&self, name: &PluginName) -> Option<Arc<LoadedPlugin>> {
-        self.tenures().get(name)?.previous.clone()
+        self.serving_records().get(name)?.previous.clone()
     }
 
-    fn tenures(&self) -> MutexGuard<'_, BTreeMap<PluginName, ServingRecord>> {
-        self.tenures.lock().unwrap_or_else(PoisonError::into_inner)
+    fn serving_records(&self) -> MutexGuard<'_, BTreeMap<PluginName, ServingRecord>> {
+        self.serving_records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a plugin out of service.
+    /// Removes a plugin from the serving ones.
     fn unload(&self, name: &PluginName) {
         if self.active(name).is_some() {
-            self.change(|active| {
+            self.update_active(|active| {
                 active.remove(name);
             });
-            self.tenures().remove(name);
+            self.serving_records().remove(name);
         }
     }
 
-    /// Gives back the code of plugins that nobody has called for long, and what it leaves of the heap.
-    /// Blocks for some milliseconds.
-    fn rest(&self) {
+    /// Releases the code of idle plugins, and returns the freed heap memory to the kernel. Blocks for some
+    /// milliseconds.
+    fn release_idle_code(&self) {
         let (plugins, idle_max) = (self.plugins(), self.options.idle_max);
         let previous: Vec<_> =
-            self.tenures().values().filter_map(|tenure| tenure.previous.clone()).collect();
+            self.serving_records().values().filter_map(|record| record.previous.clone()).collect();
         let loaded = plugins.values().chain(&previous);
-        let resting = loaded.filter(|plugin| plugin.loaded.rest(idle_max)).count();
-        if resting != 0 {
-            tracing::debug!(plugins = resting, "gave back code that nobody calls");
+        let released = loaded.filter(|plugin| plugin.loaded.release_if_idle(idle_max)).count();
+        if released != 0 {
+            tracing::debug!(plugins = released, "released the code of idle plugins");
             heap::trim();
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut ActiveRevisions)) {
+    fn update_active(&self, update: impl FnOnce(&mut ActiveRevisions)) {
         let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
         let mut next = ActiveRevisions::clone(&active);
-        change(&mut next);
+        update(&mut next);
         *active = Arc::new(next);
     }
 
-    /// Says what became of a candidate, and which revision serves now: keeps it, and hands it to whoever
-    /// listens. `object` is the `Plugin` object of the file, if it could be read.
+    /// Stores and sends a report of the state of a candidate revision and of the revision that serves now.
+    /// `object` is the `Plugin` object of the file, if it could be read.
     fn report(
         &self,
         name: &PluginName,
@@ -252,14 +255,14 @@ impl PluginRegistry {
         )
         .increment(1);
         let serving = self.active(name).map(|active| {
-            let tenures = self.tenures();
-            let tenure = tenures.get(name);
-            let previous = tenure.and_then(|tenure| tenure.previous.as_ref());
+            let serving_records = self.serving_records();
+            let record = serving_records.get(name);
+            let previous = record.and_then(|record| record.previous.as_ref());
             ServingRevision {
                 revision: active.digest.clone(),
                 component: active.component_digest.clone(),
                 version: active.manifest.version.clone(),
-                since_ms: tenure.map(|tenure| tenure.since_ms).unwrap_or_default(),
+                since_ms: record.map(|record| record.since_ms).unwrap_or_default(),
                 previous: previous.map(|previous| previous.digest.clone()),
             }
         });
@@ -278,7 +281,7 @@ impl PluginRegistry {
             reports.retain(|_, report| report.stage != Some(RevisionStage::Unloaded));
         }
         drop(reports);
-        // Nobody listening is no fault: the report is kept.
-        let _ = self.sender.send(report);
+        // Without subscribers this fails; the report is stored above.
+        let _ = self.report_sender.send(report);
     }
 }

@@ -1,4 +1,4 @@
-//! The `Plugin` object as this crate reads it: which file, which digest, what it may do.
+//! The `Plugin` object: source file, digest, grants, limits and parameters of a plugin.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tholepin_schema::manifest::Grants;
 
 use crate::GuestLimits;
 
-/// A `Plugin` object, as `NAME.yaml` holds it.
+/// A `Plugin` object, as written in `NAME.yaml`.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PluginObject {
@@ -16,9 +16,9 @@ pub struct PluginObject {
     pub api_version: String,
     /// `Plugin`.
     pub kind: String,
-    /// Its name, the same as the file's; labels and annotations are the user's own.
+    /// The name, which must equal that of the file. Labels and annotations are allowed and ignored.
     pub metadata: PluginMetadata,
-    /// What is wanted.
+    /// The settings.
     pub spec: PluginSettings,
 }
 
@@ -30,44 +30,44 @@ pub struct PluginMetadata {
     pub name: String,
 }
 
-/// What is wanted of a plugin.
+/// The settings of a plugin.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PluginSettings {
-    /// Where the component comes from.
+    /// The source of the component.
     pub source: ComponentSource,
-    /// The component's SHA-256 in hex; any other file is refused.
+    /// The component's SHA-256 in hex. If set, a component with another digest is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// What it may do.
+    /// What the plugin may do.
     pub grants: GrantSetting,
-    /// What one call may use.
+    /// The limits of one call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<LimitSettings>,
-    /// Handed to the plugin; must fit the schema in its manifest.
+    /// The parameters of the plugin, which must match the schema in its manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Value>,
 }
 
-/// Where a component comes from.
+/// The source of a component.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ComponentSource {
-    /// A file beside the YAML file, by its bare name.
+    /// The name of a file in the directory of the YAML file, without a path.
     pub file: String,
 }
 
-/// What a plugin is granted.
+/// The grants of a plugin.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(try_from = "Value", into = "Value")]
 pub enum GrantSetting {
-    /// Whatever the manifest asks for (`asRequested`); only where the host allows it.
+    /// Everything that the manifest requests (`asRequested`); only where the host allows this value.
     AsRequested,
-    /// This and no more.
+    /// Exactly these grants.
     Granted(Grants),
 }
 
-/// What `asRequested` is called in YAML.
+/// The YAML value of [`GrantSetting::AsRequested`].
 const AS_REQUESTED: &str = "asRequested";
 
 impl TryFrom<Value> for GrantSetting {
@@ -78,7 +78,7 @@ impl TryFrom<Value> for GrantSetting {
             return Ok(Self::AsRequested);
         }
         serde_json::from_value(value).map(Self::Granted).map_err(|error| {
-            format!("grants: {error}; give `{AS_REQUESTED}`, or `kubernetes` and `redis` grants")
+            format!("grants: {error}; use `{AS_REQUESTED}`, or list `kubernetes`, `redis` and `probes` grants")
         })
     }
 }
@@ -87,33 +87,33 @@ impl From<GrantSetting> for Value {
     fn from(setting: GrantSetting) -> Self {
         match setting {
             GrantSetting::AsRequested => Self::from(AS_REQUESTED),
-            // String keys only, so this cannot fail.
+            // Cannot fail: all keys are strings.
             GrantSetting::Granted(grants) => serde_json::to_value(grants).unwrap_or_default(),
         }
     }
 }
 
-/// What one call may use; the host's defaults where absent.
+/// The limits of one call; an absent limit has the host's default.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LimitSettings {
     /// Linear memory in MiB.
     #[serde(default, rename = "memoryMiB", skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u32>,
-    /// The whole call in milliseconds, waiting included.
+    /// The time of the whole call in milliseconds, including waiting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wall_clock_ms: Option<u32>,
-    /// Computing between two host calls, in milliseconds.
+    /// The compute time between two host calls, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compute_ms: Option<u32>,
 }
 
 impl LimitSettings {
-    /// The limits, with the host's defaults where nothing is set.
+    /// Returns the limits, with the host's default for each that is not set.
     ///
     /// # Errors
     ///
-    /// Fails with what is out of range.
+    /// Fails if a limit is out of range, with a message that names it.
     pub(crate) fn limits(self) -> Result<GuestLimits, String> {
         let Self { memory_mib, wall_clock_ms, compute_ms } = self;
         let default = GuestLimits::default();
@@ -123,14 +123,14 @@ impl LimitSettings {
         };
         if !(1 << 20..=GuestLimits::MEMORY_BYTES_MAX).contains(&memory_bytes) {
             return Err(format!(
-                "limits.memoryMiB must be 1 to {}",
+                "spec.limits.memoryMiB must be 1 to {}",
                 GuestLimits::MEMORY_BYTES_MAX >> 20
             ));
         }
         let duration = |name: &str, ms: Option<u32>, default: Duration, max: Duration| {
             let limit = ms.map_or(default, |ms| Duration::from_millis(ms.into()));
             if limit.is_zero() || max < limit {
-                return Err(format!("limits.{name} must be 1 to {}", max.as_millis()));
+                return Err(format!("spec.limits.{name} must be 1 to {}", max.as_millis()));
             }
             Ok(limit)
         };
@@ -165,7 +165,7 @@ spec:
 ";
 
     #[test]
-    fn a_plugin_object_is_read() {
+    fn a_plugin_object_is_parsed() {
         let plugin: PluginObject = serde_saphyr::from_str(WHOLE).unwrap();
         assert_eq!(plugin.spec.source.file, "a.wasm");
         assert!(matches!(plugin.spec.grants, GrantSetting::Granted(_)));
@@ -175,7 +175,7 @@ spec:
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn an_invalid_field_is_named() {
         let rows = [
             (WHOLE.replace("limits:", "limit:"), "limit"),
             (WHOLE.replace("verbs:", "verb:"), "verb"),

@@ -1,4 +1,4 @@
-//! What belongs to one running guest: on whose behalf it runs, what it has used, what it last said.
+//! The state of one running guest: its call context, its resource use, and the text that explains a trap.
 
 use std::sync::Arc;
 
@@ -10,33 +10,33 @@ use crate::{
     limits::{GuestLimits, HOST_CALL_BYTES_MAX, HOST_CALLS_MAX, LOG_LINE_BYTES_MAX, LOG_LINES_MAX},
 };
 
-/// How the SDK's panic hook begins the line that it logs.
+/// The beginning of the line that the SDK's panic hook logs.
 const PANIC_PREFIX: &str = "panicked at ";
 
-/// How much of a guest's standard error is kept to explain a trap.
+/// The part of a guest's standard output and error that is kept to explain a trap, in bytes.
 const STDERR_BYTES_MAX: usize = 4 << 10;
 
-/// One running guest's own things.
+/// The data of one running guest, stored in its wasmtime store.
 pub(crate) struct GuestState {
-    /// The plugin's name or its file, for log lines.
+    /// The plugin's name, or the path of its file, for log lines and metrics.
     label: String,
-    /// Absent in `describe` and `validate`: every import but `log` is denied.
-    world: Option<GuestContext>,
+    /// Absent in `describe` and `validate`, where every import but `log` is denied.
+    context: Option<GuestContext>,
     export: &'static str,
     ticks: u32,
     ticks_max: u32,
     memory: MemoryLimit,
-    host_calls: u32,
+    host_call_count: u32,
     log_lines: u32,
-    last_words: Option<String>,
+    panic_message: Option<String>,
     stderr: String,
-    /// The end of standard error that has no line end yet.
-    unfinished: String,
-    /// What has crossed the border so far.
-    pub(crate) crossed: GuestDocumentBytes,
+    /// The last line of standard output and error, which has no line end yet.
+    partial_line: String,
+    /// The documents passed so far.
+    pub(crate) transferred: GuestDocumentBytes,
 }
 
-/// Bytes of documents between host and guest.
+/// The number of document bytes passed between host and guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct GuestDocumentBytes {
     /// From the host into the guest.
@@ -46,27 +46,27 @@ pub(crate) struct GuestDocumentBytes {
 }
 
 impl GuestDocumentBytes {
-    pub(crate) const fn gave(&mut self, bytes: usize) {
+    pub(crate) const fn count_into_guest(&mut self, bytes: usize) {
         self.into_guest = self.into_guest.saturating_add(bytes);
     }
 
-    pub(crate) const fn took(&mut self, bytes: usize) {
+    pub(crate) const fn count_out_of_guest(&mut self, bytes: usize) {
         self.out_of_guest = self.out_of_guest.saturating_add(bytes);
     }
 }
 
-/// Who answers a guest's calls, and on whose behalf it makes them.
+/// On whose behalf a guest makes its calls, and what performs them.
 pub(crate) struct GuestContext {
     pub(crate) context: CallContext,
-    pub(crate) perform: Arc<dyn HostCalls>,
+    pub(crate) host_calls: Arc<dyn HostCalls>,
 }
 
-/// The guest computed longer than allowed.
+/// The guest exceeded its compute limit.
 #[derive(Debug, thiserror::Error)]
 #[error("computed longer than allowed without a host call")]
 pub(crate) struct ComputedTooLong;
 
-/// The guest made more host calls than allowed.
+/// The guest exceeded [`HOST_CALLS_MAX`].
 #[derive(Debug, thiserror::Error)]
 #[error("made more than {HOST_CALLS_MAX} host calls in one call of its own")]
 pub(crate) struct CalledTooOften;
@@ -74,14 +74,14 @@ pub(crate) struct CalledTooOften;
 impl GuestState {
     pub(crate) fn new(
         label: String,
-        world: Option<GuestContext>,
+        context: Option<GuestContext>,
         export: &'static str,
         limits: GuestLimits,
     ) -> Self {
         let ticks_max = limits.compute.as_millis().div_ceil(TICK.as_millis());
         Self {
             label,
-            world,
+            context,
             export,
             ticks: 0,
             ticks_max: u32::try_from(ticks_max).unwrap_or(u32::MAX),
@@ -90,16 +90,16 @@ impl GuestState {
                 peak_bytes: 0,
                 was_refused: false,
             },
-            host_calls: 0,
+            host_call_count: 0,
             log_lines: 0,
-            last_words: None,
+            panic_message: None,
             stderr: String::new(),
-            unfinished: String::new(),
-            crossed: GuestDocumentBytes::default(),
+            partial_line: String::new(),
+            transferred: GuestDocumentBytes::default(),
         }
     }
 
-    /// Puts the guest into a store whose limits are armed.
+    /// Returns a store for the guest in which its limits are set.
     pub(crate) fn into_store(self, engine: &GuestEngine) -> Store<Self> {
         let mut store = Store::new(engine.wasmtime(), self);
         store.limiter(|state| &mut state.memory);
@@ -108,30 +108,30 @@ impl GuestState {
         store.epoch_deadline_callback(|mut context| {
             let state = context.data_mut();
             state.ticks += 1;
-            if HOST_CALLS_MAX < state.host_calls {
+            if HOST_CALLS_MAX < state.host_call_count {
                 return Err(CalledTooOften.into());
             }
             if state.ticks_max < state.ticks {
                 return Err(ComputedTooLong.into());
             }
-            // Lets the worker look after others, and the wall clock ring.
+            // Yields the worker to other tasks, and lets the wall-clock timeout fire.
             Ok(UpdateDeadline::Yield(1))
         });
         store
     }
 
-    /// Performs one call; the guest's computing is counted anew afterwards, so that waiting earns no
-    /// strike.
-    pub(crate) async fn ask(&mut self, call: Call) -> Answer {
-        self.host_calls = self.host_calls.saturating_add(1);
-        if HOST_CALLS_MAX < self.host_calls {
-            // It is stopped at the next tick.
+    /// Performs one host call. Resets the guest's compute time afterwards, so that waiting for the host cannot
+    /// make it exceed its compute limit.
+    pub(crate) async fn call_host(&mut self, call: Call) -> Answer {
+        self.host_call_count = self.host_call_count.saturating_add(1);
+        if HOST_CALLS_MAX < self.host_call_count {
+            // The epoch callback interrupts the guest at the next tick.
             return Err(CallError::Throttled(1000));
         }
-        let answer = match &self.world {
-            Some(GuestContext { context, perform }) => perform.perform(context, call).await,
+        let answer = match &self.context {
+            Some(GuestContext { context, host_calls }) => host_calls.perform(context, call).await,
             None => Err(CallError::Denied(format!(
-                "`{}` is not answered in `{}`: only log is",
+                "`{}` is not available in `{}`: only `log` is",
                 call.function(),
                 self.export
             ))),
@@ -140,11 +140,12 @@ impl GuestState {
         answer
     }
 
-    /// Takes a log line of the guest: cut, counted, and handed on.
+    /// Logs a line of the guest. Truncates it to [`LOG_LINE_BYTES_MAX`], and drops it if the call has logged
+    /// [`LOG_LINES_MAX`] lines.
     pub(crate) async fn log(&mut self, level: &'static str, message: String) {
-        let message = cut(message, LOG_LINE_BYTES_MAX);
+        let message = truncate(message, LOG_LINE_BYTES_MAX);
         if message.starts_with(PANIC_PREFIX) {
-            self.last_words = Some(message.clone());
+            self.panic_message = Some(message.clone());
         }
         self.log_lines = self.log_lines.saturating_add(1);
         let (level, message) = match self.log_lines.cmp(&LOG_LINES_MAX) {
@@ -154,37 +155,38 @@ impl GuestState {
             }
             std::cmp::Ordering::Greater => return,
         };
-        if self.world.is_some() {
+        if self.context.is_some() {
             let level = level.to_owned();
             let line = Call::Runtime(RuntimeCall::Log { level, message });
-            if let Err(error) = self.ask(line).await {
-                tracing::debug!(%error, plugin = self.label, "a log line was not taken");
+            if let Err(error) = self.call_host(line).await {
+                tracing::debug!(%error, plugin = self.label, "a log line of the plugin was refused");
             }
         } else {
             tracing::info!(plugin = self.label, export = self.export, level, "{message}");
         }
     }
 
-    /// Keeps what the guest writes to standard error or output, and logs it line by line.
+    /// Logs what the guest writes to standard output or error, line by line, and keeps its beginning to explain
+    /// a trap.
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
         let text = String::from_utf8_lossy(bytes);
         let room = STDERR_BYTES_MAX.saturating_sub(self.stderr.len());
         self.stderr.extend(text.chars().take(room));
-        self.unfinished.push_str(&text);
-        for line in finished_lines(&mut self.unfinished) {
+        self.partial_line.push_str(&text);
+        for line in take_lines(&mut self.partial_line) {
             self.log("warn", line).await;
         }
     }
 
-    /// Logs the end of what the guest wrote, where no line end follows any more.
+    /// Logs the last line that the guest wrote, if it has no line end.
     pub(crate) async fn flush(&mut self) {
-        let rest = std::mem::take(&mut self.unfinished);
+        let rest = std::mem::take(&mut self.partial_line);
         if !rest.trim().is_empty() {
             self.log("warn", rest).await;
         }
     }
 
-    /// The most memory that the guest had, in bytes.
+    /// Returns the guest's peak memory in bytes.
     pub(crate) const fn memory_peak_bytes(&self) -> usize {
         self.memory.peak_bytes
     }
@@ -193,28 +195,29 @@ impl GuestState {
         &self.label
     }
 
-    pub(crate) const fn is_sealed(&self) -> bool {
-        self.world.is_none()
+    pub(crate) const fn denies_host_calls(&self) -> bool {
+        self.context.is_none()
     }
 
     pub(crate) const fn export(&self) -> &'static str {
         self.export
     }
 
-    /// Whether the guest was refused memory.
-    pub(crate) const fn wanted_more_memory(&self) -> bool {
+    /// Returns true if the guest asked for memory beyond its limit.
+    pub(crate) const fn was_refused_memory(&self) -> bool {
         self.memory.was_refused
     }
 
-    /// The guest's own explanation of a trap: its panic, else what it wrote to standard error.
-    pub(crate) fn last_words(&self) -> Option<String> {
+    /// Returns the guest's own explanation of a trap: its panic message, or else what it wrote to standard output
+    /// and error.
+    pub(crate) fn explanation(&self) -> Option<String> {
         let stderr = self.stderr.trim();
         let written = (!stderr.is_empty()).then(|| stderr.to_owned());
-        self.last_words.clone().or(written)
+        self.panic_message.clone().or(written)
     }
 }
 
-/// Refuses memory beyond the limit, and remembers that it did.
+/// Refuses memory beyond the limit, and records that it did.
 struct MemoryLimit {
     bytes_max: usize,
     peak_bytes: usize,
@@ -246,9 +249,9 @@ impl ResourceLimiter for MemoryLimit {
     }
 }
 
-/// Takes the lines that are whole, without empty ones; what follows the last line end stays, up to the
-/// length of a log line: more is a line of its own.
-fn finished_lines(text: &mut String) -> Vec<String> {
+/// Removes the complete lines from `text` and returns those that are not empty. The text after the last line
+/// end stays, unless `text` is longer than a log line: then everything is returned.
+fn take_lines(text: &mut String) -> Vec<String> {
     let end = match text.rfind('\n') {
         _ if LOG_LINE_BYTES_MAX < text.len() => text.len(),
         Some(end) => end + 1,
@@ -259,8 +262,8 @@ fn finished_lines(text: &mut String) -> Vec<String> {
     whole.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
 }
 
-/// Cuts a text at a character's border and says how much is missing.
-fn cut(mut text: String, bytes_max: usize) -> String {
+/// Truncates a text at a character boundary and appends the number of bytes removed.
+fn truncate(mut text: String, bytes_max: usize) -> String {
     if text.len() <= bytes_max {
         return text;
     }
@@ -276,7 +279,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fragments_become_lines() {
+    fn fragments_are_joined_to_lines() {
         let mut text = String::new();
         let rows: [(&str, &[&str]); 6] = [
             ("thread 'main' ", &[]),
@@ -288,17 +291,17 @@ mod tests {
         ];
         for (fragment, expected) in rows {
             text.push_str(fragment);
-            assert_eq!(finished_lines(&mut text), expected, "{fragment:?}");
+            assert_eq!(take_lines(&mut text), expected, "{fragment:?}");
         }
         assert_eq!(text, "end");
         text.push_str(&"x".repeat(LOG_LINE_BYTES_MAX));
-        assert_eq!(finished_lines(&mut text).len(), 1, "a line without end is bounded");
+        assert_eq!(take_lines(&mut text).len(), 1, "a line without a line end is bounded");
         assert_eq!(text, "");
     }
 
     #[test]
-    fn a_long_line_is_cut_between_characters() {
-        assert_eq!(cut("short".to_owned(), 5), "short");
-        assert_eq!(cut("äää".to_owned(), 3), "ä… (4 bytes cut)");
+    fn a_long_line_is_truncated_between_characters() {
+        assert_eq!(truncate("short".to_owned(), 5), "short");
+        assert_eq!(truncate("äää".to_owned(), 3), "ä… (4 bytes cut)");
     }
 }

@@ -1,9 +1,9 @@
-//! Answers what a language's standard library imports of WASI, without any authority.
+//! The WASI functions that a language's standard library imports, without any authority behind them.
 //!
-//! There is no environment, no argument, no file and no network. Standard output and error become log
-//! lines; clocks and randomness are recorded calls; `exit` and everything else is a trap that says which
-//! function it was. The version that the guest asks for does not matter: functions are matched by name,
-//! and one of another shape does not link.
+//! The environment, the arguments and the preopened directories are empty, and there is no network. Standard
+//! output and error become log lines; clocks and randomness become recorded calls. `exit` and every other
+//! function trap with a message that names the function. Functions are matched by name; the WASI version that
+//! the guest imports is ignored.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use wasmtime::{
 
 use crate::state::GuestState;
 
-/// Every WASI resource has this one type on our side: there are no contents to tell apart.
+/// The host type of every WASI resource. Resources have no content, so one type is enough.
 struct EmptyResource;
 
-/// The most random bytes that one WASI call gives.
+/// The most random bytes that one WASI call returns.
 const RANDOM_BYTES_MAX: u32 = 1024;
 
 /// The namespace of WASI's packages.
@@ -34,7 +34,7 @@ pub(crate) fn define(linker: &mut Linker<GuestState>, component: &Component) -> 
             continue;
         }
         let ComponentItem::ComponentInstance(instance) = import.ty else {
-            bail!("the import `{interface}` is no interface");
+            bail!("the import `{interface}` is not an interface");
         };
         let mut defined = linker.instance(interface)?;
         for (name, export) in instance.exports(&engine) {
@@ -54,15 +54,15 @@ pub(crate) fn define(linker: &mut Linker<GuestState>, component: &Component) -> 
     Ok(())
 }
 
-/// How a WASI function is answered.
+/// The implementation of a WASI function.
 enum WasiStub {
-    /// Without asking anybody.
+    /// Returns a value that depends on nothing.
     Constant(fn(StoreContextMut<'_, GuestState>) -> Result<Val>),
-    /// By a recorded call, or by the log.
-    Asked(for<'a> fn(&'a mut GuestState, &'a [Val]) -> BoxedFuture<'a, Result<Val>>),
-    /// By returning nothing.
+    /// Makes a recorded call, or logs.
+    HostCall(for<'a> fn(&'a mut GuestState, &'a [Val]) -> BoxedFuture<'a, Result<Val>>),
+    /// Returns no value.
     Nothing,
-    /// By a trap.
+    /// Traps.
     Trap(String),
 }
 
@@ -72,17 +72,17 @@ fn define_function(
     name: &str,
 ) -> Result<()> {
     let stub = Arc::new(stub(interface, name));
-    linker.func_new_async(name, move |mut context, _, given, results| {
+    linker.func_new_async(name, move |mut context, _, arguments, results| {
         let stub = Arc::clone(&stub);
         Box::new(async move {
             let value = match &*stub {
                 WasiStub::Constant(value) => Some(value(context.as_context_mut())?),
-                WasiStub::Asked(ask) => Some(ask(context.data_mut(), given).await?),
+                WasiStub::HostCall(perform) => Some(perform(context.data_mut(), arguments).await?),
                 WasiStub::Nothing => None,
                 WasiStub::Trap(text) => bail!("{text}"),
             };
-            // A handle that was lent must be given back, else the call is a trap.
-            for handle in given {
+            // Borrowed handles must be dropped before the call returns; otherwise it traps.
+            for handle in arguments {
                 if let Val::Resource(handle) = handle {
                     handle.resource_drop_async(&mut context).await?;
                 }
@@ -90,14 +90,14 @@ fn define_function(
             match (value, results.first_mut()) {
                 (Some(value), Some(result)) => *result = value,
                 (None, None) => {}
-                _ => bail!("a WASI function of an unknown shape"),
+                _ => bail!("a WASI function has an unexpected result type"),
             }
             Ok(())
         })
     })
 }
 
-/// The whole table.
+/// Returns the implementation of a WASI function.
 fn stub(interface: &str, name: &str) -> WasiStub {
     let package = interface.split('@').next().unwrap_or(interface);
     match (package, name) {
@@ -131,32 +131,36 @@ fn stub(interface: &str, name: &str) -> WasiStub {
         (
             "wasi:io/streams",
             "[method]output-stream.write" | "[method]output-stream.blocking-write-and-flush",
-        ) => WasiStub::Asked(|state, given| Box::pin(write(state, given))),
+        ) => WasiStub::HostCall(|state, arguments| Box::pin(write(state, arguments))),
         ("wasi:clocks/wall-clock", "now") => {
-            WasiStub::Asked(|state, _| Box::pin(wall_clock(state)))
+            WasiStub::HostCall(|state, _| Box::pin(wall_clock(state)))
         }
-        ("wasi:clocks/monotonic-clock", "now") => WasiStub::Asked(|state, _| {
+        ("wasi:clocks/monotonic-clock", "now") => WasiStub::HostCall(|state, _| {
             Box::pin(async { Ok(Val::U64(now_ms(state).await?.saturating_mul(1_000_000))) })
         }),
         ("wasi:random/random", "get-random-u64")
-        | ("wasi:random/insecure", "get-insecure-random-u64") => {
-            WasiStub::Asked(|state, _| Box::pin(async { Ok(Val::U64(random_u64(state).await?)) }))
-        }
+        | ("wasi:random/insecure", "get-insecure-random-u64") => WasiStub::HostCall(|state, _| {
+            Box::pin(async { Ok(Val::U64(random_u64(state).await?)) })
+        }),
         ("wasi:random/insecure-seed", "insecure-seed" | "get-insecure-seed") => {
-            WasiStub::Asked(|state, _| Box::pin(seed(state)))
+            WasiStub::HostCall(|state, _| Box::pin(seed(state)))
         }
         ("wasi:random/random", "get-random-bytes")
         | ("wasi:random/insecure", "get-insecure-random-bytes") => {
-            WasiStub::Asked(|state, given| Box::pin(random_bytes(state, given)))
+            WasiStub::HostCall(|state, arguments| Box::pin(random_bytes(state, arguments)))
         }
-        ("wasi:cli/exit", _) => WasiStub::Trap("the plugin wanted to exit the process".to_owned()),
-        _ => WasiStub::Trap(format!("the plugin called `{interface}#{name}`, which is not there")),
+        ("wasi:cli/exit", _) => WasiStub::Trap("the plugin called `exit`".to_owned()),
+        _ => WasiStub::Trap(format!(
+            "the plugin called `{interface}#{name}`, which this host does not offer"
+        )),
     }
 }
 
-async fn write(state: &mut GuestState, given: &[Val]) -> Result<Val> {
+async fn write(state: &mut GuestState, arguments: &[Val]) -> Result<Val> {
     // The first argument is the stream.
-    let Some(Val::List(items)) = given.get(1) else { bail!("no bytes to write") };
+    let Some(Val::List(items)) = arguments.get(1) else {
+        bail!("a WASI write without a list of bytes")
+    };
     let bytes: Vec<u8> = items
         .iter()
         .filter_map(|item| if let Val::U8(byte) = item { Some(*byte) } else { None })
@@ -175,17 +179,16 @@ async fn wall_clock(state: &mut GuestState) -> Result<Val> {
 }
 
 async fn now_ms(state: &mut GuestState) -> Result<u64> {
-    match state.ask(Call::Runtime(RuntimeCall::Now)).await {
+    match state.call_host(Call::Runtime(RuntimeCall::Now)).await {
         Ok(Reply::Number(now_ms)) => Ok(now_ms),
-        Ok(_) => bail!("the host's clock gave no number"),
+        Ok(_) => bail!("the host's clock did not return a number"),
         Err(error) => bail!("the host's clock: {error}"),
     }
 }
 
 async fn seed(state: &mut GuestState) -> Result<Val> {
-    let one = random_u64(state).await?;
-    let other = random_u64(state).await?;
-    Ok(Val::Tuple(vec![Val::U64(one), Val::U64(other)]))
+    let (first, second) = (random_u64(state).await?, random_u64(state).await?);
+    Ok(Val::Tuple(vec![Val::U64(first), Val::U64(second)]))
 }
 
 async fn random_u64(state: &mut GuestState) -> Result<u64> {
@@ -193,8 +196,10 @@ async fn random_u64(state: &mut GuestState) -> Result<u64> {
     Ok(u64::from_le_bytes(bytes.as_slice().try_into()?))
 }
 
-async fn random_bytes(state: &mut GuestState, given: &[Val]) -> Result<Val> {
-    let Some(Val::U64(count)) = given.first() else { bail!("no count of random bytes") };
+async fn random_bytes(state: &mut GuestState, arguments: &[Val]) -> Result<Val> {
+    let Some(Val::U64(count)) = arguments.first() else {
+        bail!("a WASI call for random bytes without a count")
+    };
     let count = u32::try_from(*count)?;
     if RANDOM_BYTES_MAX < count {
         bail!("the plugin asked WASI for {count} random bytes; at most {RANDOM_BYTES_MAX}");
@@ -203,16 +208,16 @@ async fn random_bytes(state: &mut GuestState, given: &[Val]) -> Result<Val> {
     Ok(Val::List(bytes.into_iter().map(Val::U8).collect()))
 }
 
-/// Random bytes from the recording. In `describe` and `validate`, which must give the same answer each
-/// time, they are zeros: enough for the seed of a hash map.
+/// Returns random bytes by a recorded call. In `describe` and `validate`, which must return the same answer
+/// each time, the bytes are zeros; that is enough to seed a hash map.
 async fn random(state: &mut GuestState, count: u32) -> Result<Vec<u8>> {
     let length = usize::try_from(count)?;
-    if state.is_sealed() {
+    if state.denies_host_calls() {
         return Ok(vec![0; length]);
     }
-    match state.ask(Call::Runtime(RuntimeCall::Random { bytes: count })).await {
+    match state.call_host(Call::Runtime(RuntimeCall::Random { bytes: count })).await {
         Ok(Reply::Bytes(bytes)) if bytes.len() == length => Ok(bytes),
-        Ok(_) => bail!("the host gave no {count} random bytes"),
+        Ok(_) => bail!("the host did not return {count} random bytes"),
         Err(error) => bail!("the host's random bytes: {error}"),
     }
 }

@@ -1,10 +1,11 @@
-//! Asks a port whether somebody answers: connects, or sends one HTTP GET.
+//! Probes a port: connects, or sends one HTTP GET and reads the answer.
 //!
-//! It knows an address and no Pod: whether the one who asks may is the gate's business.
+//! The crate gets an address and does not know Pods. The gate decides whether a probe is allowed.
 //!
 //! Invariants:
-//! - One connection, one request, one deadline over all; nothing is retried, no redirection is followed.
-//! - Of an answer no more than a bound is read, whatever the other side sends.
+//! - A probe is one connection with at most one request, within one deadline. It is not retried and follows no
+//!   redirect.
+//! - The number of bytes read of an answer is bounded: 16 KiB for its headers, and `PROBE_BODY_BYTES_MAX` for its body.
 
 use std::{
     io::{Error, ErrorKind},
@@ -20,10 +21,10 @@ use tokio::{
     time::timeout,
 };
 
-/// The most bytes that status line and headers may have.
+/// The number of bytes reserved for the status line and headers when the answer is bounded.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// Probes over the network of this machine.
+/// The prober that uses the network of this machine.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpProber;
 
@@ -35,8 +36,8 @@ impl Prober for TcpProber {
         deadline: Duration,
     ) -> BoxedFuture<'a, ProbeOutcome> {
         Box::pin(async move {
-            let asked = timeout(deadline, ask(address, get)).await;
-            asked.unwrap_or_else(|_| {
+            let outcome = timeout(deadline, connect_and_get(address, get)).await;
+            outcome.unwrap_or_else(|_| {
                 let what = if get.is_some() { "an answer" } else { "a connection" };
                 ProbeOutcome::Silent { why: format!("waited {deadline:?} for {what}") }
             })
@@ -44,21 +45,21 @@ impl Prober for TcpProber {
     }
 }
 
-async fn ask(address: SocketAddr, get: Option<&str>) -> ProbeOutcome {
+async fn connect_and_get(address: SocketAddr, get: Option<&str>) -> ProbeOutcome {
     let began = Instant::now();
     let took_ms = || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     let mut stream = match TcpStream::connect(address).await {
         Ok(stream) => stream,
-        Err(error) => return unconnected(&error),
+        Err(error) => return connect_failure(&error),
     };
     let Some(path) = get else { return ProbeOutcome::Connected { took_ms: took_ms() } };
     match exchange(&mut stream, address, path).await {
-        Ok(answer) => read(&answer, took_ms()),
+        Ok(answer) => parse_answer(&answer, took_ms()),
         Err(error) => ProbeOutcome::Failed { why: error.to_string() },
     }
 }
 
-fn unconnected(error: &Error) -> ProbeOutcome {
+fn connect_failure(error: &Error) -> ProbeOutcome {
     if error.kind() == ErrorKind::ConnectionRefused {
         ProbeOutcome::Refused
     } else {
@@ -66,7 +67,8 @@ fn unconnected(error: &Error) -> ProbeOutcome {
     }
 }
 
-/// HTTP/1.0, to which no server answers in chunks, and after which it closes the connection.
+/// Sends the request and reads the answer. Uses HTTP/1.0, for which servers neither use chunked encoding nor keep
+/// the connection open.
 async fn exchange(
     stream: &mut TcpStream,
     address: SocketAddr,
@@ -83,15 +85,15 @@ async fn exchange(
     Ok(answer)
 }
 
-/// Reads an answer, of which no more than the bound was taken.
-fn read(answer: &[u8], took_ms: u64) -> ProbeOutcome {
+/// Parses an answer, of which at most the bound was read.
+fn parse_answer(answer: &[u8], took_ms: u64) -> ProbeOutcome {
     let failed = |why: &str| ProbeOutcome::Failed { why: why.to_owned() };
     let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
-        return failed("the answer is no HTTP: its headers do not end");
+        return failed("the answer is not HTTP: its headers have no end");
     };
     let (head, body) = answer.split_at(end);
     let Some(status) = status(head) else {
-        return failed("the answer is no HTTP: it begins with no status");
+        return failed("the answer is not HTTP: it does not begin with a status line");
     };
     let body = body.get(4..).unwrap_or_default();
     let shown = body.get(..PROBE_BODY_BYTES_MAX).unwrap_or(body);
@@ -103,13 +105,14 @@ fn read(answer: &[u8], took_ms: u64) -> ProbeOutcome {
     }
 }
 
-/// The status of `HTTP/1.1 200 OK`.
+/// Parses the status code of a status line such as `HTTP/1.1 200 OK`.
 fn status(head: &[u8]) -> Option<u16> {
     let line = head.split(|byte| *byte == b'\r').next()?;
-    let mut words = std::str::from_utf8(line).ok()?.split(' ');
-    words.next().filter(|version| version.starts_with("HTTP/1."))?;
-    let is_status = |word: &&str| word.len() == 3 && word.bytes().all(|byte| byte.is_ascii_digit());
-    words.next().filter(is_status)?.parse().ok()
+    let mut fields = std::str::from_utf8(line).ok()?.split(' ');
+    fields.next().filter(|version| version.starts_with("HTTP/1."))?;
+    let is_status =
+        |field: &&str| field.len() == 3 && field.bytes().all(|byte| byte.is_ascii_digit());
+    fields.next().filter(is_status)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -119,35 +122,38 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(5);
 
-    /// Probes somebody who answers so, and gives what it was asked, too.
-    async fn answered(answer: &'static [u8], get: Option<&str>) -> (ProbeOutcome, String) {
+    /// Probes a server that sends this answer, and returns the outcome and the request.
+    async fn probe_server(answer: &'static [u8], get: Option<&str>) -> (ProbeOutcome, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serve = async {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut asked = vec![0; 1024];
-            let count = stream.read(&mut asked).await.unwrap();
-            // Who has heard enough hangs up.
+            let mut request = vec![0; 1024];
+            let count = stream.read(&mut request).await.unwrap();
+            // The write fails if the prober has closed the connection.
             stream.write_all(answer).await.ok();
-            String::from_utf8(asked[..count].to_vec()).unwrap()
+            String::from_utf8(request[..count].to_vec()).unwrap()
         };
         tokio::join!(TcpProber.probe(address, get, DEADLINE), serve)
     }
 
     #[tokio::test]
-    async fn a_get_gives_status_and_body() {
+    async fn a_get_returns_status_and_body() {
         let answer = b"HTTP/1.1 503 Service Unavailable\r\nX: y\r\n\r\nloading";
-        let (outcome, asked) = answered(answer, Some("/healthz?full=1")).await;
+        let (outcome, request) = probe_server(answer, Some("/healthz?full=1")).await;
         let ProbeOutcome::Answered { status, body, cut, took_ms: _ } = outcome else {
             panic!("{outcome:?}")
         };
         assert_eq!((status, body.as_str(), cut), (503, "loading", false));
-        assert!(asked.starts_with("GET /healthz?full=1 HTTP/1.0\r\nHost: 127.0.0.1:"), "{asked}");
-        assert!(asked.ends_with("\r\n\r\n"), "{asked}");
+        assert!(
+            request.starts_with("GET /healthz?full=1 HTTP/1.0\r\nHost: 127.0.0.1:"),
+            "{request}"
+        );
+        assert!(request.ends_with("\r\n\r\n"), "{request}");
     }
 
     #[tokio::test]
-    async fn what_is_no_http_is_a_failure_and_no_hang() {
+    async fn an_answer_that_is_not_http_is_a_failure() {
         for answer in [
             b"-ERR unknown command\r\n".as_slice(),
             b"SSH-2.0 hello\r\n\r\n",
@@ -155,22 +161,22 @@ mod tests {
             b"HTTP/1.1 +20 OK\r\n\r\nx",
             b"",
         ] {
-            let (outcome, _) = answered(answer, Some("/")).await;
+            let (outcome, _) = probe_server(answer, Some("/")).await;
             assert!(matches!(outcome, ProbeOutcome::Failed { .. }), "{outcome:?}");
         }
     }
 
     #[tokio::test]
-    async fn no_more_than_the_bound_is_handed_over() {
+    async fn the_body_is_cut_at_the_bound() {
         let head = b"HTTP/1.1 200 OK\r\n\r\n".as_slice();
         let endless: &'static [u8] = Vec::leak([head, &[b'x'; 1 << 20]].concat());
-        let (outcome, _) = answered(endless, Some("/")).await;
+        let (outcome, _) = probe_server(endless, Some("/")).await;
         let ProbeOutcome::Answered { body, cut, .. } = outcome else { panic!("{outcome:?}") };
         assert_eq!((body.len(), cut), (PROBE_BODY_BYTES_MAX, true));
     }
 
     #[tokio::test]
-    async fn nobody_listens_nobody_answers_and_somebody_accepts() {
+    async fn connect_timeout_and_refusal_are_told_apart() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let connected = TcpProber.probe(address, None, DEADLINE).await;

@@ -1,7 +1,7 @@
-//! Performs verbs: one step each, on the members and on nobody else.
+//! Performs verbs, each as one step, and only on members of the instance.
 //!
-//! Guards were evaluated before; here each verb looks once more at the node it changes. What it comes
-//! down to is decided as data ([`decide`]) before anything is sent ([`send`]); a plan ends in between.
+//! The gate has evaluated the guards before. Each verb then reads the node that it changes again, and decides its
+//! commands as data ([`decide`]) before it sends them ([`send`]). A plan stops between the two.
 
 mod decide;
 mod send;
@@ -16,16 +16,17 @@ use tokio::time::Instant;
 
 use crate::pool::ConnectionPool;
 
-/// How far a decision goes.
+/// The point at which a verb stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StopCondition {
-    /// Commands are decided; nothing that changes anything is sent.
+    /// The commands are decided, and no command that changes something is sent.
     Decided,
-    /// They are sent, and what they promise is seen.
+    /// The commands were sent and their effect was observed.
     Done,
 }
 
-/// Takes a wave as far as that: members at once, on each in the order of the list.
+/// Performs a wave up to the stop condition. The actions of different members run concurrently, those of one
+/// member in the order of the wave.
 pub(crate) async fn act(
     pool: &ConnectionPool,
     members: &InstanceMembers,
@@ -36,24 +37,24 @@ pub(crate) async fn act(
     for (index, action) in wave.iter().enumerate() {
         queues.entry(action.verb.pod()).or_default().push((index, &action.verb));
     }
-    let queues = queues.into_values().map(|queue| in_order(pool, members, queue, until));
-    let mut deeds: BTreeMap<usize, PerformedAction> =
+    let queues = queues.into_values().map(|queue| perform_in_order(pool, members, queue, until));
+    let mut results: BTreeMap<usize, PerformedAction> =
         join_all(queues).await.into_iter().flatten().collect();
-    // Each index was in one queue.
-    (0..wave.len()).filter_map(|index| deeds.remove(&index)).collect()
+    // Each index is in exactly one queue.
+    (0..wave.len()).filter_map(|index| results.remove(&index)).collect()
 }
 
-async fn in_order(
+async fn perform_in_order(
     pool: &ConnectionPool,
     members: &InstanceMembers,
     queue: Vec<(usize, &Verb)>,
     until: StopCondition,
 ) -> Vec<(usize, PerformedAction)> {
-    let mut deeds = Vec::with_capacity(queue.len());
+    let mut results = Vec::with_capacity(queue.len());
     for (index, verb) in queue {
-        deeds.push((index, perform(pool, members, verb, until).await));
+        results.push((index, perform(pool, members, verb, until).await));
     }
-    deeds
+    results
 }
 
 async fn perform(
@@ -62,22 +63,22 @@ async fn perform(
     verb: &Verb,
     until: StopCondition,
 ) -> PerformedAction {
-    let since = Instant::now();
+    let start = Instant::now();
     let decision = match decide::decide(pool, members, verb).await {
         Ok(decision) => decision,
-        Err(failed) => return PerformedAction { outcome: failed.into(), commands: Vec::new() },
+        Err(failure) => return PerformedAction { outcome: failure.into(), commands: Vec::new() },
     };
-    let commands = decision.orders.iter().map(decide::MemberCommand::shown).collect();
+    let commands = decision.commands.iter().map(decide::MemberCommand::shown).collect();
     let sent = match until {
         StopCondition::Decided => Ok(()),
         StopCondition::Done => send::send(pool, &decision).await,
     };
     let outcome = match sent {
         Ok(()) => {
-            let took_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            let took_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
             ActionOutcome::Done { took_ms, note: decision.note }
         }
-        Err(failed) => failed.into(),
+        Err(failure) => failure.into(),
     };
     PerformedAction { outcome, commands }
 }

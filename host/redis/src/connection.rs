@@ -1,9 +1,9 @@
-//! One connection to one process: dial, authenticate, send commands, read their replies.
+//! A connection to one process: dial, authenticate, send commands, read their replies.
 //!
 //! Invariants:
-//! - After an error the connection is of no use: what is still under way would be taken for the reply
-//!   to the next command.
-//! - Nothing here waits by itself for longer than its caller lets it: deadlines are the pool's.
+//! - A connection must not be used after an error, because a late reply would be taken for the reply to the next
+//!   command.
+//! - Nothing here has a deadline of its own; the callers set deadlines.
 
 use std::{io, net::SocketAddr};
 
@@ -19,29 +19,29 @@ use crate::{
     resp::{Decoder, RespError, encode},
 };
 
-/// Why a process gave no replies.
+/// The reason why a call to a process failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectionError {
-    /// Its container does not run.
+    /// The container does not run.
     #[error("its container does not run")]
     NotRunning,
-    /// Its Pod has no address.
+    /// The Pod has no address.
     #[error("its Pod has no address yet")]
     NoAddress,
-    /// Nobody listens at its address, or it cannot be reached.
+    /// No process listens at the address, or it cannot be reached.
     #[error("cannot connect")]
     Dial(#[source] io::Error),
-    /// It closed or broke the connection.
+    /// The process closed or reset the connection.
     #[error("the connection was lost")]
     Lost(#[source] io::Error),
-    /// Its container has ended.
+    /// The container has ended.
     #[error("its container has ended")]
     Ended,
-    /// It does not take the credentials.
+    /// The process refuses the credentials.
     #[error("the credentials are not accepted: {0}")]
     Auth(String),
-    /// What came back is no reply.
-    #[error("it does not speak Redis' protocol")]
+    /// The process sent bytes that are not a reply.
+    #[error("it does not speak the Redis protocol")]
     Protocol(#[from] RespError),
     /// The deadline passed.
     #[error("no answer within {0} ms")]
@@ -49,7 +49,7 @@ pub(crate) enum ConnectionError {
 }
 
 impl ConnectionError {
-    /// The reason as a snapshot gives it.
+    /// Returns the reason for the snapshot.
     pub(crate) fn reason(&self) -> UnreachableReason {
         match self {
             Self::NotRunning => UnreachableReason::NotRunning,
@@ -64,7 +64,7 @@ impl ConnectionError {
         }
     }
 
-    /// The error of a call to the member in `pod`.
+    /// Converts the error to that of a call to the member in `pod`.
     pub(crate) fn into_call_error(self, pod: &str) -> CallError {
         let text = format!("`{pod}`: {}", tholepin_core::ErrorChain(&self));
         match self {
@@ -79,7 +79,7 @@ impl ConnectionError {
         }
     }
 
-    /// Whether commands may have reached the process before this.
+    /// Returns true if commands may have reached the process before this error.
     pub(crate) const fn may_have_run(&self) -> bool {
         match self {
             Self::NotRunning | Self::NoAddress | Self::Dial(_) | Self::Auth(_) => false,
@@ -88,7 +88,7 @@ impl ConnectionError {
     }
 }
 
-/// An open, authenticated connection.
+/// An open connection, authenticated if there is a password.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
@@ -106,8 +106,12 @@ impl Connection {
         let mut connection = Self { stream, decoder: Decoder::default() };
         let RedisCredentials { user, password } = credentials;
         if let Some(password) = password {
-            let words = [Some("AUTH"), user.as_deref(), Some(password)];
-            let auth = words.into_iter().flatten().map(|word| word.as_bytes().to_vec()).collect();
+            let arguments = [Some("AUTH"), user.as_deref(), Some(password)];
+            let auth = arguments
+                .into_iter()
+                .flatten()
+                .map(|argument| argument.as_bytes().to_vec())
+                .collect();
             let replies = connection.exchange(&[auth]).await?;
             if let Some(text) = replies.first().and_then(error::error_text) {
                 return Err(ConnectionError::Auth(text.to_owned()));
@@ -124,7 +128,7 @@ impl Connection {
         let bytes = encode(commands);
         let Self { stream, decoder } = self;
         let (mut reader, mut writer) = stream.split();
-        // At once: a server that cannot send its replies stops reading commands.
+        // Sends and receives concurrently, because a server that cannot send its replies stops reading commands.
         let send = async { writer.write_all(&bytes).await.map_err(ConnectionError::Lost) };
         let receive = async {
             let mut replies = Vec::with_capacity(commands.len());
@@ -146,16 +150,16 @@ impl Connection {
         Ok(replies)
     }
 
-    /// Whether the connection is open and nothing unasked has come.
+    /// Returns true if the connection is open and no unexpected bytes have arrived.
     pub(crate) fn is_usable(&self) -> bool {
         let waiting = self.stream.try_read(&mut [0; 1]);
         let is_quiet = matches!(waiting, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
         is_quiet && self.decoder.is_clean()
     }
 
-    /// Returns when the process closes the connection, or says something unasked.
-    pub(crate) async fn disturbed(&self) {
-        // An error of `readable` is a disturbance, too.
+    /// Waits until the process closes the connection or sends unexpected bytes.
+    pub(crate) async fn closed_or_unexpected(&self) {
+        // An error of `readable` also ends the wait.
         while self.stream.readable().await.is_ok() {
             if !self.is_usable() {
                 return;

@@ -1,4 +1,4 @@
-//! Remembers which containers have ended, and wakes the calls that wait for them.
+//! The containers that have ended, and a wait for the end of one.
 
 use std::{collections::VecDeque, sync::Mutex};
 
@@ -6,8 +6,8 @@ use tokio::sync::watch;
 
 use crate::lock::locked;
 
-/// How many ended containers are remembered. An id is new at each start, so that an old one can only
-/// come from a list of members that was read before.
+/// The number of ended containers that are remembered. Each start has a new container id, so an old id can only
+/// come from a list of members that was read before the end.
 const REMEMBERED: usize = 4096;
 
 /// The containers that have ended.
@@ -22,7 +22,7 @@ impl EndedContainers {
         Self { recent: Mutex::default(), count: watch::Sender::new(0) }
     }
 
-    /// Says that a container has ended.
+    /// Records that a container has ended.
     pub(crate) fn add(&self, container_id: &str) {
         if container_id.is_empty() || self.contains(container_id) {
             return;
@@ -39,7 +39,7 @@ impl EndedContainers {
         locked(&self.recent).iter().any(|ended| ended == container_id)
     }
 
-    /// Returns when this container has ended; never, if nobody says so.
+    /// Waits until [`add`](Self::add) records this container.
     pub(crate) async fn wait(&self, container_id: &str) {
         let mut count = self.count.subscribe();
         while !self.contains(container_id) {

@@ -1,22 +1,22 @@
-//! What Redis' errors mean, by the code that they begin with. The one place that looks at it.
+//! Classifies the error replies of Redis by the code at their beginning. No other module does so.
 //!
-//! The text after the code changes between versions and is for people only.
+//! The text after the code differs between versions and is never matched.
 
 use tholepin_core::{CallError, RespNode, RespReply};
 
-/// What an error reply says, by its first word.
+/// The class of an error reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
-    /// Credentials are missing, wrong or do not suffice: `NOAUTH`, `WRONGPASS`, `NOPERM`.
+    /// The credentials are missing, wrong or not sufficient: `NOAUTH`, `WRONGPASS`, `NOPERM`.
     Auth,
-    /// It will pass by itself: `LOADING`, `CLUSTERDOWN`, `TRYAGAIN`, `MASTERDOWN`, `BUSY`,
-    /// `NOREPLICAS`.
+    /// The error is temporary: `LOADING`, `CLUSTERDOWN`, `TRYAGAIN`, `MASTERDOWN`, `BUSY`, `NOREPLICAS`.
     Passing,
-    /// The key is elsewhere: `MOVED`, `ASK`.
+    /// Another node owns the slot: `MOVED`, `ASK`.
     Elsewhere,
-    /// Writes are refused for want of room, of disk or of the role: `OOM`, `MISCONF`, `READONLY`.
+    /// Writes are refused because memory is full, the disk fails or the node is a replica: `OOM`, `MISCONF`,
+    /// `READONLY`.
     Unwritable,
-    /// Anything else, `ERR` among it: this command with these arguments will not work.
+    /// Any other code, such as `ERR`: this command with these arguments fails.
     Refused,
 }
 
@@ -34,7 +34,7 @@ pub fn classify(text: &str) -> ErrorKind {
     }
 }
 
-/// An error reply as the error of a call. `what` says whose reply to which command it is.
+/// Converts an error reply to the error of a call. `what` names the member and the command.
 #[must_use]
 pub fn call_error(what: &str, text: &str) -> CallError {
     let kind = classify(text);
@@ -47,7 +47,7 @@ pub fn call_error(what: &str, text: &str) -> CallError {
     }
 }
 
-/// The text of a reply that is an error.
+/// Returns the text of an error reply; absent if the reply is not an error.
 #[must_use]
 pub fn error_text(reply: &RespReply) -> Option<&str> {
     match reply.nodes.first() {
@@ -56,19 +56,19 @@ pub fn error_text(reply: &RespReply) -> Option<&str> {
     }
 }
 
-/// The text of a reply that is one string.
+/// Returns the text of a reply that is a string.
 ///
 /// # Errors
 ///
-/// Fails with the error that the reply is, or if it is no text.
+/// Fails with the text of an error reply, or if the reply is not a string.
 pub fn text(reply: &RespReply) -> Result<&str, String> {
     match reply.nodes.first() {
         Some(RespNode::Bulk(bytes)) => {
-            str::from_utf8(bytes).map_err(|_| "the reply is no UTF-8 text".to_owned())
+            str::from_utf8(bytes).map_err(|_| "the reply is not UTF-8 text".to_owned())
         }
         Some(RespNode::Status(text)) => Ok(text),
         Some(RespNode::Error(text)) => Err(text.clone()),
-        _ => Err("the reply is no text".to_owned()),
+        _ => Err("the reply is not a string".to_owned()),
     }
 }
 
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_known_by_their_code() {
+    fn errors_are_classified_by_their_code() {
         let cases = [
             ("NOAUTH Authentication required.", "Denied"),
             ("WRONGPASS invalid", "Denied"),
@@ -85,7 +85,7 @@ mod tests {
             ("CLUSTERDOWN Hash slot not served", "Transient"),
             ("MOVED 3999 127.0.0.1:6381", "Conflict"),
             ("READONLY You can't write", "Transient"),
-            ("ERR LOADING is no code here", "Refused"),
+            ("ERR LOADING is not the code here", "Refused"),
             ("", "Refused"),
         ];
         for (text, reason) in cases {

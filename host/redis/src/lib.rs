@@ -1,21 +1,21 @@
-//! Speaks to the processes of an instance: pipelines, the snapshot, the verbs, the watch.
+//! Implements the Redis port: pipelines, snapshots, verbs and polling on the members of an instance.
 //!
-//! This crate performs; whether something may be done is the gate's question. It takes addresses from
-//! the [`InstanceMembers`] it is given and from nowhere else: what a node says about other nodes is a fact to
-//! report, never a place to connect to.
+//! The gate decides whether a call is allowed; this crate performs it. It connects only to the addresses in
+//! [`InstanceMembers`]. The addresses that a node reports for other nodes go into the snapshot and are never
+//! dialled.
 //!
 //! ```text
 //! Members ─► pool (connections, AUTH, bounds) ─► resp (bytes ↔ arena) ─► parse (pure) ─► observe
 //!                                                                                    └─► act
 //! ```
 //!
-//! The protocol is spoken here and not by a client library, because each call has a deadline after
-//! which its connection must be closed, each reply has a bound, and nothing may run detached.
+//! The crate implements the protocol itself instead of using a client library, because a call that exceeds its
+//! deadline must close its connection, replies must be bounded, and no task may run detached.
 //!
 //! Invariants:
 //! - Every wait has a deadline; dropping a call closes its connection.
-//! - A connection goes back to the pool only after every reply on it was read.
-//! - A password is in memory only, and in no error text.
+//! - A connection returns to the pool only after every reply on it was read.
+//! - Passwords are kept in memory only and appear in no error text.
 //!
 //! [`InstanceMembers`]: tholepin_core::port::InstanceMembers
 

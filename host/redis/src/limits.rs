@@ -1,33 +1,33 @@
-//! Every deadline and bound of this crate in one table.
+//! The deadlines and bounds of this crate.
 
 use std::time::Duration;
 
-/// How long things may take and how many there may be.
+/// The deadlines and bounds of the port.
 ///
 /// Any combination is valid, so the fields are public.
 #[derive(Clone, Copy, Debug)]
 pub struct RedisClientLimits {
-    /// From the first packet to an authenticated connection.
+    /// The deadline for opening and authenticating a connection.
     pub dial: Duration,
-    /// One member's part in a snapshot, dialling included.
+    /// The deadline for reading one member for a snapshot, including dialling.
     pub observe: Duration,
-    /// One step of a verb, dialling included.
+    /// The deadline for one command of a verb, including dialling.
     pub step: Duration,
-    /// From `CLUSTER FAILOVER` to changed roles. Redis gives up a manual failover after 5 s.
+    /// The deadline from `CLUSTER FAILOVER` to changed roles. Redis gives up a manual failover after 5 s.
     pub failover: Duration,
-    /// Between two looks while waiting for roles to change.
+    /// The interval of reads while waiting for roles to change.
     pub failover_poll: Duration,
-    /// How long an unused connection is kept.
+    /// The time after which an unused connection is closed.
     pub idle: Duration,
-    /// Connections to one address under one name, idle ones included.
+    /// The most connections to one address with the same credentials, including idle ones.
     pub connections_per_address: usize,
-    /// Idle connections over all addresses.
+    /// The most idle connections to all addresses together.
     pub idle_connections: usize,
-    /// Between two looks of a watch.
+    /// The poll interval of a watched instance.
     pub watch_interval: Duration,
-    /// Between two looks while somebody waits for what they show.
+    /// The poll interval of an instance with subscriptions.
     pub wait_interval: Duration,
-    /// Instances watched at once.
+    /// The most instances that are polled.
     pub watched_instances: usize,
 }
 

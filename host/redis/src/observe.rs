@@ -1,7 +1,7 @@
-//! The snapshot: every member asked once, at the same time, and what they say put together.
+//! Takes snapshots: reads every member once, concurrently, and combines their replies.
 //!
-//! A slow member costs its own deadline and nobody else's. What a member says is never corrected by
-//! what another says.
+//! Each member has its own deadline, so a slow member does not make others time out. The reply of one member never
+//! changes what is recorded of another.
 
 mod fold;
 mod reply;
@@ -24,25 +24,25 @@ use crate::{
 };
 pub(crate) use reply::{MemberReply, setting, setting_commands};
 
-/// What became of asking one member.
+/// The result of reading one member.
 pub(crate) type MemberQueryResult = Result<MemberReply, (UnreachableReason, String)>;
 
-/// What every member is asked.
+/// The query that reads a member.
 pub(crate) struct MemberQuery {
-    /// The settings to show, in the order in which they are asked for.
+    /// The settings to read, in the order of their commands.
     names: Vec<String>,
     /// The commands.
     pub(crate) commands: Vec<Vec<Vec<u8>>>,
 }
 
 impl MemberQuery {
-    /// The usual question, with these settings beside the usual ones.
+    /// Creates a query for `SETTINGS_SHOWN` and these settings.
     pub(crate) fn new(settings: &[String]) -> Self {
         let mut names: Vec<&str> = SETTINGS_SHOWN.to_vec();
         names.extend(settings.iter().map(String::as_str));
         names.sort_unstable();
         names.dedup();
-        // A name that the command table would not let a plugin read is not asked here either.
+        // Leaves out settings that the command table does not let a plugin read, such as passwords.
         let may_be_read = |name: &&str| {
             tholepin_schema::command::check(&command(&["CONFIG", "GET", name])).is_ok()
         };
@@ -51,28 +51,28 @@ impl MemberQuery {
         Self { names: names.into_iter().map(str::to_owned).collect(), commands }
     }
 
-    /// Reads the replies to the commands.
+    /// Parses the replies to the commands.
     pub(crate) fn read(&self, answered_at_ms: u64, replies: &[RespReply]) -> MemberQueryResult {
         reply::member_reply(answered_at_ms, replies, &self.names)
     }
 }
 
-/// Why a member told nothing.
-pub(crate) fn silent(failure: &ConnectionError) -> (UnreachableReason, String) {
+/// Converts a failed call to the reason why a member is unreachable.
+pub(crate) fn unreachable(failure: &ConnectionError) -> (UnreachableReason, String) {
     (failure.reason(), tholepin_core::ErrorChain(failure).to_string())
 }
 
-/// Makes a snapshot of what became of asking each member, in the order of the members.
-pub(crate) fn put_together(
+/// Builds a snapshot from the results, which are in the order of the members.
+pub(crate) fn build_snapshot(
     observed_at_ms: u64,
     members: &InstanceMembers,
-    seen: Vec<MemberQueryResult>,
+    results: Vec<MemberQueryResult>,
 ) -> Snapshot {
-    let facts = members.members.iter().map(pod_facts).zip(seen).collect();
+    let facts = members.members.iter().map(pod_facts).zip(results).collect();
     fold::fold(observed_at_ms, facts, members.strangers.clone())
 }
 
-/// Looks at every member.
+/// Takes a snapshot of an instance.
 pub(crate) async fn observe(
     pool: &ConnectionPool,
     clock: &dyn Clock,
@@ -80,28 +80,28 @@ pub(crate) async fn observe(
     settings: &[String],
 ) -> Snapshot {
     let observed_at_ms = clock.now_ms();
-    let question = MemberQuery::new(settings);
-    let asked = join_all(CallTarget::all(members).map(|target| {
-        let question = &question;
+    let query = MemberQuery::new(settings);
+    let results = join_all(CallTarget::all(members).map(|target| {
+        let query = &query;
         async move {
-            let replies = pool.call(target, &question.commands, pool.limits().observe).await;
-            question.read(clock.now_ms(), &replies.map_err(|failure| silent(&failure))?)
+            let replies = pool.call(target, &query.commands, pool.limits().observe).await;
+            query.read(clock.now_ms(), &replies.map_err(|failure| unreachable(&failure))?)
         }
     }));
-    put_together(observed_at_ms, members, asked.await)
+    build_snapshot(observed_at_ms, members, results.await)
 }
 
-/// A command from its words.
-pub(crate) fn command(words: &[&str]) -> Vec<Vec<u8>> {
-    words.iter().map(|word| word.as_bytes().to_vec()).collect()
+/// Converts the arguments of a command to bytes.
+pub(crate) fn command(arguments: &[&str]) -> Vec<Vec<u8>> {
+    arguments.iter().map(|argument| argument.as_bytes().to_vec()).collect()
 }
 
-/// An address as Redis writes it: an IPv6 address has no brackets.
+/// Formats an address as Redis does: without brackets around an IPv6 address.
 pub(crate) fn as_redis_writes(address: SocketAddr) -> String {
     format!("{}:{}", address.ip(), address.port())
 }
 
-/// What Kubernetes says of a member; the answer is filled in later.
+/// Returns the Kubernetes facts of a member; the answer is filled in later.
 fn pod_facts(member: &MemberPod) -> snapshot::Member {
     let MemberPod { pod, pod_uid, kube_node, container_id, running, address, facts } =
         member.clone();

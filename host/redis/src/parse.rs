@@ -1,6 +1,7 @@
-//! Reads what Redis says about itself. Pure functions: text in, facts or an error out.
+//! Parsers of the replies to `INFO`, `CLUSTER INFO` and `CLUSTER NODES`. Pure.
 //!
-//! What cannot be read is an error, never skipped: half a topology is worse than none.
+//! A malformed line or field is an error and is never skipped, because decisions on an incomplete topology would
+//! be wrong.
 
 mod cluster_info;
 mod cluster_nodes;
@@ -10,22 +11,22 @@ pub use cluster_info::cluster_info;
 pub use cluster_nodes::{ClusterNodes, cluster_nodes};
 pub use info::{InfoFields, info};
 
-/// Why a reply could not be read.
+/// The reason why a reply cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
-    /// A field is not there.
+    /// A field is missing.
     #[error("the field `{0}` is missing")]
     Missing(&'static str),
-    /// A field holds something else than it should.
+    /// A field has an invalid value.
     #[error("the field `{field}` cannot be `{value}`")]
     Value {
         /// The field.
         field: &'static str,
-        /// What it holds.
+        /// The value.
         value: String,
     },
     /// A line of `CLUSTER NODES` is not well formed.
-    #[error("the line `{line}` is no node: {why}")]
+    #[error("the line `{line}` is malformed: {why}")]
     Node {
         /// The line.
         line: String,
@@ -33,6 +34,6 @@ pub enum ParseError {
         why: String,
     },
     /// No line of `CLUSTER NODES` is marked `myself`, or several are.
-    #[error("{0} nodes say to be `myself`")]
+    #[error("{0} lines are marked `myself` instead of one")]
     Myself(usize),
 }

@@ -1,12 +1,13 @@
-//! Looks at instances once a second, says which of them changed, and shows what it saw.
+//! Polls instances once a second, and reports changes and snapshots.
 //!
-//! One look serves all who watch an instance and all who wait for something in it. Nothing is decided
-//! here and nothing is kept but the last look: a change is a hint to look properly.
+//! One poll serves all watches of an instance and all its subscriptions. Only the last poll is kept. A report of
+//! a change is a hint: the receiver must observe the instance to learn what changed.
 //!
 //! Invariants:
-//! - One connection per member of a watched instance, of its own, so that its end is seen at once.
-//! - A change that cannot be reported, because the channel is full, is found again at the next look.
-//! - An instance is looked at as long as somebody watches it or has joined, and no longer.
+//! - Each member of a polled instance has a connection that only the poller uses, so that the end of its process
+//!   is noticed immediately.
+//! - A change that cannot be reported because the channel is full is detected again by the next poll.
+//! - An instance is polled only while it is watched or has subscriptions.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,66 +39,66 @@ use crate::{
     error,
     lock::locked,
     observe::{
-        MemberQuery, MemberQueryResult, MemberReply, command, put_together, setting,
-        setting_commands, silent,
+        MemberQuery, MemberQueryResult, MemberReply, build_snapshot, command, setting,
+        setting_commands, unreachable,
     },
     parse::{cluster_nodes, info},
     pool::{CallTarget, ConnectionPool},
 };
 
-/// The instances that are watched.
+/// The poller of all watched instances.
 pub(crate) struct InstancePoller {
     watched: Mutex<BTreeMap<String, PolledInstance>>,
     added: Notify,
     reports: mpsc::Sender<PollReport>,
 }
 
-/// An instance that is watched or joined.
+/// An instance that is watched or has subscriptions.
 struct PolledInstance {
     members: Arc<InstanceMembers>,
-    /// Shown by whole looks beside the usual settings.
+    /// The settings read by whole polls in addition to `SETTINGS_SHOWN`.
     settings: Vec<String>,
-    /// Whether every look is reported, or only changes; absent while nobody watches.
+    /// Whether every poll is reported, or only changes; absent while the instance is not watched.
     reported: Option<ReportMode>,
-    /// How many have joined.
-    joined: usize,
-    /// The last whole look, and when it began.
-    shown: watch::Sender<Option<(Instant, Arc<Snapshot>)>>,
-    /// Told when somebody joins: the next look need not be waited for.
-    hurry: Arc<Notify>,
+    /// The number of subscriptions.
+    subscriptions: usize,
+    /// The snapshot of the last whole poll, and when that poll began.
+    latest: watch::Sender<Option<(Instant, Arc<Snapshot>)>>,
+    /// Notified by a new subscription, to start the next poll immediately.
+    poll_now: Arc<Notify>,
 }
 
-/// What is reported of an instance.
+/// Which polls of an instance are reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReportMode {
     Changes,
     Everything,
 }
 
-/// How to look next.
+/// The parameters of the next poll.
 struct PollSpec {
     members: Arc<InstanceMembers>,
-    /// For a whole look.
-    question: Option<MemberQuery>,
+    /// The query of a whole poll; absent for a poll that only detects changes.
+    query: Option<MemberQuery>,
     reported: Option<ReportMode>,
     interval: Duration,
-    shown: watch::Sender<Option<(Instant, Arc<Snapshot>)>>,
-    hurry: Arc<Notify>,
+    latest: watch::Sender<Option<(Instant, Arc<Snapshot>)>>,
+    poll_now: Arc<Notify>,
 }
 
-/// What a look saw, by Pod.
+/// The result of a poll, by Pod.
 type PollResult = BTreeMap<String, Result<MemberView, UnreachableReason>>;
 
-/// How one member sees all nodes, and is configured.
+/// The state of one member, compared with the previous poll to detect changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct MemberView {
     rows: BTreeMap<NodeId, NodeRow>,
     open_slots: Vec<OpenSlot>,
-    /// The settings that every snapshot shows, and no others: these are not asked for at every depth.
+    /// The values of `SETTINGS_SHOWN`. Other settings are left out because only whole polls read them.
     settings: BTreeMap<String, String>,
-    /// On a replica, whether the link to its primary is up.
+    /// Whether the replication link is up; absent on a primary.
     link_up: Option<bool>,
-    /// Whether it holds keys.
+    /// Whether the member has keys.
     has_keys: Option<bool>,
 }
 
@@ -107,14 +108,14 @@ impl PolledInstance {
             members: Arc::new(members.clone()),
             settings: Vec::new(),
             reported: None,
-            joined: 0,
-            shown: watch::Sender::new(None),
-            hurry: Arc::new(Notify::new()),
+            subscriptions: 0,
+            latest: watch::Sender::new(None),
+            poll_now: Arc::new(Notify::new()),
         }
     }
 
-    const fn is_wanted(&self) -> bool {
-        self.reported.is_some() || self.joined != 0
+    const fn is_needed(&self) -> bool {
+        self.reported.is_some() || self.subscriptions != 0
     }
 }
 
@@ -129,11 +130,11 @@ impl InstancePoller {
         depth: PollDetail<'_>,
         max: usize,
     ) -> Result<(), CallError> {
-        self.change(members, max, |watched| match depth {
+        self.update(members, max, |watched| match depth {
             PollDetail::Changes => watched.reported = Some(ReportMode::Changes),
             PollDetail::Whole { settings } => {
                 watched.reported = Some(ReportMode::Everything);
-                watched.show(settings);
+                watched.add_settings(settings);
             }
         })
     }
@@ -144,120 +145,128 @@ impl InstancePoller {
         settings: &[String],
         max: usize,
     ) -> Result<Box<dyn PollStream>, CallError> {
-        let mut shown = None;
-        self.change(members, max, |watched| {
-            watched.joined += 1;
-            watched.show(settings);
-            watched.hurry.notify_one();
-            shown = Some(watched.shown.subscribe());
+        let mut latest = None;
+        self.update(members, max, |watched| {
+            watched.subscriptions += 1;
+            watched.add_settings(settings);
+            watched.poll_now.notify_one();
+            latest = Some(watched.latest.subscribe());
         })?;
-        let shown = shown.ok_or_else(|| CallError::Other("the watch was not begun".to_owned()))?;
+        let latest =
+            latest.ok_or_else(|| CallError::Other("polling was not started".to_owned()))?;
         let instance = members.instance.clone();
         Ok(Box::new(PollSubscription {
-            watches: self.clone(),
+            poller: self.clone(),
             instance,
-            shown,
+            latest,
             after: Instant::now(),
         }))
     }
 
-    fn change(
+    fn update(
         &self,
         members: &InstanceMembers,
         max: usize,
-        change: impl FnOnce(&mut PolledInstance),
+        update: impl FnOnce(&mut PolledInstance),
     ) -> Result<(), CallError> {
         let mut watched = locked(&self.watched);
         if max <= watched.len() && !watched.contains_key(&members.instance) {
-            let text = format!("{max} instances are watched already");
+            let text = format!("cannot watch more than {max} instances");
             return Err(CallError::Transient(text));
         }
         let entry =
             watched.entry(members.instance.clone()).or_insert_with(|| PolledInstance::new(members));
         entry.members = Arc::new(members.clone());
-        change(entry);
+        update(entry);
         self.added.notify_one();
         Ok(())
     }
 
     pub(crate) fn remove(&self, instance: &str) {
-        self.lessen(instance, |watched| watched.reported = None);
+        self.reduce(instance, |watched| watched.reported = None);
     }
 
-    fn lessen(&self, instance: &str, change: impl FnOnce(&mut PolledInstance)) {
+    fn reduce(&self, instance: &str, update: impl FnOnce(&mut PolledInstance)) {
         let mut watched = locked(&self.watched);
         let Some(entry) = watched.get_mut(instance) else { return };
-        change(entry);
-        if !entry.is_wanted() {
+        update(entry);
+        if !entry.is_needed() {
             watched.remove(instance);
         }
     }
 
     fn poll_spec(&self, instance: &str, pool: &ConnectionPool) -> Option<PollSpec> {
         let watched = locked(&self.watched);
-        let PolledInstance { members, settings, reported, joined, shown, hurry } =
+        let PolledInstance { members, settings, reported, subscriptions, latest, poll_now } =
             watched.get(instance)?;
-        let is_whole = *joined != 0 || *reported == Some(ReportMode::Everything);
+        let is_whole = *subscriptions != 0 || *reported == Some(ReportMode::Everything);
         let limits = pool.limits();
         Some(PollSpec {
             members: members.clone(),
-            question: is_whole.then(|| MemberQuery::new(settings)),
+            query: is_whole.then(|| MemberQuery::new(settings)),
             reported: *reported,
-            interval: if *joined == 0 { limits.watch_interval } else { limits.wait_interval },
-            shown: shown.clone(),
-            hurry: hurry.clone(),
+            interval: if *subscriptions == 0 {
+                limits.watch_interval
+            } else {
+                limits.wait_interval
+            },
+            latest: latest.clone(),
+            poll_now: poll_now.clone(),
         })
     }
 
-    /// Follows every watched instance until dropped.
+    /// Polls every watched instance until dropped.
     pub(crate) async fn run(&self, pool: &ConnectionPool, clock: &dyn Clock) {
-        let mut followed = FuturesUnordered::new();
-        let mut names = BTreeSet::new();
+        let mut polls = FuturesUnordered::new();
+        let mut polled = BTreeSet::new();
         loop {
             let watched: Vec<String> = locked(&self.watched).keys().cloned().collect();
             for instance in watched {
-                if names.insert(instance.clone()) {
-                    followed.push(self.follow(pool, clock, instance));
+                if polled.insert(instance.clone()) {
+                    polls.push(self.follow(pool, clock, instance));
                 }
             }
             tokio::select! {
                 () = self.added.notified() => {}
-                Some(ended) = followed.next() => {
-                    names.remove(&ended);
+                Some(ended) = polls.next() => {
+                    polled.remove(&ended);
                 }
             }
         }
     }
 
-    /// Follows one instance until nobody watches it, and gives its name back.
+    /// Polls one instance until it is neither watched nor subscribed, and returns its name.
     async fn follow(&self, pool: &ConnectionPool, clock: &dyn Clock, instance: String) -> String {
         let mut open = BTreeMap::new();
         let mut last: Option<PollResult> = None;
-        while let Some(order) = self.poll_spec(&instance, pool) {
+        while let Some(spec) = self.poll_spec(&instance, pool) {
             let began = Instant::now();
-            let (sight, snapshot) = poll(pool, clock, &order, &mut open).await;
+            let (result, snapshot) = poll(pool, clock, &spec, &mut open).await;
             let snapshot = snapshot.map(Arc::new);
             if let Some(snapshot) = &snapshot {
-                order.shown.send_replace(Some((began, snapshot.clone())));
+                spec.latest.send_replace(Some((began, snapshot.clone())));
             }
-            let changed = last.as_ref().is_some_and(|last| *last != sight);
+            let changed = last.as_ref().is_some_and(|last| *last != result);
             let report = PollReport { instance: instance.clone(), changed, snapshot };
-            let is_taken = match order.reported {
+            let is_reported = match spec.reported {
                 Some(ReportMode::Everything) => self.reports.try_send(report).is_ok(),
                 Some(ReportMode::Changes) if changed => self.reports.try_send(report).is_ok(),
                 Some(ReportMode::Changes) | None => true,
             };
-            if !changed || is_taken {
-                last = Some(sight);
+            if !changed || is_reported {
+                last = Some(result);
             }
-            if disturbed(&open, &order).await {
-                // The look that follows says what became of it; the hint need not wait for that.
+            if wait_for_next_poll(&open, &spec).await {
+                // Reports a change without waiting for the next poll, which then reads the new state.
                 let hint = PollReport { instance: instance.clone(), changed: true, snapshot: None };
-                if order.reported.is_some() && self.reports.try_send(hint).is_err() {
-                    tracing::warn!(instance, "a change could not be reported: too many wait");
+                if spec.reported.is_some() && self.reports.try_send(hint).is_err() {
+                    tracing::warn!(
+                        instance,
+                        "cannot report a change: the queue of reports is full"
+                    );
                 }
-                // A process that takes connections only to close them must not be asked in a circle.
-                sleep(order.interval.min(pool.limits().watch_interval / 10)).await;
+                // A process that accepts connections only to close them must not cause polls without pause.
+                sleep(spec.interval.min(pool.limits().watch_interval / 10)).await;
             }
         }
         instance
@@ -265,20 +274,21 @@ impl InstancePoller {
 }
 
 impl PolledInstance {
-    /// Shows these settings, too. They are few: the command table lists what may be read.
-    fn show(&mut self, settings: &[String]) {
+    /// Adds settings to those that whole polls read. Their number is bounded by the command table, which lists the
+    /// settings that may be read.
+    fn add_settings(&mut self, settings: &[String]) {
         let more = settings.iter().filter(|name| !self.settings.contains(name));
         let more: Vec<String> = more.cloned().collect();
         self.settings.extend(more);
     }
 }
 
-/// Somebody's part in the looks at an instance.
+/// A subscription to the snapshots of an instance.
 struct PollSubscription {
-    watches: Arc<InstancePoller>,
+    poller: Arc<InstancePoller>,
     instance: String,
-    shown: watch::Receiver<Option<(Instant, Arc<Snapshot>)>>,
-    /// When the last look given began, or when this was joined.
+    latest: watch::Receiver<Option<(Instant, Arc<Snapshot>)>>,
+    /// When the poll of the last returned snapshot began, or when the subscription began.
     after: Instant,
 }
 
@@ -286,16 +296,17 @@ impl PollStream for PollSubscription {
     fn next(&mut self) -> BoxedFuture<'_, Arc<Snapshot>> {
         Box::pin(async move {
             let after = self.after;
-            let is_new = |shown: &Option<(Instant, Arc<Snapshot>)>| {
-                shown.as_ref().is_some_and(|(began, _)| after < *began)
+            let is_newer = |latest: &Option<(Instant, Arc<Snapshot>)>| {
+                latest.as_ref().is_some_and(|(began, _)| after < *began)
             };
-            let shown = self.shown.wait_for(is_new).await.ok().and_then(|shown| shown.clone());
-            match shown {
+            let latest =
+                self.latest.wait_for(is_newer).await.ok().and_then(|latest| latest.clone());
+            match latest {
                 Some((began, snapshot)) => {
                     self.after = began;
                     snapshot
                 }
-                // Nobody looks any more.
+                // The instance is no longer polled.
                 None => std::future::pending().await,
             }
         })
@@ -304,95 +315,99 @@ impl PollStream for PollSubscription {
 
 impl Drop for PollSubscription {
     fn drop(&mut self) {
-        self.watches.lessen(&self.instance, |watched| {
-            watched.joined = watched.joined.saturating_sub(1);
+        self.poller.reduce(&self.instance, |watched| {
+            watched.subscriptions = watched.subscriptions.saturating_sub(1);
         });
     }
 }
 
-/// Asks every member that runs, each on its own connection.
+/// Polls every member, each on its own connection.
 async fn poll(
     pool: &ConnectionPool,
     clock: &dyn Clock,
-    order: &PollSpec,
+    spec: &PollSpec,
     open: &mut BTreeMap<String, OpenConnection>,
 ) -> (PollResult, Option<Snapshot>) {
     let observed_at_ms = clock.now_ms();
-    let few = few_commands();
-    let commands = order.question.as_ref().map_or(&few, |whole| &whole.commands);
-    let asked = join_all(CallTarget::all(&order.members).map(|target| {
-        let kept = open.remove(&target.member.pod);
+    let change_commands = change_commands();
+    let commands = spec.query.as_ref().map_or(&change_commands, |whole| &whole.commands);
+    let answers = join_all(CallTarget::all(&spec.members).map(|target| {
+        let open_connection = open.remove(&target.member.pod);
         async move {
             let deadline = pool.limits().observe;
-            let answer = timeout(deadline, ask(pool, target, kept, commands)).await;
+            let answer =
+                timeout(deadline, query_member(pool, target, open_connection, commands)).await;
             let answer = answer.unwrap_or(Err(ConnectionError::Timeout(deadline.as_millis())));
             (target.member.pod.clone(), answer, clock.now_ms())
         }
     }));
-    let asked = asked.await;
-    // What is left belongs to Pods that are gone.
+    let answers = answers.await;
+    // The remaining connections belong to Pods that no longer exist.
     open.clear();
-    let mut sight = PollResult::new();
-    let mut told = Vec::new();
-    for (pod, answer, answered_at_ms) in asked {
-        let replies = answer.map(|(kept, replies)| {
-            open.insert(pod.clone(), kept);
+    let mut result = PollResult::new();
+    let mut replies_by_member = Vec::new();
+    for (pod, answer, answered_at_ms) in answers {
+        let replies = answer.map(|(open_connection, replies)| {
+            open.insert(pod.clone(), open_connection);
             replies
         });
-        let view = match &order.question {
-            None => replies.map(|replies| read_few(&replies)).map_err(|error| error.reason()),
-            Some(question) => {
-                let seen = replies
-                    .map_err(|failure| silent(&failure))
-                    .and_then(|replies| question.read(answered_at_ms, &replies));
-                let view = view_of(&seen);
-                told.push(seen);
+        let view = match &spec.query {
+            None => {
+                replies.map(|replies| read_change_view(&replies)).map_err(|error| error.reason())
+            }
+            Some(query) => {
+                let query_result = replies
+                    .map_err(|failure| unreachable(&failure))
+                    .and_then(|replies| query.read(answered_at_ms, &replies));
+                let view = member_view(&query_result);
+                replies_by_member.push(query_result);
                 view
             }
         };
-        sight.insert(pod, view);
+        result.insert(pod, view);
     }
-    let snapshot = order.question.is_some();
-    (sight, snapshot.then(|| put_together(observed_at_ms, &order.members, told)))
+    let is_whole = spec.query.is_some();
+    (result, is_whole.then(|| build_snapshot(observed_at_ms, &spec.members, replies_by_member)))
 }
 
-/// Enough to tell that something has changed.
-fn few_commands() -> Vec<Vec<Vec<u8>>> {
+/// Returns the commands of a poll that only detects changes.
+fn change_commands() -> Vec<Vec<Vec<u8>>> {
     let others =
         [command(&["INFO", "replication"]), command(&["DBSIZE"]), command(&["CLUSTER", "NODES"])];
     setting_commands(SETTINGS_SHOWN).chain(others).collect()
 }
 
-/// Reads the replies to [`few_commands`]. A node that is loading says so instead: no view, which differs
-/// from one.
-fn read_few(replies: &[RespReply]) -> MemberView {
+/// Parses the replies to [`change_commands`]. A node that is loading replies with errors; its view is empty, which
+/// differs from that of a loaded node.
+fn read_change_view(replies: &[RespReply]) -> MemberView {
     let Some((nodes, others)) = replies.split_last() else { return MemberView::default() };
     let Some((keys, others)) = others.split_last() else { return MemberView::default() };
-    let Some((stream, settings)) = others.split_last() else { return MemberView::default() };
+    let Some((replication, settings)) = others.split_last() else { return MemberView::default() };
     let has_keys = match keys.nodes.first() {
         Some(RespNode::Int(count)) => Some(*count != 0),
         _ => None,
     };
-    let stream = error::text(stream).ok().and_then(|text| info(text).replication().ok());
+    let replication = error::text(replication).ok().and_then(|text| info(text).replication().ok());
     let nodes = error::text(nodes).ok().and_then(|text| cluster_nodes(text).ok());
     let settings = settings.iter().filter_map(setting).collect();
     nodes.map_or_else(MemberView::default, |nodes| MemberView {
         rows: nodes.rows,
         open_slots: nodes.open_slots,
         settings,
-        link_up: stream.as_ref().and_then(link_up),
+        link_up: replication.as_ref().and_then(link_up),
         has_keys,
     })
 }
 
-fn link_up(stream: &Replication) -> Option<bool> {
-    stream.upstream.as_ref().map(|upstream| upstream.link_up)
+fn link_up(replication: &Replication) -> Option<bool> {
+    replication.upstream.as_ref().map(|upstream| upstream.link_up)
 }
 
-fn view_of(seen: &MemberQueryResult) -> Result<MemberView, UnreachableReason> {
-    let MemberReply { facts, rows } = seen.as_ref().map_err(|(reason, _)| *reason)?;
-    let usual = facts.settings.iter().filter(|(name, _)| SETTINGS_SHOWN.contains(&name.as_str()));
-    let settings = usual.map(|(name, value)| (name.clone(), value.clone())).collect();
+fn member_view(query_result: &MemberQueryResult) -> Result<MemberView, UnreachableReason> {
+    let MemberReply { facts, rows } = query_result.as_ref().map_err(|(reason, _)| *reason)?;
+    let shown_settings =
+        facts.settings.iter().filter(|(name, _)| SETTINGS_SHOWN.contains(&name.as_str()));
+    let settings = shown_settings.map(|(name, value)| (name.clone(), value.clone())).collect();
     let link_up = facts.replication.as_ref().and_then(link_up);
     let has_keys = facts.keys.map(|keys| keys != 0);
     let (rows, open_slots) = (rows.clone(), facts.open_slots.clone());
@@ -404,33 +419,36 @@ struct OpenConnection {
     connection: Connection,
 }
 
-async fn ask(
+async fn query_member(
     pool: &ConnectionPool,
     target: CallTarget<'_>,
-    kept: Option<OpenConnection>,
+    open_connection: Option<OpenConnection>,
     commands: &[Vec<Vec<u8>>],
 ) -> Result<(OpenConnection, Vec<RespReply>), ConnectionError> {
     let address = target.address()?;
-    let kept = kept.filter(|kept| kept.address == address && kept.connection.is_usable());
-    let mut connection = match kept {
-        Some(kept) => kept.connection,
+    let open_connection =
+        open_connection.filter(|open| open.address == address && open.connection.is_usable());
+    let mut connection = match open_connection {
+        Some(open) => open.connection,
         None => pool.dial(address, target.credentials).await?,
     };
     let replies = connection.exchange(commands).await?;
     Ok((OpenConnection { address, connection }, replies))
 }
 
-/// Waits for the next look, or until somebody joins; says whether a connection was lost meanwhile.
-async fn disturbed(open: &BTreeMap<String, OpenConnection>, order: &PollSpec) -> bool {
-    let lost = async {
+/// Waits until the next poll is due. Returns true if it is due because a connection was lost, and false if the
+/// interval has passed or a subscription was added.
+async fn wait_for_next_poll(open: &BTreeMap<String, OpenConnection>, spec: &PollSpec) -> bool {
+    let connection_lost = async {
         if open.is_empty() {
             std::future::pending::<()>().await;
         }
-        select_all(open.values().map(|open| Box::pin(open.connection.disturbed()))).await;
+        select_all(open.values().map(|open| Box::pin(open.connection.closed_or_unexpected())))
+            .await;
     };
     tokio::select! {
-        () = lost => true,
-        () = sleep(order.interval) => false,
-        () = order.hurry.notified() => false,
+        () = connection_lost => true,
+        () = sleep(spec.interval) => false,
+        () = spec.poll_now.notified() => false,
     }
 }

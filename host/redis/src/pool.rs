@@ -1,13 +1,13 @@
-//! Connections that are kept for the next call.
+//! The connection pool.
 //!
-//! Keyed by address and credentials: a changed password never travels over a connection that the old
-//! one opened.
+//! The key of a connection is its address with its credentials, so that a call after a change of the password
+//! never uses a connection that was authenticated with the old one.
 //!
 //! Invariants:
-//! - A call ends at its deadline, and its connection with it.
-//! - At most so many connections to one address; who finds none free waits within its deadline.
-//! - One hung process takes connections from nobody but those who call it.
-//! - A container that has ended leaves no connection behind.
+//! - A call that exceeds its deadline fails and closes its connection.
+//! - The number of connections per address is bounded; a call that finds none free waits within its deadline.
+//! - A process that hangs does not use up connections of calls to other processes.
+//! - No connection to a container that has ended stays in the pool.
 
 use std::{
     collections::BTreeMap,
@@ -32,23 +32,23 @@ use crate::{
     lock::locked,
 };
 
-/// Whom a call goes to, and as whom.
+/// The member that a call goes to, with the credentials to use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CallTarget<'a> {
     /// The member.
     pub(crate) member: &'a MemberPod,
-    /// How to authenticate.
+    /// The credentials to authenticate with.
     pub(crate) credentials: &'a RedisCredentials,
 }
 
 impl<'a> CallTarget<'a> {
-    /// All members as targets.
+    /// Returns a target for each member.
     pub(crate) fn all(members: &'a InstanceMembers) -> impl Iterator<Item = Self> {
         let credentials = &members.credentials;
         members.members.iter().map(move |member| Self { member, credentials })
     }
 
-    /// Where it listens, if it can listen at all.
+    /// Returns the address of the member, if it runs and has one.
     pub(crate) fn address(&self) -> Result<SocketAddr, ConnectionError> {
         if !self.member.running {
             return Err(ConnectionError::NotRunning);
@@ -57,7 +57,7 @@ impl<'a> CallTarget<'a> {
     }
 }
 
-/// One address under one name.
+/// An address with the credentials to authenticate there.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct PoolKey {
     address: SocketAddr,
@@ -67,48 +67,52 @@ struct PoolKey {
 
 #[derive(Debug, Default)]
 struct IdleConnections {
-    // The one used last comes last and is taken first, so that the others grow old and are closed.
+    // The last one used is last in the list and is taken first, so that surplus connections age and are closed.
     idle: Vec<(Connection, Instant)>,
-    // One permit per connection, idle or not.
+    // One permit per connection, whether idle or not.
     permits: Option<Arc<Semaphore>>,
-    /// The container that was called last here.
+    /// The container of the last call to this address.
     container_id: String,
 }
 
 impl IdleConnections {
-    /// Whether a call holds its semaphore, which must stay then, or the bound would not hold.
+    /// Returns true if a call holds the semaphore. Then the entry must stay, because a new semaphore would allow
+    /// more connections than the bound.
     fn is_used(&self) -> bool {
         self.permits.as_ref().is_some_and(|permits| 1 < Arc::strong_count(permits))
     }
 }
 
-/// The connections of this host.
+/// The pool of connections of this host.
 #[derive(Debug)]
 pub(crate) struct ConnectionPool {
     limits: RedisClientLimits,
-    shelves: Mutex<BTreeMap<PoolKey, IdleConnections>>,
+    entries: Mutex<BTreeMap<PoolKey, IdleConnections>>,
     ended: EndedContainers,
 }
 
 impl ConnectionPool {
     pub(crate) fn new(limits: RedisClientLimits) -> Self {
-        Self { limits, shelves: Mutex::default(), ended: EndedContainers::new() }
+        Self { limits, entries: Mutex::default(), ended: EndedContainers::new() }
     }
 
     pub(crate) const fn limits(&self) -> &RedisClientLimits {
         &self.limits
     }
 
-    /// Takes in that a container has ended: calls to it fail, and its idle connections are closed.
+    /// Records that a container has ended: calls to it fail, and its idle connections are closed.
     pub(crate) fn container_ended(&self, container_id: &str) {
         if container_id.is_empty() {
             return;
         }
         self.ended.add(container_id);
-        let is_its = |shelf: &IdleConnections| shelf.container_id == container_id;
-        let shelves = &mut *locked(&self.shelves);
-        shelves.values_mut().filter(|shelf| is_its(shelf)).for_each(|shelf| shelf.idle.clear());
-        shelves.retain(|_, shelf| !is_its(shelf) || shelf.is_used());
+        let is_of_container = |entry: &IdleConnections| entry.container_id == container_id;
+        let entries = &mut *locked(&self.entries);
+        entries
+            .values_mut()
+            .filter(|entry| is_of_container(entry))
+            .for_each(|entry| entry.idle.clear());
+        entries.retain(|_, entry| !is_of_container(entry) || entry.is_used());
     }
 
     /// Sends commands to a member and reads one reply for each, all within `deadline`.
@@ -126,17 +130,17 @@ impl ConnectionPool {
         };
         let permits = self.permits(&key, &target.member.container_id);
         let exchange = async {
-            // The semaphore is never closed; if it were, a call without a permit would do no harm.
+            // The semaphore is never closed; without a permit, the call would only exceed the bound.
             let _permit = permits.acquire().await;
             let mut connection = match self.take(&key) {
                 Some(connection) => connection,
                 None => self.dial(address, target.credentials).await?,
             };
             let replies = connection.exchange(commands).await?;
-            self.keep(key, connection);
+            self.release(key, connection);
             Ok(replies)
         };
-        // Whichever is first; the others are dropped, and a connection under way with them.
+        // Dropping the exchange closes its connection.
         tokio::select! {
             biased;
             () = self.ended.wait(&target.member.container_id) => Err(ConnectionError::Ended),
@@ -146,7 +150,7 @@ impl ConnectionPool {
         }
     }
 
-    /// Opens a connection within the deadline for dialling.
+    /// Opens a connection within the dial deadline.
     pub(crate) async fn dial(
         &self,
         address: SocketAddr,
@@ -158,18 +162,18 @@ impl ConnectionPool {
     }
 
     fn permits(&self, key: &PoolKey, container_id: &str) -> Arc<Semaphore> {
-        let mut shelves = locked(&self.shelves);
-        let shelf = shelves.entry(key.clone()).or_default();
-        if shelf.container_id != container_id {
-            container_id.clone_into(&mut shelf.container_id);
+        let mut entries = locked(&self.entries);
+        let entry = entries.entry(key.clone()).or_default();
+        if entry.container_id != container_id {
+            container_id.clone_into(&mut entry.container_id);
         }
         let count = self.limits.connections_per_address;
-        shelf.permits.get_or_insert_with(|| Arc::new(Semaphore::new(count))).clone()
+        entry.permits.get_or_insert_with(|| Arc::new(Semaphore::new(count))).clone()
     }
 
     fn take(&self, key: &PoolKey) -> Option<Connection> {
-        let mut shelves = locked(&self.shelves);
-        let idle = &mut shelves.get_mut(key)?.idle;
+        let mut entries = locked(&self.entries);
+        let idle = &mut entries.get_mut(key)?.idle;
         while let Some((connection, since)) = idle.pop() {
             if since.elapsed() < self.limits.idle && connection.is_usable() {
                 return Some(connection);
@@ -178,16 +182,16 @@ impl ConnectionPool {
         None
     }
 
-    fn keep(&self, key: PoolKey, connection: Connection) {
+    fn release(&self, key: PoolKey, connection: Connection) {
         let now = Instant::now();
-        let mut shelves = locked(&self.shelves);
-        shelves.entry(key).or_default().idle.push((connection, now));
-        let mut left = self.limits.idle_connections;
-        shelves.retain(|_, shelf| {
-            shelf.idle.retain(|(_, since)| now.duration_since(*since) < self.limits.idle);
-            shelf.idle.truncate(left);
-            left -= shelf.idle.len();
-            shelf.is_used() || !shelf.idle.is_empty()
+        let mut entries = locked(&self.entries);
+        entries.entry(key).or_default().idle.push((connection, now));
+        let mut idle_left = self.limits.idle_connections;
+        entries.retain(|_, entry| {
+            entry.idle.retain(|(_, since)| now.duration_since(*since) < self.limits.idle);
+            entry.idle.truncate(idle_left);
+            idle_left -= entry.idle.len();
+            entry.is_used() || !entry.idle.is_empty()
         });
     }
 }

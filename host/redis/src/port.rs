@@ -1,4 +1,4 @@
-//! The port that the gate calls, made of this crate's parts.
+//! The implementation of the Redis port.
 
 use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -17,15 +17,15 @@ use crate::{
     pool::{CallTarget, ConnectionPool},
 };
 
-/// Redis for the gate: one per host.
+/// The Redis port of a host; there is one per host.
 pub struct RedisPort {
     pool: ConnectionPool,
     clock: Arc<dyn Clock>,
-    watches: Arc<InstancePoller>,
+    poller: Arc<InstancePoller>,
 }
 
 impl RedisPort {
-    /// A port that reports looks at watched instances on `reports`.
+    /// Creates a port that sends the reports of watched instances to `reports`.
     #[must_use]
     pub fn new(
         limits: RedisClientLimits,
@@ -35,14 +35,14 @@ impl RedisPort {
         Self {
             pool: ConnectionPool::new(limits),
             clock,
-            watches: Arc::new(InstancePoller::new(reports)),
+            poller: Arc::new(InstancePoller::new(reports)),
         }
     }
 
-    /// Looks at the watched instances until dropped. Run it once, beside everything else: without it
-    /// [`watch`](Redis::watch) and [`join`](Redis::join) show nothing.
+    /// Polls the watched instances until dropped. Must run once and concurrently with all calls; without it
+    /// [`watch`](Redis::watch) and [`join`](Redis::join) never yield anything.
     pub async fn run_polling(&self) {
-        self.watches.run(&self.pool, &*self.clock).await;
+        self.poller.run(&self.pool, &*self.clock).await;
     }
 }
 
@@ -101,7 +101,7 @@ impl Redis for RedisPort {
     }
 
     fn watch(&self, members: &InstanceMembers, depth: PollDetail<'_>) -> Result<(), CallError> {
-        self.watches.add(members, depth, self.pool.limits().watched_instances)
+        self.poller.add(members, depth, self.pool.limits().watched_instances)
     }
 
     fn join(
@@ -109,10 +109,10 @@ impl Redis for RedisPort {
         members: &InstanceMembers,
         settings: &[String],
     ) -> Result<Box<dyn PollStream>, CallError> {
-        self.watches.join(members, settings, self.pool.limits().watched_instances)
+        self.poller.join(members, settings, self.pool.limits().watched_instances)
     }
 
     fn unwatch(&self, instance: &str) {
-        self.watches.remove(instance);
+        self.poller.remove(instance);
     }
 }

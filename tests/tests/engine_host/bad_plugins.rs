@@ -75,7 +75,7 @@ async fn a_bad_file_leaves_the_old_code_serving_and_says_why() {
         (
             "half",
             good[..good.len() / 2].to_vec(),
-            ("Verified", "CompileFailed", &["put the whole file"]),
+            ("Verified", "CompileFailed", &["replace it with the complete file"]),
         ),
         ("foreign", foreign, ("Compiled", "UnknownImport", &["acme:clouds/api@1.2.3"])),
         ("newer", newer, ("Compiled", "UnknownImport", &["tholepin:kubernetes/objects@0.9.0"])),
@@ -101,7 +101,7 @@ async fn a_bad_file_leaves_the_old_code_serving_and_says_why() {
         ("kind: [".to_owned(), ("-", "SettingsInvalid", &["config-maker.yaml"])),
         (
             settings(NAME, &format!("  digest: '{digest}'\n")),
-            ("Fetched", "DigestMismatch", &["put the right file"]),
+            ("Fetched", "DigestMismatch", &["replace the component"]),
         ),
     ];
     for (text, said) in rows {
@@ -121,8 +121,12 @@ async fn a_bad_file_leaves_the_old_code_serving_and_says_why() {
     )
     .await;
     story.put("other-maker.yaml", settings("other-maker", ""));
-    refused(&story, "other-maker", ("Compiled", "KindClaimed", &[NAME, "remove one of the two"]))
-        .await;
+    refused(
+        &story,
+        "other-maker",
+        ("Compiled", "KindClaimed", &[NAME, "remove `config-maker.yaml` or `other-maker.yaml`"]),
+    )
+    .await;
     serves(&story, "claimed").await;
     // Once the one is gone the other takes over.
     let directory = story.cluster.plugins().unwrap();

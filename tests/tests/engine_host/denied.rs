@@ -35,7 +35,7 @@ async fn without_a_grant_every_import_is_denied_and_nothing_is_written() {
     let (told, _) =
         story.says(&PROBE, ("denied", "early"), "/status/conditions", "InvalidSpec").await;
     let message = told["status"]["conditions"][0]["message"].as_str().unwrap();
-    assert!(message.contains("`runtime/now` is not answered in `validate`"), "{message}");
+    assert!(message.contains("`runtime/now` is not available in `validate`"), "{message}");
     let others: Vec<Value> = story
         .writes()
         .into_iter()

@@ -1,4 +1,4 @@
-//! `tholepin:kubernetes`.
+//! The imports of the package `tholepin:kubernetes`.
 
 use serde::Deserialize;
 use tholepin_core::{Call, EventType, KubernetesCall, ObjectRef, ReadMode};
@@ -33,7 +33,7 @@ impl objects::Host for GuestState {
         fields: Vec<String>,
     ) -> Result<String, Error> {
         let call = KubernetesCall::Get { object: object.into(), read: read.into(), fields };
-        let answer = self.ask(Call::Kubernetes(call)).await;
+        let answer = self.call_host(Call::Kubernetes(call)).await;
         self.document(answer)
     }
 
@@ -48,19 +48,19 @@ impl objects::Host for GuestState {
     ) -> Result<Vec<String>, Error> {
         let kind = KindName { api_version, kind };
         let call = KubernetesCall::List { kind, namespace, selector, read: read.into(), fields };
-        let answer = self.ask(Call::Kubernetes(call)).await;
+        let answer = self.call_host(Call::Kubernetes(call)).await;
         self.documents(answer)
     }
 
     async fn apply(&mut self, object: String, force: bool) -> Result<String, Error> {
-        let call = KubernetesCall::Apply { object: self.read("object", &object)?, force };
-        let answer = self.ask(Call::Kubernetes(call)).await;
+        let call = KubernetesCall::Apply { object: self.parse_argument("object", &object)?, force };
+        let answer = self.call_host(Call::Kubernetes(call)).await;
         self.document(answer)
     }
 
     async fn apply_status(&mut self, object: String) -> Result<String, Error> {
-        let call = KubernetesCall::ApplyStatus { object: self.read("object", &object)? };
-        let answer = self.ask(Call::Kubernetes(call)).await;
+        let call = KubernetesCall::ApplyStatus { object: self.parse_argument("object", &object)? };
+        let answer = self.call_host(Call::Kubernetes(call)).await;
         self.document(answer)
     }
 
@@ -69,18 +69,18 @@ impl objects::Host for GuestState {
         object: objects::ObjectRef,
         patch: String,
     ) -> Result<String, Error> {
-        let patch = self.read("patch", &patch)?;
+        let patch = self.parse_argument("patch", &patch)?;
         let call = KubernetesCall::MergePatch { object: object.into(), patch };
-        let answer = self.ask(Call::Kubernetes(call)).await;
+        let answer = self.call_host(Call::Kubernetes(call)).await;
         self.document(answer)
     }
 
     async fn delete(&mut self, object: objects::ObjectRef, options: String) -> Result<(), Error> {
-        let options: DeleteOptions = self.read("options", &options)?;
+        let options: DeleteOptions = self.parse_argument("options", &options)?;
         let DeleteOptions { uid, resource_version, grace_seconds } = options;
         let object = object.into();
         let call = KubernetesCall::Delete { object, uid, resource_version, grace_seconds };
-        done(self.ask(Call::Kubernetes(call)).await)
+        done(self.call_host(Call::Kubernetes(call)).await)
     }
 }
 
@@ -96,12 +96,12 @@ impl events::Host for GuestState {
             events::EventType::Warning => EventType::Warning,
         };
         let call = KubernetesCall::Publish { event_type, reason, message };
-        done(self.ask(Call::Kubernetes(call)).await)
+        done(self.call_host(Call::Kubernetes(call)).await)
     }
 
     async fn warnings(&mut self, object: objects::ObjectRef) -> Result<Vec<String>, Error> {
         let call = KubernetesCall::Warnings { object: object.into() };
-        let answer = self.ask(Call::Kubernetes(call)).await;
+        let answer = self.call_host(Call::Kubernetes(call)).await;
         self.documents(answer)
     }
 }

@@ -1,10 +1,10 @@
-//! `tholepin:redis`.
+//! The imports of the package `tholepin:redis`.
 
 use serde::Deserialize;
 use serde_json::Value;
 use tholepin_core::{Call, Pipeline, RedisCall, Reply, RespNode, RespReply};
 
-use super::unfit;
+use super::wrong_type;
 use crate::{
     bindings::tholepin::{
         redis::{commands, topology},
@@ -13,13 +13,13 @@ use crate::{
     state::GuestState,
 };
 
-/// How long a pipeline may take if the guest does not say.
+/// The deadline of a pipeline if the guest gives none.
 const DEADLINE_MS_DEFAULT: u32 = 1000;
 
-/// The longest that a pipeline may take.
+/// The longest deadline of a pipeline.
 const DEADLINE_MS_MAX: u32 = 5000;
 
-/// A server, as the guest names it.
+/// The server argument of a pipeline.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Server {
@@ -47,8 +47,8 @@ impl commands::Host for GuestState {
         options: String,
     ) -> Result<Vec<commands::Reply>, Error> {
         let call = RedisCall::Pipeline(self.pipeline_of(&server, commands, &options)?);
-        let Reply::Replies(found) = self.ask(Call::Redis(call)).await? else {
-            return Err(unfit("replies"));
+        let Reply::Replies(found) = self.call_host(Call::Redis(call)).await? else {
+            return Err(wrong_type("replies"));
         };
         self.replies(found)
     }
@@ -62,9 +62,10 @@ impl commands::Host for GuestState {
             self.pipeline_of(&server, commands, &options)
         };
         let pipelines = pipelines.into_iter().map(read).collect::<Result<_, _>>()?;
-        let Reply::FanOut(results) = self.ask(Call::Redis(RedisCall::FanOut { pipelines })).await?
+        let Reply::FanOut(results) =
+            self.call_host(Call::Redis(RedisCall::FanOut { pipelines })).await?
         else {
-            return Err(unfit("results of a fan-out"));
+            return Err(wrong_type("results of a fan-out"));
         };
         self.check_size(results.iter().flatten().map(|replies| size(replies)).sum())?;
         Ok(results.into_iter().map(|result| Ok(replies(result?))).collect())
@@ -73,8 +74,8 @@ impl commands::Host for GuestState {
 
 impl topology::Host for GuestState {
     async fn observe(&mut self, instance: String) -> Result<String, Error> {
-        let call = RedisCall::Observe { instance: self.read("instance", &instance)? };
-        let answer = self.ask(Call::Redis(call)).await;
+        let call = RedisCall::Observe { instance: self.parse_argument("instance", &instance)? };
+        let answer = self.call_host(Call::Redis(call)).await;
         self.document(answer)
     }
 
@@ -83,13 +84,15 @@ impl topology::Host for GuestState {
         instance: String,
         actions: Vec<String>,
     ) -> Result<Vec<Result<String, Error>>, Error> {
-        let instance = self.read("instance", &instance)?;
-        let actions =
-            actions.iter().map(|action| self.read("actions", action)).collect::<Result<_, _>>()?;
+        let instance = self.parse_argument("instance", &instance)?;
+        let actions = actions
+            .iter()
+            .map(|action| self.parse_argument("actions", action))
+            .collect::<Result<_, _>>()?;
         let Reply::Results(results) =
-            self.ask(Call::Redis(RedisCall::Act { instance, actions })).await?
+            self.call_host(Call::Redis(RedisCall::Act { instance, actions })).await?
         else {
-            return Err(unfit("results"));
+            return Err(wrong_type("results"));
         };
         Ok(results.into_iter().map(|result| self.bounded(&result?)).collect())
     }
@@ -102,12 +105,13 @@ impl GuestState {
         commands: Vec<commands::Command>,
         options: &str,
     ) -> Result<Pipeline, Error> {
-        let Server { instance, pod } = self.read("server", server)?;
-        let Options { deadline_ms } = self.read("options", options)?;
-        self.crossed.took(commands.iter().flatten().map(Vec::len).sum());
+        let Server { instance, pod } = self.parse_argument("server", server)?;
+        let Options { deadline_ms } = self.parse_argument("options", options)?;
+        self.transferred.count_out_of_guest(commands.iter().flatten().map(Vec::len).sum());
         if commands.is_empty() || commands.iter().any(Vec::is_empty) {
             return Err(Error::Invalid(
-                "`commands`: each pipeline needs a command with a name".to_owned(),
+                "`commands`: a pipeline needs at least one command, and each command needs a name"
+                    .to_owned(),
             ));
         }
         if DEADLINE_MS_MAX < deadline_ms {
@@ -130,7 +134,7 @@ fn replies(replies: Vec<RespReply>) -> Vec<commands::Reply> {
     replies.into_iter().map(reply).collect()
 }
 
-/// Roughly what the replies weigh in the guest's memory.
+/// Returns the approximate size of the replies in the guest's memory, in bytes.
 fn size(replies: &[RespReply]) -> usize {
     const NODE_BYTES: usize = 16;
     let node_size = |node: &RespNode| {

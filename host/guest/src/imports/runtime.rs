@@ -1,8 +1,8 @@
-//! `tholepin:runtime`.
+//! The imports of the package `tholepin:runtime`.
 
 use tholepin_core::{Call, Reply, RuntimeCall};
 
-use super::unfit;
+use super::wrong_type;
 use crate::{
     bindings::tholepin::{
         runtime::{clock, logging, parameters, probing, random, waiting},
@@ -11,7 +11,7 @@ use crate::{
     state::GuestState,
 };
 
-/// The most random bytes that one call gives.
+/// The most random bytes that one call returns.
 const RANDOM_BYTES_MAX: u32 = 1024;
 
 impl logging::Host for GuestState {
@@ -29,8 +29,8 @@ impl logging::Host for GuestState {
 
 impl clock::Host for GuestState {
     async fn now(&mut self) -> Result<u64, Error> {
-        let Reply::Number(now_ms) = self.ask(Call::Runtime(RuntimeCall::Now)).await? else {
-            return Err(unfit("a number"));
+        let Reply::Number(now_ms) = self.call_host(Call::Runtime(RuntimeCall::Now)).await? else {
+            return Err(wrong_type("a number"));
         };
         Ok(now_ms)
     }
@@ -42,9 +42,10 @@ impl random::Host for GuestState {
             let text = format!("`bytes` is {bytes}, at most {RANDOM_BYTES_MAX}");
             return Err(Error::Invalid(text));
         }
-        let Reply::Bytes(found) = self.ask(Call::Runtime(RuntimeCall::Random { bytes })).await?
+        let Reply::Bytes(found) =
+            self.call_host(Call::Runtime(RuntimeCall::Random { bytes })).await?
         else {
-            return Err(unfit("bytes"));
+            return Err(wrong_type("bytes"));
         };
         Ok(found)
     }
@@ -52,23 +53,26 @@ impl random::Host for GuestState {
 
 impl parameters::Host for GuestState {
     async fn parameters(&mut self) -> Result<String, Error> {
-        let answer = self.ask(Call::Runtime(RuntimeCall::Parameters)).await;
+        let answer = self.call_host(Call::Runtime(RuntimeCall::Parameters)).await;
         self.document(answer)
     }
 }
 
 impl waiting::Host for GuestState {
     async fn wait(&mut self, facts: Vec<String>, ms: u32) -> Result<String, Error> {
-        let facts = facts.iter().map(|fact| self.read("facts", fact)).collect::<Result<_, _>>()?;
-        let answer = self.ask(Call::Runtime(RuntimeCall::Wait { facts, ms })).await;
+        let facts = facts
+            .iter()
+            .map(|fact| self.parse_argument("facts", fact))
+            .collect::<Result<_, _>>()?;
+        let answer = self.call_host(Call::Runtime(RuntimeCall::Wait { facts, ms })).await;
         self.document(answer)
     }
 }
 
 impl probing::Host for GuestState {
     async fn probe(&mut self, request: String) -> Result<String, Error> {
-        let probe = self.read("request", &request)?;
-        let answer = self.ask(Call::Runtime(RuntimeCall::Probe(probe))).await;
+        let probe = self.parse_argument("request", &request)?;
+        let answer = self.call_host(Call::Runtime(RuntimeCall::Probe(probe))).await;
         self.document(answer)
     }
 }

@@ -1,13 +1,14 @@
-//! Keeps the last revisions of each plugin on disk, so that an earlier one can serve again, also after the
-//! host was started anew.
+//! The history of revisions: keeps the last revisions of each plugin on disk, so that an earlier one can serve
+//! again, also after a restart of the host.
 //!
 //! ```text
-//! BASE/HASH/directory              the directory of plugins that this is about
-//! BASE/HASH/NAME/history.json      the order, and which revision was taken back
-//! BASE/HASH/NAME/REVISION/         settings and component, under the names that they had
+//! BASE/HASH/directory              the path of the plugin directory
+//! BASE/HASH/NAME/history.json      the order of the revisions, and which were rolled back
+//! BASE/HASH/NAME/REVISION/         settings and component, under their original file names
 //! ```
 //!
-//! The directory is closed to others. What is read back goes through the same checks as a new file.
+//! Only this user can read the directory. A revision that is loaded from it goes through the same checks as a
+//! new file.
 
 use std::{
     ffi::OsStr,
@@ -23,27 +24,27 @@ use tholepin_core::{PluginName, RevisionDigest};
 
 use crate::{cache, component, plugin::LoadedPlugin};
 
-/// How many revisions of a plugin are kept.
+/// The number of revisions kept for each plugin.
 pub(crate) const REVISIONS_MAX: usize = 5;
-/// Of how many plugins; the one that changed longest ago goes first.
+/// The number of plugins with a history; the one that changed longest ago is removed first.
 const PLUGINS_MAX: usize = 128;
-/// The order of a plugin's revisions.
+/// The file with the [`PluginHistory`] of a plugin.
 const INDEX: &str = "history.json";
-/// Names the directory of plugins.
-const OF: &str = "directory";
-/// What is kept for a directory of plugins that is gone is removed after this.
-const GONE_AGE_MAX: Duration = Duration::from_secs(86_400);
+/// The file with the path of the plugin directory.
+const DIRECTORY_FILE: &str = "directory";
+/// The age after which the history of a plugin directory that no longer exists is removed.
+const STALE_AGE_MAX: Duration = Duration::from_secs(86_400);
 
-/// The revisions of a plugin that served last, the newest last.
+/// The last revisions of a plugin that served, the newest last.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct PluginHistory {
-    /// Each revision once, where it was activated last.
+    /// The revisions in the order of their last activation, each once.
     pub revisions: Vec<RevisionRecord>,
-    /// Set while an earlier revision serves in place of the file's.
+    /// Set while an earlier revision serves instead of the file's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackRecord>,
-    /// A revision that a person wanted all the same after it was taken back: it is not taken back by itself.
+    /// A revision that a person chose although it had been rolled back. The host does not roll it back again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub insisted: Option<RevisionDigest>,
 }
@@ -52,131 +53,133 @@ pub struct PluginHistory {
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RevisionRecord {
-    /// Which revision.
+    /// The revision.
     pub revision: RevisionDigest,
     /// The SHA-256 of its component, in hex.
     pub component: String,
-    /// The version that its manifest tells.
+    /// The version in its manifest.
     pub version: String,
     /// When it began to serve, in milliseconds since 1970.
     pub activated_at_ms: u64,
-    /// Why another one was put in its place; absent if none was. Such a revision is not gone back to by itself.
+    /// Why the revision was rolled back; absent if it was not. The host never chooses such a revision by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken_back: Option<String>,
 }
 
-/// An earlier revision serves in place of the file's. A file with another revision ends it: another component,
-/// or another `spec` of the settings.
+/// A rollback: an earlier revision serves instead of the file's. The rollback ends when the file has another
+/// revision, that is, another component or another `spec` in its settings.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RollbackRecord {
-    /// The revision that is refused until the file has another.
+    /// The file's revision, which is refused.
     pub refused: RevisionDigest,
-    /// The revision that serves in its place.
+    /// The revision that serves instead.
     pub serving: RevisionDigest,
-    /// Why, in words.
+    /// The reason for people.
     pub why: String,
-    /// When, in milliseconds since 1970.
+    /// The time of the rollback, in milliseconds since 1970.
     pub at_ms: u64,
-    /// Whether a person asked for it, and not the host by itself.
+    /// True if a person requested the rollback, false if the host decided it.
     #[serde(default)]
     pub is_by_hand: bool,
 }
 
 impl PluginHistory {
-    /// The revision whose digest begins with this text.
+    /// Returns the revision whose digest begins with `prefix`.
     ///
     /// # Errors
     ///
-    /// Fails with the number of revisions that fit, if that is not one.
+    /// Fails with the number of matching revisions if that is not 1, or if `prefix` is empty.
     pub(crate) fn find(&self, prefix: &str) -> Result<&RevisionRecord, usize> {
-        let fitting = || self.revisions.iter().filter(|it| it.revision.0.starts_with(prefix));
+        let fitting = || self.revisions.iter().filter(|kept| kept.revision.0.starts_with(prefix));
         match (fitting().next(), fitting().count()) {
             (Some(record), 1) if !prefix.is_empty() => Ok(record),
             (_, count) => Err(count),
         }
     }
 
-    /// Since when a revision serves, in milliseconds since 1970: from now on, if another one served last.
+    /// Returns when a revision began to serve, in milliseconds since 1970; the current time if another revision
+    /// served last.
     pub(crate) fn since_ms(&self, revision: &RevisionDigest) -> u64 {
         let last = self.revisions.last().filter(|last| last.revision == *revision);
         last.map_or_else(now_ms, |last| last.activated_at_ms)
     }
 
-    /// The revision that served before this one and was not taken back.
+    /// Returns the latest revision other than this one that was not rolled back.
     pub(crate) fn last_good_before(&self, revision: &RevisionDigest) -> Option<&RevisionRecord> {
-        let mut others = self.revisions.iter().rev().filter(|it| it.revision != *revision);
-        others.find(|it| it.taken_back.is_none())
+        let mut others = self.revisions.iter().rev().filter(|kept| kept.revision != *revision);
+        others.find(|kept| kept.taken_back.is_none())
     }
 
-    /// Notes that a revision begins to serve; gives those that are no longer kept.
+    /// Records that a revision begins to serve, and returns the revisions that are no longer kept.
     fn activated(&mut self, record: RevisionRecord) -> Vec<RevisionDigest> {
-        self.revisions.retain(|it| it.revision != record.revision);
+        self.revisions.retain(|kept| kept.revision != record.revision);
         self.revisions.push(record);
         let excess = self.revisions.len().saturating_sub(REVISIONS_MAX);
-        self.revisions.drain(..excess).map(|it| it.revision).collect()
+        self.revisions.drain(..excess).map(|kept| kept.revision).collect()
     }
 }
 
-/// How a revision came to serve.
+/// Why and since when a revision serves.
 #[derive(Clone, Debug)]
 pub(crate) struct RevisionOrigin {
-    /// Since when it serves, in milliseconds since 1970.
+    /// When it began to serve, in milliseconds since 1970.
     pub(crate) since_ms: u64,
-    /// In place of which one, if it is not the file's.
+    /// The rollback, if it is not the file's revision.
     pub(crate) rollback: Option<RollbackRecord>,
-    /// Whether a person insists on it.
+    /// True if a person chose it although it had been rolled back.
     pub(crate) is_insisted: bool,
 }
 
-/// Where all histories of a directory of plugins are; nothing is kept if that is nowhere.
+/// The stored histories of all plugins of one plugin directory. Without a directory, nothing is stored.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HistoryStore {
     directory: Option<PathBuf>,
 }
 
 impl HistoryStore {
-    /// Uses what a base, which is made if it is missing and closed to others, has for a directory of plugins.
+    /// Opens the store of the plugin directory `plugins` below `base`. Creates `base` if it is missing, and sets its
+    /// mode to 0700.
     ///
     /// # Errors
     ///
-    /// Fails if it cannot be made, is a link, or belongs to another user.
-    pub(crate) fn open(base: &Path, of: &Path) -> io::Result<Self> {
-        cache::secure(base)?;
-        drop_gone(base)?;
-        let of = fs::canonicalize(of)?;
-        let directory = base.join(component::wasm_digest(of.as_os_str().as_bytes()));
-        cache::secure(&directory)?;
-        fs::write(directory.join(OF), of.as_os_str().as_bytes())?;
+    /// Fails if a directory cannot be created, is a link, or belongs to another user.
+    pub(crate) fn open(base: &Path, plugins: &Path) -> io::Result<Self> {
+        cache::create_private_directory(base)?;
+        remove_stale(base)?;
+        let plugins = fs::canonicalize(plugins)?;
+        let directory = base.join(component::wasm_digest(plugins.as_os_str().as_bytes()));
+        cache::create_private_directory(&directory)?;
+        fs::write(directory.join(DIRECTORY_FILE), plugins.as_os_str().as_bytes())?;
         Ok(Self { directory: Some(directory) })
     }
 
-    /// The history of a plugin; empty if there is none, or none that can be read.
+    /// Returns the history of a plugin; empty if there is none or it cannot be read.
     pub(crate) fn read(&self, name: &PluginName) -> PluginHistory {
-        let Some(path) = self.of(name).map(|of| of.join(INDEX)) else {
+        let Some(path) = self.plugin_directory(name).map(|directory| directory.join(INDEX)) else {
             return PluginHistory::default();
         };
         let read = fs::read(&path).and_then(|text| Ok(serde_json::from_slice(&text)?));
         read.unwrap_or_else(|error| {
             if error.kind() != io::ErrorKind::NotFound {
                 let path = path.display();
-                tracing::warn!(%path, %error, "the history of a plugin cannot be read; it begins anew");
+                tracing::warn!(%path, %error, "cannot read the history of a plugin; starting a new one");
             }
             PluginHistory::default()
         })
     }
 
-    /// Where the files of a revision are.
+    /// Returns the directory of a revision's files.
     pub(crate) fn files(&self, name: &PluginName, revision: &RevisionDigest) -> Option<PathBuf> {
-        self.of(name).map(|of| of.join(&revision.0))
+        self.plugin_directory(name).map(|directory| directory.join(&revision.0))
     }
 
-    /// Notes that a revision serves since this time, and keeps its files: `settings` is its `Plugin` object,
+    /// Records that a revision serves since `since_ms`, and stores its files: `settings` is its `Plugin` object,
     /// and `component` the path of its component.
     ///
     /// # Errors
     ///
-    /// Fails if the files cannot be kept, such as on a full disk, or if the component changed meanwhile.
+    /// Fails if the files cannot be stored, for example on a full disk, or if the component changed meanwhile.
     pub(crate) fn keep(
         &self,
         plugin: &LoadedPlugin,
@@ -192,28 +195,31 @@ impl HistoryStore {
                 return Err(io::Error::other("the component was replaced meanwhile"));
             }
             let file = component.file_name().unwrap_or_default();
-            let beside = files.with_file_name(format!(".{}.new", plugin.digest));
-            fs::create_dir_all(&beside)?;
-            fs::write(beside.join(file), bytes)?;
-            fs::write(beside.join(format!("{name}.yaml")), settings.to_string())?;
-            fs::rename(&beside, &files)?;
+            let temporary = files.with_file_name(format!(".{}.new", plugin.digest));
+            fs::create_dir_all(&temporary)?;
+            fs::write(temporary.join(file), bytes)?;
+            fs::write(temporary.join(format!("{name}.yaml")), settings.to_string())?;
+            fs::rename(&temporary, &files)?;
         }
-        self.note(plugin, RevisionOrigin { since_ms, rollback: None, is_insisted: false })
+        self.record_activation(
+            plugin,
+            RevisionOrigin { since_ms, rollback: None, is_insisted: false },
+        )
     }
 
-    /// Notes that a revision begins to serve whose files are kept already.
+    /// Records that a revision begins to serve whose files are already stored.
     ///
     /// # Errors
     ///
-    /// Fails if that cannot be written.
-    pub(crate) fn note(
+    /// Fails if the history cannot be written.
+    pub(crate) fn record_activation(
         &self,
         plugin: &LoadedPlugin,
         RevisionOrigin { since_ms, rollback, is_insisted }: RevisionOrigin,
     ) -> io::Result<()> {
         let name = &plugin.name;
         let mut history = self.read(name);
-        let gone = history.activated(RevisionRecord {
+        let removed = history.activated(RevisionRecord {
             revision: plugin.digest.clone(),
             component: plugin.component_digest.clone(),
             version: plugin.manifest.version.clone(),
@@ -221,33 +227,35 @@ impl HistoryStore {
             taken_back: None,
         });
         if let Some(rollback) = &rollback {
-            let refused = history.revisions.iter_mut().find(|it| it.revision == rollback.refused);
-            // The first reason counts: why it was bad, and not who went back and forth later.
-            refused.into_iter().for_each(|it| {
-                it.taken_back.get_or_insert_with(|| rollback.why.clone());
+            let refused =
+                history.revisions.iter_mut().find(|kept| kept.revision == rollback.refused);
+            // The first reason is kept, because later rollbacks of the same revision do not say what
+            // was wrong with it.
+            refused.into_iter().for_each(|kept| {
+                kept.taken_back.get_or_insert_with(|| rollback.why.clone());
             });
         }
         history.rollback = rollback;
         history.insisted = is_insisted.then(|| plugin.digest.clone());
         self.write(name, &history)?;
-        for files in gone.iter().filter_map(|revision| self.files(name, revision)) {
-            // What is left takes room and does no harm.
+        for files in removed.iter().filter_map(|revision| self.files(name, revision)) {
+            // Files that cannot be removed only take disk space.
             let _ = fs::remove_dir_all(files);
         }
-        self.drop_oldest()
+        self.remove_oldest()
     }
 
-    /// Writes beside, then renames.
+    /// Writes to a temporary file, then renames it.
     fn write(&self, name: &PluginName, history: &PluginHistory) -> io::Result<()> {
-        let Some(directory) = self.of(name) else { return Ok(()) };
+        let Some(directory) = self.plugin_directory(name) else { return Ok(()) };
         fs::create_dir_all(&directory)?;
-        let beside = directory.join(format!(".{INDEX}.new"));
-        fs::write(&beside, serde_json::to_vec_pretty(history)?)?;
-        fs::rename(beside, directory.join(INDEX))
+        let temporary = directory.join(format!(".{INDEX}.new"));
+        fs::write(&temporary, serde_json::to_vec_pretty(history)?)?;
+        fs::rename(temporary, directory.join(INDEX))
     }
 
-    /// Removes the histories that changed longest ago, until there are few enough.
-    fn drop_oldest(&self) -> io::Result<()> {
+    /// Removes the histories that changed longest ago, until [`PLUGINS_MAX`] are left.
+    fn remove_oldest(&self) -> io::Result<()> {
         let Some(directory) = &self.directory else { return Ok(()) };
         let mut histories = Vec::new();
         for entry in fs::read_dir(directory)? {
@@ -266,26 +274,29 @@ impl HistoryStore {
         Ok(())
     }
 
-    fn of(&self, name: &PluginName) -> Option<PathBuf> {
+    fn plugin_directory(&self, name: &PluginName) -> Option<PathBuf> {
         self.directory.as_ref().map(|directory| directory.join(name.as_str()))
     }
 }
 
-/// Removes what is kept for directories of plugins that are gone for long.
-fn drop_gone(base: &Path) -> io::Result<()> {
+/// Removes the histories of plugin directories that do not exist and whose history was not opened for
+/// [`STALE_AGE_MAX`].
+fn remove_stale(base: &Path) -> io::Result<()> {
     for entry in fs::read_dir(base)? {
         let path = entry?.path();
-        let Ok(of) = fs::read(path.join(OF)) else { continue };
-        let is_there = Path::new(OsStr::from_bytes(&of)).exists();
-        let age = fs::metadata(path.join(OF)).and_then(|of| of.modified()).map(|at| at.elapsed());
-        if !is_there && matches!(age, Ok(Ok(age)) if GONE_AGE_MAX < age) {
+        let Ok(plugins) = fs::read(path.join(DIRECTORY_FILE)) else { continue };
+        let exists = Path::new(OsStr::from_bytes(&plugins)).exists();
+        let age = fs::metadata(path.join(DIRECTORY_FILE))
+            .and_then(|file| file.modified())
+            .map(|at| at.elapsed());
+        if !exists && matches!(age, Ok(Ok(age)) if STALE_AGE_MAX < age) {
             fs::remove_dir_all(path)?;
         }
     }
     Ok(())
 }
 
-/// The machine's time in milliseconds since 1970.
+/// Returns the system time in milliseconds since 1970.
 pub(crate) fn now_ms() -> u64 {
     let elapsed: Duration = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
@@ -314,17 +325,17 @@ mod tests {
     fn the_last_five_are_kept_each_once() {
         let mut kept = history(&[("a", false), ("b", false), ("c", false), ("d", false)]);
         assert!(kept.activated(record("e", false)).is_empty());
-        assert!(kept.activated(record("a", false)).is_empty(), "it is there already");
+        assert!(kept.activated(record("a", false)).is_empty(), "it is kept already");
         assert_eq!(kept.activated(record("f", false)), [RevisionDigest("b".to_owned())]);
-        let names: Vec<&str> = kept.revisions.iter().map(|it| it.revision.0.as_str()).collect();
+        let names: Vec<&str> = kept.revisions.iter().map(|kept| kept.revision.0.as_str()).collect();
         assert_eq!(names, ["c", "d", "e", "a", "f"]);
     }
 
     #[test]
-    fn a_revision_that_was_taken_back_is_not_gone_back_to() {
+    fn a_revision_that_was_rolled_back_is_not_chosen_again() {
         let kept = history(&[("a", false), ("b", true), ("c", false)]);
         let before = |revision: &str| {
-            kept.last_good_before(&RevisionDigest(revision.to_owned())).map(|it| &it.revision.0)
+            kept.last_good_before(&RevisionDigest(revision.to_owned())).map(|kept| &kept.revision.0)
         };
         assert_eq!(before("c").map(String::as_str), Some("a"));
         assert_eq!(before("a").map(String::as_str), Some("c"));
@@ -332,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_is_named_by_the_beginning_of_its_digest() {
+    fn a_revision_is_found_by_the_beginning_of_its_digest() {
         let kept = history(&[("abc", false), ("abd", false)]);
         assert_eq!(kept.find("abd").unwrap().revision.0, "abd");
         assert_eq!(kept.find("ab").unwrap_err(), 2);
@@ -341,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_history_begins_anew_and_the_oldest_go() {
+    fn a_damaged_history_starts_anew_and_the_oldest_are_removed() {
         let home = tempfile::tempdir().unwrap();
         let store = HistoryStore::open(&home.path().join("base"), home.path()).unwrap();
         let name: PluginName = "p".parse().unwrap();
@@ -349,33 +360,36 @@ mod tests {
         let kept = history(&[("a", false)]);
         store.write(&name, &kept).unwrap();
         assert_eq!(store.read(&name), kept);
-        fs::write(store.of(&name).unwrap().join(INDEX), "{").unwrap();
+        fs::write(store.plugin_directory(&name).unwrap().join(INDEX), "{").unwrap();
         assert_eq!(store.read(&name), PluginHistory::default());
         for number in 0..PLUGINS_MAX {
             store.write(&format!("p{number}").parse().unwrap(), &kept).unwrap();
         }
         let oldest: PluginName = "p7".parse().unwrap();
-        let index = fs::File::open(store.of(&oldest).unwrap().join(INDEX)).unwrap();
+        let index = fs::File::open(store.plugin_directory(&oldest).unwrap().join(INDEX)).unwrap();
         index.set_modified(UNIX_EPOCH + Duration::from_secs(1)).unwrap();
-        store.drop_oldest().unwrap();
+        store.remove_oldest().unwrap();
         assert_eq!(store.read(&oldest), PluginHistory::default());
         assert_eq!(store.read(&"p8".parse().unwrap()), kept);
     }
 
     #[test]
-    fn what_is_kept_for_a_directory_that_is_gone_for_long_is_removed() {
+    fn the_history_of_a_directory_that_was_deleted_long_ago_is_removed() {
         let home = tempfile::tempdir().unwrap();
-        let (base, of) = (home.path().join("base"), home.path().join("plugins"));
-        fs::create_dir(&of).unwrap();
-        let store = HistoryStore::open(&base, &of).unwrap();
+        let (base, plugins) = (home.path().join("base"), home.path().join("plugins"));
+        fs::create_dir(&plugins).unwrap();
+        let store = HistoryStore::open(&base, &plugins).unwrap();
         let count = || fs::read_dir(&base).unwrap().count();
         HistoryStore::open(&base, home.path()).unwrap();
         assert_eq!(count(), 2);
-        fs::remove_dir(&of).unwrap();
+        fs::remove_dir(&plugins).unwrap();
         HistoryStore::open(&base, home.path()).unwrap();
-        assert_eq!(count(), 2, "it may come back");
-        let long_ago = SystemTime::now() - GONE_AGE_MAX * 2;
-        fs::File::open(store.directory.unwrap().join(OF)).unwrap().set_modified(long_ago).unwrap();
+        assert_eq!(count(), 2, "the directory may be created again");
+        let long_ago = SystemTime::now() - STALE_AGE_MAX * 2;
+        fs::File::open(store.directory.unwrap().join(DIRECTORY_FILE))
+            .unwrap()
+            .set_modified(long_ago)
+            .unwrap();
         HistoryStore::open(&base, home.path()).unwrap();
         assert_eq!(count(), 1);
     }

@@ -1,72 +1,72 @@
-//! What the registry tells about a plugin, as values.
+//! Reports of the registry about a plugin, as values.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tholepin_core::{PluginName, RevisionDigest};
 
-/// How far a revision has come.
+/// A stage on the way of a revision from its files to serving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RevisionStage {
-    /// Settings and component were read.
+    /// The settings and the component were read.
     Fetched,
-    /// The component has the digest that the settings pin, if they do.
+    /// The component has the digest in the settings, or the settings have none.
     Verified,
-    /// It is machine code.
+    /// The component was compiled.
     Compiled,
-    /// It links, describes itself, and fits its settings.
+    /// The component links, `describe` succeeded, and the manifest matches the settings.
     Checked,
-    /// It serves.
+    /// The revision serves.
     Active,
-    /// Its files are gone; it serves no more.
+    /// The settings were removed, so the plugin no longer serves.
     Unloaded,
 }
 
-/// Why a revision does not serve.
+/// The reason why a revision does not serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RejectReason {
-    /// There is a component without a `Plugin` object.
+    /// A component has no `Plugin` object.
     SettingsMissing,
-    /// The `Plugin` object cannot be read or names something impossible.
+    /// The `Plugin` object cannot be read or has an invalid value.
     SettingsInvalid,
-    /// The component's file cannot be read.
+    /// The component file cannot be read.
     ComponentMissing,
-    /// The component is not the one that the settings pin.
+    /// The component has another digest than the settings.
     DigestMismatch,
-    /// It is no component, or too large.
+    /// The file is not a component, or it is too large.
     NotAComponent,
-    /// It does not compile.
+    /// The component does not compile.
     CompileFailed,
-    /// It imports what this host does not offer.
+    /// The component imports an interface that this host does not offer.
     UnknownImport,
-    /// Its imports or exports do not fit the contract.
+    /// The imports or exports of the component do not match the contract.
     NotLinkable,
-    /// `describe` trapped, broke a limit, or gave no manifest.
+    /// `describe` trapped, exceeded a limit, or returned no manifest.
     DescribeFailed,
-    /// The manifest contradicts itself or its file.
+    /// The manifest contradicts itself or its file name.
     ManifestInvalid,
-    /// It asks for more than it was granted.
+    /// The manifest requests more than the settings grant.
     GrantsMissing,
-    /// Another plugin reconciles this kind.
+    /// Another plugin already reconciles this kind.
     KindClaimed,
-    /// The parameters do not fit the schema in the manifest.
+    /// The parameters do not match the schema in the manifest.
     ParametersInvalid,
-    /// It served, was taken back, and an earlier revision serves.
+    /// The revision served and failed; the host rolled it back by itself, and an earlier revision serves.
     TakenBack,
-    /// It served, and a person had another revision serve in its place.
+    /// A person rolled the revision back, and another revision serves.
     RolledBack,
-    /// There is a `Plugin` object and no file of it.
+    /// A `Plugin` object exists in Kubernetes, but no file for it.
     NoFile,
 }
 
 /// The revision that serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServingRevision {
-    /// Which revision.
+    /// The revision.
     pub revision: RevisionDigest,
     /// The SHA-256 of its component, in hex.
     pub component: String,
-    /// The version that its manifest tells.
+    /// The version in its manifest.
     pub version: String,
     /// When it began to serve, in milliseconds since 1970.
     pub since_ms: u64,
@@ -74,38 +74,38 @@ pub struct ServingRevision {
     pub previous: Option<RevisionDigest>,
 }
 
-/// What happened to a plugin.
+/// The state of a plugin after one stage or failure.
 #[derive(Clone, Debug)]
 pub struct PluginReport {
-    /// Which plugin.
+    /// The plugin.
     pub name: PluginName,
     /// The last stage that the newest revision reached; absent if it reached none.
     pub stage: Option<RevisionStage>,
-    /// The newest revision, as far as it is known.
+    /// The newest revision, if its component could be read.
     pub candidate: Option<RevisionDigest>,
     /// The revision that serves, if one does.
     pub serving: Option<ServingRevision>,
-    /// Why the newest revision does not serve; absent while it does, or is on its way.
+    /// Why the newest revision does not serve; absent while it serves or is still being checked.
     pub reason: Option<RejectReason>,
-    /// The reason in words, with the way out; empty without a reason.
+    /// The reason for people, with how to fix it; empty without a reason.
     pub message: String,
     /// The `Plugin` object of the file, if it could be read.
     pub object: Option<Arc<Value>>,
 }
 
-/// A component that the cache does not have is compiled, which takes long enough for people to wonder.
+/// The start or the end of a compilation, which takes long enough to tell the user about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompilationNotice {
-    /// Which plugin.
+    /// The plugin.
     pub plugin: PluginName,
-    /// The size of its component.
+    /// The size of the component.
     pub bytes: usize,
-    /// How long it took; absent while it goes on.
+    /// The duration of the compilation; absent at its start.
     pub took: Option<Duration>,
 }
 
 impl PluginReport {
-    /// Which revision serves, if one does.
+    /// Returns the serving revision, if there is one.
     #[must_use]
     pub fn active(&self) -> Option<&RevisionDigest> {
         self.serving.as_ref().map(|serving| &serving.revision)
@@ -113,7 +113,7 @@ impl PluginReport {
 }
 
 impl RevisionStage {
-    /// The stage as status and labels show it.
+    /// Returns the stage as it appears in the status and in metric labels.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -128,7 +128,7 @@ impl RevisionStage {
 }
 
 impl RejectReason {
-    /// The reason as status, events and labels show it.
+    /// Returns the reason as it appears in the status, in events and in metric labels.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

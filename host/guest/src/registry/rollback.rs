@@ -1,4 +1,4 @@
-//! Which revision serves: the file's, unless that was taken back.
+//! Decides which revision serves: the file's, unless it was rolled back.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::LoadedPlugin;
 
-/// Why a plugin does not go back to an earlier revision.
+/// The reason why a plugin cannot be rolled back.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RollbackError {
@@ -23,66 +23,65 @@ pub enum RollbackError {
         "no revision of a plugin `{0}` serves or is kept; `tholepin plugin list` shows the plugins"
     )]
     NoPlugin(PluginName),
-    /// Its files are gone.
+    /// Its settings were removed from the plugin directory.
     #[error(
-        "the files of `{0}` are gone from the directory of plugins, so that nothing grants it anything; put \
-         them back first"
+        "the plugin directory has no `{0}.yaml`, so the plugin `{0}` has no grants; restore its files first"
     )]
     NoFiles(PluginName),
-    /// Another revision serves by now.
-    #[error("the revision {0} does not serve any more")]
+    /// Another revision serves now.
+    #[error("the revision {0} no longer serves")]
     NotServing(RevisionDigest),
-    /// There is none that served before and was not taken back.
+    /// No kept revision served before and was not rolled back.
     #[error(
-        "no earlier revision of `{0}` is kept that was not taken back; `tholepin plugin history {0}` shows \
-         those that are kept, and one of them can be named"
+        "`{0}` has no earlier revision that was not rolled back; `tholepin plugin history {0}` shows the kept \
+         ones, and `tholepin plugin rollback {0} REVISION` chooses one of them"
     )]
     NoneBefore(PluginName),
-    /// The words name no kept revision.
+    /// No kept revision begins with the given digits.
     #[error(
-        "no kept revision of `{name}` begins with `{wanted}`; `tholepin plugin history {name}` shows them"
+        "no kept revision of `{name}` begins with `{prefix}`; `tholepin plugin history {name}` shows them"
     )]
     NoSuch {
         /// The plugin.
         name: PluginName,
-        /// What was asked for.
-        wanted: String,
+        /// The requested digits.
+        prefix: String,
     },
-    /// The words name several kept revisions.
+    /// Several kept revisions begin with the given digits.
     #[error(
-        "{count} kept revisions of `{name}` begin with `{wanted}`: give more digits; `tholepin plugin history \
+        "{count} kept revisions of `{name}` begin with `{prefix}`; give more digits: `tholepin plugin history \
          {name}` shows them"
     )]
     NotOne {
         /// The plugin.
         name: PluginName,
-        /// What was asked for.
-        wanted: String,
-        /// How many revisions begin so.
+        /// The requested digits.
+        prefix: String,
+        /// The number of matching revisions.
         count: usize,
     },
-    /// It serves already.
-    #[error("the revision {0} serves already")]
+    /// The revision already serves.
+    #[error("the revision {0} already serves")]
     ServesAlready(RevisionDigest),
-    /// It cannot be loaded any more.
+    /// The revision cannot be loaded.
     #[error("the revision {revision} cannot be loaded: {message}")]
     NotLoaded {
-        /// Which revision.
+        /// The revision.
         revision: RevisionDigest,
-        /// Why.
+        /// The reason.
         message: String,
     },
 }
 
 impl PluginRegistry {
-    /// The revisions of a plugin that served last.
+    /// Returns the last revisions of a plugin that served.
     #[must_use]
     pub fn history(&self, name: &PluginName) -> PluginHistory {
         self.history.read(name)
     }
 
-    /// Lets the revision that a file has serve, and notes it in the history; a rollback to an earlier one
-    /// ends. A revision that was taken back is refused until the file has another.
+    /// Makes the file's revision serve, records it in the history, and ends a rollback. Refuses the revision if it
+    /// is the one that was rolled back.
     pub(super) async fn activate(
         &self,
         plugin: Arc<LoadedPlugin>,
@@ -93,17 +92,17 @@ impl PluginRegistry {
         let since_ms = history.since_ms(&plugin.digest);
         let rollback = history.rollback;
         if let Some(rollback) = rollback.as_ref().filter(|it| it.refused == plugin.digest) {
-            let kept = match self.active(&name) {
+            let result = match self.active(&name) {
                 Some(_) => Ok(()),
                 None => self.serve_kept(&name, &rollback.serving).await,
             };
-            match kept {
+            match result {
                 Ok(()) => return Err(refused(&name, rollback)),
-                // A revision that was taken back is better than none.
+                // Serving a revision that was rolled back is better than serving none.
                 Err(RejectedRevision { message, .. }) => {
                     let (serving, file) = (rollback.serving.short(), plugin.digest.short());
                     tracing::warn!(plugin = %name, serving, file, message,
-                        "the revision that served in place of the file's cannot be loaded; the file's serves");
+                        "cannot load the revision of the rollback; the file's revision serves");
                 }
             }
         }
@@ -117,22 +116,22 @@ impl PluginRegistry {
         }
         let (store, object) = (self.history.clone(), settings.object.clone());
         let keep = move || store.keep(&plugin, &object, &component, since_ms);
-        let kept = task::spawn_blocking(keep).await;
-        if let Err(error) = kept.map_err(std::io::Error::other).flatten() {
-            tracing::warn!(plugin = %name, %error, "the revision serves, and cannot be kept for a rollback");
+        let result = task::spawn_blocking(keep).await;
+        if let Err(error) = result.map_err(std::io::Error::other).flatten() {
+            tracing::warn!(plugin = %name, %error, "the revision serves, but cannot be kept for a rollback");
         }
         Ok(())
     }
 
-    /// Where the file's revision cannot serve and none does, because the host has just started: the one that
-    /// served last goes on.
+    /// Makes the revision that served last serve again if none does. Called when the file's revision was rejected;
+    /// none serves then if the host has just started.
     pub(super) async fn serve_last(&self, name: &PluginName) {
         let history = self.history.read(name);
         let last = history.revisions.last().map(|it| it.revision.clone());
         let Some(last) = last.filter(|_| self.active(name).is_none()) else { return };
         match self.serve_kept(name, &last).await {
             Ok(()) => {
-                tracing::info!(plugin = %name, revision = last.short(), "the revision that served last goes on")
+                tracing::info!(plugin = %name, revision = last.short(), "the revision that served last serves again")
             }
             Err(RejectedRevision { message, .. }) => {
                 tracing::warn!(plugin = %name, message, "the revision that served last cannot serve");
@@ -140,43 +139,44 @@ impl PluginRegistry {
         }
     }
 
-    /// Lets an earlier revision of a plugin serve because a person asks for it, in place of the one that serves
-    /// now: the one whose digest begins with `wanted`, or the last one that was not taken back. The file's
-    /// revision is refused until the file has another, unless it is the one that is gone back to.
+    /// Rolls a plugin back at the request of a person: to the revision whose digest begins with `prefix`, or else
+    /// to the latest other one that was not rolled back. The file's revision is refused until the file changes,
+    /// unless it is the requested one.
     ///
     /// # Errors
     ///
-    /// Fails, and changes nothing, if there is no such revision, or if it does not load.
+    /// Fails, and changes nothing, if no kept revision or several match, if the revision already serves, or if it
+    /// cannot be loaded.
     pub async fn roll_back(
         &self,
         name: &PluginName,
-        wanted: Option<&str>,
+        prefix: Option<&str>,
     ) -> Result<RevisionDigest, RollbackError> {
-        self.change_revision(name, wanted, RollbackCause::Person).await
+        self.change_revision(name, prefix, RollbackCause::Person).await
     }
 
     async fn change_revision(
         &self,
         name: &PluginName,
-        wanted: Option<&str>,
+        prefix: Option<&str>,
         cause: RollbackCause<'_>,
     ) -> Result<RevisionDigest, RollbackError> {
-        let _turn = self.changing.lock().await;
+        let _lock = self.change_lock.lock().await;
         let now = self.active(name).map(|now| now.digest.clone());
         let history = self.history.read(name);
         if now.is_none() && history.revisions.is_empty() {
             return Err(RollbackError::NoPlugin(name.clone()));
         }
-        // Who removes the settings withdraws what they granted.
+        // Removing the settings withdraws the grants.
         if now.is_none() && !self.options.directory.join(format!("{name}.yaml")).exists() {
             return Err(RollbackError::NoFiles(name.clone()));
         }
-        let RevisionRecord { revision, .. } = match wanted {
-            Some(wanted) => {
-                let (name, wanted) = (name.clone(), wanted.to_owned());
-                history.find(&wanted).map_err(|count| match count {
-                    0 => RollbackError::NoSuch { name, wanted: wanted.clone() },
-                    count => RollbackError::NotOne { name, wanted: wanted.clone(), count },
+        let RevisionRecord { revision, .. } = match prefix {
+            Some(prefix) => {
+                let (name, prefix) = (name.clone(), prefix.to_owned());
+                history.find(&prefix).map_err(|count| match count {
+                    0 => RollbackError::NoSuch { name, prefix: prefix.clone() },
+                    count => RollbackError::NotOne { name, prefix: prefix.clone(), count },
                 })?
             }
             None => match &now {
@@ -188,7 +188,7 @@ impl PluginRegistry {
         if now.as_ref() == Some(revision) {
             return Err(RollbackError::ServesAlready(revision.clone()));
         }
-        self.go_back(name, revision, wanted.is_some(), cause).await.map_err(
+        self.go_back(name, revision, prefix.is_some(), cause).await.map_err(
             |RejectedRevision { message, .. }| RollbackError::NotLoaded {
                 revision: revision.clone(),
                 message,
@@ -197,12 +197,12 @@ impl PluginRegistry {
         Ok(revision.clone())
     }
 
-    /// Takes a revision back that serves and turned out bad: the last good one serves again.
+    /// Rolls a failing revision back: the latest other one that was not rolled back serves again.
     ///
     /// # Errors
     ///
-    /// As [`roll_back`](Self::roll_back); and if another revision serves by now, if this one was gone back to,
-    /// so that nobody knows a better one, or if a person wanted it all the same.
+    /// As [`roll_back`](Self::roll_back); also if `bad` no longer serves, if a rollback is in force already, or if
+    /// a person chose `bad` although it had been rolled back.
     pub async fn take_back(
         &self,
         name: &PluginName,
@@ -248,13 +248,13 @@ impl PluginRegistry {
             refused.map(|refused| RollbackRecord { refused, serving, why, at_ms, is_by_hand });
         self.publish(plugin.clone(), at_ms);
         counter!("tholepin_plugin_rollbacks_total", "controller" => name.to_string()).increment(1);
-        // Whoever names the file's own revision wants it, whatever it did.
+        // A person who names the file's own revision accepts it even if it had failed.
         let is_insisted = is_named && rollback.is_none();
-        let noted = RevisionOrigin { since_ms: at_ms, rollback: rollback.clone(), is_insisted };
+        let origin = RevisionOrigin { since_ms: at_ms, rollback: rollback.clone(), is_insisted };
         let store = self.history.clone();
-        let noted = task::spawn_blocking(move || store.note(&plugin, noted)).await;
-        if let Err(error) = noted.map_err(std::io::Error::other).flatten() {
-            tracing::warn!(plugin = %name, %error, "the rollback is not kept: it ends with this process");
+        let stored = task::spawn_blocking(move || store.record_activation(&plugin, origin)).await;
+        if let Err(error) = stored.map_err(std::io::Error::other).flatten() {
+            tracing::warn!(plugin = %name, %error, "cannot store the rollback; it ends with this process");
         }
         let rejected = rollback.as_ref().map(|rollback| self::refused(name, rollback));
         let (object, candidate) =
@@ -263,7 +263,7 @@ impl PluginRegistry {
         Ok(())
     }
 
-    /// Lets a kept revision serve.
+    /// Loads a kept revision and makes it serve.
     async fn serve_kept(
         &self,
         name: &PluginName,
@@ -274,7 +274,7 @@ impl PluginRegistry {
         Ok(())
     }
 
-    /// Takes a kept revision through all checks again.
+    /// Loads a kept revision through all stages.
     async fn load_kept(
         &self,
         name: &PluginName,
@@ -283,48 +283,51 @@ impl PluginRegistry {
         let files = self.history.files(name, revision).ok_or_else(|| {
             RejectedRevision::new(RejectReason::ComponentMissing, "no earlier revisions are kept")
         })?;
-        let (place, whose) = (files.clone(), name.clone());
-        let found = task::spawn_blocking(move || directory::look(&place, &whose)).await;
+        let (directory, plugin) = (files.clone(), name.clone());
+        let found = task::spawn_blocking(move || directory::read_plugin(&directory, &plugin)).await;
         let found: FoundPlugin = found.map_err(|error| {
             RejectedRevision::new(RejectReason::SettingsInvalid, error.to_string())
         })?;
         let mut progress = StageProgress::begin();
         let plugin = stages::load(self, &files, name, &found, &mut progress, |_| {}).await?;
         if plugin.digest != *revision {
-            let text = format!("what is kept of the revision {revision} is {} now", plugin.digest);
+            let text = format!(
+                "the kept files of the revision {revision} were changed: they are the revision {} now",
+                plugin.digest
+            );
             return Err(RejectedRevision::new(RejectReason::DigestMismatch, text));
         }
         Ok(plugin)
     }
 }
 
-/// For what another revision is put in the place of the one that serves.
+/// The cause of a rollback.
 #[derive(Clone, Copy)]
 enum RollbackCause<'a> {
-    /// A person asked for it.
+    /// A person requested it.
     Person,
-    /// It went wrong like this.
+    /// The revision failed for this reason.
     WentWrong(&'a str),
 }
 
-/// What is noted of a revision that a person did not want to serve.
+/// The recorded reason of a rollback by a person.
 const BY_HAND: &str = "by a person, with `tholepin plugin rollback`";
 
-/// Why the file's revision does not serve.
+/// Returns the rejection of the file's revision during a rollback.
 fn refused(name: &PluginName, rollback: &RollbackRecord) -> RejectedRevision {
     let RollbackRecord { refused, serving, why, at_ms: _, is_by_hand } = rollback;
     let (refused, serving) = (refused.short(), serving.short());
-    let take = format!("`tholepin plugin rollback {name} {refused}`");
+    let command = format!("`tholepin plugin rollback {name} {refused}`");
     if *is_by_hand {
         let text = format!(
-            "a person had {serving} serve in place of the files' revision {refused}. To end that use {take}, or \
-             put another component or other settings there; a comment does not count"
+            "a person rolled {name} back from the file's revision {refused} to {serving}. To end the rollback, run \
+             {command}, or change the component or the spec in {name}.yaml"
         );
         return RejectedRevision::new(RejectReason::RolledBack, text);
     }
     let text = format!(
-        "the revision {refused} was taken back, and {serving} serves: {why}. Put a mended component or other \
-         settings there (a comment does not count), or take this one all the same with {take}"
+        "the host rolled {name} back from the file's revision {refused} to {serving}: {why}. Install a fixed \
+         component, change the spec in {name}.yaml, or accept {refused} with {command}"
     );
     RejectedRevision::new(RejectReason::TakenBack, text)
 }

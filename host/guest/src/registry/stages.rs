@@ -1,10 +1,11 @@
-//! The steps from files to a revision that may serve. Each either goes through or says why not.
+//! The stages that turn the files of a plugin into a revision that may serve: fetch, verify, compile, check.
+//! A stage that fails returns a [`RejectedRevision`].
 
 use std::{path::Path, sync::Arc, time::Instant};
 
 use metrics::histogram;
 use serde_json::{Value, json};
-use tholepin_core::{PluginName, RevisionDigest};
+use tholepin_core::{ErrorChain, PluginName, RevisionDigest};
 use tholepin_schema::manifest::{Grants, Manifest};
 use tokio::task;
 
@@ -18,7 +19,7 @@ use crate::{
     component, grants, parameters,
 };
 
-/// Why a revision goes no further.
+/// The reason why a revision failed a stage.
 #[derive(Debug)]
 pub(super) struct RejectedRevision {
     pub(super) reason: RejectReason,
@@ -31,22 +32,22 @@ impl RejectedRevision {
     }
 }
 
-/// What the steps have found out so far: told in reports, whether they go through or not.
+/// The progress of a revision through the stages, for reports.
 #[derive(Debug)]
 pub(super) struct StageProgress {
     pub(super) stage: Option<RevisionStage>,
     pub(super) candidate: Option<RevisionDigest>,
-    /// When the last stage was reached, or the first begun.
+    /// When the last stage was reached, or the first one began.
     pub(super) since: Instant,
 }
 
 impl StageProgress {
-    /// A revision of which nothing is known.
+    /// Returns the progress of a revision that has reached no stage.
     pub(super) fn begin() -> Self {
         Self { stage: None, candidate: None, since: Instant::now() }
     }
 
-    /// Reaches a stage, and measures how long that took.
+    /// Records that a stage was reached, and how long it took.
     pub(super) fn reach(&mut self, name: &PluginName, stage: RevisionStage) {
         self.stage = Some(stage);
         histogram!(
@@ -58,15 +59,15 @@ impl StageProgress {
     }
 }
 
-/// Takes a revision, whose files are in a directory, through all steps but the last. `tell` is called after
-/// each.
+/// Takes a revision, whose files are in `directory`, through all stages except `Active`. Calls
+/// `report_progress` after each stage.
 pub(super) async fn load(
     registry: &PluginRegistry,
     directory: &Path,
     name: &PluginName,
     found: &FoundPlugin,
     progress: &mut StageProgress,
-    mut tell: impl FnMut(&StageProgress),
+    mut report_progress: impl FnMut(&StageProgress),
 ) -> Result<Arc<LoadedPlugin>, RejectedRevision> {
     let PluginSettingsFile { plugin, object: _ } = found.settings.as_ref().map_err(|error| {
         RejectedRevision::new(
@@ -79,13 +80,13 @@ pub(super) async fn load(
     let limits =
         limits.map_err(|text| RejectedRevision::new(RejectReason::SettingsInvalid, text))?;
 
-    let wasm = fetch(directory, settings).await?;
+    let wasm = fetch(directory, name, settings).await?;
     let component_digest = component::wasm_digest(&wasm);
     let digest = revision(&component_digest, settings);
     progress.candidate = Some(digest.clone());
     let mut reach = |stage, progress: &mut StageProgress| {
         progress.reach(name, stage);
-        tell(progress);
+        report_progress(progress);
     };
     reach(RevisionStage::Fetched, progress);
 
@@ -93,15 +94,15 @@ pub(super) async fn load(
     reach(RevisionStage::Verified, progress);
 
     let compiled = compile(registry, name, wasm, &component_digest).await;
-    let compiled = compiled.map_err(|error| compile_rejected(&error))?;
+    let compiled = compiled.map_err(|error| compile_rejected(&settings.source.file, &error))?;
     reach(RevisionStage::Compiled, progress);
 
     let loaded = LoadedComponent::link(&registry.engine, compiled, component_digest.clone())
-        .map_err(|error| link_rejected(&error))?;
+        .map_err(|error| link_rejected(&settings.source.file, &error))?;
     let manifest = loaded.describe(name.as_str()).await.map_err(|error| {
         RejectedRevision::new(
             RejectReason::DescribeFailed,
-            format!("{error}; every import but log is denied there"),
+            format!("the plugin `{name}`: {error}; in `describe` every import but `log` is denied"),
         )
     })?;
     let (grants, parameters) = check(registry, name, settings, &manifest)?;
@@ -119,7 +120,7 @@ pub(super) async fn load(
     }))
 }
 
-/// Compiles a component unless the cache has it, and says so to whoever listens.
+/// Compiles a component unless the cache has it, and sends the notices of the compilation.
 async fn compile(
     registry: &PluginRegistry,
     name: &PluginName,
@@ -127,35 +128,42 @@ async fn compile(
     digest: &str,
 ) -> Result<CompiledComponent, CacheError> {
     let bytes = wasm.len();
-    let tell = |took| {
-        // Nobody listening is no fault.
+    let notify = |took| {
+        // Without subscribers this fails, which is fine.
         let _ = registry.compilations.send(CompilationNotice { plugin: name.clone(), bytes, took });
     };
     if !registry.cache.has(&registry.engine, digest) {
-        tell(None);
+        notify(None);
     }
-    let begun = Instant::now();
+    let started = Instant::now();
     let compiled =
         LoadedComponent::compile(&registry.engine, &registry.cache, wasm, digest.to_owned()).await;
     let (compiled, origin) = compiled?;
     if origin == ComponentOrigin::Compiled {
-        tell(Some(begun.elapsed()));
+        notify(Some(started.elapsed()));
     }
     Ok(compiled)
 }
 
-/// Names a revision: another component or other settings are another one.
+/// Returns the revision of a component with its settings.
 pub(crate) fn revision(component_digest: &str, settings: &PluginSettings) -> RevisionDigest {
-    // `Value` sorts its keys, so equal settings give equal texts.
+    // `Value` sorts its keys, so equal settings have equal texts.
     let text = json!({"component": component_digest, "settings": settings}).to_string();
     RevisionDigest(component::wasm_digest(text.as_bytes()))
 }
 
-async fn fetch(directory: &Path, settings: &PluginSettings) -> Result<Arc<[u8]>, RejectedRevision> {
-    let file = &settings.source.file;
-    let path = directory.join(file);
+/// Reads the component of a plugin.
+async fn fetch(
+    directory: &Path,
+    name: &PluginName,
+    settings: &PluginSettings,
+) -> Result<Arc<[u8]>, RejectedRevision> {
+    let path = directory.join(&settings.source.file);
+    let shown = path.display().to_string();
     let cannot = |error: String| {
-        let text = format!("cannot read `{file}` in the plugin directory: {error}");
+        let text = format!(
+            "cannot read the component `{shown}`; put it there, or correct spec.source.file in {name}.yaml: {error}"
+        );
         RejectedRevision::new(RejectReason::ComponentMissing, text)
     };
     let read = task::spawn_blocking(move || {
@@ -163,7 +171,7 @@ async fn fetch(directory: &Path, settings: &PluginSettings) -> Result<Arc<[u8]>,
         let bytes = std::fs::read(&path)?;
         if before != FileFingerprint::of(&path) {
             return Err(std::io::Error::other(
-                "it is being written; rename a whole file into place",
+                "it is being written; write to another name and rename the complete file",
             ));
         }
         Ok(bytes)
@@ -183,36 +191,35 @@ fn verify(settings: &PluginSettings, component_digest: &str) -> Result<(), Rejec
     Err(RejectedRevision::new(
         RejectReason::DigestMismatch,
         format!(
-            "`{}` has digest {component_digest}, but spec.digest is {pinned}: put the right file \
-             there, or accept this one by writing its digest",
+            "the component `{}` has the digest {component_digest}, but spec.digest is {pinned}; replace the \
+             component, or set spec.digest to its digest to accept it",
             settings.source.file
         ),
     ))
 }
 
-fn compile_rejected(error: &CacheError) -> RejectedRevision {
+fn compile_rejected(file: &str, error: &CacheError) -> RejectedRevision {
     let reason = match error {
         CacheError::NotAComponent(_) | CacheError::TooLarge { .. } => RejectReason::NotAComponent,
-        CacheError::Compile(_) | CacheError::Load(_) | CacheError::Directory { .. } => {
-            RejectReason::CompileFailed
-        }
+        CacheError::Compiler(_)
+        | CacheError::Compile(_)
+        | CacheError::Aborted(_)
+        | CacheError::Load(_)
+        | CacheError::Directory { .. } => RejectReason::CompileFailed,
     };
-    RejectedRevision::new(reason, tholepin_core::ErrorChain(error).to_string())
+    RejectedRevision::new(reason, format!("cannot use `{file}`: {}", ErrorChain(error)))
 }
 
-fn link_rejected(error: &LoadError) -> RejectedRevision {
-    match error {
-        LoadError::Compile(error) => compile_rejected(error),
-        LoadError::UnknownImport { .. } => {
-            RejectedRevision::new(RejectReason::UnknownImport, error.to_string())
-        }
-        LoadError::NotLinkable(_) => {
-            RejectedRevision::new(RejectReason::NotLinkable, error.to_string())
-        }
-    }
+fn link_rejected(file: &str, error: &LoadError) -> RejectedRevision {
+    let reason = match error {
+        LoadError::Compile(error) => return compile_rejected(file, error),
+        LoadError::UnknownImport { .. } => RejectReason::UnknownImport,
+        LoadError::NotLinkable(_) => RejectReason::NotLinkable,
+    };
+    RejectedRevision::new(reason, format!("cannot use `{file}`: {}", ErrorChain(error)))
 }
 
-/// Whether the manifest fits its file, its grants, its parameters and the other plugins. Gives the
+/// Checks the manifest against the file name, the grants, the parameters and the other plugins. Returns the
 /// effective grants and the parameters.
 fn check(
     registry: &PluginRegistry,
@@ -221,11 +228,11 @@ fn check(
     manifest: &Manifest,
 ) -> Result<(Grants, Value), RejectedRevision> {
     check_manifest(name, manifest)?;
-    check_words(name, settings, manifest)?;
+    check_grant_names(name, settings, manifest)?;
     check_kinds(registry, name, manifest)?;
     check_grants(registry, name, settings, manifest)?;
     let parameters = settings.parameters.clone().unwrap_or_else(|| json!({}));
-    check_parameters(manifest, &parameters)?;
+    check_parameters(name, manifest, &parameters)?;
     Ok((manifest.grants.clone(), parameters))
 }
 
@@ -233,13 +240,15 @@ fn check_manifest(name: &PluginName, manifest: &Manifest) -> Result<(), Rejected
     let invalid = |text: String| Err(RejectedRevision::new(RejectReason::ManifestInvalid, text));
     if manifest.name != name.as_str() {
         return invalid(format!(
-            "the plugin calls itself `{}`, but its settings are `{name}.yaml`: rename the files to \
+            "the manifest names the plugin `{}`, but its settings are `{name}.yaml`; rename the files to \
              `{}.yaml` and `{}.wasm`",
             manifest.name, manifest.name, manifest.name
         ));
     }
     if manifest.reconciles.is_empty() {
-        return invalid("its manifest names no kind that it reconciles".to_owned());
+        return invalid(format!(
+            "the manifest of `{name}` has no kind in `reconciles`; add the kind that the plugin reconciles"
+        ));
     }
     for kind in &manifest.reconciles {
         let Some(crd) = &kind.crd else { continue };
@@ -248,7 +257,8 @@ fn check_manifest(name: &PluginName, manifest: &Manifest) -> Result<(), Rejected
         if defined != (kind.name.group(), kind.name.kind.as_str()) {
             let (group, defined) = defined;
             return invalid(format!(
-                "its manifest reconciles {}, but the definition beside it is of {group}/{defined}",
+                "the manifest of `{name}` reconciles {}, but the CRD of that entry defines {group}/{defined}; \
+                 make them equal",
                 kind.name
             ));
         }
@@ -256,15 +266,18 @@ fn check_manifest(name: &PluginName, manifest: &Manifest) -> Result<(), Rejected
     Ok(())
 }
 
-/// A word that this host does not know would be granted, and never be of use.
-fn check_words(
+/// Refuses grants with a name that this host does not know, because they would never have an effect.
+fn check_grant_names(
     name: &PluginName,
     settings: &PluginSettings,
     manifest: &Manifest,
 ) -> Result<(), RejectedRevision> {
-    let asked = manifest.grants.faults();
-    if !asked.is_empty() {
-        let text = format!("its manifest asks for what cannot be granted: {}", asked.join("; "));
+    let faults = manifest.grants.faults();
+    if !faults.is_empty() {
+        let text = format!(
+            "the manifest of `{name}` requests grants that do not exist: {}; correct its `grants`",
+            faults.join("; ")
+        );
         return Err(RejectedRevision::new(RejectReason::ManifestInvalid, text));
     }
     let GrantSetting::Granted(granted) = &settings.grants else { return Ok(()) };
@@ -276,7 +289,8 @@ fn check_words(
     Err(RejectedRevision::new(RejectReason::SettingsInvalid, text))
 }
 
-/// Two plugins must not fight over one object, whatever version of its kind they speak.
+/// Refuses a plugin that reconciles the same kind as another, whatever the version of the kind, because both
+/// would write the same objects.
 fn check_kinds(
     registry: &PluginRegistry,
     name: &PluginName,
@@ -291,8 +305,8 @@ fn check_kinds(
             };
             if manifest.reconciles.iter().any(is_same) {
                 let text = format!(
-                    "the plugin `{}` reconciles {} already: remove one of the two",
-                    other.name, theirs.name
+                    "the plugin `{}` already reconciles {}; remove `{}.yaml` or `{name}.yaml`",
+                    other.name, theirs.name, other.name
                 );
                 return Err(RejectedRevision::new(RejectReason::KindClaimed, text));
             }
@@ -312,8 +326,8 @@ fn check_grants(
         GrantSetting::AsRequested if registry.options.allow_as_requested => return Ok(()),
         GrantSetting::AsRequested => {
             let text = format!(
-                "`grants: asRequested` is for the local host only; write the grants out with \
-                 `tholepin plugin grant {file}`"
+                "`grants: asRequested` in {name}.yaml is accepted only by the local host; list the grants, which \
+                 `tholepin plugin grant {file}` prints"
             );
             return Err(RejectedRevision::new(RejectReason::GrantsMissing, text));
         }
@@ -324,23 +338,30 @@ fn check_grants(
         return Ok(());
     }
     let text = format!(
-        "it asks for what {name}.yaml does not grant: {}; `tholepin plugin grant {file}` writes all of it",
+        "the plugin requests what {name}.yaml does not grant: {}; add it to spec.grants, or print settings with \
+         all of it by `tholepin plugin grant {file}`",
         missing.join(", ")
     );
     Err(RejectedRevision::new(RejectReason::GrantsMissing, text))
 }
 
-fn check_parameters(manifest: &Manifest, parameters: &Value) -> Result<(), RejectedRevision> {
+fn check_parameters(
+    name: &PluginName,
+    manifest: &Manifest,
+    parameters: &Value,
+) -> Result<(), RejectedRevision> {
     let Some(schema) = &manifest.parameters else {
         if parameters.as_object().is_some_and(serde_json::Map::is_empty) {
             return Ok(());
         }
-        let text = "it takes no parameters: remove spec.parameters";
+        let text =
+            format!("the plugin takes no parameters; remove spec.parameters from {name}.yaml");
         return Err(RejectedRevision::new(RejectReason::ParametersInvalid, text));
     };
     let wrong = parameters::check_schema(schema);
     if !wrong.is_empty() {
-        return Err(RejectedRevision::new(RejectReason::ManifestInvalid, wrong.join("; ")));
+        let text = format!("the manifest of `{name}`: {}", wrong.join("; "));
+        return Err(RejectedRevision::new(RejectReason::ManifestInvalid, text));
     }
     let wrong = parameters::check(schema, parameters);
     if wrong.is_empty() {
@@ -348,6 +369,6 @@ fn check_parameters(manifest: &Manifest, parameters: &Value) -> Result<(), Rejec
     }
     Err(RejectedRevision::new(
         RejectReason::ParametersInvalid,
-        format!("spec.parameters: {}", wrong.join("; ")),
+        format!("{name}.yaml, spec.parameters: {}", wrong.join("; ")),
     ))
 }

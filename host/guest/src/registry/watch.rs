@@ -1,4 +1,5 @@
-//! Follows the directory of plugins: waits until it is quiet, then loads what has changed.
+//! Watches the plugin directory: waits until it has been quiet for some milliseconds, then loads the plugins that
+//! changed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,31 +25,31 @@ use super::{
     stages::{self, RejectedRevision, StageProgress},
 };
 
-/// How long the directory must be quiet after a rename or a removal: whole files, usually two.
+/// The quiet time after a rename or a removal. These concern complete files; usually a second one follows.
 const QUIET_AFTER_RENAME: Duration = Duration::from_millis(5);
 
-/// How long it must be quiet after a write: more of it may come.
+/// The quiet time after a write, because more writes to the same file may follow.
 const QUIET_AFTER_WRITE: Duration = Duration::from_millis(20);
 
-/// When it never gets quiet, it is looked at all the same.
+/// The longest wait for a quiet directory; it is scanned after this even if changes continue.
 const UNQUIET_MAX: Duration = Duration::from_millis(500);
 
-/// How often it is looked at without a notice: for what a notice cannot tell, such as a change behind a
-/// link, and for machines that are out of watches.
+/// The interval of scans without a notice, which find changes that cause no notice: those behind a link, and
+/// all changes on a machine that has no more inotify watches.
 const RESCAN: Duration = Duration::from_secs(2);
 
-/// Notices that wait; more say nothing new.
+/// The size of the queue of notices. A notice beyond it adds no information.
 const NOTICES_MAX: usize = 64;
 
-/// Follows the directory of plugins. Its owner scans once at the start and then runs it; dropping it
-/// ends it.
+/// The watch of the plugin directory. The owner calls [`scan`](Self::scan) once at the start and then
+/// [`run`](Self::run); dropping it ends the watch.
 pub struct DirectoryWatch {
     registry: Arc<PluginRegistry>,
     seen: BTreeMap<PluginName, FoundPlugin>,
     orphans: BTreeSet<PluginName>,
     misnamed: BTreeSet<String>,
-    /// What served when the plugins rejected for another's sake were last tried.
-    judged_against: Arc<ActiveRevisions>,
+    /// The serving revisions when plugins rejected for [`RejectReason::KindClaimed`] were last tried.
+    serving_at_last_retry: Arc<ActiveRevisions>,
     notices: mpsc::Receiver<Duration>,
     watcher: Option<RecommendedWatcher>,
 }
@@ -58,12 +59,12 @@ impl DirectoryWatch {
         let (sender, notices) = mpsc::channel(NOTICES_MAX);
         let watcher = start(&registry.options.directory, sender)
             .inspect_err(|error| {
-                tracing::warn!(%error, "no notices about the plugin directory; looking every {RESCAN:?}");
+                tracing::warn!(%error, "cannot watch the plugin directory; scanning it every {RESCAN:?}");
             })
             .ok();
-        let judged_against = registry.plugins();
+        let serving_at_last_retry = registry.plugins();
         Self {
-            judged_against,
+            serving_at_last_retry,
             registry,
             seen: BTreeMap::new(),
             orphans: BTreeSet::new(),
@@ -73,17 +74,17 @@ impl DirectoryWatch {
         }
     }
 
-    /// Loads what has changed, for ever.
+    /// Loads changed plugins, until it is dropped.
     pub async fn run(mut self) {
         let mut rescan = time::interval(RESCAN);
         rescan.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 Some(quiet) = self.notices.recv(), if self.watcher.is_some() => {
-                    self.settle(quiet).await;
+                    self.wait_until_quiet(quiet).await;
                 }
                 _ = rescan.tick() => {
-                    self.rest().await;
+                    self.release_idle_code().await;
                     self.watch_again();
                 }
             }
@@ -91,14 +92,15 @@ impl DirectoryWatch {
         }
     }
 
-    /// Loads what has changed since the last scan, in order of name, and returns when all of it serves
-    /// or is rejected.
+    /// Loads the plugins that changed since the last scan, in order of name. Returns when each of them serves or
+    /// is rejected.
     pub async fn scan(&mut self) {
         let directory = self.registry.options.directory.clone();
-        let survey = match task::spawn_blocking(move || directory::survey(&directory)).await {
-            Ok(Ok(survey)) => survey,
+        let scan_result = match task::spawn_blocking(move || directory::scan(&directory)).await {
+            Ok(Ok(scan_result)) => scan_result,
             Ok(Err(error)) => {
-                // What serves goes on serving: a directory that cannot be seen says nothing about it.
+                // The plugins continue to serve, because an unreadable directory does not mean that they
+                // were removed.
                 tracing::warn!(%error, "cannot read the plugin directory");
                 return;
             }
@@ -107,14 +109,14 @@ impl DirectoryWatch {
                 return;
             }
         };
-        self.unload_missing(&survey);
-        self.refuse_orphans(&survey);
+        self.unload_missing(&scan_result);
+        self.report_orphans(&scan_result);
         let serving = self.registry.plugins();
-        if !Arc::ptr_eq(&serving, &self.judged_against) {
+        if !Arc::ptr_eq(&serving, &self.serving_at_last_retry) {
             self.retry(RejectReason::KindClaimed);
-            self.judged_against = serving;
+            self.serving_at_last_retry = serving;
         }
-        for (name, found) in survey.plugins {
+        for (name, found) in scan_result.plugins {
             if self.seen.get(&name) != Some(&found) {
                 self.load(&name, &found).await;
                 self.seen.insert(name, found);
@@ -122,8 +124,8 @@ impl DirectoryWatch {
         }
     }
 
-    /// Waits until the directory is quiet.
-    async fn settle(&mut self, mut quiet: Duration) {
+    /// Waits until no notice has come for the quiet time, but at most [`UNQUIET_MAX`].
+    async fn wait_until_quiet(&mut self, mut quiet: Duration) {
         let latest = Instant::now() + UNQUIET_MAX;
         while let Ok(Some(next)) = time::timeout(quiet, self.notices.recv()).await {
             quiet = quiet.max(next);
@@ -133,15 +135,15 @@ impl DirectoryWatch {
         }
     }
 
-    /// Gives back the code of plugins that nobody has called for long, aside: unmapping takes time.
-    async fn rest(&self) {
+    /// Releases the code of idle plugins on a blocking thread, because unmapping takes time.
+    async fn release_idle_code(&self) {
         let registry = Arc::clone(&self.registry);
-        if let Err(error) = task::spawn_blocking(move || registry.rest()).await {
-            tracing::warn!(%error, "cannot give back code that nobody calls");
+        if let Err(error) = task::spawn_blocking(move || registry.release_idle_code()).await {
+            tracing::warn!(%error, "cannot release the code of idle plugins");
         }
     }
 
-    /// Renews the watch, because a directory that was replaced by another takes its watch along.
+    /// Renews the watch, which is lost when the directory is replaced by another of the same name.
     fn watch_again(&mut self) {
         if let Some(watcher) = &mut self.watcher
             && let Err(error) =
@@ -151,10 +153,10 @@ impl DirectoryWatch {
         }
     }
 
-    /// Unloads the plugins whose settings are gone.
-    fn unload_missing(&mut self, survey: &DirectoryScan) {
+    /// Unloads the plugins whose settings were removed.
+    fn unload_missing(&mut self, scan_result: &DirectoryScan) {
         let known: BTreeSet<PluginName> = self.seen.keys().cloned().collect();
-        for name in known.iter().filter(|name| !survey.plugins.contains_key(name)) {
+        for name in known.iter().filter(|name| !scan_result.plugins.contains_key(name)) {
             self.seen.remove(name);
             self.registry.unload(name);
             self.report_unloaded(name);
@@ -167,36 +169,36 @@ impl DirectoryWatch {
         self.report(name, None, &progress, None);
     }
 
-    /// Says of each new component without settings how to write them.
-    fn refuse_orphans(&mut self, survey: &DirectoryScan) {
-        for name in survey.orphans.difference(&self.orphans) {
+    /// Reports new components without settings, and logs new files whose names cannot be those of a plugin.
+    fn report_orphans(&mut self, scan_result: &DirectoryScan) {
+        for name in scan_result.orphans.difference(&self.orphans) {
             let text = format!(
-                "`{name}.wasm` has no `{name}.yaml`, so nobody has granted it anything: write it with \
-                 `tholepin plugin grant {name}.wasm`"
+                "`{name}.wasm` has no `{name}.yaml`, so the plugin has no grants; `tholepin plugin grant {name}.wasm` \
+                 prints one"
             );
             let rejected = RejectedRevision::new(RejectReason::SettingsMissing, text);
             self.report(name, None, &StageProgress::begin(), Some(&rejected));
         }
-        for name in self.orphans.difference(&survey.orphans) {
-            if !survey.plugins.contains_key(name) {
+        for name in self.orphans.difference(&scan_result.orphans) {
+            if !scan_result.plugins.contains_key(name) {
                 self.report_unloaded(name);
             }
         }
-        for file in survey.misnamed.difference(&self.misnamed) {
+        for file in scan_result.misnamed.difference(&self.misnamed) {
             let suggested = file.to_lowercase().replace(['_', char::REPLACEMENT_CHARACTER], "-");
             let suggested = suggested
                 .strip_suffix(".yml")
                 .map_or(suggested.clone(), |stem| format!("{stem}.yaml"));
             tracing::warn!(
-                "`{file}` is ignored: a plugin's name has lowercase letters, digits and `-`, and its settings \
-                 end in `.yaml`; rename it, to `{suggested}` perhaps"
+                "`{file}` in the plugin directory is ignored: the name of a plugin has only lowercase letters, digits and \
+                 `-`, and the name of its settings ends in `.yaml`; rename it, for example to `{suggested}`"
             );
         }
-        self.orphans.clone_from(&survey.orphans);
-        self.misnamed.clone_from(&survey.misnamed);
+        self.orphans.clone_from(&scan_result.orphans);
+        self.misnamed.clone_from(&scan_result.misnamed);
     }
 
-    /// Lets plugins be tried again that were rejected for a reason that may be gone.
+    /// Forgets the plugins that were rejected for this reason, so that the scan loads them again.
     fn retry(&mut self, reason: RejectReason) {
         let reports = self.registry.reports();
         let is_rejected = |name: &PluginName| {
@@ -207,12 +209,13 @@ impl DirectoryWatch {
 
     async fn load(&mut self, name: &PluginName, found: &FoundPlugin) {
         let registry = Arc::clone(&self.registry);
-        let _turn = registry.changing.lock().await;
+        let _lock = registry.change_lock.lock().await;
         let mut progress = StageProgress::begin();
         let result = {
-            let tell = |progress: &StageProgress| self.report(name, Some(found), progress, None);
+            let report_progress =
+                |progress: &StageProgress| self.report(name, Some(found), progress, None);
             let directory = &registry.options.directory;
-            stages::load(&registry, directory, name, found, &mut progress, tell).await
+            stages::load(&registry, directory, name, found, &mut progress, report_progress).await
         };
         let result = match (result, &found.settings) {
             (Ok(plugin), Ok(settings)) => registry.activate(plugin, settings).await,
@@ -244,7 +247,7 @@ impl DirectoryWatch {
     }
 }
 
-/// Starts to watch the directory; each notice says how long to wait for more.
+/// Starts to watch the directory. Each notice is the quiet time to wait for after it.
 fn start(directory: &Path, sender: mpsc::Sender<Duration>) -> notify::Result<RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
         let quiet = match &event {
@@ -252,7 +255,7 @@ fn start(directory: &Path, sender: mpsc::Sender<Duration>) -> notify::Result<Rec
             Err(_) => Some(QUIET_AFTER_WRITE),
         };
         if let Some(quiet) = quiet {
-            // A full queue is a notice already.
+            // If the queue is full, a scan will follow anyway.
             let _ = sender.try_send(quiet);
         }
     })?;
@@ -260,9 +263,9 @@ fn start(directory: &Path, sender: mpsc::Sender<Duration>) -> notify::Result<Rec
     Ok(watcher)
 }
 
-/// How long to wait for more after an event; absent if it says nothing about plugins.
+/// Returns the quiet time after an event; absent if the event does not concern plugins.
 fn quiet_after(event: &Event) -> Option<Duration> {
-    if !event.paths.is_empty() && event.paths.iter().all(|path| is_aside(path)) {
+    if !event.paths.is_empty() && event.paths.iter().all(|path| is_temporary(path)) {
         return None;
     }
     match event.kind {
@@ -276,9 +279,9 @@ fn quiet_after(event: &Event) -> Option<Duration> {
     }
 }
 
-/// Whether a file is somebody's scratch: a dot file. `..data` is none: Kubernetes swaps it when a mounted
-/// ConfigMap changes.
-fn is_aside(path: &Path) -> bool {
+/// Returns true for a dot file, which is a temporary file. `..data` is an exception: the kubelet replaces this
+/// link when a mounted ConfigMap changes.
+fn is_temporary(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     name.starts_with('.') && name != "..data"
 }

@@ -1,4 +1,4 @@
-//! Builds the guests from source, once per variant; nothing that is built is ever committed.
+//! Builds the test guests from source, once per variant. No built guest is committed.
 
 use std::{
     collections::BTreeMap,
@@ -10,17 +10,17 @@ use std::{
 
 static BUILT: LazyLock<Mutex<BTreeMap<String, PathBuf>>> = LazyLock::new(Mutex::default);
 
-/// The guest that misbehaves as its object says.
+/// Builds the guest that misbehaves as the spec of its object requests.
 pub(crate) fn probe() -> PathBuf {
     build("guest-probe", &[])
 }
 
-/// The well-behaved guest, with a greeting of its own.
+/// Builds the well-behaved guest with this greeting.
 pub(crate) fn config_maker(greeting: &str) -> PathBuf {
     build("guest-config-maker", &[("GREETING", greeting)])
 }
 
-/// Builds a guest with these variables set, and gives a copy that no other build overwrites.
+/// Builds a guest with these variables set, and returns a copy that no other build overwrites.
 pub(crate) fn build(package: &str, variables: &[(&str, &str)]) -> PathBuf {
     let variant: Vec<String> =
         variables.iter().map(|(name, value)| format!("-{name}-{value}")).collect();
@@ -52,12 +52,12 @@ pub(crate) fn build(package: &str, variables: &[(&str, &str)]) -> PathBuf {
     copy
 }
 
-/// The target directory that this test was built in.
+/// Returns the target directory that this test was built in.
 fn target() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().to_owned()
 }
 
-/// A component without code that imports one interface with one function.
+/// Returns a component without code that imports one function of one interface.
 pub(crate) fn importing(interface: &str, function: &str) -> Vec<u8> {
     let name = |text: &str| [&[0, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
     let section = |id: u8, body: &[u8]| {

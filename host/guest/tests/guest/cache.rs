@@ -1,4 +1,4 @@
-//! Compiled code is kept, found again, and made anew when it is damaged.
+//! Compiled code is cached, reused, and compiled again when it is damaged.
 
 use std::{
     fs,
@@ -12,19 +12,19 @@ use tokio::time;
 
 use crate::{
     build,
-    perform::FunctionCalls,
-    setting::{RegistryFixture, summary},
+    fixture::{RegistryFixture, summary},
+    host_calls::FunctionCalls,
 };
 
-/// Loads the probe in a new registry on this cache.
+/// Loads the probe in a new registry with this cache.
 async fn load(cache: &Path) {
-    let mut setting = RegistryFixture::with(cache.to_owned(), true);
-    setting.install("probe", &build::probe(), "");
-    setting.watch.scan().await;
-    assert!(setting.active("probe").is_some(), "{:?}", setting.report("probe"));
+    let mut fixture = RegistryFixture::with(cache.to_owned(), true);
+    fixture.install("probe", &build::probe(), "");
+    fixture.watch.scan().await;
+    assert!(fixture.active("probe").is_some(), "{:?}", fixture.report("probe"));
 }
 
-/// The one file of compiled code.
+/// Returns the path of the only file of compiled code.
 fn entry(cache: &Path) -> PathBuf {
     let files = fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().path());
     let mut compiled: Vec<_> =
@@ -34,7 +34,7 @@ fn entry(cache: &Path) -> PathBuf {
 }
 
 #[tokio::test]
-async fn compiled_code_is_used_again() {
+async fn compiled_code_is_reused() {
     let home = tempfile::tempdir().unwrap();
     let cache = home.path().join("cache");
     load(&cache).await;
@@ -45,7 +45,7 @@ async fn compiled_code_is_used_again() {
 }
 
 #[tokio::test]
-async fn a_damaged_entry_is_made_anew() {
+async fn a_damaged_entry_is_compiled_again() {
     let home = tempfile::tempdir().unwrap();
     let cache = home.path().join("cache");
     load(&cache).await;
@@ -54,60 +54,64 @@ async fn a_damaged_entry_is_made_anew() {
     let middle = flipped.len() / 2;
     flipped[middle] ^= 1;
     for damaged in [whole[..whole.len() / 2].to_vec(), flipped, b"garbage".to_vec(), Vec::new()] {
-        // By a rename: the entry may be mapped.
-        let beside = home.path().join("damaged");
-        fs::write(&beside, damaged).unwrap();
-        fs::rename(beside, entry(&cache)).unwrap();
+        // Replaces the entry by a rename, because it may be mapped.
+        let temporary = home.path().join("damaged");
+        fs::write(&temporary, damaged).unwrap();
+        fs::rename(temporary, entry(&cache)).unwrap();
         load(&cache).await;
         assert_eq!(fs::read(entry(&cache)).unwrap(), whole);
     }
 }
 
 #[tokio::test]
-async fn code_that_cannot_be_kept_serves_all_the_same() {
+async fn code_that_cannot_be_stored_still_serves() {
     let home = tempfile::tempdir().unwrap();
     let cache = home.path().join("cache");
-    let mut setting = RegistryFixture::with(cache.clone(), true);
-    // As a full disk does, this lets nothing be written there.
+    let mut fixture = RegistryFixture::with(cache.clone(), true);
+    // Without the directory, writing fails as on a full disk.
     fs::remove_dir(&cache).unwrap();
-    setting.install("probe", &build::probe(), "");
-    setting.watch.scan().await;
-    let plugin = setting.active("probe").unwrap_or_else(|| panic!("{:?}", setting.report("probe")));
+    fixture.install("probe", &build::probe(), "");
+    fixture.watch.scan().await;
+    let plugin = fixture.active("probe").unwrap_or_else(|| panic!("{:?}", fixture.report("probe")));
     assert_eq!(summary(&plugin, json!({"do": "nothing"}), FunctionCalls::friendly()).await, "");
 }
 
-/// After this, code that should be given back is not.
-const GIVEN_BACK_MAX: Duration = Duration::from_secs(10);
+/// The longest time until idle code is released.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn code_that_nobody_calls_is_given_back_and_loaded_again() {
+async fn idle_code_is_released_and_loaded_again() {
     let home = tempfile::tempdir().unwrap();
     let cache = home.path().join("cache");
-    let mut setting = RegistryFixture::resting(cache.clone(), true, Duration::ZERO);
+    let mut fixture = RegistryFixture::resting(cache.clone(), true, Duration::ZERO);
     let mut install = async |name: &str, wasm: &Path| {
-        setting.install(name, wasm, "");
-        setting.watch.scan().await;
-        setting.active(name).unwrap_or_else(|| panic!("{:?}", setting.report(name)))
+        fixture.install(name, wasm, "");
+        fixture.watch.scan().await;
+        fixture.active(name).unwrap_or_else(|| panic!("{:?}", fixture.report(name)))
     };
     let is_mapped =
         || fs::read_to_string("/proc/self/maps").unwrap().contains(cache.to_str().unwrap());
-    let in_file = install("probe", &build::probe()).await;
+    let stored_plugin = install("probe", &build::probe()).await;
     assert!(is_mapped());
-    // What comes now can only be kept in memory, and what there is has no name any more.
+    // Code compiled from now on can only be kept in memory, and the code compiled before is in a deleted file.
     fs::remove_dir_all(&cache).unwrap();
-    let in_memory = install("config-maker", &build::config_maker("Hello")).await;
+    let memory_plugin = install("config-maker", &build::config_maker("Hello")).await;
 
-    let given_back = async {
+    let released = async {
         while is_mapped() {
             time::sleep(Duration::from_millis(1)).await;
         }
     };
     tokio::select! {
-        () = setting.watch.run() => {}
-        given_back = time::timeout(GIVEN_BACK_MAX, given_back) => given_back.unwrap(),
+        () = fixture.watch.run() => {}
+        released = time::timeout(RELEASE_DEADLINE, released) => released.unwrap(),
     }
-    assert_eq!(summary(&in_file, json!({"do": "nothing"}), FunctionCalls::friendly()).await, "");
+    assert_eq!(
+        summary(&stored_plugin, json!({"do": "nothing"}), FunctionCalls::friendly()).await,
+        ""
+    );
     assert!(is_mapped());
-    let said = summary(&in_memory, json!({"text": "world"}), FunctionCalls::friendly()).await;
-    assert_eq!(said, "Hello, world!");
+    let greeting =
+        summary(&memory_plugin, json!({"text": "world"}), FunctionCalls::friendly()).await;
+    assert_eq!(greeting, "Hello, world!");
 }

@@ -1,4 +1,4 @@
-//! Each import reaches the world as the call it is, and its answer or error reaches the guest.
+//! Each import becomes its call, and the answer or error reaches the guest.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use serde_json::json;
 use tholepin_core::{CallError, Reply, port::GuestRuntime};
 
 use crate::{
-    perform::FunctionCalls,
-    setting::{probe, request, run, summary},
+    fixture::{probe, request, run, summary},
+    host_calls::FunctionCalls,
 };
 
-/// Each function with what the probe tells of a friendly answer.
+/// Each function with the summary that the probe returns for a successful answer.
 const FUNCTIONS: &[(&str, &str)] = &[
     ("kubernetes/get", "ok Object {\"kind\": String(\"ConfigMap\")}"),
     ("kubernetes/list", "ok [Object {\"kind\": String(\"ConfigMap\")}]"),
@@ -33,13 +33,13 @@ const FUNCTIONS: &[(&str, &str)] = &[
 ];
 
 #[tokio::test]
-async fn each_import_is_a_call_and_its_answer_comes_back() {
+async fn each_import_is_a_call_whose_answer_reaches_the_guest() {
     let plugin = probe("").await;
     for (function, expected) in FUNCTIONS {
-        let world = FunctionCalls::friendly();
+        let calls = FunctionCalls::friendly();
         let task = json!({"do": "call", "function": function});
-        assert_eq!(summary(&plugin, task, Arc::clone(&world) as _).await, *expected, "{function}");
-        assert_eq!(world.called(), [*function]);
+        assert_eq!(summary(&plugin, task, Arc::clone(&calls) as _).await, *expected, "{function}");
+        assert_eq!(calls.called(), [*function]);
     }
 }
 
@@ -49,19 +49,20 @@ async fn each_import_but_log_is_denied_in_validate() {
     for (function, _) in FUNCTIONS {
         let new = json!({"spec": {"do": "call", "function": function}});
         let mut violations = plugin.validate(plugin.context(None), None, new).await.unwrap();
-        let told = violations.pop().unwrap().message;
+        let result = violations.pop().unwrap().message;
         if *function == "runtime/log" {
-            assert_eq!(told, "logged");
+            assert_eq!(result, "logged");
         } else {
-            let expected =
-                format!("Denied denied: `{function}` is not answered in `validate`: only log is");
-            assert_eq!(told, expected);
+            let expected = format!(
+                "Denied denied: `{function}` is not available in `validate`: only `log` is"
+            );
+            assert_eq!(result, expected);
         }
     }
 }
 
 #[tokio::test]
-async fn each_error_keeps_its_case() {
+async fn each_error_keeps_its_variant() {
     let plugin = probe("").await;
     let text = || "text".to_owned();
     let errors = [
@@ -84,26 +85,26 @@ async fn each_error_keeps_its_case() {
     for error in errors {
         let expected = format!("{} {error}", error.reason());
         let answer = error.clone();
-        let world = FunctionCalls::new(move |_| Err(answer.clone()));
+        let calls = FunctionCalls::new(move |_| Err(answer.clone()));
         let task = json!({"do": "call", "function": "kubernetes/apply"});
-        assert_eq!(summary(&plugin, task, world).await, expected);
+        assert_eq!(summary(&plugin, task, calls).await, expected);
     }
 }
 
 #[tokio::test]
-async fn an_answer_that_is_too_large_or_does_not_fit_is_an_error() {
+async fn an_answer_that_is_too_large_or_of_the_wrong_type_is_an_error() {
     let plugin = probe("").await;
     let task = || json!({"do": "call", "function": "kubernetes/get"});
     let huge = FunctionCalls::new(|_| Ok(Reply::Document(json!("x".repeat(2 << 20)))));
-    let told = summary(&plugin, task(), huge).await;
-    assert!(told.starts_with("Invalid") && told.contains("fewer fields"), "{told}");
+    let result = summary(&plugin, task(), huge).await;
+    assert!(result.starts_with("Invalid") && result.contains("fewer fields"), "{result}");
     let unfit = FunctionCalls::new(|_| Ok(Reply::Number(1)));
-    let told = summary(&plugin, task(), unfit).await;
-    assert!(told.starts_with("Other") && told.contains("not a document"), "{told}");
+    let result = summary(&plugin, task(), unfit).await;
+    assert!(result.starts_with("Other") && result.contains("not a document"), "{result}");
 }
 
 #[tokio::test]
-async fn the_memo_goes_round() {
+async fn the_memo_is_passed_to_the_guest_and_back() {
     let plugin = probe("").await;
     let mut request = request(json!({"do": "nothing"}));
     request.memo = Some(json!({"seen": 1}));
@@ -112,7 +113,7 @@ async fn the_memo_goes_round() {
 }
 
 #[tokio::test]
-async fn an_object_the_plugin_dislikes_gives_violations() {
+async fn an_invalid_object_has_violations() {
     let plugin = probe("").await;
     let new = json!({"spec": {"do": "be-invalid"}});
     let violations = plugin.validate(plugin.context(None), None, new).await.unwrap();

@@ -1,4 +1,4 @@
-//! A guest that breaks a limit ends with an error that says so, and the next call is as if nothing was.
+//! A guest that exceeds a limit fails with an error that names it, and the next call is not affected.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,23 +7,23 @@ use tholepin_core::port::{GuestError, GuestRuntime};
 use tokio::time;
 
 use crate::{
-    perform::{FunctionCalls, GatedCalls},
-    setting::{probe, run, summary},
+    fixture::{probe, run, summary},
+    host_calls::{FunctionCalls, GatedCalls},
 };
 
-/// Lets a guest break a limit and then work.
-async fn broken(spec: &str, task: serde_json::Value) -> GuestError {
+/// Runs a task that exceeds a limit, checks that the next call works, and returns the error of the first.
+async fn exceed_limit(spec: &str, task: serde_json::Value) -> GuestError {
     let plugin = probe(spec).await;
     let error =
         run(&plugin, task.clone(), FunctionCalls::friendly()).await.expect_err(&task.to_string());
     let after = summary(&plugin, json!({"do": "nothing"}), FunctionCalls::friendly()).await;
-    assert_eq!(after, "", "a call after `{task}` must not notice it");
+    assert_eq!(after, "", "a call after `{task}` must not be affected");
     error
 }
 
 #[tokio::test]
-async fn a_panic_tells_its_text_and_line() {
-    let error = broken("", json!({"do": "panic", "number": 7})).await;
+async fn the_error_of_a_panic_has_its_text_and_line() {
+    let error = exceed_limit("", json!({"do": "panic", "number": 7})).await;
     let GuestError::Trapped { export: "reconcile", message } = &error else { panic!("{error}") };
     assert!(message.contains("told to panic with number 7"), "{message}");
     assert!(message.contains("probe/src/lib.rs:"), "{message}");
@@ -32,46 +32,46 @@ async fn a_panic_tells_its_text_and_line() {
 #[tokio::test]
 async fn a_panic_is_logged_too() {
     let plugin = probe("").await;
-    let world = FunctionCalls::friendly();
-    let _ = run(&plugin, json!({"do": "panic", "number": 7}), Arc::clone(&world) as _).await;
-    let logged = world.logged().join("\n");
+    let calls = FunctionCalls::friendly();
+    let _ = run(&plugin, json!({"do": "panic", "number": 7}), Arc::clone(&calls) as _).await;
+    let logged = calls.logged().join("\n");
     assert!(logged.starts_with("error: panicked at "), "{logged}");
 }
 
 #[tokio::test]
-async fn a_trap_is_told() {
-    let error = broken("", json!({"do": "trap"})).await;
+async fn a_trap_is_an_error() {
+    let error = exceed_limit("", json!({"do": "trap"})).await;
     assert!(matches!(error, GuestError::Trapped { export: "reconcile", .. }), "{error}");
 }
 
 #[tokio::test]
-async fn a_loop_ends_after_its_time_of_computing() {
-    let error = broken("limits: {computeMs: 50}", json!({"do": "loop"})).await;
+async fn a_loop_ends_at_the_compute_limit() {
+    let error = exceed_limit("limits: {computeMs: 50}", json!({"do": "loop"})).await;
     assert_eq!(error, GuestError::TimedOut { export: "reconcile", limit_ms: 50 });
 }
 
 #[tokio::test]
-async fn a_recursion_without_end_ends_and_is_named() {
-    let error = broken("", json!({"do": "recurse"})).await;
+async fn an_infinite_recursion_ends_and_is_named() {
+    let error = exceed_limit("", json!({"do": "recurse"})).await;
     let GuestError::Trapped { message, .. } = &error else { panic!("{error}") };
     assert!(message.contains("recursion"), "{message}");
 }
 
 #[tokio::test]
-async fn memory_ends_at_the_limit() {
-    let error = broken("limits: {memoryMiB: 16}", json!({"do": "eat-memory"})).await;
+async fn memory_is_bounded() {
+    let error = exceed_limit("limits: {memoryMiB: 16}", json!({"do": "eat-memory"})).await;
     assert_eq!(error, GuestError::OutOfMemory { export: "reconcile", limit_bytes: 16 << 20 });
 }
 
 #[tokio::test]
 async fn an_answer_that_is_too_large_is_refused() {
-    let error = broken("", json!({"do": "return-huge", "number": 2 << 20})).await;
+    let error = exceed_limit("", json!({"do": "return-huge", "number": 2 << 20})).await;
     let GuestError::BadAnswer { export: "reconcile", message } = &error else { panic!("{error}") };
     assert!(message.contains("1048576"), "{message}");
 }
 
 #[tokio::test]
-async fn a_host_call_takes_only_so_many_bytes() {
+async fn the_bytes_of_a_host_call_are_bounded() {
     let plugin = probe("").await;
     let send = |bytes: u32| {
         run(&plugin, json!({"do": "send-huge", "number": bytes}), FunctionCalls::friendly())
@@ -82,34 +82,35 @@ async fn a_host_call_takes_only_so_many_bytes() {
 }
 
 #[tokio::test]
-async fn a_call_ends_by_the_wall_clock_while_it_waits() {
+async fn a_waiting_call_ends_at_the_wall_clock_limit() {
     let plugin = probe("limits: {wallClockMs: 100}").await;
-    let world = GatedCalls::at("runtime/now");
+    let calls = GatedCalls::at("runtime/now");
     let task = json!({"do": "call", "function": "runtime/now"});
-    let error = run(&plugin, task, world).await.unwrap_err();
+    let error = run(&plugin, task, calls).await.unwrap_err();
     assert_eq!(error, GuestError::TimedOut { export: "reconcile", limit_ms: 100 });
 }
 
-/// Waiting for the host is no computing: a slow Redis must not earn the plugin a strike.
+/// Waiting for the host must not count as compute time, or a slow Redis would quarantine objects.
 #[tokio::test]
 async fn waiting_does_not_count_as_computing() {
     let plugin = probe("limits: {computeMs: 50}").await;
-    let world = GatedCalls::at("runtime/now");
-    let released = Arc::clone(&world);
+    let calls = GatedCalls::at("runtime/now");
+    let released = Arc::clone(&calls);
     let wait = async move {
         let _reached = released.reached.acquire().await.unwrap();
-        // Longer than the guest may compute; there is no event to wait for, as time itself is the matter.
+        // Waits longer than the guest may compute. The elapsed time is what this tests, so there is no event
+        // to wait for, and the ticker thread does not follow tokio's paused clock.
         time::sleep(Duration::from_millis(150)).await;
         released.released.add_permits(1);
     };
     let task = json!({"do": "call", "function": "runtime/now"});
-    let (result, ()) = tokio::join!(run(&plugin, task, world), wait);
+    let (result, ()) = tokio::join!(run(&plugin, task, calls), wait);
     assert_eq!(result.unwrap().unwrap().summary, "ok 1700000000123");
 }
 
 #[tokio::test]
-async fn a_million_host_calls_end_long_before_the_last() {
-    let error = broken("", json!({"do": "many-calls", "number": 1_000_000})).await;
+async fn the_number_of_host_calls_is_bounded() {
+    let error = exceed_limit("", json!({"do": "many-calls", "number": 1_000_000})).await;
     let GuestError::Trapped { export: "reconcile", message } = &error else { panic!("{error}") };
     assert!(message.contains("more than 10000 host calls"), "{message}");
 }
@@ -117,25 +118,25 @@ async fn a_million_host_calls_end_long_before_the_last() {
 #[tokio::test]
 async fn log_lines_are_bounded_in_length_and_number() {
     let plugin = probe("").await;
-    let world = FunctionCalls::friendly();
-    run(&plugin, json!({"do": "long-log", "number": 10_000}), Arc::clone(&world) as _)
+    let calls = FunctionCalls::friendly();
+    run(&plugin, json!({"do": "long-log", "number": 10_000}), Arc::clone(&calls) as _)
         .await
         .unwrap()
         .unwrap();
-    let line = world.logged().pop().unwrap();
+    let line = calls.logged().pop().unwrap();
     assert!(line.len() < 8300 && line.ends_with("bytes cut)"), "{} bytes", line.len());
 
-    let world = FunctionCalls::friendly();
-    run(&plugin, json!({"do": "many-logs", "number": 3000}), Arc::clone(&world) as _)
+    let calls = FunctionCalls::friendly();
+    run(&plugin, json!({"do": "many-logs", "number": 3000}), Arc::clone(&calls) as _)
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(world.logged().len(), 1000);
-    assert!(world.logged().pop().unwrap().contains("dropped"));
+    assert_eq!(calls.logged().len(), 1000);
+    assert!(calls.logged().pop().unwrap().contains("dropped"));
 }
 
 #[tokio::test]
-async fn a_trap_in_validate_is_told() {
+async fn a_trap_in_validate_is_an_error() {
     let plugin = probe("").await;
     let new = json!({"spec": {"do": "trap-in-validate"}});
     let error = plugin.validate(plugin.context(None), None, new).await.unwrap_err();
@@ -144,7 +145,7 @@ async fn a_trap_in_validate_is_told() {
 }
 
 #[tokio::test]
-async fn a_failure_that_the_plugin_understood_is_a_value() {
+async fn a_failure_returned_by_the_plugin_is_a_value() {
     let plugin = probe("").await;
     let failure =
         run(&plugin, json!({"do": "fail"}), FunctionCalls::friendly()).await.unwrap().unwrap_err();

@@ -1,13 +1,13 @@
-//! Real guests in the real runtime, with the world behind it scripted.
+//! Tests of the guest runtime with real guests and scripted host calls.
 #![cfg(test)]
 
 mod build;
 mod cache;
+mod fixture;
+mod host_calls;
 mod imports;
 mod inspect;
 mod limits;
-mod perform;
 mod registry;
 mod replay;
-mod setting;
 mod wasi;

@@ -1,4 +1,4 @@
-//! Plugins are found, checked, swapped and refused while others go on serving.
+//! The registry finds, checks, swaps and rejects plugins while others continue to serve.
 
 use std::{fs, os::unix::fs::symlink, sync::Arc, time::Duration};
 
@@ -9,13 +9,13 @@ use tokio::{sync::broadcast, task::JoinSet, time};
 
 use crate::{
     build,
-    perform::{FunctionCalls, GatedCalls},
-    setting::{RegistryFixture, plugin, request, settings, summary},
+    fixture::{RegistryFixture, plugin, request, settings, summary},
+    host_calls::{FunctionCalls, GatedCalls},
 };
 
 const SPEC: fn() -> serde_json::Value = || json!({"text": "world"});
 
-/// Waits for a report that fits.
+/// Waits for a report that satisfies `fits`.
 async fn until(
     reports: &mut broadcast::Receiver<PluginReport>,
     fits: impl Fn(&PluginReport) -> bool,
@@ -31,23 +31,23 @@ async fn until(
     time::timeout(Duration::from_secs(30), wait).await.expect("the report must come")
 }
 
-/// The version that serves.
+/// Returns the version of the serving revision.
 fn version(report: &PluginReport) -> Option<&str> {
     report.serving.as_ref().map(|serving| serving.version.as_str())
 }
 
-/// A setting with `config-maker` serving and its watch running.
+/// Returns a registry in which `config-maker` serves and whose watch runs.
 async fn running() -> (WatchedRegistry, JoinSet<()>) {
-    let mut setting = RegistryFixture::new();
-    setting.install("config-maker", &build::config_maker("Hello"), "");
-    setting.watch.scan().await;
-    let RegistryFixture { home, registry, watch, .. } = setting;
+    let mut fixture = RegistryFixture::new();
+    fixture.install("config-maker", &build::config_maker("Hello"), "");
+    fixture.watch.scan().await;
+    let RegistryFixture { home, registry, watch, .. } = fixture;
     let mut tasks = JoinSet::new();
     tasks.spawn(watch.run());
     (WatchedRegistry { home, registry }, tasks)
 }
 
-/// A [`Setting`] whose watch runs by itself.
+/// A registry whose watch runs in a task.
 struct WatchedRegistry {
     home: tempfile::TempDir,
     registry: Arc<tholepin_guest::PluginRegistry>,
@@ -56,12 +56,12 @@ struct WatchedRegistry {
 impl WatchedRegistry {
     fn put(&self, file: &str, bytes: impl AsRef<[u8]>) {
         let directory = self.home.path().join("plugins");
-        let beside = directory.join(format!(".{file}.new"));
-        fs::write(&beside, bytes).unwrap();
-        fs::rename(beside, directory.join(file)).unwrap();
+        let temporary = directory.join(format!(".{file}.new"));
+        fs::write(&temporary, bytes).unwrap();
+        fs::rename(temporary, directory.join(file)).unwrap();
     }
 
-    async fn says(&self) -> String {
+    async fn greeting(&self) -> String {
         let active = self.registry.active(&plugin("config-maker")).unwrap();
         summary(&active, SPEC(), FunctionCalls::friendly()).await
     }
@@ -69,10 +69,10 @@ impl WatchedRegistry {
 
 #[tokio::test]
 async fn a_revision_goes_through_its_stages() {
-    let mut setting = RegistryFixture::new();
-    let mut reports = setting.registry.subscribe();
-    setting.install("config-maker", &build::config_maker("Hello"), "");
-    setting.watch.scan().await;
+    let mut fixture = RegistryFixture::new();
+    let mut reports = fixture.registry.subscribe();
+    fixture.install("config-maker", &build::config_maker("Hello"), "");
+    fixture.watch.scan().await;
     let mut stages = Vec::new();
     while let Ok(report) = reports.try_recv() {
         assert_eq!(report.reason, None, "{}", report.message);
@@ -80,61 +80,61 @@ async fn a_revision_goes_through_its_stages() {
     }
     use RevisionStage::{Active, Checked, Compiled, Fetched, Verified};
     assert_eq!(stages, [Fetched, Verified, Compiled, Checked, Active]);
-    let report = setting.report("config-maker");
+    let report = fixture.report("config-maker");
     assert_eq!(version(&report), Some("Hello"));
     assert_eq!(report.active(), report.candidate.as_ref());
     assert_eq!(report.object.unwrap()["spec"]["grants"], "asRequested");
 }
 
 #[tokio::test]
-async fn a_compilation_is_told_while_it_goes_on_and_not_if_the_cache_has_the_code() {
+async fn a_compilation_is_announced_unless_the_cache_has_the_code() {
     let cache = tempfile::tempdir().unwrap();
-    let mut setting = RegistryFixture::with(cache.path().join("compiled"), true);
+    let mut fixture = RegistryFixture::with(cache.path().join("compiled"), true);
     let component = build::config_maker("Hello");
-    setting.install("config-maker", &component, "");
-    let mut compilations = setting.registry.compilations();
-    setting.watch.scan().await;
+    fixture.install("config-maker", &component, "");
+    let mut compilations = fixture.registry.compilations();
+    fixture.watch.scan().await;
     let (begun, ended) = (compilations.try_recv().unwrap(), compilations.try_recv().unwrap());
     assert_eq!((begun.plugin.as_str(), begun.took), ("config-maker", None));
     assert_eq!(begun.bytes as u64, fs::metadata(component).unwrap().len());
     assert!(ended.took.is_some(), "{ended:?}");
-    setting.restart();
-    let mut compilations = setting.registry.compilations();
-    setting.watch.scan().await;
+    fixture.restart();
+    let mut compilations = fixture.registry.compilations();
+    fixture.watch.scan().await;
     assert!(compilations.try_recv().is_err(), "it was compiled before");
 }
 
 #[tokio::test]
 async fn a_renamed_file_is_swapped_in() {
-    let (setting, _tasks) = running().await;
-    let mut reports = setting.registry.subscribe();
-    assert_eq!(setting.says().await, "Hello, world!");
-    setting.put("config-maker.wasm", fs::read(build::config_maker("Howdy")).unwrap());
+    let (fixture, _tasks) = running().await;
+    let mut reports = fixture.registry.subscribe();
+    assert_eq!(fixture.greeting().await, "Hello, world!");
+    fixture.put("config-maker.wasm", fs::read(build::config_maker("Howdy")).unwrap());
     until(&mut reports, |report| version(report) == Some("Howdy")).await;
-    assert_eq!(setting.says().await, "Howdy, world!");
+    assert_eq!(fixture.greeting().await, "Howdy, world!");
 }
 
 #[tokio::test]
 async fn a_swapped_link_is_swapped_in() {
-    let (setting, _tasks) = running().await;
-    let mut reports = setting.registry.subscribe();
-    let store = setting.home.path().join("store");
+    let (fixture, _tasks) = running().await;
+    let mut reports = fixture.registry.subscribe();
+    let store = fixture.home.path().join("store");
     fs::create_dir(&store).unwrap();
     fs::copy(build::config_maker("Howdy"), store.join("v2.wasm")).unwrap();
-    let directory = setting.home.path().join("plugins");
+    let directory = fixture.home.path().join("plugins");
     symlink(store.join("v2.wasm"), directory.join(".link")).unwrap();
     fs::rename(directory.join(".link"), directory.join("config-maker.wasm")).unwrap();
     until(&mut reports, |report| version(report) == Some("Howdy")).await;
-    assert_eq!(setting.says().await, "Howdy, world!");
+    assert_eq!(fixture.greeting().await, "Howdy, world!");
 }
 
 #[tokio::test]
 async fn a_change_behind_a_link_is_found_without_a_notice() {
-    let (setting, _tasks) = running().await;
-    let mut reports = setting.registry.subscribe();
-    let target = setting.home.path().join("elsewhere.wasm");
+    let (fixture, _tasks) = running().await;
+    let mut reports = fixture.registry.subscribe();
+    let target = fixture.home.path().join("elsewhere.wasm");
     fs::copy(build::config_maker("Howdy"), &target).unwrap();
-    let directory = setting.home.path().join("plugins");
+    let directory = fixture.home.path().join("plugins");
     symlink(&target, directory.join(".link")).unwrap();
     fs::rename(directory.join(".link"), directory.join("config-maker.wasm")).unwrap();
     until(&mut reports, |report| version(report) == Some("Howdy")).await;
@@ -144,33 +144,33 @@ async fn a_change_behind_a_link_is_found_without_a_notice() {
 
 #[tokio::test]
 async fn changed_settings_are_a_new_revision() {
-    let (setting, _tasks) = running().await;
-    let mut reports = setting.registry.subscribe();
-    let before = setting.registry.active(&plugin("config-maker")).unwrap();
+    let (fixture, _tasks) = running().await;
+    let mut reports = fixture.registry.subscribe();
+    let before = fixture.registry.active(&plugin("config-maker")).unwrap();
     let spec = "grants: asRequested\nparameters: {suffix: '?'}";
-    setting.put("config-maker.yaml", settings("config-maker", spec));
+    fixture.put("config-maker.yaml", settings("config-maker", spec));
     until(&mut reports, |report| {
         report.stage == Some(RevisionStage::Active) && report.active() != Some(&before.digest)
     })
     .await;
-    let after = setting.registry.active(&plugin("config-maker")).unwrap();
+    let after = fixture.registry.active(&plugin("config-maker")).unwrap();
     assert_eq!(*after.parameters, json!({"suffix": "?"}));
     assert_eq!(after.component_digest, before.component_digest);
 }
 
 #[tokio::test]
 async fn a_call_in_flight_finishes_on_its_revision() {
-    let (setting, _tasks) = running().await;
-    let mut reports = setting.registry.subscribe();
-    let old = setting.registry.active(&plugin("config-maker")).unwrap();
-    let world = GatedCalls::at("kubernetes/apply");
-    let call = old.reconcile(old.context(None), request(SPEC()), Arc::clone(&world) as _);
+    let (fixture, _tasks) = running().await;
+    let mut reports = fixture.registry.subscribe();
+    let old = fixture.registry.active(&plugin("config-maker")).unwrap();
+    let calls = GatedCalls::at("kubernetes/apply");
+    let call = old.reconcile(old.context(None), request(SPEC()), Arc::clone(&calls) as _);
     let swap = async {
-        let _reached = world.reached.acquire().await.unwrap();
-        setting.put("config-maker.wasm", fs::read(build::config_maker("Howdy")).unwrap());
+        let _reached = calls.reached.acquire().await.unwrap();
+        fixture.put("config-maker.wasm", fs::read(build::config_maker("Howdy")).unwrap());
         until(&mut reports, |report| version(report) == Some("Howdy")).await;
-        assert_eq!(setting.says().await, "Howdy, world!");
-        world.released.add_permits(1);
+        assert_eq!(fixture.greeting().await, "Howdy, world!");
+        calls.released.add_permits(1);
     };
     let (result, ()) = tokio::join!(call, swap);
     assert_eq!(result.unwrap().unwrap().summary, "Hello, world!");
@@ -178,48 +178,49 @@ async fn a_call_in_flight_finishes_on_its_revision() {
 
 #[tokio::test]
 async fn a_removed_file_unloads_the_plugin() {
-    let (setting, _tasks) = running().await;
-    let mut reports = setting.registry.subscribe();
-    fs::remove_file(setting.home.path().join("plugins/config-maker.yaml")).unwrap();
+    let (fixture, _tasks) = running().await;
+    let mut reports = fixture.registry.subscribe();
+    fs::remove_file(fixture.home.path().join("plugins/config-maker.yaml")).unwrap();
     let report = until(&mut reports, |report| report.stage == Some(RevisionStage::Unloaded)).await;
     assert_eq!(report.serving, None);
-    assert!(setting.registry.plugins().is_empty());
+    assert!(fixture.registry.plugins().is_empty());
 }
 
-/// Puts a bad revision in the place of a good one, and checks that the good one goes on.
-async fn refused(
+/// Replaces a file of a good revision, and checks that the new revision is rejected and the old one serves.
+async fn check_rejected(
     file: &str,
     bytes: &[u8],
     reason: RejectReason,
     stage: Option<RevisionStage>,
-    words: &str,
+    expected: &str,
 ) {
-    let mut setting = RegistryFixture::new();
-    setting.install("config-maker", &build::config_maker("Hello"), "");
-    setting.watch.scan().await;
-    setting.put(file, bytes);
-    setting.watch.scan().await;
-    let report = setting.report("config-maker");
+    let mut fixture = RegistryFixture::new();
+    fixture.install("config-maker", &build::config_maker("Hello"), "");
+    fixture.watch.scan().await;
+    fixture.put(file, bytes);
+    fixture.watch.scan().await;
+    let report = fixture.report("config-maker");
     assert_eq!((report.reason, report.stage), (Some(reason), stage), "{}", report.message);
-    assert!(report.message.contains(words), "{}", report.message);
-    let active = setting.active("config-maker").expect("the old revision must go on serving");
+    assert!(report.message.contains(expected), "{}", report.message);
+    let active = fixture.active("config-maker").expect("the old revision must still serve");
     assert_eq!(report.active(), Some(&active.digest));
     assert_eq!(summary(&active, SPEC(), FunctionCalls::friendly()).await, "Hello, world!");
-    // The good file comes back: the report is clean again.
-    setting.install("config-maker", &build::config_maker("Hello"), "");
-    setting.watch.scan().await;
-    assert_eq!(setting.report("config-maker").reason, None);
+    // With the good file restored, the report has no reason.
+    fixture.install("config-maker", &build::config_maker("Hello"), "");
+    fixture.watch.scan().await;
+    assert_eq!(fixture.report("config-maker").reason, None);
 }
 
 #[tokio::test]
 async fn a_bad_component_leaves_the_old_code_serving() {
     let file = "config-maker.wasm";
     let fetched = Some(RevisionStage::Verified);
-    refused(file, b"not wasm", RejectReason::NotAComponent, fetched, "wasm32-wasip2").await;
-    refused(file, b"\0asm\x01\0\0\0", RejectReason::NotAComponent, fetched, "core module").await;
+    check_rejected(file, b"not wasm", RejectReason::NotAComponent, fetched, "wasm32-wasip2").await;
+    check_rejected(file, b"\0asm\x01\0\0\0", RejectReason::NotAComponent, fetched, "core module")
+        .await;
     let whole = fs::read(build::config_maker("Hello")).unwrap();
     let half = &whole[..whole.len() / 2];
-    refused(file, half, RejectReason::CompileFailed, fetched, "does not compile").await;
+    check_rejected(file, half, RejectReason::CompileFailed, fetched, "does not compile").await;
 }
 
 #[tokio::test]
@@ -227,7 +228,12 @@ async fn a_component_that_does_not_fit_the_contract_is_refused() {
     let file = "config-maker.wasm";
     let stage = Some(RevisionStage::Compiled);
     let rows = [
-        ("acme:secrets/all@1.0.0", "steal", RejectReason::UnknownImport, "no such interface"),
+        (
+            "acme:secrets/all@1.0.0",
+            "steal",
+            RejectReason::UnknownImport,
+            "does not offer this interface",
+        ),
         (
             "tholepin:runtime/clock@0.2.0",
             "now",
@@ -237,8 +243,8 @@ async fn a_component_that_does_not_fit_the_contract_is_refused() {
         ("tholepin:runtime/clock@0.1.9", "later", RejectReason::NotLinkable, "later"),
         ("wasi:cli/environment@0.2.0", "unknown", RejectReason::NotLinkable, "tholepin:plugin"),
     ];
-    for (interface, function, reason, words) in rows {
-        refused(file, &build::importing(interface, function), reason, stage, words).await;
+    for (interface, function, reason, expected) in rows {
+        check_rejected(file, &build::importing(interface, function), reason, stage, expected).await;
     }
 }
 
@@ -250,11 +256,12 @@ async fn a_component_that_cannot_describe_itself_is_refused() {
         let variables = [("PLUGIN_NAME", "config-maker"), ("PROBE_DESCRIBE", variant)];
         fs::read(build::build("guest-probe", &variables)).unwrap()
     };
-    let words = "describe was told to trap";
-    refused(file, &bytes("trap"), RejectReason::DescribeFailed, stage, words).await;
-    refused(file, &bytes("garbage"), RejectReason::ManifestInvalid, stage, "no kind").await;
+    let expected = "describe was told to trap";
+    check_rejected(file, &bytes("trap"), RejectReason::DescribeFailed, stage, expected).await;
+    check_rejected(file, &bytes("garbage"), RejectReason::ManifestInvalid, stage, "no kind").await;
     let other = fs::read(build::probe()).unwrap();
-    refused(file, &other, RejectReason::ManifestInvalid, stage, "calls itself `probe`").await;
+    check_rejected(file, &other, RejectReason::ManifestInvalid, stage, "names the plugin `probe`")
+        .await;
 }
 
 #[tokio::test]
@@ -262,15 +269,21 @@ async fn bad_settings_leave_the_old_code_serving() {
     let file = "config-maker.yaml";
     let yaml = |spec: &str| settings("config-maker", spec).into_bytes();
     let invalid = RejectReason::SettingsInvalid;
-    refused(file, b"spec: [", invalid, None, "config-maker.yaml").await;
-    refused(file, &yaml("grants: all"), invalid, None, "asRequested").await;
-    refused(file, &yaml("grants: asRequested\ngrant: {}"), invalid, None, "grant").await;
-    refused(file, settings("other", "grants: asRequested").as_bytes(), invalid, None, "`other`")
-        .await;
+    check_rejected(file, b"spec: [", invalid, None, "config-maker.yaml").await;
+    check_rejected(file, &yaml("grants: all"), invalid, None, "asRequested").await;
+    check_rejected(file, &yaml("grants: asRequested\ngrant: {}"), invalid, None, "grant").await;
+    check_rejected(
+        file,
+        settings("other", "grants: asRequested").as_bytes(),
+        invalid,
+        None,
+        "`other`",
+    )
+    .await;
     let limits = "grants: asRequested\nlimits: {memoryMiB: 9999}";
-    refused(file, &yaml(limits), invalid, None, "memoryMiB").await;
+    check_rejected(file, &yaml(limits), invalid, None, "memoryMiB").await;
     let checked = Some(RevisionStage::Compiled);
-    refused(
+    check_rejected(
         file,
         &yaml("grants: {}"),
         RejectReason::GrantsMissing,
@@ -279,10 +292,11 @@ async fn bad_settings_leave_the_old_code_serving() {
     )
     .await;
     let parameters = "grants: asRequested\nparameters: {sufix: '!'}";
-    let words = "`parameters.sufix` is unknown; known: suffix";
-    refused(file, &yaml(parameters), RejectReason::ParametersInvalid, checked, words).await;
+    let expected = "`parameters.sufix` is unknown; known: suffix";
+    check_rejected(file, &yaml(parameters), RejectReason::ParametersInvalid, checked, expected)
+        .await;
     let digest = format!("grants: asRequested\ndigest: {}", "0".repeat(64));
-    refused(
+    check_rejected(
         file,
         &yaml(&digest),
         RejectReason::DigestMismatch,
@@ -292,16 +306,17 @@ async fn bad_settings_leave_the_old_code_serving() {
     .await;
     let missing =
         settings("config-maker", "grants: asRequested").replace("config-maker.wasm", "gone.wasm");
-    refused(file, missing.as_bytes(), RejectReason::ComponentMissing, None, "gone.wasm").await;
+    check_rejected(file, missing.as_bytes(), RejectReason::ComponentMissing, None, "gone.wasm")
+        .await;
 }
 
 #[tokio::test]
-async fn all_that_is_asked_is_granted_only_where_the_host_allows_it() {
+async fn as_requested_grants_are_accepted_only_where_the_host_allows_it() {
     let home = tempfile::tempdir().unwrap();
-    let mut setting = RegistryFixture::with(home.path().join("cache"), false);
-    setting.install("config-maker", &build::config_maker("Hello"), "");
-    setting.watch.scan().await;
-    let report = setting.report("config-maker");
+    let mut fixture = RegistryFixture::with(home.path().join("cache"), false);
+    fixture.install("config-maker", &build::config_maker("Hello"), "");
+    fixture.watch.scan().await;
+    let report = fixture.report("config-maker");
     assert_eq!(report.reason, Some(RejectReason::GrantsMissing));
     assert!(
         report.message.contains("tholepin plugin grant config-maker.wasm"),
@@ -312,98 +327,100 @@ async fn all_that_is_asked_is_granted_only_where_the_host_allows_it() {
 
 #[tokio::test]
 async fn a_component_without_settings_is_refused_with_the_command_that_writes_them() {
-    let mut setting = RegistryFixture::new();
-    setting.put("config-maker.wasm", fs::read(build::config_maker("Hello")).unwrap());
-    setting.watch.scan().await;
-    let report = setting.report("config-maker");
+    let mut fixture = RegistryFixture::new();
+    fixture.put("config-maker.wasm", fs::read(build::config_maker("Hello")).unwrap());
+    fixture.watch.scan().await;
+    let report = fixture.report("config-maker");
     assert_eq!(report.reason, Some(RejectReason::SettingsMissing));
     assert!(
         report.message.contains("tholepin plugin grant config-maker.wasm"),
         "{}",
         report.message
     );
-    assert!(setting.active("config-maker").is_none());
+    assert!(fixture.active("config-maker").is_none());
 }
 
 #[tokio::test]
 async fn a_kind_has_one_plugin_and_the_second_takes_over_when_the_first_goes() {
-    let mut setting = RegistryFixture::new();
-    setting.install("config-maker", &build::config_maker("Hello"), "");
+    let mut fixture = RegistryFixture::new();
+    fixture.install("config-maker", &build::config_maker("Hello"), "");
     let variables = [("PLUGIN_NAME", "late"), ("GREETING", "Howdy")];
     let second = build::build("guest-config-maker", &variables);
-    setting.install("late", &second, "");
-    setting.watch.scan().await;
-    let report = setting.report("late");
+    fixture.install("late", &second, "");
+    fixture.watch.scan().await;
+    let report = fixture.report("late");
     assert_eq!(report.reason, Some(RejectReason::KindClaimed));
-    assert!(report.message.contains("`config-maker` reconciles tests.tholepin.dev/v1/Greeting"));
-    fs::remove_file(setting.path("config-maker.yaml")).unwrap();
-    setting.watch.scan().await;
-    assert!(setting.active("late").is_some(), "{:?}", setting.report("late"));
+    assert!(
+        report.message.contains("`config-maker` already reconciles tests.tholepin.dev/v1/Greeting")
+    );
+    fs::remove_file(fixture.path("config-maker.yaml")).unwrap();
+    fixture.watch.scan().await;
+    assert!(fixture.active("late").is_some(), "{:?}", fixture.report("late"));
 }
 
-/// A setting in which the greetings were installed one after the other.
-async fn after(greetings: &[&str]) -> (RegistryFixture, Vec<RevisionDigest>) {
-    let mut setting = RegistryFixture::new();
+/// Returns a fixture in which the greetings were installed one after the other, and their revisions.
+async fn with_revisions(greetings: &[&str]) -> (RegistryFixture, Vec<RevisionDigest>) {
+    let mut fixture = RegistryFixture::new();
     let mut revisions = Vec::new();
     for greeting in greetings {
-        setting.install("config-maker", &build::config_maker(greeting), "");
-        setting.watch.scan().await;
-        revisions.push(setting.active("config-maker").unwrap().digest.clone());
+        fixture.install("config-maker", &build::config_maker(greeting), "");
+        fixture.watch.scan().await;
+        revisions.push(fixture.active("config-maker").unwrap().digest.clone());
     }
-    (setting, revisions)
+    (fixture, revisions)
 }
 
-async fn says(setting: &RegistryFixture) -> String {
-    let active = setting.active("config-maker").unwrap();
+async fn greeting(fixture: &RegistryFixture) -> String {
+    let active = fixture.active("config-maker").unwrap();
     summary(&active, SPEC(), FunctionCalls::friendly()).await
 }
 
 #[tokio::test]
-async fn a_bad_revision_is_taken_back_until_its_file_changes() {
-    let (mut setting, revisions) = after(&["Hello", "Howdy"]).await;
+async fn a_bad_revision_is_rolled_back_until_its_file_changes() {
+    let (mut fixture, revisions) = with_revisions(&["Hello", "Howdy"]).await;
     let name = plugin("config-maker");
-    let mut reports = setting.registry.subscribe();
-    let back = setting.registry.take_back(&name, &revisions[1], "it trapped").await;
+    let mut reports = fixture.registry.subscribe();
+    let back = fixture.registry.take_back(&name, &revisions[1], "it trapped").await;
     assert_eq!(back.unwrap(), revisions[0]);
-    assert_eq!(says(&setting).await, "Hello, world!");
+    assert_eq!(greeting(&fixture).await, "Hello, world!");
     let report = reports.recv().await.unwrap();
     assert_eq!(report.reason, Some(RejectReason::TakenBack), "{}", report.message);
     assert!(report.message.contains("it trapped"), "{}", report.message);
     let serving = report.serving.unwrap();
     assert_eq!((&serving.revision, serving.previous.as_ref()), (&revisions[0], revisions.last()));
     assert_eq!(report.candidate.as_ref(), revisions.last());
-    // Nobody knows a better one than the one that was gone back to.
-    let again = setting.registry.take_back(&name, &revisions[0], "it trapped, too").await;
+    // The revision that was rolled back to cannot be rolled back by the host.
+    let again = fixture.registry.take_back(&name, &revisions[0], "it trapped, too").await;
     assert!(matches!(again, Err(RollbackError::NoneBefore(_))), "{again:?}");
 
     for _ in 0..2 {
-        // The same bytes once more, and a host that starts anew.
-        setting.install("config-maker", &build::config_maker("Howdy"), "");
-        setting.watch.scan().await;
-        assert_eq!(setting.report("config-maker").reason, Some(RejectReason::TakenBack));
-        assert_eq!(says(&setting).await, "Hello, world!");
-        setting.restart();
+        // Installs the same bytes again, and then restarts the host.
+        fixture.install("config-maker", &build::config_maker("Howdy"), "");
+        fixture.watch.scan().await;
+        assert_eq!(fixture.report("config-maker").reason, Some(RejectReason::TakenBack));
+        assert_eq!(greeting(&fixture).await, "Hello, world!");
+        fixture.restart();
     }
 
-    setting.install("config-maker", &build::config_maker("Ahoy"), "");
-    setting.watch.scan().await;
-    assert_eq!(setting.report("config-maker").reason, None);
-    assert_eq!(says(&setting).await, "Ahoy, world!");
-    assert_eq!(setting.registry.history(&name).rollback, None);
+    fixture.install("config-maker", &build::config_maker("Ahoy"), "");
+    fixture.watch.scan().await;
+    assert_eq!(fixture.report("config-maker").reason, None);
+    assert_eq!(greeting(&fixture).await, "Ahoy, world!");
+    assert_eq!(fixture.registry.history(&name).rollback, None);
 }
 
 #[tokio::test]
-async fn a_revision_that_a_person_wants_all_the_same_is_kept_and_its_reason_too() {
-    let (setting, revisions) = after(&["Hello", "Howdy"]).await;
-    let (name, registry) = (plugin("config-maker"), &setting.registry);
+async fn a_revision_chosen_after_its_rollback_stays_and_keeps_its_reason() {
+    let (fixture, revisions) = with_revisions(&["Hello", "Howdy"]).await;
+    let (name, registry) = (plugin("config-maker"), &fixture.registry);
     registry.take_back(&name, &revisions[1], "it trapped").await.unwrap();
     registry.roll_back(&name, Some(&revisions[1].0)).await.unwrap();
-    assert_eq!(says(&setting).await, "Howdy, world!");
+    assert_eq!(greeting(&fixture).await, "Howdy, world!");
     let again = registry.take_back(&name, &revisions[1], "it trapped again").await;
     assert!(matches!(again, Err(RollbackError::NoneBefore(_))), "{again:?}");
-    // Going back by hand does not hide why the file's revision was bad.
-    let (setting, revisions) = after(&["One", "Two", "Three"]).await;
-    let registry = &setting.registry;
+    // A rollback by a person keeps the reason why the file's revision was rolled back before.
+    let (fixture, revisions) = with_revisions(&["One", "Two", "Three"]).await;
+    let registry = &fixture.registry;
     registry.take_back(&name, &revisions[2], "it trapped").await.unwrap();
     registry.roll_back(&name, Some(&revisions[0].0)).await.unwrap();
     let history = registry.history(&name);
@@ -412,73 +429,73 @@ async fn a_revision_that_a_person_wants_all_the_same_is_kept_and_its_reason_too(
 }
 
 #[tokio::test]
-async fn a_file_serves_all_the_same_when_what_served_in_its_place_is_gone() {
-    let (mut setting, revisions) = after(&["Hello", "Howdy"]).await;
+async fn the_files_revision_serves_if_that_of_the_rollback_is_lost() {
+    let (mut fixture, revisions) = with_revisions(&["Hello", "Howdy"]).await;
     let name = plugin("config-maker");
-    setting.registry.roll_back(&name, None).await.unwrap();
-    let base = setting.home.path().join("history");
+    fixture.registry.roll_back(&name, None).await.unwrap();
+    let base = fixture.home.path().join("history");
     let of = fs::read_dir(base).unwrap().next().unwrap().unwrap().path();
     fs::remove_dir_all(of.join("config-maker").join(&revisions[0].0)).unwrap();
-    setting.restart();
-    setting.watch.scan().await;
-    assert_eq!(says(&setting).await, "Howdy, world!");
-    assert_eq!(setting.report("config-maker").reason, None);
+    fixture.restart();
+    fixture.watch.scan().await;
+    assert_eq!(greeting(&fixture).await, "Howdy, world!");
+    assert_eq!(fixture.report("config-maker").reason, None);
 }
 
 #[tokio::test]
-async fn a_person_goes_back_and_forth_between_kept_revisions() {
-    let (mut setting, revisions) = after(&["One", "Two", "Three"]).await;
+async fn a_person_rolls_back_and_forth_between_kept_revisions() {
+    let (mut fixture, revisions) = with_revisions(&["One", "Two", "Three"]).await;
     let name = plugin("config-maker");
     let [one, two, three] = [0, 1, 2].map(|index| revisions[index].0.clone());
-    let go = async |setting: &RegistryFixture, wanted: Option<&str>| {
-        let gone = setting.registry.roll_back(&name, wanted).await;
+    let go = async |fixture: &RegistryFixture, wanted: Option<&str>| {
+        let gone = fixture.registry.roll_back(&name, wanted).await;
         gone.map(|revision| revision.0)
     };
-    assert_eq!(go(&setting, Some(&one[..8])).await.unwrap(), one);
-    assert_eq!(says(&setting).await, "One, world!");
-    let report = setting.report("config-maker");
+    assert_eq!(go(&fixture, Some(&one[..8])).await.unwrap(), one);
+    assert_eq!(greeting(&fixture).await, "One, world!");
+    let report = fixture.report("config-maker");
     assert_eq!(report.reason, Some(RejectReason::RolledBack));
-    let way_out = format!("`tholepin plugin rollback config-maker {}`", &three[..12]);
-    assert!(report.message.contains(&way_out), "no {way_out} in {}", report.message);
-    // From disk: the process has forgotten it.
-    setting.restart();
-    setting.watch.scan().await;
-    assert_eq!(says(&setting).await, "One, world!");
-    assert_eq!(setting.report("config-maker").reason, Some(RejectReason::RolledBack));
-    // It serves since then, and not since the restart.
-    let last = setting.registry.history(&name).revisions.pop().unwrap();
-    let serving = setting.report("config-maker").serving.unwrap();
+    let command = format!("`tholepin plugin rollback config-maker {}`", &three[..12]);
+    assert!(report.message.contains(&command), "no {command} in {}", report.message);
+    // After a restart the revision is loaded from disk.
+    fixture.restart();
+    fixture.watch.scan().await;
+    assert_eq!(greeting(&fixture).await, "One, world!");
+    assert_eq!(fixture.report("config-maker").reason, Some(RejectReason::RolledBack));
+    // It has served since the rollback, not since the restart.
+    let last = fixture.registry.history(&name).revisions.pop().unwrap();
+    let serving = fixture.report("config-maker").serving.unwrap();
     assert_eq!((last.revision, last.activated_at_ms), (serving.revision, serving.since_ms));
-    assert_eq!(go(&setting, Some(&two)).await.unwrap(), two);
-    assert_eq!(says(&setting).await, "Two, world!");
-    let refused = go(&setting, Some("nothing")).await.unwrap_err().to_string();
+    assert_eq!(go(&fixture, Some(&two)).await.unwrap(), two);
+    assert_eq!(greeting(&fixture).await, "Two, world!");
+    let refused = go(&fixture, Some("nothing")).await.unwrap_err().to_string();
     assert!(refused.contains("begins with `nothing`") && refused.contains("history"), "{refused}");
-    assert!(matches!(go(&setting, Some(&two)).await, Err(RollbackError::ServesAlready(_))));
-    // The file's own revision ends the rollback.
-    assert_eq!(go(&setting, Some(&three)).await.unwrap(), three);
-    assert_eq!(setting.report("config-maker").reason, None);
-    let history = setting.registry.history(&name);
+    assert!(matches!(go(&fixture, Some(&two)).await, Err(RollbackError::ServesAlready(_))));
+    // Choosing the file's own revision ends the rollback.
+    assert_eq!(go(&fixture, Some(&three)).await.unwrap(), three);
+    assert_eq!(fixture.report("config-maker").reason, None);
+    let history = fixture.registry.history(&name);
     assert_eq!(history.rollback, None);
     let order: Vec<_> = history.revisions.iter().map(|it| it.version.as_str()).collect();
     assert_eq!(order, ["One", "Two", "Three"]);
-    fs::remove_dir_all(setting.home.path().join("history")).unwrap();
-    setting.restart();
-    setting.watch.scan().await;
-    let none = go(&setting, None).await;
+    fs::remove_dir_all(fixture.home.path().join("history")).unwrap();
+    fixture.restart();
+    fixture.watch.scan().await;
+    let none = go(&fixture, None).await;
     assert!(matches!(none, Err(RollbackError::NoneBefore(_))), "{none:?}");
 }
 
 #[tokio::test]
-async fn a_host_that_starts_with_a_bad_file_goes_on_with_what_served_last() {
-    let (mut setting, _) = after(&["Hello"]).await;
-    setting.put("config-maker.wasm", b"not wasm");
-    setting.restart();
-    setting.watch.scan().await;
-    assert_eq!(setting.report("config-maker").reason, Some(RejectReason::NotAComponent));
-    assert_eq!(says(&setting).await, "Hello, world!");
-    // What was removed does not come back by itself.
-    fs::remove_file(setting.path("config-maker.yaml")).unwrap();
-    setting.restart();
-    setting.watch.scan().await;
-    assert!(setting.active("config-maker").is_none());
+async fn a_host_that_starts_with_a_bad_file_serves_the_last_revision() {
+    let (mut fixture, _) = with_revisions(&["Hello"]).await;
+    fixture.put("config-maker.wasm", b"not wasm");
+    fixture.restart();
+    fixture.watch.scan().await;
+    assert_eq!(fixture.report("config-maker").reason, Some(RejectReason::NotAComponent));
+    assert_eq!(greeting(&fixture).await, "Hello, world!");
+    // A plugin without settings does not serve again.
+    fs::remove_file(fixture.path("config-maker.yaml")).unwrap();
+    fixture.restart();
+    fixture.watch.scan().await;
+    assert!(fixture.active("config-maker").is_none());
 }

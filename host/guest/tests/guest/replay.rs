@@ -1,5 +1,4 @@
-//! That later modes fit: a real guest runs from a saved list of calls, by key, and so does its source
-//! natively.
+//! Replays of a saved recording, by key: as a real guest, and natively from the guest's source.
 
 use std::sync::Arc;
 
@@ -9,26 +8,26 @@ use tholepin_sdk::{Reconciler, ReplayHost};
 
 use crate::{
     build,
-    perform::{FunctionCalls, RecordedCalls},
-    setting::{RegistryFixture, request, run},
+    fixture::{RegistryFixture, request, run},
+    host_calls::{FunctionCalls, RecordedCalls},
 };
 
 #[tokio::test]
-async fn a_saved_pass_is_replayed_by_the_guest_and_by_its_source() {
-    let mut setting = RegistryFixture::new();
-    setting.install("config-maker", &build::config_maker("Hello"), "parameters: {suffix: '!'}");
-    setting.watch.scan().await;
-    let plugin = setting.active("config-maker").unwrap();
+async fn a_saved_reconcile_is_replayed_by_the_guest_and_by_its_source() {
+    let mut fixture = RegistryFixture::new();
+    fixture.install("config-maker", &build::config_maker("Hello"), "parameters: {suffix: '!'}");
+    fixture.watch.scan().await;
+    let plugin = fixture.active("config-maker").unwrap();
     let spec = json!({"text": "world"});
 
-    let world = FunctionCalls::friendly();
-    let live = run(&plugin, spec.clone(), Arc::clone(&world) as _).await.unwrap().unwrap();
+    let calls = FunctionCalls::friendly();
+    let live = run(&plugin, spec.clone(), Arc::clone(&calls) as _).await.unwrap().unwrap();
     assert_eq!(live.summary, "Hello, world!");
     assert_eq!(
-        world.called(),
+        calls.called(),
         ["runtime/parameters", "kubernetes/apply", "kubernetes/apply-status", "runtime/log"]
     );
-    let saved = serde_json::to_string(&world.recording()).unwrap();
+    let saved = serde_json::to_string(&calls.recording()).unwrap();
 
     let recording: Recording = serde_json::from_str(&saved).unwrap();
     let replay = RecordedCalls::of(&recording);
@@ -41,15 +40,15 @@ async fn a_saved_pass_is_replayed_by_the_guest_and_by_its_source() {
 }
 
 #[tokio::test]
-async fn a_replay_reports_what_it_lacks_and_invents_nothing() {
-    let mut setting = RegistryFixture::new();
-    setting.install("config-maker", &build::config_maker("Hello"), "");
-    setting.watch.scan().await;
-    let plugin = setting.active("config-maker").unwrap();
-    let world = FunctionCalls::friendly();
-    run(&plugin, json!({"text": "world"}), Arc::clone(&world) as _).await.unwrap().unwrap();
+async fn a_replay_lists_the_missing_calls() {
+    let mut fixture = RegistryFixture::new();
+    fixture.install("config-maker", &build::config_maker("Hello"), "");
+    fixture.watch.scan().await;
+    let plugin = fixture.active("config-maker").unwrap();
+    let calls = FunctionCalls::friendly();
+    run(&plugin, json!({"text": "world"}), Arc::clone(&calls) as _).await.unwrap().unwrap();
 
-    let replay = RecordedCalls::of(&world.recording());
+    let replay = RecordedCalls::of(&calls.recording());
     let other = json!({"text": "moon"});
     let failure = run(&plugin, other.clone(), Arc::clone(&replay) as _).await.unwrap().unwrap_err();
     assert_eq!(failure.reason, "Other");
@@ -57,7 +56,7 @@ async fn a_replay_reports_what_it_lacks_and_invents_nothing() {
     assert_eq!(missing.len(), 1, "{missing:?}");
     assert!(missing[0].call.contains(r#""greeting":"Hello, moon!""#), "{missing:?}");
 
-    let saved = serde_json::to_string(&world.recording()).unwrap();
+    let saved = serde_json::to_string(&calls.recording()).unwrap();
     let host = ReplayHost::from_recording(&saved).unwrap();
     guest_config_maker::ConfigMaker::reconcile(&host, request(other)).unwrap_err();
     let parsed = |text: &String| serde_json::from_str::<Value>(text).unwrap();

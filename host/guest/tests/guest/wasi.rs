@@ -1,4 +1,4 @@
-//! What the standard library wants of WASI is there without any authority behind it.
+//! The standard library's WASI imports link and have no authority.
 
 use std::sync::Arc;
 
@@ -6,24 +6,24 @@ use serde_json::json;
 use tholepin_core::{Reply, port::GuestError};
 
 use crate::{
-    perform::{FunctionCalls, RecordedCalls, friendly},
-    setting::{probe, run, summary},
+    fixture::{probe, run, summary},
+    host_calls::{FunctionCalls, RecordedCalls, friendly},
 };
 
 #[tokio::test]
 async fn there_is_no_environment_and_no_file() {
     let plugin = probe("").await;
-    let told = summary(&plugin, json!({"do": "environment"}), FunctionCalls::friendly()).await;
-    assert_eq!(told, "0 0");
+    let result = summary(&plugin, json!({"do": "environment"}), FunctionCalls::friendly()).await;
+    assert_eq!(result, "0 0");
     assert_eq!(summary(&plugin, json!({"do": "file"}), FunctionCalls::friendly()).await, "false");
 }
 
 #[tokio::test]
 async fn standard_error_is_the_log() {
     let plugin = probe("").await;
-    let world = FunctionCalls::friendly();
-    summary(&plugin, json!({"do": "stderr"}), Arc::clone(&world) as _).await;
-    assert!(world.logged().concat().contains("a line on stderr"), "{:?}", world.logged());
+    let calls = FunctionCalls::friendly();
+    summary(&plugin, json!({"do": "stderr"}), Arc::clone(&calls) as _).await;
+    assert!(calls.logged().concat().contains("a line on stderr"), "{:?}", calls.logged());
 }
 
 #[tokio::test]
@@ -37,19 +37,19 @@ async fn exit_is_a_trap() {
 #[tokio::test]
 async fn the_clock_is_a_recorded_call() {
     let plugin = probe("").await;
-    let world = FunctionCalls::friendly();
-    let told = summary(&plugin, json!({"do": "clock"}), Arc::clone(&world) as _).await;
-    assert_eq!(told, "1700000000123 0");
-    assert!(world.called().iter().all(|function| *function == "runtime/now"));
+    let calls = FunctionCalls::friendly();
+    let result = summary(&plugin, json!({"do": "clock"}), Arc::clone(&calls) as _).await;
+    assert_eq!(result, "1700000000123 0");
+    assert!(calls.called().iter().all(|function| *function == "runtime/now"));
 }
 
-/// The order of a hash map is random, so it must be the recorded random: else a replay would differ.
+/// The order of a hash map depends on random bytes, which must be recorded; otherwise a replay would differ.
 #[tokio::test]
 async fn a_hash_map_has_the_recorded_order() {
     let plugin = probe("").await;
-    let world = FunctionCalls::friendly();
-    let first = summary(&plugin, json!({"do": "hash-map"}), Arc::clone(&world) as _).await;
-    let replay = RecordedCalls::of(&world.recording());
+    let calls = FunctionCalls::friendly();
+    let first = summary(&plugin, json!({"do": "hash-map"}), Arc::clone(&calls) as _).await;
+    let replay = RecordedCalls::of(&calls.recording());
     let again = summary(&plugin, json!({"do": "hash-map"}), Arc::clone(&replay) as _).await;
     assert_eq!(first, again);
     assert_eq!(replay.missing(), []);

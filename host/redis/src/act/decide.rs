@@ -1,9 +1,9 @@
-//! Decides which commands a verb comes down to on the members as they are now. Looks, and changes
-//! nothing: what is decided here is what a plan shows and what is sent.
+//! Decides which commands a verb needs, from the present state of the members. Reads members and changes nothing.
+//! A plan shows these commands, and [`send`](super::send) sends them.
 //!
 //! Invariants:
-//! - What is already so takes no command.
-//! - The commands of one decision go to different members, or there is one.
+//! - A verb whose effect is already there needs no command.
+//! - The commands of one decision go to different members.
 
 use std::collections::BTreeMap;
 
@@ -24,14 +24,14 @@ use crate::{
     pool::{CallTarget, ConnectionPool},
 };
 
-/// What a verb comes down to.
+/// The commands of a verb.
 #[derive(Debug, Default)]
 pub(super) struct VerbDecision<'a> {
-    /// Who is told what, all at once.
-    pub(super) orders: Vec<MemberCommand<'a>>,
-    /// Which roles must be seen, in this order, before it is done.
+    /// The commands, which are sent concurrently.
+    pub(super) commands: Vec<MemberCommand<'a>>,
+    /// The roles that must be observed afterwards, in this order, before the verb is done.
     pub(super) roles: Vec<(CallTarget<'a>, Role)>,
-    /// What is so when it is done, for people.
+    /// The state after the verb, for people.
     pub(super) note: String,
 }
 
@@ -39,26 +39,29 @@ pub(super) struct VerbDecision<'a> {
 #[derive(Debug)]
 pub(super) struct MemberCommand<'a> {
     pub(super) target: CallTarget<'a>,
-    pub(super) words: Vec<String>,
+    pub(super) arguments: Vec<String>,
 }
 
 impl MemberCommand<'_> {
-    /// As a plan and a report show it.
+    /// Returns the command as plans and reports show it.
     pub(super) fn shown(&self) -> step::MemberCommandLine {
-        let Self { target, words } = self;
-        step::MemberCommandLine { pod: target.member.pod.clone(), command: step::redis_cli(words) }
+        let Self { target, arguments } = self;
+        step::MemberCommandLine {
+            pod: target.member.pod.clone(),
+            command: step::redis_cli(arguments),
+        }
     }
 }
 
 impl<'a> VerbDecision<'a> {
-    /// All is as wanted.
-    fn already(note: String) -> Self {
+    /// Returns a decision without commands.
+    fn unchanged(note: String) -> Self {
         Self { note, ..Self::default() }
     }
 
-    /// One command, and no more to wait for than its reply.
-    fn one(target: CallTarget<'a>, words: Vec<String>, note: String) -> Self {
-        Self { orders: vec![MemberCommand { target, words }], roles: Vec::new(), note }
+    /// Returns a decision with one command, which is done with its reply.
+    fn single(target: CallTarget<'a>, arguments: Vec<String>, note: String) -> Self {
+        Self { commands: vec![MemberCommand { target, arguments }], roles: Vec::new(), note }
     }
 }
 
@@ -66,7 +69,7 @@ impl<'a> VerbDecision<'a> {
 ///
 /// # Errors
 ///
-/// Fails if a member is not what the verb takes it for, or cannot be asked; nothing was changed.
+/// Fails, and changes nothing, if the state of a member does not allow the verb, or if a member cannot be read.
 pub(super) async fn decide<'a>(
     pool: &ConnectionPool,
     members: &'a InstanceMembers,
@@ -82,41 +85,44 @@ pub(super) async fn decide<'a>(
             failover(pool, members, at(pod)?, *primary, *mode).await
         }
         Verb::Forget { node } => forget(pool, members, *node).await,
-        // It is written to the Pod, which Redis knows nothing of.
+        // The gate performs this verb by an annotation on the Pod.
         Verb::AllowStart { .. } => {
-            let text = "`allow-start` is no command of Redis".to_owned();
+            let text = "`allow-start` is not a Redis command".to_owned();
             Err(SendFailure::before(CallError::Unsupported(text)))
         }
-        // Putting back what is temporary is the gate's work.
+        // The gate restores temporary settings.
         Verb::Configure { pod, settings, temporary: _ } => Ok(configure(at(pod)?, settings)),
     }
 }
 
-/// How a node sees itself now.
+/// Reads the row of a node about itself.
 pub(super) async fn own_row(
     pool: &ConnectionPool,
     target: CallTarget<'_>,
 ) -> Result<NodeRow, SendFailure> {
-    let nodes = look(pool, target).await.map_err(SendFailure::before)?;
-    // The parser wants exactly one row that is `myself`.
+    let nodes = read_nodes(pool, target).await.map_err(SendFailure::before)?;
+    // The parser has checked that exactly one row is `myself`.
     nodes
         .own()
         .cloned()
         .ok_or_else(|| SendFailure::before(CallError::Other("no own row".to_owned())))
 }
 
-/// The member in this Pod.
+/// Returns the member in this Pod.
 fn target<'a>(members: &'a InstanceMembers, pod: &str) -> Result<CallTarget<'a>, SendFailure> {
     let found = CallTarget::all(members).find(|target| target.member.pod == pod);
     found.ok_or_else(|| SendFailure::before(CallError::NotFound(format!("member `{pod}`"))))
 }
 
-/// How a node sees the cluster now.
-async fn look(pool: &ConnectionPool, target: CallTarget<'_>) -> Result<ClusterNodes, CallError> {
+/// Reads a node's view of the cluster.
+async fn read_nodes(
+    pool: &ConnectionPool,
+    target: CallTarget<'_>,
+) -> Result<ClusterNodes, CallError> {
     let pod = &target.member.pod;
     let failed = |failure: ConnectionError| failure.into_call_error(pod);
-    let asked = [command(&["CLUSTER", "NODES"])];
-    let replies = pool.call(target, &asked, pool.limits().step).await.map_err(failed)?;
+    let query = [command(&["CLUSTER", "NODES"])];
+    let replies = pool.call(target, &query, pool.limits().step).await.map_err(failed)?;
     let reply = replies.into_iter().next().unwrap_or_default();
     if let Some(text) = error::error_text(&reply) {
         return Err(error::call_error(&format!("`{pod}`: CLUSTER NODES"), text));
@@ -127,8 +133,8 @@ async fn look(pool: &ConnectionPool, target: CallTarget<'_>) -> Result<ClusterNo
     })
 }
 
-fn words(words: &[&str]) -> Vec<String> {
-    words.iter().map(|word| (*word).to_owned()).collect()
+fn to_arguments(arguments: &[&str]) -> Vec<String> {
+    arguments.iter().map(|argument| (*argument).to_owned()).collect()
 }
 
 fn meet<'a>(
@@ -139,8 +145,8 @@ fn meet<'a>(
     let address =
         other.address().map_err(|failure| SendFailure::before(failure.into_call_error(with)))?;
     let (ip, port) = (address.ip().to_string(), address.port().to_string());
-    let note = format!("the handshake with {address} has begun");
-    Ok(VerbDecision::one(target, words(&["CLUSTER", "MEET", &ip, &port]), note))
+    let note = format!("the handshake with {address} has started");
+    Ok(VerbDecision::single(target, to_arguments(&["CLUSTER", "MEET", &ip, &port]), note))
 }
 
 async fn set_epoch<'a>(
@@ -149,10 +155,10 @@ async fn set_epoch<'a>(
     epoch: ConfigEpoch,
 ) -> Result<VerbDecision<'a>, SendFailure> {
     if own_row(pool, target).await?.epoch == epoch {
-        return Ok(VerbDecision::already(format!("the epoch is {epoch} already")));
+        return Ok(VerbDecision::unchanged(format!("the epoch is already {epoch}")));
     }
-    let words = words(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch.to_string()]);
-    Ok(VerbDecision::one(target, words, format!("the epoch is {epoch}")))
+    let arguments = to_arguments(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch.to_string()]);
+    Ok(VerbDecision::single(target, arguments, format!("the epoch is {epoch}")))
 }
 
 async fn assign<'a>(
@@ -162,12 +168,12 @@ async fn assign<'a>(
 ) -> Result<VerbDecision<'a>, SendFailure> {
     let missing = slots.difference(&own_row(pool, target).await?.slots);
     if missing.is_empty() {
-        return Ok(VerbDecision::already("it owns them already".to_owned()));
+        return Ok(VerbDecision::unchanged("it already owns the slots".to_owned()));
     }
     let ends = |range: &SlotRange| [range.first().to_string(), range.last().to_string()];
-    let mut words = words(&["CLUSTER", "ADDSLOTSRANGE"]);
-    words.extend(missing.ranges().iter().flat_map(ends));
-    Ok(VerbDecision::one(target, words, format!("it owns {missing}")))
+    let mut arguments = to_arguments(&["CLUSTER", "ADDSLOTSRANGE"]);
+    arguments.extend(missing.ranges().iter().flat_map(ends));
+    Ok(VerbDecision::single(target, arguments, format!("it owns {missing}")))
 }
 
 async fn replicate<'a>(
@@ -177,24 +183,24 @@ async fn replicate<'a>(
 ) -> Result<VerbDecision<'a>, SendFailure> {
     let row = own_row(pool, target).await?;
     if row.role == Role::Replica && row.primary == Some(primary) {
-        return Ok(VerbDecision::already(format!("it follows {} already", primary.short())));
+        return Ok(VerbDecision::unchanged(format!("it already replicates {}", primary.short())));
     }
-    let words = words(&["CLUSTER", "REPLICATE", &primary.to_string()]);
-    Ok(VerbDecision::one(target, words, format!("it follows {}", primary.short())))
+    let arguments = to_arguments(&["CLUSTER", "REPLICATE", &primary.to_string()]);
+    Ok(VerbDecision::single(target, arguments, format!("it replicates {}", primary.short())))
 }
 
 fn configure<'a>(target: CallTarget<'a>, settings: &BTreeMap<String, String>) -> VerbDecision<'a> {
-    let mut words = words(&["CONFIG", "SET"]);
-    words.extend(settings.iter().flat_map(|(name, value)| [name.clone(), value.clone()]));
+    let mut arguments = to_arguments(&["CONFIG", "SET"]);
+    arguments.extend(settings.iter().flat_map(|(name, value)| [name.clone(), value.clone()]));
     let note = settings.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-    VerbDecision::one(target, words, note)
+    VerbDecision::single(target, arguments, note)
 }
 
-/// Forgetting a node everywhere at once.
+/// Decides the commands that make every member forget a node.
 ///
-/// A node that is told to forget another refuses to hear of it for 60 s. If one member is missed it
-/// tells the others afterwards and the node is back, so that all are told within the same moment and
-/// one that cannot be asked is a failure.
+/// After `CLUSTER FORGET` a node ignores gossip about the forgotten node for 60 s. A member that was left out would
+/// spread the node again after that, so the command is sent to all members concurrently, and a running member that
+/// cannot be read is an error.
 async fn forget<'a>(
     pool: &ConnectionPool,
     members: &'a InstanceMembers,
@@ -202,27 +208,29 @@ async fn forget<'a>(
 ) -> Result<VerbDecision<'a>, SendFailure> {
     let running: Vec<CallTarget<'_>> =
         CallTarget::all(members).filter(|target| target.member.running).collect();
-    let looks = join_all(running.iter().map(|target| look(pool, *target))).await;
+    let views = join_all(running.iter().map(|target| read_nodes(pool, *target))).await;
     let id = node.to_string();
-    let mut orders = Vec::new();
-    for (target, nodes) in running.iter().zip(looks) {
+    let mut commands = Vec::new();
+    for (target, nodes) in running.iter().zip(views) {
         let nodes = nodes.map_err(SendFailure::before)?;
         if nodes.myself == node {
             return Err(conflict(&target.member.pod, &format!("it is {} itself", node.short())));
         }
         if nodes.rows.contains_key(&node) {
-            orders
-                .push(MemberCommand { target: *target, words: words(&["CLUSTER", "FORGET", &id]) });
+            commands.push(MemberCommand {
+                target: *target,
+                arguments: to_arguments(&["CLUSTER", "FORGET", &id]),
+            });
         }
     }
-    let note = format!("{} members have forgotten {}", orders.len(), node.short());
-    Ok(VerbDecision { orders, roles: Vec::new(), note })
+    let note = format!("{} members have forgotten {}", commands.len(), node.short());
+    Ok(VerbDecision { commands, roles: Vec::new(), note })
 }
 
-/// Failover as one operation: it ends when the roles have changed, or says why they have not.
+/// Decides the command of a failover, and the roles that end it.
 ///
-/// `OK` to `CLUSTER FAILOVER` means only that it is scheduled; Redis gives up in silence after five
-/// seconds, during which a graceful one may hold the primary's writes.
+/// The reply `OK` to `CLUSTER FAILOVER` means only that the failover is scheduled. Redis gives it up after 5 s
+/// without an error; during a graceful failover the primary may hold writes for that time.
 async fn failover<'a>(
     pool: &ConnectionPool,
     members: &'a InstanceMembers,
@@ -231,22 +239,22 @@ async fn failover<'a>(
     mode: FailoverMode,
 ) -> Result<VerbDecision<'a>, SendFailure> {
     let pod = &target.member.pod;
-    let nodes = look(pool, target).await.map_err(SendFailure::before)?;
+    let nodes = read_nodes(pool, target).await.map_err(SendFailure::before)?;
     let Some(row) = nodes.own() else { return Err(conflict(pod, "it has no row of itself")) };
     if has_replaced(row, primary, nodes.rows.get(&primary)) {
-        return Ok(VerbDecision::already(format!("it has replaced {} already", primary.short())));
+        return Ok(VerbDecision::unchanged(format!("it has already replaced {}", primary.short())));
     }
     if row.role != Role::Replica || row.primary != Some(primary) {
-        return Err(conflict(pod, &format!("it is no replica of {}", primary.short())));
+        return Err(conflict(pod, &format!("it is not a replica of {}", primary.short())));
     }
-    let words = match mode {
-        FailoverMode::Graceful => words(&["CLUSTER", "FAILOVER"]),
-        FailoverMode::Force => words(&["CLUSTER", "FAILOVER", "FORCE"]),
-        FailoverMode::Takeover => words(&["CLUSTER", "FAILOVER", "TAKEOVER"]),
+    let arguments = match mode {
+        FailoverMode::Graceful => to_arguments(&["CLUSTER", "FAILOVER"]),
+        FailoverMode::Force => to_arguments(&["CLUSTER", "FAILOVER", "FORCE"]),
+        FailoverMode::Takeover => to_arguments(&["CLUSTER", "FAILOVER", "TAKEOVER"]),
     };
     let mut roles = vec![(target, Role::Primary)];
     if mode == FailoverMode::Graceful {
-        // The old primary is one of the members, or it is not asked.
+        // The old primary is read only if it is a member.
         let address = nodes.rows.get(&primary).and_then(|row| row.address.clone());
         let old = CallTarget::all(members).find(|old| {
             old.member.address.is_some_and(|there| Some(as_redis_writes(there)) == address)
@@ -254,10 +262,10 @@ async fn failover<'a>(
         roles.extend(old.map(|old| (old, Role::Replica)));
     }
     let note = format!("it has replaced {}", primary.short());
-    Ok(VerbDecision { orders: vec![MemberCommand { target, words }], roles, note })
+    Ok(VerbDecision { commands: vec![MemberCommand { target, arguments }], roles, note })
 }
 
-/// Whether the failover has happened before: the node serves slots, and the old primary does not.
+/// Returns true if the failover has happened already: the node owns slots, and the old primary owns none.
 fn has_replaced(row: &NodeRow, primary: NodeId, old: Option<&NodeRow>) -> bool {
     row.role == Role::Primary
         && !row.slots.is_empty()

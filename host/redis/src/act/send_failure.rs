@@ -1,9 +1,9 @@
-//! How a verb failed, and whether it may have changed something.
+//! The failure of a verb, with whether it may have changed something.
 
 use tholepin_core::CallError;
 use tholepin_schema::action::ActionOutcome;
 
-/// How a verb failed.
+/// The failure of a verb.
 #[derive(Debug)]
 pub(super) struct SendFailure {
     pub(super) error: CallError,
@@ -11,12 +11,12 @@ pub(super) struct SendFailure {
 }
 
 impl SendFailure {
-    /// Nothing was changed.
+    /// Returns a failure that changed nothing.
     pub(super) const fn before(error: CallError) -> Self {
         Self { error, may_have_run: false }
     }
 
-    /// Something may have been changed.
+    /// Returns a failure that may have changed something.
     pub(super) const fn after(error: CallError) -> Self {
         Self { error, may_have_run: true }
     }

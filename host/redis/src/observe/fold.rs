@@ -1,6 +1,7 @@
-//! Puts the members' opinions together: the majority's view once, and per member what differs.
+//! Builds a snapshot from the replies of the members: the majority's view once, and for each member its
+//! differences from that view.
 //!
-//! Pure. Equal answers give an equal snapshot, in whatever order they came.
+//! Pure. The order of the replies does not affect the snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,53 +14,54 @@ use super::{MemberQueryResult, reply::MemberReply};
 
 type Rows = BTreeMap<NodeId, NodeRow>;
 
-/// Makes the snapshot of what the members told.
+/// Builds the snapshot from the replies of the members.
 pub(super) fn fold(
     observed_at_ms: u64,
-    mut seen: Vec<(Member, MemberQueryResult)>,
+    mut results: Vec<(Member, MemberQueryResult)>,
     mut strangers: Vec<String>,
 ) -> Snapshot {
-    seen.sort_by(|(a, _), (b, _)| a.pod.cmp(&b.pod));
+    results.sort_by(|(a, _), (b, _)| a.pod.cmp(&b.pod));
     strangers.sort_unstable();
-    let told: Vec<&MemberReply> = seen.iter().filter_map(|(_, seen)| seen.as_ref().ok()).collect();
-    let view = majority(&told);
-    let members = seen.into_iter().map(|(member, seen)| {
-        let answer = match seen {
-            Ok(told) => MemberAnswer::Answered(compared(told, &view)),
+    let replies: Vec<&MemberReply> =
+        results.iter().filter_map(|(_, result)| result.as_ref().ok()).collect();
+    let view = majority(&replies);
+    let members = results.into_iter().map(|(member, result)| {
+        let answer = match result {
+            Ok(reply) => MemberAnswer::Answered(with_differences(reply, &view)),
             Err((reason, message)) => MemberAnswer::Unreachable { reason, message },
         };
         Member { answer, ..member }
     });
     let members = members.collect();
-    // Which credentials are in force is the gate's question.
+    // The gate fills these in, because it decides which credentials are used.
     let credentials = CredentialsFacts::default();
     Snapshot { observed_at_ms, view, members, strangers, credentials }
 }
 
-/// How much a member knows of who owns what: the more it knows, the more its opinion is worth.
+/// How much a member knows of the owners of slots. Only the members that know most are voters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum MemberKnowledge {
-    /// It knows nobody but itself.
+    /// It knows no node but itself.
     Alone,
-    /// It knows others, and no owner of any slot.
+    /// It knows other nodes, but no owner of a slot.
     NoOwner,
-    /// It knows who owns slots, and owns none.
+    /// It knows owners of slots and owns none itself.
     Owners,
-    /// It says of itself to be a primary with slots.
+    /// It reports itself as a primary with slots.
     Serving,
 }
 
 impl MemberKnowledge {
-    /// What a member knows; nothing of one that did not tell who it is.
-    fn of(told: &MemberReply) -> Option<Self> {
-        let node = told.facts.node?;
+    /// Returns what a member knows; absent if it did not report its own node id.
+    fn of(reply: &MemberReply) -> Option<Self> {
+        let node = reply.facts.node?;
         let serves = |row: &NodeRow| row.role == Role::Primary && !row.slots.is_empty();
-        // Whoever a meeting is under way with is not known yet.
+        // A node in handshake is not known yet.
         let is_met = |row: &NodeRow| !row.flags.contains(&NodeFlag::Handshake);
-        let mut others = told.rows.iter().filter(|(id, row)| **id != node && is_met(row));
-        Some(if told.rows.get(&node).is_some_and(serves) {
+        let mut others = reply.rows.iter().filter(|(id, row)| **id != node && is_met(row));
+        Some(if reply.rows.get(&node).is_some_and(serves) {
             Self::Serving
-        } else if told.rows.values().any(|row| !row.slots.is_empty()) {
+        } else if reply.rows.values().any(|row| !row.slots.is_empty()) {
             Self::Owners
         } else if others.next().is_some() {
             Self::NoOwner
@@ -69,10 +71,12 @@ impl MemberKnowledge {
     }
 }
 
-/// What most voters see. Voters are those that know most. A fresh member is none while another answers
-/// that knows more: it would tie with the last replica of a dead primary, which then had no slots.
-fn majority(told: &[&MemberReply]) -> Rows {
-    let answered = told.iter().filter_map(|told| Some((MemberKnowledge::of(told)?, &told.rows)));
+/// Returns the rows that most voters report. The voters are the members that know most. A fresh member is not a
+/// voter while another member knows more: its vote would tie with that of the last replica of a dead primary, and
+/// the view could then show the primary without slots.
+fn majority(replies: &[&MemberReply]) -> Rows {
+    let answered =
+        replies.iter().filter_map(|reply| Some((MemberKnowledge::of(reply)?, &reply.rows)));
     let answered: Vec<(MemberKnowledge, &Rows)> = answered.collect();
     let most = answered.iter().map(|(knowledge, _)| *knowledge).max();
     let voters: Vec<&Rows> = answered
@@ -90,7 +94,7 @@ fn majority(told: &[&MemberReply]) -> Rows {
         if knowing * 2 <= voters.len() {
             return None;
         }
-        // Of equally many votes the first row in order wins, so that each host sees the same.
+        // In a tie the first row in order wins, so that every host builds the same view.
         let most = votes.values().copied().max()?;
         let row = votes.into_iter().find(|(_, count)| *count == most)?.0;
         Some((id, row.clone()))
@@ -98,10 +102,10 @@ fn majority(told: &[&MemberReply]) -> Rows {
     ids.into_iter().filter_map(row_of).collect()
 }
 
-/// A member's facts with its own rows reduced to what differs from the view.
-fn compared(told: MemberReply, view: &Rows) -> MemberFacts {
-    let MemberReply { mut facts, rows } = told;
-    // Who would not tell lacks nothing and differs in nothing: it has no opinion.
+/// Returns a member's facts with its rows reduced to the differences from the view.
+fn with_differences(reply: MemberReply, view: &Rows) -> MemberFacts {
+    let MemberReply { mut facts, rows } = reply;
+    // For a member that did not report its node id, no differences are recorded.
     if facts.node.is_some() {
         facts.lacks = view.keys().filter(|id| !rows.contains_key(id)).copied().collect();
         facts.differs = rows.into_iter().filter(|(id, row)| view.get(id) != Some(row)).collect();
@@ -122,7 +126,7 @@ mod tests {
         digit.to_string().repeat(40).parse().unwrap()
     }
 
-    /// `("a", "a:0-9 b c")`: node `a` says of itself, `b` and `c`; with slots after the colon.
+    /// Returns the reply of the node `pod`, whose `rows` are node letters with optional slots: `a:0-9 b c`.
     fn answer(pod: &str, rows: &str) -> (Member, MemberQueryResult) {
         let text: Vec<String> = rows
             .split(' ')
@@ -146,13 +150,13 @@ mod tests {
     }
 
     #[test]
-    fn what_most_voters_see_is_told_once() {
+    fn the_view_is_that_of_most_voters() {
         let answers = || {
             vec![
                 answer("a", "a:0-5 b:6-9 c:10-16383"),
                 answer("b", "a:0-5 b:6-9 c:10-16383"),
                 answer("c", "a:0-5 b:6-9 c:10-16383 d"),
-                // Not a voter: its opinion shows at itself only.
+                // Not a voter: its view appears only in its own differences.
                 answer("e", "e a:0-5 b:6-10"),
             ]
         };
@@ -174,13 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn a_members_own_view_can_be_put_together_again() {
+    fn a_members_own_view_can_be_restored() {
         let answers =
             vec![answer("a", "a:0-5 b:6-9"), answer("b", "a:0-5 b:6-8"), answer("c", "c d")];
-        let told: Vec<Rows> =
-            answers.iter().map(|(_, seen)| seen.as_ref().unwrap().rows.clone()).collect();
+        let views: Vec<Rows> =
+            answers.iter().map(|(_, result)| result.as_ref().unwrap().rows.clone()).collect();
         let snapshot = fold(1, answers, vec![]);
-        for (member, rows) in snapshot.members.iter().zip(told) {
+        for (member, rows) in snapshot.members.iter().zip(views) {
             assert_eq!(snapshot.seen_by(member), Some(rows.clone()), "{}", member.pod);
             for id in ['a', 'b', 'c', 'd'].map(id) {
                 assert_eq!(snapshot.row_seen_by(member, id), rows.get(&id));
@@ -191,19 +195,18 @@ mod tests {
         assert!(!quorum.is_majority());
     }
 
-    /// What a replica says of itself, of the others and of its primary, which is dead: `R>D` where `R`
-    /// is its letter.
+    /// Returns the reply of the replica `pod`, with rows for itself, its dead primary and `others`.
     fn replica(pod: &str, primary: &str, slots: &str, others: &str) -> (Member, MemberQueryResult) {
-        let (member, seen) = answer(pod, format!("{pod} {primary}:{slots} {others}").trim());
-        let mut told = seen.unwrap();
-        let own = told.rows.get_mut(&id(pod.chars().next().unwrap())).unwrap();
+        let (member, result) = answer(pod, format!("{pod} {primary}:{slots} {others}").trim());
+        let mut reply = result.unwrap();
+        let own = reply.rows.get_mut(&id(pod.chars().next().unwrap())).unwrap();
         own.role = Role::Replica;
         own.primary = Some(id(primary.chars().next().unwrap()));
-        (member, Ok(told))
+        (member, Ok(reply))
     }
 
-    /// The primaries of 1, 2 and 3 shards were deleted with all that they had; fresh members answer in
-    /// their Pods, before and after they met the replicas.
+    /// The primaries of 1, 2 and 3 shards were deleted with their data, and fresh members answer in their Pods,
+    /// before and after they met the replicas.
     #[test]
     fn fresh_members_do_not_outvote_the_replicas_of_dead_primaries() {
         let shards = [("1", "a", "0-99"), ("2", "b", "100-199"), ("3", "c", "200-299")];
@@ -217,7 +220,7 @@ mod tests {
                     let others: Vec<String> = rows.collect();
                     answers.push(replica(pod, primary, slots, &others.join(" ")));
                     let own = ["d", "e", "f"][answers.len() / 2];
-                    // Hearsay brings no slots along.
+                    // A node that it knows by gossip has no slots.
                     let knows = format!("{own} {pod} {primary}");
                     answers.push(answer(own, if fresh == "met" { knows.as_str() } else { own }));
                 }
@@ -233,23 +236,23 @@ mod tests {
                 assert_eq!(owned, expected, "{count} shards, fresh members {fresh}");
                 let quorum = snapshot.quorum();
                 assert_eq!((quorum.voters, quorum.heard), (count, 0));
-                assert!(!snapshot.is_agreed(), "that is no state to adopt");
+                assert!(!snapshot.is_agreed(), "the view must not count as agreed");
             }
         }
     }
 
     #[test]
-    fn a_meeting_under_way_makes_nobody_known() {
-        let (member, seen) = answer("d", "d a");
-        let mut told = seen.unwrap();
-        told.rows.get_mut(&id('a')).unwrap().flags.insert(NodeFlag::Handshake);
-        assert_eq!(MemberKnowledge::of(&told), Some(MemberKnowledge::Alone), "{}", member.pod);
-        told.facts.node = None;
-        assert_eq!(MemberKnowledge::of(&told), None);
+    fn a_node_in_handshake_is_not_known() {
+        let (member, result) = answer("d", "d a");
+        let mut reply = result.unwrap();
+        reply.rows.get_mut(&id('a')).unwrap().flags.insert(NodeFlag::Handshake);
+        assert_eq!(MemberKnowledge::of(&reply), Some(MemberKnowledge::Alone), "{}", member.pod);
+        reply.facts.node = None;
+        assert_eq!(MemberKnowledge::of(&reply), None);
     }
 
     #[test]
-    fn strangers_to_each_other_have_no_common_view() {
+    fn members_that_do_not_know_each_other_have_no_common_view() {
         let snapshot = fold(1, vec![answer("a", "a"), answer("b", "b"), answer("c", "c")], vec![]);
         assert!(snapshot.view.is_empty());
         assert!(!snapshot.is_agreed());
@@ -257,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn who_did_not_answer_is_there_with_the_reason() {
+    fn a_member_that_did_not_answer_is_listed_with_the_reason() {
         let silent = Err((UnreachableReason::Timeout, "no answer".to_owned()));
         let snapshot = fold(1, vec![(member("b"), silent), answer("a", "a:0-16383")], vec![]);
         assert_eq!(snapshot.members[1].pod, "b");

@@ -1,4 +1,4 @@
-//! What one member is asked, and what its replies tell. Pure but for nothing.
+//! The commands that read one member, and the parsing of its replies. Pure.
 
 use std::collections::BTreeMap;
 
@@ -14,58 +14,61 @@ use crate::{
     parse::{cluster_info, cluster_nodes, info},
 };
 
-/// What a member told: facts about itself, and how it sees all nodes.
+/// The reply of a member: facts about itself, and its view of all nodes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct MemberReply {
     pub(crate) facts: MemberFacts,
     pub(crate) rows: BTreeMap<NodeId, NodeRow>,
 }
 
-/// The commands, in the order in which [`member_reply`] reads the replies.
+/// Returns the commands, in the order in which [`member_reply`] expects the replies.
 pub(super) fn commands(settings: &[&str]) -> Vec<Vec<Vec<u8>>> {
     let fixed: [&[&str]; 4] = [&["INFO"], &["CLUSTER", "INFO"], &["CLUSTER", "NODES"], &["DBSIZE"]];
     fixed.into_iter().map(command).chain(setting_commands(settings)).collect()
 }
 
-/// A command for each setting: servers before version 7 take one name at a time.
+/// Returns a command for each setting, because servers before version 7 accept only one name per command.
 pub(crate) fn setting_commands(settings: &[&str]) -> impl Iterator<Item = Vec<Vec<u8>>> {
     settings.iter().map(|name| command(&["CONFIG", "GET", name]))
 }
 
-/// Reads the replies to [`commands`]. What cannot be read is named in [`MemberFacts::errors`].
+/// Parses the replies to [`commands`]. The errors of single replies are recorded in [`MemberFacts::errors`].
 pub(super) fn member_reply<S: AsRef<str>>(
     answered_at_ms: u64,
     replies: &[RespReply],
     settings: &[S],
 ) -> MemberQueryResult {
     let [general, cluster, nodes, keys, rest @ ..] = replies else {
-        return Err((UnreachableReason::Protocol, "it answered less than was asked".to_owned()));
+        return Err((
+            UnreachableReason::Protocol,
+            "it sent fewer replies than commands".to_owned(),
+        ));
     };
     if let Some(error) = error_text(general).filter(|text| classify(text) == ErrorKind::Auth) {
         return Err((UnreachableReason::Auth, error.to_owned()));
     }
-    let mut told = MemberReply::default();
-    told.facts.answered_at_ms = answered_at_ms;
+    let mut reply = MemberReply::default();
+    reply.facts.answered_at_ms = answered_at_ms;
     let read = [
-        ("INFO", text(general).and_then(|text| told.read_info(text))),
-        ("CLUSTER INFO", text(cluster).and_then(|text| told.read_cluster(text))),
-        ("CLUSTER NODES", text(nodes).and_then(|text| told.read_nodes(text))),
-        ("DBSIZE", told.read_keys(keys)),
+        ("INFO", text(general).and_then(|text| reply.read_info(text))),
+        ("CLUSTER INFO", text(cluster).and_then(|text| reply.read_cluster(text))),
+        ("CLUSTER NODES", text(nodes).and_then(|text| reply.read_nodes(text))),
+        ("DBSIZE", reply.read_keys(keys)),
     ];
     for (what, result) in read {
-        told.note(what, result);
+        reply.record_error(what, result);
     }
-    for (name, reply) in settings.iter().map(AsRef::as_ref).zip(rest) {
-        match error_text(reply) {
-            Some(error) => told.note(&format!("CONFIG GET {name}"), Err(error.to_owned())),
-            None => told.facts.settings.extend(setting(reply)),
+    for (name, setting_reply) in settings.iter().map(AsRef::as_ref).zip(rest) {
+        match error_text(setting_reply) {
+            Some(error) => reply.record_error(&format!("CONFIG GET {name}"), Err(error.to_owned())),
+            None => reply.facts.settings.extend(setting(setting_reply)),
         }
     }
-    Ok(told)
+    Ok(reply)
 }
 
 impl MemberReply {
-    fn note(&mut self, what: &str, result: Result<(), String>) {
+    fn record_error(&mut self, what: &str, result: Result<(), String>) {
         if let Err(error) = result {
             self.facts.errors.insert(what.to_owned(), error);
         }
@@ -73,7 +76,7 @@ impl MemberReply {
 
     fn read_info(&mut self, text: &str) -> Result<(), String> {
         let (facts, fields) = (&mut self.facts, info(text));
-        // Each by itself: an engine that lacks one still tells the others.
+        // Each field is read by itself, because a server may lack some of them.
         facts.run_id = fields.number("run_id").ok();
         facts.version = fields.text("redis_version").ok().map(str::to_owned);
         facts.uptime_s = fields.number("uptime_in_seconds").ok();
@@ -99,24 +102,23 @@ impl MemberReply {
 
     fn read_keys(&mut self, reply: &RespReply) -> Result<(), String> {
         let Some(RespNode::Int(count)) = reply.nodes.first() else {
-            return text(reply).and(Err("the reply is no number".to_owned()));
+            return text(reply).and(Err("the reply is not a number".to_owned()));
         };
         self.facts.keys = u64::try_from(*count).ok();
         Ok(())
     }
 }
 
-/// `["name", "value"]`; nothing for a setting that this version does not have.
-/// A setting's name and value.
+/// Parses a reply to `CONFIG GET`, `["name", "value"]`; absent if the server does not have the setting.
 pub(crate) fn setting(reply: &RespReply) -> Option<(String, String)> {
-    let word = |node: &RespNode| match node {
+    let text_of = |node: &RespNode| match node {
         RespNode::Bulk(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
         RespNode::Status(text) => Some(text.clone()),
         RespNode::Array(_) | RespNode::Map(_) | RespNode::Nil => None,
         RespNode::Int(_) | RespNode::Error(_) | RespNode::Double(_) | RespNode::Boolean(_) => None,
     };
-    let words: Vec<String> = reply.nodes.iter().filter_map(word).collect();
-    match <[String; 2]>::try_from(words) {
+    let texts: Vec<String> = reply.nodes.iter().filter_map(text_of).collect();
+    match <[String; 2]>::try_from(texts) {
         Ok([name, value]) => Some((name, value)),
         Err(_) => None,
     }
@@ -126,29 +128,29 @@ pub(crate) fn setting(reply: &RespReply) -> Option<(String, String)> {
 mod tests {
     use super::*;
 
-    fn one(node: RespNode) -> RespReply {
+    fn single(node: RespNode) -> RespReply {
         RespReply { nodes: vec![node] }
     }
 
     fn error(text: &str) -> RespReply {
-        one(RespNode::Error(text.to_owned()))
+        single(RespNode::Error(text.to_owned()))
     }
 
     #[test]
-    fn a_loading_member_tells_what_it_can() {
+    fn a_loading_member_reports_some_facts() {
         let loading = || error("LOADING Redis is loading the dataset in memory");
-        let info = one(RespNode::Bulk(b"run_id:00\r\nloading:1\r\nrole:master\r\n".to_vec()));
+        let info = single(RespNode::Bulk(b"run_id:00\r\nloading:1\r\nrole:master\r\n".to_vec()));
         let replies = [info, loading(), loading(), loading(), loading()];
-        let told = member_reply(7, &replies, &["save"]).unwrap();
-        assert_eq!(told.facts.loading, Some(true));
-        assert_eq!((told.facts.run_id, told.facts.keys, told.facts.node), (None, None, None));
-        let missing: Vec<_> = told.facts.errors.keys().map(String::as_str).collect();
+        let reply = member_reply(7, &replies, &["save"]).unwrap();
+        assert_eq!(reply.facts.loading, Some(true));
+        assert_eq!((reply.facts.run_id, reply.facts.keys, reply.facts.node), (None, None, None));
+        let missing: Vec<_> = reply.facts.errors.keys().map(String::as_str).collect();
         let expected = ["CLUSTER INFO", "CLUSTER NODES", "CONFIG GET save", "DBSIZE", "INFO"];
         assert_eq!(missing, expected);
     }
 
     #[test]
-    fn missing_credentials_are_a_reason_of_their_own() {
+    fn missing_credentials_have_their_own_reason() {
         let replies = vec![error("NOAUTH Authentication required."); 4];
         assert_eq!(member_reply::<&str>(7, &replies, &[]).unwrap_err().0, UnreachableReason::Auth);
         assert_eq!(member_reply::<&str>(7, &[], &[]).unwrap_err().0, UnreachableReason::Protocol);

@@ -1,4 +1,4 @@
-//! `CLUSTER INFO`: how a node judges the cluster.
+//! Parses `CLUSTER INFO`: a node's view of the state of the cluster.
 
 use tholepin_schema::{primitives::ConfigEpoch, snapshot::ClusterFacts};
 
@@ -7,12 +7,12 @@ use super::{
     info::{InfoFields, info},
 };
 
-/// Reads a reply to `CLUSTER INFO`. Source of the fields:
+/// Parses a reply to `CLUSTER INFO`. Source of the fields:
 /// <https://redis.io/docs/latest/commands/cluster-info/>.
 ///
 /// # Errors
 ///
-/// Fails if a field is missing or is not what it should be.
+/// Fails if a field is missing or has an invalid value.
 pub fn cluster_info(text: &str) -> Result<ClusterFacts, ParseError> {
     let fields: InfoFields<'_> = info(text);
     let ok = match fields.text("cluster_state")? {
@@ -42,7 +42,7 @@ mod tests {
         cluster_current_epoch:6\r\ncluster_my_epoch:2\r\n";
 
     #[test]
-    fn the_judgement_is_read() {
+    fn the_state_is_parsed() {
         let facts = cluster_info(TEXT).unwrap();
         assert!(facts.ok);
         assert_eq!((facts.known_nodes, facts.size, facts.current_epoch), (6, 3, 6));
@@ -51,11 +51,11 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_or_strange_field_is_an_error() {
+    fn a_missing_or_invalid_field_is_an_error() {
         let missing = TEXT.replace("cluster_size", "cluster_girth");
         assert_eq!(cluster_info(&missing), Err(ParseError::Missing("cluster_size")));
-        for strange in [TEXT.replace(":ok", ":well"), TEXT.replace(":6", ":-6")] {
-            assert!(matches!(cluster_info(&strange), Err(ParseError::Value { .. })), "{strange}");
+        for invalid in [TEXT.replace(":ok", ":well"), TEXT.replace(":6", ":-6")] {
+            assert!(matches!(cluster_info(&invalid), Err(ParseError::Value { .. })), "{invalid}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `CLUSTER NODES`: one node's opinion of all nodes.
+//! Parses `CLUSTER NODES`: one node's view of all nodes.
 //!
 //! Source of the format: <https://redis.io/docs/latest/commands/cluster-nodes/>.
 
@@ -11,43 +11,43 @@ use tholepin_schema::{
 
 use super::ParseError;
 
-/// What a node says of all nodes.
+/// A node's view of all nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterNodes {
-    /// Who says it.
+    /// The node that replied.
     pub myself: NodeId,
-    /// All nodes it knows, itself included.
+    /// All nodes that it knows, including itself.
     pub rows: BTreeMap<NodeId, NodeRow>,
-    /// Its own slots that are being moved. A node tells this of itself only.
+    /// Its own slots that are being moved. A node reports only its own.
     pub open_slots: Vec<OpenSlot>,
 }
 
 impl ClusterNodes {
-    /// What it says of itself.
+    /// Returns the row of the node that replied.
     #[must_use]
     pub fn own(&self) -> Option<&NodeRow> {
         self.rows.get(&self.myself)
     }
 }
 
-/// Reads a reply to `CLUSTER NODES`.
+/// Parses a reply to `CLUSTER NODES`.
 ///
 /// # Errors
 ///
-/// Fails with the first line that is not well formed, or if not exactly one line is `myself`.
+/// Fails with the first malformed line, or unless exactly one line is `myself`.
 pub fn cluster_nodes(text: &str) -> Result<ClusterNodes, ParseError> {
     let mut rows = BTreeMap::new();
     let mut open_slots = Vec::new();
     let mut myself = BTreeSet::new();
     for line in text.lines().filter(|line| !line.is_empty()) {
         let node = |why: String| ParseError::Node { line: line.to_owned(), why };
-        let parsed = line_of(line).map_err(node)?;
+        let parsed = parse_line(line).map_err(node)?;
         if parsed.is_myself {
             myself.insert(parsed.id);
         }
         open_slots.extend(parsed.open_slots);
         if rows.insert(parsed.id, parsed.row).is_some() {
-            return Err(node("its id was there before".to_owned()));
+            return Err(node("its id occurs twice".to_owned()));
         }
     }
     match (myself.first(), myself.len()) {
@@ -64,30 +64,31 @@ struct NodeLine {
 }
 
 /// `<id> <ip:port@busport[,hostname…]> <flags> <primary> <ping> <pong> <epoch> <link> <slot>…`
-fn line_of(line: &str) -> Result<NodeLine, String> {
-    let mut words = line.split_ascii_whitespace();
-    let mut word = |what: &str| words.next().ok_or_else(|| format!("the {what} is missing"));
-    let id = parsed(word("id")?)?;
-    let address = address(word("address")?)?;
-    let flags = flags(word("flags")?)?;
-    let primary = match word("primary")? {
+fn parse_line(line: &str) -> Result<NodeLine, String> {
+    let mut fields = line.split_ascii_whitespace();
+    let mut next_field = |what: &str| fields.next().ok_or_else(|| format!("the {what} is missing"));
+    let id = parse(next_field("id")?)?;
+    let address = address(next_field("address")?)?;
+    let flags = flags(next_field("flags")?)?;
+    let primary = match next_field("primary")? {
         "-" => None,
-        id => Some(parsed(id)?),
+        id => Some(parse(id)?),
     };
-    // Times of the last ping and pong: they differ at each look and say nothing that `link` does not.
-    word("ping time")?;
-    word("pong time")?;
-    let epoch = ConfigEpoch(parsed(word("epoch")?)?);
-    let connected = match word("link state")? {
+    // The times of the last ping and pong are ignored: they differ in every reply and add nothing to the
+    // link state.
+    next_field("ping time")?;
+    next_field("pong time")?;
+    let epoch = ConfigEpoch(parse(next_field("epoch")?)?);
+    let connected = match next_field("link state")? {
         "connected" => true,
         "disconnected" => false,
-        other => return Err(format!("the link state cannot be `{other}`")),
+        other => return Err(format!("the link state `{other}` is unknown")),
     };
     let (mut slots, mut open_slots) = (SlotSet::EMPTY, Vec::new());
-    for text in words {
+    for text in fields {
         match text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
             Some(text) => open_slots.push(open_slot(text)?),
-            None => slots.insert(parsed::<SlotRange>(text)?),
+            None => slots.insert(parse::<SlotRange>(text)?),
         }
     }
     let RowFlags { role, is_myself, rest } = flags;
@@ -95,11 +96,11 @@ fn line_of(line: &str) -> Result<NodeLine, String> {
     Ok(NodeLine { id, is_myself, row, open_slots })
 }
 
-/// `ip:port` of `ip:port@busport[,hostname[,…]]`; none if the IP or the port is not known.
+/// Returns `ip:port` of `ip:port@busport[,hostname[,…]]`; absent if the IP or the port is unknown.
 fn address(text: &str) -> Result<Option<String>, String> {
     let client = text.split(['@', ',']).next().unwrap_or_default();
     let (ip, port) = client.rsplit_once(':').ok_or("the address has no port")?;
-    let port: u16 = parsed(port)?;
+    let port: u16 = parse(port)?;
     Ok((!ip.is_empty() && port != 0).then(|| format!("{ip}:{port}")))
 }
 
@@ -110,7 +111,7 @@ struct RowFlags {
 }
 
 fn flags(text: &str) -> Result<RowFlags, String> {
-    // A node that is being met is neither `master` nor `slave` yet: it owns nothing.
+    // A node in handshake is neither `master` nor `slave` yet. It counts as a primary without slots.
     let mut flags = RowFlags { role: Role::Primary, is_myself: false, rest: BTreeSet::new() };
     for flag in text.split(',') {
         let flag = match flag {
@@ -135,19 +136,19 @@ fn flags(text: &str) -> Result<RowFlags, String> {
     Ok(flags)
 }
 
-/// `slot->-id` away from here, `slot-<-id` to here.
+/// Parses `slot->-id`, a slot that this node migrates to `id`, or `slot-<-id`, one that it imports from `id`.
 fn open_slot(text: &str) -> Result<OpenSlot, String> {
     let (slot, direction, peer) = if let Some((slot, peer)) = text.split_once("->-") {
         (slot, SlotDirection::Migrating, peer)
     } else if let Some((slot, peer)) = text.split_once("-<-") {
         (slot, SlotDirection::Importing, peer)
     } else {
-        return Err(format!("`[{text}]` is no open slot"));
+        return Err(format!("`[{text}]` is not an open slot"));
     };
-    Ok(OpenSlot { slot: parsed::<Slot>(slot)?, direction, peer: parsed(peer)? })
+    Ok(OpenSlot { slot: parse::<Slot>(slot)?, direction, peer: parse(peer)? })
 }
 
-fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
+fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error| format!("`{text}`: {error}"))
 }
 
@@ -158,41 +159,41 @@ mod tests {
     const A: &str = "07c37dfeb235213a872192d90877d0cd55635b91";
     const B: &str = "67ed2db8d677e59ec4a4cefb06858cf2a1a89fa1";
 
-    fn one(rest: &str) -> Result<NodeRow, ParseError> {
+    fn row_of(rest: &str) -> Result<NodeRow, ParseError> {
         let own = format!("{B} 127.26.0.9:7000@17000 myself,master - 0 0 9 connected");
         let text = format!("{A} {rest}\n{own}\n");
         cluster_nodes(&text).map(|nodes| nodes.rows[&A.parse().unwrap()].clone())
     }
 
     #[test]
-    fn rows_are_read_as_redis_prints_them() {
-        let row =
-            one("127.26.0.1:7000@17000 master - 0 1426238316232 2 connected 0-5460 9000").unwrap();
+    fn rows_are_parsed_as_redis_prints_them() {
+        let row = row_of("127.26.0.1:7000@17000 master - 0 1426238316232 2 connected 0-5460 9000")
+            .unwrap();
         assert_eq!(row.role, Role::Primary);
         assert_eq!(row.address.as_deref(), Some("127.26.0.1:7000"));
         assert_eq!((row.epoch, row.connected), (ConfigEpoch(2), true));
         assert_eq!(row.slots.to_string(), "0-5460 9000");
 
         let row =
-            one(&format!("10.0.0.1:7000@17000,host.example slave,fail? {B} 0 0 3 disconnected"));
+            row_of(&format!("10.0.0.1:7000@17000,host.example slave,fail? {B} 0 0 3 disconnected"));
         let row = row.unwrap();
         assert_eq!((row.role, row.primary), (Role::Replica, Some(B.parse().unwrap())));
         assert_eq!(row.flags, [NodeFlag::MaybeFail].into());
         assert!(!row.connected && row.slots.is_empty());
 
-        let row = one(":0@0 master,fail,noaddr - 0 0 1 disconnected 5").unwrap();
+        let row = row_of(":0@0 master,fail,noaddr - 0 0 1 disconnected 5").unwrap();
         assert_eq!(row.address, None);
         assert_eq!(row.flags, [NodeFlag::Fail, NodeFlag::NoAddress].into());
 
-        let row = one("10.0.0.1:7000@17000 handshake - 0 0 0 connected").unwrap();
+        let row = row_of("10.0.0.1:7000@17000 handshake - 0 0 0 connected").unwrap();
         assert_eq!(row.flags, [NodeFlag::Handshake].into());
 
-        let row = one("fd00::1:7000@17000 master - 0 0 0 connected").unwrap();
+        let row = row_of("fd00::1:7000@17000 master - 0 0 0 connected").unwrap();
         assert_eq!(row.address.as_deref(), Some("fd00::1:7000"));
     }
 
     #[test]
-    fn open_slots_are_read() {
+    fn open_slots_are_parsed() {
         let own =
             format!("{A} :7000@17000 myself,master - 0 0 1 connected 0-9 [3->-{B}] [77-<-{B}]");
         let nodes = cluster_nodes(&own).unwrap();
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_an_error() {
+    fn a_malformed_reply_is_an_error() {
         let cases = [
             "127.26.0.1:7000@17000 master - 0 0 2 connected 0-99999",
             "127.26.0.1:7000@17000 master - 0 0 2 connected 9-0",
@@ -221,7 +222,7 @@ mod tests {
             "127.26.0.1:7000@17000 master - 0 0 2 connected [3]",
         ];
         for rest in cases {
-            assert!(matches!(one(rest), Err(ParseError::Node { .. })), "{rest}");
+            assert!(matches!(row_of(rest), Err(ParseError::Node { .. })), "{rest}");
         }
         assert_eq!(cluster_nodes(""), Err(ParseError::Myself(0)));
         let twice = format!("{A} :1@1 myself,master - 0 0 0 connected\n").repeat(2);

@@ -1,4 +1,4 @@
-//! `INFO`: fields with values, and what is read from them.
+//! Parses `INFO`.
 //!
 //! Source of the fields: <https://redis.io/docs/latest/commands/info/>.
 
@@ -17,7 +17,7 @@ pub struct InfoFields<'a> {
     fields: BTreeMap<&'a str, &'a str>,
 }
 
-/// Reads a reply to `INFO`. Section titles and lines that are no field are no facts.
+/// Parses a reply to `INFO`. Ignores section titles and lines without a colon.
 #[must_use]
 pub fn info(text: &str) -> InfoFields<'_> {
     let fields = text.lines().filter(|line| !line.starts_with('#'));
@@ -25,30 +25,30 @@ pub fn info(text: &str) -> InfoFields<'_> {
 }
 
 impl<'a> InfoFields<'a> {
-    /// A field as it is.
+    /// Returns the text of a field.
     ///
     /// # Errors
     ///
-    /// Fails if it is missing.
+    /// Fails if the field is missing.
     pub fn text(&self, field: &'static str) -> Result<&'a str, ParseError> {
         self.fields.get(field).copied().ok_or(ParseError::Missing(field))
     }
 
-    /// A field as a number or an identifier.
+    /// Parses a field as a number or an identifier.
     ///
     /// # Errors
     ///
-    /// Fails if it is missing or is none.
+    /// Fails if the field is missing or cannot be parsed.
     pub fn number<T: FromStr>(&self, field: &'static str) -> Result<T, ParseError> {
         let value = self.text(field)?;
         value.parse().map_err(|_| ParseError::Value { field, value: value.to_owned() })
     }
 
-    /// A field that is `1` or `0`.
+    /// Parses a field that is `1` or `0`.
     ///
     /// # Errors
     ///
-    /// Fails if it is missing or is neither.
+    /// Fails if the field is missing or has another value.
     pub fn flag(&self, field: &'static str) -> Result<bool, ParseError> {
         match self.text(field)? {
             "1" => Ok(true),
@@ -57,11 +57,11 @@ impl<'a> InfoFields<'a> {
         }
     }
 
-    /// The role.
+    /// Parses the role.
     ///
     /// # Errors
     ///
-    /// Fails if the field is missing or names no role.
+    /// Fails if the field is missing or has another value than `master` or `slave`.
     pub fn role(&self) -> Result<Role, ParseError> {
         match self.text("role")? {
             "master" => Ok(Role::Primary),
@@ -70,14 +70,14 @@ impl<'a> InfoFields<'a> {
         }
     }
 
-    /// Where the process stands in the stream of writes.
+    /// Parses the replication state.
     ///
-    /// A replica's offset is `slave_repl_offset` and not `slave_read_repl_offset`, which also counts
-    /// what is received and not yet applied.
+    /// The offset of a replica is `slave_repl_offset` and not `slave_read_repl_offset`, which also counts bytes that
+    /// were received but not yet applied.
     ///
     /// # Errors
     ///
-    /// Fails if a field is missing or is not what it should be.
+    /// Fails if a field is missing or has an invalid value.
     pub fn replication(&self) -> Result<Replication, ParseError> {
         let previous: ReplicationId = self.number("master_replid2")?;
         let is_none = previous.to_string().bytes().all(|digit| digit == b'0');
@@ -90,7 +90,7 @@ impl<'a> InfoFields<'a> {
             previous_id: (!is_none).then_some(previous),
             offset_bytes,
             upstream,
-            replicas: self.attached()?,
+            replicas: self.attached_replicas()?,
         })
     }
 
@@ -112,7 +112,7 @@ impl<'a> InfoFields<'a> {
             ),
             link_up,
             sync_in_progress: self.flag("master_sync_in_progress")?,
-            // -1 while the primary has not begun to send.
+            // -1 means that the primary has not started to send.
             sync_read_bytes: count("master_sync_read_bytes").ok().flatten(),
             // -1 means never.
             last_io_s: count("master_last_io_seconds_ago")?,
@@ -120,31 +120,31 @@ impl<'a> InfoFields<'a> {
         })
     }
 
-    /// `slave0:ip=127.0.0.1,port=7001,state=online,offset=42,lag=0`
-    fn attached(&self) -> Result<Vec<AttachedReplica>, ParseError> {
+    /// Parses the fields such as `slave0:ip=127.0.0.1,port=7001,state=online,offset=42,lag=0`.
+    fn attached_replicas(&self) -> Result<Vec<AttachedReplica>, ParseError> {
         let numbered = |name: &str| {
             let number = name.strip_prefix("slave").unwrap_or_default();
             !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
         };
         let lines = self.fields.iter().filter(|(name, _)| numbered(name));
         let mut replicas: Vec<_> =
-            lines.map(|(_, line)| attached(line)).collect::<Result<_, _>>()?;
+            lines.map(|(_, line)| attached_replica(line)).collect::<Result<_, _>>()?;
         replicas.sort_by(|a, b| a.address.cmp(&b.address));
         Ok(replicas)
     }
 }
 
-fn attached(line: &str) -> Result<AttachedReplica, ParseError> {
-    let strange = || ParseError::Value { field: "slaveN", value: line.to_owned() };
+fn attached_replica(line: &str) -> Result<AttachedReplica, ParseError> {
+    let invalid = || ParseError::Value { field: "slaveN", value: line.to_owned() };
     let parts: BTreeMap<&str, &str> =
         line.split(',').filter_map(|part| part.split_once('=')).collect();
-    let part = |name| parts.get(name).copied().ok_or_else(strange);
-    let lag: i64 = part("lag")?.parse().map_err(|_| strange())?;
+    let part = |name| parts.get(name).copied().ok_or_else(invalid);
+    let lag: i64 = part("lag")?.parse().map_err(|_| invalid())?;
     Ok(AttachedReplica {
         address: format!("{}:{}", part("ip")?, part("port")?),
         state: part("state")?.to_owned(),
-        offset_bytes: part("offset")?.parse().map_err(|_| strange())?,
-        // -1 means that it has not acknowledged yet.
+        offset_bytes: part("offset")?.parse().map_err(|_| invalid())?,
+        // -1 means that the replica has not acknowledged yet.
         lag_s: u64::try_from(lag).ok(),
     })
 }
@@ -166,27 +166,32 @@ mod tests {
         master_replid2:1111111111111111111111111111111111111111\r\nmaster_repl_offset:970\r\n";
 
     #[test]
-    fn a_primary_tells_who_follows_it() {
-        let told = info(PRIMARY).replication().unwrap();
-        assert_eq!((told.offset_bytes, told.previous_id, told.upstream), (1_000, None, None));
-        let [late, online] = &told.replicas[..] else { panic!("{:?}", told.replicas) };
+    fn a_primary_has_attached_replicas() {
+        let replication = info(PRIMARY).replication().unwrap();
+        assert_eq!(
+            (replication.offset_bytes, replication.previous_id, replication.upstream),
+            (1_000, None, None)
+        );
+        let [late, online] = &replication.replicas[..] else {
+            panic!("{:?}", replication.replicas)
+        };
         assert_eq!((online.address.as_str(), online.lag_s), ("127.26.0.5:7000", Some(1)));
         assert_eq!((late.state.as_str(), late.lag_s), ("wait_bgsave", None));
     }
 
     #[test]
-    fn a_replica_tells_what_it_has_applied() {
-        let told = info(REPLICA).replication().unwrap();
-        assert_eq!(told.offset_bytes, 970);
-        assert!(told.previous_id.is_some());
-        let upstream = told.upstream.unwrap();
+    fn the_offset_of_a_replica_is_what_it_has_applied() {
+        let replication = info(REPLICA).replication().unwrap();
+        assert_eq!(replication.offset_bytes, 970);
+        assert!(replication.previous_id.is_some());
+        let upstream = replication.upstream.unwrap();
         assert_eq!(upstream.address, "127.26.0.1:7000");
         assert_eq!((upstream.link_up, upstream.sync_in_progress), (false, true));
         assert_eq!((upstream.last_io_s, upstream.down_since_s), (None, Some(7)));
     }
 
     #[test]
-    fn what_is_missing_or_strange_is_an_error() {
+    fn a_missing_or_invalid_field_is_an_error() {
         let cases = [
             (PRIMARY.replace("role:master", "role:sentinel"), "role"),
             (PRIMARY.replace("master_repl_offset:1000\r\n", ""), "master_repl_offset"),

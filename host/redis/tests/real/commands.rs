@@ -1,4 +1,4 @@
-//! The command table against what a real server names.
+//! Compares the command table with the commands of a real server.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use tholepin_schema::command::{CommandAccess, access_of, is_granted};
 
 use crate::server::TestServers;
 
-/// What `COMMAND` says of each command and subcommand: its flags and its categories.
+/// Returns the flags and the categories of each command and subcommand in the reply to `COMMAND`.
 fn commands(reply: &RespReply) -> BTreeMap<String, (Vec<String>, Vec<String>)> {
     fn children(reply: &RespReply, at: u32) -> &[u32] {
         let RespNode::Array(children) = &reply.nodes[at as usize] else { panic!("no array") };
@@ -44,29 +44,29 @@ async fn every_command_of_a_real_server_is_in_the_table() {
     assert!(300 < all.len(), "{}", all.len());
     for (name, (flags, categories)) in &all {
         let access = access_of(name).unwrap_or_else(|| panic!("`{name}` is not in the table"));
-        let has = |flag: &str| flags.iter().any(|one| one == flag);
+        let has = |flag: &str| flags.iter().any(|name| name == flag);
         if let Ok(access) = access {
             assert!(!(has("write") && access == CommandAccess::Read), "`{name}` writes");
             assert!(!has("blocking") || name == "wait", "`{name}` blocks");
         }
         for category in categories {
-            let words = [format!("+{category}")];
-            assert!(is_granted(&words, name), "`{name}` is in {category}");
+            let grants = [format!("+{category}")];
+            assert!(is_granted(&grants, name), "`{name}` is in {category}");
         }
         assert!(!is_granted(&["+@nosuch".to_owned()], name));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_dangerous_is_allowed() {
+async fn only_known_dangerous_commands_are_allowed() {
     let fleet = TestServers::start(1, true, None);
     let replies = fleet.pipeline(0, &["COMMAND"]).await.unwrap();
-    // What the table allows although Redis calls it dangerous or administrative: looks, and the
-    // reset of a statistic. Whoever adds to the table has to add here, and think.
+    // The commands that the table allows although Redis calls them dangerous or administrative. All of
+    // them read, or reset a statistic. A command added to the table must be considered and added here.
     let mut allowed: Vec<String> = commands(&replies[0])
         .into_iter()
         .filter(|(_, (_, categories))| {
-            categories.iter().any(|one| one == "@dangerous" || one == "@admin")
+            categories.iter().any(|name| name == "@dangerous" || name == "@admin")
         })
         .map(|(name, _)| name)
         .filter(|name| access_of(name).is_some_and(|access| access.is_ok()))

@@ -1,4 +1,4 @@
-//! Connections: kept, bounded, closed at a deadline, ended with their process.
+//! Connections: reused, bounded, closed at a deadline and at the end of their process.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +6,11 @@ use nix::sys::signal::Signal;
 use tholepin_core::{RespNode, RespReply, port::Redis};
 
 use crate::{
-    road::{RepliesEnd, ReplyProxy},
+    proxy::{RepliesEnd, ReplyProxy},
     server::{TestServers, command, pod},
 };
 
-/// `connected_clients` of one server, this look included.
+/// Returns `connected_clients` of the first server, including this call.
 async fn clients(fleet: &TestServers) -> String {
     let replies = fleet.pipeline(0, &["INFO clients"]).await.unwrap();
     let RespNode::Bulk(text) = &replies[0].nodes[0] else { panic!("{replies:?}") };
@@ -33,7 +33,7 @@ async fn a_connection_is_used_again_and_its_number_is_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_stay_in_their_place() {
+async fn an_error_reply_does_not_affect_the_other_replies() {
     let fleet = TestServers::start(1, false, None);
     let replies = fleet.pipeline(0, &["SET a x", "INCR a", "GET a", "HGETALL h"]).await.unwrap();
     assert!(matches!(&replies[1].nodes[0], RespNode::Error(text) if text.starts_with("ERR")));
@@ -58,15 +58,18 @@ async fn a_deadline_closes_the_connection_and_the_next_call_is_not_confused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_to_a_process_that_is_killed_ends_at_once() {
+async fn a_call_to_a_process_that_is_killed_ends_immediately() {
     let mut fleet = TestServers::start(1, false, None);
     fleet.pipeline(0, &["PING"]).await.unwrap();
     let (members, port) = (fleet.members.clone(), fleet.port.clone());
     let blocked = [command("BLPOP nothing 0")];
     let call = async { port.pipeline(&members, "pod-0", &blocked, Duration::from_secs(5)).await };
     let killed = async {
-        // The call must have arrived, or nothing is killed in mid-flight.
-        while !client_is_blocked(&fleet).await {}
+        // The call must have reached the server before the server is killed.
+        let start = Instant::now();
+        while !client_is_blocked(&fleet).await {
+            assert!(start.elapsed() < Duration::from_secs(4), "the call did not reach the server");
+        }
         fleet.servers[0].kill();
         Instant::now()
     };
@@ -74,7 +77,7 @@ async fn a_call_to_a_process_that_is_killed_ends_at_once() {
     assert_eq!(result.unwrap_err().reason(), "Gone");
     assert!(killed_at.elapsed() < Duration::from_millis(100), "{:?}", killed_at.elapsed());
     let error = fleet.pipeline(0, &["PING"]).await.unwrap_err();
-    assert_eq!(error.reason(), "Gone", "nobody listens: {error}");
+    assert_eq!(error.reason(), "Gone", "no process listens: {error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -100,7 +103,7 @@ async fn connections_to_a_container_that_has_ended_are_closed() {
     let [first, again] = [client_id(&fleet).await, client_id(&fleet).await];
     assert_eq!(first, again, "the connection is kept");
     fleet.port.member_ended("container-0");
-    // Another container at the same address; its own connection is the only one.
+    // Another container has the same address, and the server sees only the connection to that container.
     fleet.members.members[0].container_id = "container-1".to_owned();
     assert_ne!(client_id(&fleet).await, first);
     let start = Instant::now();
@@ -109,25 +112,25 @@ async fn connections_to_a_container_that_has_ended_are_closed() {
     }
 }
 
-/// The server's number of the connection that a call takes.
+/// Returns the server's id of the connection that a call uses.
 async fn client_id(fleet: &TestServers) -> Vec<RespNode> {
     fleet.pipeline(0, &["CLIENT ID"]).await.unwrap().remove(0).nodes
 }
 
-/// Half a reply is none, the next call gets its own replies, and nothing is sent a second time.
+/// A call that ends within a reply fails, the next call gets its own replies, and no command is sent twice.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipeline_that_breaks_off_in_a_reply_fails_and_is_not_sent_again() {
     let mut fleet = TestServers::start(1, false, None);
-    let road = ReplyProxy::to(fleet.members.members[0].address.unwrap()).await;
-    fleet.members.members[0].address = Some(road.address);
+    let proxy = ReplyProxy::to(fleet.members.members[0].address.unwrap()).await;
+    fleet.members.members[0].address = Some(proxy.address);
     let deadline = Duration::from_millis(300);
-    for (turn, (end, reason)) in
+    for (round, (end, reason)) in
         [(RepliesEnd::Silence, "Timeout"), (RepliesEnd::Cut, "Gone")].iter().enumerate()
     {
-        // The connection is there; what is limited are replies to the pipeline alone.
+        // Opens the connection first, so that only the replies to the pipeline are limited.
         fleet.pipeline(0, &["PING"]).await.unwrap();
         let replies = "+PONG\r\n:1\r\n$5\r\nfi".len();
-        road.limit(replies, *end);
+        proxy.limit(replies, *end);
         let broken = ["PING", "INCR counter", "ECHO first"].map(command);
         let since = Instant::now();
         let result = fleet.port.pipeline(&fleet.members, &pod(0), &broken, deadline).await;
@@ -139,10 +142,10 @@ async fn a_pipeline_that_breaks_off_in_a_reply_fails_and_is_not_sent_again() {
             "{end:?}: {:?}",
             since.elapsed()
         );
-        road.open();
+        proxy.open();
         let replies = fleet.pipeline(0, &["ECHO second", "GET counter"]).await.unwrap();
         assert_eq!(replies[0].nodes, [RespNode::Bulk(b"second".to_vec())], "{end:?}");
-        let counted = (turn + 1).to_string().into_bytes();
+        let counted = (round + 1).to_string().into_bytes();
         assert_eq!(replies[1].nodes, [RespNode::Bulk(counted)], "{end:?}: sent again");
     }
 }

@@ -1,4 +1,4 @@
-//! What a verb comes down to is decided as data: a plan shows what would be sent, and sends none of it.
+//! The decision of a verb's commands: a plan shows the commands and sends none of them.
 
 use tholepin_core::{RespNode, port::PerformedAction};
 use tholepin_schema::{
@@ -8,16 +8,16 @@ use tholepin_schema::{
 
 use crate::server::{TestServers, node, pod};
 
-fn lines(deeds: &[PerformedAction]) -> Vec<Vec<String>> {
-    let line = |deed: &PerformedAction| {
-        let shown = deed.commands.iter().map(|sent| format!("{}> {}", sent.pod, sent.command));
+fn lines(results: &[PerformedAction]) -> Vec<Vec<String>> {
+    let line = |result: &PerformedAction| {
+        let shown = result.commands.iter().map(|sent| format!("{}> {}", sent.pod, sent.command));
         shown.collect()
     };
-    deeds.iter().map(line).collect()
+    results.iter().map(line).collect()
 }
 
-/// The commands that a server has run since its start, without those that the harness itself sends.
-async fn ran(fleet: &TestServers, index: usize) -> Vec<String> {
+/// Returns the names of the commands that a server has run since its start.
+async fn commands_run(fleet: &TestServers, index: usize) -> Vec<String> {
     let replies = fleet.pipeline(index, &["INFO commandstats"]).await.unwrap();
     let RespNode::Bulk(text) = &replies[0].nodes[0] else { panic!("{replies:?}") };
     let text = String::from_utf8_lossy(text).into_owned();
@@ -26,7 +26,7 @@ async fn ran(fleet: &TestServers, index: usize) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_decided_is_what_is_sent_and_deciding_sends_nothing() {
+async fn the_decided_commands_are_sent_and_deciding_sends_none() {
     let fleet = TestServers::start(3, true, None);
     let (meet, epoch, slots) = (
         Verb::Meet { pod: pod(0), with: pod(1) },
@@ -44,28 +44,28 @@ async fn what_is_decided_is_what_is_sent_and_deciding_sends_nothing() {
             vec!["pod-1> CLUSTER ADDSLOTSRANGE 0 16383".to_owned()],
         ]
     );
-    assert!(decided.iter().all(|deed| deed.outcome.is_done()), "{decided:?}");
+    assert!(decided.iter().all(|result| result.outcome.is_done()), "{decided:?}");
     for index in 0..3 {
         let writes = ["meet", "set-config-epoch", "addslotsrange"];
-        let ran = ran(&fleet, index).await;
+        let commands_run = commands_run(&fleet, index).await;
         assert!(
-            !ran.iter().any(|name| writes.iter().any(|write| name.ends_with(write))),
-            "{ran:?}"
+            !commands_run.iter().any(|name| writes.iter().any(|write| name.ends_with(write))),
+            "{commands_run:?}"
         );
     }
     let done = fleet.perform(verbs.clone()).await;
     assert_eq!(lines(&done), lines(&decided));
     for (index, write) in [(0, "meet"), (2, "set-config-epoch"), (1, "addslotsrange")] {
-        let ran = ran(&fleet, index).await;
-        assert!(ran.iter().any(|name| name.ends_with(write)), "{ran:?}");
+        let commands_run = commands_run(&fleet, index).await;
+        assert!(commands_run.iter().any(|name| name.ends_with(write)), "{commands_run:?}");
     }
-    // Once more the two that can be seen are nothing, and both ways say so.
+    // Repeated, the two verbs whose effect can be read need no command.
     let again = fleet.decide(verbs.get(1..).unwrap().to_vec()).await;
     assert_eq!(lines(&again), [[""; 0], [""; 0]]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_is_told_alike_by_both() {
+async fn deciding_and_performing_fail_alike() {
     let fleet = TestServers::cluster().await;
     let snapshot = fleet.observe().await;
     let verbs = vec![
@@ -74,6 +74,6 @@ async fn what_cannot_be_is_told_alike_by_both() {
         Verb::Failover { pod: pod(3), primary: node(&snapshot, 1), mode: FailoverMode::Graceful },
     ];
     let decided = fleet.decide(verbs.clone()).await;
-    assert!(decided.iter().all(|deed| matches!(deed.outcome, ActionOutcome::Failed { .. })));
+    assert!(decided.iter().all(|result| matches!(result.outcome, ActionOutcome::Failed { .. })));
     assert_eq!(fleet.perform(verbs).await, decided);
 }

@@ -1,4 +1,4 @@
-//! The three ways to fail over, on real servers.
+//! The three modes of a failover, with real servers.
 
 use nix::sys::signal::Signal;
 use tholepin_schema::{
@@ -23,7 +23,7 @@ async fn a_graceful_failover_returns_when_both_roles_have_changed() {
         snapshot.view[&new].slots == before.view[&old].slots
     };
     fleet.see("all see the new primary", agreed).await;
-    // Once more is nothing.
+    // Repeating the verb changes nothing.
     fleet.done(vec![verb]).await;
 }
 
@@ -35,7 +35,7 @@ async fn a_forced_failover_needs_no_primary() {
     fleet.servers[1].kill();
     let since = Instant::now();
     fleet.done(vec![Verb::Failover { pod: pod(4), primary: old, mode: FailoverMode::Force }]).await;
-    // Without the verb it takes a node timeout and an election's delay, 1.9 s at least.
+    // Without the verb, an election takes at least the node timeout and its own delay, together 1.9 s.
     assert!(since.elapsed() < Duration::from_millis(1500), "{:?}", since.elapsed());
     let after = fleet.observe().await;
     assert_eq!(after.member("pod-4").unwrap().facts().unwrap().role, Some(Role::Primary));
@@ -59,7 +59,7 @@ async fn a_takeover_needs_no_majority() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_graceful_failover_of_a_hung_primary_does_not_claim_to_be_done() {
+async fn a_graceful_failover_of_a_hung_primary_fails() {
     let fleet = TestServers::cluster().await;
     let before = fleet.observe().await;
     fleet.servers[2].signal(Signal::SIGSTOP);
@@ -67,7 +67,7 @@ async fn a_graceful_failover_of_a_hung_primary_does_not_claim_to_be_done() {
         Verb::Failover { pod: pod(5), primary: node(&before, 2), mode: FailoverMode::Graceful };
     let outcomes = fleet.act(vec![verb]).await;
     fleet.servers[2].signal(Signal::SIGCONT);
-    // Meanwhile the cluster's own failover has promoted the replica; the hung one knows nothing yet.
+    // Meanwhile the cluster's own election has promoted the replica, but the old primary does not know it.
     let [ActionOutcome::Failed { reason, may_have_run: true, .. }] = &outcomes[..] else {
         panic!("{outcomes:?}")
     };
@@ -75,7 +75,7 @@ async fn a_graceful_failover_of_a_hung_primary_does_not_claim_to_be_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_of_another_primary_is_not_told_anything() {
+async fn a_replica_of_another_primary_is_not_failed_over() {
     let fleet = TestServers::cluster().await;
     let before = fleet.observe().await;
     let verb =

@@ -1,4 +1,4 @@
-//! A cluster is formed, and nodes are forgotten.
+//! Formation of a cluster, and removal of nodes.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ async fn a_cluster_is_formed_and_serves_a_write_and_a_read() {
     assert!(facts.errors.is_empty(), "{:?}", facts.errors);
     assert!(facts.run_id.is_some() && facts.uptime_s.is_some() && facts.keys == Some(0));
 
-    // Redis' own tool is the oracle.
+    // Checks the result with Redis' own tool.
     let entry = fleet.members.members[0].address.unwrap().to_string();
     let check = std::process::Command::new("redis-cli")
         .args(["--no-auth-warning", "-a", "secret", "--cluster", "check", &entry])
@@ -33,14 +33,14 @@ async fn a_cluster_is_formed_and_serves_a_write_and_a_read() {
         .unwrap();
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
 
-    // Slot 15495 is the last third's.
+    // The key `a` is in slot 15495, which the third primary owns.
     let replies = fleet.pipeline(2, &["SET a 1", "GET a"]).await.unwrap();
     assert_eq!(replies[0].nodes, [RespNode::Status("OK".into())]);
     assert_eq!(replies[1].nodes, [RespNode::Bulk(b"1".to_vec())]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_so_already_is_done_without_a_word() {
+async fn a_verb_whose_effect_is_there_changes_nothing() {
     let fleet = TestServers::cluster().await;
     let snapshot = fleet.observe().await;
     let epochs = snapshot.member("pod-0").unwrap().facts().unwrap().cluster.as_ref().unwrap().epoch;
@@ -64,7 +64,7 @@ async fn what_is_so_already_is_done_without_a_word() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_redis_refuses_is_told_with_its_words() {
+async fn a_refusal_by_redis_keeps_its_text() {
     let fleet = TestServers::cluster().await;
     let snapshot = fleet.observe().await;
     let outcomes = fleet
@@ -105,10 +105,10 @@ async fn a_dead_node_is_forgotten_by_all_and_stays_so() {
     let known = |snapshot: &tholepin_schema::snapshot::Snapshot| {
         snapshot.members.iter().any(|member| snapshot.row_seen_by(member, dead).is_some())
     };
-    // Gossip would bring it back within a few pings, each at most half a node timeout apart.
+    // Gossip would add it again within a few pings, which are at most half a node timeout apart.
     let until = tokio::time::Instant::now() + Duration::from_secs(3);
     while tokio::time::Instant::now() < until {
-        assert!(!known(&fleet.observe().await), "it came back");
+        assert!(!known(&fleet.observe().await), "a member knows the forgotten node again");
     }
     fleet.done(vec![Verb::Forget { node: dead }]).await;
 }
@@ -123,5 +123,5 @@ async fn settings_are_changed_at_run_time() {
     let facts = snapshot.members[0].facts().unwrap();
     assert_eq!(facts.settings["cluster-node-timeout"], "500");
     assert_eq!(facts.settings["hz"], "10");
-    assert!(!facts.settings.contains_key("requirepass"), "a secret must not be asked");
+    assert!(!facts.settings.contains_key("requirepass"), "a secret must not be read");
 }

@@ -1,4 +1,4 @@
-//! `tholepin-redis` against real servers: what a fake would only repeat is asked of Redis itself.
+//! Tests of `tholepin-redis` with real Redis servers, because a fake would only repeat our assumptions.
 #![cfg(test)]
 
 mod commands;
@@ -6,7 +6,7 @@ mod connections;
 mod deciding;
 mod failover;
 mod formation;
-mod road;
+mod proxy;
 mod server;
 mod snapshot;
 mod watch;

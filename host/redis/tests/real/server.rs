@@ -1,4 +1,4 @@
-//! Starts real Redis servers as members of an instance, and stops them.
+//! Real Redis servers as members of an instance.
 
 use std::{
     net::SocketAddr,
@@ -29,7 +29,7 @@ use tokio::sync::mpsc;
 pub(crate) const PORT: u16 = 7000;
 pub(crate) const NODE_TIMEOUT_MS: u64 = 1000;
 
-/// One real server.
+/// A real server; dropping it kills the process.
 pub(crate) struct TestServer {
     child: Child,
     address: SocketAddr,
@@ -79,7 +79,7 @@ impl Drop for TestServer {
     }
 }
 
-/// Servers that are one instance, and the port that speaks to them.
+/// The servers of one instance, and a port for them.
 pub(crate) struct TestServers {
     pub(crate) servers: Vec<TestServer>,
     pub(crate) members: InstanceMembers,
@@ -128,7 +128,7 @@ impl TestServers {
         Self { servers, members, port, changes }
     }
 
-    /// A cluster of three primaries and three replicas: Pod 3 follows Pod 0, and so on.
+    /// Starts a cluster of three primaries and three replicas; Pod 3 replicates Pod 0, and so on.
     pub(crate) async fn cluster() -> Self {
         let fleet = Self::start(6, true, Some("secret"));
         fleet.form(3).await;
@@ -181,7 +181,7 @@ impl TestServers {
         .await;
     }
 
-    /// Performs verbs and wants all of them done.
+    /// Performs verbs, and panics unless all of them are done.
     pub(crate) async fn done(&self, verbs: Vec<Verb>) {
         for (verb, outcome) in verbs.clone().into_iter().zip(self.act(verbs).await) {
             assert!(outcome.is_done(), "{verb:?}: {outcome:?}");
@@ -189,18 +189,18 @@ impl TestServers {
     }
 
     pub(crate) async fn act(&self, verbs: Vec<Verb>) -> Vec<ActionOutcome> {
-        self.perform(verbs).await.into_iter().map(|deed| deed.outcome).collect()
+        self.perform(verbs).await.into_iter().map(|result| result.outcome).collect()
     }
 
-    /// Performs verbs, with the commands that they came down to.
+    /// Performs verbs, and returns their outcomes and commands.
     pub(crate) async fn perform(&self, verbs: Vec<Verb>) -> Vec<PerformedAction> {
         let wave: Vec<Action> = verbs.into_iter().map(Action::from).collect();
-        let deeds = self.port.act(&self.members, &wave).await;
-        assert_eq!(deeds.len(), wave.len());
-        deeds
+        let results = self.port.act(&self.members, &wave).await;
+        assert_eq!(results.len(), wave.len());
+        results
     }
 
-    /// What verbs come down to.
+    /// Decides the commands of verbs without sending them.
     pub(crate) async fn decide(&self, verbs: Vec<Verb>) -> Vec<PerformedAction> {
         let wave: Vec<Action> = verbs.into_iter().map(Action::from).collect();
         self.port.decide(&self.members, &wave).await
@@ -210,7 +210,7 @@ impl TestServers {
         self.port.observe(&self.members, &[]).await
     }
 
-    /// Observes until it is so, ten seconds at most.
+    /// Observes until `is_so` holds, and panics after 15 s.
     pub(crate) async fn see(&self, what: &str, is_so: impl Fn(&Snapshot) -> bool) -> Snapshot {
         let until = Instant::now() + Duration::from_secs(15);
         loop {

@@ -1,4 +1,4 @@
-//! The snapshot when members are slow, dead, foreign or closed.
+//! Snapshots with members that hang, have ended, refuse the credentials or are not in cluster mode.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ fn reason(snapshot: &Snapshot, index: usize) -> Option<UnreachableReason> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_hung_member_costs_its_deadline_and_nothing_else() {
+async fn a_hung_member_delays_the_snapshot_by_its_deadline_only() {
     let fleet = TestServers::start(3, true, None);
     fleet.observe().await;
     fleet.servers[1].signal(Signal::SIGSTOP);
@@ -30,7 +30,7 @@ async fn a_hung_member_costs_its_deadline_and_nothing_else() {
     assert_eq!(reason(&snapshot, 1), Some(UnreachableReason::Timeout));
     assert_eq!((reason(&snapshot, 0), reason(&snapshot, 2)), (None, None));
     assert!(Duration::from_millis(290) <= took && took < Duration::from_millis(450), "{took:?}");
-    // The answers of the other two are as old as they are, not as old as the slowest.
+    // The times of the other two answers are their own, not that of the slowest.
     let age = |index: usize| {
         snapshot.members[index].facts().unwrap().answered_at_ms - snapshot.observed_at_ms
     };
@@ -39,13 +39,13 @@ async fn a_hung_member_costs_its_deadline_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_way_of_not_answering_has_its_reason() {
+async fn each_unreachable_member_has_its_reason() {
     let mut fleet = TestServers::start(4, true, Some("secret"));
     fleet.observe().await;
     fleet.servers[0].kill();
     fleet.members.members[1].running = false;
     fleet.members.members[2].address = None;
-    // The first look may still find a pooled connection whose end has not been noticed yet.
+    // The first snapshot may still use a pooled connection whose end was not noticed yet.
     let first = reason(&fleet.observe().await, 0);
     let ended = [Some(UnreachableReason::Gone), Some(UnreachableReason::Refused)];
     assert!(ended.contains(&first), "{first:?}");
@@ -66,7 +66,7 @@ async fn each_way_of_not_answering_has_its_reason() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_without_cluster_mode_still_tells_about_itself() {
+async fn a_server_without_cluster_mode_still_reports_facts() {
     let fleet = TestServers::start(1, false, None);
     let snapshot = fleet.port.observe(&fleet.members, &[]).await;
     let facts = snapshot.members[0].facts().unwrap();
@@ -75,8 +75,8 @@ async fn a_server_without_cluster_mode_still_tells_about_itself() {
     assert!(facts.errors.contains_key("CLUSTER NODES"), "{:?}", facts.errors);
 }
 
-/// The primary is gone with its Pod, and a fresh server answers in its place: before it has met the
-/// replica, and when it has heard of the dead one.
+/// The primary was deleted with its Pod, and a fresh server answers instead: before it has met the replica, and
+/// after it knows the dead primary by gossip.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fresh_member_does_not_outvote_the_replica_of_a_dead_primary() {
     let mut fleet = TestServers::start(3, true, Some("secret"));
@@ -94,12 +94,12 @@ async fn a_fresh_member_does_not_outvote_the_replica_of_a_dead_primary() {
     };
     assert_eq!(voters(&fleet.observe().await), (1, 0));
     fleet.done(vec![Verb::Meet { pod: pod(2), with: pod(1) }]).await;
-    let told = |snapshot: &Snapshot| {
+    let row_is_empty = |snapshot: &Snapshot| {
         let fresh = snapshot.member(&pod(2)).unwrap();
         snapshot.row_seen_by(fresh, dead).map(|row| row.slots.is_empty())
     };
-    let heard = |snapshot: &Snapshot| told(snapshot).is_some();
-    let met = fleet.see("the fresh one hears of the dead one", heard).await;
-    assert_eq!(told(&met), Some(true), "hearsay brings no slots along");
+    let knows_dead = |snapshot: &Snapshot| row_is_empty(snapshot).is_some();
+    let met = fleet.see("the fresh server knows the dead primary", knows_dead).await;
+    assert_eq!(row_is_empty(&met), Some(true), "gossip does not include slots");
     assert_eq!(voters(&met), (1, 0));
 }

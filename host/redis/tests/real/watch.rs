@@ -1,4 +1,4 @@
-//! Changes are noticed without being asked for.
+//! Polling of watched instances and subscriptions.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,26 @@ use tokio::{task::JoinSet, time::timeout};
 
 use crate::server::{TestServers, node, pod};
 
-/// Watches the fleet and waits until its members have been looked at.
-async fn watched(fleet: &TestServers, tasks: &mut JoinSet<()>) {
+/// The longest wait for a first poll, and for the end of the reports of one change.
+const QUIET_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Waits until no change was reported for `quiet`.
+async fn until_quiet(fleet: &mut TestServers, quiet: Duration) {
+    let start = Instant::now();
+    while let Ok(report) = timeout(quiet, fleet.changes.recv()).await {
+        assert!(start.elapsed() < QUIET_DEADLINE, "changes are still reported: {report:?}");
+    }
+}
+
+/// Watches the instance, starts polling and waits for the first poll.
+async fn watch_and_poll(fleet: &TestServers, tasks: &mut JoinSet<()>) {
     fleet.port.watch(&fleet.members, PollDetail::Changes).unwrap();
     let port = fleet.port.clone();
     tasks.spawn(async move { port.run_polling().await });
-    // The watch keeps a connection of its own to each member.
+    // The poller has its own connection to each member, whose last command ends a poll.
+    let start = Instant::now();
     loop {
+        assert!(start.elapsed() < QUIET_DEADLINE, "the members were not polled");
         let replies = fleet.pipeline(0, &["CLIENT LIST"]).await.unwrap();
         if format!("{:?}", String::from_utf8_lossy(&bytes(&replies[0])))
             .contains("cmd=cluster|nodes")
@@ -34,22 +47,22 @@ fn bytes(reply: &tholepin_core::RespReply) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_connection_is_noticed_at_once_and_a_change_at_the_next_look() {
+async fn a_lost_connection_is_noticed_immediately_and_a_change_at_the_next_poll() {
     let mut fleet = TestServers::start(2, true, None);
     let mut tasks = JoinSet::new();
-    watched(&fleet, &mut tasks).await;
+    watch_and_poll(&fleet, &mut tasks).await;
     fleet.done(vec![Verb::Meet { pod: pod(0), with: pod(1) }]).await;
-    let look = timeout(Duration::from_secs(2), fleet.changes.recv()).await.unwrap().unwrap();
+    let report = timeout(Duration::from_secs(2), fleet.changes.recv()).await.unwrap().unwrap();
     let instance = fleet.members.instance.clone();
-    assert_eq!(look, PollReport { instance, changed: true, snapshot: None });
-    // Everything that the meeting changes, until it is quiet for two looks.
-    while timeout(Duration::from_millis(1500), fleet.changes.recv()).await.is_ok() {}
+    assert_eq!(report, PollReport { instance, changed: true, snapshot: None });
+    // Waits until the changes by the handshake have ended.
+    until_quiet(&mut fleet, Duration::from_millis(1500)).await;
 
-    // A setting, too, whoever sets it.
+    // A changed setting is also a change.
     let settings = [("cluster-node-timeout".to_owned(), "4321".to_owned())].into();
     fleet.done(vec![Verb::Configure { pod: pod(0), settings, temporary: false }]).await;
-    let look = timeout(Duration::from_secs(2), fleet.changes.recv()).await.unwrap().unwrap();
-    assert!(look.changed, "{look:?}");
+    let report = timeout(Duration::from_secs(2), fleet.changes.recv()).await.unwrap().unwrap();
+    assert!(report.changed, "{report:?}");
 
     let since = Instant::now();
     fleet.servers[1].signal(Signal::SIGKILL);
@@ -58,18 +71,22 @@ async fn a_lost_connection_is_noticed_at_once_and_a_change_at_the_next_look() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failover_by_another_hand_is_noticed() {
+async fn a_failover_by_another_client_is_noticed() {
     let mut fleet = TestServers::cluster().await;
     let mut tasks = JoinSet::new();
-    watched(&fleet, &mut tasks).await;
-    while timeout(Duration::from_millis(600), fleet.changes.recv()).await.is_ok() {}
+    watch_and_poll(&fleet, &mut tasks).await;
+    until_quiet(&mut fleet, Duration::from_millis(600)).await;
     let primary = node(&fleet.observe().await, 0);
     let mode = FailoverMode::Graceful;
     fleet.done(vec![Verb::Failover { pod: pod(3), primary, mode }]).await;
     timeout(Duration::from_secs(1), fleet.changes.recv()).await.unwrap();
     fleet.port.unwatch(&fleet.members.instance);
-    // A look that is under way may still report; after that it is quiet.
-    while timeout(Duration::from_millis(600), fleet.changes.recv()).await.is_ok() {}
+    // A poll that is running may still report; later changes are not reported.
+    until_quiet(&mut fleet, Duration::from_millis(600)).await;
+    let settings = [("cluster-node-timeout".to_owned(), "4321".to_owned())].into();
+    fleet.done(vec![Verb::Configure { pod: pod(0), settings, temporary: false }]).await;
+    let report = timeout(Duration::from_millis(600), fleet.changes.recv()).await;
+    assert!(report.is_err(), "reported after `unwatch`: {report:?}");
 }
 
 #[tokio::test]
@@ -87,7 +104,7 @@ async fn the_number_of_instances_is_bounded() {
     assert!(fleet.port.join(&members, &[]).is_err());
 }
 
-/// How often a member was asked for its `INFO`.
+/// Returns how often `INFO` was called on the first member.
 async fn infos(fleet: &TestServers) -> u64 {
     let replies = fleet.pipeline(0, &["INFO commandstats"]).await.unwrap();
     let text = String::from_utf8(bytes(&replies[0])).unwrap();
@@ -96,7 +113,7 @@ async fn infos(fleet: &TestServers) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_joins_sees_whole_looks_at_once_and_all_share_them() {
+async fn subscriptions_get_snapshots_immediately_and_share_the_polls() {
     let mut fleet = TestServers::start(2, true, Some("secret"));
     let mut tasks = JoinSet::new();
     let port = fleet.port.clone();
@@ -112,28 +129,30 @@ async fn who_joins_sees_whole_looks_at_once_and_all_share_them() {
     let facts = snapshot.member(&pod(0)).unwrap().facts().unwrap();
     assert!(facts.settings.contains_key("maxmemory-policy") && facts.run_id.is_some());
 
-    // The same looks for all twenty: as many as one would have got.
+    // All twenty subscriptions share the polls, so their number is that of one subscription.
     let before = infos(&fleet).await;
-    let mut looks = 0;
-    while looks < 10 {
-        for one in &mut joined {
-            timeout(Duration::from_secs(2), one.next()).await.unwrap();
+    let mut polls = 0;
+    while polls < 10 {
+        for subscription in &mut joined {
+            timeout(Duration::from_secs(2), subscription.next()).await.unwrap();
         }
-        looks += 1;
+        polls += 1;
     }
-    let asked = infos(&fleet).await - before;
-    assert!((10..40).contains(&asked), "{asked} looks");
-    assert!(fleet.changes.try_recv().is_err(), "nobody watches: nothing is reported");
+    let polled = infos(&fleet).await - before;
+    assert!((10..40).contains(&polled), "{polled} polls");
+    assert!(fleet.changes.try_recv().is_err(), "an instance that is not watched is not reported");
 
-    // What a look shows reaches who waits within the next.
+    // A change appears in a following snapshot.
     fleet.done(vec![Verb::Meet { pod: pod(0), with: pod(1) }]).await;
     let knows = |snapshot: &Snapshot| snapshot.seen_by(&snapshot.members[0]).unwrap().len() == 2;
+    let start = Instant::now();
     let mut seen = joined[0].next().await;
     while !knows(&seen) {
+        assert!(start.elapsed() < QUIET_DEADLINE, "the handshake is not visible: {seen:#?}");
         seen = timeout(Duration::from_secs(5), joined[0].next()).await.unwrap();
     }
     drop(joined);
-    // Who is nobody's any more may be watched by 4096 others: its place is free.
+    // The instance without subscriptions no longer counts against the bound.
     let mut other = fleet.members.clone();
     for index in 0..4096 {
         other.instance = format!("many-{index}");
@@ -142,7 +161,7 @@ async fn who_joins_sees_whole_looks_at_once_and_all_share_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_whole_watch_reports_every_look() {
+async fn a_whole_watch_reports_every_poll() {
     let mut fleet = TestServers::start(1, true, None);
     let mut tasks = JoinSet::new();
     let depth = PollDetail::Whole { settings: &[] };
@@ -150,7 +169,7 @@ async fn a_whole_watch_reports_every_look() {
     let port = fleet.port.clone();
     tasks.spawn(async move { port.run_polling().await });
     for _ in 0..3 {
-        let look = timeout(Duration::from_secs(2), fleet.changes.recv()).await.unwrap().unwrap();
-        assert!(!look.changed && look.snapshot.is_some(), "{look:?}");
+        let report = timeout(Duration::from_secs(2), fleet.changes.recv()).await.unwrap().unwrap();
+        assert!(!report.changed && report.snapshot.is_some(), "{report:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! A plugin directory with a registry on it, and short ways to call what it loaded.
+//! A plugin directory with its registry, and functions that call the loaded plugins.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use tholepin_guest::{
 };
 use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome, ReconcileRequest};
 
-/// All tests share one engine, as all plugins of a host do.
+/// The engine of all tests, as all plugins of a host share one.
 pub(crate) static ENGINE: LazyLock<Arc<GuestEngine>> =
     LazyLock::new(|| Arc::new(GuestEngine::new(64).unwrap()));
 
@@ -39,7 +39,7 @@ impl RegistryFixture {
         Self::resting(cache, allow_as_requested, Duration::MAX)
     }
 
-    /// As [`with`](Self::with), and gives back code that nobody has called for so long.
+    /// As [`with`](Self::with), and releases code that was not called for `idle_max`.
     pub(crate) fn resting(cache: PathBuf, allow_as_requested: bool, idle_max: Duration) -> Self {
         let home = tempfile::tempdir().unwrap();
         let directory = home.path().join("plugins");
@@ -50,7 +50,7 @@ impl RegistryFixture {
         Self { home, options, registry, watch }
     }
 
-    /// Ends the host, as far as plugins are concerned, and starts another one on the same directories.
+    /// Replaces the registry by a new one on the same directories, as a restart of the host does.
     pub(crate) fn restart(&mut self) {
         let options = self.options.clone();
         (self.registry, self.watch) = PluginRegistry::open(Arc::clone(&ENGINE), options).unwrap();
@@ -60,14 +60,14 @@ impl RegistryFixture {
         self.home.path().join("plugins").join(file)
     }
 
-    /// Puts a file there by a rename, as one should.
+    /// Puts a file into the plugin directory by a rename.
     pub(crate) fn put(&self, file: &str, bytes: impl AsRef<[u8]>) {
-        let beside = self.path(&format!(".{file}.new"));
-        fs::write(&beside, bytes).unwrap();
-        fs::rename(beside, self.path(file)).unwrap();
+        let temporary = self.path(&format!(".{file}.new"));
+        fs::write(&temporary, bytes).unwrap();
+        fs::rename(temporary, self.path(file)).unwrap();
     }
 
-    /// Puts a component and settings that grant it all; `more` are further lines of the spec.
+    /// Installs a component with settings that grant everything; `more` are further lines of the spec.
     pub(crate) fn install(&self, name: &str, wasm: &Path, more: &str) {
         self.put(&format!("{name}.wasm"), fs::read(wasm).unwrap());
         self.put(&format!("{name}.yaml"), settings(name, &format!("grants: asRequested\n{more}")));
@@ -87,7 +87,7 @@ pub(crate) fn plugin(name: &str) -> PluginName {
     name.parse().unwrap()
 }
 
-/// `NAME.yaml` with these lines in its spec.
+/// Returns the text of a `NAME.yaml` with these lines in its spec.
 pub(crate) fn settings(name: &str, spec: &str) -> String {
     let lines: String = spec.lines().map(|line| format!("  {line}\n")).collect();
     format!(
@@ -96,7 +96,7 @@ pub(crate) fn settings(name: &str, spec: &str) -> String {
     )
 }
 
-/// A loaded probe, with these lines in its spec.
+/// Loads the probe with these lines in its spec.
 pub(crate) async fn probe(spec: &str) -> Arc<LoadedPlugin> {
     let mut setting = RegistryFixture::new();
     setting.install("probe", &crate::build::probe(), spec);
@@ -105,22 +105,22 @@ pub(crate) async fn probe(spec: &str) -> Arc<LoadedPlugin> {
     setting.active("probe").unwrap_or_else(|| panic!("{report:?}"))
 }
 
-/// Lets the probe do something.
+/// Calls `reconcile` of a plugin with this spec.
 pub(crate) async fn run(
     plugin: &LoadedPlugin,
     spec: Value,
-    world: Arc<dyn HostCalls>,
+    calls: Arc<dyn HostCalls>,
 ) -> Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError> {
-    plugin.reconcile(plugin.context(None), request(spec), world).await
+    plugin.reconcile(plugin.context(None), request(spec), calls).await
 }
 
-/// Lets the probe do something that goes well, and gives its summary.
+/// Calls `reconcile` of a plugin with this spec, and returns the summary. Panics if the call fails.
 pub(crate) async fn summary(
     plugin: &LoadedPlugin,
     spec: Value,
-    world: Arc<dyn HostCalls>,
+    calls: Arc<dyn HostCalls>,
 ) -> String {
-    run(plugin, spec, world).await.unwrap().unwrap().summary
+    run(plugin, spec, calls).await.unwrap().unwrap().summary
 }
 
 pub(crate) fn request(spec: Value) -> ReconcileRequest {

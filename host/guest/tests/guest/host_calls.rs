@@ -1,4 +1,4 @@
-//! Worlds for guests: scripted, recording, replaying, and one that waits to be released.
+//! Implementations of `HostCalls` for tests: scripted, replaying, and one that waits for the test.
 
 use std::{
     collections::BTreeMap,
@@ -12,14 +12,14 @@ use tholepin_core::{
 };
 use tokio::sync::Semaphore;
 
-/// Answers by a function, and records.
+/// Answers calls by a function, and records them.
 pub(crate) struct FunctionCalls {
     answer: Box<dyn Fn(&Call) -> Answer + Send + Sync>,
     recording: Mutex<Recording>,
 }
 
 impl FunctionCalls {
-    /// Answers everything in the shape that the call has.
+    /// Answers each call successfully with a value of the right type.
     pub(crate) fn friendly() -> Arc<Self> {
         Self::new(friendly)
     }
@@ -32,12 +32,12 @@ impl FunctionCalls {
         self.recording.lock().unwrap().clone()
     }
 
-    /// The functions called, in order.
+    /// Returns the functions called, in order.
     pub(crate) fn called(&self) -> Vec<&'static str> {
         self.recording().calls().iter().map(|recorded| recorded.call.function()).collect()
     }
 
-    /// The lines logged, in order.
+    /// Returns the lines logged, in order.
     pub(crate) fn logged(&self) -> Vec<String> {
         let line = |call: &Call| {
             let Call::Runtime(RuntimeCall::Log { level, message }) = call else { return None };
@@ -59,7 +59,7 @@ impl HostCalls for FunctionCalls {
     }
 }
 
-/// Answers each call in its shape.
+/// Returns a successful answer of the type that the call has.
 pub(crate) fn friendly(call: &Call) -> Answer {
     let reply = || vec![RespReply { nodes: vec![RespNode::Status("PONG".to_owned())] }];
     Ok(match call.function() {
@@ -82,7 +82,8 @@ pub(crate) fn friendly(call: &Call) -> Answer {
     })
 }
 
-/// Answers from a saved recording, by key; what it does not hold is noted and never invented.
+/// Answers calls from a saved recording, by key. A call that is not in the recording fails and is listed as
+/// missing.
 pub(crate) struct RecordedCalls {
     answers: BTreeMap<CallKey, Answer>,
     asked: Mutex<Recording>,
@@ -112,7 +113,7 @@ impl HostCalls for RecordedCalls {
     }
 }
 
-/// Answers a function only when released; everything else at once.
+/// Delays the answers of one function until the test releases them; answers other calls immediately.
 pub(crate) struct GatedCalls {
     pub(crate) function: &'static str,
     pub(crate) reached: Semaphore,
