@@ -9,7 +9,7 @@ use tholepin_schema::manifest::{GrantScope, Grants, RedisGrants, SafetyPaths};
 
 use crate::{
     GateFixture, LEDGER, config_map,
-    fake::{NOW_MS, pod},
+    fixture::{NOW_MS, pod},
     grants, instance,
 };
 
@@ -71,7 +71,7 @@ async fn without_the_api_server_a_voted_action_is_sent_and_the_ledger_follows() 
     let context = bench.gate.open(scope);
     shows(snapshot(false));
     ask(&bench, &context, RedisCall::Observe { instance: instance() }).await.unwrap();
-    bench.world.away.store(true, Ordering::SeqCst);
+    bench.world.api_server_is_away.store(true, Ordering::SeqCst);
     shows(snapshot(true));
     let seen = ask(&bench, &context, RedisCall::Observe { instance: instance() }).await;
     assert!(matches!(seen, Ok(Reply::Document(_))), "{seen:?}");
@@ -90,7 +90,7 @@ async fn without_the_api_server_a_voted_action_is_sent_and_the_ledger_follows() 
         serde_json::from_str::<Value>(&text).unwrap()["nodes"][id('d')]["failoverTriedAtMs"].clone()
     };
     assert_eq!(tried(), Value::Null);
-    bench.world.away.store(false, Ordering::SeqCst);
+    bench.world.api_server_is_away.store(false, Ordering::SeqCst);
     ask(&bench, &context, RedisCall::Observe { instance: instance() }).await.unwrap();
     assert_eq!(tried(), json!(NOW_MS), "the ledger is written afterwards");
 }
@@ -101,7 +101,7 @@ async fn without_the_api_server_nothing_else_is_sent() {
     let redis = RedisGrants { commands: vec![], verbs };
     let bench = GateFixture::new(Grants { redis, ..grants(GrantScope::Owned) }, WriteMode::Live);
     *bench.world.snapshot.lock().unwrap() = serde_json::from_value(snapshot(true)).unwrap();
-    bench.world.away.store(true, Ordering::SeqCst);
+    bench.world.api_server_is_away.store(true, Ordering::SeqCst);
     let action = json!({"verb": "configure", "args": {"pod": "b-0", "temporary": true,
         "settings": {"cluster-node-timeout": "500"}}});
     let call = RedisCall::Act { instance: instance(), actions: vec![action] };

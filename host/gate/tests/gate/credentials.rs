@@ -7,7 +7,7 @@ use tholepin_core::{Call, HostCalls, ObjectRef, RedisCall, Reply};
 use tholepin_gate::{Gate, WriteMode};
 use tholepin_schema::manifest::{Grants, RedisGrants};
 
-use crate::{GateFixture, fake::object, instance, kind, pod, snapshot};
+use crate::{GateFixture, fixture::object, instance, kind, pod, snapshot};
 
 const KEPT: &str = "tholepin-credentials-thing-uid-me";
 
@@ -36,7 +36,7 @@ impl GateFixture {
         let call = Call::Redis(RedisCall::Observe { instance });
         let answer = self.context.perform(&self.call_context, call).await;
         let Ok(Reply::Document(snapshot)) = answer else { panic!("{answer:?}") };
-        let password = self.world.passwords.lock().unwrap().last().cloned().flatten();
+        let password = self.world.passwords_used.lock().unwrap().last().cloned().flatten();
         (password, snapshot.get("credentials").cloned().unwrap_or_default())
     }
 
@@ -113,7 +113,7 @@ async fn of_two_hosts_the_first_value_counts_and_a_plan_keeps_none() {
 async fn while_processes_run_only_a_password_that_one_accepts_is_kept() {
     let mut bench = bench(WriteMode::Live);
     bench.name_password("right");
-    *bench.world.accepted.lock().unwrap() = Some("right".into());
+    *bench.world.accepted_password.lock().unwrap() = Some("right".into());
     bench.used(named()).await;
 
     // The Secret is deleted while no host runs, and the named Secret has another password by then.
@@ -125,12 +125,12 @@ async fn while_processes_run_only_a_password_that_one_accepts_is_kept() {
     assert_eq!(bench.kept(), None);
 
     // No process answers, which proves nothing.
-    bench.world.silent.store(true, Ordering::SeqCst);
+    bench.world.members_are_unreachable.store(true, Ordering::SeqCst);
     let unproven = json!({"named": "unproven", "pending": true});
     assert_eq!(bench.used(named()).await.1, unproven);
     assert_eq!(bench.kept(), None);
 
-    bench.world.silent.store(false, Ordering::SeqCst);
+    bench.world.members_are_unreachable.store(false, Ordering::SeqCst);
     bench.name_password("right");
     assert_eq!(bench.used(named()).await, (Some("right".into()), Value::Null));
     assert_eq!(bench.kept().unwrap()["stringData"], json!({"password": "right"}));
@@ -140,11 +140,11 @@ async fn while_processes_run_only_a_password_that_one_accepts_is_kept() {
 async fn a_kept_password_that_no_process_accepts_is_replaced_by_an_accepted_one() {
     let bench = bench(WriteMode::Live);
     bench.name_password("kept");
-    *bench.world.accepted.lock().unwrap() = Some("kept".into());
+    *bench.world.accepted_password.lock().unwrap() = Some("kept".into());
     bench.used(named()).await;
 
     // Another password is set on the servers by hand, and the named Secret does not have it yet.
-    *bench.world.accepted.lock().unwrap() = Some("other".into());
+    *bench.world.accepted_password.lock().unwrap() = Some("other".into());
     assert_eq!(bench.used(named()).await, (Some("kept".into()), Value::Null));
     bench.name_password("third");
     assert_eq!(bench.used(named()).await.1, json!({"named": "differs"}));
@@ -160,7 +160,7 @@ async fn a_password_that_no_process_ever_had_can_be_replaced() {
     let mut stopped = pod("a-0");
     stopped["status"]["containerStatuses"] = json!([]);
     bench.world.put(stopped);
-    bench.world.silent.store(true, Ordering::SeqCst);
+    bench.world.members_are_unreachable.store(true, Ordering::SeqCst);
     bench.name_password("line\n");
     let unusable = json!({"named": "control-character", "pending": true});
     assert_eq!(bench.used(named()).await.1, unusable);
@@ -176,7 +176,7 @@ async fn a_password_that_no_process_ever_had_can_be_replaced() {
 async fn a_wrong_secret_is_restored_and_one_of_another_host_is_taken_over() {
     let bench = bench(WriteMode::Live);
     bench.name_password("right");
-    *bench.world.accepted.lock().unwrap() = Some("right".into());
+    *bench.world.accepted_password.lock().unwrap() = Some("right".into());
     bench.used(named()).await;
     let falsify = |password: &str| {
         let mut kept = bench.kept().unwrap();
@@ -187,7 +187,7 @@ async fn a_wrong_secret_is_restored_and_one_of_another_host_is_taken_over() {
     assert_eq!(bench.used(named()).await, (Some("right".into()), Value::Null));
     assert_eq!(bench.kept().unwrap()["stringData"], json!({"password": "right"}));
 
-    *bench.world.accepted.lock().unwrap() = Some("theirs".into());
+    *bench.world.accepted_password.lock().unwrap() = Some("theirs".into());
     falsify("theirs");
     assert_eq!(bench.used(named()).await, (Some("theirs".into()), json!({"named": "differs"})));
     assert_eq!(bench.kept().unwrap()["stringData"], json!({"password": "theirs"}));

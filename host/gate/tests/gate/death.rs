@@ -14,7 +14,7 @@ use tholepin_schema::manifest::{GrantScope, Grants, KubernetesGrant, RedisGrants
 
 use crate::{
     GateFixture, config_map,
-    fake::{FakeCluster, object, pod},
+    fixture::{FakeCluster, object, pod},
     grants, instance, kind,
 };
 
@@ -104,7 +104,7 @@ impl DeathFixture {
             let name = format!("p-{shard}");
             self.world.put(placed(&name, &format!("uid-fresh-{shard}")));
         }
-        self.world.refusing.store(true, Ordering::SeqCst);
+        self.world.dials_are_refused.store(true, Ordering::SeqCst);
         self.tick(0).await.unwrap_err();
     }
 
@@ -239,7 +239,7 @@ async fn a_primary_that_may_be_alive_is_not_taken_over() {
         ),
         (
             "a cut network: the dial times out",
-            |stage| stage.world.refusing.store(false, Ordering::SeqCst),
+            |stage| stage.world.dials_are_refused.store(false, Ordering::SeqCst),
             "127.0.0.1:7000, does not refuse connections",
         ),
         (
@@ -309,7 +309,7 @@ async fn a_confirmation_is_read_from_the_current_object_and_is_for_one_pod() {
     ] {
         let mut stage = DeathFixture::new(2).await;
         stage.lose().await;
-        stage.world.refusing.store(false, Ordering::SeqCst);
+        stage.world.dials_are_refused.store(false, Ordering::SeqCst);
         stage.remove("Lease");
         stage.tick(500).await.unwrap_err();
         stage.annotate(&value);
@@ -340,7 +340,7 @@ async fn the_out_of_service_taint_is_a_proof() {
     for pods_are_there in [false, true] {
         let mut stage = DeathFixture::new(2).await;
         stage.lose().await;
-        stage.world.refusing.store(false, Ordering::SeqCst);
+        stage.world.dials_are_refused.store(false, Ordering::SeqCst);
         stage.tick(500).await.unwrap_err();
         if pods_are_there {
             stage.world.put(placed("p-0", "uid-p-0"));

@@ -15,7 +15,7 @@ use tholepin_schema::{
 };
 use tokio::{task::yield_now, time::timeout};
 
-use crate::{GateFixture, fake::object, grants, instance, snapshot};
+use crate::{GateFixture, fixture::object, grants, instance, snapshot};
 
 /// A reconcile that may observe and read its own ConfigMaps; one Pod is a member.
 fn bench(mode: WriteMode) -> GateFixture {
@@ -91,7 +91,7 @@ async fn a_wait_ends_when_all_facts_hold() {
     let (outcome_seen, ()) = tokio::join!(wait(&bench, facts, 2000), async {
         polls(&bench).await;
         for count in 0..3 {
-            bench.world.shown.send_replace(Some(with_keys(count)));
+            bench.world.polled.send_replace(Some(with_keys(count)));
         }
         let _ = bench.gate.woken_by_change(&change(&bench, mine("off")));
         let _ = bench.gate.woken_by_change(&change(&bench, mine("on")));
@@ -108,7 +108,7 @@ async fn a_wait_that_times_out_returns_the_values_found() {
     let facts = vec![keys(1), keys(9), data("mine", "on")];
     let (answer, ()) = tokio::join!(wait(&bench, facts, 50), async {
         polls(&bench).await;
-        bench.world.shown.send_replace(Some(with_keys(5)));
+        bench.world.polled.send_replace(Some(with_keys(5)));
     });
     let answer = outcome(answer);
     let missing = json!([
@@ -130,7 +130,7 @@ async fn polls_follow_the_current_pods() {
         let pod = object("v1", "Pod", "a-1", Some("me"));
         let _ = bench.gate.woken_by_change(&change(&bench, pod));
         until(|| bench.writes() == ["join a-0", "join a-0,a-1"]).await;
-        bench.world.shown.send_replace(Some(with_keys(1)));
+        bench.world.polled.send_replace(Some(with_keys(1)));
     });
     assert!(outcome(answer)["held"].is_object());
 }
@@ -206,7 +206,10 @@ async fn a_fact_about_a_member_wakes_once() {
         bench.gate.woken_by_poll(report).into_iter().map(|(_, cause)| cause).collect()
     };
     assert_eq!(subscribe_to(&bench, vec![json!({"fact": keys(5)})]).await, None);
-    assert_eq!(bench.world.watched.lock().unwrap()["uid-me:servers"], "Whole { settings: [] }");
+    assert_eq!(
+        bench.world.polled_instances.lock().unwrap()["uid-me:servers"],
+        "Whole { settings: [] }"
+    );
     assert_eq!(causes(&poll(true, 4)), [] as [&str; 0], "no subscription to changes");
     assert_eq!(causes(&poll(false, 5)), ["fact"]);
     assert_eq!(causes(&poll(false, 5)), [] as [&str; 0], "once");
@@ -216,10 +219,10 @@ async fn a_fact_about_a_member_wakes_once() {
     assert_eq!(causes(&poll(true, 5)), ["change in Redis"]);
     assert_eq!(causes(&poll(true, 6)), ["fact"]);
     subscribe_to(&bench, vec![json!({"change": {"instance": instance()}})]).await;
-    assert_eq!(bench.world.watched.lock().unwrap()["uid-me:servers"], "Changes");
+    assert_eq!(bench.world.polled_instances.lock().unwrap()["uid-me:servers"], "Changes");
     subscribe_to(&bench, vec![]).await;
     assert!(
-        bench.world.watched.lock().unwrap().is_empty(),
+        bench.world.polled_instances.lock().unwrap().is_empty(),
         "a subscription that is not repeated ends"
     );
     assert_eq!(causes(&poll(true, 9)), [] as [&str; 0]);

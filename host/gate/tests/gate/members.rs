@@ -9,7 +9,7 @@ use tholepin_schema::manifest::{GrantScope, Grants, RedisGrants};
 
 use crate::{
     GateFixture, LEDGER, config_map,
-    fake::{FakeCluster, object, pod},
+    fixture::{FakeCluster, object, pod},
     grants, instance, kind, snapshot,
 };
 
@@ -31,7 +31,7 @@ impl GateFixture {
 
     /// The Pods that the Redis port was asked to observe.
     fn looked_at(&self) -> Vec<String> {
-        self.world.looked_at.lock().unwrap().clone()
+        self.world.observed_members.lock().unwrap().iter().map(|(pod, _)| pod.clone()).collect()
     }
 }
 
@@ -93,7 +93,8 @@ async fn a_pod_of_no_group_is_a_member_that_does_not_answer() {
     bench.world.put(with_container("b-0", "sentinel"));
     bench.observe(json!({})).await.unwrap();
     assert_eq!(bench.looked_at(), ["a-0", "b-0"]);
-    let running = bench.world.running.lock().unwrap().clone();
+    let observed = bench.world.observed_members.lock().unwrap().clone();
+    let running: Vec<_> = observed.iter().map(|(_, running)| *running).collect();
     assert_eq!(running, [true, false], "the container of the group does not run in it");
     let sentinels = json!({"group": "sentinels", "container": "sentinel", "port": 26379});
     // The fake returns the same snapshot for all instances.

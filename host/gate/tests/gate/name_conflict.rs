@@ -9,7 +9,7 @@ use tholepin_schema::manifest::GrantScope;
 
 use crate::{
     GateFixture,
-    fake::{FakeCluster, object},
+    fixture::{FakeCluster, object},
     grants,
 };
 

@@ -10,7 +10,7 @@ use tholepin_schema::manifest::{GrantScope, Grants, RedisGrants};
 
 use crate::{
     GateFixture, config_map,
-    fake::{NOW_MS, object, pod},
+    fixture::{NOW_MS, object, pod},
     grants, instance,
 };
 

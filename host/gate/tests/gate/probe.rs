@@ -7,7 +7,7 @@ use tholepin_schema::{
     probe::PodProbe,
 };
 
-use crate::{GateFixture, fake::object, grants};
+use crate::{GateFixture, fixture::object, grants};
 
 /// A reconcile that may probe one port. One Pod is the object's, one is another owner's, one uses the network
 /// of its Kubernetes node.

@@ -12,7 +12,7 @@ use tholepin_schema::{
     snapshot::{MemberAnswer, Snapshot, UnreachableReason},
 };
 
-use crate::{GateFixture, LEDGER, fake::FakeCluster, grants, instance, snapshot};
+use crate::{GateFixture, LEDGER, fixture::FakeCluster, grants, instance, snapshot};
 
 fn bench(mode: WriteMode) -> GateFixture {
     let verbs = ["observe", "configure"].map(str::to_owned).to_vec();
@@ -122,11 +122,11 @@ async fn a_temporary_setting_is_restored_by_the_next_host() {
 async fn a_setting_that_cannot_be_restored_is_left_to_the_next_reconcile() {
     let bench = bench(WriteMode::Live);
     bench.suspend(&bench.context).await;
-    bench.world.deaf.store(true, Ordering::SeqCst);
+    bench.world.actions_fail.store(true, Ordering::SeqCst);
     let steps = bench.context.close().await;
     assert!(steps.iter().all(|step| step.not_done.is_some()) && !steps.is_empty(), "{steps:?}");
     assert_eq!(suspensions(&bench.world)[0]["setting"], "cluster-node-timeout");
-    bench.world.deaf.store(false, Ordering::SeqCst);
+    bench.world.actions_fail.store(false, Ordering::SeqCst);
     let next = bench.sibling(WriteMode::Live);
     let actions = vec![configure("700", false)];
     bench.in_context(&next, RedisCall::Act { instance: instance(), actions }).await.unwrap();

@@ -7,7 +7,7 @@ use tholepin_schema::manifest::{GrantScope, Grants, KubernetesGrant, RedisGrants
 
 use crate::{
     GateFixture,
-    fake::{NOW_MS, object, pod},
+    fixture::{NOW_MS, object, pod},
     grants, instance, kind,
 };
 
