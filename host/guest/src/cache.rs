@@ -374,14 +374,14 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_a_component_is_refused_with_the_reason() {
-        for (bytes, word) in [
+        for (bytes, expected) in [
             (b"".as_slice(), "not WebAssembly"),
             (b"hello world", "not WebAssembly"),
             (b"\0asm\x01\0\0\0", "core module"),
             (b"\0asm\x09\0\0\0", "unknown"),
         ] {
             let error = check_header(bytes).unwrap_err().to_string();
-            assert!(error.contains(word) && error.contains("wasm32-wasip2"), "{error}");
+            assert!(error.contains(expected) && error.contains("wasm32-wasip2"), "{error}");
         }
     }
 }

@@ -326,11 +326,11 @@ mod tests {
             ("tholepin:network/sockets@0.1.0", Some("does not offer this interface")),
             ("acme:secrets/all@1.0.0", Some("does not offer this interface")),
         ];
-        for (import, words) in rows {
+        for (import, expected) in rows {
             let refused = check_import(import).err().map(|error| error.to_string());
-            assert_eq!(refused.is_some(), words.is_some(), "{import}");
-            if let (Some(text), Some(words)) = (refused, words) {
-                assert!(text.contains(words) && text.contains(import), "{text}");
+            assert_eq!(refused.is_some(), expected.is_some(), "{import}");
+            if let (Some(text), Some(expected)) = (refused, expected) {
+                assert!(text.contains(expected) && text.contains(import), "{text}");
             }
         }
     }

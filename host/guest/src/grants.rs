@@ -93,7 +93,7 @@ mod tests {
             let missing = missing(&parse(&requested), &parse(&granted)).join("; ");
             match expected {
                 None => assert_eq!(missing, "", "{requested} by {granted}"),
-                Some(words) => assert!(missing.contains(words), "{missing}"),
+                Some(expected_text) => assert!(missing.contains(expected_text), "{missing}"),
             }
         }
     }

@@ -216,7 +216,9 @@ mod tests {
             let errors = check(&schema, &parameters).join("; ");
             match expected {
                 None => assert_eq!(errors, "", "{parameters}"),
-                Some(words) => assert!(errors.contains(words), "{parameters}: {errors}"),
+                Some(expected_text) => {
+                    assert!(errors.contains(expected_text), "{parameters}: {errors}")
+                }
             }
         }
     }

@@ -182,9 +182,9 @@ spec:
             (WHOLE.replace("kubernetes:\n", "kubernets:\n"), "asRequested"),
             (WHOLE.replace("apiVersion: v1, ", ""), "apiVersion"),
         ];
-        for (text, word) in rows {
+        for (text, expected) in rows {
             let error = serde_saphyr::from_str::<PluginObject>(&text).unwrap_err().to_string();
-            assert!(error.contains(word), "{error}");
+            assert!(error.contains(expected), "{error}");
         }
     }
 

@@ -233,7 +233,7 @@ mod tests {
         }
         let whole = format!("{head}  source: {{file: p.wasm}}\n  grants: asRequested\n");
         let capital = "A".repeat(64);
-        for (text, words) in [
+        for (text, expected) in [
             (format!("{whole}---\n{whole}"), "several YAML documents"),
             (format!("{whole}{whole}"), "duplicate mapping key"),
             (format!("{whole}  digest: abc\n"), "`abc`; set it to the component's SHA-256"),
@@ -241,7 +241,7 @@ mod tests {
         ] {
             fs::write(&path, &text).unwrap();
             let error = read_settings(&path, &name).unwrap_err();
-            assert!(error.contains(words) && !error.contains("Policy"), "{text}: {error}");
+            assert!(error.contains(expected) && !error.contains("Policy"), "{text}: {error}");
         }
         fs::write(&path, format!("{whole}  digest: {}\n", "a1".repeat(32))).unwrap();
         read_settings(&path, &name).unwrap();

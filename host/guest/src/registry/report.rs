@@ -93,7 +93,7 @@ pub struct PluginReport {
     pub object: Option<Arc<Value>>,
 }
 
-/// The start or the end of a compilation, which takes long enough to tell the user about it.
+/// The start or the end of a compilation, which takes long enough that a user should know about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompilationNotice {
     /// The plugin.

@@ -447,9 +447,9 @@ async fn a_person_rolls_back_and_forth_between_kept_revisions() {
     let (mut fixture, revisions) = with_revisions(&["One", "Two", "Three"]).await;
     let name = plugin("config-maker");
     let [one, two, three] = [0, 1, 2].map(|index| revisions[index].0.clone());
-    let go = async |fixture: &RegistryFixture, wanted: Option<&str>| {
-        let gone = fixture.registry.roll_back(&name, wanted).await;
-        gone.map(|revision| revision.0)
+    let go = async |fixture: &RegistryFixture, prefix: Option<&str>| {
+        let result = fixture.registry.roll_back(&name, prefix).await;
+        result.map(|revision| revision.0)
     };
     assert_eq!(go(&fixture, Some(&one[..8])).await.unwrap(), one);
     assert_eq!(greeting(&fixture).await, "One, world!");

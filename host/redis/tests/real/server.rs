@@ -252,7 +252,7 @@ pub(crate) fn node(snapshot: &Snapshot, index: usize) -> NodeId {
 }
 
 pub(crate) fn command(line: &str) -> Vec<Vec<u8>> {
-    line.split(' ').map(|word| word.as_bytes().to_vec()).collect()
+    line.split(' ').map(|argument| argument.as_bytes().to_vec()).collect()
 }
 
 fn until(what: &str, is_so: impl Fn() -> bool) {
