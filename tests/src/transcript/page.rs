@@ -1,36 +1,36 @@
-//! Reads a transcript, and compares lines. Pure.
+//! Parses a transcript and compares lines; no I/O.
 
 use anyhow::{Context, Result, bail};
 
-/// What is done at a terminal.
+/// What a step does at its terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StepKind {
-    /// A command is typed.
+    /// Types a command.
     Type,
-    /// Ctrl-C is pressed.
+    /// Presses Ctrl-C.
     Interrupt,
-    /// Nothing: the running command prints.
+    /// Only waits for output of the running command.
     Listen,
 }
 
 /// One step of a transcript.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TranscriptStep {
-    /// Where it begins in the file.
+    /// The number of its first line in the file.
     pub(super) line: usize,
     pub(super) terminal: String,
     pub(super) kind: StepKind,
     pub(super) command: String,
     pub(super) expected: Vec<String>,
-    /// The step is over before the command is.
+    /// The step ends before the command does.
     pub(super) goes_on: bool,
 }
 
-/// The steps of a transcript.
+/// Parses the steps of a transcript.
 ///
 /// # Errors
 ///
-/// Fails with the line that belongs to no step.
+/// Fails with the first line that belongs to no step, or if there is no step.
 pub(super) fn steps(text: &str) -> Result<Vec<TranscriptStep>> {
     let mut steps: Vec<TranscriptStep> = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -57,17 +57,17 @@ pub(super) fn steps(text: &str) -> Result<Vec<TranscriptStep>> {
         }
     }
     for step in &mut steps {
-        // Blank lines between steps are for the reader.
+        // Blank lines between steps are only formatting.
         while step.expected.last().is_some_and(String::is_empty) {
             step.expected.pop();
         }
         step.goes_on |= step.kind == StepKind::Listen;
     }
-    steps.first().context("no step")?;
+    steps.first().context("the transcript has no step")?;
     Ok(steps)
 }
 
-/// `work$ command`, `work^C` or `work:`.
+/// Parses `work$ command`, `work^C` or `work:`.
 fn begin(line: usize, text: &str) -> Option<TranscriptStep> {
     let end = text.find(|letter: char| !letter.is_ascii_lowercase()).filter(|end| 0 < *end)?;
     let (terminal, rest) = text.split_at(end);
@@ -80,7 +80,7 @@ fn begin(line: usize, text: &str) -> Option<TranscriptStep> {
     Some(TranscriptStep { line, terminal, kind, command, expected: Vec::new(), goes_on: false })
 }
 
-/// Whether what was printed is what is expected, to the last line.
+/// Returns true if the printed lines match the expected ones, up to the last line.
 pub(super) fn is_match(expected: &[String], printed: &[String]) -> bool {
     match expected.split_first() {
         None => printed.iter().all(String::is_empty),
@@ -99,7 +99,7 @@ fn line_matches(expected: &str, printed: &str) -> bool {
     fits(&masked(expected), &masked(printed))
 }
 
-/// Whether `text` fits `pattern`, in which each `…` stands for any text.
+/// Returns true if `text` matches `pattern`, in which each `…` stands for any text.
 fn fits(pattern: &str, text: &str) -> bool {
     match pattern.split_once('…') {
         None => pattern == text,
@@ -110,7 +110,7 @@ fn fits(pattern: &str, text: &str) -> bool {
     }
 }
 
-/// A line without what differs from run to run: times, digests, sizes, the width of columns.
+/// Returns a line without what differs from run to run: times, digests, sizes, the width of columns.
 #[must_use]
 pub fn masked(line: &str) -> String {
     let words: Vec<&str> = line.split_whitespace().collect();
