@@ -122,7 +122,9 @@ impl ApiProxy {
             .and_then(|authority| authority.as_str().parse().ok())
             .context("the kubeconfig has no `IP:PORT` server")?;
         // An address in the cluster's own block, so that no other process takes it while the proxy does not listen.
-        let std::net::IpAddr::V4(ip) = server.ip() else { anyhow::bail!("the API server's address is not IPv4") };
+        let std::net::IpAddr::V4(ip) = server.ip() else {
+            anyhow::bail!("the API server's address is not IPv4")
+        };
         let [a, b, c, d] = ip.octets();
         let address = SocketAddr::from(([a, b, c, d + 1], server.port()));
         for cluster in file.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {

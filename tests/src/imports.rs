@@ -40,8 +40,13 @@ pub fn of_the_contract() -> Result<BTreeSet<String>> {
     let mut functions = BTreeSet::new();
     for package in fs::read_dir(folder)? {
         let package = package?;
-        let name = package.file_name().into_string().ok().context("the package's folder name is not UTF-8")?;
-        let name = name.split_once('@').context("the package's folder name has no version")?.0.to_owned();
+        let name = package
+            .file_name()
+            .into_string()
+            .ok()
+            .context("the package's folder name is not UTF-8")?;
+        let name =
+            name.split_once('@').context("the package's folder name has no version")?.0.to_owned();
         // A plugin exports the functions of this package and does not import them.
         if name == "plugin" {
             continue;

@@ -59,7 +59,8 @@ impl Kubectl {
         use std::io::Write;
         let mut command = Command::new(&self.program);
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
-        command.env("HOME", self.kubeconfig.parent().context("the kubeconfig's path has no folder")?);
+        command
+            .env("HOME", self.kubeconfig.parent().context("the kubeconfig's path has no folder")?);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot start kubectl")?;
         child.stdin.take().context("stdin is piped")?.write_all(stdin.as_bytes())?;

@@ -237,7 +237,10 @@ fn check_condition(object: &Value, name: &str, wanted: &str) -> Result<()> {
     let condition = condition.with_context(|| format!("no condition {name}"))?;
     ensure!(condition.get("status").is_some_and(|is| is == wanted), "{condition}");
     let generation = object.pointer("/metadata/generation");
-    ensure!(condition.get("observedGeneration") == generation, "{condition} is not about generation {generation:?}");
+    ensure!(
+        condition.get("observedGeneration") == generation,
+        "{condition} is not about generation {generation:?}"
+    );
     Ok(())
 }
 

@@ -60,12 +60,18 @@ fn perform(terminal: &mut Terminal, step: &TranscriptStep) -> Result<()> {
     let deadline = std::time::Instant::now() + STEP_DEADLINE;
     loop {
         let Some(line) = terminal.line(deadline) else {
-            bail!("the output is not complete after {STEP_DEADLINE:?}{}", shown(expected, &printed));
+            bail!(
+                "the output is not complete after {STEP_DEADLINE:?}{}",
+                shown(expected, &printed)
+            );
         };
         match line {
             terminal::TerminalLine::Text(text) => printed.push(text),
             terminal::TerminalLine::End(code) if step.goes_on => {
-                bail!("the command exited with code {code} but should still run{}", shown(expected, &printed));
+                bail!(
+                    "the command exited with code {code} but should still run{}",
+                    shown(expected, &printed)
+                );
             }
             terminal::TerminalLine::End(code) => {
                 if code != 0 {

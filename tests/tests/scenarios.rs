@@ -1,19 +1,19 @@
-//! Black-box stories on real processes: a cluster, a host and real Redis. Each prints what it measured
-//! and asserts three times its bound; four oracles watch all through.
+//! Black-box scenarios on real processes: a cluster, a host and Redis servers. Each scenario prints what it
+//! measured with the bound beside it, and fails at more than three times the bound. Four oracles judge each.
 //!
 //! ```text
 //! cargo test -p tests --test scenarios                     the core, as `make test` runs it
-//! cargo test -p tests --test scenarios -- --all            the spine: those of scenarios.md, ten minutes
+//! cargo test -p tests --test scenarios -- --all            core and spine, about ten minutes
 //! cargo test -p tests --test scenarios -- --only F1,F7     these; F1 stands for F1a, F1b and so on
 //! cargo test -p tests --test scenarios -- --only W         a whole series, by its letter
 //! cargo test -p tests --test scenarios -- --list           the names, with the options before it
 //! ```
 //!
-//! Beside the spine there are three series that take their time: W, the faults of the world; K, the host
-//! killed at every write; L, load and growth. They run only by name, `--only W,K,L`.
+//! Three series take longer and run only by name (`--only W,K,L`): W, faults of the surroundings (API server,
+//! disk, clock); K, the host killed at every write; L, load and growth.
 //!
-//! They run one after the other, because they measure. There is no other harness: it would run them side
-//! by side.
+//! Scenarios run one after the other, because they measure. That is why this target has a `main` of its own:
+//! cargo's harness would run them at the same time.
 
 #[path = "scenarios/basics.rs"]
 mod basics;
@@ -52,29 +52,29 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tests::oracle::WriterReport;
 
-/// How much slower than its bound a scenario may be on a machine that does other things too.
+/// How many times its bound a scenario may take, because the machine may do other things too.
 const SLACK: f64 = 3.0;
-/// After this a scenario has failed, whatever it waits for.
+/// After this time a scenario has failed, whatever it waits for.
 const GIVE_UP: Duration = Duration::from_secs(240);
-/// The same for one that tells many stories in turn.
+/// The same for a scenario of a series, which repeats its steps many times.
 const GIVE_UP_SERIES: Duration = Duration::from_secs(900);
 
-/// What a scenario measured.
+/// The result of one scenario.
 pub(crate) struct ScenarioResult {
-    /// What was measured, in words.
+    /// A short name of the measured time.
     what: &'static str,
-    /// How long it took.
+    /// The measured time.
     took: Duration,
-    /// How long it may take on an idle machine.
+    /// How long that may take on an idle machine.
     bound: Duration,
-    /// What else is worth telling.
+    /// Further measurements to print.
     notes: Vec<String>,
-    /// The world's fault and what was seen of it, for the table at the end.
+    /// The injected fault and what was observed, for the table at the end.
     fault: Option<(&'static str, String)>,
 }
 
 impl ScenarioResult {
-    /// An outcome with what the writer saw.
+    /// Creates a result with the writer's report.
     pub(crate) fn new(
         what: &'static str,
         took: Duration,
@@ -96,12 +96,12 @@ impl ScenarioResult {
         }
     }
 
-    /// The same with the fault that was made and what was seen of it.
+    /// Adds the injected fault and what was observed.
     pub(crate) fn fault(self, fault: &'static str, seen: String) -> Self {
         Self { fault: Some((fault, seen)), ..self }
     }
 
-    /// The same with one thing more to tell.
+    /// Adds a further measurement.
     pub(crate) fn note(mut self, note: String) -> Self {
         self.notes.push(note);
         self
@@ -110,18 +110,18 @@ impl ScenarioResult {
 
 type ScenarioReport = Pin<Box<dyn Future<Output = Result<ScenarioResult>>>>;
 
-/// When a scenario runs.
+/// Which selection a scenario belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum ScenarioGroup {
-    /// In `make test` already.
+    /// Runs in `make test`.
     Core,
-    /// In the whole list.
+    /// Runs with `--all`.
     Spine,
-    /// By name only.
+    /// Runs only by name.
     Series,
 }
 
-/// A scenario of the list.
+/// A row of the table of scenarios.
 struct Scenario {
     name: &'static str,
     group: ScenarioGroup,
@@ -198,7 +198,7 @@ fn run() -> Result<bool> {
     for scenario in &chosen {
         let limit = if scenario.group == ScenarioGroup::Series { GIVE_UP_SERIES } else { GIVE_UP };
         let told = runtime.block_on(async { tokio::time::timeout(limit, (scenario.tell)()).await });
-        let told = told.unwrap_or_else(|_| bail!("not at its end after {limit:?}"));
+        let told = told.unwrap_or_else(|_| bail!("not finished after {limit:?}"));
         let judged = told.and_then(|mut outcome| {
             if let Some((fault, seen)) = outcome.fault.take() {
                 let took_s = outcome.took.as_secs_f64();
@@ -212,7 +212,7 @@ fn run() -> Result<bool> {
         }
     }
     if !faults.is_empty() {
-        say("fault → what was seen → how long until well again");
+        say("fault → what was observed → how long until healthy again");
         faults.iter().for_each(|fault| say(fault));
     }
     let (count, took) = (chosen.len(), start.elapsed().as_secs());
@@ -220,8 +220,8 @@ fn run() -> Result<bool> {
     Ok(failed.is_empty())
 }
 
-/// Which scenarios the arguments ask for. Other arguments are those of cargo's own harness: a word
-/// chooses by part of a name, an option is ignored.
+/// Returns the scenarios that the arguments select. The options of cargo's own harness are accepted: an argument
+/// without `-` keeps the scenarios whose name contains it, and unknown options are ignored.
 fn chosen(arguments: &[String]) -> Result<Vec<&'static Scenario>> {
     let mut words = arguments.iter();
     let upto =
@@ -259,11 +259,14 @@ fn judge(name: &str, outcome: &ScenarioResult) -> Result<()> {
     let ScenarioResult { what, took, bound, notes, fault: _ } = outcome;
     let (took_s, bound_s) = (took.as_secs_f64(), bound.as_secs_f64());
     say(&format!("{name} {what} {took_s:.2} s (bound {bound_s} s); {}", notes.join("; ")));
-    ensure!(*took <= bound.mul_f64(SLACK), "{what} took more than {SLACK} times its bound");
+    ensure!(
+        *took <= bound.mul_f64(SLACK),
+        "{what} took {took_s:.2} s, more than {SLACK} times its bound of {bound_s} s"
+    );
     Ok(())
 }
 
 pub(crate) fn say(line: &str) {
-    // Whoever closed the pipe does not want to know.
+    // An error means that the reader closed the pipe.
     writeln!(io::stdout(), "{line}").ok();
 }

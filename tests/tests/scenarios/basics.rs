@@ -1,4 +1,4 @@
-//! What is created becomes ready, and then nothing happens.
+//! A created cluster becomes ready, and then nothing changes.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use tests::{
 
 use crate::ScenarioResult;
 
-/// A1: C(3,1) with a password, created twice. The second must end as the first.
+/// A1: C(3,1) with a password, created twice. The second must reach the same state as the first.
 pub(crate) async fn three_shards_are_created() -> Result<ScenarioResult> {
     created(RedisCluster::USUAL, 15.0).await
 }
@@ -50,12 +50,12 @@ async fn created(redis: RedisCluster, bound_s: f64) -> Result<ScenarioResult> {
     Ok(outcome.note(format!("deleted in {:.1} s and created again", deleted.as_secs_f64())))
 }
 
-/// Deletes the RedisCluster and waits until nothing of it is left; gives how long that took.
+/// Deletes the RedisCluster and waits until no object of it is left; returns how long that took.
 pub(crate) async fn deleted(story: &TestEnvironment) -> Result<Duration> {
     let start = Instant::now();
     story.kubectl.run(&["delete", "rediscluster", story.redis.name, "--timeout=60s"])?;
     let look = || async {
-        // What is deleted last goes with its owner, after the command has ended.
+        // The last objects are deleted by the garbage collector, after kubectl has returned.
         let rest = shape(&story.client, NAMESPACE).await?;
         let rest: Vec<_> =
             rest.into_keys().filter(|name| name.contains(story.redis.name)).collect();
@@ -65,7 +65,7 @@ pub(crate) async fn deleted(story: &TestEnvironment) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-/// A6: nothing happens to a cluster that is ready.
+/// A6: nothing changes in a cluster that is ready.
 pub(crate) async fn nothing_happens() -> Result<ScenarioResult> {
     let story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let idle = Duration::from_secs(60);

@@ -1,4 +1,4 @@
-//! Settings that a server refuses, and templates that Pods do not run yet.
+//! Settings that a server refuses, and templates that the Pods do not have yet.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -15,11 +15,11 @@ use tests::{
 
 use crate::ScenarioResult;
 
-/// What a server says that was built without defragmentation, as that of the tests is.
+/// The reply of a server that was built without defragmentation, as the tests' server is.
 const WORDS: &str = "Active defragmentation cannot be enabled";
 
-/// U6 by hand and U7: a setting that this engine refuses, at creation and on a running cluster; then a setting that
-/// only a restart can change; then a StatefulSet that is deleted without its Pods.
+/// U6 by hand and U7: a setting that this build of Redis refuses, at creation and on a running cluster; then a
+/// setting that needs a restart; then a StatefulSet that is deleted without its Pods.
 pub(crate) async fn settings_are_refused_and_rolled_by_hand() -> Result<ScenarioResult> {
     let redis = RedisCluster { shards: 1, ..RedisCluster::USUAL };
     let mut story = TestEnvironment::begin(redis, &[], "").await?;
@@ -30,7 +30,7 @@ pub(crate) async fn settings_are_refused_and_rolled_by_hand() -> Result<Scenario
     set(&story, &json!({"activedefrag": null}))?;
     story.well().await?;
 
-    // A running cluster serves on, and starts again with what it had.
+    // A running cluster continues to serve, and a restarted member has the settings from before.
     set(&story, &json!({"activedefrag": "yes"}))?;
     condition(&story, "LiveConfigApplied", "False", WORDS).await?;
     let (seats, _) = story.well().await?;
@@ -64,7 +64,8 @@ pub(crate) async fn settings_are_refused_and_rolled_by_hand() -> Result<Scenario
     let orphaned = adopted(&story).await?;
     story.watch().await?;
     let report = story.end(QUIET).await?;
-    let outcome = ScenarioResult::new("a refused setting told at creation", told, 15.0, &report);
+    let outcome =
+        ScenarioResult::new("a refused setting reported at creation", told, 15.0, &report);
     Ok(outcome.note(format!("orphans adopted in {:.1} s", orphaned.as_secs_f64())))
 }
 
@@ -98,7 +99,7 @@ fn set(story: &TestEnvironment, settings: &Value) -> Result<()> {
     story.kubectl.run(&["patch", "rediscluster", name, "--type", "merge", "-p", &patch]).map(drop)
 }
 
-/// Waits until the object says so.
+/// Waits until a condition of the object has this status and a message with this text.
 async fn condition(
     story: &TestEnvironment,
     name: &str,
@@ -137,7 +138,7 @@ fn revisions(story: &TestEnvironment) -> Result<Vec<String>> {
     Ok(names.lines().filter(|name| name.starts_with(&prefix)).map(str::to_owned).collect())
 }
 
-/// Waits until every server shows these values.
+/// Waits until every server reports these values.
 async fn shown(story: &TestEnvironment, wanted: &[(&str, &str)]) -> Result<()> {
     let look = || async {
         for seat in story.redis.seats(&story.client).await? {
@@ -155,7 +156,7 @@ async fn shown(story: &TestEnvironment, wanted: &[(&str, &str)]) -> Result<()> {
     until(format!("every server to show {wanted:?}"), GIVE_UP, look).await.map(drop)
 }
 
-/// Deletes the Pod that the condition names, and waits until all is well with another in its place.
+/// Deletes the Pod that the condition names, and waits until the cluster is healthy with a new Pod in its place.
 async fn replace_next(story: &TestEnvironment) -> Result<()> {
     let (seats, _) = story.well().await?;
     let found = condition(story, "Outdated", "True", "").await?;
@@ -171,7 +172,7 @@ async fn replace_next(story: &TestEnvironment) -> Result<()> {
     until(format!("{} to be replaced", next.pod), GIVE_UP, look).await.map(drop)
 }
 
-/// Deletes the StatefulSet without its Pods; gives how long it took until they belong to its successor.
+/// Deletes the StatefulSet without its Pods; returns how long it took until its successor had adopted them.
 async fn adopted(story: &TestEnvironment) -> Result<std::time::Duration> {
     let (before, _) = story.well().await?;
     let set = &before.first().context("a Pod")?.shard;

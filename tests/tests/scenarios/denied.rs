@@ -1,4 +1,4 @@
-//! A plugin without a grant calls every import there is, with a real server within reach.
+//! A plugin without grants calls every import of the contract, with a real server within reach.
 
 use std::time::{Duration, Instant};
 
@@ -20,11 +20,10 @@ use tholepin_schema::reserved;
 
 use crate::{ScenarioResult, objects::TestObjects};
 
-/// What every command that a client sends by itself when it connects is counted as, and what the test
-/// asks.
+/// The commands that a client sends by itself when it connects, and those of this test.
 const OURS: &[&str] = &["cmdstat_info", "cmdstat_client|setinfo", "cmdstat_hello"];
 
-/// The server that the guest names: nobody else has a reason to speak to it.
+/// The server that the guest names. Nothing else has a reason to connect to it.
 const SERVER: &str = r#"
 apiVersion: v1
 kind: Pod
@@ -37,7 +36,7 @@ spec:
       env: [{name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]
 "#;
 
-/// E4: each is denied with the grant that is missing, and nothing has reached Kubernetes or Redis.
+/// E4: each call is denied with the missing grant, and nothing reaches Kubernetes or Redis.
 pub(crate) async fn every_import_is_denied() -> Result<ScenarioResult> {
     let plugins = [("probe", guests::probe()?)];
     let mut story = TestEnvironment::begin(RedisCluster::USUAL, &plugins, guests::PROBES).await?;
@@ -90,7 +89,7 @@ pub(crate) async fn every_import_is_denied() -> Result<ScenarioResult> {
     let others: Vec<_> = named.map(|(name, _)| name).filter(|name| !OURS.contains(name)).collect();
     ensure!(others.is_empty(), "the server was sent {others:?}");
     let written = host_writes(&story.cluster.audit_log())?;
-    // What the host keeps for itself, and how many objects a plugin has, are none of the plugin's writes.
+    // The host's own objects and its count of a plugin's objects are no writes of the plugin.
     let is_kept = |write: &&Value| {
         let is_reserved = write["name"].as_str().is_some_and(|it| it.starts_with(reserved::PREFIX));
         is_reserved || write["resource"] == "plugins" && write["subresource"] == "status"

@@ -1,5 +1,5 @@
-//! Plugins are overwritten, refused and misbehave, with many objects of a test kind and one RedisCluster
-//! under the Writer beside them.
+//! Plugins are overwritten, refused and misbehave, with many objects of a test kind and one RedisCluster with
+//! the oracle Writer beside them.
 
 use std::{
     collections::BTreeMap,
@@ -29,8 +29,8 @@ use crate::{
 
 /// How often E1 overwrites the plugin.
 const SWAPS: usize = 20;
-/// How much more memory a misbehaving guest may cost the host, in KiB: four times what one guest may
-/// have, because two calls may overlap and what is given back is not all returned.
+/// How much the host's memory may grow while a guest misbehaves, in KiB: four times the limit of one guest,
+/// because two calls may overlap and not all released memory returns to the system.
 const GROWTH_MAX_KIB: u64 = 256 << 10;
 
 /// E1: the plugin is overwritten twenty times, alternating between two versions.
@@ -56,7 +56,7 @@ pub(crate) async fn the_plugin_is_overwritten_twenty_times() -> Result<ScenarioR
     }
     for (name, greeting) in greetings.all().await? {
         let found = conditions(&greeting);
-        ensure!(found.is_empty(), "a pass of {name} failed: {found:?}");
+        ensure!(found.is_empty(), "a reconcile of {name} failed: {found:?}");
     }
     let report = story.end(QUIET).await?;
     firsts.sort();
@@ -66,8 +66,8 @@ pub(crate) async fn the_plugin_is_overwritten_twenty_times() -> Result<ScenarioR
     Ok(outcome.note(format!("slowest of {SWAPS} swaps {:.2} s", slowest.as_secs_f64())))
 }
 
-/// Overwrites the plugin and waits until every object was reconciled by it; gives how long the first
-/// took. No object may be reconciled by the old version after the new one.
+/// Overwrites the plugin and waits until every object was reconciled by the new version; returns how long the
+/// first took. Fails if the old version reconciles an object after the new one has.
 async fn overwrite(
     story: &TestEnvironment,
     component: &[u8],
@@ -95,7 +95,7 @@ async fn overwrite(
     greeted.into_values().min().context("there are objects")
 }
 
-/// Waits until every object's ConfigMap greets so.
+/// Waits until every object's ConfigMap has this greeting.
 pub(crate) async fn greeted(
     story: &TestEnvironment,
     greeting: &str,
@@ -112,7 +112,7 @@ pub(crate) async fn greeted(
     until(format!("all to be greeted with {greeting}"), GIVE_UP, look).await.map(drop)
 }
 
-/// E2: files that are no good plugin; the revision before serves throughout.
+/// E2: files that are no usable plugin; the previous revision serves throughout.
 pub(crate) async fn bad_plugins_are_refused() -> Result<ScenarioResult> {
     let good = guests::config_maker("Hello")?;
     let plugins = [("config-maker", good.clone())];
@@ -141,7 +141,7 @@ pub(crate) async fn bad_plugins_are_refused() -> Result<ScenarioResult> {
     }
     story.put("config-maker.wasm", &good)?;
     serving(&story).await?;
-    // The same component, but its author is granted nothing.
+    // The same component with no grants.
     let settings = guests::settings("config-maker");
     let start = Instant::now();
     let nothing = settings.replace("asRequested", "{}");
@@ -167,7 +167,7 @@ async fn refused(story: &TestEnvironment, reason: &str) -> Result<()> {
     until(format!("the plugin to be refused: {reason}"), GIVE_UP, look).await.map(drop)
 }
 
-/// Waits until nothing is said against the plugin.
+/// Waits until the plugin's status has no reason against it.
 async fn serving(story: &TestEnvironment) -> Result<()> {
     let look = || async {
         let plugin = story.plugin("config-maker")?;
@@ -177,7 +177,7 @@ async fn serving(story: &TestEnvironment) -> Result<()> {
     until("the plugin to serve", GIVE_UP, look).await.map(drop)
 }
 
-/// The revision that serves reconciles every object: all are changed and changed back.
+/// Checks that the serving revision reconciles every object: all are changed and changed back.
 async fn serves(
     story: &TestEnvironment,
     all: &TestObjects,
@@ -191,7 +191,7 @@ async fn serves(
     Ok(())
 }
 
-/// E3: on one object the plugin misbehaves in each way there is.
+/// E3: the plugin misbehaves in six ways on one of 100 objects.
 pub(crate) async fn a_plugin_misbehaves_on_one_object() -> Result<ScenarioResult> {
     let plugins = [("probe", guests::probe()?)];
     let mut story = TestEnvironment::begin(RedisCluster::USUAL, &plugins, guests::PROBES).await?;
@@ -200,7 +200,7 @@ pub(crate) async fn a_plugin_misbehaves_on_one_object() -> Result<ScenarioResult
     let names = probes.create(100, |_| json!({"do": "nothing"})).await?;
     let (bad, others) = names.split_first().context("there are objects")?;
     story.well().await?;
-    // The misbehaving one too, so that it has a status to come back to.
+    // The misbehaving object too, so that it has a status to return to.
     let alone = round(&probes, &names).await?;
     story.watch().await?;
     let memory = resident_kib(story.host.pid())?;
@@ -224,7 +224,7 @@ pub(crate) async fn a_plugin_misbehaves_on_one_object() -> Result<ScenarioResult
         meanwhile = meanwhile.max(others.with_context(|| format!("others meanwhile {task}"))?);
         quarantined.with_context(|| task.to_string())?;
         slowest = slowest.max(start.elapsed());
-        // Changed, it is called again, and well.
+        // After a change of its spec the object is called again, and succeeds.
         probes.change(bad, &json!({"do": "nothing", "number": null})).await?;
         has(&probes, bad, &[]).await.context("after a change")?;
     }
@@ -239,7 +239,7 @@ pub(crate) async fn a_plugin_misbehaves_on_one_object() -> Result<ScenarioResult
         .note(format!("the host grew by {} MiB", growth >> 10)))
 }
 
-/// Makes these objects invalid and valid again, and waits each time until the host says so of all.
+/// Makes these objects invalid and valid again, and waits for the host's conditions on all each time.
 async fn round(probes: &TestObjects, names: &[String]) -> Result<Duration> {
     let start = Instant::now();
     probes.change(names, &json!({"do": "be-invalid"})).await?;
@@ -257,7 +257,7 @@ pub(crate) async fn has(probes: &TestObjects, names: &[String], wanted: &[&str])
             let object = all.get(name).with_context(|| format!("no {name}"))?;
             let found = conditions(object);
             let fits = found.iter().map(|(name, _)| name.as_str()).eq(wanted.iter().copied());
-            // A condition of an earlier generation is one that the host has not yet taken back.
+            // A condition of an earlier generation is one that the host has not removed yet.
             let old = wanted.is_empty() && object.pointer("/status/conditions/0").is_some();
             if !fits || old {
                 return Ok(Poll::NotYet(format!("{name}: {object}")));

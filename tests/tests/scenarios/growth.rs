@@ -1,5 +1,5 @@
-//! A cluster comes and goes two hundred times: what it leaves behind in the host, in the local cluster
-//! and in file descriptors.
+//! A cluster is created and deleted two hundred times: the memory and file descriptors that the host and the
+//! local cluster do not release.
 
 use std::{
     fmt, fs,
@@ -26,20 +26,20 @@ use crate::{
     say,
 };
 
-/// How often a cluster comes and goes.
+/// How many clusters are created and deleted.
 const CYCLES: usize = 200;
-/// After so many everything that is kept within a bound has reached it.
+/// After this many cycles every bounded cache is full.
 const SETTLED: usize = 50;
-/// How often the sizes are noted.
+/// After how many cycles the sizes are recorded each time.
 const NOTED_EACH: usize = 10;
 /// How much the host may grow after [`SETTLED`] cycles, in KiB.
 const HOST_GROWTH_MAX_KIB: u64 = 8 << 10;
 /// How much the local cluster may grow after [`SETTLED`] cycles, in KiB.
 const LOCAL_GROWTH_MAX_KIB: u64 = 64 << 10;
-/// How many file descriptors more either may have, because it is caught while it works.
+/// How many more file descriptors either may have, because it is measured while it works.
 const DESCRIPTORS_MORE_MAX: usize = 16;
 
-/// How large a process is.
+/// The size of a process.
 #[derive(Clone, Copy, Debug)]
 struct ProcessSize {
     resident_kib: u64,
@@ -59,7 +59,7 @@ impl fmt::Display for ProcessSize {
     }
 }
 
-/// What the two processes measure after so many cycles.
+/// The sizes of the two processes after a number of cycles.
 #[derive(Clone, Copy, Debug)]
 struct ProcessSizes {
     cycles: usize,
@@ -96,16 +96,16 @@ pub(crate) async fn a_cluster_comes_and_goes() -> Result<ScenarioResult> {
     judge(&noted)?;
     let report = story.end(QUIET).await?;
     let ends = noted.iter().filter(|sizes| [0, SETTLED, CYCLES].contains(&sizes.cycles));
-    let outcome = ScenarioResult::new("200 clusters came and went", took, 400.0, &report);
+    let outcome = ScenarioResult::new("200 clusters created and deleted", took, 400.0, &report);
     Ok(ends.fold(outcome, |outcome, ProcessSizes { cycles, host, local }| {
         outcome.note(format!("after {cycles}: host {host}, local {local}"))
     }))
 }
 
-/// Checks every note after [`SETTLED`] cycles against that one.
+/// Compares the sizes after [`SETTLED`] cycles with all later ones.
 fn judge(noted: &[ProcessSizes]) -> Result<()> {
     let settled = noted.iter().skip_while(|sizes| sizes.cycles < SETTLED);
-    let Some(base) = settled.clone().next() else { bail!("nothing was noted") };
+    let Some(base) = settled.clone().next() else { bail!("no size was recorded") };
     for now in settled {
         let pairs = [
             ("host", base.host, now.host, HOST_GROWTH_MAX_KIB),
@@ -126,7 +126,7 @@ fn judge(noted: &[ProcessSizes]) -> Result<()> {
     Ok(())
 }
 
-/// Creates a cluster, waits until it is ready, deletes it, and waits until its Pods are gone.
+/// Creates a cluster, waits until it is ready, deletes it, and waits until its Pods are deleted.
 async fn come_and_go(clusters: &Api<DynamicObject>, pods: &Api<Pod>, name: &str) -> Result<()> {
     let cluster = json!({
         "apiVersion": "redis.tholepin.dev/v1alpha1",
@@ -148,7 +148,7 @@ async fn come_and_go(clusters: &Api<DynamicObject>, pods: &Api<Pod>, name: &str)
     clusters.delete(name, &DeleteParams::default()).await?;
     let its = ListParams::default().labels(&format!("redis.tholepin.dev/cluster={name}"));
     while clusters.get_opt(name).await?.is_some() || !pods.list(&its).await?.items.is_empty() {
-        ensure!(start.elapsed() < GIVE_UP, "{name} is not gone");
+        ensure!(start.elapsed() < GIVE_UP, "{name} is not deleted");
         pause().await;
     }
     Ok(())

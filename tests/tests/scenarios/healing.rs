@@ -1,4 +1,4 @@
-//! Members die, hang and are forgotten; the cluster heals.
+//! Members end, hang and are forgotten; the cluster heals.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use tests::{
 
 use crate::ScenarioResult;
 
-/// From the death of a primary to the first write to its slots.
+/// The bound from the end of a primary to the first write to its slots, in seconds.
 const FIRST_WRITE_S: f64 = 0.5;
 
 /// F1a: the process of a primary is killed.
@@ -22,17 +22,17 @@ pub(crate) async fn a_primary_is_killed() -> Result<ScenarioResult> {
     killed(RedisCluster::USUAL).await
 }
 
-/// F1 with storage, a.
+/// F1c: the same as F1a with storage.
 pub(crate) async fn a_primary_with_storage_is_killed() -> Result<ScenarioResult> {
     killed(RedisCluster { storage: true, ..RedisCluster::USUAL }).await
 }
 
-/// F1b: the Pod of a primary is deleted at once.
+/// F1b: the Pod of a primary is deleted by force.
 pub(crate) async fn a_primary_s_pod_is_deleted() -> Result<ScenarioResult> {
     deleted(RedisCluster::USUAL).await
 }
 
-/// F1 with storage, b.
+/// F1d: the same as F1b with storage.
 pub(crate) async fn a_primary_s_pod_with_storage_is_deleted() -> Result<ScenarioResult> {
     deleted(RedisCluster { storage: true, ..RedisCluster::USUAL }).await
 }
@@ -45,8 +45,8 @@ async fn killed(redis: RedisCluster) -> Result<ScenarioResult> {
     Ok(outcome.note(format!("healed after {:.1} s", healed.as_secs_f64())))
 }
 
-/// Kills the primary of a shard's process; gives how long its slots could not be written, how long it
-/// took until all was well, and the Pod that had it.
+/// Kills the process of a shard's primary. Returns how long its slots could not be written, how long it took
+/// until the cluster was healthy, and the member that was the primary.
 pub(crate) async fn kill_a_primary(
     story: &TestEnvironment,
     shard: usize,
@@ -62,7 +62,7 @@ pub(crate) async fn kill_a_primary(
     ensure!(now.uid == primary.uid, "{} is another Pod", now.pod);
     ensure!(now.address == primary.address, "{} has another address", now.pod);
     if !story.redis.storage {
-        ensure!(!now.member.is_primary(), "{} came back empty and is the primary", now.pod);
+        ensure!(!now.member.is_primary(), "{} restarted empty and is the primary", now.pod);
     }
     Ok((first_write, took, primary))
 }
@@ -80,13 +80,13 @@ async fn deleted(redis: RedisCluster) -> Result<ScenarioResult> {
     let now = find(&seats, pod)?;
     ensure!(now.uid != primary.uid, "{pod} is the same Pod");
     ensure!(now.address != primary.address, "{pod} has the same address");
-    ensure!(!now.member.is_primary(), "{pod} came back as the primary");
+    ensure!(!now.member.is_primary(), "{pod} restarted as the primary");
     let report = story.end(QUIET).await?;
     let outcome = ScenarioResult::new("first write", first_write, FIRST_WRITE_S, &report);
     Ok(outcome.note(format!("healed after {:.1} s", took.as_secs_f64())))
 }
 
-/// F7: a replica hangs for 30 s. Nothing fails over, and it follows again.
+/// F7: a replica hangs for 30 s. Nothing fails over, and it is in sync again afterwards.
 pub(crate) async fn a_replica_hangs() -> Result<ScenarioResult> {
     let story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let seats = story.redis.seats(&story.client).await?;
@@ -103,7 +103,7 @@ pub(crate) async fn a_replica_hangs() -> Result<ScenarioResult> {
     Ok(ScenarioResult::new("back in sync", took, 5.0, &report))
 }
 
-/// F9: all others forget a replica.
+/// F9: all other members forget a replica.
 pub(crate) async fn a_replica_is_forgotten() -> Result<ScenarioResult> {
     let story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let seats = story.redis.seats(&story.client).await?;
@@ -111,7 +111,7 @@ pub(crate) async fn a_replica_is_forgotten() -> Result<ScenarioResult> {
     forgotten(story, &seats, replica).await
 }
 
-/// F9 again: all others forget a primary, but for its replica, which Redis does not let.
+/// F9b: all other members forget a primary, except its replicas, to which Redis does not allow it.
 pub(crate) async fn a_primary_is_forgotten() -> Result<ScenarioResult> {
     let story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let seats = story.redis.seats(&story.client).await?;
@@ -140,26 +140,26 @@ async fn forgotten(
     Ok(ScenarioResult::new("known again", took, 10.0, &report))
 }
 
-/// The primary of the n-th run of slots, and a tag of keys there.
+/// Returns the primary of the n-th range of slots, and a tag of keys in that range.
 pub(crate) async fn primary(story: &TestEnvironment, shard: usize) -> Result<(String, ClusterPod)> {
     let tag = story.redis.tags().into_iter().nth(shard).context("a shard has a tag")?;
     let seats = story.redis.seats(&story.client).await?;
     let primary = seats.into_iter().find(|seat| seat.serves(&tag));
-    primary.map(|primary| (tag.clone(), primary)).with_context(|| format!("nobody serves {tag}"))
+    primary.map(|primary| (tag.clone(), primary)).with_context(|| format!("no member serves {tag}"))
 }
 
-/// Wants that the same processes have the same roles.
+/// Checks that the same processes have the same roles.
 pub(crate) fn same_processes(before: &[ClusterPod], after: &[ClusterPod]) -> Result<()> {
     for (before, now) in before.iter().zip(after) {
         let same = before.member.is_primary() == now.member.is_primary();
         ensure!(same, "{} changed its role", now.pod);
         let same = before.member.field("run_id") == now.member.field("run_id");
-        ensure!(same, "{} was started again", now.pod);
+        ensure!(same, "{} was restarted", now.pod);
     }
     Ok(())
 }
 
-/// Waits until all is well and the server that died is not what answers; gives the Pods.
+/// Waits until the cluster is healthy and another process runs in the Pod of the killed one; returns the members.
 pub(crate) async fn healed(story: &TestEnvironment, died: &ClusterPod) -> Result<Vec<ClusterPod>> {
     let look = || async {
         let seats = story.redis.well(&story.kubectl, &story.client).await?;

@@ -1,10 +1,10 @@
-//! The host is killed at every write, one after the other, and started again: the end must be the same
-//! as without.
+//! The host is killed at every write, one after the other, and restarted: the end state must be the same as
+//! without a kill.
 //!
 //! Writes to Kubernetes are counted by a proxy between the host and the API server, which kills the host
-//! exactly before or after it passes one on. Writes to Redis go past any proxy; there the servers' own
-//! counts are watched, so that the host is killed as soon as the n-th is *seen*: the table says how many
-//! there were by then.
+//! exactly before or after it forwards one. Writes to Redis do not pass a proxy. There the servers' command
+//! counts are polled, so the host is killed as soon as the n-th write is *seen*; the table prints how many
+//! writes were done by then.
 
 use std::{
     collections::BTreeMap,
@@ -34,16 +34,16 @@ use crate::{
     say,
 };
 
-/// The smallest cluster whose creation takes every verb.
+/// The smallest cluster whose creation needs every kind of write.
 const SMALL: RedisCluster = RedisCluster { shards: 1, replicas: 1, ..RedisCluster::USUAL };
-/// How long a step's write may take to come; there may be fewer than without a kill.
+/// How long a step's write may take to come; a run may have fewer writes than the run without a kill.
 const WRITE_DEADLINE: Duration = Duration::from_secs(20);
-/// Between two looks at the servers' counts.
+/// The pause between two polls of the servers' counts.
 const PAUSE: Duration = Duration::from_millis(1);
-/// How long it may take until all is well after the host was started again.
+/// How long it may take until the cluster is healthy after the host's restart.
 const BOUND_S: f64 = 15.0;
 
-/// What was made of the steps.
+/// The number of finished steps and the slowest of them.
 #[derive(Default)]
 struct FormedTopology {
     steps: usize,
@@ -51,14 +51,14 @@ struct FormedTopology {
 }
 
 impl FormedTopology {
-    /// Takes in a step that ended as it should.
+    /// Records and prints a step that reached the same end.
     fn row(&mut self, what: impl fmt::Display, took: Duration) {
         self.steps += 1;
         self.slowest = self.slowest.max(took);
-        say(&format!("  {what} → same end, well {:.1} s after the restart", took.as_secs_f64()));
+        say(&format!("  {what} → same end, healthy {:.1} s after the restart", took.as_secs_f64()));
     }
 
-    /// Creates the cluster once more for the oracles, and hears them.
+    /// Creates the cluster once more with the oracles, and judges them.
     async fn judged(self, mut story: TestEnvironment) -> Result<ScenarioResult> {
         story.redis.create(&story.kubectl)?;
         story.well().await?;
@@ -69,7 +69,7 @@ impl FormedTopology {
     }
 }
 
-/// K1: right after each write of a creation, before the host knows of it.
+/// K1: right after each write of a creation, before the host gets the response.
 pub(crate) async fn after_each_write_of_a_creation() -> Result<ScenarioResult> {
     creation(KillMoment::After).await
 }
@@ -89,13 +89,13 @@ pub(crate) async fn before_each_write_of_a_heal() -> Result<ScenarioResult> {
     heal(KillMoment::Before).await
 }
 
-/// Waits until the host was killed, or nothing is left to write.
+/// Waits until the host was killed; returns false if the write did not come within the deadline.
 async fn sprung(mut sprung: tokio::sync::watch::Receiver<bool>) -> bool {
     let wait = tokio::time::timeout(WRITE_DEADLINE, sprung.wait_for(|sprung| *sprung)).await;
     wait.is_ok_and(|sprung| sprung.is_ok())
 }
 
-/// Wants the state that an undisturbed run has reached, and says how long it took.
+/// Waits until the state equals that of an undisturbed run; returns how long the cluster took to be healthy.
 async fn same_end(story: &TestEnvironment, wanted: &BTreeMap<String, Value>) -> Result<Duration> {
     let (_, took) = story.well().await?;
     let look = || async {
@@ -106,15 +106,15 @@ async fn same_end(story: &TestEnvironment, wanted: &BTreeMap<String, Value>) -> 
             Poll::NotYet(differences.join("; "))
         })
     };
-    // What is written last comes a moment after all is well.
+    // The last writes come a moment after the cluster is healthy.
     until("the same end", GIVE_UP, look).await?;
     Ok(took)
 }
 
 async fn creation(moment: KillMoment) -> Result<ScenarioResult> {
     let mut story = TestEnvironment::begin_by(ApiAccess::Proxied, SMALL, &[], "").await?;
-    // The first is there to be compared with; of the second the writes are counted, because kinds are
-    // looked up only once.
+    // The first cluster gives the expected state. The writes are counted for a second one, because the host
+    // discovers kinds only once.
     story.redis.create(&story.kubectl)?;
     story.well().await?;
     story.settle(Duration::from_secs(1)).await?;
@@ -165,7 +165,7 @@ async fn heal(moment: KillMoment) -> Result<ScenarioResult> {
     let mut table = FormedTopology::default();
     for (index, write) in writes.iter().enumerate() {
         let step = index + 1;
-        // Another shard each time, so that none has just failed over.
+        // Another shard each time, so that no shard has just failed over.
         let (_, died) = primary(&story, step % 3).await?;
         let seen = story.road()?.kill_at(step, moment, story.host.pid());
         kill_pod(&story, &died.pod)?;
@@ -227,7 +227,7 @@ pub(crate) async fn at_each_write_to_redis() -> Result<ScenarioResult> {
     table.judged(story).await
 }
 
-/// How often each server was told to change the cluster, by its own count.
+/// How many commands that change the cluster each server has run, by the servers' own counts.
 #[derive(Default)]
 struct CommandCounts {
     servers: BTreeMap<String, Connection>,
@@ -235,7 +235,7 @@ struct CommandCounts {
 }
 
 impl CommandCounts {
-    /// Connects to the servers that are there.
+    /// Connects to the servers of the present Pods.
     async fn learn(&mut self, story: &TestEnvironment) -> Result<()> {
         let pods: Api<Pod> = Api::namespaced(story.client.clone(), NAMESPACE);
         let selector = format!("redis.tholepin.dev/cluster={}", story.redis.name);
@@ -251,7 +251,7 @@ impl CommandCounts {
         Ok(())
     }
 
-    /// How many writes there were in all.
+    /// Reads the counts; returns the number of writes of all servers.
     fn look(&mut self) -> u64 {
         self.by_verb.clear();
         for server in self.servers.values_mut() {
@@ -263,7 +263,7 @@ impl CommandCounts {
         self.by_verb.values().sum()
     }
 
-    /// Waits until there were this many writes, and says what was seen.
+    /// Waits until there were this many writes; returns the counts as text.
     async fn until(story: &TestEnvironment, count: u64) -> Result<String> {
         let mut counts = Self::default();
         let start = Instant::now();
@@ -285,7 +285,7 @@ impl CommandCounts {
     }
 }
 
-/// A line of `INFO commandstats` about a command that changes the cluster.
+/// Parses a line of `INFO commandstats` about a command that changes the cluster.
 fn write(line: &str) -> Option<(&str, u64)> {
     const VERBS: &[&str] = &[
         "meet",

@@ -1,5 +1,5 @@
-//! Many objects: a swap of a thousand, two plugins side by side, a poison object among them, and fifty
-//! real clusters.
+//! Many objects: a swap with a thousand, two plugins side by side, an object on which the plugin loops, and
+//! fifty real clusters.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -36,22 +36,22 @@ use crate::{
     objects::TestObjects,
 };
 
-/// How many objects of a test kind there are.
+/// The number of objects of the test kinds.
 const OBJECTS: usize = 1_000;
-/// How many of them the second plugin has in L1.
+/// How many of them belong to the second plugin in L1.
 const OTHERS: usize = 200;
-/// What a pass computes: a millisecond or two.
+/// The work of one reconcile: one to two milliseconds.
 const TURNS: u64 = 1_000_000;
 /// How many live events are measured during a swap.
 const EVENTS: usize = 20;
-/// How many of them must have met a backlog, or nothing was measured.
+/// How many of them must have met a backlog; otherwise nothing was measured.
 const EVENTS_MIN: usize = 5;
-/// The most memory that the host may have with all of these, in KiB.
+/// The most resident memory of the host in these scenarios, in KiB.
 const MEMORY_MAX_KIB: u64 = 256 << 10;
-/// How many real clusters of one shard there are in L2.
+/// The number of real clusters of one shard in L2.
 const CLUSTERS: usize = 50;
 
-/// One pass of the guest `probe`, as it logged its begin.
+/// The begin of one reconcile of the guest `probe`, as the guest logged it.
 #[derive(Clone, Debug)]
 struct LoggedReconcile {
     at: Timestamp,
@@ -61,7 +61,7 @@ struct LoggedReconcile {
     number: u64,
 }
 
-/// Reads the passes off the host's log, from its last start on.
+/// Reads the reconciles from the host's log, from its last start on.
 struct ReconcileLog {
     log: PathBuf,
     offset: u64,
@@ -75,7 +75,7 @@ impl ReconcileLog {
         Self { log, offset: 0, rest: String::new(), all: Vec::new() }
     }
 
-    /// Takes in what was logged since.
+    /// Reads the new lines; returns all reconciles so far.
     fn read(&mut self) -> Result<&[LoggedReconcile]> {
         let mut file = File::open(&self.log)?;
         file.seek(SeekFrom::Start(self.offset))?;
@@ -89,12 +89,12 @@ impl ReconcileLog {
         Ok(&self.all)
     }
 
-    /// The objects that have begun a pass after the first `from`.
+    /// Returns the objects that have begun a reconcile after the first `from` ones.
     fn objects(&self, from: usize) -> BTreeSet<&str> {
         self.all.iter().skip(from).map(|pass| pass.object.as_str()).collect()
     }
 
-    /// How many objects have begun one after that with another revision than the old one.
+    /// Returns how many objects have begun a reconcile after those with another revision than `old`.
     fn new_since(&self, from: usize, old: &str) -> usize {
         let new = self.all.iter().skip(from).filter(|pass| pass.revision != old);
         new.map(|pass| pass.object.as_str()).collect::<BTreeSet<_>>().len()
@@ -115,7 +115,7 @@ fn pass(line: &str) -> Option<LoggedReconcile> {
     })
 }
 
-/// A host whose log can be read by a program.
+/// Starts the host with a log in JSON.
 fn logged() -> ApiAccess {
     ApiAccess::Direct(HostOptions {
         arguments: vec!["--log-format", "json"],
@@ -127,7 +127,7 @@ fn work(number: usize) -> Value {
     json!({"do": "work", "turns": TURNS, "number": number})
 }
 
-/// Waits until this many objects have begun a pass after the first `from`.
+/// Waits until this many objects have begun a reconcile after the first `from` ones.
 async fn begun(passes: &mut ReconcileLog, from: usize, count: usize) -> Result<Duration> {
     let start = Instant::now();
     loop {
@@ -141,7 +141,7 @@ async fn begun(passes: &mut ReconcileLog, from: usize, count: usize) -> Result<D
     }
 }
 
-/// Waits until this many objects have begun a pass of another revision than the old one.
+/// Waits until this many objects have begun a reconcile with another revision than `old`.
 async fn until_new(passes: &mut ReconcileLog, from: usize, old: &str, count: usize) -> Result<()> {
     let start = Instant::now();
     loop {
@@ -155,7 +155,7 @@ async fn until_new(passes: &mut ReconcileLog, from: usize, old: &str, count: usi
     }
 }
 
-/// E9: a thousand objects are queued again by a swap, and live events come in between.
+/// E9: a thousand objects are queued again by a swap, and live events arrive meanwhile.
 pub(crate) async fn live_events_overtake_a_swap() -> Result<ScenarioResult> {
     let component = guests::probe()?;
     let plugins = [("probe", component.clone())];
@@ -199,22 +199,22 @@ pub(crate) async fn live_events_overtake_a_swap() -> Result<ScenarioResult> {
         waits.push(Duration::try_from(at.duration_since(written)).unwrap_or_default());
     }
     let in_time = waits.len();
-    ensure!(EVENTS_MIN <= in_time, "only {in_time} events came while others waited");
+    ensure!(EVENTS_MIN <= in_time, "only {in_time} events arrived while other objects were queued");
     probes.change(&touched, &json!({"number": 0})).await?;
     let report = story.end(QUIET).await?;
     waits.sort();
     let p50 = waits.get(in_time / 2).copied().unwrap_or_default();
     let slowest = waits.last().copied().unwrap_or_default();
-    let what = "live event → begin of its reconcile (slowest)";
+    let what = "live event → start of its reconcile (slowest)";
     Ok(ScenarioResult::new(what, slowest, 0.1, &report)
         .note(format!(
-            "{in_time} events while others waited, p50 {:.0} ms",
+            "{in_time} events while other objects were queued, p50 {:.0} ms",
             p50.as_secs_f64() * 1e3
         ))
         .note(format!("all {OBJECTS} were reconciled by the new code")))
 }
 
-/// L1: a thousand objects of two plugins, all due at once; then again with a poison object.
+/// L1: a thousand objects of two plugins are due at the same time; then again while the plugin loops on one.
 pub(crate) async fn two_plugins_share_the_host() -> Result<ScenarioResult> {
     let other = [("PLUGIN_NAME", "other"), ("PLUGIN_KIND", "Other")];
     let plugins = [("probe", guests::probe()?), ("other", guests::build("guest-probe", &other)?)];
@@ -228,7 +228,7 @@ pub(crate) async fn two_plugins_share_the_host() -> Result<ScenarioResult> {
     others.create(OTHERS, |_| work(0)).await?;
     let mut passes = ReconcileLog::of(&story);
     begun(&mut passes, 0, OBJECTS).await?;
-    // So that the one that will misbehave has a status to come back to.
+    // So that the object on which the plugin will loop has a status to return to.
     let poison = std::slice::from_ref(names.first().context("an object")?);
     probes.change(poison, &json!({"do": "be-invalid"})).await?;
     has(&probes, poison, &["Reconciled"]).await?;
@@ -244,7 +244,7 @@ pub(crate) async fn two_plugins_share_the_host() -> Result<ScenarioResult> {
     let share = share(&passes.all);
     ensure!(
         (0.4..=0.6).contains(&share),
-        "the plugin with fewer objects got {share:.2} of the passes"
+        "the plugin with fewer objects got {share:.2} of the reconciles"
     );
     let gap = longest_gap(&passes.all);
     ensure!(gap < Duration::from_secs(3), "nothing was reconciled for {gap:?}");
@@ -256,7 +256,7 @@ pub(crate) async fn two_plugins_share_the_host() -> Result<ScenarioResult> {
     begun(&mut passes, 0, OBJECTS - 1).await?;
     let poisoned = span(&passes.all);
     let limit = alone * 2 + Duration::from_secs(1);
-    ensure!(poisoned < limit, "with a poison object {poisoned:?}, without {alone:?}");
+    ensure!(poisoned < limit, "with a looping object {poisoned:?}, without {alone:?}");
     probes.change(poison, &work(0)).await?;
     has(&probes, poison, &[]).await?;
 
@@ -267,21 +267,21 @@ pub(crate) async fn two_plugins_share_the_host() -> Result<ScenarioResult> {
     let peak = peak_kib(story.host.pid())?;
     let report = story.end(QUIET).await?;
     Ok(ScenarioResult::new("a thousand reconciled after a start", alone, 10.0, &report)
-        .note(format!("share of the plugin with fewer objects while both waited: {share:.2}"))
+        .note(format!("share of the plugin with fewer objects while both were queued: {share:.2}"))
         .note(format!("longest pause {:.2} s", gap.as_secs_f64()))
-        .note(format!("with a poison object {:.2} s", poisoned.as_secs_f64()))
+        .note(format!("with a looping object {:.2} s", poisoned.as_secs_f64()))
         .note(format!("memory {} MiB, at its peak {} MiB", memory >> 10, peak >> 10))
         .note(format!("writes while idle for 5 s: {idle}")))
 }
 
-/// From the first pass to the last.
+/// Returns the time from the first reconcile to the last.
 fn span(passes: &[LoggedReconcile]) -> Duration {
     let ends = passes.first().zip(passes.last());
     let span = ends.map(|(first, last)| last.at.duration_since(first.at));
     span.and_then(|span| Duration::try_from(span).ok()).unwrap_or_default()
 }
 
-/// How much of the passes went to the plugin `other`, from when both had some until it had all of its.
+/// Returns the share of the plugin `other` in the reconciles, counted while objects of both plugins were queued.
 fn share(passes: &[LoggedReconcile]) -> f64 {
     let is_other = |pass: &LoggedReconcile| pass.plugin == "other";
     let first = |wanted: bool| passes.iter().position(|pass| is_other(pass) == wanted);
@@ -300,16 +300,16 @@ fn longest_gap(passes: &[LoggedReconcile]) -> Duration {
     gaps.max().unwrap_or_default()
 }
 
-/// How many writes the host sends in 5 s.
+/// Returns how many writes the host sends in 5 s.
 async fn idle_writes(story: &TestEnvironment) -> Result<usize> {
     let before = host_writes(&story.cluster.audit_log())?.len();
     tokio::time::sleep(Duration::from_secs(5)).await;
     let writes = host_writes(&story.cluster.audit_log())?.len() - before;
-    ensure!(writes == 0, "the host wrote {writes} times although nothing happened");
+    ensure!(writes == 0, "the host wrote {writes} times although nothing changed");
     Ok(writes)
 }
 
-/// L2: fifty real clusters of one shard become ready and take a setting.
+/// L2: fifty real clusters of one shard become ready and get a setting.
 pub(crate) async fn fifty_clusters() -> Result<ScenarioResult> {
     let mut story = TestEnvironment::begin(RedisCluster::USUAL, &[], "").await?;
     story.redis.create(&story.kubectl)?;
@@ -364,14 +364,14 @@ pub(crate) async fn fifty_clusters() -> Result<ScenarioResult> {
         .note(format!("writes while idle for 5 s: {idle}")))
 }
 
-/// The RedisClusters of the namespace.
+/// Returns the API of the RedisClusters of the namespace.
 pub(crate) fn clusters(client: &Client) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk("redis.tholepin.dev", "v1alpha1", "RedisCluster");
     let kind = ApiResource::from_gvk_with_plural(&kind, "redisclusters");
     Api::namespaced_with(client.clone(), NAMESPACE, &kind)
 }
 
-/// Waits until every cluster is Ready at its present generation; gives when the first was.
+/// Waits until every cluster is Ready at its present generation; returns when the first of them was.
 async fn all_ready(clusters: &Api<DynamicObject>) -> Result<Duration> {
     let start = Instant::now();
     let mut first = None;
@@ -393,7 +393,7 @@ async fn all_ready(clusters: &Api<DynamicObject>) -> Result<Duration> {
     }
 }
 
-/// Whether a cluster is Ready at its present generation.
+/// Returns true if a cluster is Ready at its present generation.
 pub(crate) fn is_ready(object: &DynamicObject) -> bool {
     let conditions = object.data.pointer("/status/conditions").and_then(Value::as_array);
     conditions.into_iter().flatten().any(|condition| {

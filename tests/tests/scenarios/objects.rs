@@ -1,4 +1,4 @@
-//! Many objects of the test kinds.
+//! Creates, changes and lists many objects of the test kinds.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use kube::{
 use serde_json::{Value, json};
 use tests::redis_cluster::NAMESPACE;
 
-/// How many requests are under way at once.
+/// How many requests are sent concurrently.
 const AT_ONCE: usize = 32;
 
 /// The objects of one test kind.
@@ -22,7 +22,7 @@ pub(crate) struct TestObjects {
 }
 
 impl TestObjects {
-    /// `Greeting` or `Probe`.
+    /// Selects the kind `Greeting` or `Probe`.
     pub(crate) fn new(client: &Client, kind: &'static str) -> Self {
         let plural = kind.to_lowercase() + "s";
         let gvk = GroupVersionKind::gvk("tests.tholepin.dev", "v1", kind);
@@ -30,7 +30,7 @@ impl TestObjects {
         Self { api: Api::namespaced_with(client.clone(), NAMESPACE, &resource), kind }
     }
 
-    /// Creates this many, each with the spec of its name.
+    /// Creates `count` objects; `spec` gives the spec for each name.
     pub(crate) async fn create(
         &self,
         count: usize,
@@ -55,7 +55,7 @@ impl TestObjects {
         Ok(names)
     }
 
-    /// Changes the specs of these objects, all at once.
+    /// Changes the specs of these objects, concurrently.
     pub(crate) async fn change(&self, names: &[String], spec: &Value) -> Result<()> {
         let patch = Patch::Merge(json!({ "spec": spec }));
         let parameters = PatchParams::default();
@@ -64,7 +64,7 @@ impl TestObjects {
         Ok(())
     }
 
-    /// All objects by name.
+    /// Returns all objects by name.
     pub(crate) async fn all(&self) -> Result<BTreeMap<String, Value>> {
         let list = self.api.list(&ListParams::default()).await?;
         let named = list.items.into_iter().map(|object| {
@@ -75,7 +75,7 @@ impl TestObjects {
     }
 }
 
-/// The host's conditions on an object: type and reason, for its present generation.
+/// Returns the host's conditions on an object at its present generation: type and reason.
 pub(crate) fn conditions(object: &Value) -> Vec<(String, String)> {
     let text = |condition: &Value, field: &str| {
         condition.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()

@@ -1,5 +1,5 @@
-//! What `tholepin plan` shows of a paused cluster is what is done when it goes on, and showing it
-//! touches nothing.
+//! The report of `tholepin plan` about a paused cluster equals what the host does after the pause, and making
+//! the report changes nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,12 +20,12 @@ use tests::{
 
 use crate::ScenarioResult;
 
-/// How long a plan of a cluster of six may take, from the command's start to its end.
+/// How long a plan of a cluster of six may take, from the start of the command to its end, in seconds.
 const PLAN_S: f64 = 2.0;
 /// The annotation that pauses an object.
 const PAUSED: &str = "tholepin.dev/paused";
-/// What a server may be asked while a plan is made, as `INFO commandstats` names it: reads, how they are
-/// authenticated, and what replication says by itself.
+/// The commands that a server may run while a plan is made, as `INFO commandstats` names them: reads,
+/// authentication, and the commands of replication.
 const READS: &[&str] = &[
     "auth",
     "client|list",
@@ -45,7 +45,7 @@ const READS: &[&str] = &[
     "select",
 ];
 
-/// P1: a replica is forgotten by all while the cluster is paused.
+/// P1: a replica is forgotten by all others while the cluster is paused.
 pub(crate) async fn a_forgotten_replica_is_planned_for() -> Result<ScenarioResult> {
     planned(async |seats: &[ClusterPod]| {
         let replica = seats.iter().find(|seat| !seat.member.is_primary()).context("a replica")?;
@@ -59,8 +59,8 @@ pub(crate) async fn a_forgotten_replica_is_planned_for() -> Result<ScenarioResul
     .await
 }
 
-/// P2: a replica is told past the host to follow the primary of another shard while the cluster is
-/// paused.
+/// P2: while the cluster is paused, a client other than the host makes a replica follow the primary of another
+/// shard.
 pub(crate) async fn a_replica_of_the_wrong_primary_is_planned_for() -> Result<ScenarioResult> {
     planned(async |seats: &[ClusterPod]| {
         let replica = seats.iter().find(|seat| !seat.member.is_primary()).context("a replica")?;
@@ -88,15 +88,15 @@ pub(crate) async fn a_replica_of_the_wrong_primary_is_planned_for() -> Result<Sc
     .await
 }
 
-/// Pauses a cluster that is well, lets `fault` break it, plans, and compares the plan with what is done
-/// when the pause ends. `fault` gives the verb that must mend it.
+/// Pauses a healthy cluster, lets `fault` break it, makes a plan, and compares the plan with what the host does
+/// after the pause. `fault` returns the verb that must repair it.
 async fn planned(
     fault: impl AsyncFnOnce(&[ClusterPod]) -> Result<&'static str>,
 ) -> Result<ScenarioResult> {
     let mut story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let command = CommandLine::of(&story.cluster);
     let name = format!("rediscluster/{}", story.redis.name);
-    // What the writer writes would be counted by the servers.
+    // The servers would count the writer's commands.
     story.forget_writes()?;
     annotate(&story, &format!("{PAUSED}=true"))?;
     let paused = until_paused(&command, &name).await?;
@@ -124,8 +124,8 @@ async fn planned(
     let outcome = ScenarioResult::new("plan", took, PLAN_S, &report);
     let steps = planned.as_array().map_or(0, Vec::len);
     let outcome =
-        outcome.note(format!("{steps} steps planned and done alike: {}", commands.join("; ")));
-    Ok(outcome.note(format!("servers were asked {}", asked.join(", "))))
+        outcome.note(format!("{steps} steps planned and performed alike: {}", commands.join("; ")));
+    Ok(outcome.note(format!("servers ran {}", asked.join(", "))))
 }
 
 fn annotate(story: &TestEnvironment, annotation: &str) -> Result<()> {
@@ -133,12 +133,12 @@ fn annotate(story: &TestEnvironment, annotation: &str) -> Result<()> {
     story.kubectl.run(&[&object[..], &[annotation]].concat()).map(drop)
 }
 
-/// Keeps the plan beside the cluster's logs, as a person would.
+/// Saves the plan beside the cluster's logs.
 fn save(story: &TestEnvironment, plan: &Value) -> Result<()> {
     Ok(fs::write(story.cluster.directory().join("plan.json"), format!("{plan:#}\n"))?)
 }
 
-/// The number of the pass that found the object paused.
+/// Waits for the reconcile that found the object paused; returns its number.
 async fn until_paused(command: &CommandLine, name: &str) -> Result<u64> {
     let look = || async {
         let passes = command.calls(&[name])?;
@@ -150,14 +150,14 @@ async fn until_paused(command: &CommandLine, name: &str) -> Result<u64> {
     Ok(until("the host to see the pause", GIVE_UP, look).await?.0)
 }
 
-/// What the first pass after this one wrote.
+/// Returns the writes of the first reconcile after this one.
 async fn first_after(command: &CommandLine, name: &str, number: u64) -> Result<Value> {
     let look = || async {
         let passes = command.calls(&[name])?;
         let is_after = |pass: &&Value| pass.get("number").and_then(Value::as_u64) > Some(number);
         let found = passes.iter().find(is_after).and_then(|pass| pass.get("number"));
         let Some(found) = found else {
-            return Ok(Poll::NotYet(format!("{} passes", passes.len())));
+            return Ok(Poll::NotYet(format!("{} reconciles", passes.len())));
         };
         let one = command.calls(&[name, "--writes", "--pass", &found.to_string()])?;
         Ok(Poll::There(one.into_iter().next().context("the pass")?))
@@ -165,7 +165,7 @@ async fn first_after(command: &CommandLine, name: &str, number: u64) -> Result<V
     Ok(until("the first pass after the pause", GIVE_UP, look).await?.0)
 }
 
-/// The commands of a plan's steps with this verb.
+/// Returns the commands of a plan's steps with this verb.
 fn commands_of(plan: &Value, verb: &str) -> Vec<String> {
     let steps = plan.get("steps").and_then(Value::as_array).into_iter().flatten();
     let steps = steps.filter(|step| step.get("verb").is_some_and(|name| name == verb));
@@ -178,7 +178,7 @@ fn commands_of(plan: &Value, verb: &str) -> Vec<String> {
         .collect()
 }
 
-/// The audit log's lines.
+/// Returns the lines of the audit log.
 fn writes(story: &TestEnvironment) -> Result<Vec<Value>> {
     let text = fs::read_to_string(story.cluster.audit_log())?;
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
@@ -196,7 +196,7 @@ fn dry_runs_only(lines: &[Value]) -> Result<()> {
     Ok(())
 }
 
-/// How often each server has run each command since it started.
+/// Returns how many times each server has run each command since its start.
 fn counts(seats: &[ClusterPod]) -> Result<BTreeMap<(String, String), u64>> {
     let mut counts = BTreeMap::new();
     for seat in seats {
@@ -213,7 +213,7 @@ fn counts(seats: &[ClusterPod]) -> Result<BTreeMap<(String, String), u64>> {
     Ok(counts)
 }
 
-/// The commands that were run in between, which must all be reads.
+/// Returns the commands that ran in between; fails unless all are reads.
 fn reads_only(
     before: &BTreeMap<(String, String), u64>,
     after: &BTreeMap<(String, String), u64>,
@@ -225,6 +225,9 @@ fn reads_only(
             asked.insert(name.clone());
         }
     }
-    ensure!(!asked.is_empty(), "nobody was asked anything: how was the plan made?");
+    ensure!(
+        !asked.is_empty(),
+        "no server ran any command, so the plan was not made from live reads"
+    );
     Ok(asked.into_iter().collect())
 }

@@ -1,4 +1,4 @@
-//! The policy is swapped while a cluster needs it.
+//! The plugin is swapped while a cluster needs it.
 
 use std::time::Instant;
 
@@ -12,8 +12,8 @@ use tests::{
 
 use crate::{ScenarioResult, healing::kill_a_primary};
 
-/// U14 under F1a: an equal policy under another digest arrives just before a primary dies, and a file
-/// that is no plugin just before another dies.
+/// U14 under F1a: a new revision with the same code is installed just before a primary is killed, and a file
+/// that is no component just before another one is killed.
 pub(crate) async fn the_policy_is_swapped_while_a_primary_dies() -> Result<ScenarioResult> {
     let story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let before = story.plugin("redis-cluster")?;

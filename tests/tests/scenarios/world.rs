@@ -1,5 +1,5 @@
-//! The world goes bad and comes back: the API server is away, hangs or forgets; Redis hangs; a disk is
-//! full. Each story tells what was seen and how long it took until all was well again.
+//! Faults of the surroundings: the API server is away, hangs or forgets; Redis hangs; a disk is full; the clock
+//! jumps. Each scenario prints what was observed and how long it took until the cluster was healthy again.
 
 use std::{
     fs,
@@ -38,13 +38,13 @@ use crate::{
 
 /// How many objects of the test kind there are.
 const GREETINGS: usize = 20;
-/// What a watch that hangs may cost: the server ends it after 30 s, five more are allowed.
+/// The bound for a hung watch: the server should end each watch after 30 s; 5 s more are allowed.
 const HUNG_WATCH_S: f64 = 35.0;
 const HOUR_S: i64 = 3_600;
-/// How many changes push the oldest out of the API server's memory of one kind.
+/// How many changes push the oldest one of a kind out of the API server's memory.
 const CHANGES: usize = 2_200;
 
-/// A story in which the host reaches the API server through a proxy, with greetings beside the cluster.
+/// Starts a scenario with greetings beside the cluster.
 async fn begin(reach: ApiAccess) -> Result<(TestEnvironment, TestObjects, Vec<String>)> {
     let plugins = [("config-maker", guests::config_maker("Hello")?)];
     let mut story = TestEnvironment::begin_by(reach, RedisCluster::USUAL, &plugins, "").await?;
@@ -57,7 +57,7 @@ async fn begin(reach: ApiAccess) -> Result<(TestEnvironment, TestObjects, Vec<St
     Ok((story, greetings, names))
 }
 
-/// Changes the greetings back and hears the oracles.
+/// Changes the greetings back and judges the oracles.
 async fn end(
     story: TestEnvironment,
     greetings: &TestObjects,
@@ -78,8 +78,7 @@ pub(crate) async fn the_api_server_is_away_for_a_minute() -> Result<ScenarioResu
     away(Duration::from_secs(60), "the API server is away for 60 s").await
 }
 
-/// A primary dies, objects are changed and a plugin is swapped, all while the host reaches no API
-/// server.
+/// A primary is killed, objects are changed and a plugin is swapped, all while the host reaches no API server.
 async fn away(time: Duration, fault: &'static str) -> Result<ScenarioResult> {
     let (story, greetings, names) = begin(ApiAccess::Proxied).await?;
     let (tag, died) = primary(&story, 0).await?;
@@ -99,18 +98,18 @@ async fn away(time: Duration, fault: &'static str) -> Result<ScenarioResult> {
         greeted(&story, "Howdy, meanwhile", &names).await?;
         healed(&story, &died).await
     };
-    all.await.context("after the API server was back")?;
+    all.await.context("after the API server returned")?;
     let took = start.elapsed();
     let swapped = || async {
         let now = story.plugin("config-maker")?;
         let swapped = now.pointer("/status/active") != before.pointer("/status/active");
         Ok(if swapped { Poll::There(()) } else { Poll::NotYet(now.to_string()) })
     };
-    until("the swap to be told", GIVE_UP, swapped).await?;
+    until("the swap to be reported", GIVE_UP, swapped).await?;
     let log = story.host_log()?;
     story.put("config-maker.wasm", &guests::config_maker("Hello")?)?;
     let failing = log.lines().filter(|line| line.contains("watch waits")).count();
-    ensure!(0 < failing, "the host did not say that its watches fail");
+    ensure!(0 < failing, "the host did not log that its watches fail");
     let report = end(story, &greetings, &names).await?;
     let seen = format!(
         "{failing} warnings about watches; new code served within; writes to the dead primary's slots \
@@ -120,7 +119,7 @@ async fn away(time: Duration, fault: &'static str) -> Result<ScenarioResult> {
     Ok(ScenarioResult::new("well again", took, 8.0, &report).fault(fault, seen))
 }
 
-/// W3: the API server is away, and so much changes meanwhile that no watch can go on where it was.
+/// W3: the API server is away, and so much changes meanwhile that no watch can resume at its resource version.
 pub(crate) async fn watches_have_expired() -> Result<ScenarioResult> {
     let (story, _, names) = begin(ApiAccess::Proxied).await?;
     let maps: Api<ConfigMap> = Api::namespaced(story.client.clone(), NAMESPACE);
@@ -149,15 +148,15 @@ pub(crate) async fn watches_have_expired() -> Result<ScenarioResult> {
     greeted(&story, "Hello, before", &names).await?;
     let took = start.elapsed();
     let expired = road.expired();
-    ensure!(0 < expired, "no watch was told that its position is too old");
+    ensure!(0 < expired, "no watch got 410 Gone");
     let report = story.end(QUIET).await?;
     let seen = format!(
-        "{expired} watches were told 410 and listed anew; what was deleted and edited meanwhile was found"
+        "{expired} watches got 410 and listed again; objects deleted and edited meanwhile were repaired"
     );
     Ok(ScenarioResult::new("well again", took, 8.0, &report).fault("watches have expired", seen))
 }
 
-/// W4: every open watch goes silent; nobody closes a connection.
+/// W4: every open watch stops forwarding events, and no connection is closed.
 pub(crate) async fn watches_hang() -> Result<ScenarioResult> {
     let (story, greetings, names) = begin(ApiAccess::Proxied).await?;
     story.road()?.hang_watches();
@@ -165,15 +164,15 @@ pub(crate) async fn watches_hang() -> Result<ScenarioResult> {
     greetings.change(&names, &json!({"text": "unheard"})).await?;
     greeted(&story, "Hello, unheard", &names).await?;
     let took = start.elapsed();
-    ensure!(took.as_secs_f64() < HUNG_WATCH_S + 5.0, "a hung watch was noticed after {took:?}");
+    ensure!(took.as_secs_f64() < HUNG_WATCH_S + 5.0, "a hung watch was replaced after {took:?}");
     ensure!(Duration::from_secs(5) < took, "the watches did not hang: {took:?}");
     let report = end(story, &greetings, &names).await?;
-    let seen = "nothing, until each watch had been silent for 35 s; then it went on where it was";
+    let seen = "nothing, until each watch had been silent for 35 s; then it resumed";
     let outcome = ScenarioResult::new("noticed and done", took, HUNG_WATCH_S, &report);
     Ok(outcome.fault("watches hang, connections stay open", seen.to_owned()))
 }
 
-/// W5: the API server takes connections and answers nothing for 12 s.
+/// W5: the API server accepts connections and answers nothing for 12 s.
 pub(crate) async fn the_api_server_hangs() -> Result<ScenarioResult> {
     let (story, greetings, names) = begin(ApiAccess::Proxied).await?;
     greetings.change(&names, &json!({"text": "first"})).await?;
@@ -191,7 +190,7 @@ pub(crate) async fn the_api_server_hangs() -> Result<ScenarioResult> {
     Ok(outcome.fault("the API server hangs for 12 s", seen))
 }
 
-/// W6: a primary hangs until the others have replaced it, and then goes on.
+/// W6: a primary hangs until the others have replaced it, and then continues.
 pub(crate) async fn a_primary_hangs() -> Result<ScenarioResult> {
     let story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let (tag, hung) = primary(&story, 0).await?;
@@ -202,7 +201,7 @@ pub(crate) async fn a_primary_hangs() -> Result<ScenarioResult> {
         let shard = |seat: &ClusterPod| seat.shard == hung.shard && seat.pod != hung.pod;
         let others = story.redis.answering(&story.client).await?;
         let serves = others.iter().any(|seat| shard(seat) && seat.serves(&tag));
-        Ok(if serves { Poll::There(()) } else { Poll::NotYet("nobody else serves".to_owned()) })
+        Ok(if serves { Poll::There(()) } else { Poll::NotYet("no other member serves".to_owned()) })
     };
     let (_, replaced) = until("another to serve", GIVE_UP, replaced).await?;
     let start = Instant::now();
@@ -210,11 +209,11 @@ pub(crate) async fn a_primary_hangs() -> Result<ScenarioResult> {
     let (seats, _) = story.well().await?;
     let took = start.elapsed();
     let now = find(&seats, &hung.pod)?;
-    ensure!(!now.member.is_primary(), "{} went on as the primary", now.pod);
+    ensure!(!now.member.is_primary(), "{} continued as the primary", now.pod);
     let outage = story.writer()?.outage(&tag)?;
     let report = story.end(QUIET).await?;
     let seen = format!(
-        "replaced after {:.1} s by the cluster's vote, outage {:.1} s; it came back as a replica",
+        "replaced after {:.1} s, outage {:.1} s; it returned as a replica",
         replaced.as_secs_f64(),
         outage.as_secs_f64()
     );
@@ -222,7 +221,7 @@ pub(crate) async fn a_primary_hangs() -> Result<ScenarioResult> {
         .fault("a primary hangs (SIGSTOP)", seen))
 }
 
-/// W7: a replica answers slowly for 10 s: it runs a fifth of the time.
+/// W7: a replica is slow for 10 s: it runs a fifth of the time.
 pub(crate) async fn a_replica_is_slow() -> Result<ScenarioResult> {
     let story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let seats = story.redis.seats(&story.client).await?;
@@ -243,7 +242,7 @@ pub(crate) async fn a_replica_is_slow() -> Result<ScenarioResult> {
     Ok(ScenarioResult::new("in sync", took, 5.0, &report).fault("a replica is slow for 10 s", seen))
 }
 
-/// W8: there is no room for compiled code; new code arrives.
+/// W8: the disk of the compile cache is full when new code arrives.
 pub(crate) async fn the_disk_is_full() -> Result<ScenarioResult> {
     let disk = SmallDisk::mount()?;
     let setup = HostOptions { cache: Some(disk.path.clone()), ..HostOptions::default() };
@@ -256,7 +255,7 @@ pub(crate) async fn the_disk_is_full() -> Result<ScenarioResult> {
     let log = story.host_log()?;
     ensure!(
         log.contains("compiled code cannot be kept"),
-        "the host did not say that there is no room"
+        "the host did not log that the disk is full"
     );
     let plugin = story.plugin("config-maker")?;
     ensure!(plugin.pointer("/status/reason").is_none(), "the new code is refused: {plugin}");
@@ -267,7 +266,7 @@ pub(crate) async fn the_disk_is_full() -> Result<ScenarioResult> {
     let emptied = start.elapsed();
     let report = story.end(QUIET).await?;
     let seen = format!(
-        "a warning that says where to make room; new code served from memory, and after room was made \
+        "a warning that names the folder; new code served from memory, and after space was freed \
          within {:.1} s",
         emptied.as_secs_f64()
     );
@@ -275,8 +274,8 @@ pub(crate) async fn the_disk_is_full() -> Result<ScenarioResult> {
     Ok(outcome.fault("the disk under the compile cache is full", seen))
 }
 
-/// W9: the host's wall clock jumps an hour ahead, then two hours back. After each jump new code comes and a
-/// primary dies.
+/// W9: the host's wall clock jumps an hour ahead, then two hours back. After each jump new code arrives and a
+/// primary is killed.
 pub(crate) async fn the_clock_jumps() -> Result<ScenarioResult> {
     let clock = FakedClock::new()?;
     let setup = HostOptions { clock: Some(clock.clone()), ..HostOptions::default() };
@@ -299,7 +298,7 @@ pub(crate) async fn the_clock_jumps() -> Result<ScenarioResult> {
     Ok(outcome.fault("the host's clock jumps", seen.join("; ")))
 }
 
-/// Waits until the host's log tells times of a clock that is so far ahead; each look has it tell one.
+/// Waits until the host's log has times of a clock that is so far ahead; each poll makes the host log a line.
 async fn lives_at(story: &TestEnvironment, ahead_s: i64) -> Result<()> {
     let component = guests::config_maker("Hello")?;
     let mut variant = 0;
@@ -319,14 +318,14 @@ async fn lives_at(story: &TestEnvironment, ahead_s: i64) -> Result<()> {
     until(format!("the host's clock to be {ahead_s} s ahead"), GIVE_UP, look).await.map(drop)
 }
 
-/// A small disk of the test's own; unmounted when dropped.
+/// A small disk for one test; unmounted when dropped.
 struct SmallDisk {
     path: PathBuf,
     directory: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    /// Needs root, or the right to mount.
+    /// Mounts a tmpfs, which needs root.
     fn mount() -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("tholepin-disk-").tempdir()?;
         let path = directory.path().join("disk");
@@ -335,7 +334,7 @@ impl SmallDisk {
         mount.args(["-t", "tmpfs", "-o", "size=64m,mode=0700", "tholepin-test"]).arg(&path);
         let done = mount.output()?;
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
-        ensure!(done.status.success(), "this story mounts a small disk, run it as root: {said}");
+        ensure!(done.status.success(), "this scenario mounts a small disk; run it as root: {said}");
         Ok(Self { path, directory })
     }
 
