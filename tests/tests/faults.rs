@@ -1,18 +1,17 @@
-//! The faults that lost data or service, each as an input on real processes: what was done, what happened
-//! before it was mended, what happens now, and how many keys there are before and after.
+//! A table of faults that once lost data or service, each injected on real processes: the input, the behaviour
+//! before the fix, the behaviour now, and the number of keys before and after.
 //!
 //! ```text
-//! cargo test -p tests --test faults -- --all               the whole table, and no random faults
-//! cargo test -p tests --test faults -- --only 4,7          these lines of the issue
-//! cargo test -p tests --test faults -- --only 4a,5@1x1s    one case; a line with one shape
+//! cargo test -p tests --test faults -- --all               the whole table, without random faults
+//! cargo test -p tests --test faults -- --only 4,7          all cases of these numbers
+//! cargo test -p tests --test faults -- --only 4a,5@1x1s    one case; all cases of a number with one shape
 //! cargo test -p tests --test faults -- --only random       seeded random faults (SEED=…, MINUTES=…)
-//! cargo test -p tests --test faults -- --minute COMMIT     a minute of cases, chosen by the commit
+//! cargo test -p tests --test faults -- --minute COMMIT     about a minute of cases, chosen by the commit's hash
 //! cargo test -p tests --test faults -- --list              the names, with the options before it
 //! ```
 //!
-//! A shape is written shards x replicas, with an `s` behind it where the Pods have volumes. Each row says
-//! what is right by the issue, whatever the code does. Without an option nothing runs: `make test` has the
-//! scenarios.
+//! A shape is written SHARDSxREPLICAS, followed by `s` if the Pods have volumes. Without an option nothing runs:
+//! `make test` runs the scenarios instead.
 
 #[path = "faults/attacked.rs"]
 mod attacked;
@@ -65,9 +64,9 @@ use tests::redis_cluster::RedisCluster;
 
 use table::FaultRows;
 
-/// How many seconds of cases `--minute` chooses.
+/// How many seconds of cases `--minute` selects.
 const MINUTE_S: u64 = 60;
-/// How much longer than it says a case may take before it is given up, and how much at least.
+/// A case is given up after its expected time multiplied by this factor, but not before this least time.
 const GIVE_UP_FACTOR: u32 = 5;
 const GIVE_UP_LEAST: Duration = Duration::from_secs(240);
 
@@ -75,12 +74,12 @@ type MeasuredCase<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
 /// A case of the table: one or more inputs on a cluster of each of these shapes.
 struct FaultCase {
-    /// The line of the issue; 17 for what public bug reports and attacks found beyond it.
+    /// The number of the fault; 17 are the faults found in public bug reports and by attacks.
     line: u8,
-    /// The line and a letter.
+    /// The number and a letter.
     name: &'static str,
     shapes: &'static [RedisCluster],
-    /// How long one shape takes, in seconds on an idle machine.
+    /// The expected time with one shape, in seconds on an idle machine, without the start of its Pods.
     cost_s: u64,
     measure: for<'a> fn(&'a mut FaultRows, RedisCluster) -> MeasuredCase<'a>,
 }
@@ -101,7 +100,7 @@ const fn shape(shards: usize, replicas: usize, storage: bool) -> RedisCluster {
     RedisCluster { shards, replicas, storage, ..RedisCluster::USUAL }
 }
 
-/// With and without volumes, with one shard, three and five.
+/// With and without volumes, with one, three and five shards.
 const EACH: &[RedisCluster] = &[
     shape(1, 1, false),
     shape(3, 1, false),
@@ -173,7 +172,7 @@ const CASES: &[FaultCase] = &[
     case!(17, "17k", USUAL_EACH, 70, hung::a_primary_hangs_and_goes_on),
 ];
 
-/// By name only: it takes as long as it is told to.
+/// Runs only by name: it takes as long as `MINUTES` says.
 const RANDOM: &[FaultCase] = &[case!(0, "random", USUAL_EACH, 600, random::faults)];
 
 fn main() -> ExitCode {
@@ -201,14 +200,14 @@ fn run() -> Result<bool> {
     let runtime = runtime.worker_threads(2).enable_all().build()?;
     let start = Instant::now();
     let (mut green, mut red) = (0, Vec::new());
-    say("      line, shape | input | before | now | keys before → after | time");
+    say("      case, shape | input | before | now | keys before → after | time");
     for one in &chosen {
         let mut rows = FaultRows::new(one.case.line, label(&one.shape));
         let give_up = one.give_up();
         let measured = runtime.block_on(async {
             let measure = (one.case.measure)(&mut rows, one.shape.clone());
             let measured = tokio::time::timeout(give_up, measure).await;
-            measured.unwrap_or_else(|_| bail!("not at its end after {give_up:?}"))
+            measured.unwrap_or_else(|_| bail!("not finished after {give_up:?}"))
         });
         if let Err(error) = measured {
             rows.failed(one.case.name, &error);
@@ -233,7 +232,7 @@ impl ChosenCase {
         format!("{}@{}", self.case.name, short_label(&self.shape))
     }
 
-    /// After this it has failed, whatever it waits for.
+    /// Returns the time after which the case has failed, whatever it waits for.
     fn give_up(&self) -> Duration {
         if self.case.line == 0 {
             return random::time() + GIVE_UP_LEAST * 2;
@@ -242,7 +241,7 @@ impl ChosenCase {
     }
 
     fn cost(&self) -> Duration {
-        // Each Pod takes its time to start.
+        // Each Pod adds about a second to start.
         Duration::from_secs(self.case.cost_s + self.shape.pods() as u64)
     }
 }
@@ -258,7 +257,7 @@ fn with_shapes(cases: &'static [FaultCase]) -> Vec<ChosenCase> {
     cases.iter().flat_map(each).collect()
 }
 
-/// Which cases the arguments ask for.
+/// Returns the cases that the arguments select.
 fn chosen(arguments: &[String]) -> Result<Vec<ChosenCase>> {
     let mut words = arguments.iter();
     let mut chosen = Vec::new();
@@ -280,7 +279,7 @@ fn chosen(arguments: &[String]) -> Result<Vec<ChosenCase>> {
     Ok(chosen)
 }
 
-/// `4` is a line, `4a` a case, and what follows an `@` a shape.
+/// Returns the cases of a number (`4`) or a name (`4a`), with `@SHAPE` only those of that shape.
 fn named(wanted: &str) -> Result<Vec<ChosenCase>> {
     let (name, shape) = wanted.split_once('@').unwrap_or((wanted, ""));
     let fits = |one: &ChosenCase| {
@@ -294,8 +293,8 @@ fn named(wanted: &str) -> Result<Vec<ChosenCase>> {
     Ok(found)
 }
 
-/// The cases that a commit runs: in the order of a hash over the commit and the case, those that fit into
-/// a minute. Every commit runs others, and the same commit the same.
+/// Returns the cases for a commit: ordered by a hash of the commit and the case, as many as fit into a minute.
+/// The same commit always selects the same cases, other commits select others.
 fn minute(commit: &str) -> Vec<ChosenCase> {
     let mut ordered = all();
     ordered.sort_by_key(|one| hash(&format!("{commit} {}", one.name())));
@@ -312,7 +311,7 @@ fn minute(commit: &str) -> Vec<ChosenCase> {
     ordered
 }
 
-/// FNV-1a: the same on every machine and with every toolchain.
+/// FNV-1a, which is the same on every machine and with every toolchain.
 fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -330,6 +329,6 @@ fn short_label(shape: &RedisCluster) -> String {
 }
 
 pub(crate) fn say(line: &str) {
-    // Whoever closed the pipe does not want to know.
+    // An error means that the reader closed the pipe.
     writeln!(io::stdout(), "{line}").ok();
 }

@@ -1,4 +1,4 @@
-//! Every oracle has a saboteur that must turn it red: without that, a green one proves nothing.
+//! Checks every oracle: a deliberate violation must make it fail, or its success would prove nothing.
 //!
 //! ```text
 //! cargo test -p tests --test oracles -- --nocapture
@@ -24,18 +24,18 @@ use tests::{
 };
 use tokio::{sync::Mutex, task::JoinSet};
 
-/// One after the other: each has a cluster of its own, and two would disturb each other's measuring.
+/// Held by each test: two clusters at the same time would disturb each other's measurements.
 static TURN: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
 
-/// A lone primary is enough for a saboteur, and starts quickly.
+/// A lone primary is enough for these tests, and starts quickly.
 const SMALL: RedisCluster = RedisCluster { shards: 1, replicas: 0, ..RedisCluster::USUAL };
 
-/// Ends a story and gives what the oracle that is red says.
+/// Ends a scenario and returns the error of the oracle that fails.
 async fn verdict(story: TestEnvironment, oracle: &str) -> String {
     let said = story.end(QUIET).await.expect_err("an oracle turns red");
     let said = format!("{said:#}");
     println!("{said}");
-    assert!(said.contains(oracle), "another than {oracle} is red: {said}");
+    assert!(said.contains(oracle), "{oracle} did not fail, but: {said}");
     said
 }
 
@@ -56,7 +56,7 @@ async fn an_acknowledged_key_that_is_deleted_turns_the_writer_red() -> Result<()
     let seats = story.redis.seats(&story.client).await?;
     let seat = seats.first().context("a Pod")?;
     let mut connection = connect(&seat.address, Some(PASSWORD))?;
-    // The first write of all was acknowledged before the story went on; this is one that is counted.
+    // The key `first` is not counted by the writer; this key is the first one that is counted.
     let tag = story.redis.tags().into_iter().next().context("a tag")?;
     let key = format!("{{{tag}}}:0");
     let deleted: i64 = tests::wait::until("a write", QUIET, || {
@@ -85,7 +85,7 @@ async fn a_timestamp_that_is_written_again_and_again_turns_quiet_red() -> Result
     saboteur.spawn(async move {
         for second in 0.. {
             let note = format!("seen-at={second}");
-            // The cluster ends while this still runs, and then nothing can be written.
+            // The cluster ends while this task runs; then nothing can be written any more.
             let arguments = ["annotate", "rediscluster", SMALL.name, "--overwrite", &note];
             if kubectl.run(&arguments).is_err() {
                 break;
@@ -118,7 +118,7 @@ async fn an_object_that_a_change_leaves_behind_turns_same_end_red() -> Result<()
 async fn a_server_that_is_flushed_past_the_host_turns_invariants_red() -> Result<()> {
     let _turn = TURN.lock().await;
     let mut story = small().await?;
-    // The keys are gone as well, which is the Writer's to say: it starts again after the flush.
+    // The keys are lost as well, which the Writer would report: a new one starts after the flush.
     story.forget_writes()?;
     for seat in story.redis.seats(&story.client).await? {
         let mut connection = connect(&seat.address, Some(PASSWORD))?;
@@ -135,7 +135,7 @@ async fn two_pods_of_one_shard_that_the_host_deletes_turn_invariants_red() -> Re
     let _turn = TURN.lock().await;
     let redis = RedisCluster { shards: 1, replicas: 2, ..RedisCluster::USUAL };
     let story = TestEnvironment::with_redis(redis).await?;
-    // As a plugin's delete would reach the API server: under the host's name.
+    // The request looks like a plugin's delete: it has the host's user agent.
     let file = Kubeconfig::read_from(story.cluster.kubeconfig())?;
     let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
     config.headers.push(("user-agent".parse()?, "tholepin/0".parse()?));

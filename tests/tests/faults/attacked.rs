@@ -1,4 +1,4 @@
-//! Inputs of somebody who knew the README only and wanted to break it.
+//! 17: inputs of a tester who knew only the README and tried to break the product.
 
 use std::time::Duration;
 
@@ -20,13 +20,13 @@ use crate::{
     table::FaultRows,
 };
 
-/// How many keys are written while a replica hangs, and how large each is: more than a socket holds.
+/// How many keys are written while a replica hangs, and the size of each: more than a socket buffer holds.
 const UNHEARD: usize = 200;
 const UNHEARD_BYTES: usize = 100_000;
-/// How long the cluster's own vote needs at most, with its delays.
+/// The longest time that a vote of the cluster takes, with its delays.
 const VOTE: Duration = Duration::from_secs(12);
 
-/// Stops a replica and writes to its primary, until the object says that the two are not in sync.
+/// Stops a replica and writes to its primary, until the object reports that the two are not in sync.
 async fn written_unheard(story: &TestEnvironment, tag: &str, pair: [&ClusterPod; 2]) -> Result<()> {
     let [primary, replica] = pair;
     signal(replica.member.pid()?, "STOP")?;
@@ -40,9 +40,9 @@ async fn written_unheard(story: &TestEnvironment, tag: &str, pair: [&ClusterPod;
     bed::condition_where(story, "that a replica does not answer", says).await.map(drop)
 }
 
-/// Wants that a replica does not become primary for as long as the cluster could elect it.
+/// Checks that a replica does not become primary for as long as the cluster could elect it.
 async fn is_not_elected(story: &TestEnvironment, replica: &ClusterPod) -> Result<()> {
-    bed::holds("the cluster elected it", VOTE, || async {
+    bed::holds("the cluster elected the replica", VOTE, || async {
         let seats = story.redis.answering(&story.client).await?;
         let now = seats.iter().find(|seat| seat.pod == replica.pod);
         ensure!(now.is_none_or(|seat| !seat.member.is_primary()), "{} leads", replica.pod);
@@ -51,12 +51,14 @@ async fn is_not_elected(story: &TestEnvironment, replica: &ClusterPod) -> Result
     .await
 }
 
-/// 17f: a replica hangs while its primary is written to, and goes on when that one is gone or hangs.
+/// 17f: a replica hangs while its primary is written to, and continues after the primary has ended or hangs.
 pub(crate) async fn a_replica_hung(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let is_kept = redis.storage;
     let (story, keys) = bed::begin(redis).await?;
     let how = if is_kept { "SIGSTOP" } else { "kill -9" };
-    let input = format!("a replica stopped, {UNHEARD} keys written, its primary {how}, it goes on");
+    let input = format!(
+        "a replica stopped, {UNHEARD} keys written, its primary {how}, the replica continued"
+    );
     let before =
         "the cluster elected it beside `Ready=False NoReplicaInSync`: 160 to 400 keys lost";
     rows.row(&input, before, bed::ROW, async |row| {
@@ -72,7 +74,7 @@ pub(crate) async fn a_replica_hung(rows: &mut FaultRows, redis: RedisCluster) ->
             kept?;
             let (_, took) = bed::well(&story, bed::WELL).await?;
             row.saw(format!(
-                "not elected; its primary went on: well after {:.1} s",
+                "not elected; its primary continued: healthy after {:.1} s",
                 took.as_secs_f64()
             ));
             let now = bed::primary(&story, 0).await?.1;
@@ -80,7 +82,7 @@ pub(crate) async fn a_replica_hung(rows: &mut FaultRows, redis: RedisCluster) ->
             let unheard: Vec<String> =
                 (0..UNHEARD).map(|number| format!("{{{tag}}}:unheard-{number}")).collect();
             let left: usize = cmd("EXISTS").arg(&unheard).query(&mut to_primary)?;
-            ensure!(left == UNHEARD, "{left} of {UNHEARD} keys are left");
+            ensure!(left == UNHEARD, "{left} of {UNHEARD} keys exist");
             row.keys_after(keys.check()? + left);
             return Ok(());
         }
@@ -91,7 +93,7 @@ pub(crate) async fn a_replica_hung(rows: &mut FaultRows, redis: RedisCluster) ->
         ensure!(told.reason == "NoReplicaInSync", "{told}");
         bed::annotate(&story, &approval(&told.message).context("an annotation")?)?;
         let (_, took) = bed::well(&story, bed::WELL).await?;
-        row.saw(format!("not elected; after approval well in {:.1} s", took.as_secs_f64()));
+        row.saw(format!("not elected; healthy {:.1} s after the approval", took.as_secs_f64()));
         row.keys_after(keys.check()?);
         Ok(())
     })
@@ -104,7 +106,7 @@ pub(crate) async fn killed_at_creation(rows: &mut FaultRows, redis: RedisCluster
     let direct = ApiAccess::Direct(HostOptions::default());
     let story = TestEnvironment::begin_by(direct, redis, &[], "").await?;
     let before =
-        "stuck for ever: `adopted: not all members have answered and agreed yet`, no way out";
+        "stuck for ever: `adopted: not all members have answered and agreed yet`, no remedy named";
     rows.row("all primaries killed when slots are first served", before, bed::ROW, async |row| {
         bed::apply(&story, &[story.redis.secret(), story.redis.object()])?;
         let served = || async {
@@ -124,7 +126,7 @@ pub(crate) async fn killed_at_creation(rows: &mut FaultRows, redis: RedisCluster
         }
         let mut approved = 0;
         let start = std::time::Instant::now();
-        // A person follows what the condition names, one after the other.
+        // Follows what the condition asks for, as a user would, one annotation after the other.
         loop {
             if story.redis.well(&story.kubectl, &story.client).await.is_ok() {
                 break;
@@ -141,7 +143,7 @@ pub(crate) async fn killed_at_creation(rows: &mut FaultRows, redis: RedisCluster
         }
         let took = start.elapsed().as_secs_f64();
         row.saw(format!(
-            "well after {took:.1} s, {approved} annotations as the condition named them"
+            "healthy after {took:.1} s, {approved} annotations as the condition named them"
         ));
         Ok(())
     })
@@ -149,10 +151,10 @@ pub(crate) async fn killed_at_creation(rows: &mut FaultRows, redis: RedisCluster
     bed::end(rows, story)
 }
 
-/// 17h: a primary is told by hand that another node owns one of its slots.
+/// 17h: a client other than the host tells a primary that another node owns one of its slots.
 pub(crate) async fn a_slot_is_disowned(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
-    let before = "`Ready=True`, 16383 slots, nobody serves the slot";
+    let before = "`Ready=True`, 16383 slots, no member serves the slot";
     rows.row(
         "CLUSTER SETSLOT of an empty slot on its owner alone",
         before,
@@ -177,7 +179,11 @@ pub(crate) async fn a_slot_is_disowned(rows: &mut FaultRows, redis: RedisCluster
             ensure!(told.message.contains(&format!("NODE {own}")), "{told}");
             set(&own).query::<()>(&mut to_owner)?;
             let (_, took) = bed::well(&story, bed::WELL).await?;
-            row.saw(format!("`{}`; done so: well after {:.1} s", told.reason, took.as_secs_f64()));
+            row.saw(format!(
+                "`{}`; followed its advice: healthy after {:.1} s",
+                told.reason,
+                took.as_secs_f64()
+            ));
             row.keys_after(keys.check()?);
             Ok(())
         },
@@ -212,7 +218,7 @@ pub(crate) async fn other_shards(rows: &mut FaultRows, redis: RedisCluster) -> R
             bed::apply(&story, &[object(story.redis.shards)])?;
             let (_, took) = bed::well(&story, bed::WELL).await?;
             keys.enter(&story.client).await?;
-            row.saw(format!("with its own number: well after {:.1} s", took.as_secs_f64()));
+            row.saw(format!("with its own number: healthy after {:.1} s", took.as_secs_f64()));
             row.keys_after(keys.check()?);
             Ok(())
         })
@@ -221,7 +227,7 @@ pub(crate) async fn other_shards(rows: &mut FaultRows, redis: RedisCluster) -> R
     bed::end(rows, story)
 }
 
-/// 17j: what the host keeps of the accepted spec is deleted, the spec becomes invalid, the host starts anew.
+/// 17j: the accepted spec that the host keeps is deleted, the spec becomes invalid, the host restarts.
 pub(crate) async fn the_accepted_spec_is_deleted(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -241,7 +247,7 @@ pub(crate) async fn the_accepted_spec_is_deleted(
             let back = || async {
                 let maps = story.kubectl.run(&["get", "configmap", "-o", "name"])?;
                 let is_back = maps.lines().any(|it| it == name);
-                Ok(if is_back { Poll::There(()) } else { Poll::NotYet("it is gone".to_owned()) })
+                Ok(if is_back { Poll::There(()) } else { Poll::NotYet("it is deleted".to_owned()) })
             };
             let (_, took) = until("the accepted spec to be kept again", bed::WELL, back).await?;
             row.saw(format!("kept again after {:.1} s", took.as_secs_f64()));

@@ -1,4 +1,4 @@
-//! Line 6: the API server is away, and a primary dies.
+//! 6: the API server is away, and a primary ends.
 
 use std::time::{Duration, Instant};
 
@@ -16,26 +16,26 @@ use crate::{
     table::{FaultRow, FaultRows},
 };
 
-/// How long the slots may be without an owner when the cluster itself must find the primary dead: its node
-/// timeout of 2 s, until a majority has said so, and the vote.
+/// How long the slots may be without an owner when the cluster itself must find the primary failed: its node
+/// timeout of 2 s, the agreement of a majority, and the vote.
 const VOTE_MAX: Duration = Duration::from_secs(6);
-/// The same when the end of the container had been reported before: three times a second.
+/// The same when the end of the container was reported before the API server went away.
 const KNOWN_MAX: Duration = Duration::from_secs(3);
 /// How long the API server is away.
 const AWAY: Duration = Duration::from_secs(12);
-/// How long it is away while the host starts.
+/// How long the API server is away while the host starts.
 const STARTS_WITHIN: Duration = Duration::from_secs(4);
-/// What a server logs when it is promoted without a vote.
+/// A server logs this when it is promoted without a vote.
 const TAKEOVER: &str = "Taking over the master";
 
-/// 6a: a primary dies while nothing of it can be reported.
+/// 6a: a primary ends while nothing about it can be reported.
 pub(crate) async fn a_primary_dies_unreported(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
     let (mut story, _) = bed::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
     story.watch().await?;
-    let before = "no failover by the host: the password was read from the API at each pass";
+    let before = "no failover by the host: the password was read from the API at each reconcile";
     rows.row("API server away, then kill -9 of a primary", before, bed::ROW, async |row| {
         let (tag, primary) = bed::primary(&story, 0).await?;
         story.road()?.set(ApiLink::Cut);
@@ -54,7 +54,7 @@ pub(crate) async fn a_host_starts_meanwhile(
     redis: RedisCluster,
 ) -> Result<()> {
     let (mut story, keys) = bed::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
-    let before = "the host ended at once: `cannot install the engine's kinds`";
+    let before = "the host exited immediately: `cannot install the engine's kinds`";
     rows.row("API server away, then the host killed and started", before, bed::ROW, async |row| {
         row.keys_before(keys.len());
         story.road()?.set(ApiLink::Cut);
@@ -62,13 +62,13 @@ pub(crate) async fn a_host_starts_meanwhile(
         let log = story.host_log()?;
         ensure!(
             log.contains("the API server does not answer"),
-            "it does not say what it waits for"
+            "the host does not log what it waits for"
         );
         let (_, primary) = bed::primary(&story, 0).await?;
         signal(primary.member.pid()?, "KILL")?;
         let (_, took) = bed::restarted(&story, &primary, bed::WELL).await?;
         row.saw(format!(
-            "ready with the API server, and a killed primary was back after {:.1} s",
+            "ready with the API server, and a killed primary returned after {:.1} s",
             took.as_secs_f64()
         ));
         row.keys_after(keys.check()?);
@@ -78,8 +78,8 @@ pub(crate) async fn a_host_starts_meanwhile(
     bed::end(rows, story)
 }
 
-/// Without the API server: where it is possible, writes go on in time. Where nobody can vote, and a server
-/// does not come back with its keys, a takeover would need a proof from the API: all waits until that is back.
+/// Without the API server: where the cluster can vote, or the server restarts with its keys, writes continue in
+/// time. Elsewhere a takeover needs a proof from the API server, so everything waits until that is back.
 async fn goes_on_or_waits(
     row: &mut FaultRow,
     story: &TestEnvironment,
@@ -90,14 +90,14 @@ async fn goes_on_or_waits(
         let outage = served_again(story, tag, AWAY).await;
         story.road()?.set(ApiLink::Clear);
         let outage = outage?.as_secs_f64();
-        row.saw(format!("writes went on after {outage:.1} s without the API"));
+        row.saw(format!("writes continued after {outage:.1} s without the API"));
         let allowed = outage_max.as_secs_f64();
         ensure!(outage <= allowed, "{outage:.1} s without writes, and {allowed} s are allowed");
         return Ok(());
     }
     let waits = || async {
         let seats = story.redis.answering(&story.client).await?;
-        // The killed one again, without its keys, or its replica without a proof.
+        // Neither the killed member again without its keys, nor its replica without a proof.
         let serves = seats.iter().find(|seat| seat.serves(tag));
         let who = serves.map(|seat| seat.pod.as_str()).unwrap_or_default();
         ensure!(serves.is_none(), "{who} serves; killed was {}", killed.pod);
@@ -105,14 +105,14 @@ async fn goes_on_or_waits(
     };
     let waited = bed::holds("it must wait for the API", AWAY, waits).await;
     story.road()?.set(ApiLink::Clear);
-    row.saw("nobody can vote");
+    row.saw("no majority can vote");
     waited?;
     row.saw("it waited for the API");
     Ok(())
 }
 
-/// 6b: the container's end was reported, and then the API server is away: the replicas were stopped, so that
-/// none could be promoted before.
+/// 6b: the end of the container was reported, and then the API server goes away. The replicas are stopped
+/// meanwhile, so that none is promoted before.
 pub(crate) async fn a_primary_s_end_was_reported(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -124,7 +124,7 @@ pub(crate) async fn a_primary_s_end_was_reported(
         let (tag, primary) = bed::primary(&story, 0).await?;
         let followers = bed::replicas(&story, 0).await?;
         let pids = followers.iter().map(|seat| seat.member.pid()).collect::<Result<Vec<_>>>()?;
-        // The primary first: what it acknowledges while nobody copies it would rightly be lost.
+        // The primary first: what it acknowledges while no replica copies it would be lost, and rightly so.
         signal(primary.member.pid()?, "KILL")?;
         pids.iter().try_for_each(|pid| signal(*pid, "STOP"))?;
         let reported = end_reported(&story, &primary).await;
@@ -139,7 +139,7 @@ pub(crate) async fn a_primary_s_end_was_reported(
     bed::end(rows, story)
 }
 
-/// Waits until the Pod's status tells of the container's end.
+/// Waits until the Pod's status reports the end of the container.
 async fn end_reported(story: &TestEnvironment, died: &ClusterPod) -> Result<()> {
     let look = || async {
         let restarts = bed::restarts(story).await?;
@@ -149,7 +149,7 @@ async fn end_reported(story: &TestEnvironment, died: &ClusterPod) -> Result<()> 
     until(format!("the end of {} to be reported", died.pod), bed::TOLD, look).await.map(drop)
 }
 
-/// Waits until keys with this tag can be written again, and gives how long they could not.
+/// Waits until keys with this tag can be written again, and returns how long they could not.
 async fn served_again(story: &TestEnvironment, tag: &str, deadline: Duration) -> Result<Duration> {
     let look = || async {
         let last = story.writer()?.last_write(tag)?;
@@ -161,10 +161,11 @@ async fn served_again(story: &TestEnvironment, tag: &str, deadline: Duration) ->
             Poll::NotYet(format!("no write for {:.1} s", last.as_secs_f64()))
         })
     };
-    Ok(until("writes to go on", deadline, look).await?.0)
+    Ok(until("writes to continue", deadline, look).await?.0)
 }
 
-/// After the API server is back: all is well, the ledger knows who is who, nothing was taken over.
+/// After the API server is back: checks that the cluster is healthy, the ledger has the roles, and no replica
+/// was promoted by takeover where a vote was possible.
 async fn ends_well(
     row: &mut FaultRow,
     story: &mut TestEnvironment,
@@ -172,7 +173,7 @@ async fn ends_well(
 ) -> Result<()> {
     bed::restarted(story, died, bed::WELL).await?;
     let (seats, took) = bed::well(story, bed::WELL).await?;
-    row.saw(format!("well {:.1} s after the API was back", took.as_secs_f64()));
+    row.saw(format!("healthy {:.1} s after the API returned", took.as_secs_f64()));
     let look = || async {
         let (_, ledger) = story.ledger()?;
         for seat in &story.redis.well(&story.kubectl, &story.client).await? {
@@ -183,10 +184,10 @@ async fn ends_well(
         }
         Ok(Poll::There(()))
     };
-    until("the ledger to say what was done", bed::TOLD, look).await?;
+    until("the ledger to have the new roles", bed::TOLD, look).await?;
     let logs: Vec<_> =
         seats.iter().map(|seat| takeovers(story, &seat.pod)).collect::<Result<_>>()?;
-    // Where nobody can vote, the proof that came with the API allows one.
+    // Where no majority can vote, the proof that comes with the API server allows one takeover.
     let allowed = usize::from(story.redis.shards < 3);
     let count: usize = logs.iter().sum();
     ensure!(count <= allowed, "{count} takeovers");

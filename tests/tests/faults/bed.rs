@@ -1,4 +1,4 @@
-//! What every case needs: a cluster that is well and holds keys, and what is asked of it.
+//! What every case needs: a healthy cluster with keys, and the steps and waits of a case.
 
 use std::{
     future::Future,
@@ -18,21 +18,21 @@ use tests::{
 
 use crate::table::FaultRows;
 
-/// How long a cluster may take to be well again after a fault that takes none of it for good.
+/// How long a cluster may take to be healthy again after a fault that loses nothing for good.
 pub(crate) const WELL: Duration = Duration::from_secs(45);
-/// How long a condition may take to say what is the matter.
+/// How long a condition or an event may take to report a fault.
 pub(crate) const TOLD: Duration = Duration::from_secs(20);
 /// How long a row may take, whatever it waits for.
 pub(crate) const ROW: Duration = Duration::from_secs(150);
-/// Between two looks at what must hold all the time.
+/// The pause between two checks of what must hold all the time.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Starts a cluster that is well and holds keys.
+/// Starts a healthy cluster with keys.
 pub(crate) async fn begin(redis: RedisCluster) -> Result<(TestEnvironment, WrittenKeys)> {
     begin_with(redis, ApiAccess::Direct(HostOptions::default()), |_| {}).await
 }
 
-/// Starts one whose object differs from the usual, with a host that reaches the API server so.
+/// Starts a cluster whose object is edited by `edit`, with a host that reaches the API server in the given way.
 pub(crate) async fn begin_with(
     redis: RedisCluster,
     reach: ApiAccess,
@@ -44,7 +44,7 @@ pub(crate) async fn begin_with(
     apply(&story, &[story.redis.secret(), object])?;
     story.well().await.context("the cluster is created")?;
     let keys = WrittenKeys::put(&story.redis, &story.client).await?;
-    // The host asks a person only about what it has seen.
+    // The host asks for approval only about keys that it has seen.
     story.keys_are_known().await?;
     Ok((story, keys))
 }
@@ -57,7 +57,7 @@ pub(crate) fn apply(story: &TestEnvironment, objects: &[Value]) -> Result<()> {
     Ok(())
 }
 
-/// Sets a field of a document, and makes the objects on the way to it.
+/// Sets a field of a document, and creates the objects on the way to it.
 pub(crate) fn set(document: &mut Value, path: &[&str], value: impl Into<Value>) {
     let mut at = document;
     for field in path {
@@ -92,7 +92,7 @@ pub(crate) fn annotate(story: &TestEnvironment, annotation: &str) -> Result<()> 
     story.kubectl.run(&["annotate", "--overwrite", &object, annotation]).map(drop)
 }
 
-/// Any object as it is now.
+/// Reads any object.
 pub(crate) fn get(story: &TestEnvironment, kind: &str, name: &str) -> Result<Value> {
     Ok(serde_json::from_str(&story.kubectl.run(&["get", kind, name, "-o", "json"])?)?)
 }
@@ -113,7 +113,7 @@ impl std::fmt::Display for Condition {
     }
 }
 
-/// The conditions of the object.
+/// Returns the conditions of the RedisCluster.
 pub(crate) fn conditions(story: &TestEnvironment) -> Result<Vec<Condition>> {
     conditions_of(story, story.redis.name)
 }
@@ -133,7 +133,7 @@ pub(crate) fn conditions_of(story: &TestEnvironment, name: &str) -> Result<Vec<C
     Ok(all.into_iter().flatten().map(condition).collect())
 }
 
-/// One condition of the object; its parts are empty if it is not there.
+/// Returns one condition of the RedisCluster; its parts are empty if it does not exist.
 pub(crate) fn condition(story: &TestEnvironment, kind: &str) -> Result<Condition> {
     let found = conditions(story)?.into_iter().find(|one| one.kind == kind);
     Ok(found.unwrap_or_else(|| Condition {
@@ -144,7 +144,7 @@ pub(crate) fn condition(story: &TestEnvironment, kind: &str) -> Result<Condition
     }))
 }
 
-/// Waits until a condition of the object fits, and gives it.
+/// Waits until a condition of the RedisCluster fits, and returns it.
 pub(crate) async fn condition_where(
     story: &TestEnvironment,
     what: &str,
@@ -160,28 +160,29 @@ pub(crate) async fn condition_where(
             }
         })
     };
-    Ok(until(format!("a condition that says {what}"), TOLD, look).await?.0)
+    Ok(until(format!("a condition that reports {what}"), TOLD, look).await?.0)
 }
 
-/// Waits until the object and all servers are well; gives how long that took.
+/// Waits until the object and all servers are healthy; returns the members and how long that took.
 pub(crate) async fn well(
     story: &TestEnvironment,
     deadline: Duration,
 ) -> Result<(Vec<ClusterPod>, Duration)> {
     let look = || async { Ok(Poll::There(story.redis.well(&story.kubectl, &story.client).await?)) };
-    until(format!("{} to be well", story.redis.name), deadline, look).await
+    until(format!("{} to be healthy", story.redis.name), deadline, look).await
 }
 
-/// Waits until all servers are well, whatever the object says; gives how long that took.
+/// Waits until all servers are healthy, whatever the object's conditions are; returns the members and how long
+/// that took.
 pub(crate) async fn at_peace(
     story: &TestEnvironment,
     deadline: Duration,
 ) -> Result<(Vec<ClusterPod>, Duration)> {
     let look = || async { Ok(Poll::There(story.redis.at_peace(&story.client).await?)) };
-    until(format!("the servers of {} to be well", story.redis.name), deadline, look).await
+    until(format!("the servers of {} to be healthy", story.redis.name), deadline, look).await
 }
 
-/// Wants that something holds all the time, for so long.
+/// Checks that something holds all the time, for this duration.
 pub(crate) async fn holds<F>(
     what: &str,
     duration: Duration,
@@ -199,8 +200,7 @@ where
     Ok(())
 }
 
-/// Wants that every key exists somewhere all the time, for so long, and that the object does not say
-/// `Ready=True` of a cluster that has lost some.
+/// Checks for this duration that every key exists on some member; the error has the condition `Ready`.
 pub(crate) async fn nothing_is_emptied(
     story: &TestEnvironment,
     keys: &WrittenKeys,
@@ -217,7 +217,7 @@ pub(crate) async fn nothing_is_emptied(
     holds("a copy was emptied", duration, look).await
 }
 
-/// The primary of the n-th run of slots, and a tag of keys there.
+/// Returns the primary of the n-th range of slots, and a tag of keys in that range.
 pub(crate) async fn primary(story: &TestEnvironment, shard: usize) -> Result<(String, ClusterPod)> {
     let seats = story.redis.seats(&story.client).await?;
     primary_among(&story.redis, seats, shard)
@@ -228,9 +228,9 @@ pub(crate) fn primary_among(
     seats: Vec<ClusterPod>,
     shard: usize,
 ) -> Result<(String, ClusterPod)> {
-    let tag = redis.tags().into_iter().nth(shard).context("a shard has a tag")?;
+    let tag = redis.tags().into_iter().nth(shard).context("no tag for the shard")?;
     let primary = seats.into_iter().find(|seat| seat.serves(&tag));
-    primary.map(|primary| (tag.clone(), primary)).with_context(|| format!("nobody serves {tag}"))
+    primary.map(|primary| (tag.clone(), primary)).with_context(|| format!("no member serves {tag}"))
 }
 
 /// The replicas of the n-th shard, in order of name.
@@ -243,7 +243,7 @@ pub(crate) async fn replicas(story: &TestEnvironment, shard: usize) -> Result<Ve
         .collect())
 }
 
-/// Waits until a Pod of this name with another uid is ready and its server answers as a member.
+/// Waits until all servers are healthy and a Pod of this name has another uid; returns how long that took.
 pub(crate) async fn rejoined(
     story: &TestEnvironment,
     gone: &ClusterPod,
@@ -261,7 +261,7 @@ pub(crate) async fn rejoined(
     Ok(until(format!("{} to rejoin", gone.pod), deadline, look).await?.1)
 }
 
-/// Waits until the Pod's server is another process than it was, and all servers are well.
+/// Waits until all servers are healthy and another process runs in the Pod of the ended one.
 pub(crate) async fn restarted(
     story: &TestEnvironment,
     died: &ClusterPod,
@@ -273,10 +273,10 @@ pub(crate) async fn restarted(
         let same = now.member.field("run_id") == died.member.field("run_id");
         Ok(if same { Poll::NotYet("the same process".to_owned()) } else { Poll::There(seats) })
     };
-    until(format!("{} to be started again and well", died.pod), deadline, look).await
+    until(format!("{} to be restarted and healthy", died.pod), deadline, look).await
 }
 
-/// The warnings and other events about the object: `reason: note`.
+/// Returns the events about the object as `reason: message`.
 pub(crate) fn events(story: &TestEnvironment) -> Result<Vec<String>> {
     let list: Value = serde_json::from_str(&story.kubectl.run(&["get", "events", "-o", "json"])?)?;
     let items = list.get("items").and_then(Value::as_array);
@@ -288,7 +288,7 @@ pub(crate) fn events(story: &TestEnvironment) -> Result<Vec<String>> {
     Ok(events.map(|one| format!("{}: {}", text(one, "/reason"), text(one, "/message"))).collect())
 }
 
-/// Waits until an event about the object fits.
+/// Waits until an event about the object fits, and returns it.
 pub(crate) async fn event(
     story: &TestEnvironment,
     what: &str,
@@ -299,11 +299,11 @@ pub(crate) async fn event(
         let found = events.iter().find(|event| fits(event)).cloned();
         Ok(found.map_or_else(|| Poll::NotYet(events.join(", ")), Poll::There))
     };
-    Ok(until(format!("an event that says {what}"), TOLD, look).await?.0)
+    Ok(until(format!("an event that reports {what}"), TOLD, look).await?.0)
 }
 
-/// Waits until the shard of this Pod has not changed roles for so long that its voters elect again: twice
-/// the node timeout, and a second more. A primary that dies earlier is replaced only then.
+/// Waits until the shard of this Pod has not changed roles for two node timeouts and a second. Until then the
+/// shard's voters do not elect again, so a primary that ends earlier is replaced only later.
 pub(crate) async fn quiet(story: &TestEnvironment, seat: &ClusterPod) -> Result<()> {
     let object = get(story, "rediscluster", story.redis.name)?;
     let timeout = object.pointer("/spec/failover/nodeTimeoutMs").and_then(Value::as_u64);
@@ -327,7 +327,7 @@ pub(crate) async fn quiet(story: &TestEnvironment, seat: &ClusterPod) -> Result<
     Ok(())
 }
 
-/// How often each Pod's containers were started again, in order of name.
+/// Returns the number of container restarts per Pod, in order of name.
 pub(crate) async fn restarts(story: &TestEnvironment) -> Result<Vec<(String, i32)>> {
     let pods = story.redis.list_pods(&story.client).await?;
     let count = |pod: &k8s_openapi::api::core::v1::Pod| {
@@ -337,7 +337,7 @@ pub(crate) async fn restarts(story: &TestEnvironment) -> Result<Vec<(String, i32
     Ok(pods.iter().map(|pod| (pod.name_any(), count(pod).unwrap_or_default())).collect())
 }
 
-/// Deletes the cluster and waits until its Pods are gone.
+/// Deletes the cluster and waits until its Pods are deleted.
 pub(crate) async fn delete(story: &TestEnvironment) -> Result<()> {
     story.kubectl.run(&["delete", "rediscluster", story.redis.name, "--timeout=60s"])?;
     let gone = || async {
@@ -347,12 +347,12 @@ pub(crate) async fn delete(story: &TestEnvironment) -> Result<()> {
     until("the cluster to be deleted", GIVE_UP, gone).await.map(drop)
 }
 
-/// Puts a cluster that a red row left behind aside and makes it anew, so that the next row begins with a
-/// cluster that is well.
+/// Deletes a cluster that a red row left behind and creates it again, so that the next row begins with a
+/// healthy cluster.
 pub(crate) async fn anew(story: &TestEnvironment) -> Result<WrittenKeys> {
     let name = story.redis.name;
     story.kubectl.run(&["delete", "rediscluster", name, "--timeout=60s"])?;
-    // A Pod that lost its owner goes with nobody.
+    // A Pod without an owner is not deleted with the cluster.
     let label = format!("redis.tholepin.dev/cluster={name}");
     story.kubectl.run(&["delete", "pod", "-l", &label, "--force", "--grace-period=0"])?;
     let gone = || async {
@@ -367,11 +367,11 @@ pub(crate) async fn anew(story: &TestEnvironment) -> Result<WrittenKeys> {
     WrittenKeys::put(&story.redis, &story.client).await
 }
 
-/// Ends a story whose rows have said everything. With a red one the ends of the logs are printed.
+/// Ends a scenario after its rows. If a row is red, the ends of the logs are printed.
 pub(crate) fn end(rows: &FaultRows, story: TestEnvironment) -> Result<()> {
     let log = story.host_log()?;
     if rows.is_green() {
-        story.stop().context("the end of the cluster and the host")?;
+        story.stop().context("the cluster or the host did not exit properly")?;
     }
     ensure!(!log.contains("panicked"), "the host panicked");
     Ok(())

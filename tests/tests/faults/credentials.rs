@@ -1,5 +1,5 @@
-//! Line 8: a password that is changed, added, removed or emptied must not lock the host out, and no server may
-//! run open.
+//! 8: a password that is changed, added, removed or emptied must not lock the host out, and no server may run
+//! without a password.
 
 use std::time::Duration;
 
@@ -22,11 +22,11 @@ use crate::{
 const LOCKED_OUT: &str =
     "`Forming, 0/3`, then `a process that hangs`; a restarted member had the new one";
 
-/// How long it may take until a Pod that was started with a wrong password is a member again: its start
-/// guard notices after some seconds, and the node starts a container that ended after a while.
+/// How long it may take until a Pod that was started with a wrong password is a member again: its start guard
+/// notices after some seconds, and the node restarts the container after a back-off.
 const KEPT_AGAIN: Duration = Duration::from_secs(90);
 
-/// What is done to the password of a cluster that has one, and back.
+/// The changes to the password of a cluster that has one.
 const CHANGES: &[(&str, Change)] = &[
     ("the password changed in its Secret", Change::Secret("another password")),
     ("the password emptied in its Secret", Change::Secret("")),
@@ -62,7 +62,7 @@ fn set_password(story: &TestEnvironment, password: &str) -> Result<()> {
     bed::patch_of(story, "secret", "password", &json!({"stringData": {"password": password}}))
 }
 
-/// 8a: the password that the user wants is another than the servers have.
+/// 8a: the object names another password than the servers have.
 pub(crate) async fn a_password_is_changed(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (story, mut keys) = bed::begin(redis).await?;
     for (input, change) in CHANGES {
@@ -74,7 +74,7 @@ pub(crate) async fn a_password_is_changed(rows: &mut FaultRows, redis: RedisClus
                 members_go_on(row, &story, &keys).await?;
                 change.undo(&story)?;
                 let (_, took) = bed::well(&story, bed::WELL).await?;
-                row.saw(format!("changed back: well after {:.1} s", took.as_secs_f64()));
+                row.saw(format!("changed back: healthy after {:.1} s", took.as_secs_f64()));
                 row.keys_after(keys.check()?);
                 Ok(())
             })
@@ -98,7 +98,7 @@ pub(crate) async fn a_password_is_added(rows: &mut FaultRows, redis: RedisCluste
         members_go_on(row, &story, &keys).await?;
         Change::Removed.set(&story)?;
         let (_, took) = bed::well(&story, bed::WELL).await?;
-        row.saw(format!("removed again: well after {:.1} s", took.as_secs_f64()));
+        row.saw(format!("removed again: healthy after {:.1} s", took.as_secs_f64()));
         row.keys_after(keys.check()?);
         Ok(())
     })
@@ -106,7 +106,7 @@ pub(crate) async fn a_password_is_added(rows: &mut FaultRows, redis: RedisCluste
     bed::end(rows, story)
 }
 
-/// Waits until the object says that the servers have another password, and what to do.
+/// Waits until the object reports that the servers have another password.
 async fn refused(row: &mut FaultRow, story: &TestEnvironment) -> Result<()> {
     let fits = |one: &Condition| {
         let is_degraded = one.kind == "Degraded" && one.status == "True";
@@ -118,7 +118,7 @@ async fn refused(row: &mut FaultRow, story: &TestEnvironment) -> Result<()> {
     Ok(())
 }
 
-/// Meanwhile members die and come back with the password that the others have, and a primary is replaced.
+/// Kills a replica and a primary meanwhile: both must return with the password of the other servers.
 async fn members_go_on(
     row: &mut FaultRow,
     story: &TestEnvironment,
@@ -127,11 +127,14 @@ async fn members_go_on(
     let replica = bed::replicas(story, 0).await?.into_iter().next().context("a replica")?;
     signal(replica.member.pid()?, "KILL")?;
     let (_, took) = bed::restarted(story, &replica, bed::WELL).await?;
-    row.saw(format!("a killed replica was back after {:.1} s", took.as_secs_f64()));
+    row.saw(format!("a killed replica returned after {:.1} s", took.as_secs_f64()));
     let (_, primary) = bed::primary(story, 0).await?;
     signal(primary.member.pid()?, "KILL")?;
     let (seats, took) = bed::restarted(story, &primary, bed::WELL).await?;
-    row.saw(format!("a killed primary was replaced and back after {:.1} s", took.as_secs_f64()));
+    row.saw(format!(
+        "a killed primary was replaced and returned after {:.1} s",
+        took.as_secs_f64()
+    ));
     row.keys_after(keys.check()?);
     if story.redis.password.is_some() {
         let open = seats.iter().find(|seat| is_open(&seat.address));
@@ -146,8 +149,8 @@ fn is_open(address: &str) -> bool {
     answer.is_ok_and(|answer| answer.is_ok())
 }
 
-/// 8d: the Secret in which the host keeps the password is deleted while no host runs, and the one of the user
-/// has another password by then: it must not be believed, and the right one must be. Meanwhile a primary ends.
+/// 8d: the Secret in which the host keeps the password is deleted while no host runs, and the user's Secret has
+/// another password by then. The host must not adopt the wrong password. Meanwhile a primary is killed.
 pub(crate) async fn the_kept_password_is_lost(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -183,7 +186,10 @@ pub(crate) async fn the_kept_password_is_lost(
                 refused(row, &story).await?;
                 set_password(&story, PASSWORD)?;
                 let (_, took) = bed::well(&story, KEPT_AGAIN).await?;
-                row.saw(format!("the right one back: well after {:.1} s", took.as_secs_f64()));
+                row.saw(format!(
+                    "the right one restored: healthy after {:.1} s",
+                    took.as_secs_f64()
+                ));
                 row.keys_after(keys.check()?);
                 Ok(())
             })
@@ -195,21 +201,21 @@ pub(crate) async fn the_kept_password_is_lost(
     bed::end(rows, story)
 }
 
-/// The reserved Secret of the only object.
+/// Returns the name of the reserved Secret of the only object.
 fn kept_name(story: &TestEnvironment) -> Result<String> {
     let names = story.kubectl.run(&["get", "secret", "-o", "name"])?;
     let kept = names.lines().find_map(|name| {
         let name = name.strip_prefix("secret/")?;
         name.starts_with("tholepin-credentials-").then(|| name.to_owned())
     });
-    kept.context("the host keeps the password in a Secret")
+    kept.context("the host keeps no password in a Secret")
 }
 
-/// 8c: an empty password at creation: refused by a condition, and no server runs open.
+/// 8c: an empty password at creation is refused by a condition, and no server runs without a password.
 pub(crate) async fn a_password_is_empty(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let direct = ApiAccess::Direct(tests::cluster::HostOptions::default());
     let story = TestEnvironment::begin_by(direct, redis, &[], "").await?;
-    let before = "the servers ran open";
+    let before = "the servers ran without a password";
     rows.row("an empty password at creation", before, bed::ROW, async |row| {
         let mut secret = story.redis.secret();
         bed::set(&mut secret, &["stringData", "password"], "");
@@ -226,7 +232,7 @@ pub(crate) async fn a_password_is_empty(rows: &mut FaultRows, redis: RedisCluste
         }
         set_password(&story, PASSWORD)?;
         let (_, took) = bed::well(&story, bed::WELL).await?;
-        row.saw(format!("with a password: well after {:.1} s", took.as_secs_f64()));
+        row.saw(format!("with a password: healthy after {:.1} s", took.as_secs_f64()));
         Ok(())
     })
     .await;
@@ -238,7 +244,7 @@ pub(crate) async fn a_password_is_empty(rows: &mut FaultRows, redis: RedisCluste
     bed::end(rows, story)
 }
 
-/// The API must decode built-in objects by their types: a number is no string.
+/// Checks that the API server decodes built-in objects by their types: a number is not a string.
 async fn number_is_refused(row: &mut FaultRow, story: &TestEnvironment) -> Result<()> {
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret",
@@ -250,7 +256,7 @@ async fn number_is_refused(row: &mut FaultRow, story: &TestEnvironment) -> Resul
     let applied = ["apply", "--server-side", "--validate=false", "-f", "-"];
     let applied = story.kubectl.run_with(&applied, &secret.to_string());
     for refused in [created, applied] {
-        let error = refused.err().context("the API server took a number for a string")?;
+        let error = refused.err().context("the API server accepted a number as a string")?;
         let error = error.to_string();
         row.saw(error.lines().last().unwrap_or_default());
     }
@@ -261,7 +267,7 @@ async fn number_is_refused(row: &mut FaultRow, story: &TestEnvironment) -> Resul
         let mut items = items.into_iter().flatten();
         let found =
             items.any(|one| one.pointer("/metadata/name").is_some_and(|name| name == "number"));
-        ensure!(!found, "the Secret was made all the same");
+        ensure!(!found, "the Secret was created nevertheless");
         Ok(Poll::There(()))
     };
     until("no Secret", bed::TOLD, look).await.map(drop)

@@ -1,5 +1,5 @@
-//! Line 12: damaged files. A replica of a shard whose primary answers sets one copy aside and joins again; the
-//! only copy is never touched.
+//! 12: damaged files. A replica whose primary answers sets its damaged copy aside and joins again; the only copy
+//! of a shard's data is never touched.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -12,10 +12,10 @@ use tests::{
 use crate::{bed, guard::data_of, table::FaultRows};
 
 const LOOPED: &str = "a crash loop for ever";
-/// How long the only copy must be left alone.
+/// For how long the only copy must stay unchanged.
 const UNTOUCHED: Duration = Duration::from_secs(15);
 
-/// What is damaged.
+/// The kind of damage.
 #[derive(Clone, Copy)]
 enum FileDamage {
     CutIdentity,
@@ -23,10 +23,10 @@ enum FileDamage {
 }
 
 impl FileDamage {
-    /// Damages the files of a server that is stopped, and ends it.
+    /// Stops a server, damages its files and kills it.
     fn done_to(self, seat: &ClusterPod) -> Result<()> {
         let pid = seat.member.pid()?;
-        // Stopped, so that it writes nothing more before it is killed.
+        // A stopped server writes nothing more before it is killed.
         signal(pid, "STOP")?;
         let data = data_of(pid);
         match self {
@@ -39,7 +39,7 @@ impl FileDamage {
 
 fn cut(file: &Path) -> Result<()> {
     let text = fs::read(file)?;
-    // In the middle of a row: the end of the file is missing.
+    // In the middle of a row, as if the end of the file were missing.
     let half = text.get(..text.len() / 2).context("half of it")?;
     Ok(fs::write(file, half)?)
 }
@@ -58,7 +58,7 @@ fn garbage(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// 12a: on a replica.
+/// 12a: files of a replica.
 pub(crate) async fn a_replica_s_files_are_damaged(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -92,7 +92,7 @@ pub(crate) async fn a_replica_s_files_are_damaged(
     bed::end(rows, story)
 }
 
-/// 12b: on the only copy.
+/// 12b: files of the only copy.
 pub(crate) async fn the_only_copy_is_damaged(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -104,7 +104,7 @@ pub(crate) async fn the_only_copy_is_damaged(
         let (_, only) = bed::primary(&story, 0).await?;
         let pid = only.member.pid()?;
         let folder = fs::read_link(data_of(pid))?.join("appendonlydir");
-        // The container's root is gone with its last process; the volume is also seen from outside.
+        // The container's root is not reachable after its last process; the volume is reached from outside.
         let root = mounted(pid)?;
         let saved = copy_of(&root.join("appendonlydir"))?;
         FileDamage::Garbage.done_to(&only)?;
@@ -115,7 +115,7 @@ pub(crate) async fn the_only_copy_is_damaged(
                 .any(|word| one.message.contains(word));
             one.kind == "Degraded" && one.status == "True" && speaks
         };
-        let told = bed::condition_where(&story, "what a person must do", fits).await;
+        let told = bed::condition_where(&story, "what the user must do", fits).await;
         bed::holds("the only copy was touched", UNTOUCHED, || async {
             let now = copy_of(&root.join("appendonlydir"))?;
             ensure!(now == damaged, "{} has changed", folder.display());
@@ -127,7 +127,7 @@ pub(crate) async fn the_only_copy_is_damaged(
             fs::write(root.join("appendonlydir").join(name), bytes)?;
         }
         let (_, took) = bed::well(&story, Duration::from_secs(90)).await?;
-        row.saw(format!("repaired by hand: well after {:.1} s", took.as_secs_f64()));
+        row.saw(format!("repaired by hand: healthy after {:.1} s", took.as_secs_f64()));
         row.keys_after(keys.check()?);
         Ok(())
     })
@@ -135,21 +135,21 @@ pub(crate) async fn the_only_copy_is_damaged(
     bed::end(rows, story)
 }
 
-/// Where a process' data lies outside of its container: the source of its mount.
+/// Returns the path of a process' data outside its container: the source of its mount.
 fn mounted(pid: u32) -> Result<std::path::PathBuf> {
     let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
     let data = mounts.lines().find_map(|line| {
         let fields: Vec<_> = line.split(' ').collect();
         (fields.get(4) == Some(&"/data")).then(|| fields.get(3).map(|root| root.to_string()))?
     });
-    // Without a mount of its own the process runs where its data is.
+    // Without a mount of its own the process runs in its data folder.
     match data {
         Some(root) => Ok(root.into()),
         None => Ok(fs::read_link(data_of(pid))?),
     }
 }
 
-/// The append-only files by name.
+/// Returns the append-only files with their names.
 fn copy_of(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = Vec::new();
     for file in fs::read_dir(folder).with_context(|| folder.display().to_string())? {

@@ -1,4 +1,4 @@
-//! Line 11: what somebody edits by hand in an object of ours is undone, also where the API treats a map as one
+//! 11: a manual edit of an object that the host applies is undone, also in a map that the API treats as one
 //! value.
 
 use anyhow::{Context, Result};
@@ -10,7 +10,7 @@ use tests::{
 
 use crate::{bed, table::FaultRows};
 
-/// Objects by kind and name, the atomic map in them, and what is added to it.
+/// Objects by kind and name, and the atomic map in each to which a label is added.
 const EDITED: &[(&str, &str, &str)] = &[
     ("service", "cache", "/spec/selector"),
     ("service", "cache-nodes", "/spec/selector"),
@@ -39,7 +39,7 @@ pub(crate) async fn a_selector_is_edited_by_hand(
             };
             let undone = until("the edit to be undone", bed::TOLD, look).await;
             if undone.is_err() {
-                // By hand, so that the next row begins well.
+                // By hand, so that the next row begins with a working Service.
                 let without = json!({"hand": null});
                 let fields = path.trim_start_matches('/').split('/').rev();
                 let change = fields.fold(without, |inner, field| json!({ field: inner }));

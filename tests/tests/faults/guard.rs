@@ -1,4 +1,4 @@
-//! Line 4: a primary without data must not start while a copy of its keys may exist.
+//! 4: a primary without data must not start while a copy of its keys may exist.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -17,12 +17,12 @@ use crate::{
     table::FaultRows,
 };
 
-/// Longer than the start guard used to wait: 15 s with the node timeout of 5 s that is the default.
+/// Longer than the old start guard waited: 15 s with the default node timeout of 5 s.
 const GUARD: Duration = Duration::from_secs(18);
-/// What the old guard did.
+/// The behaviour of the old start guard.
 const EMPTIED: &str = "60 keys → 0 when the guard gave up, Ready=True";
 
-/// 4a: nobody promotes a replica, because the host is paused.
+/// 4a: the host promotes no replica, because the object is paused.
 pub(crate) async fn a_paused_primary_is_killed(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -32,7 +32,7 @@ pub(crate) async fn a_paused_primary_is_killed(
     bed::end(rows, story)
 }
 
-/// 4b: the host acts on the last accepted spec, or on none.
+/// 4b: the host acts on the last accepted spec, because the present one is invalid.
 pub(crate) async fn a_primary_with_an_invalid_spec_is_killed(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -43,7 +43,7 @@ pub(crate) async fn a_primary_with_an_invalid_spec_is_killed(
     bed::end(rows, story)
 }
 
-/// 4c: both again with two shards, which cannot elect anybody.
+/// 4c: both again with two shards, which have no majority for a vote.
 pub(crate) async fn two_shards_cannot_vote(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -62,7 +62,7 @@ pub(crate) async fn two_shards_cannot_vote(
     bed::end(rows, story)
 }
 
-/// Why the host does not promote anybody.
+/// The state of the object while the primary is killed.
 #[derive(Clone, Copy)]
 enum HostPause {
     Paused,
@@ -108,7 +108,7 @@ async fn killed(
         let (_, took) = bed::well(story, bed::WELL).await?;
         row.keys_after(keys.check()?);
         row.saw(format!(
-            "kept for {} s, well {:.1} s after the host could act",
+            "kept for {} s, healthy {:.1} s after the host could act",
             GUARD.as_secs(),
             took.as_secs_f64()
         ));
@@ -117,8 +117,8 @@ async fn killed(
     .await
 }
 
-/// 4d: at the address of a peer that the dead primary's nodes.conf names there is a process that knows
-/// nothing: it says neither that the primary owns its slots nor that somebody else does.
+/// 4d: a peer's address in the dead primary's nodes.conf belongs to a fresh process. That process reports
+/// neither that the primary owns its slots nor that another node does.
 pub(crate) async fn a_fresh_process_is_at_a_peer_s_address(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -132,7 +132,7 @@ pub(crate) async fn a_fresh_process_is_at_a_peer_s_address(
         row.keys_before(keys.len());
         let (_, primary) = bed::primary(&story, 0).await?;
         let others = bed::replicas(&story, 1).await?;
-        let peer = others.first().context("the other shard has a replica")?;
+        let peer = others.first().context("the other shard has no replica")?;
         HostPause::Paused.set(&story)?;
         begins_anew(peer)?;
         answers_as_another(peer).await?;
@@ -143,23 +143,23 @@ pub(crate) async fn a_fresh_process_is_at_a_peer_s_address(
         HostPause::Paused.undo(&story)?;
         let (_, took) = bed::well(&story, bed::WELL).await?;
         row.keys_after(keys.check()?);
-        row.saw(format!("kept, well {:.1} s after the host could act", took.as_secs_f64()));
+        row.saw(format!("kept, healthy {:.1} s after the host could act", took.as_secs_f64()));
         Ok(())
     })
     .await;
     bed::end(rows, story)
 }
 
-/// Lets a server start again without its identity, at the same address.
+/// Restarts a server without its identity, at the same address.
 fn begins_anew(seat: &ClusterPod) -> Result<()> {
     let pid = seat.member.pid()?;
-    // Stopped, so that it does not write the file again before it is killed.
+    // A stopped server does not write the file again before it is killed.
     signal(pid, "STOP")?;
     fs::remove_file(data_of(pid).join("nodes.conf"))?;
     signal(pid, "KILL")
 }
 
-/// The folder of a server's data, which is where it runs.
+/// Returns the folder of a server's data, which is its working directory.
 pub(crate) fn data_of(pid: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/cwd"))
 }
@@ -178,7 +178,7 @@ async fn answers_as_another(seat: &ClusterPod) -> Result<()> {
     until(format!("{} to be a fresh node", seat.pod), bed::WELL, look).await.map(drop)
 }
 
-/// 4e: the only follower is stopped, so that nobody can say whether it has keys: it has.
+/// 4e: the only replica is stopped, so that nothing reports whether it has keys.
 pub(crate) async fn the_only_follower_hangs(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -200,12 +200,13 @@ pub(crate) async fn the_only_follower_hangs(
                 }
                 signal(pid, "STOP")?;
                 signal(primary.member.pid()?, "KILL")?;
-                let serves_nothing = bed::holds("it is Ready without its keys", GUARD, || async {
-                    let seats = story.redis.answering(&story.client).await?;
-                    let empty = seats.iter().find(|seat| seat.member.is_primary());
-                    ensure!(empty.is_none(), "{} serves without its keys", primary.pod);
-                    Ok(())
-                });
+                let serves_nothing =
+                    bed::holds("the primary serves without its keys", GUARD, || async {
+                        let seats = story.redis.answering(&story.client).await?;
+                        let empty = seats.iter().find(|seat| seat.member.is_primary());
+                        ensure!(empty.is_none(), "{} serves without its keys", primary.pod);
+                        Ok(())
+                    });
                 let kept = serves_nothing.await;
                 signal(pid, "CONT")?;
                 kept?;
@@ -215,7 +216,10 @@ pub(crate) async fn the_only_follower_hangs(
                 }
                 let (_, took) = bed::well(&story, bed::WELL).await?;
                 row.keys_after(keys.check()?);
-                row.saw(format!("kept, well {:.1} s after it went on", took.as_secs_f64()));
+                row.saw(format!(
+                    "kept, healthy {:.1} s after the replica continued",
+                    took.as_secs_f64()
+                ));
                 Ok(())
             })
             .await;
@@ -227,23 +231,23 @@ pub(crate) async fn the_only_follower_hangs(
     bed::end(rows, story)
 }
 
-/// What is to be thrown away when every copy has ended.
+/// One input of 4f.
 struct EndedCase {
     input: &'static str,
     before: &'static str,
     data_loss: &'static str,
     has_keys: bool,
-    /// Whether the Pods go too, so that fresh ones come without an identity.
+    /// Whether the Pods are deleted too, so that their successors have no identity.
     fresh_pods: bool,
 }
 
-/// 4f: every process of the only shard has ended. What was worth keeping is given up by a person; what
-/// was not is served again by itself.
+/// 4f: every process of the only shard has ended. Keys are given up only with approval; a shard that never had
+/// keys is served again without one.
 pub(crate) async fn every_copy_has_ended(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let cases = [
         EndedCase {
             input: "kill -9 of all copies, dataLoss: never",
-            before: "served again empty, Ready=True, nobody was asked",
+            before: "served again empty, Ready=True, no approval was asked for",
             data_loss: "never",
             has_keys: true,
             fresh_pods: false,
@@ -281,7 +285,7 @@ async fn ended(rows: &mut FaultRows, redis: RedisCluster, case: &EndedCase) -> R
     let direct = ApiAccess::Direct(tests::cluster::HostOptions::default());
     let story = if case.has_keys {
         let (story, keys) = bed::begin_with(redis, direct, edit).await?;
-        ensure!(keys.check()? == keys.len(), "the keys are there");
+        ensure!(keys.check()? == keys.len(), "keys are missing at the start");
         story
     } else {
         let story = TestEnvironment::begin_by(direct, redis, &[], "").await?;
@@ -320,7 +324,7 @@ async fn ended(rows: &mut FaultRows, redis: RedisCluster, case: &EndedCase) -> R
     bed::end(rows, story)
 }
 
-/// Wants that nobody serves until a person approves, by the annotation that the condition names.
+/// Checks that no member serves until the annotation that the condition names approves it.
 async fn asked_for_approval(
     row: &mut crate::table::FaultRow,
     story: &TestEnvironment,
@@ -331,7 +335,7 @@ async fn asked_for_approval(
     let lost =
         bed::condition_where(story, "SlotsLost, and which annotation approves it", names).await?;
     ensure!(lost.reason == "SlotsLost", "{lost}");
-    bed::holds("somebody serves without approval", GUARD, || async {
+    bed::holds("a member serves without approval", GUARD, || async {
         let seats = story.redis.answering(&story.client).await?;
         let serves = seats.iter().find(|seat| seat.member.is_primary() && seat.member.is_serving());
         if let Some(seat) = serves {
@@ -345,11 +349,14 @@ async fn asked_for_approval(
     let annotation = approval(&lost.message).context("an annotation")?;
     bed::annotate(story, &annotation)?;
     let (_, took) = bed::well(story, bed::WELL).await?;
-    row.saw(format!("SlotsLost until `{annotation}`, then well after {:.1} s", took.as_secs_f64()));
+    row.saw(format!(
+        "SlotsLost until `{annotation}`, then healthy after {:.1} s",
+        took.as_secs_f64()
+    ));
     Ok(())
 }
 
-/// The annotation `tholepin.dev/NAME=VALUE` that a message names.
+/// Returns the annotation `tholepin.dev/NAME=VALUE` that a message names.
 pub(crate) fn approval(message: &str) -> Option<String> {
     let words = message.split(|letter: char| letter.is_whitespace() || "`'\",;".contains(letter));
     let mut annotations = words.filter(|word| word.starts_with("tholepin.dev/"));

@@ -1,4 +1,4 @@
-//! A primary that hangs for about as long as the cluster needs to elect another.
+//! 17k: a primary that hangs for about as long as the cluster needs to elect another.
 
 use std::{
     thread::{self, JoinHandle},
@@ -20,17 +20,17 @@ use crate::{
     table::FaultRows,
 };
 
-/// For how long a primary hangs, in milliseconds: the majority calls it failed after 2 to 3 s.
+/// For how long a primary hangs, in milliseconds: the majority reports it as failed after 2 to 3 s.
 const HANGS_MS: [u64; 5] = [2_300, 2_800, 3_300, 3_800, 4_500];
-/// How long a client waits for the answer to a command that it sent while the server hung.
+/// How long a client waits for the reply to a command that it sent while the server hung.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How many such clients there are.
 const PATIENT: usize = 3;
-/// How long a living primary's slots may be without service, as in the random faults.
+/// How long the slots of a running primary may be unserved, as in the random faults.
 const UNSERVED_MAX: Duration = Duration::from_secs(8);
 
-/// A client with an open connection to a server that hangs: it sends one write and waits for the answer. Gives
-/// the key, if it was acknowledged.
+/// A client with an open connection to a hung server: sends one write and waits for the reply. Returns the key
+/// if the write was acknowledged.
 fn patient(mut connection: Connection, key: String) -> JoinHandle<Option<String>> {
     thread::spawn(move || {
         let acknowledged = cmd("SET").arg(&key).arg("x").query::<()>(&mut connection);
@@ -38,7 +38,7 @@ fn patient(mut connection: Connection, key: String) -> JoinHandle<Option<String>
     })
 }
 
-/// As many connections as there are patient clients.
+/// Opens one connection per patient client.
 fn connections(primary: &ClusterPod, password: Option<&str>) -> Result<Vec<Connection>> {
     let one = |_| {
         let connection = connect(&primary.address, password)?;
@@ -48,7 +48,7 @@ fn connections(primary: &ClusterPod, password: Option<&str>) -> Result<Vec<Conne
     (0..PATIENT).map(one).collect()
 }
 
-/// 17k: a primary is stopped and goes on around the moment at which another would be elected.
+/// 17k: a primary is stopped and continues around the moment at which another would be elected.
 pub(crate) async fn a_primary_hangs_and_goes_on(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -74,7 +74,7 @@ pub(crate) async fn a_primary_hangs_and_goes_on(
                 })
                 .collect();
             tokio::time::sleep(Duration::from_millis(hangs_ms)).await;
-            // It may have been ended meanwhile.
+            // An error is ignored: the process may have been ended meanwhile.
             drop(signal(pid, "CONT"));
             bed::well(&story, WELL).await?;
             for client in waiting {
@@ -94,14 +94,14 @@ pub(crate) async fn a_primary_hangs_and_goes_on(
         ));
         ensure!(lost.is_empty(), "lost: {}", lost.join(", "));
         ensure!(missing.is_empty(), "lost of clients that waited: {}", missing.join(", "));
-        ensure!(fenced != 0, "no primary that hung was fenced");
+        ensure!(fenced != 0, "no hung primary was fenced");
         Ok(())
     })
     .await;
     bed::end(rows, story)
 }
 
-/// Which of these keys the primary of the first shard does not have.
+/// Returns the keys that the primary of the first shard does not have.
 async fn missing(story: &TestEnvironment, keys: &[String]) -> Result<Vec<String>> {
     let (_, primary) = bed::primary(story, 0).await.context("the first shard is served")?;
     let mut connection = connect(&primary.address, story.redis.password)?;

@@ -1,4 +1,4 @@
-//! Line 9: a mended spec replaces Pods that never ran.
+//! 9: a corrected spec replaces Pods that never ran.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use crate::{
 
 const STUCK: &str = "the Pods stayed as they were for ever";
 
-/// What is wrong at creation, and what mends it.
+/// The wrong and the corrected value, and a text of the wrong one.
 const MENDED: &[(&str, &str)] =
     &[("image: redis:nope → redis:7.0", "nope"), ("request of 900Ti → 1Mi", "900Ti")];
 
@@ -44,7 +44,7 @@ pub(crate) async fn a_spec_is_mended_at_creation(
             row.saw(format!("`{}`", does_not_run(&story, why).await?));
             bed::patch(&story, &json!({ "spec": good }))?;
             let (_, took) = bed::well(&story, bed::WELL).await?;
-            row.saw(format!("well {:.1} s after it was mended", took.as_secs_f64()));
+            row.saw(format!("healthy {:.1} s after it was corrected", took.as_secs_f64()));
             Ok(())
         })
         .await;
@@ -53,7 +53,7 @@ pub(crate) async fn a_spec_is_mended_at_creation(
     bed::end(rows, story)
 }
 
-/// Waits until every Pod is there and none has a container that ever ran.
+/// Waits until every Pod exists and none has a container that ever ran.
 async fn never_run(story: &TestEnvironment) -> Result<()> {
     let look = || async {
         let pods = story.redis.list_pods(&story.client).await?;
@@ -76,7 +76,7 @@ async fn never_run(story: &TestEnvironment) -> Result<()> {
     until("Pods that do not run", bed::TOLD, look).await.map(drop)
 }
 
-/// 9b: on a running cluster: the members stay, and the one that never ran is replaced.
+/// 9b: on a running cluster: the members stay, and the Pod that never ran is replaced.
 pub(crate) async fn a_spec_is_mended_on_a_running_cluster(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -118,7 +118,7 @@ pub(crate) async fn a_spec_is_mended_on_a_running_cluster(
             bed::patch(&story, &json!({"spec": {"image": "redis:7.0"}}))?;
             let took = bed::rejoined(&story, &replica, bed::WELL).await?;
             bed::well(&story, bed::WELL).await?;
-            row.saw(format!("it rejoined {:.1} s after it was mended", took.as_secs_f64()));
+            row.saw(format!("it rejoined {:.1} s after it was corrected", took.as_secs_f64()));
             let after = story.redis.seats(&story.client).await?;
             for old in before.iter().filter(|seat| seat.pod != replica.pod) {
                 let same = after.iter().any(|seat| seat.uid == old.uid);
@@ -132,7 +132,7 @@ pub(crate) async fn a_spec_is_mended_on_a_running_cluster(
     bed::end(rows, story)
 }
 
-/// Waits until the object says that a Pod does not run, and why.
+/// Waits until the object reports that a Pod does not run, and why.
 async fn does_not_run(story: &TestEnvironment, why: &str) -> Result<Condition> {
     let says = |one: &Condition| {
         let is_told = one.reason == "PodDoesNotRun" && one.message.contains(why);

@@ -1,4 +1,4 @@
-//! Line 5: one thing that cannot be applied must not stop observing, healing and failing over.
+//! 5: one thing that cannot be applied must not stop polling, healing and failover.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ use crate::{
 
 /// How long writes may stop when a primary is killed: three times the bound of scenario F1.
 const OUTAGE_MAX: Duration = Duration::from_millis(1500);
-/// The ConfigMaps and Secrets that belong to the host.
+/// The prefix of ConfigMaps and Secrets that the host keeps for itself.
 const RESERVED: &str = "tholepin-";
 
-/// What cannot be applied.
+/// The change that cannot be applied.
 #[derive(Clone, Copy)]
 enum UnappliedChange {
     Typo,
@@ -45,7 +45,7 @@ impl UnappliedChange {
         }
     }
 
-    /// What a condition must speak of.
+    /// Returns a text that a condition must contain.
     const fn word(self) -> &'static str {
         match self {
             Self::Typo => "maxmemry",
@@ -75,7 +75,7 @@ impl UnappliedChange {
         }
     }
 
-    /// `maps` are those that had an owner before.
+    /// Undoes the change; `maps` are the ConfigMaps that had an owner before.
     fn undo(self, story: &TestEnvironment, maps: &[String]) -> Result<()> {
         match self {
             Self::Typo => bed::patch(story, &json!({"spec": {"settings": {"maxmemry": null}}})),
@@ -93,14 +93,14 @@ impl UnappliedChange {
             }
             Self::Refused => {
                 story.road()?.refuse(None);
-                // Something must change for the object to be looked at at once.
+                // A change of the object, so that it is reconciled immediately.
                 bed::annotate(story, "tests.tholepin.dev/looked=again")
             }
         }
     }
 }
 
-/// The ConfigMaps that the plugin applied.
+/// Returns the ConfigMaps that the plugin applied.
 fn owned_config_maps(story: &TestEnvironment) -> Result<Vec<String>> {
     let list: Value =
         serde_json::from_str(&story.kubectl.run(&["get", "configmap", "-o", "json"])?)?;
@@ -116,7 +116,7 @@ fn owned_config_maps(story: &TestEnvironment) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// 5a: each trouble in turn; meanwhile a primary is killed and a Pod is deleted.
+/// 5a: each change in turn; meanwhile a primary is killed and a Pod is deleted.
 pub(crate) async fn one_trouble_at_a_time(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (mut story, _) = bed::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
     story.watch().await?;
@@ -129,7 +129,7 @@ pub(crate) async fn one_trouble_at_a_time(rows: &mut FaultRows, redis: RedisClus
             })
             .await;
         if !is_green {
-            // What was deleted may be needed for the cluster to be deleted.
+            // The deletion of the cluster may need what was deleted.
             trouble.undo(&story, &maps).ok();
             story.road()?.set(ApiLink::Clear);
             story.forget_writes().ok();
@@ -149,7 +149,7 @@ async fn goes_on(
 ) -> Result<()> {
     let shards = story.redis.shards;
     let (tag, primary) = bed::primary(story, turn % shards).await?;
-    // Of another shard, so that none is without both.
+    // A Pod of another shard, so that no shard is without both members.
     let other = bed::replicas(story, (turn + 1) % shards).await?;
     let other = other.into_iter().next().context("a replica")?;
     bed::quiet(story, &primary).await?;
@@ -157,13 +157,13 @@ async fn goes_on(
     let said =
         bed::condition_where(story, trouble.word(), |one| one.message.contains(trouble.word()))
             .await;
-    let said = said.context("the trouble is told")?;
+    let said = said.context("no condition reports the change")?;
     story.writer()?.forget_outages();
     signal(primary.member.pid()?, "KILL")?;
     bed::restarted(story, &primary, bed::WELL).await?;
     let outage = story.writer()?.outage(&tag)?;
     row.saw(format!("`{}`; outage {:.2} s", said.reason, outage.as_secs_f64()));
-    ensure!(outage <= OUTAGE_MAX, "writes went on after {:.2} s", outage.as_secs_f64());
+    ensure!(outage <= OUTAGE_MAX, "writes continued after {:.2} s", outage.as_secs_f64());
     let other = now_or_another(story, other, shards, turn).await?;
     story.kubectl.run(&["delete", "pod", &other.pod, "--wait=false"])?;
     let took = bed::rejoined(story, &other, bed::WELL).await?;
@@ -173,7 +173,8 @@ async fn goes_on(
     written(row, story).await
 }
 
-/// With one shard the Pod that was a replica is the primary now: then the one that is a replica.
+/// Returns the same member if it is still a replica, else another replica of the shard: with one shard the
+/// former replica is the primary now.
 async fn now_or_another(
     story: &TestEnvironment,
     seat: ClusterPod,
@@ -185,7 +186,7 @@ async fn now_or_another(
     same.or(now.first()).cloned().context("a replica")
 }
 
-/// Compares what was acknowledged with what is there, and starts to write again.
+/// Compares the acknowledged writes with the existing keys, and starts a new writer.
 async fn written(row: &mut FaultRow, story: &mut TestEnvironment) -> Result<()> {
     let report = story.take_writes()?;
     row.keys_before(report.acknowledged);
@@ -195,10 +196,10 @@ async fn written(row: &mut FaultRow, story: &mut TestEnvironment) -> Result<()> 
     Ok(())
 }
 
-/// 5b: without the plugin's files nobody heals, and the object must not say that it is well.
+/// 5b: without the plugin's files nothing heals the cluster, so the object must not report `Ready=True`.
 pub(crate) async fn the_plugin_is_gone(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
-    let before = "Ready=True for as long as nobody looked";
+    let before = "Ready=True although no plugin reconciled the object";
     rows.row("the plugin's files removed", before, bed::ROW, async |row| {
         row.keys_before(keys.len());
         for file in ["redis-cluster.wasm", "redis-cluster.yaml"] {
@@ -213,7 +214,7 @@ pub(crate) async fn the_plugin_is_gone(rows: &mut FaultRows, redis: RedisCluster
         row.saw(format!("{ready} after {:.1} s", took.as_secs_f64()));
         guests::install(&story.plugins, "redis-cluster", &guests::redis_cluster()?)?;
         let (_, took) = bed::well(&story, bed::WELL).await?;
-        row.saw(format!("Ready=True again {:.1} s after they were back", took.as_secs_f64()));
+        row.saw(format!("Ready=True again {:.1} s after they were restored", took.as_secs_f64()));
         row.keys_after(keys.check()?);
         Ok(())
     })
@@ -221,14 +222,14 @@ pub(crate) async fn the_plugin_is_gone(rows: &mut FaultRows, redis: RedisCluster
     bed::end(rows, story)
 }
 
-/// 5c: another host takes over while the spec is invalid: it must know the last one that was accepted.
+/// 5c: another host takes over while the spec is invalid: it must know the last accepted spec.
 pub(crate) async fn another_host_finds_the_accepted_spec(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
     let (mut story, keys): (TestEnvironment, WrittenKeys) = bed::begin(redis).await?;
     story.watch().await?;
-    let before = "nobody heals after the restart";
+    let before = "nothing heals after the restart";
     rows.row(
         "a typing error, the host restarted, kill -9 of a primary",
         before,
@@ -240,7 +241,7 @@ pub(crate) async fn another_host_finds_the_accepted_spec(
             bed::condition_where(&story, word, |one| one.message.contains(word)).await?;
             story.restart()?;
             let (tag, primary) = bed::primary(&story, 0).await?;
-            // A host that has just started has seen nobody yet.
+            // A host that has just started must have polled every member.
             bed::at_peace(&story, bed::WELL).await?;
             story.settle(Duration::from_secs(1)).await?;
             story.writer()?.forget_outages();
@@ -248,7 +249,7 @@ pub(crate) async fn another_host_finds_the_accepted_spec(
             bed::restarted(&story, &primary, bed::WELL).await?;
             let outage = story.writer()?.outage(&tag)?;
             row.saw(format!("outage {:.2} s", outage.as_secs_f64()));
-            ensure!(outage <= OUTAGE_MAX, "writes went on after {:.2} s", outage.as_secs_f64());
+            ensure!(outage <= OUTAGE_MAX, "writes continued after {:.2} s", outage.as_secs_f64());
             UnappliedChange::Typo.undo(&story, &[])?;
             bed::well(&story, bed::WELL).await?;
             row.keys_after(keys.check()?);

@@ -1,4 +1,4 @@
-//! Line 13: the object says what it has not done yet, and what is uncovered.
+//! 13: the object reports the changes that are not rolled out yet, and the slots that are not served.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn outdated(count: usize, of: usize) -> impl Fn(&Condition) -> bool {
     move |one| one.kind == "Outdated" && one.status == "True" && one.message.contains(&words)
 }
 
-/// 13a: a template that running Pods do not have yet.
+/// 13a: the template has changed, and the running Pods have the old one.
 pub(crate) async fn a_template_is_changed(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
     let of = story.redis.pods();
@@ -73,7 +73,7 @@ async fn not_outdated(story: &TestEnvironment) -> Result<()> {
     until("nothing to be outdated", bed::TOLD, look).await.map(drop)
 }
 
-/// 13b: Pods without their StatefulSet live: they are adopted again, and nobody says that they are lost.
+/// 13b: Pods without their StatefulSet still run: they are adopted again and never reported as lost.
 pub(crate) async fn a_stateful_set_is_orphaned(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -91,13 +91,13 @@ pub(crate) async fn a_stateful_set_is_orphaned(
             }
             Ok(())
         };
-        bed::holds("it says that living nodes are lost", Duration::from_secs(6), look).await?;
+        bed::holds("it reports that running nodes are lost", Duration::from_secs(6), look).await?;
         let (seats, took) = bed::well(&story, bed::WELL).await?;
         for old in &old {
             let same = seats.iter().any(|seat| seat.uid == old.uid);
             ensure!(same, "{} was replaced", old.pod);
         }
-        row.saw(format!("adopted again, well after {:.1} s", took.as_secs_f64() + 6.0));
+        row.saw(format!("adopted again, healthy after {:.1} s", took.as_secs_f64() + 6.0));
         row.keys_after(keys.check()?);
         Ok(())
     })
@@ -105,7 +105,7 @@ pub(crate) async fn a_stateful_set_is_orphaned(
     bed::end(rows, story)
 }
 
-/// 13c: slots without a healthy owner are named, and so is the owner.
+/// 13c: slots without a healthy owner are named together with their owner.
 pub(crate) async fn slots_are_uncovered(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
     let before = "`does not say cluster_state:ok yet`";

@@ -1,5 +1,5 @@
-//! Random faults from a seed, one after the other, under a writer: which come, when, and on whom follows from
-//! the seed alone. The seed is printed first, so that a run that lost something can be repeated.
+//! Random faults, one after the other, with a running writer. The faults, their times and their targets follow
+//! from the seed alone. The seed is printed first, so that a run that lost something can be repeated.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,23 +23,23 @@ use tests::{
 
 use crate::{bed, say, table::FaultRows};
 
-/// How long a cluster may take to be well again after each fault.
+/// How long a cluster may take to be healthy again after each fault.
 const WELL: Duration = Duration::from_secs(180);
-/// The longest that a server is stopped, that the API server is away, and that a spec or a Secret is wrong.
+/// The longest time that a server is stopped, that the API server is away, and that a spec or a Secret is wrong.
 const STOPPED_MAX: Duration = Duration::from_secs(8);
 const AWAY_MAX: Duration = Duration::from_secs(10);
 const WRONG_MAX: Duration = Duration::from_secs(8);
-/// The longest between two faults where the next need not wait for the last.
+/// The longest pause between two faults of which the second need not wait for the end of the first.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// How often the container of a Pod is killed.
+/// How many restarts a Pod may have before its container is no longer killed.
 const RESTARTS_MAX: i32 = 3;
-/// How long a living primary's slots may be without service: one that was stopped and goes on waits for up to
-/// 5 s (the engine's longest rejoin delay) before it serves again.
+/// How long the slots of a running primary may be unserved: one that was stopped and continues waits for up to
+/// 5 s (Redis' longest rejoin delay) before it serves again.
 const UNSERVED_MAX: Duration = Duration::from_secs(8);
-/// How many minutes both runs take together.
+/// How many minutes the runs on both shapes take together.
 const MINUTES: u64 = 20;
 
-/// What can be done to the cluster and to the host.
+/// A fault of the cluster or of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
     Kill,
@@ -70,7 +70,7 @@ impl Fault {
         Self::ApiAway,
     ];
 
-    /// Whether it hits one member, whose shard then hangs on the other.
+    /// Returns true if the fault hits one member, so that its shard depends on the other members.
     const fn hits_a_member(self) -> bool {
         match self {
             Self::Kill
@@ -125,7 +125,7 @@ impl SplitMix64 {
     }
 }
 
-/// What must be taken back, and when.
+/// A change that must be undone later.
 enum PendingUndo {
     Continue { pid: u32, pod: String },
     Spec,
@@ -133,10 +133,10 @@ enum PendingUndo {
     Road,
 }
 
-/// A run and what it has done.
+/// The state of a run.
 struct RandomRun {
     story: TestEnvironment,
-    /// When the writer began.
+    /// When the writer was started.
     start: Instant,
     random: SplitMix64,
     undo: Vec<(Instant, PendingUndo)>,
@@ -144,7 +144,7 @@ struct RandomRun {
     swaps: u8,
 }
 
-/// How long all random faults together take.
+/// Returns how long the random faults on both shapes take together.
 pub(crate) fn time() -> Duration {
     let minutes = env::var("MINUTES").ok().and_then(|text| text.parse().ok()).unwrap_or(MINUTES);
     Duration::from_secs(minutes * 60)
@@ -156,7 +156,7 @@ fn seed() -> u64 {
     given.unwrap_or_else(|| u64::from(now().subsec_nanos()))
 }
 
-/// Random faults on one cluster, for half of the time.
+/// Injects random faults into one cluster, for half of the time.
 pub(crate) async fn faults(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (seed, time) = (seed(), time() / 2);
     let kept = if redis.storage { "storage" } else { "memory" };
@@ -171,7 +171,7 @@ pub(crate) async fn faults(rows: &mut FaultRows, redis: RedisCluster) -> Result<
     let deadline = time + WELL * 2;
     rows.row(
         &input,
-        "0 lost of 611,000 in 300 s, where a copy was in order",
+        "0 lost of 611,000 in 300 s, where a copy was in sync",
         deadline,
         async |row| {
             let end = Instant::now() + time;
@@ -198,7 +198,7 @@ pub(crate) async fn faults(rows: &mut FaultRows, redis: RedisCluster) -> Result<
 }
 
 impl RandomRun {
-    /// One fault after the other until then.
+    /// Injects one fault after the other until `end`.
     async fn until(&mut self, end: Instant) -> Result<()> {
         while Instant::now() < end {
             let chosen = *self.random.choose(&Fault::ALL).context("there are faults")?;
@@ -218,13 +218,13 @@ impl RandomRun {
         Ok(())
     }
 
-    /// Prints what is done, at the time that lost keys are told with.
+    /// Prints a line with the time since the writer's start, which lost keys are printed with too.
     fn say(&self, what: &str) {
         say(&format!("  {:.3} s: {what}", self.start.elapsed().as_secs_f64()));
     }
 
-    /// A container that ended several times is started again only after minutes, which says nothing of the
-    /// product: its Pod is deleted instead.
+    /// Replaces the fault `kill` by `delete` if the Pod was restarted often: its container would be restarted only
+    /// after minutes of back-off, which says nothing about the product.
     async fn spare_back_off(&self, fault: Fault, target: Option<&ClusterPod>) -> Result<Fault> {
         let (Fault::Kill, Some(seat)) = (fault, target) else { return Ok(fault) };
         let restarts = bed::restarts(&self.story).await?;
@@ -232,7 +232,7 @@ impl RandomRun {
         Ok(if often { Fault::Delete } else { fault })
     }
 
-    /// Takes back everything that is due, and waits until then.
+    /// Undoes every change that is due before `end`, and waits until `end`.
     async fn take_back_until(&mut self, end: Instant) -> Result<()> {
         while let Some(at) = self.undo.iter().map(|(at, _)| *at).min().filter(|at| *at <= end) {
             tokio::time::sleep_until(at.into()).await;
@@ -244,7 +244,7 @@ impl RandomRun {
         Ok(())
     }
 
-    /// Takes back everything, and waits until all is well.
+    /// Undoes every change, and waits until the cluster is healthy.
     async fn settle(&mut self) -> Result<()> {
         if let Some(last) = self.undo.iter().map(|(at, _)| *at).max() {
             self.take_back_until(last).await?;
@@ -252,14 +252,14 @@ impl RandomRun {
         bed::well(&self.story, WELL).await.map(drop)
     }
 
-    /// The member that is to be hit: of a shard of which every other member is in order.
+    /// Chooses the member to hit: one of a shard whose other members are all in sync.
     async fn target(&mut self, fault: Fault) -> Result<Option<ClusterPod>> {
         let number = self.random.next();
         if !self.story.redis.storage {
             let (seats, _) = bed::well(&self.story, WELL).await?;
             return Ok(chosen(fault, &seats, number));
         }
-        // What lasts must not meet the next fault in one shard.
+        // A stopped member must not meet the next fault in the same shard.
         self.take_back_until(Instant::now()).await?;
         let lasting =
             self.undo.iter().any(|(_, undo)| matches!(undo, PendingUndo::Continue { .. }));
@@ -297,14 +297,14 @@ impl RandomRun {
             Fault::Forget => self.forget(seat()?).await?,
             Fault::Reset => {
                 let mut connection = connect(&seat()?.address, Some(PASSWORD))?;
-                // It is sent; a busy machine may answer late.
+                // The reply is ignored: a busy machine may answer late.
                 cmd("CLUSTER").arg("RESET").arg("SOFT").query::<()>(&mut connection).ok();
             }
             Fault::HostKill => {
                 self.story.host.kill()?;
                 let pause = self.random.up_to(Duration::from_secs(3));
                 self.take_back_until(Instant::now() + pause).await?;
-                // One that finds no API server waits for it.
+                // A host that finds no API server waits for it.
                 let away = self.undo.iter().position(|(_, undo)| matches!(undo, PendingUndo::Road));
                 match away.map(|away| self.undo.swap_remove(away).0) {
                     Some(until) => self.story.restart_while_away(until)?,
@@ -332,12 +332,12 @@ impl RandomRun {
         Ok(())
     }
 
-    /// All others forget a member; its own replicas cannot.
+    /// Makes all other members forget one; its own replicas refuse that.
     async fn forget(&self, forgotten: &ClusterPod) -> Result<()> {
         let id = &forgotten.member.own()?.id;
         for other in self.story.redis.answering(&self.story.client).await? {
             let mut connection = connect(&other.address, Some(PASSWORD))?;
-            // Nobody forgets itself or its own primary.
+            // A node refuses to forget itself or its own primary.
             cmd("CLUSTER").arg("FORGET").arg(id).query::<()>(&mut connection).ok();
         }
         Ok(())
@@ -350,13 +350,13 @@ impl RandomRun {
 
     fn take_back(&self, undo: &PendingUndo) -> Result<()> {
         match undo {
-            // It may have been killed meanwhile, by its liveness probe.
+            // An error is ignored: the liveness probe may have killed the process meanwhile.
             PendingUndo::Continue { pid, pod } => {
                 self.say(&format!("SIGCONT {pod}"));
                 drop(signal(*pid, "CONT"));
             }
             PendingUndo::Spec => {
-                // As it was: without any settings.
+                // The original spec has no settings.
                 bed::patch(&self.story, &json!({"spec": {"settings": null}}))?;
             }
             PendingUndo::Secret => set_password(&self.story, PASSWORD)?,
@@ -370,7 +370,7 @@ fn set_password(story: &TestEnvironment, password: &str) -> Result<()> {
     bed::patch_of(story, "secret", "password", &json!({"stringData": {"password": password}}))
 }
 
-/// One of these: a replica where only a replica will do.
+/// Chooses one of these members; for a reset, a replica.
 fn chosen(fault: Fault, seats: &[ClusterPod], number: u64) -> Option<ClusterPod> {
     let fits = |seat: &&ClusterPod| fault != Fault::Reset || !seat.member.is_primary();
     let fitting: Vec<_> = seats.iter().filter(fits).collect();
@@ -379,7 +379,7 @@ fn chosen(fault: Fault, seats: &[ClusterPod], number: u64) -> Option<ClusterPod>
     fitting.get(at).copied().cloned()
 }
 
-/// The members of those shards of which every member is there and in sync.
+/// Returns the members of those shards of which every member runs and is in sync.
 fn whole_shards(redis: &RedisCluster, seats: Vec<ClusterPod>) -> Vec<ClusterPod> {
     let in_order = |seat: &ClusterPod| seat.member.at_peace(redis.pods(), redis.shards).is_ok();
     let mut count: BTreeMap<&str, usize> = BTreeMap::new();

@@ -1,5 +1,5 @@
-//! Line 16: not everything at once, and not for ever. A repair that something undoes again and again needs a
-//! person, and full synchronisations that the host starts come one after the other.
+//! 16: repairs are limited. A repair that something undoes again and again needs a user, and full
+//! synchronisations that the host starts run one after the other.
 
 use std::{cell::Cell, time::Duration};
 
@@ -17,17 +17,17 @@ use crate::{
     table::FaultRows,
 };
 
-/// From this age on, in seconds, a process is not new any more.
+/// From this uptime on, in seconds, a process is not new any more.
 const OLD_S: u64 = 121;
 const OLD: Duration = Duration::from_secs(OLD_S + 30);
-/// How often the same repair is made.
+/// How many times the same repair is made.
 const REPAIRS_MAX: usize = 5;
-/// How long nothing more may be tried for the row to believe it.
+/// For how long no further repair may be seen.
 const LEFT_ALONE: Duration = Duration::from_secs(10);
 const BUDGET_ROW: Duration = Duration::from_secs(300);
-/// Keys enough for a synchronisation to be seen.
+/// Enough keys for a synchronisation to be noticed.
 const KEYS: usize = 4_000;
-/// Makes a synchronisation of so many keys last for about two seconds, in microseconds per key.
+/// Makes a synchronisation of that many keys last about two seconds, in microseconds per key.
 const KEY_DELAY_US: &str = "500";
 
 /// 16a: a replica is forgotten again and again.
@@ -59,7 +59,7 @@ pub(crate) async fn the_same_repair_recurs(
         let told = bed::condition_where(&story, "that a repair recurs", asks).await?;
         row.saw(format!("`{told}`"));
         let sent = meetings(&story).await?;
-        bed::holds("it was repaired once more", LEFT_ALONE, || async {
+        bed::holds("the replica was repaired once more", LEFT_ALONE, || async {
             let now = meetings(&story).await?;
             ensure!(now == sent, "{now} meetings, {sent} before");
             Ok(())
@@ -76,7 +76,7 @@ fn age_s(seat: &ClusterPod) -> Option<u64> {
     seat.member.field("uptime_in_seconds").parse().ok()
 }
 
-/// Everybody but the replica itself forgets it.
+/// Makes all other members forget a replica.
 async fn forget(story: &TestEnvironment, replica: &ClusterPod) -> Result<()> {
     let id = &replica.member.own()?.id;
     for seat in story.redis.seats(&story.client).await? {
@@ -88,7 +88,7 @@ async fn forget(story: &TestEnvironment, replica: &ClusterPod) -> Result<()> {
     Ok(())
 }
 
-/// How often servers were told to meet another.
+/// Returns how many `CLUSTER MEET` commands the servers have run.
 async fn meetings(story: &TestEnvironment) -> Result<u64> {
     let mut sent = 0;
     for seat in story.redis.seats(&story.client).await? {
@@ -99,11 +99,11 @@ async fn meetings(story: &TestEnvironment) -> Result<u64> {
     Ok(sent)
 }
 
-/// 16b: replicas of two shards come back at once. Of three Kubernetes nodes the two pairs of primary and
-/// replica share one.
+/// 16b: replicas of two shards return at the same time. On three Kubernetes nodes the two pairs of primary and
+/// replica share one node.
 pub(crate) async fn two_replicas_return(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
-    let before = "both full synchronisations at once";
+    let before = "both full synchronisations at the same time";
     rows.row("replicas of two shards deleted", before, bed::ROW, async |row| {
         row.keys_before(keys.len());
         let mut replicas = Vec::new();
@@ -117,9 +117,9 @@ pub(crate) async fn two_replicas_return(rows: &mut FaultRows, redis: RedisCluste
         story.kubectl.run(&delete)?;
         let most = at_once(&story, &replicas).await?;
         row.saw(format!("at most {most} at a time"));
-        ensure!(most == 1, "{most} full synchronisations at once");
+        ensure!(most == 1, "{most} full synchronisations at the same time");
         let (_, took) = bed::well(&story, bed::WELL).await?;
-        row.saw(format!("well {:.1} s after both were in sync", took.as_secs_f64()));
+        row.saw(format!("healthy {:.1} s after both were in sync", took.as_secs_f64()));
         row.keys_after(keys.check()?);
         Ok(())
     })
@@ -127,7 +127,7 @@ pub(crate) async fn two_replicas_return(rows: &mut FaultRows, redis: RedisCluste
     bed::end(rows, story)
 }
 
-/// Writes so much that a synchronisation takes time.
+/// Writes so many keys that a synchronisation takes time.
 fn fill(story: &TestEnvironment, primary: &ClusterPod, tag: &str) -> Result<()> {
     let mut connection = connect(&primary.address, story.redis.password)?;
     let mut all = redis::pipe();
@@ -139,7 +139,7 @@ fn fill(story: &TestEnvironment, primary: &ClusterPod, tag: &str) -> Result<()> 
     Ok(cmd("CONFIG").arg(&delay).query(&mut connection)?)
 }
 
-/// Waits until new Pods are in sync in the places of these; gives how many copied at the same time.
+/// Waits until new Pods are in sync in the places of these; returns how many synchronised at the same time.
 async fn at_once(story: &TestEnvironment, replicas: &[ClusterPod]) -> Result<usize> {
     let most = Cell::new(0);
     let look = || async {

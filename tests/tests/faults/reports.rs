@@ -1,4 +1,4 @@
-//! Inputs from public bug reports of the field that found a fault here.
+//! 17: inputs from public bug reports of other operators that found a fault here.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ use crate::{
     table::FaultRows,
 };
 
-/// 17a: a primary is lost with its volume, and its replica was killed with it (kubeblocks 10753).
+/// 17a: a primary is lost with its volume, and its replica is killed too (kubeblocks 10753).
 pub(crate) async fn a_volume_is_lost(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
     let before = "`NoReplicaInSync … restore a backup` for ever, beside a replica with all keys";
@@ -42,7 +42,7 @@ pub(crate) async fn a_volume_is_lost(rows: &mut FaultRows, redis: RedisCluster) 
             delete.extend(replicas.iter().map(|seat| seat.pod.as_str()));
             story.kubectl.run(&delete)?;
             let (_, took) = bed::well(&story, bed::WELL * 2).await?;
-            row.saw(format!("well after {:.1} s", took.as_secs_f64()));
+            row.saw(format!("healthy after {:.1} s", took.as_secs_f64()));
             row.keys_after(keys.check()?);
             Ok(())
         },
@@ -54,7 +54,7 @@ pub(crate) async fn a_volume_is_lost(rows: &mut FaultRows, redis: RedisCluster) 
 /// 17b: both copies of a shard lose their nodes.conf (bitnami charts 7703).
 pub(crate) async fn identities_are_lost(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
-    let before = "the data was put aside, and the condition said \"bring it back\"";
+    let before = "the data was set aside, and the condition said \"bring it back\"";
     rows.row("nodes.conf of both copies emptied, kill -9", before, bed::ROW, async |row| {
         row.keys_before(keys.len());
         let (_, primary) = bed::primary(&story, 0).await?;
@@ -83,8 +83,8 @@ pub(crate) async fn identities_are_lost(rows: &mut FaultRows, redis: RedisCluste
     bed::end(rows, story)
 }
 
-/// Empties the nodes.conf of a server that is stopped, and ends it. Gives its folder, which no path leads to
-/// once the process is gone.
+/// Stops a server, empties its nodes.conf and kills it. Returns its open data folder, which has no path any more
+/// once the process has ended.
 fn lose_identity(seat: &ClusterPod) -> Result<fs::File> {
     let pid = seat.member.pid()?;
     signal(pid, "STOP")?;
@@ -95,7 +95,7 @@ fn lose_identity(seat: &ClusterPod) -> Result<fs::File> {
     Ok(folder)
 }
 
-/// 17c: what a hand did to a server that the host reaches all the same (redis-operator 1359, redis 11304).
+/// 17c: a manual change to a server that the host can still reach (redis-operator 1359, redis 11304).
 pub(crate) async fn new_clients_are_refused(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -110,7 +110,7 @@ pub(crate) async fn new_clients_are_refused(
             "PodNotReady",
         ),
         (
-            "CLUSTER SETSLOT MIGRATING, and nobody goes on",
+            "CLUSTER SETSLOT MIGRATING, never finished",
             &["CLUSTER", "SETSLOT", "SLOT", "MIGRATING", "OTHER"],
             &["CLUSTER", "SETSLOT", "SLOT", "STABLE"],
             "SlotOpen",
@@ -123,7 +123,7 @@ pub(crate) async fn new_clients_are_refused(
             let (_, other) = bed::primary(&story, 1).await?;
             let slot = primary.member.own()?.slots.first().context("a slot")?.0.to_string();
             let other = other.member.own()?.id.clone();
-            // Kept open: with one client allowed nobody else comes in.
+            // Kept open: with one client allowed no other one gets in.
             let mut connection = connect(&primary.address, story.redis.password)?;
             let mut send = |words: &[&str]| -> Result<()> {
                 let words = words.iter().map(|word| match *word {
@@ -141,10 +141,13 @@ pub(crate) async fn new_clients_are_refused(
             };
             let told = bed::condition_where(&story, reason, says).await?;
             row.saw(format!("`{told}`"));
-            ensure!(bed::condition(&story, "Ready")?.status == "False", "it is called Ready");
+            ensure!(
+                bed::condition(&story, "Ready")?.status == "False",
+                "the cluster is reported as Ready"
+            );
             send(mend_it)?;
             let (_, took) = bed::well(&story, bed::WELL).await?;
-            row.saw(format!("mended: well after {:.1} s", took.as_secs_f64()));
+            row.saw(format!("repaired: healthy after {:.1} s", took.as_secs_f64()));
             row.keys_after(keys.check()?);
             Ok(())
         })
@@ -153,7 +156,7 @@ pub(crate) async fn new_clients_are_refused(
     bed::end(rows, story)
 }
 
-/// 17d: the password ends with a line, as a file does (redis-operator 29 and others).
+/// 17d: the password ends with a line break, as it does when it was made from a file (redis-operator 29 and others).
 pub(crate) async fn the_password_has_a_line_break(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -161,7 +164,7 @@ pub(crate) async fn the_password_has_a_line_break(
     let direct = ApiAccess::Direct(tests::cluster::HostOptions::default());
     let story = TestEnvironment::begin_by(direct, redis, &[], "").await?;
     let before =
-        "no server started; with the password mended: \"a new password needs a new cluster\"";
+        "no server started; with the password corrected: \"a new password needs a new cluster\"";
     rows.row("a password with a line break, then without", before, bed::ROW, async |row| {
         let mut secret = story.redis.secret();
         bed::set(&mut secret, &["stringData", "password"], format!("{PASSWORD}\n"));
@@ -174,21 +177,21 @@ pub(crate) async fn the_password_has_a_line_break(
         let mended = json!({"stringData": {"password": PASSWORD}});
         bed::patch_of(&story, "secret", "password", &mended)?;
         let (_, took) = bed::well(&story, bed::WELL).await?;
-        row.saw(format!("mended: well after {:.1} s", took.as_secs_f64()));
+        row.saw(format!("corrected: healthy after {:.1} s", took.as_secs_f64()));
         Ok(())
     })
     .await;
     bed::end(rows, story)
 }
 
-/// How many keys are written while the replica hears nothing.
+/// How many keys are written while the replica is disconnected.
 const UNHEARD: usize = 50;
-/// How long the replica hears nothing before its primary is killed, and how often that one is killed: the third
-/// time the node starts it only after twenty seconds, in which the cluster could elect the replica.
+/// How long the replica is disconnected before its primary is killed, and how often that is killed: after the
+/// third time the node restarts it only after twenty seconds, in which the cluster could elect the replica.
 const FALLS_AWAY: [(Duration, usize); 2] =
     [(Duration::from_secs(3), 1), (Duration::from_secs(9), 3)];
 
-/// 17e: a replica has lost its link, and its primary dies with what was written since on its volume.
+/// 17e: a replica has lost its link, and its primary is killed with the writes since then on its volume.
 pub(crate) async fn a_replica_fell_away(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     for (pause, kills) in FALLS_AWAY {
         let (story, keys) = bed::begin(redis.clone()).await?;
@@ -227,10 +230,10 @@ pub(crate) async fn a_replica_fell_away(rows: &mut FaultRows, redis: RedisCluste
             let unheard: Vec<String> =
                 (0..UNHEARD).map(|number| format!("{{{tag}}}:unheard-{number}")).collect();
             let left: usize = cmd("EXISTS").arg(&unheard).query(&mut to_primary)?;
-            ensure!(left == UNHEARD, "{left} of {UNHEARD} keys are left");
+            ensure!(left == UNHEARD, "{left} of {UNHEARD} keys exist");
             config(PASSWORD).query::<()>(&mut to_replica)?;
             let (_, took) = bed::well(&story, bed::WELL).await?;
-            row.saw(format!("link mended: well after {:.1} s", took.as_secs_f64()));
+            row.saw(format!("link restored: healthy after {:.1} s", took.as_secs_f64()));
             row.keys_after(keys.check()? + left);
             Ok(())
         })
@@ -240,14 +243,20 @@ pub(crate) async fn a_replica_fell_away(rows: &mut FaultRows, redis: RedisCluste
     Ok(())
 }
 
-/// Waits until the slots of this tag are served, which must be in this Pod, by another process than before.
+/// Waits until the slots of this tag are served, which must be by the same Pod.
 async fn serving(story: &TestEnvironment, tag: &str, before: &ClusterPod) -> Result<ClusterPod> {
     let look = || async {
         let seats = story.redis.answering(&story.client).await?;
         let serves = seats.into_iter().find(|seat| seat.serves(tag));
-        let Some(seat) = serves else { return Ok(Poll::NotYet("nobody serves them".to_owned())) };
+        let Some(seat) = serves else {
+            return Ok(Poll::NotYet("no member serves them".to_owned()));
+        };
         let is_well = seat.member.field("loading") == "0" && seat.member.is_serving();
-        Ok(if is_well { Poll::There(seat) } else { Poll::NotYet("it is not well yet".to_owned()) })
+        Ok(if is_well {
+            Poll::There(seat)
+        } else {
+            Poll::NotYet("the member is loading".to_owned())
+        })
     };
     let (seat, _) = until("the slots to be served", bed::WELL, look).await?;
     ensure!(seat.pod == before.pod, "{} took over", seat.pod);

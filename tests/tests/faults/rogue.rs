@@ -1,5 +1,5 @@
-//! Lines 1 to 3: what a plugin with every grant must not reach: members that it hides, the ledger, and the
-//! last copies by way of Kubernetes.
+//! 1 to 3: what a plugin with every grant must not reach: members that it hides, the ledger, and the last copies
+//! through Kubernetes.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ use crate::{
     table::{FaultRow, FaultRows},
 };
 
-/// How long the cluster is looked at after a call that must have done nothing.
+/// For how long the cluster is checked after a call that must have done nothing.
 const NOTHING: Duration = Duration::from_secs(3);
 
-/// A cluster whose plugin is the rogue.
+/// A cluster whose plugin is replaced by the guest `rogue` for some calls.
 struct RogueCluster {
     story: TestEnvironment,
     keys: WrittenKeys,
@@ -37,8 +37,7 @@ impl RogueCluster {
         Ok(Self { story, keys, turn: 0 })
     }
 
-    /// Swaps the rogue in, has it make these calls and gives one answer per call; the policy that heals is
-    /// back afterwards.
+    /// Swaps the rogue in, has it make these calls, swaps `redis-cluster` back in, and returns one answer per call.
     async fn calls(&mut self, calls: &Value) -> Result<Vec<String>> {
         self.turn += 1;
         let turn = format!("turn-{}", self.turn);
@@ -59,7 +58,7 @@ impl RogueCluster {
         Ok(answers?.0)
     }
 
-    /// One row: the calls are refused, nothing has happened, and all is well under the policy again.
+    /// Measures one row: the calls are refused, nothing has changed, and the cluster is healthy with its own plugin.
     async fn refused(
         &mut self,
         rows: &mut FaultRows,
@@ -77,8 +76,9 @@ impl RogueCluster {
                 row.saw(answers.join(" · "));
                 judge(&self.story).await?;
                 let story = &self.story;
-                bed::holds("it reached a member", NOTHING, || same_members(story, &old)).await?;
-                ensure!(nodes_of(story)? == nodes, "the ledger has other nodes");
+                bed::holds("a call reached a member", NOTHING, || same_members(story, &old))
+                    .await?;
+                ensure!(nodes_of(story)? == nodes, "the nodes in the ledger have changed");
                 let refused = answers.iter().all(|answer| is_refused(answer));
                 ensure!(refused, "a call was not refused");
                 self.ends_well(row).await
@@ -97,23 +97,24 @@ impl RogueCluster {
     }
 }
 
-/// Whether an answer says that nothing was done: a call's is `ok` or an error, an action's has an outcome.
+/// Returns true if nothing was done: a call's answer is `ok` or an error, an action's has an outcome.
 fn is_refused(answer: &str) -> bool {
     !answer.starts_with("ok") && !answer.contains("\"done\"") && !answer.contains("\"failed\"")
 }
 
-/// The node ids in the ledger.
+/// Returns the node ids in the ledger.
 fn nodes_of(story: &TestEnvironment) -> Result<Vec<String>> {
     let (_, ledger) = story.ledger()?;
-    let nodes = ledger.get("nodes").and_then(Value::as_object).context("a ledger has nodes")?;
+    let nodes =
+        ledger.get("nodes").and_then(Value::as_object).context("the ledger has no nodes")?;
     Ok(nodes.keys().cloned().collect())
 }
 
-/// The same Pods with the same labels and owners, and each knows all the others.
+/// Checks that the Pods are the same with the same labels and owners, and that each knows all others.
 async fn same_members(story: &TestEnvironment, old: &[ClusterPod]) -> Result<()> {
     let seats = story.redis.seats(&story.client).await?;
     for old in old {
-        let now = seats.iter().find(|seat| seat.pod == old.pod).context("a Pod is gone")?;
+        let now = seats.iter().find(|seat| seat.pod == old.pod).context("a Pod is missing")?;
         ensure!(now.uid == old.uid, "{} was replaced", old.pod);
         ensure!(now.shard == old.shard, "{} has another owner", old.pod);
         ensure!(now.member.rows.len() == old.member.rows.len(), "{} knows others", old.pod);
@@ -212,7 +213,7 @@ pub(crate) async fn a_plugin_writes_the_ledger(
     bed::end(rows, rogue.story)
 }
 
-/// 2b: somebody else writes the ledger, too.
+/// 2b: someone other than this host writes the ledger too.
 pub(crate) async fn another_host_writes_the_ledger(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -232,7 +233,7 @@ pub(crate) async fn another_host_writes_the_ledger(
             let changed = replica_dies(&story).await?;
             let (_, ledger) = story.ledger()?;
             let kept = ledger.pointer(&format!("/forgotten/{forgotten}")).is_some();
-            ensure!(kept, "what the other host wrote is gone");
+            ensure!(kept, "what the other host wrote is deleted");
             row.saw(format!("its entry is kept, and the new process {changed} is written"));
             bed::well(&story, bed::WELL).await?;
             row.keys_after(keys.check()?);
@@ -240,7 +241,7 @@ pub(crate) async fn another_host_writes_the_ledger(
         },
     )
     .await;
-    let before = "the instance froze: no pass succeeded";
+    let before = "the instance froze: no reconcile succeeded";
     rows.row(
         "a field of a newer host, the host restarted, a primary dies",
         before,
@@ -255,8 +256,8 @@ pub(crate) async fn another_host_writes_the_ledger(
             written_down(&story, &seats, &primary.pod).await?;
             bed::well(&story, bed::WELL).await?;
             let (_, ledger) = story.ledger()?;
-            ensure!(ledger.get("turn").is_some(), "the newer host's field is gone");
-            row.saw(format!("well after {:.1} s, the field is kept", took.as_secs_f64()));
+            ensure!(ledger.get("turn").is_some(), "the newer host's field is deleted");
+            row.saw(format!("healthy after {:.1} s, the field is kept", took.as_secs_f64()));
             row.keys_after(keys.check()?);
             Ok(())
         },
@@ -274,14 +275,14 @@ pub(crate) async fn another_host_writes_the_ledger(
     bed::end(rows, story)
 }
 
-/// Changes the ledger as somebody who is not this host would.
+/// Changes the ledger past this host.
 fn edit_ledger(story: &TestEnvironment, edit: impl FnOnce(&mut Value)) -> Result<()> {
     let (name, mut ledger) = story.ledger()?;
     edit(&mut ledger);
     bed::patch_of(story, "configmap", &name, &json!({"data": {"ledger.json": ledger.to_string()}}))
 }
 
-/// A replica's process dies and another takes its place, which the host writes down; gives its run id.
+/// Kills a replica's process and waits until the ledger has its successor; returns the new run id.
 async fn replica_dies(story: &TestEnvironment) -> Result<String> {
     let replica = bed::replicas(story, 0).await?.into_iter().next().context("a replica")?;
     signal(replica.member.pid()?, "KILL")?;
@@ -289,7 +290,7 @@ async fn replica_dies(story: &TestEnvironment) -> Result<String> {
     written_down(story, &seats, &replica.pod).await
 }
 
-/// Waits until the ledger has the process that is in a Pod now; gives its run id.
+/// Waits until the ledger has the process that runs in a Pod now; returns the first 8 characters of its run id.
 async fn written_down(story: &TestEnvironment, seats: &[ClusterPod], pod: &str) -> Result<String> {
     let now = seats.iter().find(|seat| seat.pod == pod).context("the Pod")?;
     let (run, id) = (now.member.field("run_id").to_owned(), now.member.own()?.id.clone());
@@ -302,7 +303,7 @@ async fn written_down(story: &TestEnvironment, seats: &[ClusterPod], pod: &str) 
             Poll::NotYet(known.unwrap_or_default().to_owned())
         })
     };
-    until("the new process to be written down", bed::TOLD, look).await?;
+    until("the new process to be in the ledger", bed::TOLD, look).await?;
     Ok(run.get(..8).unwrap_or_default().to_owned())
 }
 
@@ -330,15 +331,15 @@ async fn taken_over(row: &mut FaultRow, story: &mut TestEnvironment) -> Result<(
             now.pointer("/data/ledger.json").and_then(Value::as_str).context("a document")?;
         let now: Value = serde_json::from_str(text)?;
         let same = now.get("adoptedAtMs") == ledger.get("adoptedAtMs");
-        ensure!(same, "it was begun anew and not taken over");
+        ensure!(same, "the ledger was started anew and not adopted");
         Ok(Poll::There(()))
     };
-    until("the old ledger to be taken over", bed::TOLD, look).await?;
-    row.saw("taken over under the reserved name");
+    until("the old ledger to be adopted", bed::TOLD, look).await?;
+    row.saw("adopted under the reserved name");
     Ok(())
 }
 
-/// 3a: Pods and workloads are stopped by way of Kubernetes.
+/// 3a: Pods and workloads are stopped through Kubernetes.
 pub(crate) async fn members_are_stopped_by_kubernetes(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -373,7 +374,7 @@ pub(crate) async fn members_are_stopped_by_kubernetes(
     bed::end(rows, rogue.story)
 }
 
-/// Both members of a shard, one after the other: at most one may go.
+/// Deletes both members of a shard, one after the other: at most one may be deleted.
 async fn both_members(rows: &mut FaultRows, rogue: &mut RogueCluster) -> Result<()> {
     let before = "both were deleted";
     rows.row("delete of both Pods of a shard", before, bed::ROW, async |row| {
@@ -395,7 +396,7 @@ async fn both_members(rows: &mut FaultRows, rogue: &mut RogueCluster) -> Result<
     Ok(())
 }
 
-/// 3b: the last copy, and its volume.
+/// 3b: the last copy and its volume are deleted.
 pub(crate) async fn the_last_copy_is_deleted(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -410,7 +411,7 @@ pub(crate) async fn the_last_copy_is_deleted(
             Api::namespaced(rogue.story.client.clone(), NAMESPACE);
         let claims = claims.list(&ListParams::default()).await?.items;
         let claim = claims.first().and_then(|claim| claim.metadata.name.clone());
-        let Some(claim) = claim else { bail!("there is no volume") };
+        let Some(claim) = claim else { bail!("the cluster has no volume") };
         let calls = json!([{"delete": named("v1", "PersistentVolumeClaim", &claim)}]);
         let stays = async |story: &TestEnvironment| {
             let now = bed::get(story, "pvc", &claim)?;

@@ -1,4 +1,4 @@
-//! Line 10: an accepted setting must not stop a server, neither at creation nor at its next restart.
+//! 10: an accepted setting must not stop a server, neither at creation nor at its next restart.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
     table::FaultRows,
 };
 
-/// Settings that were accepted and that this engine does not start with.
+/// Settings that were once accepted and with which this Redis does not start.
 const BAD: &[(&str, &str)] = &[
     ("client-output-buffer-limit", "lots"),
     ("client-output-buffer-limit", ""),
@@ -42,7 +42,7 @@ fn about(setting: &str) -> impl Fn(&Condition) -> bool {
     }
 }
 
-/// 10a: at creation: the object says what is wrong, and no server crashes again and again.
+/// 10a: at creation: the object reports what is wrong, and no server is in a crash loop.
 pub(crate) async fn a_bad_setting_at_creation(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -60,10 +60,10 @@ pub(crate) async fn a_bad_setting_at_creation(
             row.saw(format!("`{told}`"));
             let restarts = bed::restarts(&story).await?;
             let most = restarts.iter().map(|(_, count)| *count).max().unwrap_or_default();
-            ensure!(most <= 1, "a server was started {most} times again");
+            ensure!(most <= 1, "a server was restarted {most} times");
             bed::patch(&story, &change(setting, None))?;
             let (_, took) = bed::well(&story, bed::WELL).await?;
-            row.saw(format!("mended: well after {:.1} s", took.as_secs_f64()));
+            row.saw(format!("corrected: healthy after {:.1} s", took.as_secs_f64()));
             Ok(())
         })
         .await;
@@ -72,7 +72,7 @@ pub(crate) async fn a_bad_setting_at_creation(
     bed::end(rows, story)
 }
 
-/// 10b: on a running cluster, of which a replica is then started again.
+/// 10b: on a running cluster, of which a replica is then restarted.
 pub(crate) async fn a_bad_setting_and_a_restart(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -88,17 +88,17 @@ pub(crate) async fn a_bad_setting_and_a_restart(
                     bed::condition_where(&story, "what is wrong with the setting", about(setting))
                         .await?;
                 row.saw(format!("`{}`", told.reason));
-                // The file may take its time to reach the Pod.
-                bed::holds("a server went", Duration::from_secs(2), || async {
+                // The file needs some time to reach the Pod.
+                bed::holds("a server ended", Duration::from_secs(2), || async {
                     story.redis.seats(&story.client).await.map(drop)
                 })
                 .await?;
                 let replica =
                     bed::replicas(&story, 0).await?.into_iter().next().context("a replica")?;
-                // Deleted and not killed: a fresh Pod has no restarts to wait for.
+                // Deleted and not killed: a new Pod has no restart back-off.
                 story.kubectl.run(&["delete", "pod", &replica.pod, "--wait=false"])?;
                 let took = bed::rejoined(&story, &replica, bed::WELL).await?;
-                row.saw(format!("a new Pod was well after {:.1} s", took.as_secs_f64()));
+                row.saw(format!("a new Pod was healthy after {:.1} s", took.as_secs_f64()));
                 bed::patch(&story, &change(setting, None))?;
                 bed::well(&story, bed::WELL).await?;
                 row.keys_after(keys.check()?);
@@ -113,10 +113,10 @@ pub(crate) async fn a_bad_setting_and_a_restart(
     bed::end(rows, story)
 }
 
-/// A setting that takes effect while a server runs, and a value that is not the engine's own.
+/// A setting that takes effect while a server runs, with a value that is not Redis' default.
 const LIVE: (&str, &str) = ("slowlog-max-len", "77");
 
-/// 10c: a good live setting reaches the running servers, and what they start with next.
+/// 10c: a good live setting reaches the running servers and the file that they start with.
 pub(crate) async fn a_good_setting_survives_a_restart(
     rows: &mut FaultRows,
     redis: RedisCluster,

@@ -1,4 +1,4 @@
-//! Line 7: a primary whose Pod went unseen is replaced on a proof of its death, and on nothing else.
+//! 7: a primary whose Pod is no longer observed is replaced only on a proof of its end.
 
 use std::{
     cell::Cell,
@@ -28,20 +28,20 @@ use crate::{
     table::{FaultRow, FaultRows},
 };
 
-/// The Pods' terminationGracePeriodSeconds of 45 s, 10 s beyond it, and what it takes to heal.
+/// The Pods' terminationGracePeriodSeconds of 45 s, 10 s after it, and the time to heal.
 const REPLACED: Duration = Duration::from_secs(120);
-/// Twice the grace of a Pod that was deleted.
+/// Twice the grace period of a deleted Pod.
 const GONE: Duration = Duration::from_secs(90);
 /// How long a row may take.
 const ROW: Duration = Duration::from_secs(200);
-/// How long a primary that is silent must not be replaced by anything but a vote.
+/// For how long a primary that does not answer must not be replaced without a vote.
 const SILENT: Duration = Duration::from_secs(25);
-/// Set for a run inside a network namespace of its own.
+/// The environment variable that is set in a run inside a network namespace.
 const INSIDE: &str = "THOLEPIN_FAULTS_NAMESPACE";
-const UNREPLACED: &str = "13 of 13 never replaced: a replica lives, CLUSTERDOWN for ever";
+const UNREPLACED: &str = "13 of 13 never replaced: a replica runs, CLUSTERDOWN for ever";
 
-/// How many primaries go at once in each cluster; the clusters of one case share a host, because they
-/// mostly wait.
+/// The clusters of 7a and 7b: name, shards, replicas, and how many primaries are deleted. They share a host,
+/// because the cases mostly wait.
 const CLUSTERS: &[(&str, usize, usize, usize)] = &[
     ("one", 1, 1, 1),
     ("two", 2, 1, 1),
@@ -50,14 +50,14 @@ const CLUSTERS: &[(&str, usize, usize, usize)] = &[
     ("five", 5, 2, 3),
 ];
 
-/// A cluster beside others.
+/// One of the clusters beside that of the environment.
 struct SecondCluster {
     redis: RedisCluster,
     keys: WrittenKeys,
     gone: Vec<ClusterPod>,
 }
 
-/// Creates the clusters beside that of the story, and chooses the primaries that are to go.
+/// Creates the clusters beside that of the environment, and chooses the primaries to delete.
 async fn beside(story: &TestEnvironment) -> Result<Vec<SecondCluster>> {
     let cluster = |&(name, shards, replicas, _): &(&'static str, usize, usize, usize)| {
         RedisCluster { name, shards, replicas, ..story.redis.clone() }
@@ -67,7 +67,7 @@ async fn beside(story: &TestEnvironment) -> Result<Vec<SecondCluster>> {
     let mut all = Vec::new();
     for (redis, (.., count)) in clusters.into_iter().zip(CLUSTERS) {
         let look = || async { Ok(Poll::There(redis.well(&story.kubectl, &story.client).await?)) };
-        let created = until(format!("{} to be well", redis.name), REPLACED, look).await?;
+        let created = until(format!("{} to be healthy", redis.name), REPLACED, look).await?;
         let keys = WrittenKeys::put(&redis, &story.client).await?;
         let gone = created.0.into_iter().filter(|seat| seat.member.is_primary()).take(*count);
         let gone = gone.collect();
@@ -76,9 +76,9 @@ async fn beside(story: &TestEnvironment) -> Result<Vec<SecondCluster>> {
     Ok(all)
 }
 
-/// Judges each cluster after the fault: it must be well in the end, with every key.
+/// Judges each cluster after the fault: it must become healthy with every key.
 async fn judge(rows: &mut FaultRows, story: &TestEnvironment, input: &str, all: &[SecondCluster]) {
-    // One deadline for all, since they went at once.
+    // One deadline for all, because the faults were injected at the same time.
     let end = Instant::now() + REPLACED;
     for SecondCluster { redis, keys, gone } in all {
         let RedisCluster { shards, replicas, .. } = redis;
@@ -89,12 +89,12 @@ async fn judge(rows: &mut FaultRows, story: &TestEnvironment, input: &str, all: 
                 let seats = redis.well(&story.kubectl, &story.client).await?;
                 let is_old = |seat: &&ClusterPod| gone.iter().any(|gone| gone.uid == seat.uid);
                 Ok(match seats.iter().find(is_old) {
-                    Some(seat) => Poll::NotYet(format!("{} is still there", seat.pod)),
+                    Some(seat) => Poll::NotYet(format!("{} still exists", seat.pod)),
                     None => Poll::There(()),
                 })
             };
             let left = end.saturating_duration_since(Instant::now());
-            let well = until(format!("{} to be well", redis.name), left, look).await;
+            let well = until(format!("{} to be healthy", redis.name), left, look).await;
             row.keys_after(keys.held(&story.client).await?);
             let took = match well {
                 Ok(_) => REPLACED.saturating_sub(end.saturating_duration_since(Instant::now())),
@@ -106,14 +106,14 @@ async fn judge(rows: &mut FaultRows, story: &TestEnvironment, input: &str, all: 
                 }
             };
             row.keys_after(keys.check()?);
-            row.saw(format!("well after {:.0} s", took.as_secs_f64()));
+            row.saw(format!("healthy after {:.0} s", took.as_secs_f64()));
             Ok(())
         })
         .await;
     }
 }
 
-/// 7a: the Pods are deleted by force, so that nobody reports the containers' ends.
+/// 7a: the Pods are deleted by force, so that the ends of their containers are not reported.
 pub(crate) async fn pods_are_deleted_by_force(
     rows: &mut FaultRows,
     redis: RedisCluster,
@@ -139,20 +139,20 @@ pub(crate) async fn pods_are_deleted_while_the_host_is_down(
     let gone = || all.iter().flat_map(|one| &one.gone);
     delete.extend(gone().map(|seat| seat.pod.as_str()));
     story.kubectl.run(&delete)?;
-    // kubectl itself waits for a name: a Pod that is made anew between its two looks is the old one to it.
+    // kubectl waits by name: it does not notice a Pod that is created again between two of its polls.
     let look = || async {
         let pods = story.kubectl.run(&["get", "pod", "-o", "jsonpath={.items[*].metadata.uid}"])?;
         let left = gone().filter(|seat| pods.contains(&seat.uid)).map(|seat| seat.pod.as_str());
         let left = left.collect::<Vec<_>>().join(", ");
         Ok(if left.is_empty() { Poll::There(()) } else { Poll::NotYet(left) })
     };
-    until("the deleted Pods to be gone", GONE, look).await?;
+    until("the Pods to be deleted", GONE, look).await?;
     story.restart()?;
     judge(rows, &story, "delete pod while the host is down", &all).await;
     bed::end(rows, story)
 }
 
-/// 7c: a primary that hangs is silent, which proves nothing.
+/// 7c: a primary hangs, which proves nothing.
 pub(crate) async fn a_primary_hangs(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (story, keys) = bed::begin(redis).await?;
     let before = "not taken over";
@@ -165,7 +165,7 @@ pub(crate) async fn a_primary_hangs(rows: &mut FaultRows, redis: RedisCluster) -
         stays?;
         let (_, took) = bed::well(&story, bed::WELL).await?;
         row.saw(format!(
-            "not taken over in {} s, well {:.1} s after it went on",
+            "not taken over in {} s, healthy {:.1} s after it continued",
             SILENT.as_secs(),
             took.as_secs_f64()
         ));
@@ -183,7 +183,7 @@ async fn not_taken_over(
     duration: Duration,
 ) -> Result<()> {
     let look = || still_owns(story, tag, old);
-    bed::holds("a primary that may live was replaced", duration, look).await
+    bed::holds("a primary that may run was replaced", duration, look).await
 }
 
 async fn still_owns(story: &TestEnvironment, tag: &str, old: &ClusterPod) -> Result<()> {
@@ -193,7 +193,7 @@ async fn still_owns(story: &TestEnvironment, tag: &str, old: &ClusterPod) -> Res
     Ok(())
 }
 
-/// 7d: a living primary is cut off from everybody but its own clients. Runs this program again in a network
+/// 7d: a running primary is cut off from everything but its own clients. Runs this program again in a network
 /// namespace, where addresses can be cut off from each other.
 pub(crate) async fn a_primary_is_cut_off(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     if env::var_os(INSIDE).is_none() {
@@ -201,7 +201,7 @@ pub(crate) async fn a_primary_is_cut_off(rows: &mut FaultRows, redis: RedisClust
     }
     let (story, keys) = bed::begin(redis).await?;
     let before = "not taken over; a first sketch of the takeover lost 20 s of writes";
-    rows.row("a living primary cut off by the network", before, ROW, async |row| {
+    rows.row("a running primary cut off by the network", before, ROW, async |row| {
         row.keys_before(keys.len());
         cut_off(row, &story, &keys).await
     })
@@ -226,7 +226,7 @@ async fn cut_off(row: &mut FaultRow, story: &TestEnvironment, keys: &WrittenKeys
         written.set(written.get() + 1);
         still_owns(story, &tag, &primary).await
     };
-    let stays = bed::holds("a primary that lives was replaced", SILENT, look).await;
+    let stays = bed::holds("a running primary was replaced", SILENT, look).await;
     let written = written.get();
     drop(cut);
     stays?;
@@ -239,16 +239,16 @@ async fn cut_off(row: &mut FaultRow, story: &TestEnvironment, keys: &WrittenKeys
         left += usize::from(exists);
     }
     row.saw(format!(
-        "not taken over in {} s, {left} of {written} writes acknowledged meanwhile are there, well {:.1} s after",
+        "not taken over in {} s, {left} of {written} writes acknowledged meanwhile exist, healthy {:.1} s after",
         SILENT.as_secs(),
         took.as_secs_f64()
     ));
-    ensure!(left == written, "{left} of {written} writes are left");
+    ensure!(left == written, "{left} of {written} writes exist");
     row.keys_after(keys.check()?);
     Ok(())
 }
 
-/// The Pod is gone and its address does not answer: a time-out proves nothing, so a person is asked.
+/// Deletes the Pod while its address does not answer: a time-out proves nothing, so approval is asked for.
 async fn asked_to_confirm(
     row: &mut FaultRow,
     story: &TestEnvironment,
@@ -278,23 +278,23 @@ async fn asked_to_confirm(
     ensure!(annotation == wanted, "it asks for {annotation} and not {wanted}");
     bed::annotate(story, &annotation)?;
     let (_, took) = bed::well(story, bed::WELL).await?;
-    row.saw(format!("asked for `{annotation}`, well {:.1} s after it", took.as_secs_f64()));
+    row.saw(format!("asked for `{annotation}`, healthy {:.1} s after it", took.as_secs_f64()));
     row.keys_after(keys.check()?);
     Ok(())
 }
 
 fn ip_of(seat: &ClusterPod) -> Result<String> {
-    let (ip, _) = seat.address.split_once(':').context("an address has a port")?;
+    let (ip, _) = seat.address.split_once(':').context("the address has no port")?;
     Ok(ip.to_owned())
 }
 
-/// An address that nobody reaches but one client; whole again when dropped.
+/// An address that only one client can reach; reachable again when dropped.
 struct NetworkCut {
     rules: Vec<Vec<String>>,
 }
 
 impl NetworkCut {
-    /// Where the one client speaks from.
+    /// The address of that client.
     const CLIENT: &str = "127.255.0.1";
 
     fn begin(ip: &str) -> Result<Self> {
@@ -318,7 +318,7 @@ impl NetworkCut {
         Ok(cut)
     }
 
-    /// Writes a key from the address that is let through.
+    /// Writes a key from the client's address.
     async fn set(&self, address: &str, key: &str) -> Result<()> {
         let write = async {
             let socket = TcpSocket::new_v4()?;
@@ -338,7 +338,7 @@ impl NetworkCut {
 impl Drop for NetworkCut {
     fn drop(&mut self) {
         for words in &self.rules {
-            // The namespace goes with the run.
+            // Errors are ignored: the rules end with the namespace.
             ip_rule("del", words).ok();
         }
     }
@@ -351,9 +351,9 @@ fn ip_rule(verb: &str, words: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Runs one case of this program in a network namespace of its own, with its rows in this output.
+/// Runs one case of this program in a network namespace, with its rows in this output.
 fn in_a_namespace(rows: &mut FaultRows, name: &str) -> Result<()> {
-    // The rule for local addresses goes behind those that a test adds.
+    // The rule for local addresses is moved behind the rules that a test adds.
     let script = "ip link set lo up && ip rule add pref 100 lookup local && ip rule del pref 0 && \
                   exec \"$0\" --only \"$1\"";
     let mut command = Command::new("unshare");
