@@ -1,5 +1,5 @@
-//! Bad RedisClusters on a whole local cluster: each is refused or says what to do, and a good one beside
-//! them becomes Ready and stays it.
+//! RedisClusters that cannot work, on a whole local cluster: each is refused or reports how to fix it, and a good
+//! cluster beside them becomes and stays Ready.
 #![cfg(test)]
 
 use std::{fs, time::Duration};
@@ -13,13 +13,13 @@ use tests::{
     wait::{Poll, until},
 };
 
-/// How long a cluster of one member may take; an idle machine needs a few seconds.
+/// How long a cluster of one member may take to be Ready; an idle machine needs a few seconds.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
-/// How long a message may take.
+/// How long a condition may take to report a fault.
 const TOLD_DEADLINE: Duration = Duration::from_secs(30);
 const NAMESPACE: &str = "bad";
 
-/// A RedisCluster of one member with these fields of `spec` beside.
+/// Returns a RedisCluster of one member with these additional fields of `spec`.
 fn redis_cluster(name: &str, fields: &Value) -> String {
     redis_cluster_in(NAMESPACE, name, fields)
 }
@@ -40,7 +40,7 @@ fn apply(kubectl: &Kubectl, text: &str) -> Result<String, String> {
     kubectl.run_with(&["apply", "-f", "-"], text).map_err(|error| error.to_string())
 }
 
-/// Waits until what kubectl prints contains all these words; gives it.
+/// Waits until kubectl's output contains all these texts; returns the output.
 async fn tells(
     kubectl: &Kubectl,
     arguments: &[&str],
@@ -65,7 +65,7 @@ async fn said(kubectl: &Kubectl, arguments: &[&str], words: &[&str], deadline: D
             Poll::NotYet(text)
         })
     };
-    until(format!("kubectl {arguments:?} to say {words:?}"), deadline, look).await.unwrap().0
+    until(format!("kubectl {arguments:?} to print {words:?}"), deadline, look).await.unwrap().0
 }
 
 async fn is_ready(kubectl: &Kubectl, name: &str) {
@@ -74,7 +74,7 @@ async fn is_ready(kubectl: &Kubectl, name: &str) {
     tells(kubectl, &[condition.as_slice(), &path].concat(), &["True"], READY_DEADLINE).await;
 }
 
-/// Refused at once, with these words for the user.
+/// Checks that the API server refuses the object immediately with these texts.
 fn refused(kubectl: &Kubectl, fields: &Value, words: &[&str]) {
     let error = apply(kubectl, &redis_cluster("refused", fields)).unwrap_err();
     for word in words {
@@ -82,7 +82,7 @@ fn refused(kubectl: &Kubectl, fields: &Value, words: &[&str]) {
     }
 }
 
-/// Types the command that the condition `Degraded` of a cluster names between backticks, as it stands there.
+/// Runs the command between backticks in the condition `Degraded` of a cluster, unchanged.
 fn follow_advice(kubectl: &Kubectl, name: &str) {
     let path = r#"jsonpath={.status.conditions[?(@.type=="Degraded")].message}"#;
     let told = kubectl.run(&["get", "rediscluster", name, "-n", NAMESPACE, "-o", path]).unwrap();
@@ -92,7 +92,7 @@ fn follow_advice(kubectl: &Kubectl, name: &str) {
     assert!(output.status.success(), "{command}: {said}");
 }
 
-/// A local cluster, a host with the plugin, and the namespace.
+/// Starts a local cluster with the namespace, and a host with the plugin.
 fn start() -> (LocalClusterProcess, Process, Kubectl) {
     let cluster = LocalClusterProcess::start().unwrap();
     let directory = cluster.plugins().unwrap();
@@ -117,7 +117,7 @@ fn end(mut host: Process, cluster: &LocalClusterProcess) {
     });
 }
 
-/// What keeps a cluster from being made, what the table says then, and words of the condition.
+/// A reason why a cluster cannot be created, and the expected column, condition and texts.
 struct FailureCause {
     namespace: &'static str,
     name: &'static str,
@@ -210,7 +210,7 @@ async fn what_keeps_a_cluster_from_being_made_is_told_in_the_table_and_in_a_cond
         let row = told_row(&kubectl, &arguments, reason).await;
         println!("{row}\n  {told}");
     }
-    // What stands in the way is taken away.
+    // The quota is removed, and the cluster becomes Ready.
     kubectl.run(&["delete", "resourcequota", "few", "--namespace", "full"]).unwrap();
     let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
     let arguments = ["get", "rediscluster", "quota", "--namespace", "full", "-o", ready];
@@ -218,7 +218,7 @@ async fn what_keeps_a_cluster_from_being_made_is_told_in_the_table_and_in_a_cond
     end(host, &cluster);
 }
 
-/// The row of an object in kubectl's table, once it names this reason.
+/// Returns the row of an object in kubectl's table, once it names this reason.
 async fn told_row(kubectl: &Kubectl, arguments: &[&str], reason: &str) -> String {
     reported(kubectl, &[arguments, &["--no-headers"]].concat(), &[reason]).await
 }
@@ -228,12 +228,12 @@ async fn a_bad_cluster_says_what_to_do_and_harms_no_other() {
     let (cluster, host, kubectl) = start();
     apply(&kubectl, &redis_cluster("good", &json!({}))).unwrap();
 
-    // What the definition knows is refused before anything is stored.
+    // Violations of the CRD's schema are refused before anything is stored.
     refused(&kubectl, &json!({"shards": 0}), &["spec.shards", "greater than or equal to 1"]);
     refused(&kubectl, &json!({"sharts": 3}), &["unknown field", "spec.sharts"]);
     refused(&kubectl, &json!({"port": 80}), &["spec.port", "1024"]);
 
-    // What only the plugin knows is told on the object.
+    // Violations that only the plugin knows are reported on the object.
     let describe = |name: &'static str| ["describe", "rediscluster", name];
     let unknown = json!({"settings": {"maxmemroy": "1gb"}});
     apply(&kubectl, &redis_cluster("unknown", &unknown)).unwrap();
@@ -252,7 +252,7 @@ async fn a_bad_cluster_says_what_to_do_and_harms_no_other() {
     tells(&kubectl, &["get", "pods"], &words, TOLD_DEADLINE).await;
     tells(&kubectl, &describe("imageless"), &["imageless-"], TOLD_DEADLINE).await;
 
-    // The neighbour is well, and each way out works.
+    // The good cluster is Ready, and following each advice works.
     is_ready(&kubectl, "good").await;
     apply(&kubectl, &redis_cluster("unknown", &json!({"settings": {"maxmemory": "1gb"}}))).unwrap();
     follow_advice(&kubectl, "secretless");

@@ -1,4 +1,4 @@
-//! Waiting for facts, asking a port, and settings that a pass suspends, with a real Redis and a host that is killed.
+//! Waiting for facts, probing a port, and temporary settings, with a real Redis and a host that is killed.
 #![cfg(test)]
 
 use std::time::{Duration, Instant};
@@ -16,11 +16,11 @@ use tests::{
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
-/// The setting as the process was started, and as it is while a pass suspends it.
+/// The setting with which the process was started, and its temporary value during a reconcile.
 const USUAL: &str = "5000";
 const SUSPENDED: &str = "700";
 
-/// A cluster with a host, a probe that may set things, and a server that is the probe's only member.
+/// A cluster with a host, a probe with Redis grants, and a server that is the probe's only member.
 struct FactsEnvironment {
     host: Process,
     cluster: LocalClusterProcess,
@@ -48,24 +48,24 @@ impl FactsEnvironment {
         Self { host, cluster, kubectl, server }
     }
 
-    /// Tells the probe to suspend the setting and then to go on in this way.
+    /// Makes the probe change the setting temporarily and then behave as `then` says.
     fn suspend(&self, then: &str) {
         self.suspend_if(then, &json!([]));
     }
 
-    /// The same, presuming these facts.
+    /// The same, with these facts as preconditions.
     fn suspend_if(&self, then: &str, presume: &Value) {
         let spec = json!({"do": "suspend", "then": then, "instance": instance(), "pod": "a-0",
             "settings": {"cluster-node-timeout": SUSPENDED}, "presume": presume});
         self.kubectl.run_with(&["apply", "-f", "-"], &order(&spec)).unwrap();
     }
 
-    /// `kubectl annotate` of the probe.
+    /// Runs `kubectl annotate` on the probe.
     fn annotate(&self, annotation: &str) {
         self.kubectl.run(&["annotate", "probe", "a", "--overwrite", annotation]).unwrap();
     }
 
-    /// Waits until the server has this value; gives how long that took.
+    /// Waits until the server has this value; returns how long that took.
     async fn has(&self, value: &str) -> Duration {
         let mut server = self.server().unwrap();
         let look = || {
@@ -85,7 +85,7 @@ impl FactsEnvironment {
         connect(&format!("{}:6379", address.trim()), None)
     }
 
-    /// Waits until the host has logged this many lines with these words.
+    /// Waits until the host has logged this many lines with this text.
     async fn logged(&self, words: &str, count: usize) {
         let look = || async {
             let log = std::fs::read_to_string(self.cluster.host_log())?;
@@ -95,13 +95,13 @@ impl FactsEnvironment {
         until(format!("the host to log {words:?}"), DEADLINE, look).await.unwrap();
     }
 
-    /// What the guest waits for, or not.
+    /// Sets `maxmemory`, the setting for which the guest waits.
     fn limit_memory(&mut self, bytes: &str) {
         let words = ["SET", "maxmemory", bytes];
         cmd("CONFIG").arg(&words).exec(&mut self.server).unwrap();
     }
 
-    /// How often the server was told settings.
+    /// Returns how many `CONFIG SET` commands the server has run.
     fn reported(&mut self) -> u64 {
         let info: String = cmd("INFO").arg("commandstats").query(&mut self.server).unwrap();
         let line = info.lines().find_map(|line| line.strip_prefix("cmdstat_config|set:calls="));
@@ -119,7 +119,7 @@ fn order(spec: &Value) -> String {
     .to_string()
 }
 
-/// A server of a cluster of one, owned by the probe.
+/// Returns the Pod of a server that is a cluster of one, owned by the probe.
 fn member(uid: &str) -> String {
     let owner = json!({"apiVersion": "tests.tholepin.dev/v1", "kind": "Probe", "name": "a",
         "uid": uid, "controller": true});
@@ -140,7 +140,7 @@ async fn what_a_pass_suspends_is_put_back_whatever_becomes_of_it() {
     let mut stage = FactsEnvironment::set().await;
     stage.has(USUAL).await;
 
-    // The guest waits for a limit of memory; the wait ends with it, and with the pass what was suspended.
+    // The guest waits for a memory limit. The wait ends with the limit, and the temporary setting with the reconcile.
     stage.suspend("wait");
     stage.has(SUSPENDED).await;
     let since = Instant::now();
@@ -149,18 +149,18 @@ async fn what_a_pass_suspends_is_put_back_whatever_becomes_of_it() {
     stage.logged("waited: ok Held", 1).await;
     assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
 
-    // The guest traps, and another time computes until it is stopped.
+    // The guest traps, and in a second run computes until it is stopped.
     for (then, words) in [("panic", "told to panic"), ("loop", "used more than")] {
         let before = stage.reported();
         stage.suspend(then);
         stage.logged(words, 1).await;
         stage.has(USUAL).await;
-        assert!(before + 2 <= stage.reported(), "set and put back, both by the host");
+        assert!(before + 2 <= stage.reported(), "set and restored, both by the host");
     }
 
     stage.limit_memory("0");
 
-    // The object is paused while the guest waits for what never comes.
+    // The object is paused while the guest waits for a value that never comes.
     stage.suspend("wait-in-vain");
     stage.has(SUSPENDED).await;
     stage.annotate("tholepin.dev/paused=true");
@@ -173,7 +173,7 @@ async fn what_a_pass_suspends_is_put_back_whatever_becomes_of_it() {
     stage.kubectl.run_with(&["apply", "-f", "-"], &order(&ask)).unwrap();
     stage.logged("ok Connected", 1).await;
 
-    // The host is killed: nobody puts it back until there is one again.
+    // The host is killed: the setting is restored only after a host runs again.
     stage.suspend("wait-long");
     stage.has(SUSPENDED).await;
     stage.host.kill().unwrap();
@@ -199,7 +199,7 @@ async fn facts_end_a_plan_guard_an_action_and_wake_an_object() {
         let (code, plan) = command.plan(&["probe/a"])?;
         Ok(if code == 2 { Poll::There(plan) } else { Poll::NotYet(plan.to_string()) })
     };
-    let (plan, _) = until("a plan with something to do", DEADLINE, look).await.unwrap();
+    let (plan, _) = until("a plan with steps", DEADLINE, look).await.unwrap();
     let commands: Vec<&str> = plan["steps"]
         .as_array()
         .unwrap()
@@ -211,17 +211,17 @@ async fn facts_end_a_plan_guard_an_action_and_wake_an_object() {
     let stops = plan["stops"].as_str().unwrap();
     assert!(stops.starts_with("the wait until member `a-0`"), "{stops}");
     assert!(stops.ends_with("and it is \"0\""), "{stops}");
-    assert_eq!(stage.reported(), told, "a plan tells the server nothing");
+    assert_eq!(stage.reported(), told, "a plan sends no settings");
 
-    // What is presumed is read anew right before the action, and the refusal says what is there.
+    // Preconditions are read again right before the action, and the refusal names the present value.
     let presumed = json!([{"subject": {"member": {"pod": "a-0"}},
         "field": ".answer.answered.settings.maxmemory", "op": "equals", "value": "7"}]);
     stage.suspend_if("presumed", &presumed);
     stage.annotate("tholepin.dev/paused-");
     stage.logged("it was presumed that member `a-0`", 1).await;
-    assert_eq!(stage.reported(), told, "what is refused is not sent");
+    assert_eq!(stage.reported(), told, "a refused action is not sent");
 
-    // Between passes a fact wakes the object, long before it would be looked at again.
+    // Between reconciles a fact wakes the object, long before its requeue.
     let fact = json!({"subject": {"member": {"instance": instance(), "pod": "a-0"}},
         "field": ".answer.answered.settings.maxmemory", "op": "not-equals", "value": "0"});
     let sleep = json!({"do": "sleep", "wake": [{"fact": fact}]});

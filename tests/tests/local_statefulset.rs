@@ -1,5 +1,5 @@
-//! A hand-written StatefulSet of real Redis on the local host: it runs, dies, returns, scales, is updated and
-//! goes, all by the real kubectl and without the engine.
+//! A hand-written StatefulSet of real Redis servers on the local cluster: it starts, restarts, scales, is updated
+//! and deleted with the real kubectl and without the engine.
 
 #![cfg(test)]
 #![expect(clippy::print_stdout, reason = "the measured times are part of the story")]
@@ -16,7 +16,7 @@ use tests::wait::{Poll, until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// The set in its first form. Every Pod binds its own address, as Pods of the local host must.
+/// The first version of the StatefulSet. Every Pod binds its own address, as Pods of the local cluster must.
 const MANIFEST: &str = r#"
 apiVersion: v1
 kind: ConfigMap
@@ -76,7 +76,7 @@ spec:
       resources: {requests: {storage: 1Gi}}
 "#;
 
-/// A Pod that asks by name and ends.
+/// A Pod that connects to servers by name and then ends.
 const ASKS_BY_NAME: &str = r#"
 apiVersion: v1
 kind: Pod
@@ -92,7 +92,7 @@ spec:
     - redis-cli -h redis ping && redis-cli -h redis-1.peers.default.svc.cluster.local get key
 "#;
 
-/// The set, as kubectl sees it.
+/// Access to the StatefulSet by kubectl.
 struct StatefulSetTest {
     kubectl: Kubectl,
 }
@@ -112,7 +112,7 @@ impl StatefulSetTest {
         self.kubectl.run(&arguments).map(drop)
     }
 
-    /// Changes the template without changing what it runs.
+    /// Changes the template without changing the command.
     fn round(&self, round: &str) -> Result<()> {
         let path = "/spec/template/spec/containers/0/env/1/value";
         let patch = json!([{"op": "replace", "path": path, "value": round}]).to_string();
@@ -120,7 +120,7 @@ impl StatefulSetTest {
         self.kubectl.run(&arguments).map(drop)
     }
 
-    /// The rounds that the Pods were made in, by ordinal.
+    /// Returns the round in which each Pod was created, by ordinal.
     fn rounds(&self) -> Result<String> {
         let pods = self.get("pods")?;
         let items = pods["items"].as_array().context("a list of Pods")?;
@@ -131,7 +131,7 @@ impl StatefulSetTest {
         Ok(items.iter().map(of).collect::<Vec<_>>().join(" "))
     }
 
-    /// Waits until so many Pods exist and are ready, in the set's newest generation.
+    /// Waits until this many Pods exist and are ready at the newest generation; returns how long that took.
     async fn wait_ready(&self, replicas: u32) -> Result<Duration> {
         let (_, took) = until(format!("{replicas} ready replicas"), DEADLINE, async || {
             let set = self.get("statefulset/redis")?;
@@ -145,7 +145,7 @@ impl StatefulSetTest {
         Ok(took)
     }
 
-    /// Waits until a Pod is another one than `before` and ready.
+    /// Waits until the Pod has another uid than `before` and is ready.
     async fn wait_successor(&self, ordinal: u32, before: &Value) -> Result<Value> {
         let what = format!("the successor of redis-{ordinal}");
         let (pod, took) = until(what, DEADLINE, async || {
@@ -165,10 +165,10 @@ fn is_ready(pod: &Value) -> bool {
 }
 
 fn address(pod: &Value) -> Result<String> {
-    Ok(pod["status"]["podIP"].as_str().context("the Pod has an address")?.to_owned())
+    Ok(pod["status"]["podIP"].as_str().context("the Pod has no address")?.to_owned())
 }
 
-/// What a Redis answers to one command.
+/// Returns the reply of a Redis to one command.
 fn redis(address: &str, command: &[&str]) -> Result<String> {
     let output =
         Command::new("timeout").args(["5", "redis-cli", "-h", address]).args(command).output()?;
@@ -181,7 +181,7 @@ fn redis(address: &str, command: &[&str]) -> Result<String> {
 fn process_id(address: &str) -> Result<String> {
     let info = redis(address, &["info", "server"])?;
     let line = info.lines().find_map(|line| line.strip_prefix("process_id:"));
-    Ok(line.context("INFO names the process")?.trim().to_owned())
+    Ok(line.context("INFO has no process_id")?.trim().to_owned())
 }
 
 fn is_alive(pid: &str) -> bool {
@@ -205,10 +205,10 @@ async fn a_stateful_set_of_real_redis_runs_dies_and_returns() -> Result<()> {
     cluster.process.end()
 }
 
-/// The client Service reaches all replicas; Pods find Services and each other by name.
+/// Checks that the client Service reaches all replicas, and that Pods find Services and each other by name.
 async fn serves_by_address_and_name(story: &StatefulSetTest) -> Result<()> {
     let service = story.get("service/redis")?;
-    let service = service["spec"]["clusterIP"].as_str().context("the Service has an address")?;
+    let service = service["spec"]["clusterIP"].as_str().context("the Service has no address")?;
     until("the Service answers", DEADLINE, async || Ok(Poll::There(redis(service, &["ping"])?)))
         .await?;
     let mut answered = Vec::new();
@@ -217,7 +217,7 @@ async fn serves_by_address_and_name(story: &StatefulSetTest) -> Result<()> {
     }
     answered.sort();
     answered.dedup();
-    ensure!(answered.len() == 3, "connections take turns: {answered:?}");
+    ensure!(answered.len() == 3, "connections do not reach all Pods: {answered:?}");
 
     redis(&address(&story.pod(1)?)?, &["set", "key", "of redis-1"])?;
     story.kubectl.run_with(&["apply", "--server-side", "-f", "-"], ASKS_BY_NAME)?;
@@ -231,7 +231,7 @@ async fn serves_by_address_and_name(story: &StatefulSetTest) -> Result<()> {
     story.kubectl.run(&["delete", "pod", "asks"]).map(drop)
 }
 
-/// A process that is killed is followed by another in the same Pod, at the same address.
+/// Checks that a killed process is restarted in the same Pod, at the same address.
 async fn restarts_in_the_same_pod(story: &StatefulSetTest) -> Result<()> {
     let before = story.pod(0)?;
     let home = address(&before)?;
@@ -245,22 +245,22 @@ async fn restarts_in_the_same_pod(story: &StatefulSetTest) -> Result<()> {
         Ok(if is_there { Poll::There(pod) } else { Poll::NotYet(restarts.to_string()) })
     })
     .await?;
-    println!("a killed process was followed by another after {took:?}");
+    println!("a killed process was restarted after {took:?}");
     ensure!(after["metadata"]["uid"] == before["metadata"]["uid"] && address(&after)? == home);
     ensure!(process_id(&home)? != killed);
     ensure!(redis(&home, &["get", "key"])? == "of redis-0");
     story.wait_ready(3).await.map(drop)
 }
 
-/// A Pod that is deleted returns under its name, with its volume, at another address.
+/// Checks that a deleted Pod is created again with its name and volume, at another address.
 async fn returns_with_its_volume(story: &StatefulSetTest) -> Result<()> {
     let before = story.pod(0)?;
     let pid = process_id(&address(&before)?)?;
     story.kubectl.run(&["delete", "pod", "redis-0", "--wait=false"])?;
     let after = story.wait_successor(0, &before).await?;
-    ensure!(address(&after)? != address(&before)?, "a new Pod has a new address");
+    ensure!(address(&after)? != address(&before)?, "the new Pod has the old address");
     ensure!(redis(&address(&after)?, &["get", "key"])? == "of redis-0");
-    ensure!(!is_alive(&pid), "the predecessor's process has ended");
+    ensure!(!is_alive(&pid), "the old Pod's process still runs");
     story.wait_ready(3).await.map(drop)
 }
 
@@ -268,16 +268,17 @@ async fn scales(story: &StatefulSetTest) -> Result<()> {
     let pid = process_id(&address(&story.pod(2)?)?)?;
     story.patch(&json!({"replicas": 1}))?;
     story.wait_ready(1).await?;
-    ensure!(!is_alive(&pid), "the process of redis-2 has ended");
+    ensure!(!is_alive(&pid), "the process of redis-2 still runs");
     let claims = story.get("persistentvolumeclaims")?;
-    ensure!(claims["items"].as_array().map(Vec::len) == Some(3), "claims stay");
+    ensure!(claims["items"].as_array().map(Vec::len) == Some(3), "the claims were deleted");
     story.patch(&json!({"replicas": 3}))?;
-    println!("one became three after {:?}", story.wait_ready(3).await?);
+    println!("scaled from one to three after {:?}", story.wait_ready(3).await?);
     ensure!(redis(&address(&story.pod(1)?)?, &["get", "key"])? == "of redis-1");
     Ok(())
 }
 
-/// A rolling update stops at its partition; with OnDelete only a deleted Pod gets the new template.
+/// Checks that a rolling update stops at its partition, and that with OnDelete only a deleted Pod gets the new
+/// template.
 async fn updates(story: &StatefulSetTest) -> Result<()> {
     let strategy = |partition: u32| json!({"updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": partition}}});
     let wait_rounds = async |expected: &str| {
@@ -300,12 +301,16 @@ async fn updates(story: &StatefulSetTest) -> Result<()> {
     let before = story.pod(1)?;
     story.kubectl.run(&["delete", "pod", "redis-1", "--wait=false"])?;
     story.wait_successor(1, &before).await?;
-    ensure!(story.rounds()? == "2 3 2", "only the deleted Pod is new: {}", story.rounds()?);
+    ensure!(
+        story.rounds()? == "2 3 2",
+        "another Pod than the deleted one is new: {}",
+        story.rounds()?
+    );
     Ok(())
 }
 
-/// `--cascade=orphan` leaves the Pods as they are, and the set that is made again adopts them. More than
-/// once: a controller that adopts for a set that ends does so only sometimes.
+/// Checks that `--cascade=orphan` keeps the Pods, and that a new set adopts them. Several times, because a
+/// controller that wrongly adopts for a set that is being deleted does so only sometimes.
 async fn lets_its_pods_go_and_has_them_again(story: &StatefulSetTest) -> Result<()> {
     let pods = || -> Result<Vec<Value>> { (0..3).map(|ordinal| story.pod(ordinal)).collect() };
     let uids = |pods: &[Value]| -> Vec<Value> {
@@ -316,13 +321,16 @@ async fn lets_its_pods_go_and_has_them_again(story: &StatefulSetTest) -> Result<
         story.kubectl.run(&["delete", "statefulset/redis", "--cascade=orphan"])?;
         for pod in pods()? {
             let metadata = &pod["metadata"];
-            ensure!(metadata["ownerReferences"].is_null(), "nobody owns it: {metadata}");
+            ensure!(
+                metadata["ownerReferences"].is_null(),
+                "the Pod still has an owner: {metadata}"
+            );
         }
         story.kubectl.run_with(&["apply", "--server-side", "-f", "-"], MANIFEST)?;
         let set = story.get("statefulset/redis")?["metadata"]["uid"].clone();
         until("the new set to adopt the Pods", DEADLINE, async || {
             let pods = pods()?;
-            ensure!(uids(&pods) == before, "the Pods are others");
+            ensure!(uids(&pods) == before, "the Pods were replaced");
             let owners = pods.iter().map(|pod| &pod["metadata"]["ownerReferences"][0]["uid"]);
             let is_adopted = owners.clone().all(|uid| *uid == set);
             let told = || format!("{:?}", owners.collect::<Vec<_>>());
@@ -331,7 +339,7 @@ async fn lets_its_pods_go_and_has_them_again(story: &StatefulSetTest) -> Result<
         .await?;
     }
     story.wait_ready(3).await?;
-    ensure!(uids(&pods()?) == before, "the Pods are others");
+    ensure!(uids(&pods()?) == before, "the Pods were replaced");
     Ok(())
 }
 
@@ -349,6 +357,6 @@ async fn leaves_nothing(story: &StatefulSetTest) -> Result<()> {
     })
     .await?;
     let claims = story.get("persistentvolumeclaims")?;
-    ensure!(claims["items"].as_array().map(Vec::len) == Some(3), "claims stay");
+    ensure!(claims["items"].as_array().map(Vec::len) == Some(3), "the claims were deleted");
     Ok(())
 }

@@ -1,9 +1,9 @@
-//! The plugin `redis-cluster` without a sandbox: what the benchmark compares the Wasm build with.
+//! The plugin `redis-cluster` without a sandbox, with which the benchmark compares the Wasm build.
 //!
-//! It is a program of its own, so that it is built with the profile that plugins are built with.
+//! It is a program of its own, so that it is built with the profile of plugins.
 //!
-//! Reads a request, a recording, and then orders, each on a line: `json COUNT` or `values COUNT`. To
-//! each order it answers with the nanoseconds of each pass and with the outcome, as JSON on a line.
+//! Reads a request and a recording, one per line, and then orders: `json COUNT` or `values COUNT`. For each
+//! order it prints a line of JSON with the nanoseconds of each reconcile and with the outcome.
 
 use std::{
     error::Error,
@@ -27,7 +27,8 @@ fn main() -> Result<(), NativeError> {
     let request: ReconcileRequest = serde_json::from_str(&line()?.ok_or("no request")?)?;
     let recording = line()?.ok_or("no recording")?;
     while let Some(order) = line()? {
-        let (way, count) = order.split_once(' ').ok_or("an order is a way and a count")?;
+        let (way, count) =
+            order.split_once(' ').ok_or("an order is `json COUNT` or `values COUNT`")?;
         let pass: fn(&ReplayHost, ReconcileRequest) -> Result<ReconcileOutcome, NativeError> =
             match way {
                 "json" => through_json,
@@ -42,7 +43,7 @@ fn main() -> Result<(), NativeError> {
             outcome = pass(&host, given)?;
             taken_ns.push(u64::try_from(start.elapsed().as_nanos())?);
             if let Some(missing) = host.missing().first() {
-                return Err(format!("the recording holds no {missing}").into());
+                return Err(format!("the recording has no answer to {missing}").into());
             }
         }
         let answer = json!({"takenNs": taken_ns, "outcome": outcome});
@@ -51,7 +52,7 @@ fn main() -> Result<(), NativeError> {
     Ok(())
 }
 
-/// A pass in which everything crosses the border that a guest's would, as the same text.
+/// Runs a reconcile in which every document is serialised and parsed, as at the border of a Wasm guest.
 fn through_json(
     host: &ReplayHost,
     request: ReconcileRequest,
@@ -61,7 +62,7 @@ fn through_json(
     Ok(serde_json::from_str(&serde_json::to_string(&outcome)?)?)
 }
 
-/// A pass in which the plugin is handed what the host has.
+/// Runs a reconcile that gets the host's values directly.
 fn with_values(
     host: &dyn Host,
     request: ReconcileRequest,
@@ -70,7 +71,7 @@ fn with_values(
     Ok(outcome.map_err(|failure| format!("{failure:?}"))?)
 }
 
-/// Prints and reads each argument and each answer that is a document, as the contract has it.
+/// Serialises and parses each argument and each answer that is a document, as the contract requires.
 struct NativeHost<'a>(&'a ReplayHost);
 
 type NativeReply<T> = Result<T, tholepin_sdk::Error>;

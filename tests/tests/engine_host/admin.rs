@@ -1,4 +1,4 @@
-//! The host's HTTP side: the admin API that the command line of the same user finds by a file.
+//! The admin API of the host, which the command line of the same user finds by a file.
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
@@ -22,7 +22,7 @@ async fn a_host_leaves_its_address_for_its_user_and_takes_it_away() {
     host.end().unwrap();
     assert!(!cluster.admin_file().exists());
 
-    // A host that is killed leaves its file; the next one replaces it.
+    // A killed host leaves its file; the next host replaces it.
     let mut killed = cluster.host().unwrap();
     let stale = cluster.admin().unwrap();
     killed.kill().unwrap();

@@ -1,5 +1,5 @@
-//! A bad file changes nothing but what `kubectl get plugins` says: the stage it reached, the reason, and
-//! the way out.
+//! A bad plugin file changes only the `Plugin` object, which reports the stage that the file reached, the reason,
+//! and how to fix it.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ use crate::environment::{
 const DATA: &str = "/data/greeting";
 const NAME: &str = "config-maker";
 
-/// Grants less than the guest asks for: it may not delete.
+/// Grants less than the guest asks for: `delete` is missing.
 const TOO_LITTLE: &str = r#"
 apiVersion: tholepin.dev/v1alpha1
 kind: Plugin
@@ -29,10 +29,10 @@ spec:
       - {apiVersion: tests.tholepin.dev/v1, kind: Greeting, verbs: [get, apply-status, publish]}
 "#;
 
-/// The last stage that was reached (`-` if none), the reason, and words of the message.
+/// The last stage that was reached (`-` if none), the reason, and texts of the message.
 type RejectedStage<'a> = (&'a str, &'a str, &'a [&'a str]);
 
-/// Waits until the plugin is refused so.
+/// Waits until the plugin is refused at this stage with this reason and these texts.
 async fn refused(story: &HostEnvironment, plugin: &str, (stage, reason, words): RejectedStage<'_>) {
     let look = || async {
         let object = story.get(&PLUGIN, "", plugin).await.unwrap_or_default();
@@ -52,7 +52,7 @@ async fn refused(story: &HostEnvironment, plugin: &str, (stage, reason, words): 
     assert!(shown.contains(reason), "{shown}");
 }
 
-/// The old code still serves: a change is taken in.
+/// Checks that the old code still serves: a change of an object is processed.
 async fn serves(story: &HostEnvironment, text: &str) {
     story.apply(&greeting("bad", "a", text));
     story.says(&CONFIG_MAP, ("bad", "a"), DATA, &format!("Hello, {text}")).await;
@@ -91,7 +91,7 @@ async fn a_bad_file_leaves_the_old_code_serving_and_says_why() {
     let (object, _) = story.says(&PLUGIN, ("", NAME), "/status/stage", "Active").await;
     assert_eq!(object["status"].get("reason"), None, "{object}");
 
-    // Settings: what is not granted, what is no settings, and another file than the one pinned.
+    // Settings: a missing grant, invalid YAML, and another file than the pinned one.
     let digest = "0".repeat(64);
     let rows: [(String, RejectedStage<'_>); 3] = [
         (
@@ -112,7 +112,7 @@ async fn a_bad_file_leaves_the_old_code_serving_and_says_why() {
     story.put("config-maker.yaml", settings(NAME, ""));
     story.says(&PLUGIN, ("", NAME), "/status/stage", "Active").await;
 
-    // A second one for the same kind, and one that nobody has granted anything.
+    // A second plugin for the same kind, first without any settings.
     story.put("other-maker.wasm", other);
     refused(
         &story,
@@ -124,7 +124,7 @@ async fn a_bad_file_leaves_the_old_code_serving_and_says_why() {
     refused(&story, "other-maker", ("Compiled", "KindClaimed", &[NAME, "remove one of the two"]))
         .await;
     serves(&story, "claimed").await;
-    // Once the one is gone the other takes over.
+    // After the first plugin is removed, the other one serves the kind.
     let directory = story.cluster.plugins().unwrap();
     fs::remove_file(directory.join("config-maker.yaml")).unwrap();
     story.says(&PLUGIN, ("", "other-maker"), "/status/stage", "Active").await;
@@ -137,7 +137,7 @@ async fn new_code_that_fails_leaves_other_plugins_alone() {
     story.put("probe.wasm", b"broken");
     refused(&story, "probe", ("Verified", "NotAComponent", &["wasm32-wasip2"])).await;
     serves(&story, "neighbour").await;
-    // Its own objects are still served by the old code.
+    // The old code still serves the plugin's own objects.
     story.apply(&order("bad", "p", serde_json::json!({"do": "be-invalid"})));
     let (told, _) = story.says(&PROBE, ("bad", "p"), "/status/conditions", "InvalidSpec").await;
     let condition: &Value = &told["status"]["conditions"][0];

@@ -1,5 +1,4 @@
-//! The command line as a newcomer uses it: what it prints can be used as it is, and the exit code tells
-//! how it went.
+//! The command line for a new user: its output can be used unchanged, and the exit code shows success or failure.
 
 use std::{
     env, fs,
@@ -23,7 +22,7 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// Ends with this code and, as the last line on stderr, these words.
+/// Checks the exit code and that stderr contains these texts.
 fn fails(output: &Output, code: i32, words: &[&str]) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{stderr}");
@@ -46,7 +45,7 @@ async fn what_is_printed_can_be_used_as_it_is() {
             .run_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &definitions);
         assert!(said.unwrap().contains("plugins.tholepin.dev"), "{round}");
     }
-    // The component comes without settings, the host says what to run, and that is what is needed.
+    // The component has no settings; the host reports the command that creates them, and that command works.
     story.put("config-maker.wasm", &component);
     let (refused, _) =
         story.says(&PLUGIN, ("", "config-maker"), "/status/reason", "SettingsMissing").await;
@@ -138,7 +137,7 @@ fn doctor_tells_what_a_machine_lacks_and_what_to_do() {
     assert_eq!(of(&report, "containers")["verdict"], "good");
     assert_eq!(of(&report, "image redis:7*")["verdict"], "good");
 
-    // A PATH without anything: no redis-server, which is bad; no cargo, which only some miss.
+    // A PATH without anything: no redis-server, which is bad; no cargo, which is only a warning.
     let (code, report) = doctor(Some(folder.path()));
     assert_eq!((code, &report["ok"]), (Some(1), &json!(false)), "{report:#}");
     assert_eq!(of(&report, "containers")["verdict"], "good");
@@ -154,13 +153,13 @@ fn doctor_tells_what_a_machine_lacks_and_what_to_do() {
     }
 }
 
-/// What bash completes at the end of this line, sorted; options only where one was begun.
+/// Returns the words that bash completes at the end of this line, sorted; options only after a `-`.
 fn completed(folder: &Path, admin_file: &Path, line: &[&str]) -> Vec<String> {
     let script = folder.join("tholepin.bash");
     fs::write(&script, stdout(&run(folder, &["completions", "bash"]))).unwrap();
     let program = tholepin().unwrap();
     let path = format!("{}:{}", program.parent().unwrap().display(), env::var("PATH").unwrap());
-    // As bash calls it: the command, the word that is typed, the word before.
+    // The arguments that bash passes: the command, the typed word, and the previous word.
     let typed = "source \"$1\"; shift; COMP_WORDS=(tholepin \"$@\"); COMP_CWORD=$#; \
                  _clap_complete_tholepin tholepin \"${!#}\" x; printf '%s\\n' \"${COMPREPLY[@]}\"";
     let mut bash = Command::new("bash");

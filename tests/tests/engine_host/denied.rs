@@ -1,5 +1,5 @@
-//! A plugin without a grant: every import that reaches the world is denied with the grant that is
-//! missing, and nothing reached Kubernetes.
+//! A plugin without grants: every import that needs a grant is denied with the missing grant, and nothing is
+//! written to Kubernetes.
 
 use serde_json::{Value, json};
 use tests::{
@@ -22,7 +22,7 @@ async fn without_a_grant_every_import_is_denied_and_nothing_is_written() {
         .collect();
     story.apply_all(items);
     for (function, grant) in DENIED {
-        // With what follows it: one name begins like another.
+        // With the space after it, because one name is the beginning of another.
         let name = format!("denied/{} ", function.replace('/', "-"));
         let line = story.logged(&[&name, "enied"]).await;
         assert!(line.to_lowercase().contains(&grant.to_lowercase()), "{function}: {line}");
@@ -30,7 +30,7 @@ async fn without_a_grant_every_import_is_denied_and_nothing_is_written() {
     for (function, answer) in ALLOWED {
         story.logged(&[&format!("denied/{} ", function.replace('/', "-")), answer]).await;
     }
-    // `validate` decides about the object alone: there even the clock is denied.
+    // `validate` may depend on the object only, so even the clock is denied there.
     story.apply(&order("denied", "early", json!({"do": "call", "function": "runtime/now"})));
     let (told, _) =
         story.says(&PROBE, ("denied", "early"), "/status/conditions", "InvalidSpec").await;
@@ -43,7 +43,7 @@ async fn without_a_grant_every_import_is_denied_and_nothing_is_written() {
             line["resource"] != "plugins"
                 && line["resource"] != "customresourcedefinitions"
                 && line["name"] != "early"
-                // What the host itself keeps.
+                // The host's own objects.
                 && !line["name"].as_str().is_some_and(|name| name.starts_with(reserved::PREFIX))
         })
         .collect();

@@ -1,4 +1,4 @@
-//! What every story of the engine starts from: a cluster, a host, and hands for kubectl and files.
+//! The environment of each test of the engine: a cluster, a host, and helpers for kubectl and plugin files.
 
 use std::{fs, time::Duration};
 
@@ -20,7 +20,7 @@ use tholepin_schema::reserved;
 /// How long anything may take; an idle machine needs a hundredth of it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A cluster with its host. The host ends first.
+/// A cluster with its host. `host` is declared first, so that it ends first.
 pub(crate) struct HostEnvironment {
     pub(crate) host: Process,
     pub(crate) client: Client,
@@ -29,7 +29,7 @@ pub(crate) struct HostEnvironment {
 }
 
 impl HostEnvironment {
-    /// A cluster whose host serves these plugins, each with all that it asks for, and a namespace.
+    /// Starts a cluster with a namespace and a host that serves these plugins, each granted what it asks for.
     pub(crate) async fn with(plugins: &[(&str, &[u8])], namespace: &str) -> Self {
         let cluster = LocalClusterProcess::start_api_only().unwrap();
         let (kubectl, client) = (cluster.kubectl().unwrap(), cluster.client().await.unwrap());
@@ -45,29 +45,29 @@ impl HostEnvironment {
         Self { host, client, kubectl, cluster }
     }
 
-    /// Puts a whole file into the directory of plugins by a rename.
+    /// Writes a file into the plugin directory by a rename.
     pub(crate) fn put(&self, file: &str, bytes: impl AsRef<[u8]>) {
         guests::put(&self.cluster.plugins().unwrap(), file, bytes.as_ref()).unwrap();
     }
 
-    /// `kubectl apply` of one object.
+    /// Runs `kubectl apply` with one object.
     pub(crate) fn apply(&self, object: &Value) {
         self.apply_all([object.clone()]);
     }
 
-    /// `kubectl apply` of several objects as one stream.
+    /// Runs `kubectl apply` with several objects as one stream.
     pub(crate) fn apply_all(&self, objects: impl IntoIterator<Item = Value>) {
         let stream: Vec<String> = objects.into_iter().map(|object| object.to_string()).collect();
         self.kubectl.run_with(&["apply", "-f", "-"], &stream.join("\n---\n")).unwrap();
     }
 
-    /// An object as the server has it, if it does.
+    /// Reads an object; `None` if it does not exist.
     pub(crate) async fn get(&self, kind: &TestKind, namespace: &str, name: &str) -> Option<Value> {
         let found = self.api(kind, namespace).get_opt(name).await.unwrap();
         found.map(|object| serde_json::to_value(object).unwrap())
     }
 
-    /// How many objects of a kind a namespace has, without those that the host keeps for itself.
+    /// Returns the number of objects of a kind in a namespace, without those that the host keeps for itself.
     pub(crate) async fn count(&self, kind: &TestKind, namespace: &str) -> usize {
         let all = self.api(kind, namespace).list(&ListParams::default()).await.unwrap();
         let is_kept = |object: &DynamicObject| object.name_any().starts_with(reserved::PREFIX);
@@ -85,8 +85,7 @@ impl HostEnvironment {
         }
     }
 
-    /// Waits until the text at a path of an object contains `wanted`; gives the object and how long that
-    /// took.
+    /// Waits until the value at a path of an object contains this text; returns the object and how long that took.
     pub(crate) async fn says(
         &self,
         kind: &TestKind,
@@ -94,7 +93,7 @@ impl HostEnvironment {
         pointer: &str,
         wanted: &str,
     ) -> (Value, Duration) {
-        let what = format!("{} {name}{pointer} to say {wanted:?}", kind.2);
+        let what = format!("{} {name}{pointer} to contain {wanted:?}", kind.2);
         let look = || async {
             let Some(object) = self.get(kind, namespace, name).await else {
                 return Ok(Poll::NotYet("no such object".to_owned()));
@@ -109,8 +108,8 @@ impl HostEnvironment {
         until(what, DEADLINE, look).await.unwrap()
     }
 
-    /// Waits until a plugin serves another revision than this one (or any, if it is empty), and names it.
-    /// Its `Plugin` object shows new settings before it shows that they serve.
+    /// Waits until a plugin serves another revision than this one (any, if it is empty), and returns it. The `Plugin`
+    /// object shows new settings before it shows that they are active.
     pub(crate) async fn active(&self, plugin: &str, other_than: &str) -> String {
         let look = || async {
             let object = self.get(&PLUGIN, "", plugin).await.unwrap_or_default();
@@ -124,16 +123,16 @@ impl HostEnvironment {
         until(format!("another revision of {plugin}"), DEADLINE, look).await.unwrap().0
     }
 
-    /// Waits until an object is gone.
+    /// Waits until an object is deleted.
     pub(crate) async fn gone(&self, kind: &TestKind, namespace: &str, name: &str) {
         let look = || async {
             let found = self.get(kind, namespace, name).await;
             Ok(found.map_or(Poll::There(()), |object| Poll::NotYet(object.to_string())))
         };
-        until(format!("{} {name} to go", kind.2), DEADLINE, look).await.unwrap();
+        until(format!("{} {name} to be deleted", kind.2), DEADLINE, look).await.unwrap();
     }
 
-    /// Waits until the host's log has a line with all these words; gives the line.
+    /// Waits until the host's log has a line with all these texts; returns the line.
     pub(crate) async fn logged(&self, words: &[&str]) -> String {
         let look = || async {
             let lines = self.log();
@@ -145,13 +144,13 @@ impl HostEnvironment {
         until(format!("the host to log {words:?}"), DEADLINE, look).await.unwrap().0
     }
 
-    /// What the host has logged, without colours.
+    /// Returns the host's log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.cluster.directory().join("host.log")).unwrap()
     }
 
-    /// The writes that came from the host, as the API server's audit log has them; but not the events about
-    /// plugins, which tell what a test has put into the directory.
+    /// Returns the host's writes in the API server's audit log, without the events about plugins, which report the
+    /// files that a test has put into the directory.
     pub(crate) fn writes(&self) -> Vec<Value> {
         let log = self.cluster.audit_log();
         let text = fs::read_to_string(log).unwrap();
@@ -164,7 +163,7 @@ impl HostEnvironment {
         lines.filter(|line| is_host(line) && !is_of_plugin(line)).collect()
     }
 
-    /// Starts the host again after it was killed or ended.
+    /// Starts the host again after it was killed or has ended.
     pub(crate) fn restart(&mut self) {
         self.host = self.cluster.host().unwrap();
     }
@@ -179,7 +178,7 @@ pub(crate) const CONFIG_MAP: TestKind = ("", "v1", "ConfigMap", "configmaps");
 pub(crate) const PLUGIN: TestKind = ("tholepin.dev", "v1alpha1", "Plugin", "plugins");
 pub(crate) const EVENT: TestKind = ("events.k8s.io", "v1", "Event", "events");
 
-/// A greeting.
+/// Returns a `Greeting`.
 pub(crate) fn greeting(namespace: &str, name: &str, text: &str) -> Value {
     json!({
         "apiVersion": "tests.tholepin.dev/v1",
@@ -189,7 +188,7 @@ pub(crate) fn greeting(namespace: &str, name: &str, text: &str) -> Value {
     })
 }
 
-/// An order to the guest `probe`.
+/// Returns a `Probe`, whose spec tells the guest `probe` what to do.
 pub(crate) fn order(namespace: &str, name: &str, spec: Value) -> Value {
     json!({
         "apiVersion": "tests.tholepin.dev/v1",
@@ -199,7 +198,7 @@ pub(crate) fn order(namespace: &str, name: &str, spec: Value) -> Value {
     })
 }
 
-/// A `Plugin` object as a file, with all that the plugin asks for and more lines of `spec`.
+/// Returns a `Plugin` object, granted what the plugin asks for, with additional lines of `spec`.
 pub(crate) fn settings(name: &str, more: &str) -> String {
     guests::settings(name) + more
 }

@@ -1,4 +1,4 @@
-//! A greeting becomes a ConfigMap and stays one, whatever is done to either, or to the host.
+//! A greeting becomes a ConfigMap and stays one, whatever changes the greeting, the ConfigMap or the host.
 
 use serde_json::{Value, json};
 use tests::{
@@ -42,7 +42,7 @@ async fn an_object_becomes_a_config_map_that_follows_it() {
     let (remade, _) = story.says(&CONFIG_MAP, a, DATA, "Hello, moon").await;
     assert_ne!(remade["metadata"]["uid"], uid);
 
-    // kubectl waits until the finalizer is off, which is after the plugin's own clean-up.
+    // kubectl waits until the finalizer is removed, which happens after the plugin's own clean-up.
     story.kubectl.run(&["delete", "greeting", "a", "-n", "follow", "--timeout=20s"]).unwrap();
     assert_eq!(story.get(&CONFIG_MAP, "follow", "a").await, None);
     story.says(&CONFIG_MAP, b, DATA, "Hello, neighbour").await;
@@ -61,11 +61,11 @@ async fn nothing_is_written_when_nothing_changes() {
     for name in ["a", "b", "c"] {
         story.says(&GREETING, ("still", name), "/status/greeting", "Hello").await;
     }
-    // What was written is seen a moment before it is in the audit log.
+    // A write is visible a moment before it is in the audit log.
     let in_log = || async {
         let is_status =
             |line: &Value| line["resource"] == "greetings" && line["subresource"] == "status";
-        // What the host itself keeps of a spec that was accepted.
+        // The accepted specs that the host keeps for itself.
         let is_accepted = |line: &Value| {
             line["name"].as_str().is_some_and(|it| it.starts_with("tholepin-accepted-"))
         };
@@ -78,11 +78,11 @@ async fn nothing_is_written_when_nothing_changes() {
         Ok(if is_all { Poll::There(()) } else { Poll::NotYet(format!("{counts:?}")) })
     };
     until("three statuses and accepted specs in the audit log", DEADLINE, in_log).await.unwrap();
-    // The host counts them half a second later at most, which is a change.
+    // The host writes its count of objects up to half a second later.
     let (plugin, _) = story.says(&PLUGIN, ("", "config-maker"), "/status/objects", "3").await;
     let before = story.writes();
     let first = Some(plugin["status"]["active"].clone());
-    // Reconciles that have nothing to change: an annotation, and new code that does the same.
+    // Reconciles without a change: an annotation, and a revision with the same code.
     story.kubectl.run(&["annotate", "greeting", "--all", "-n", "still", "a=b"]).unwrap();
     let more = "  limits: {wallClockMs: 1234}\n";
     story.put("config-maker.yaml", settings("config-maker", more));
@@ -90,15 +90,15 @@ async fn nothing_is_written_when_nothing_changes() {
     let host_is_done = || async {
         let swapped = digest(story.get(&PLUGIN, "", "config-maker").await) != first;
         let count = story.log().matches("greets with").count();
-        // Each of the three: made, seen again, annotated, called by the new revision.
+        // Each of the three: created, seen again, annotated, called by the new revision.
         Ok(if 12 <= count && swapped {
             Poll::There(())
         } else {
-            Poll::NotYet(format!("{count} passes, swapped: {swapped}"))
+            Poll::NotYet(format!("{count} reconciles, swapped: {swapped}"))
         })
     };
-    until("passes without change", DEADLINE, host_is_done).await.unwrap();
-    // What the host counts of a plugin follows its passes; then nothing is written any more.
+    until("reconciles without change", DEADLINE, host_is_done).await.unwrap();
+    // The host writes its count of objects after the reconciles; then nothing is written any more.
     let logs = [story.cluster.audit_log()];
     let is_quiet = || async {
         let quiet = oracle::quiet(&story.client, &logs, std::time::Duration::from_secs(1)).await;
@@ -120,7 +120,7 @@ async fn a_host_killed_at_work_goes_on_after_its_restart() {
     let names: Vec<String> = (0..20).map(|number| format!("g{number}")).collect();
     let items: Vec<Value> = names.iter().map(|name| greeting("killed", name, "one")).collect();
     story.apply_all(items);
-    // Some are done and some are not: kill it now.
+    // Some objects are reconciled and some are not when the host is killed.
     story.host.kill().unwrap();
     let items: Vec<Value> =
         names.iter().skip(1).map(|name| greeting("killed", name, "two")).collect();
@@ -156,7 +156,7 @@ async fn two_plugins_work_side_by_side_and_a_bad_object_harms_nobody() {
         json!({"do": "call-in-reconcile", "function": "runtime/parameters"}),
     ));
     story.apply(&greeting("two", "a", "world"));
-    // Neither waits for those that misbehave.
+    // Other objects do not wait for those on which the plugin misbehaves.
     story.says(&CONFIG_MAP, ("two", "a"), DATA, "Hello, world").await;
     story.logged(&["two/calm", "ok "]).await;
     for (name, _, words) in bad {
@@ -168,14 +168,14 @@ async fn two_plugins_work_side_by_side_and_a_bad_object_harms_nobody() {
         assert!(message.contains(words), "{name}: {message}");
         assert!(message.contains("change the object or the plugin"), "{name}: {message}");
     }
-    // The way out works.
+    // Following the advice works.
     story.apply(&order("two", "panics", json!({"do": "nothing"})));
     let look = || async {
         let object = story.get(&PROBE, "two", "panics").await.unwrap();
         let left = object.pointer("/status/conditions/0").cloned();
         Ok(left.map_or(Poll::There(()), |left| Poll::NotYet(left.to_string())))
     };
-    until("the condition to go", DEADLINE, look).await.unwrap();
+    until("the condition to be removed", DEADLINE, look).await.unwrap();
     story.apply(&greeting("two", "a", "moon"));
     story.says(&CONFIG_MAP, ("two", "a"), DATA, "Hello, moon").await;
 }
@@ -201,7 +201,7 @@ async fn a_paused_object_is_left_alone_until_it_goes_on() {
         "spec": {"text": "two"}
     }));
     story.kubectl.run(&["delete", "configmap", "a", "-n", "paused"]).unwrap();
-    // What comes later is done, so what was skipped was skipped on purpose.
+    // A later change is reconciled, so the paused object was skipped on purpose.
     story.apply(&greeting("paused", "b", "later"));
     story.says(&GREETING, b, "/status/greeting", "Hello, later").await;
     assert_eq!(story.get(&CONFIG_MAP, "paused", "a").await, None);
@@ -211,7 +211,7 @@ async fn a_paused_object_is_left_alone_until_it_goes_on() {
         .unwrap();
     story.says(&CONFIG_MAP, a, DATA, "Hello, two").await;
     story.says(&GREETING, a, "/status/observedGeneration", "2").await;
-    // One that is deleted while it is paused says what it waits for.
+    // A paused object that is deleted gets an event that names what the deletion waits for.
     let pause = |value: &str| {
         story.kubectl.run(&["annotate", "greeting", "a", "-n", "paused", value]).unwrap();
     };
@@ -222,7 +222,7 @@ async fn a_paused_object_is_left_alone_until_it_goes_on() {
         let told = "nothing cleans up until the annotation `tholepin.dev/paused` is removed";
         Ok(if events.contains(told) { Poll::There(()) } else { Poll::NotYet(events) })
     };
-    until("an event that says what the deletion waits for", DEADLINE, look).await.unwrap();
+    until("an event that names what the deletion waits for", DEADLINE, look).await.unwrap();
     pause("tholepin.dev/paused-");
     story.gone(&GREETING, "paused", "a").await;
 }

@@ -1,4 +1,4 @@
-//! What the host tells Prometheus and the kubelet about itself.
+//! The host's metrics for Prometheus and its health for the kubelet.
 
 use std::collections::BTreeSet;
 
@@ -22,14 +22,14 @@ impl HostEnvironment {
         text
     }
 
-    /// Waits until `/readyz?verbose` answers with this status and these words.
+    /// Waits until `/readyz?verbose` returns this status and contains this text.
     async fn readiness(&self, code: u16, words: &str) {
         let look = || async {
             let (found, text) = self.cluster.vital("/readyz?verbose")?;
             let there = found == code && text.contains(words);
             Ok(if there { Poll::There(()) } else { Poll::NotYet(format!("{found}: {text}")) })
         };
-        until(format!("/readyz to say {code} and {words:?}"), DEADLINE, look).await.unwrap();
+        until(format!("/readyz to return {code} and {words:?}"), DEADLINE, look).await.unwrap();
     }
 
     async fn counted(&self, family: &str, labels: &[(&str, &str)], least: f64) -> String {
@@ -96,7 +96,7 @@ async fn a_reconcile_is_counted_and_a_prometheus_scrapes_it() {
     prometheus.process.end().unwrap();
 }
 
-/// Every family that is told stands in the table of `host/admin/README.md`.
+/// Checks that every metric family is in the table of `host/admin/README.md`.
 fn documented(exposition: &str) {
     let page = include_str!("../../../host/admin/README.md");
     let families: BTreeSet<&str> = exposition
@@ -134,7 +134,10 @@ async fn faults_are_counted_and_series_end_with_their_plugin() {
         Ok(left.map_or(Poll::There(()), |line| Poll::NotYet(line.to_owned())))
     };
     until("the series of config-maker to end", DEADLINE, look).await.unwrap();
-    assert!(value(&story.metrics(), "workqueue_adds_total", &row).is_some(), "others go on");
+    assert!(
+        value(&story.metrics(), "workqueue_adds_total", &row).is_some(),
+        "the series of other plugins remain"
+    );
     story.says(&PLUGIN, ("", "config-maker"), "/status/stage", "Unloaded").await;
     assert!(story.get(&PROBE, "faulty", "bad").await.is_some());
 }
@@ -150,7 +153,7 @@ async fn a_host_is_ready_when_its_watches_are_fresh_and_its_plugins_serve() {
     story.readiness(200, "[+]watch tests.tholepin.dev/v1/Greeting ok\n").await;
     story.put("config-maker.wasm", b"no component");
     story.readiness(200, "[+]plugin config-maker ok, but an older revision serves").await;
-    // The settings stay what they were; without them nothing is asked of the plugin any more.
+    // The settings did not change; writing them again makes the host drop the bad file.
     story.put("config-maker.yaml", settings("config-maker", ""));
     assert_eq!(story.cluster.vital("/readyz").unwrap(), (200, "ok\n".to_owned()));
     let directory = story.cluster.plugins().unwrap();

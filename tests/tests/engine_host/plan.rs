@@ -1,4 +1,4 @@
-//! `tholepin plan`, `tholepin calls` and the pause, as their users meet them.
+//! `tholepin plan`, `tholepin calls` and the pause, as users run them.
 
 use std::{fs, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::environment::{CONFIG_MAP, DEADLINE, GREETING, HostEnvironment, PROBE,
 
 const DATA: &str = "/data/greeting";
 
-/// The host's writes of objects under test that were kept.
+/// Returns the host's writes of objects under test, without dry runs.
 fn kept(story: &HostEnvironment) -> Vec<Value> {
     let infrastructure = ["plugins", "customresourcedefinitions"];
     let is_ours = |line: &Value| {
@@ -23,24 +23,24 @@ fn kept(story: &HostEnvironment) -> Vec<Value> {
     story.writes().into_iter().filter(is_ours).collect()
 }
 
-/// How a step reads in a few words.
+/// Returns a short text of a step.
 fn brief(step: &Value) -> String {
     let text = |pointer: &str| step.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     format!("{} {} {}", text("/by"), text("/change"), text("/object/kind"))
 }
 
-/// The first pass with steps after this number, as `--writes` shows it.
+/// Waits for the first reconcile with steps after this number; returns it as `calls --writes` shows it.
 async fn next_writes(command: &CommandLine, arguments: &[&str], after: u64) -> Value {
     let arguments = [arguments, &["--writes"]].concat();
     let look = || async {
         let passes = command.calls(&arguments)?;
         let newer = passes.iter().find(|pass| after < pass["number"].as_u64().unwrap_or_default());
         Ok(newer.map_or_else(
-            || Poll::NotYet(format!("{} passes", passes.len())),
+            || Poll::NotYet(format!("{} reconciles", passes.len())),
             |pass| Poll::There(pass.clone()),
         ))
     };
-    until("a pass that writes", DEADLINE, look).await.unwrap().0
+    until("a reconcile that writes", DEADLINE, look).await.unwrap().0
 }
 
 #[tokio::test]
@@ -79,7 +79,7 @@ async fn a_file_is_planned_for_and_then_done_as_planned() {
     let mut planned = plan.clone();
     planned["steps"].as_array_mut().unwrap().remove(0);
     assert_eq!(masked_steps(&done), masked_steps(&planned));
-    // Nothing more is to be done, by whatever word the kind is named.
+    // Nothing more is to be done, with each name of the kind.
     for word in ["greeting/new", "greetings.tests.tholepin.dev/new", "Greeting/new"] {
         let look = || async {
             let (code, report) = command.plan(&[word, "-n", "file"])?;
@@ -89,7 +89,7 @@ async fn a_file_is_planned_for_and_then_done_as_planned() {
     }
     let shown = command.run(&["plan", "greeting/new", "-n", "file"]).unwrap();
     assert!(shown.stdout.contains("Nothing to do."), "{}", shown.stdout);
-    // Once more from a changed file: the field that changes is seen, and what follows from it.
+    // Once more from a changed file: the plan shows the changed field and its consequences.
     let changed = story.cluster.directory().join("changed.yaml");
     fs::write(&changed, greeting("file", "new", "moon").to_string()).unwrap();
     let shown = command.run(&["plan", "-f", changed.to_str().unwrap()]).unwrap();
@@ -121,7 +121,7 @@ async fn a_paused_object_is_left_as_it_is_until_it_goes_on() {
     pause("tholepin.dev/paused=true");
     story.logged(&["paused by the annotation", "pause/a"]).await;
     let before = kept(&story).len();
-    // Whatever happens now is only looked at: a new spec, a lost ConfigMap, a deletion.
+    // A new spec, a deleted ConfigMap: while the object is paused, nothing is done about either.
     story.kubectl.run(&["delete", "configmap", "a", "-n", "pause"]).unwrap();
     let patch = ["patch", "greeting", "a", "-n", "pause", "--type=merge"];
     let spec = ["-p", r#"{"spec":{"text":"moon"}}"#];
@@ -136,7 +136,7 @@ async fn a_paused_object_is_left_as_it_is_until_it_goes_on() {
     let passes = command.calls(&about).unwrap();
     let last = passes.last().unwrap();
     assert!(last["end"]["notCalled"]["why"].as_str().unwrap().contains("paused"), "{last:#}");
-    assert_eq!(kept(&story).len(), before, "nothing was written while it was paused");
+    assert_eq!(kept(&story).len(), before, "something was written while the object was paused");
     assert!(story.get(&CONFIG_MAP, "pause", "a").await.is_none());
 
     pause("tholepin.dev/paused-");
@@ -186,7 +186,7 @@ async fn what_cannot_be_planned_says_the_way_out() {
             assert!(finished.stderr.contains(word), "{arguments:?}: {}", finished.stderr);
         }
     }
-    // A quarantined object is planned for; it traps again, which is no strike and no plan.
+    // A quarantined object can be planned for; the plugin traps again, which is no strike and gives no plan.
     let (code, report) = command.plan(&["probe/trap", "-n", "way"]).unwrap();
     assert_eq!(code, 1, "{report:#}");
     assert!(report["end"]["trapped"]["message"].is_string(), "{report:#}");
@@ -196,7 +196,7 @@ async fn what_cannot_be_planned_says_the_way_out() {
     let finished = command.run(&["plan", "probe/bad", "-n", "way"]).unwrap();
     assert_eq!(finished.code, 1);
     assert!(finished.stdout.contains(".spec.do: was told to be invalid"), "{}", finished.stdout);
-    // What is refused is refused with the same words as when it is done.
+    // A refusal in a plan has the same text as the refusal in a reconcile.
     let order = order("way", "denied", json!({"do": "call-in-reconcile", "function": "redis/act"}));
     story.apply(&order);
     let line = story.logged(&["way/denied", "enied"]).await;

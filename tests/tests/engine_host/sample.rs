@@ -1,5 +1,5 @@
-//! The sample that `tholepin plugin new` starts from: a kind of its own that is not Redis, with the grants that its
-//! own file gives and no others.
+//! The sample that `tholepin plugin new` copies: a kind that is not Redis, with only the grants of its own settings
+//! file.
 
 use std::{fs, path::Path};
 
@@ -11,7 +11,7 @@ use crate::environment::{CONFIG_MAP, EVENT, HostEnvironment, PLUGIN, TestKind};
 const SITE_CONFIG: TestKind = ("samples.example", "v1", "SiteConfig", "siteconfigs");
 const SERVICE: TestKind = ("", "v1", "Service", "services");
 
-/// A host that serves the sample as it is.
+/// Starts a host that serves the unchanged sample.
 async fn story(namespace: &str) -> HostEnvironment {
     let story = HostEnvironment::with(&[], namespace).await;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/samples/site-config");
@@ -54,7 +54,7 @@ async fn drift_by_hand_is_healed_at_once_and_told() {
     assert!(events.contains("made Service home"), "{events}");
     assert!(story.count(&EVENT, "healed").await < 10, "{events}");
 
-    // A new spec is no repair.
+    // A change of the spec is not counted as a repair.
     let want = |settings: Value| {
         let wanted = json!({"spec": {"settings": settings}}).to_string();
         let patch = ["patch", "siteconfig", "home", "-n", "healed", "--type=merge", "-p", &wanted];
@@ -65,7 +65,7 @@ async fn drift_by_hand_is_healed_at_once_and_told() {
     story.says(&SITE_CONFIG, home, "/status/observedGeneration", "2").await;
     story.says(&SITE_CONFIG, home, "/status/repairs", "2").await;
 
-    // What is wanted no longer goes.
+    // A setting that is removed from the spec is removed from the ConfigMap.
     want(json!({"once": null}));
     let (told, _) = story.says(&SITE_CONFIG, home, "/status/observedGeneration", "3").await;
     assert_eq!(told["status"]["repairs"], 2);

@@ -1,4 +1,4 @@
-//! What is shown of plugins while no host serves them.
+//! What is shown about plugins while no host serves them.
 
 use serde_json::{Value, json};
 use tests::{command::CommandLine, guests};
@@ -7,7 +7,7 @@ use crate::environment::{GREETING, HostEnvironment, PLUGIN, greeting};
 
 const NAME: &str = "config-maker";
 
-/// `tholepin plugin list` against a cluster.
+/// Returns the output of `tholepin plugin list` for a cluster.
 fn list(story: &HostEnvironment) -> String {
     let kubeconfig = story.cluster.kubeconfig().to_str().unwrap();
     let listed =
@@ -31,7 +31,7 @@ async fn nothing_looks_alive_when_no_host_runs() {
     story.apply(&greeting("stopped", "a", "one"));
     story.says(&PLUGIN, ("", NAME), "/status/objects", "1").await;
     let running = list(&story);
-    assert_eq!(running.lines().count(), 2, "a host that answers is no news: {running}");
+    assert_eq!(running.lines().count(), 2, "a running host adds no line: {running}");
 
     story.host.end().unwrap();
     let plugin = story.get(&PLUGIN, "", NAME).await.unwrap();
@@ -71,18 +71,21 @@ async fn a_plugin_object_without_a_file_is_told_of_with_its_objects() {
         assert!(shown.contains(words), "no {words:?} in {shown}");
     }
 
-    // Whoever tries again is told again.
+    // A `Plugin` object that is created again gets the status again.
     story.kubectl.run(&["delete", "plugin", "by-hand"]).unwrap();
     story.apply(&by_hand);
     story.says(&PLUGIN, ("", "by-hand"), "/status/reason", "NoFile").await;
 
-    // It goes with the last object that waits for it.
+    // The `Plugin` object is deleted with the last object that waits for it.
     let free = r#"{"metadata":{"finalizers":null}}"#;
     let patch = ["patch", "greeting", "a", "-n", "fileless", "--type=merge", "-p", free];
     story.kubectl.run(&patch).unwrap();
     story.kubectl.run(&["delete", "greeting", "a", "-n", "fileless"]).unwrap();
     story.gone(&PLUGIN, "", NAME).await;
-    assert!(story.get(&PLUGIN, "", "by-hand").await.is_some(), "somebody made it");
+    assert!(
+        story.get(&PLUGIN, "", "by-hand").await.is_some(),
+        "an object that a user created was deleted"
+    );
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! New code is used from the next reconcile on, however its file comes, and a call in flight is finished
-//! by the code that began it.
+//! New code is used from the next reconcile on, however its file is replaced, and a running call is finished by
+//! the code that started it.
 
 use std::{
     fs,
@@ -20,7 +20,7 @@ const OBJECTS: usize = 20;
 /// How long it may take from the file to the last object; the aim is a second for the first.
 const SWAP_MAX: Duration = Duration::from_secs(10);
 
-/// Waits until all greetings say `word`; gives the time until the first and the last.
+/// Waits until all greetings contain `word`; returns the time until the first and the last.
 async fn all_say(story: &HostEnvironment, namespace: &str, word: &str) -> (Duration, Duration) {
     let start = Instant::now();
     let mut first = None;
@@ -39,7 +39,7 @@ fn report(how: &str, (first, last): (Duration, Duration)) {
     println!("swap {how}: first object after {first:?}, last of {OBJECTS} after {last:?}");
 }
 
-/// What the call in flight computes: a few seconds.
+/// The work of the running call: a few seconds.
 const TURNS: u64 = 2_000_000_000;
 
 #[tokio::test]
@@ -60,7 +60,7 @@ async fn a_file_is_swapped_by_rename_by_writing_and_behind_a_link() {
     assert_eq!(plugin["status"]["stage"], "Active");
     report("by rename", renamed);
 
-    // In place and in pieces, as a slow copy does: no half of it may be taken.
+    // In place and in pieces, like a slow copy: no incomplete file may be loaded.
     let mut open = fs::File::create(&file).unwrap();
     for piece in hello.chunks(hello.len() / 5) {
         std::io::Write::write_all(&mut open, piece).unwrap();
@@ -117,16 +117,16 @@ async fn a_call_in_flight_is_finished_by_the_code_that_began_it() {
         active
     };
     let old = swap(&story.active("probe", "").await, "30000", "before").await;
-    // Long enough to be in flight during the swap.
+    // Long enough to run during the swap.
     story.apply(&order("flight", "slow", json!({"do": "compute", "turns": TURNS})));
     story.logged(&["flight/slow", "begins"]).await;
     swap(&old, "29000", "after").await;
-    assert!(!story.log().contains(&reported()), "over before the swap: make it longer");
+    assert!(!story.log().contains(&reported()), "the call ended before the swap: increase TURNS");
     let finished = story.logged(&["flight/slow", &reported()]).await;
     assert!(finished.contains(&old[..12]), "{finished}");
 }
 
-/// What a call that computes says at its end.
+/// Returns the text that a finished call logs.
 fn reported() -> String {
     format!("turned {TURNS} times")
 }
@@ -143,7 +143,7 @@ async fn without_its_plugin_an_object_stays_and_says_so() {
     fs::remove_file(directory.join("config-maker.wasm")).unwrap();
     let (told, _) = story.says(&GREETING, a, "/status/conditions", "PluginMissing").await;
     let message = told["status"]["conditions"][0]["message"].as_str().unwrap();
-    assert!(message.contains("config-maker.wasm"), "no way out: {message}");
+    assert!(message.contains("config-maker.wasm"), "the message does not name the file: {message}");
     story.says(&PLUGIN, ("", "config-maker"), "/status/stage", "Unloaded").await;
     assert!(story.get(&CONFIG_MAP, "removed", "a").await.is_some());
 
@@ -158,5 +158,5 @@ async fn without_its_plugin_an_object_stays_and_says_so() {
             tests::wait::Poll::NotYet(left.to_string())
         }))
     };
-    tests::wait::until("the condition to go", SWAP_MAX, look).await.unwrap();
+    tests::wait::until("the condition to be removed", SWAP_MAX, look).await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! A revision that goes wrong for many objects is taken back by itself, and a person goes back by hand.
+//! A revision that fails for many objects is rolled back by the host, and a user can roll back by hand.
 
 use serde_json::Value;
 use tests::{
@@ -15,7 +15,7 @@ const DATA: &str = "/data/greeting";
 const NAME: &str = "config-maker";
 const OBJECTS: [&str; 3] = ["a", "b", "c"];
 
-/// Writes a new text to every greeting, and waits until each is greeted so.
+/// Writes a new text to every greeting, and waits until the ConfigMap of each has it.
 async fn all_say(story: &HostEnvironment, greeted: &str, text: &str) {
     story.apply_all(OBJECTS.map(|name| greeting("back", name, text)));
     for name in OBJECTS {
@@ -23,7 +23,7 @@ async fn all_say(story: &HostEnvironment, greeted: &str, text: &str) {
     }
 }
 
-/// A condition of the plugin: its status and its reason.
+/// Returns the status and the reason of a condition of the plugin.
 fn condition(plugin: &Value, kind: &str) -> String {
     let conditions = plugin.pointer("/status/conditions").and_then(Value::as_array);
     let found = conditions.into_iter().flatten().find(|it| it["type"] == kind);
@@ -69,7 +69,7 @@ async fn a_revision_that_traps_goes_back_by_itself() {
     let logged = story.logged(&["the revision is taken back"]).await;
     let took = logged.split_once("took=").map(|(_, took)| took.split(' ').next());
     println!("the earlier revision served again after {took:?}");
-    // Nobody is left quarantined.
+    // No object stays quarantined.
     all_say(&story, "Hello", "two").await;
     let (plugin, _) = story.says(&PLUGIN, ("", NAME), "/status/unhealthyObjects", "0").await;
     assert_eq!(
@@ -79,7 +79,7 @@ async fn a_revision_that_traps_goes_back_by_itself() {
     let table = story.kubectl.run(&["get", "plugins"]).unwrap();
     assert!(table.contains("SERVING") && table.contains("TakenBack"), "{table}");
 
-    // A host that is started again does not try it once more.
+    // A restarted host does not try the bad revision again.
     story.host.kill().unwrap();
     story.restart();
     all_say(&story, "Hello", "three").await;
@@ -90,13 +90,13 @@ async fn a_revision_that_traps_goes_back_by_itself() {
         assert!(shown.stdout.contains(words), "no {words:?} in {shown:?}");
     }
 
-    // Both tables have one time.
+    // Both tables show the same time.
     let plugin = story.get(&PLUGIN, "", NAME).await.unwrap();
     let since = plugin["status"]["activatedAt"].as_str().unwrap();
     let serves = shown.stdout.lines().find(|line| line.contains("serves")).unwrap();
     assert!(serves.contains(since), "no {since} in {serves}");
 
-    // Another file does, and a person goes back from it.
+    // Another file is tried, and a user rolls back from it.
     story.put("config-maker.wasm", guests::config_maker("Ahoy").unwrap());
     story.says(&PLUGIN, ("", NAME), "/status/version", "Ahoy").await;
     all_say(&story, "Ahoy", "four").await;
@@ -132,7 +132,7 @@ async fn a_plugin_whose_files_are_gone_stays_visible_while_it_has_objects() {
     }
     announced(&story, "Unloaded").await;
     story.says(&GREETING, ("back", "a"), "/status/conditions", "PluginMissing").await;
-    // What was known of its objects is still told.
+    // The records of its objects are still shown.
     for (asked, told) in [("status", "nobody looks after it"), ("calls", "Hello, one")] {
         let answer = command.run(&[asked, "greeting/a", "-n", "back"]).unwrap();
         assert!(answer.stdout.contains(told), "no {told:?} in {answer:?}");
@@ -166,7 +166,7 @@ async fn a_plugin_object_that_is_edited_or_deleted_is_put_back() {
     let (plugin, _) = story.says(&PLUGIN, ("", NAME), "/spec/grants", "asRequested").await;
     assert_eq!(plugin["spec"].get("limits"), None, "{plugin}");
     let uid = plugin["metadata"]["uid"].as_str().unwrap().to_owned();
-    assert_eq!(story.active(NAME, "").await, first, "the file counts all the while");
+    assert_eq!(story.active(NAME, "").await, first, "the file decides, not the edited object");
 
     story.kubectl.run(&["delete", "plugin", NAME]).unwrap();
     let look = || async {
@@ -175,7 +175,7 @@ async fn a_plugin_object_that_is_edited_or_deleted_is_put_back() {
         let is_whole = found["status"]["active"] == first.as_str();
         Ok(if is_new && is_whole { Poll::There(()) } else { Poll::NotYet(found.to_string()) })
     };
-    until("the object to be made again", DEADLINE, look).await.unwrap();
+    until("the object to be created again", DEADLINE, look).await.unwrap();
 }
 
 #[tokio::test]
@@ -187,12 +187,12 @@ async fn two_hosts_say_so_and_a_restarted_one_is_no_other() {
     story.restart();
     all_say(&story, "Hello", "two").await;
     let plugin = story.get(&PLUGIN, "", NAME).await.unwrap();
-    assert_eq!(condition(&plugin, "AnotherHost"), "- -", "the earlier process has ended");
+    assert_eq!(condition(&plugin, "AnotherHost"), "- -", "the earlier process is no other host");
     let mut other = story.cluster.host().unwrap();
     story.says(&PLUGIN, ("", NAME), "/status/conditions", "AnotherHost").await;
     announced(&story, "AnotherHost").await;
     other.kill().unwrap();
-    // The one that is left writes the next news alone.
+    // The remaining host removes the condition with its next write.
     let look = || async {
         let name = format!("x{}", std::time::UNIX_EPOCH.elapsed()?.as_nanos());
         story.apply(&greeting("back", &name, "more"));
@@ -200,5 +200,5 @@ async fn two_hosts_say_so_and_a_restarted_one_is_no_other() {
         let is_alone = condition(&plugin, "AnotherHost") == "- -";
         Ok(if is_alone { Poll::There(()) } else { Poll::NotYet(plugin["status"].to_string()) })
     };
-    until("the condition to go", DEADLINE, look).await.unwrap();
+    until("the condition to be removed", DEADLINE, look).await.unwrap();
 }
