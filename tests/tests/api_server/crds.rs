@@ -1,4 +1,4 @@
-//! CRDs at run time: offered, checked, changed, and gone with their objects.
+//! CRDs at run time: they are established, validated, changed, and deleted with their objects.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ pub(crate) const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefin
 const THINGS: &str = "/apis/test.tholepin.dev/v1/namespaces/default/things";
 const MERGE: &str = "application/merge-patch+json";
 
-/// A kind with most of what a schema can say.
+/// Returns a CRD that uses most features of a schema.
 pub(crate) fn definition() -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
@@ -82,14 +82,14 @@ async fn a_crd_is_established_offered_and_withdrawn_with_its_objects() -> Result
 
     let deleting = fixture.ask("DELETE", &path, "", &Value::Null).await?;
     assert!(deleting["metadata"]["deletionTimestamp"].is_string());
-    eventually("the CRD to be gone", || async {
+    eventually("the CRD to be deleted", || async {
         fixture.get(&path).await.err().filter(|status| status.code == 404)
     })
     .await?;
     assert_eq!(fixture.get(THINGS).await.unwrap_err().code, 404);
     fixture.create(CRDS, &definition()).await?;
     let list = fixture.get(THINGS).await?;
-    assert_eq!(list["items"], json!([]), "nothing of the first life is left");
+    assert_eq!(list["items"], json!([]), "no object of the first CRD is left");
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Who is let in, how, and what is written down about it.
+//! Authentication, limits of requests, and the audit log.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -120,7 +120,7 @@ async fn a_stopped_server_leaves_nothing_behind() -> Result<()> {
     let stopped = tokio::time::timeout(crate::fixture::DEADLINE, async {
         tokio::join!(server.shutdown(), async { while events.next().await.is_some() {} })
     });
-    stopped.await.context("the server stops and its watch ends")?;
-    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    stopped.await.context("the server did not stop or its watch did not end")?;
+    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "the server still listens");
     Ok(())
 }

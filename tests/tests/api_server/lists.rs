@@ -1,4 +1,4 @@
-//! Lists: versions, pages, selectors, shapes.
+//! Lists: resource versions, pages, selectors and representations.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ async fn pages_show_one_moment_until_the_history_is_gone() -> Result<()> {
 
     let next = format!("{CONFIG_MAPS}?limit=2&continue={token}");
     let second = fixture.get(&next).await?;
-    assert_eq!(names(&second), ["c", "d"], "as it was when the list began");
+    assert_eq!(names(&second), ["c", "d"], "the page shows changes after the first page");
     assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
     assert_eq!(second["metadata"].get("continue"), None);
 
@@ -45,7 +45,10 @@ async fn the_version_of_a_list_is_the_stores() -> Result<()> {
     let created = fixture.create(CONFIG_MAPS, &config_map("a", json!({}))).await?;
     let secrets = fixture.get("/api/v1/namespaces/default/secrets").await?;
     let version = secrets["metadata"]["resourceVersion"].clone();
-    assert_eq!(version, created["metadata"]["resourceVersion"], "one clock for all kinds");
+    assert_eq!(
+        version, created["metadata"]["resourceVersion"],
+        "kinds have different resource versions"
+    );
 
     let now: u64 = version.as_str().unwrap_or("").parse()?;
     let exact = format!("{CONFIG_MAPS}?resourceVersion={}&resourceVersionMatch=Exact", now - 1);

@@ -45,7 +45,7 @@ async fn a_json_patch_is_applied_whole_or_not_at_all() -> Result<()> {
     let fixture = Fixture::start().await?;
     let path = format!("{CONFIG_MAPS}/a");
     fixture.create(CONFIG_MAPS, &config_map("a", json!({"x": "1"}))).await?;
-    // What kube's `finalizer()` sends: nothing is there yet, so add the list.
+    // This is the patch of kube's `finalizer()`: the list does not exist yet, so it is added.
     let add = json!([
         {"op": "test", "path": "/metadata/finalizers", "value": null},
         {"op": "add", "path": "/metadata/finalizers", "value": ["tholepin.dev/a"]},

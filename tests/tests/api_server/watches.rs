@@ -1,4 +1,4 @@
-//! Watches: from now, from the past, from a state; selectors, bookmarks, expiry; kube's `watcher()`.
+//! Watches: from now, from a resource version, with initial events; selectors, bookmarks, expiry; kube's `watcher()`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::fixture::{CONFIG_MAPS, DEADLINE, Fixture, config_map};
 
-/// The lines of a watch, read as they come.
+/// Returns the events of a watch as they arrive.
 async fn lines(fixture: &Fixture, path: &str) -> Result<impl Stream<Item = Value> + Unpin + use<>> {
     use futures::AsyncBufReadExt;
     let mut request = kube::core::Request::new("/").get("x", &Default::default())?;
@@ -20,7 +20,7 @@ async fn lines(fixture: &Fixture, path: &str) -> Result<impl Stream<Item = Value
     let stream = fixture.client.request_stream(request).await?;
     let lines = stream.lines().map(|line| {
         let line = line.expect("a line");
-        assert!(line.starts_with("{\"type\":"), "type comes first: {line}");
+        assert!(line.starts_with("{\"type\":"), "`type` is not the first field: {line}");
         serde_json::from_str(&line).expect("a JSON line")
     });
     Ok(Box::pin(lines))
@@ -56,7 +56,10 @@ async fn a_watch_tells_what_happens_after_its_version() -> Result<()> {
     let number = |object: &Value| {
         object["metadata"]["resourceVersion"].as_str().unwrap_or("").parse::<u64>()
     };
-    assert!(number(&patched)? < number(&deleted["object"])?, "a deletion has its own version");
+    assert!(
+        number(&patched)? < number(&deleted["object"])?,
+        "a deletion has no resource version of its own"
+    );
     Ok(())
 }
 
@@ -77,7 +80,7 @@ async fn leaving_a_selector_is_deleted_and_entering_added() -> Result<()> {
     Ok(())
 }
 
-/// A value that is never the same.
+/// Returns a value that is different each time.
 fn uuid() -> String {
     format!("{:?}", std::time::Instant::now())
 }
@@ -124,7 +127,7 @@ async fn a_quiet_watch_gets_bookmarks_and_ends_in_time() -> Result<()> {
     let last = events.last().context("a bookmark before the end")?;
     assert_eq!(
         last["object"]["metadata"]["resourceVersion"], list["metadata"]["resourceVersion"],
-        "a bookmark keeps up with other kinds"
+        "the bookmark ignores changes of other kinds"
     );
     Ok(())
 }
@@ -143,7 +146,7 @@ async fn an_expired_version_is_told_in_the_stream() -> Result<()> {
         (&event["object"]["code"], &event["object"]["reason"]),
         (&json!(410), &json!("Expired"))
     );
-    assert_eq!(timeout(DEADLINE, watch.next()).await?, None, "and the stream ends");
+    assert_eq!(timeout(DEADLINE, watch.next()).await?, None, "the stream did not end");
     Ok(())
 }
 
@@ -151,7 +154,7 @@ async fn an_expired_version_is_told_in_the_stream() -> Result<()> {
 async fn a_watch_nobody_reads_holds_no_writer_up_and_is_ended() -> Result<()> {
     let fixture = Fixture::start_with(|options| options.watch_cache_events_max = 4).await?;
     let mut watch = lines(&fixture, &format!("{CONFIG_MAPS}?watch=true")).await?;
-    // Far more than the buffers of both sides hold.
+    // Far more than the buffers of both sides can hold.
     let large = "x".repeat(1024 * 1024);
     let path = format!("{CONFIG_MAPS}/a");
     fixture.create(CONFIG_MAPS, &config_map("a", json!({}))).await?;
@@ -205,7 +208,7 @@ async fn rows_and_metadata_can_be_watched() -> Result<()> {
     Ok(())
 }
 
-/// Follows `watcher()` until it knows exactly `wanted`.
+/// Reads events of `watcher()` until it knows exactly the `wanted` objects; returns how often it listed.
 async fn until_known(
     events: &mut (impl Stream<Item = watcher::Result<Event<DynamicObject>>> + Unpin),
     known: &mut BTreeSet<String>,
@@ -219,7 +222,7 @@ async fn until_known(
         if !is_listing && known.iter().map(String::as_str).eq(wanted.iter().copied()) {
             return Ok(relists);
         }
-        match timeout(DEADLINE, events.try_next()).await.context("an event in time")? {
+        match timeout(DEADLINE, events.try_next()).await.context("no event in time")? {
             Err(watcher::Error::WatchError(status)) if status.code == 410 => {}
             Err(other) => return Err(other.into()),
             Ok(None) => anyhow::bail!("the watcher ended"),
@@ -261,7 +264,7 @@ async fn follow_with(config: watcher::Config) -> Result<()> {
     fixture.ask("DELETE", &format!("{CONFIG_MAPS}/a"), "", &Value::Null).await?;
     until_known(&mut events, &mut known, &["b", "c", "d"]).await?;
 
-    // More changes than the history keeps, while nobody reads and after the running watch has ended.
+    // More changes than the history keeps, while the events are not read and after the running watch has ended.
     let watch_is_over = std::time::Instant::now() + Duration::from_millis(1_500);
     for n in 0.. {
         let name = format!("p{n}");
@@ -273,7 +276,7 @@ async fn follow_with(config: watcher::Config) -> Result<()> {
     }
     fixture.create(CONFIG_MAPS, &config_map("z", json!({}))).await?;
     let relists = until_known(&mut events, &mut known, &["b", "c", "d", "z"]).await?;
-    assert_eq!(relists, 1, "the watch fell out of the history and began anew");
+    assert_eq!(relists, 1, "the watch did not list again exactly once");
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! How long a shard cannot be written after the death of its primary's process: with the host, and as
-//! Redis does it alone.
+//! How long a shard cannot be written after its primary's process was killed: with the host, and by the vote of
+//! the Redis Cluster alone.
 
 use std::{
     thread,
@@ -25,27 +25,27 @@ use crate::table::{BenchRow, say};
 /// How many kills are measured with the host, and without it.
 const KILLS: usize = 10;
 const KILLS_ALONE: usize = 3;
-/// After this a shard is given up.
+/// How long a shard may be unwritable before the measurement is given up.
 const WRITE_MAX: Duration = Duration::from_secs(30);
-/// After this a cluster that is not well is given up.
+/// How long a cluster may take to be healthy before the measurement is given up.
 const WELL_MAX: Duration = Duration::from_secs(60);
-/// How long a writer that was refused waits.
+/// The pause after a refused write.
 const PAUSE: Duration = Duration::from_millis(2);
-/// After this no more kills are begun; the table says how many there were.
+/// After this time no further kill is started; the table shows how many there were.
 const BUDGET: Duration = Duration::from_secs(150);
 const GOAL_MS: f64 = 500.0;
 const REDIS: RedisCluster = RedisCluster::USUAL;
 
-/// A RedisCluster with what is needed to ask for it.
+/// A RedisCluster and the clients to use it.
 struct FailoverBench {
     cluster: LocalClusterProcess,
     kubectl: Kubectl,
     client: Client,
-    /// When the cluster was made, or when a primary was killed last.
+    /// When the cluster was created, or when a primary was last killed.
     disturbed: Instant,
 }
 
-/// Kills primaries of a cluster with this node timeout, shard after shard.
+/// Kills primaries of a cluster with this node timeout, one shard after the other.
 pub(crate) async fn measure(node_timeout_ms: u64) -> Result<[BenchRow; 2]> {
     say(&format!("failover at node timeout {node_timeout_ms} ms"));
     let cluster = LocalClusterProcess::start()?;
@@ -71,9 +71,9 @@ pub(crate) async fn measure(node_timeout_ms: u64) -> Result<[BenchRow; 2]> {
 }
 
 impl FailoverBench {
-    /// Kills this many primaries, the shards in turn, each `spread` after what disturbed the cluster last:
-    /// the guard of a failover wants a shard that was quiet for so long. Where somebody heals, each
-    /// round over the shards begins when all is well.
+    /// Kills this many primaries, the shards in turn, each `spread` after the last disturbance of the cluster: the
+    /// host fails over only in a shard that was quiet for so long. If a host heals the cluster, each round over
+    /// the shards begins when the cluster is healthy.
     async fn kills(
         &mut self,
         count: usize,
@@ -102,7 +102,7 @@ impl FailoverBench {
 
     async fn well(&self) -> Result<()> {
         let look = || async { Ok(Poll::There(REDIS.well(&self.kubectl, &self.client).await?)) };
-        until(format!("{} to be well", REDIS.name), WELL_MAX, look).await.map(drop)
+        until(format!("{} to be healthy", REDIS.name), WELL_MAX, look).await.map(drop)
     }
 
     async fn create(&self, node_timeout_ms: u64) -> Result<()> {
@@ -129,26 +129,26 @@ impl FailoverBench {
             let arguments = ["apply", "--server-side", "-f", "-"];
             Ok(Poll::There(self.kubectl.run_with(&arguments, &stream)?))
         };
-        // The CRD comes with the plugin.
-        until("the RedisCluster to be taken", WELL_MAX, apply).await.map(drop)
+        // The CRD is installed with the plugin.
+        until("the RedisCluster to be accepted", WELL_MAX, apply).await.map(drop)
     }
 }
 
-/// Kills the process of the primary to which keys with this tag belong, and writes until that succeeds.
+/// Kills the primary that serves keys with this tag, and writes until a write succeeds; returns how long that took.
 fn kill(entry: &str, tag: &str) -> Result<Duration> {
     let mut router = ClusterClient::new(entry, Some(PASSWORD));
     let write = cmd("SET").arg(format!("{{{tag}}}bench")).arg("x").to_owned();
     written(&mut router, tag, &write)?;
-    // The server that took the write is the one that is asked.
+    // The reply comes from the server that accepted the write.
     let info: InfoDict = router.send(tag, cmd("INFO").arg("server"))?;
-    let pid: u32 = info.get("process_id").context("INFO names the process")?;
+    let pid: u32 = info.get("process_id").context("INFO has no process_id")?;
     let start = Instant::now();
     signal(pid, "KILL")?;
     written(&mut router, tag, &write)?;
     Ok(start.elapsed())
 }
 
-/// Writes until that succeeds.
+/// Repeats a write until it succeeds.
 fn written(router: &mut ClusterClient, tag: &str, write: &Cmd) -> Result<()> {
     let start = Instant::now();
     while let Err(error) = router.send::<()>(tag, write) {

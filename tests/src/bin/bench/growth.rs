@@ -1,9 +1,8 @@
-//! How the cost of a pass grows: with the size of the cluster that it is about, and with the number of
-//! clusters that it is not about.
+//! How the cost of a reconcile grows: with the size of its cluster, and with the number of other clusters.
 //!
-//! A pass goes through all of the host but the queue and the network: the plugin in Wasm, the gate with its
-//! ledger, the store with every object, and applies that find nothing to change. Only what the servers say
-//! is made up, and the Pods have no processes.
+//! A reconcile here uses all of the host but the queue and the network: the plugin in Wasm, the gate with its
+//! ledger, the store with every object, and applies that change nothing. The replies of the Redis servers are
+//! generated, and the Pods have no processes.
 
 use std::{fs, sync::Arc, time::Duration};
 
@@ -30,25 +29,25 @@ use crate::{
     table::{BenchRow, RowUnit},
 };
 
-/// Shards and replicas of each: 3, 10, 30 and 100 nodes.
+/// Shards and replicas per shard: 3, 10, 30 and 100 nodes.
 const SIZES: [(u16, u16); 4] = [(3, 0), (5, 1), (15, 1), (50, 1)];
-/// How many clusters of [`USUAL`] there are at a time.
+/// The numbers of clusters of the size [`USUAL`].
 const COUNTS: [usize; 3] = [1, 10, 100];
 const USUAL: (u16, u16) = (3, 1);
-/// Which Pods belong to a cluster.
+/// The label of a cluster's Pods.
 const CLUSTER_LABEL: &str = "redis.tholepin.dev/cluster";
-/// All cases take turns, so that all have the same machine.
+/// The cases are measured in turns, so that the machine's load affects all alike.
 const TURNS: usize = 8;
-/// Passes that are measured of each in a turn.
+/// The number of measured reconciles of each case in a turn.
 const PASSES: usize = 5;
 /// Ten times the nodes may cost ten times as much.
 const GOAL_TIMES: f64 = 10.0;
-/// A hundred times the clusters may cost a pass nothing: a tenth is left to chance.
+/// A hundred times the clusters may cost nothing more; a tenth is allowed for noise.
 const GOAL_CONSTANT: f64 = 1.1;
-/// After this a cluster that does not settle is given up.
+/// How long a cluster may take to settle before the measurement is given up.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 
-/// Measures both.
+/// Measures this part.
 pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let mut rows = by_size().await?;
     rows.extend(by_count().await?);
@@ -61,10 +60,10 @@ async fn by_size() -> Result<Vec<BenchRow>> {
     for (shards, replicas) in SIZES {
         let name = format!("c-{shards}-{replicas}");
         site.make(&name, (shards, replicas)).await?;
-        let row = format!("pass, {} nodes", shards * (1 + replicas));
+        let row = format!("reconcile, {} nodes", shards * (1 + replicas));
         cases.push(GrowthCase { site: &site, name, row });
     }
-    in_turns(&cases, (3, 1), ("pass, 100 nodes ÷ 10 nodes", GOAL_TIMES)).await
+    in_turns(&cases, (3, 1), ("reconcile, 100 nodes ÷ 10 nodes", GOAL_TIMES)).await
 }
 
 async fn by_count() -> Result<Vec<BenchRow>> {
@@ -74,23 +73,23 @@ async fn by_count() -> Result<Vec<BenchRow>> {
         for number in 0..count {
             site.make(&format!("n-{number:03}"), USUAL).await?;
         }
-        sites.push((site, format!("pass, 6 nodes, {count} clusters")));
+        sites.push((site, format!("reconcile, 6 nodes, {count} clusters")));
     }
     let first = "n-000";
     let case =
         |(site, row): (_, &String)| GrowthCase { site, name: first.to_owned(), row: row.clone() };
     let cases: Vec<GrowthCase<'_>> = sites.iter().map(|(site, row)| case((site, row))).collect();
-    in_turns(&cases, (2, 0), ("pass, 100 clusters ÷ 1 cluster", GOAL_CONSTANT)).await
+    in_turns(&cases, (2, 0), ("reconcile, 100 clusters ÷ 1 cluster", GOAL_CONSTANT)).await
 }
 
-/// One cluster whose passes are measured.
+/// A cluster whose reconciles are measured.
 struct GrowthCase<'a> {
     site: &'a GrowthEnvironment,
     name: String,
     row: String,
 }
 
-/// A row for each case, and last the ratio of two of them in each turn, with its goal.
+/// Measures the cases in turns. Returns a row per case, and last the ratio of two of them per turn, with its goal.
 async fn in_turns(
     cases: &[GrowthCase<'_>],
     (one, other): (usize, usize),
@@ -112,7 +111,7 @@ async fn in_turns(
     Ok(rows.chain([BenchRow::new(ratio, RowUnit::Ratio, ratios).goal(goal)]).collect())
 }
 
-/// An API server of its own, the host's parts, and the plugin.
+/// An API server, the host's parts, and the plugin.
 struct GrowthEnvironment {
     engine: BenchEngine,
     plugin: BenchPlugin,
@@ -134,7 +133,7 @@ impl GrowthEnvironment {
         Ok(Self { engine, plugin, client, cluster })
     }
 
-    /// Makes a cluster with its Pods, and reconciles it until nothing is left to do.
+    /// Creates a cluster with its Pods, and reconciles it until nothing is left to do.
     async fn make(&self, name: &str, (shards, replicas): (u16, u16)) -> Result<()> {
         let object = json!({
             "apiVersion": "redis.tholepin.dev/v1alpha1",
@@ -150,7 +149,7 @@ impl GrowthEnvironment {
         objects::create(&objects::api(&self.client, kind), "bench", [object]).await?;
         let object = snapshot::object(name);
         self.in_store(&object, 1).await?;
-        // Makes all but the Pods.
+        // This reconcile creates everything but the Pods.
         self.engine.reconcile(&self.plugin.loaded, &object).await?;
         self.make_pods(name).await?;
         let pods = usize::from(shards * (1 + replicas));
@@ -164,7 +163,7 @@ impl GrowthEnvironment {
         until(format!("{name} to be ready"), SETTLE_MAX, look).await.map(drop)
     }
 
-    /// Makes the Pods that its StatefulSets ask for, running.
+    /// Creates the Pods of the cluster's StatefulSets, running.
     async fn make_pods(&self, cluster: &str) -> Result<()> {
         let sets = objects::api(&self.client, ["apps", "v1", "StatefulSet"]);
         let selector = format!("{CLUSTER_LABEL}={cluster}");
@@ -177,7 +176,7 @@ impl GrowthEnvironment {
         objects::at_once(numbered.map(|(number, pod)| run(&pods, pod, number))).await
     }
 
-    /// Waits until the store holds this many objects of a kind whose names begin so, each complete.
+    /// Waits until the store has this many complete objects of a kind whose names begin with this one's.
     async fn in_store(&self, like: &ObjectRef, count: usize) -> Result<()> {
         let look = || async {
             let view = self.engine.kubernetes.view();
@@ -195,12 +194,12 @@ impl GrowthEnvironment {
         until(format!("{} in the store", like.name), SETTLE_MAX, look).await.map(drop)
     }
 
-    /// Times of passes that have nothing to do, which is checked.
+    /// Returns the times of reconciles that have nothing to do; fails if one writes.
     async fn passes(&self, name: &str) -> Result<Vec<Duration>> {
         let object = snapshot::object(name);
         let mut taken = Vec::new();
         let mut written = 0;
-        // The first warms up, and may write what a watch brought last.
+        // The first reconcile warms up, and may write what the last watch event requires.
         for number in 0..=PASSES {
             let passed = self.engine.reconcile(&self.plugin.loaded, &object).await?;
             let summary = passed.outcome.summary;
@@ -211,17 +210,20 @@ impl GrowthEnvironment {
                 taken.push(passed.took);
             }
         }
-        ensure!(self.written()? == written, "{name}: a pass with nothing to do wrote something");
+        ensure!(
+            self.written()? == written,
+            "{name}: a reconcile with nothing to do wrote something"
+        );
         Ok(taken)
     }
 
-    /// How long the API server's list of writes is.
+    /// Returns the size of the API server's audit log.
     fn written(&self) -> Result<u64> {
         Ok(fs::metadata(self.cluster.audit_log())?.len())
     }
 }
 
-/// The Pods that a StatefulSet asks for.
+/// Returns the Pods of a StatefulSet.
 fn pods_of(set: &Value) -> Result<Vec<Value>> {
     let part = |path: &str| set.pointer(path).cloned().with_context(|| format!("no {path}"));
     let (name, labels) = (part("/metadata/name")?, part("/spec/template/metadata/labels")?);
@@ -251,7 +253,7 @@ fn pods_of(set: &Value) -> Result<Vec<Value>> {
     Ok((0..count).map(pod).collect())
 }
 
-/// Says that a Pod runs, as its node would.
+/// Writes the status of a running Pod, as its node would.
 async fn run(pods: &Api<DynamicObject>, pod: &Value, number: usize) -> Result<()> {
     let since = "2026-11-20T08:15:09Z";
     let address = format!("10.0.{}.{}", number >> 8 & 255, number & 255);
@@ -275,13 +277,14 @@ async fn run(pods: &Api<DynamicObject>, pod: &Value, number: usize) -> Result<()
             "lastState": {},
         }],
     });
-    let name = pod.pointer("/metadata/name").and_then(Value::as_str).context("a Pod has a name")?;
+    let name =
+        pod.pointer("/metadata/name").and_then(Value::as_str).context("the Pod has no name")?;
     let patch = Patch::Merge(json!({ "status": status }));
     pods.patch_status(name, &PatchParams::default(), &patch).await?;
     Ok(())
 }
 
-/// The Pods of a cluster: their names begin so.
+/// Returns a reference whose name is the beginning of the names of a cluster's Pods.
 fn pods_like(cluster: &str) -> ObjectRef {
     ObjectRef {
         kind: KindName { api_version: "v1".to_owned(), kind: "Pod".to_owned() },

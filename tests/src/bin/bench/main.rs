@@ -1,12 +1,11 @@
-//! The benchmark behind `make bench`: what the product costs and how fast it is, beside the goals.
-//! Prints a table for people and writes the same as JSON beside it. `README.md` here says what each row
-//! means, and what is in and what is out of it.
+//! The benchmark behind `make bench`: speed and cost of the product, beside the goals. Prints a table and writes
+//! the same as JSON. `README.md` here says what each row means, and what it includes and excludes.
 //!
-//! It measures and judges nothing: a goal that is missed is printed as a ratio above 1, not as a failure.
+//! It measures and does not judge: a missed goal is printed as a ratio above 1 and is no failure.
 //! It ends only processes that it started itself.
 //!
-//! `bench [JSON] [PART…]`: all parts if none is named; the file defaults to `bench.json` beside the
-//! `tholepin` binary.
+//! `bench [JSON] [PART…]`: all parts if none is named; the file defaults to `bench.json` beside the `tholepin`
+//! binary.
 
 mod engine;
 mod events;
@@ -43,7 +42,7 @@ use crate::{
     table::{BenchRow, say},
 };
 
-/// How long the whole may take; every part is bounded by itself, this is for what hangs.
+/// How long all parts may take together. Each part has bounds of its own; this one is for a part that hangs.
 const GIVE_UP: Duration = Duration::from_mins(15);
 
 fn main() -> Result<()> {
@@ -59,10 +58,10 @@ fn main() -> Result<()> {
         let begun = Instant::now();
         let left = GIVE_UP.saturating_sub(start.elapsed());
         let measured = runtime.block_on(async { tokio::time::timeout(left, part.measure()).await });
-        let measured = measured.unwrap_or_else(|_| anyhow::bail!("not at its end after {left:?}"));
+        let measured = measured.unwrap_or_else(|_| anyhow::bail!("not finished after {left:?}"));
         let seconds = begun.elapsed().as_secs_f64();
         say(&format!("  took {seconds:.0} s"));
-        // The others are worth having all the same.
+        // After a failure the other parts are still measured.
         let error = match measured {
             Ok(measured) => {
                 rows.extend(measured);
@@ -96,7 +95,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The file for the JSON, and which parts are asked for.
+/// Returns the file for the JSON, and the requested parts.
 fn arguments() -> Result<(PathBuf, Vec<BenchPart>)> {
     let mut words = env::args().skip(1).filter(|word| !word.starts_with('-')).peekable();
     let file = match words.next_if(|word| BenchPart::named(word).is_none()) {
@@ -107,7 +106,8 @@ fn arguments() -> Result<(PathBuf, Vec<BenchPart>)> {
     for word in words {
         let names = BenchPart::ALL.map(BenchPart::name).join(", ");
         parts.push(
-            BenchPart::named(&word).with_context(|| format!("`{word}` is no part: {names}"))?,
+            BenchPart::named(&word)
+                .with_context(|| format!("`{word}` is not a part; the parts are {names}"))?,
         );
     }
     Ok((file, if parts.is_empty() { BenchPart::ALL.to_vec() } else { parts }))

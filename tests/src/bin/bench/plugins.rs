@@ -1,5 +1,5 @@
-//! How much memory the host needs by how many plugins it serves. Each has code, a name, a kind and an
-//! object of its own, and has reconciled that object.
+//! The host's memory by the number of plugins that it serves. Each plugin has its own code, name, kind and object,
+//! and has reconciled that object.
 
 use std::time::Duration;
 
@@ -19,20 +19,20 @@ use crate::{
     table::{BenchRow, RowUnit},
 };
 
-/// How many plugins there are, step by step.
+/// The numbers of plugins, step by step.
 const STEPS: [usize; 3] = [1, 10, 100];
 const GOAL_BYTES: f64 = 48e6;
-/// After this plugins that do not serve are given up: the first time each is compiled.
+/// How long the plugins may take to serve: the first time each one is compiled.
 const SERVE_MAX: Duration = Duration::from_secs(180);
-/// How long the host may let go of what it needed to begin: it gives code back that was not called for 20 s.
+/// How long the host gets to release memory: it releases code that was not called for 20 s.
 const SETTLE: Duration = Duration::from_secs(25);
 
-/// What is replaced in the component, so that one build makes all. Long enough not to become a constant in
-/// the code.
+/// The texts that are replaced in the component, so that one build gives all plugins. They are so long that the
+/// compiler does not inline them into the code.
 const NAME: &str = "bench-plugin-of-the-memory-measurement-number-0000";
 const KIND: &str = "BenchKindOfTheMemoryMeasurementNumber0000";
 
-/// Measures it.
+/// Measures this part.
 pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let component =
         guests::build("guest-config-maker", &[("PLUGIN_NAME", NAME), ("PLUGIN_KIND", KIND)])?;
@@ -51,17 +51,19 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
         }
         there = count;
         serve(&client, count).await?;
-        rows.push(row(&format!("host's memory, {count} plugins, compiled by it"), &host).await?);
+        rows.push(
+            row(&format!("host's memory, {count} plugins, compiled by this host"), &host).await?,
+        );
     }
     host.end()?;
     let host = cluster.host()?;
-    // What each must do again is seen by what it does to a change.
+    // The reaction to a change shows that each plugin serves again.
     objects::at_once((0..there).map(|number| change(&client, number, "again"))).await?;
     greeted(&client, there, "again").await?;
-    let row = row(&format!("host's memory, {there} plugins, started again"), &host).await?;
+    let row = row(&format!("host's memory, {there} plugins, restarted"), &host).await?;
     rows.push(row.goal(GOAL_BYTES));
     let own = vec![proc::own_bytes(host.pid())?];
-    rows.push(BenchRow::new("  of it, no pages of mapped files", RowUnit::Bytes, own));
+    rows.push(BenchRow::new("  of it, without pages of mapped files", RowUnit::Bytes, own));
     Ok(rows)
 }
 
@@ -70,15 +72,15 @@ async fn row(name: &str, host: &Process) -> Result<BenchRow> {
     Ok(BenchRow::new(name, RowUnit::Bytes, vec![proc::resident_bytes(host.pid())?]))
 }
 
-/// The text with another number at its end.
+/// Returns the text with another number at its end.
 fn variant(text: &str, number: usize) -> String {
     format!("{}{number:04}", text.trim_end_matches('0'))
 }
 
-/// Makes an object for each plugin that has none, and waits until each has reconciled its own.
+/// Creates an object for each plugin that has none, and waits until each plugin has reconciled its own.
 async fn serve(client: &Client, count: usize) -> Result<()> {
     let make = |number| async move {
-        // The kind comes with the plugin.
+        // The kind is installed with the plugin.
         let made = || async { Ok(Poll::There(change(client, number, "there").await?)) };
         until(variant(KIND, number), SERVE_MAX, made).await.map(drop)
     };
@@ -102,7 +104,7 @@ async fn change(client: &Client, number: usize, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits until each plugin has made its ConfigMap with this text.
+/// Waits until each plugin has created its ConfigMap with this text.
 async fn greeted(client: &Client, count: usize, text: &str) -> Result<()> {
     let maps = objects::api(client, ["", "v1", "ConfigMap"]);
     let look = || async {

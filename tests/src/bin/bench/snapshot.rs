@@ -1,4 +1,4 @@
-//! A healthy Redis Cluster of any size, made up: what a Redis port would have seen of it.
+//! Generated snapshots of a healthy Redis Cluster of any size, as a Redis port would return them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,10 +26,10 @@ use tholepin_schema::{
 
 use crate::engine::WallClock;
 
-/// What the spec of a made-up cluster must ask for.
+/// The node timeout that the spec of a generated cluster must have.
 pub(crate) const NODE_TIMEOUT_MS: u32 = 5_000;
 
-/// A RedisCluster of this name.
+/// Returns a reference to the RedisCluster with this name.
 pub(crate) fn object(name: &str) -> ObjectRef {
     let kind = KindName {
         api_version: "redis.tholepin.dev/v1alpha1".to_owned(),
@@ -38,8 +38,8 @@ pub(crate) fn object(name: &str) -> ObjectRef {
     ObjectRef { kind, namespace: NAMESPACE.to_owned(), name: name.to_owned() }
 }
 
-/// Sees a healthy cluster in whatever members it is given: those whose names end in `-0` are primaries,
-/// as in a cluster that was just formed.
+/// A Redis port that reports a healthy cluster for any members: those whose names end in `-0` are primaries, as
+/// in a newly formed cluster.
 pub(crate) struct FakeRedis;
 
 impl Redis for FakeRedis {
@@ -88,7 +88,7 @@ impl Redis for FakeRedis {
     }
 
     fn join(&self, _: &InstanceMembers, _: &[String]) -> Result<Box<dyn PollStream>, CallError> {
-        Err(CallError::Unsupported("to look again and again".to_owned()))
+        Err(CallError::Unsupported("to poll".to_owned()))
     }
 
     fn unwatch(&self, _: &str) {}
@@ -97,13 +97,13 @@ impl Redis for FakeRedis {
 fn nothing_to_act_on(action: &Action) -> PerformedAction {
     let outcome = ActionOutcome::Failed {
         reason: "Unsupported".to_owned(),
-        message: format!("nothing is there to {}", action.verb.name()),
+        message: format!("no server to {}", action.verb.name()),
         may_have_run: false,
     };
     PerformedAction { outcome, commands: Vec::new() }
 }
 
-/// The place of a member, told by its Pod's name: which shard, and which Pod of it.
+/// The position of a member, taken from its Pod's name: which shard, and which Pod of it.
 #[derive(Clone, Copy)]
 struct FakePosition {
     shard: u16,
@@ -213,7 +213,7 @@ fn facts(
     }
 }
 
-/// The settings of every snapshot, as the plugin wants them for a spec with this node timeout.
+/// Returns the settings of every member, as the plugin expects them for a spec with this node timeout.
 fn settings(address: &str) -> BTreeMap<String, String> {
     let node_timeout = NODE_TIMEOUT_MS.to_string();
     let own_ip = address.rsplit_once(':').map_or("", |(ip, _)| ip);
@@ -227,18 +227,18 @@ fn settings(address: &str) -> BTreeMap<String, String> {
     SETTINGS_SHOWN.iter().map(|name| ((*name).to_owned(), value(name).to_owned())).collect()
 }
 
-/// A node's id, made of its place.
+/// Returns a node's id, made from its position.
 fn node(place: FakePosition) -> NodeId {
     let digits = format!("{:020x}{:020x}", place.shard + 1, place.ordinal + 1);
     digits.parse().unwrap_or_else(|error| unreachable!("40 hex digits: {error}"))
 }
 
-/// Another name of 40 digits with the same digits.
+/// Returns another type of identifier with the same 40 digits.
 fn hex<T: std::str::FromStr<Err: std::fmt::Display>>(id: NodeId) -> T {
     id.to_string().parse().unwrap_or_else(|error| unreachable!("40 hex digits: {error}"))
 }
 
-/// The slots of a shard: runs of equal length, the last takes the rest.
+/// Returns the slots of a shard: equal ranges, the last one has the remainder.
 fn slots(shard: u16, shards: u16) -> SlotSet {
     let bound = |shard: u16| u32::from(shard) * u32::from(Slot::COUNT) / u32::from(shards);
     let slot = |number: u32| u16::try_from(number).ok().and_then(|number| Slot::new(number).ok());
@@ -247,7 +247,7 @@ fn slots(shard: u16, shards: u16) -> SlotSet {
     range.map(SlotSet::from).unwrap_or_default()
 }
 
-/// Whether what is made up has the fields of a real snapshot: no more, no less.
+/// Checks that a generated snapshot has exactly the fields of a real one.
 pub(crate) fn check_shape(real: &Snapshot) -> Result<()> {
     let members = real.members.iter().map(|member| port::MemberPod {
         pod: member.pod.clone(),
@@ -265,11 +265,11 @@ pub(crate) fn check_shape(real: &Snapshot) -> Result<()> {
     };
     let (real, made_up) = (fields(real)?, fields(&made_up(&members.collect::<Vec<_>>()))?);
     let apart: Vec<_> = real.symmetric_difference(&made_up).cloned().collect();
-    ensure!(apart.is_empty(), "made-up snapshots are not as real ones: {}", apart.join(", "));
+    ensure!(apart.is_empty(), "generated snapshots differ from real ones in: {}", apart.join(", "));
     Ok(())
 }
 
-/// The paths of all fields; list items and ids count as one.
+/// Collects the paths of all fields; list items and ids count as one.
 fn collect(path: &str, value: &Value, into: &mut BTreeSet<String>) {
     match value {
         Value::Object(fields) => {

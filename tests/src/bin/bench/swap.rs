@@ -1,9 +1,9 @@
-//! How long a hot swap takes: from the rename of a plugin's file until the effect of the new code's first
-//! reconcile is seen in Kubernetes.
+//! The time of a hot swap: from the rename of a plugin's file to the effect of the new code's first reconcile in
+//! Kubernetes.
 //!
-//! Each variant of a component differs in a text that the plugin writes into an object, so that only
-//! code that really ran is counted. The text is replaced in the binary: that costs no build, and as the
-//! digest is another, it is code that the host never compiled.
+//! Each variant of a component differs in a text that the plugin writes into an object, so that only code that
+//! really ran is counted. The text is replaced in the binary, which needs no build; the variant has another
+//! digest, so the host has never compiled it.
 
 use std::{
     fs,
@@ -23,29 +23,29 @@ use tests::{cluster::LocalClusterProcess, guests, redis_cluster::NAMESPACE, wait
 
 use crate::table::{BenchRow, say};
 
-/// How many swaps are measured of each sort.
+/// How many swaps of each sort are measured.
 const COUNT: u64 = 20;
-/// After this a swap is given up.
+/// How long a swap may take before the measurement is given up.
 const SWAP_MAX: Duration = Duration::from_secs(10);
-/// How long the host has between two swaps to write down what it did.
+/// The pause between two swaps, in which the host writes its status of the last one.
 const PAUSE: Duration = Duration::from_millis(150);
 const GOAL_NEW_MS: f64 = 150.0;
 const GOAL_SEEN_MS: f64 = 20.0;
 
-/// As long as every text that is replaced.
+/// A text of the same length as every text that replaces it.
 const GREETING: &str = "what the benchmark says.";
 
-/// A plugin and where its text is seen.
+/// A plugin and the object that shows its text.
 struct SwappedPlugin {
     plugin: &'static str,
     component: Vec<u8>,
-    /// What is replaced in the component.
+    /// The text that is replaced in the component.
     text: &'static str,
-    /// The kind that is reconciled and the object of it, as YAML.
+    /// The reconciled object, as YAML.
     object: &'static str,
     /// `group`, `version`, `kind` of the object `bench` that shows the text.
     shown_by: [&'static str; 3],
-    /// The CRD that must be there before.
+    /// The CRD that must be installed first.
     crd: &'static str,
 }
 
@@ -63,7 +63,7 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let large = SwappedPlugin {
         plugin: "redis-cluster",
         component: guests::redis_cluster()?,
-        // Of the message that the Secret is missing: a pass that needs no server.
+        // From the message about a missing Secret: a reconcile that needs no server.
         text: "does not exist: `kubectl",
         object: "{apiVersion: redis.tholepin.dev/v1alpha1, kind: RedisCluster, metadata: {name: bench, \
                  namespace: default}, spec: {shards: 3, image: 'redis:7.0', auth: {secretName: none}}}",
@@ -94,7 +94,7 @@ impl SwappedPlugin {
         let events = self.events(&client, self.text).await?;
         let mut events = pin!(events);
 
-        // Later runs must not find what this one left in the cache of compiled code.
+        // A later run must not find the variants of this run in the cache of compiled code.
         let begun = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
         let mark = |number: u64| {
             let mark = format!("n{number}-{begun:x}-{}", process::id());
@@ -114,7 +114,7 @@ impl SwappedPlugin {
         Ok([row("new", &new).goal(GOAL_NEW_MS), row("seen", &seen).goal(GOAL_SEEN_MS)])
     }
 
-    /// The changes of the object that shows the text, as JSON; begins after it shows this one.
+    /// Returns the changes of the object that shows the text, as JSON, after it shows `first`.
     async fn events(
         &self,
         client: &Client,
@@ -149,7 +149,7 @@ impl SwappedPlugin {
         }))
     }
 
-    /// Renames the variant with this mark into place, and waits for its effect.
+    /// Renames the variant with this text into place, and waits for its effect.
     async fn swap(
         &self,
         plugins: &Path,

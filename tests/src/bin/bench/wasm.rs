@@ -1,8 +1,8 @@
-//! A recorded pass of `redis-cluster` in a fresh Wasm instance, beside the same crate, built with the same
-//! profile, as native code.
+//! A recorded reconcile of `redis-cluster` in a fresh Wasm instance, beside the same crate as native code, built
+//! with the same profile.
 //!
-//! The recording is real: a healthy RedisCluster on real servers, reconciled once through the real gate.
-//! Both sides are then answered from it by key, so that neither waits for anything.
+//! The recording is real: a healthy RedisCluster on real servers, reconciled once through the real gate. The
+//! calls of both sides are answered from it by key, so that neither waits for anything.
 
 use std::{
     collections::BTreeMap,
@@ -37,14 +37,14 @@ use crate::{
 };
 
 const REDIS: RedisCluster = RedisCluster::USUAL;
-/// After this a cluster that is not well is given up.
+/// How long a cluster may take to be healthy before the measurement is given up.
 const WELL_MAX: Duration = Duration::from_secs(90);
-/// Both sides take turns, so that both have the same machine.
+/// Both sides are measured in turns, so that the machine's load affects both alike.
 const TURNS: usize = 20;
 const PASSES_PER_TURN: usize = 25;
 const GOAL: f64 = 1.3;
 
-/// Measures it.
+/// Measures this part.
 pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let plugin = BenchPlugin::load("redis-cluster", &guests::redis_cluster()?).await?;
     let MeasuredReconcile { request, outcome, recording, .. } = record(&plugin).await?;
@@ -81,14 +81,14 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     ])
 }
 
-/// The ratio of the medians of each turn.
+/// Returns the ratio of the medians of each turn.
 fn ratios(ones: &[Vec<Duration>], others: &[Vec<Duration>]) -> Vec<f64> {
     let median = |turn: &Vec<Duration>| BenchRow::us("", turn).median();
     ones.iter().zip(others).map(|(one, other)| median(one) / median(other)).collect()
 }
 
-/// Has a RedisCluster made by a host, ends the host, and takes its place for two passes: the second is
-/// one in which nothing is left to do.
+/// Lets a host create a RedisCluster, ends the host, and reconciles twice in its place: the second reconcile has
+/// nothing left to do and is returned.
 async fn record(plugin: &BenchPlugin) -> Result<MeasuredReconcile> {
     let cluster = LocalClusterProcess::start()?;
     let (kubectl, client) = (cluster.kubectl()?, cluster.client().await?);
@@ -96,7 +96,7 @@ async fn record(plugin: &BenchPlugin) -> Result<MeasuredReconcile> {
     let mut host = cluster.host()?;
     REDIS.create(&kubectl)?;
     let look = || async { Ok(Poll::There(REDIS.well(&kubectl, &client).await?)) };
-    until(format!("{} to be well", REDIS.name), WELL_MAX, look).await?;
+    until(format!("{} to be healthy", REDIS.name), WELL_MAX, look).await?;
     host.end()?;
     let (changed, _changes) = mpsc::channel(16);
     let redis = RedisPort::new(RedisClientLimits::default(), Arc::new(WallClock), changed);
@@ -106,7 +106,7 @@ async fn record(plugin: &BenchPlugin) -> Result<MeasuredReconcile> {
     engine.reconcile(&plugin.loaded, &object).await?;
     let passed = engine.reconcile(&plugin.loaded, &object).await?;
     let summary = &passed.outcome.summary;
-    ensure!(summary.starts_with("ready: 3/3"), "not a pass of a healthy cluster: {summary}");
+    ensure!(summary.starts_with("ready: 3/3"), "not a reconcile of a healthy cluster: {summary}");
     say(&format!(
         "  recorded {} calls, {} bytes: {summary}",
         passed.recording.calls().len(),
@@ -115,17 +115,17 @@ async fn record(plugin: &BenchPlugin) -> Result<MeasuredReconcile> {
     Ok(passed)
 }
 
-/// Whether the snapshots that the part `growth` makes up still look like real ones.
+/// Checks that the generated snapshots of the part `growth` have the fields of real ones.
 fn check_made_up(recording: &Recording) -> Result<()> {
     let observed = recording.calls().iter().find(|call| call.call.function() == "redis/observe");
     let Some(Ok(Reply::Document(real))) = observed.map(|observed| &observed.answer) else {
-        return Err(anyhow!("the recording holds no snapshot"));
+        return Err(anyhow!("the recording has no snapshot"));
     };
     let real: Snapshot = serde_json::from_value(real.clone())?;
     snapshot::check_shape(&real)
 }
 
-/// One turn of the guest.
+/// Runs one turn of the guest.
 async fn replay(
     plugin: &BenchPlugin,
     request: &ReconcileRequest,
@@ -139,19 +139,19 @@ async fn replay(
         let start = Instant::now();
         let outcome = plugin.loaded.reconcile(context, given, world).await?;
         taken.push(start.elapsed());
-        ensure!(outcome.as_ref() == Ok(expected), "the replay came to {outcome:?}");
+        ensure!(outcome.as_ref() == Ok(expected), "the replay returned {outcome:?}");
     }
     Ok(taken)
 }
 
-/// The native plugin in its own process; ends when its standard input does.
+/// The native plugin in its own process, which ends when its stdin is closed.
 struct NativeProcess {
     orders: Option<ChildStdin>,
     answers: Lines<BufReader<ChildStdout>>,
     child: Child,
 }
 
-/// What it answers to an order.
+/// The answer to an order.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct NativeAnswer {
@@ -171,11 +171,11 @@ impl NativeProcess {
     }
 
     fn take_turn(&mut self, way: &str, expected: &ReconcileOutcome) -> Result<Vec<Duration>> {
-        let orders = self.orders.as_mut().context("it takes orders")?;
+        let orders = self.orders.as_mut().context("the native plugin's stdin is closed")?;
         writeln!(orders, "{way} {PASSES_PER_TURN}")?;
         let line = self.answers.next().context("the native plugin has ended")??;
         let turn: NativeAnswer = serde_json::from_str(&line)?;
-        ensure!(turn.outcome == *expected, "natively it came to {:?}", turn.outcome);
+        ensure!(turn.outcome == *expected, "the native plugin returned {:?}", turn.outcome);
         Ok(turn.taken_ns.into_iter().map(Duration::from_nanos).collect())
     }
 }
@@ -183,7 +183,7 @@ impl NativeProcess {
 impl Drop for NativeProcess {
     fn drop(&mut self) {
         drop(self.orders.take());
-        // It ends with its input; there is nobody to tell if not.
+        // The process ends with its stdin; a drop cannot report an error.
         self.child.wait().ok();
     }
 }
