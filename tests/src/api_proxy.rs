@@ -71,21 +71,21 @@ impl fmt::Display for KillMoment {
 /// A running proxy; ends when dropped.
 pub struct ApiProxy {
     shared: Arc<Shared>,
-    road: watch::Sender<ApiLink>,
+    link: watch::Sender<ApiLink>,
     kubeconfig: PathBuf,
     _tasks: JoinSet<()>,
 }
 
 struct Shared {
     client: Client,
-    road: watch::Receiver<ApiLink>,
+    link: watch::Receiver<ApiLink>,
     /// Watches with a smaller number than this forward no more events and do not end.
     hangs_before: AtomicU64,
     watches: AtomicU64,
     expired: AtomicU64,
     /// If set, writes are refused whose [`short`] name contains this text.
     refused: Mutex<Option<&'static str>>,
-    ledger: Mutex<WriteLog>,
+    write_log: Mutex<WriteLog>,
 }
 
 /// The writes that the host sent, and the write at which it is to be killed.
@@ -99,7 +99,7 @@ struct KillTrap {
     at: usize,
     moment: KillMoment,
     pid: u32,
-    sprung: watch::Sender<bool>,
+    killed: watch::Sender<bool>,
 }
 
 type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
@@ -133,20 +133,20 @@ impl ApiProxy {
         let kubeconfig = folder.join("proxied.kubeconfig");
         fs::write(&kubeconfig, serde_json::to_string(&file)?)?;
 
-        let (road, seen) = watch::channel(ApiLink::Clear);
+        let (link, receiver) = watch::channel(ApiLink::Clear);
         let shared = Arc::new(Shared {
             client: Client::try_from(config)?,
-            road: seen,
+            link: receiver,
             hangs_before: AtomicU64::new(0),
             watches: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             refused: Mutex::default(),
-            ledger: Mutex::default(),
+            write_log: Mutex::default(),
         });
         let listener = TcpListener::bind(address).await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(shared.clone(), listener, address));
-        Ok(Self { shared, road, kubeconfig, _tasks: tasks })
+        Ok(Self { shared, link, kubeconfig, _tasks: tasks })
     }
 
     /// Returns the kubeconfig with which the host is started.
@@ -156,8 +156,8 @@ impl ApiProxy {
     }
 
     /// Sets the state of the link, which applies to open connections too.
-    pub fn set(&self, road: ApiLink) {
-        self.road.send_replace(road);
+    pub fn set(&self, link: ApiLink) {
+        self.link.send_replace(link);
     }
 
     /// Refuses writes whose short name contains `part`, as an admission webhook would; `None` ends that.
@@ -179,34 +179,34 @@ impl ApiProxy {
 
     /// Returns the recorded writes and clears the record.
     pub fn take_writes(&self) -> Vec<String> {
-        std::mem::take(&mut self.shared.ledger().writes)
+        std::mem::take(&mut self.shared.write_log().writes)
     }
 
     /// Clears the record of writes and kills process `pid` at the write number `at` from now (the first is 1).
     /// The returned value turns true after the kill.
     pub fn kill_at(&self, at: usize, moment: KillMoment, pid: u32) -> watch::Receiver<bool> {
-        let (sprung, seen) = watch::channel(false);
-        let mut ledger = self.shared.ledger();
-        ledger.writes.clear();
-        ledger.trap = Some(KillTrap { at, moment, pid, sprung });
-        seen
+        let (killed, receiver) = watch::channel(false);
+        let mut write_log = self.shared.write_log();
+        write_log.writes.clear();
+        write_log.trap = Some(KillTrap { at, moment, pid, killed });
+        receiver
     }
 
     /// Cancels [`kill_at`](Self::kill_at).
-    pub fn spare(&self) {
-        self.shared.ledger().trap = None;
+    pub fn cancel_kill(&self) {
+        self.shared.write_log().trap = None;
     }
 }
 
 /// Accepts connections, except while the link is cut.
 async fn serve(shared: Arc<Shared>, first: TcpListener, address: SocketAddr) {
     let mut listener = Some(first);
-    let mut road = shared.road.clone();
+    let mut link = shared.link.clone();
     loop {
-        if road.wait_for(|road| *road != ApiLink::Cut).await.is_err() {
+        if link.wait_for(|link| *link != ApiLink::Cut).await.is_err() {
             return;
         }
-        let Some(listening) = bound(listener.take(), address).await else { return };
+        let Some(listening) = listener_on(listener.take(), address).await else { return };
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -221,7 +221,7 @@ async fn serve(shared: Arc<Shared>, first: TcpListener, address: SocketAddr) {
                         connection.await.ok();
                     });
                 },
-                cut = road.wait_for(|road| *road == ApiLink::Cut) => {
+                cut = link.wait_for(|link| *link == ApiLink::Cut) => {
                     if cut.is_err() {
                         return;
                     }
@@ -236,13 +236,13 @@ async fn serve(shared: Arc<Shared>, first: TcpListener, address: SocketAddr) {
 }
 
 /// Returns the given listener, or binds a new one: closed connections may hold the port for a moment.
-async fn bound(listener: Option<TcpListener>, address: SocketAddr) -> Option<TcpListener> {
+async fn listener_on(listener: Option<TcpListener>, address: SocketAddr) -> Option<TcpListener> {
     if listener.is_some() {
         return listener;
     }
-    let look = || async { Ok(crate::wait::Poll::There(TcpListener::bind(address).await?)) };
-    let bound = crate::wait::until("the proxy's port", BIND_DEADLINE, look).await;
-    bound.ok().map(|(listener, _)| listener)
+    let poll = || async { Ok(crate::wait::Poll::Done(TcpListener::bind(address).await?)) };
+    let listener_on = crate::wait::until("the proxy's port", BIND_DEADLINE, poll).await;
+    listener_on.ok().map(|(listener, _)| listener)
 }
 
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answer, Infallible> {
@@ -257,12 +257,12 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
 }
 
 impl Shared {
-    fn ledger(&self) -> MutexGuard<'_, WriteLog> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    fn write_log(&self) -> MutexGuard<'_, WriteLog> {
+        self.write_log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn forward(self: &Arc<Self>, request: Request<Incoming>) -> Result<Answer> {
-        self.passable().await;
+        self.until_clear().await;
         let (mut parts, body) = request.into_parts();
         for name in [HOST, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING] {
             parts.headers.remove(name);
@@ -272,10 +272,10 @@ impl Shared {
         let trap = if parts.method == Method::GET || path.contains("dryRun") {
             None
         } else {
-            self.wrote(&parts.method, &path)
+            self.record_write(&parts.method, &path)
         };
         if let Some(KillTrap { moment: KillMoment::Before, .. }) = &trap {
-            return self.spring(trap).await;
+            return self.kill_host(trap).await;
         }
         if parts.method != Method::GET && self.refuses(&parts.method, &path) {
             return forbidden();
@@ -284,23 +284,23 @@ impl Shared {
         let body = body.collect().await?.to_bytes();
         let sent = self.client.send(Request::from_parts(parts, Body::from(body))).await?;
         if trap.is_some() {
-            return self.spring(trap).await;
+            return self.kill_host(trap).await;
         }
-        self.passable().await;
+        self.until_clear().await;
         let (mut parts, body) = sent.into_parts();
         for name in [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING] {
             parts.headers.remove(name);
         }
         let number = is_watch.then(|| self.watches.fetch_add(1, Ordering::SeqCst));
-        Ok(Response::from_parts(parts, self.gated(body, number)))
+        Ok(Response::from_parts(parts, self.forwarded_body(body, number)))
     }
 
     /// Records a write, and returns the kill trap if it is set at this write.
-    fn wrote(&self, method: &Method, path: &str) -> Option<KillTrap> {
-        let mut ledger = self.ledger();
-        ledger.writes.push(short(method, path));
-        let count = ledger.writes.len();
-        ledger.trap.take_if(|trap| trap.at == count)
+    fn record_write(&self, method: &Method, path: &str) -> Option<KillTrap> {
+        let mut write_log = self.write_log();
+        write_log.writes.push(short(method, path));
+        let count = write_log.writes.len();
+        write_log.trap.take_if(|trap| trap.at == count)
     }
 
     fn refuses(&self, method: &Method, path: &str) -> bool {
@@ -309,38 +309,42 @@ impl Shared {
     }
 
     /// Kills the host and never answers its request.
-    async fn spring(&self, trap: Option<KillTrap>) -> Result<Answer> {
-        if let Some(KillTrap { pid, sprung, .. }) = trap {
+    async fn kill_host(&self, trap: Option<KillTrap>) -> Result<Answer> {
+        if let Some(KillTrap { pid, killed, .. }) = trap {
             signal(pid, "KILL")?;
-            sprung.send_replace(true);
+            killed.send_replace(true);
         }
         std::future::pending().await
     }
 
     /// Returns a response body that forwards each frame only while the link is clear.
-    fn gated(self: &Arc<Self>, body: Body, watch: Option<u64>) -> UnsyncBoxBody<Bytes, io::Error> {
+    fn forwarded_body(
+        self: &Arc<Self>,
+        body: Body,
+        watch: Option<u64>,
+    ) -> UnsyncBoxBody<Bytes, io::Error> {
         let shared = self.clone();
         let hangs = {
             let shared = shared.clone();
             move || watch.is_some_and(|own| own < shared.hangs_before.load(Ordering::SeqCst))
         };
         let ends = hangs.clone();
-        let pieces = TryStreamExt::map_err(BodyStream::new(body), io::Error::other);
-        let pieces = pieces.then(move |piece: io::Result<Frame<Bytes>>| {
+        let frames = TryStreamExt::map_err(BodyStream::new(body), io::Error::other);
+        let frames = frames.then(move |frame: io::Result<Frame<Bytes>>| {
             let (shared, hangs) = (shared.clone(), hangs.clone());
             async move {
-                shared.passable().await;
+                shared.until_clear().await;
                 if hangs() {
                     std::future::pending::<()>().await;
                 }
-                let says_expired = |bytes: &Bytes| {
+                let is_expired = |bytes: &Bytes| {
                     let text = String::from_utf8_lossy(bytes);
                     text.contains("\"type\":\"ERROR\"") && text.contains("410")
                 };
-                if piece.as_ref().ok().and_then(Frame::data_ref).is_some_and(says_expired) {
+                if frame.as_ref().ok().and_then(Frame::data_ref).is_some_and(is_expired) {
                     shared.expired.fetch_add(1, Ordering::SeqCst);
                 }
-                piece
+                frame
             }
         });
         // A hung watch does not end either.
@@ -350,13 +354,13 @@ impl Shared {
             }
             None
         });
-        BodyExt::boxed_unsync(StreamBody::new(pieces.chain(end.filter_map(future::ready))))
+        BodyExt::boxed_unsync(StreamBody::new(frames.chain(end.filter_map(future::ready))))
     }
 
     /// Waits until the link is clear.
-    async fn passable(&self) {
-        let mut road = self.road.clone();
-        if road.wait_for(|road| *road == ApiLink::Clear).await.is_err() {
+    async fn until_clear(&self) {
+        let mut link = self.link.clone();
+        if link.wait_for(|link| *link == ApiLink::Clear).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -381,17 +385,17 @@ fn forbidden() -> Result<Answer> {
 /// Returns a short name of a write: `patch statefulsets/cache-0 (tholepin:redis-cluster)`.
 fn short(method: &Method, path: &str) -> String {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    let words: Vec<_> = path.split('/').filter(|word| !word.is_empty()).collect();
+    let segments: Vec<_> = path.split('/').filter(|segment| !segment.is_empty()).collect();
     // The path begins with `api/v1` or `apis/GROUP/VERSION`; for most kinds `namespaces/NAME` follows.
-    let after_version = if words.first() == Some(&"api") { 2 } else { 3 };
-    let mut words = words.into_iter().skip(after_version).collect::<Vec<_>>();
-    if words.first() == Some(&"namespaces") && 2 < words.len() {
-        words.drain(..2);
+    let after_version = if segments.first() == Some(&"api") { 2 } else { 3 };
+    let mut segments = segments.into_iter().skip(after_version).collect::<Vec<_>>();
+    if segments.first() == Some(&"namespaces") && 2 < segments.len() {
+        segments.drain(..2);
     }
     let manager = query.split('&').find_map(|pair| pair.strip_prefix("fieldManager="));
     let manager = manager.map(|name| format!(" ({})", name.replace("%3A", ":")));
     let method = method.as_str().to_lowercase();
-    format!("{method} {}{}", words.join("/"), manager.unwrap_or_default())
+    format!("{method} {}{}", segments.join("/"), manager.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -409,8 +413,8 @@ mod tests {
             ("/api/v1/namespaces/default", "patch namespaces/default"),
             ("/apis/tholepin.dev/v1alpha1/plugins/p/status", "patch plugins/p/status"),
         ];
-        for (path, words) in cases {
-            assert_eq!(short(&Method::PATCH, path), words);
+        for (path, segments) in cases {
+            assert_eq!(short(&Method::PATCH, path), segments);
         }
     }
 }

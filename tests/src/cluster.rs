@@ -76,7 +76,7 @@ impl LocalClusterProcess {
             arguments: &arguments,
             environment: &[],
             log: &log,
-            until: "kubeconfig",
+            ready_prefix: "kubeconfig",
             deadline: START_DEADLINE,
         })?;
         Ok(Self { process, kubeconfig: kubeconfig.into(), directory })
@@ -163,7 +163,7 @@ impl LocalClusterProcess {
     /// # Errors
     ///
     /// Fails if no host has started on this cluster yet, or if it does not answer.
-    pub fn vital(&self, path: &str) -> Result<(u16, String)> {
+    pub fn get_path(&self, path: &str) -> Result<(u16, String)> {
         crate::http::get(self.admin()?.file().metrics_address, path)
     }
 
@@ -173,7 +173,7 @@ impl LocalClusterProcess {
     ///
     /// Fails if the host does not become ready.
     pub fn host(&self) -> Result<Process> {
-        self.host_as(&HostOptions::default())
+        self.host_with(&HostOptions::default())
     }
 
     /// Starts the host with these options.
@@ -181,8 +181,8 @@ impl LocalClusterProcess {
     /// # Errors
     ///
     /// Fails if the host does not become ready.
-    pub fn host_as(&self, setup: &HostOptions) -> Result<Process> {
-        let HostOptions { kubeconfig, cache, clock, arguments: more } = setup;
+    pub fn host_with(&self, options: &HostOptions) -> Result<Process> {
+        let HostOptions { kubeconfig, cache, clock, arguments: more } = options;
         let plugins = self.plugins()?;
         let log = self.host_log();
         let path = |path: &Path| path.to_str().map(str::to_owned).context("the path is not UTF-8");
@@ -201,7 +201,7 @@ impl LocalClusterProcess {
             arguments: &arguments,
             environment: &environment.collect::<Vec<_>>(),
             log: &log,
-            until: "ready",
+            ready_prefix: "ready",
             deadline: START_DEADLINE,
         })?;
         Ok(process)

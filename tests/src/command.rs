@@ -68,8 +68,8 @@ impl CommandLine {
             self.run(&[&["calls", "--json"], arguments].concat())?;
         ensure!(code == 0, "{stderr}");
         let document: Value = serde_json::from_str(&stdout)?;
-        let passes = document.get("passes").and_then(Value::as_array);
-        Ok(passes.context("the output of `calls` has no `passes`")?.clone())
+        let reconciles = document.get("passes").and_then(Value::as_array);
+        Ok(reconciles.context("the output of `calls` has no `passes`")?.clone())
     }
 }
 

@@ -66,7 +66,7 @@ pub enum ApiAccess {
 struct RunningOracles {
     writer: Option<Writer>,
     invariants: Invariants,
-    fresh: BTreeMap<String, Value>,
+    expected: BTreeMap<String, Value>,
 }
 
 impl TestEnvironment {
@@ -90,7 +90,7 @@ impl TestEnvironment {
     ///
     /// Fails if the cluster, the host or a plugin does not become ready.
     pub async fn begin_by(
-        reach: ApiAccess,
+        access: ApiAccess,
         redis: RedisCluster,
         others: &[(&str, Vec<u8>)],
         objects: &str,
@@ -102,12 +102,12 @@ impl TestEnvironment {
             kubectl.run_with(&["apply", "--server-side", "-f", "-"], objects)?;
         }
         let plugins = cluster.plugins()?;
-        let mine = ("redis-cluster", component);
-        for (name, component) in std::iter::once(&mine).chain(others) {
+        let own = ("redis-cluster", component);
+        for (name, component) in std::iter::once(&own).chain(others) {
             fs::write(plugins.join(format!("{name}.wasm")), component)?;
             fs::write(plugins.join(format!("{name}.yaml")), guests::settings(name))?;
         }
-        let (proxy, setup) = match reach {
+        let (proxy, setup) = match access {
             ApiAccess::Direct(setup) => (None, setup),
             ApiAccess::Proxied => {
                 let proxy = ApiProxy::start(cluster.kubeconfig(), cluster.directory()).await?;
@@ -115,8 +115,8 @@ impl TestEnvironment {
                 (Some(proxy), HostOptions { kubeconfig, ..HostOptions::default() })
             }
         };
-        let host = cluster.host_as(&setup)?;
-        let story = Self {
+        let host = cluster.host_with(&setup)?;
+        let env = Self {
             host,
             client,
             kubectl,
@@ -128,11 +128,11 @@ impl TestEnvironment {
             watch: None,
             has_ended: false,
         };
-        story.active("redis-cluster").await?;
+        env.until_active("redis-cluster").await?;
         for (name, _) in others {
-            story.active(name).await?;
+            env.until_active(name).await?;
         }
-        Ok(story)
+        Ok(env)
     }
 
     /// Starts with a healthy RedisCluster and running oracles.
@@ -141,11 +141,11 @@ impl TestEnvironment {
     ///
     /// Fails if the cluster does not become healthy.
     pub async fn with_redis(redis: RedisCluster) -> Result<Self> {
-        let mut story = Self::begin(redis, &[], "").await?;
-        story.redis.create(&story.kubectl)?;
-        story.well().await?;
-        story.watch().await?;
-        Ok(story)
+        let mut env = Self::begin(redis, &[], "").await?;
+        env.redis.create(&env.kubectl)?;
+        env.until_healthy().await?;
+        env.watch().await?;
+        Ok(env)
     }
 
     /// Returns the proxy between the host and the API server.
@@ -153,7 +153,7 @@ impl TestEnvironment {
     /// # Errors
     ///
     /// Fails in a scenario without a proxy.
-    pub fn road(&self) -> Result<&ApiProxy> {
+    pub fn api_proxy(&self) -> Result<&ApiProxy> {
         self.proxy.as_ref().context("this scenario has no API proxy")
     }
 
@@ -165,7 +165,7 @@ impl TestEnvironment {
     pub fn restart(&mut self) -> Result<Duration> {
         let start = Instant::now();
         self.host.kill()?;
-        self.host = self.cluster.host_as(&self.setup)?;
+        self.host = self.cluster.host_with(&self.setup)?;
         Ok(start.elapsed())
     }
 
@@ -176,13 +176,13 @@ impl TestEnvironment {
     /// Fails if the host does not become ready, or in a scenario without a proxy.
     pub fn restart_while_away(&mut self, until: Instant) -> Result<()> {
         self.host.kill()?;
-        let (road, cluster, setup) = (self.road()?, &self.cluster, &self.setup);
+        let (api_proxy, cluster, setup) = (self.api_proxy()?, &self.cluster, &self.setup);
         let host = thread::scope(|scope| {
             scope.spawn(|| {
                 thread::sleep(until.saturating_duration_since(Instant::now()));
-                road.set(ApiLink::Clear);
+                api_proxy.set(ApiLink::Clear);
             });
-            cluster.host_as(setup)
+            cluster.host_with(setup)
         })?;
         self.host = host;
         Ok(())
@@ -215,13 +215,14 @@ impl TestEnvironment {
         Ok(serde_json::from_str(&self.kubectl.run(&["get", "plugin", name, "-o", "json"])?)?)
     }
 
-    async fn active(&self, name: &str) -> Result<()> {
-        let look = || async {
+    async fn until_active(&self, name: &str) -> Result<()> {
+        let poll = || async {
             let plugin = self.plugin(name)?;
-            let active = plugin.pointer("/status/stage").is_some_and(|stage| stage == "Active");
-            Ok(if active { Poll::There(()) } else { Poll::NotYet(plugin.to_string()) })
+            let until_active =
+                plugin.pointer("/status/stage").is_some_and(|stage| stage == "Active");
+            Ok(if until_active { Poll::Done(()) } else { Poll::NotYet(plugin.to_string()) })
         };
-        until(format!("plugin {name} to be active"), GIVE_UP, look).await.map(drop)
+        until(format!("plugin {name} to be active"), GIVE_UP, poll).await.map(drop)
     }
 
     /// Waits until the RedisCluster is healthy; returns its members and how long that took.
@@ -229,10 +230,11 @@ impl TestEnvironment {
     /// # Errors
     ///
     /// Fails at the deadline with what was not healthy.
-    pub async fn well(&self) -> Result<(Vec<ClusterPod>, Duration)> {
-        let look =
-            || async { Ok(Poll::There(self.redis.well(&self.kubectl, &self.client).await?)) };
-        until(format!("{} to be healthy", self.redis.name), GIVE_UP, look).await
+    pub async fn until_healthy(&self) -> Result<(Vec<ClusterPod>, Duration)> {
+        let poll = || async {
+            Ok(Poll::Done(self.redis.check_healthy(&self.kubectl, &self.client).await?))
+        };
+        until(format!("{} to be healthy", self.redis.name), GIVE_UP, poll).await
     }
 
     /// Starts the oracles on a healthy RedisCluster, and records its present state as the one that must be
@@ -253,12 +255,12 @@ impl TestEnvironment {
     /// As [`watch`](Self::watch).
     pub async fn watch_with(&mut self, unserved_max: Duration) -> Result<()> {
         self.settle(Duration::from_secs(1)).await?;
-        let fresh = shape(&self.client, NAMESPACE).await?;
-        let seats = self.redis.seats(&self.client).await?;
-        let servers: Vec<_> = seats.into_iter().map(|seat| seat.address).collect();
+        let expected = shape(&self.client, NAMESPACE).await?;
+        let members = self.redis.members(&self.client).await?;
+        let servers: Vec<_> = members.into_iter().map(|member| member.address).collect();
         let audit_log = self.cluster.audit_log();
         let invariants = Invariants::start(&servers, self.redis.password, &audit_log, unserved_max);
-        self.watch = Some(RunningOracles { writer: None, invariants, fresh });
+        self.watch = Some(RunningOracles { writer: None, invariants, expected });
         self.watch_writes().await
     }
 
@@ -309,8 +311,8 @@ impl TestEnvironment {
     ///
     /// Fails if something is still written after 8 s.
     pub async fn settle(&self, pause: Duration) -> Result<()> {
-        let look = || async { Ok(Poll::There(quiet(&self.client, &[], pause).await?)) };
-        until("the cluster to settle", SETTLE, look).await.map(drop)
+        let poll = || async { Ok(Poll::Done(quiet(&self.client, &[], pause).await?)) };
+        until("the cluster to settle", SETTLE, poll).await.map(drop)
     }
 
     /// Returns the name and the document of the Redis cluster's ledger.
@@ -334,17 +336,17 @@ impl TestEnvironment {
     /// # Errors
     ///
     /// Fails at the deadline with what the ledger records.
-    pub async fn keys_are_known(&self) -> Result<()> {
-        let look = || async {
+    pub async fn until_keys_known(&self) -> Result<()> {
+        let poll = || async {
             let (_, ledger) = self.ledger()?;
             let held = ledger.get("heldKeys").cloned().unwrap_or_default();
             Ok(if held == json!(["0-16383"]) {
-                Poll::There(())
+                Poll::Done(())
             } else {
                 Poll::NotYet(held.to_string())
             })
         };
-        until("the ledger to know of keys in every shard", GIVE_UP, look).await.map(drop)
+        until("the ledger to know of keys in every shard", GIVE_UP, poll).await.map(drop)
     }
 
     /// Ends all processes without judging the oracles.
@@ -367,13 +369,13 @@ impl TestEnvironment {
     /// Fails if an oracle finds a violation, or if a process does not exit with code 0 in time.
     pub async fn end(mut self, pause: Duration) -> Result<WriterReport> {
         let watch = self.watch.take().context("the oracles do not run")?;
-        self.well().await?;
-        self.keys_are_known().await?;
+        self.until_healthy().await?;
+        self.until_keys_known().await?;
         // Writes about the last changes may still be under way for a moment.
         self.settle(Duration::from_secs(1)).await.context("oracle Quiet")?;
         quiet(&self.client, &[self.cluster.audit_log()], pause).await.context("oracle Quiet")?;
         let end = shape(&self.client, NAMESPACE).await?;
-        let differences = differences(&watch.fresh, &end);
+        let differences = differences(&watch.expected, &end);
         ensure!(differences.is_empty(), "oracle Same end: {}", differences.join("; "));
         let writer = watch.writer.context("the writer does not run")?;
         let report = writer.finish().context("oracle Writer")?;

@@ -126,11 +126,11 @@ fn lock(target: &Path) -> Result<fs::File> {
 }
 
 /// Runs `cargo build` with the profile of plugins.
-fn cargo(target: &Path, what: &[&str], variables: &[(&str, &str)]) -> Result<()> {
+fn cargo(target: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Result<()> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .args(["build", "--quiet", "--locked", "--profile", "plugin"])
-        .args(what)
+        .args(arguments)
         .env("CARGO_TARGET_DIR", target)
         .env_remove("RUSTFLAGS")
         .current_dir(env!("CARGO_MANIFEST_DIR"));
@@ -138,15 +138,15 @@ fn cargo(target: &Path, what: &[&str], variables: &[(&str, &str)]) -> Result<()>
         cargo.env_remove(name);
     }
     let status = cargo.envs(variables.iter().copied()).status().context("cannot start cargo")?;
-    ensure!(status.success(), "cannot build with {}", what.join(" "));
+    ensure!(status.success(), "cannot build with {}", arguments.join(" "));
     Ok(())
 }
 
 /// Returns the same component with another digest: a custom section is added, which nothing reads.
 #[must_use]
-pub fn renamed(component: &[u8], mark: u8) -> Vec<u8> {
+pub fn renamed(component: &[u8], tag: u8) -> Vec<u8> {
     // A custom section (0) of three bytes: a name of one byte, and one byte of content.
-    [component, &[0, 3, 1, b'm', mark]].concat()
+    [component, &[0, 3, 1, b'm', tag]].concat()
 }
 
 /// Returns the component with each occurrence of `text` replaced by a text of the same length: a variant
@@ -155,19 +155,20 @@ pub fn renamed(component: &[u8], mark: u8) -> Vec<u8> {
 /// # Errors
 ///
 /// Fails if the lengths differ, or if the component does not contain the text.
-pub fn replaced(component: &[u8], text: &str, by: &str) -> Result<Vec<u8>> {
-    ensure!(text.len() == by.len(), "`{by}` is not as long as `{text}`");
-    let mut fresh = component.to_vec();
+pub fn replaced(component: &[u8], text: &str, replacement: &str) -> Result<Vec<u8>> {
+    ensure!(text.len() == replacement.len(), "`{replacement}` is not as long as `{text}`");
+    let mut copy = component.to_vec();
     let places = component.windows(text.len()).enumerate();
     let places = places.filter(|(_, bytes)| *bytes == text.as_bytes());
     let mut count = 0;
     for (place, _) in places {
-        let bytes = fresh.get_mut(place..place + by.len()).context("a place that was found")?;
-        bytes.copy_from_slice(by.as_bytes());
+        let bytes =
+            copy.get_mut(place..place + replacement.len()).context("a place that was found")?;
+        bytes.copy_from_slice(replacement.as_bytes());
         count += 1;
     }
     ensure!(count > 0, "the component does not contain `{text}`");
-    Ok(fresh)
+    Ok(copy)
 }
 
 /// Returns a component without code that imports one function of one interface. Both names must be shorter

@@ -46,24 +46,24 @@ impl WrittenKeys {
         let mut router = ClusterClient::new(&keys.entry, redis.password);
         for (tag, key) in &keys.names {
             let set = cmd("SET").arg(key).arg("kept").to_owned();
-            let look = || {
+            let poll = || {
                 let set: Result<String> = router.send(tag, &set);
-                async move { set.map(|_| Poll::There(())) }
+                async move { set.map(|_| Poll::Done(())) }
             };
-            until(format!("the write of {key}"), ANSWER_DEADLINE, look).await?;
+            until(format!("the write of {key}"), ANSWER_DEADLINE, poll).await?;
         }
-        let look = || async {
-            let seats = redis.seats(client).await?;
+        let poll = || async {
+            let members = redis.members(client).await?;
             let mut by_shard: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-            for seat in &seats {
-                by_shard.entry(&seat.shard).or_default().push(count(seat.member.field("db0")));
+            for member in &members {
+                by_shard.entry(&member.shard).or_default().push(count(member.server.field("db0")));
             }
             let is_copied = by_shard
                 .values()
-                .all(|counts| counts.iter().all(|one| Some(one) == counts.first()));
-            Ok(if is_copied { Poll::There(()) } else { Poll::NotYet(format!("{by_shard:?}")) })
+                .all(|counts| counts.iter().all(|count_here| Some(count_here) == counts.first()));
+            Ok(if is_copied { Poll::Done(()) } else { Poll::NotYet(format!("{by_shard:?}")) })
         };
-        until("the keys to be on every replica", COPY_DEADLINE, look).await?;
+        until("the keys to be on every replica", COPY_DEADLINE, poll).await?;
         Ok(keys)
     }
 

@@ -94,21 +94,21 @@ impl ServerInfo {
     /// # Errors
     ///
     /// Fails with the first difference.
-    pub fn at_peace(&self, nodes: usize, shards: usize) -> Result<()> {
-        let says = |name: &str| self.cluster.get(name).map_or("", String::as_str);
-        let wanted = [
+    pub fn check_healthy(&self, nodes: usize, shards: usize) -> Result<()> {
+        let value_of = |name: &str| self.cluster.get(name).map_or("", String::as_str);
+        let expected = [
             ("cluster_state", "ok".to_owned()),
             ("cluster_slots_assigned", "16384".to_owned()),
             ("cluster_slots_ok", "16384".to_owned()),
             ("cluster_known_nodes", nodes.to_string()),
             ("cluster_size", shards.to_string()),
         ];
-        for (name, value) in wanted {
-            ensure!(says(name) == value, "{name} is {} and not {value}", says(name));
+        for (name, value) in expected {
+            ensure!(value_of(name) == value, "{name} is {} and not {value}", value_of(name));
         }
         for row in &self.rows {
-            let troubled = ["fail", "fail?", "handshake", "noaddr"];
-            ensure!(!troubled.iter().any(|flag| row.is(flag)), "{} is {}", row.id, row.flags);
+            let unhealthy = ["fail", "fail?", "handshake", "noaddr"];
+            ensure!(!unhealthy.iter().any(|flag| row.is(flag)), "{} is {}", row.id, row.flags);
         }
         if self.field("role") == "slave" {
             let link = self.field("master_link_status");

@@ -62,7 +62,7 @@ pub struct ProcessOptions<'a> {
     /// The file for its stderr.
     pub log: &'a Path,
     /// The beginning of the stdout line that reports that the process is ready.
-    pub until: &'static str,
+    pub ready_prefix: &'static str,
     /// How long that line may take.
     pub deadline: Duration,
 }
@@ -80,8 +80,8 @@ impl Process {
     /// # Errors
     ///
     /// Fails with the end of its stderr if it exits, or does not print the line before the deadline.
-    pub fn start(launch: &ProcessOptions<'_>) -> Result<(Self, String)> {
-        let ProcessOptions { name, arguments, environment, log, until, deadline } = *launch;
+    pub fn start(options: &ProcessOptions<'_>) -> Result<(Self, String)> {
+        let ProcessOptions { name, arguments, environment, log, ready_prefix, deadline } = *options;
         let mut command = Command::new(tholepin()?);
         command.args(arguments).envs(environment.iter().copied());
         let mut process = Self::spawn(name, &command, log)?;
@@ -90,7 +90,7 @@ impl Process {
         // Reads until the process exits, so that it never blocks on a full pipe.
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if let Some(rest) = line.strip_prefix(until) {
+                if let Some(rest) = line.strip_prefix(ready_prefix) {
                     // After the first line the receiver is gone, so an error here means nothing.
                     sender.send(rest.trim().to_owned()).ok();
                 }
@@ -99,7 +99,7 @@ impl Process {
         match lines.recv_timeout(deadline) {
             Ok(rest) => Ok((process, rest)),
             Err(_) => {
-                bail!("{name} did not print `{until}` within {deadline:?}:\n{}", tail(log))
+                bail!("{name} did not print `{ready_prefix}` within {deadline:?}:\n{}", tail(log))
             }
         }
     }

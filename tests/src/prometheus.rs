@@ -75,22 +75,22 @@ pub fn lint(exposition: &str) -> Result<String> {
     let mut promtool = command.spawn().context("cannot start promtool; run ./setup --tests")?;
     promtool.stdin.take().context("stdin is piped")?.write_all(exposition.as_bytes())?;
     let output = promtool.wait_with_output()?;
-    let mut said = String::from_utf8_lossy(&output.stderr).into_owned();
-    said.push_str(&String::from_utf8_lossy(&output.stdout));
-    if !output.status.success() && said.is_empty() {
-        said = output.status.to_string();
+    let mut complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+    complaints.push_str(&String::from_utf8_lossy(&output.stdout));
+    if !output.status.success() && complaints.is_empty() {
+        complaints = output.status.to_string();
     }
-    Ok(said)
+    Ok(complaints)
 }
 
 /// Returns the value of the first series of a family that has these labels.
 #[must_use]
 pub fn value(exposition: &str, family: &str, labels: &[(&str, &str)]) -> Option<f64> {
-    let wanted: Vec<_> =
+    let expected: Vec<_> =
         labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
     let line = exposition.lines().find(|line| {
         let name = line.split(['{', ' ']).next();
-        name == Some(family) && wanted.iter().all(|label| line.contains(label))
+        name == Some(family) && expected.iter().all(|label| line.contains(label))
     })?;
     line.rsplit(' ').next()?.parse().ok()
 }

@@ -43,7 +43,7 @@ pub struct ClusterPod {
     /// The StatefulSet that owns the Pod.
     pub shard: String,
     /// The state of the server.
-    pub member: ServerInfo,
+    pub server: ServerInfo,
 }
 
 impl RedisCluster {
@@ -120,10 +120,10 @@ impl RedisCluster {
     /// # Errors
     ///
     /// Fails if a Pod does not exist or is not ready, or if its server does not answer.
-    pub async fn seats(&self, client: &Client) -> Result<Vec<ClusterPod>> {
+    pub async fn members(&self, client: &Client) -> Result<Vec<ClusterPod>> {
         let pods = self.list_pods(client).await?;
         ensure!(pods.len() == self.pods(), "{} Pods and not {}", pods.len(), self.pods());
-        pods.iter().map(|pod| seat(pod, self.password)).collect()
+        pods.iter().map(|pod| member(pod, self.password)).collect()
     }
 
     /// Returns the Pods as the API server has them, in order of name.
@@ -146,7 +146,7 @@ impl RedisCluster {
     /// Fails if the Pods cannot be listed.
     pub async fn answering(&self, client: &Client) -> Result<Vec<ClusterPod>> {
         let pods = self.list_pods(client).await?;
-        Ok(pods.iter().filter_map(|pod| seat(pod, self.password).ok()).collect())
+        Ok(pods.iter().filter_map(|pod| member(pod, self.password).ok()).collect())
     }
 
     /// Checks that the cluster is healthy: its conditions have the expected status at the present generation,
@@ -155,14 +155,19 @@ impl RedisCluster {
     /// # Errors
     ///
     /// Fails with the first difference.
-    pub async fn well(&self, kubectl: &Kubectl, client: &Client) -> Result<Vec<ClusterPod>> {
-        let seats = self.at_peace(client).await?;
+    pub async fn check_healthy(
+        &self,
+        kubectl: &Kubectl,
+        client: &Client,
+    ) -> Result<Vec<ClusterPod>> {
+        let members = self.check_servers(client).await?;
         let object = kubectl.run(&["get", "rediscluster", self.name, "-o", "json"])?;
         let object: Value = serde_json::from_str(&object)?;
-        for (name, wanted) in [("Ready", "True"), ("Progressing", "False"), ("Degraded", "False")] {
-            check_condition(&object, name, wanted)?;
+        for (name, expected) in [("Ready", "True"), ("Progressing", "False"), ("Degraded", "False")]
+        {
+            check_condition(&object, name, expected)?;
         }
-        Ok(seats)
+        Ok(members)
     }
 
     /// Checks that all servers run and agree that the cluster is healthy, whatever the object's conditions are.
@@ -171,20 +176,20 @@ impl RedisCluster {
     /// # Errors
     ///
     /// Fails with the first difference.
-    pub async fn at_peace(&self, client: &Client) -> Result<Vec<ClusterPod>> {
-        let seats = self.seats(client).await?;
-        for ClusterPod { pod, member, .. } in &seats {
-            member.at_peace(self.pods(), self.shards).with_context(|| pod.clone())?;
+    pub async fn check_servers(&self, client: &Client) -> Result<Vec<ClusterPod>> {
+        let members = self.members(client).await?;
+        for ClusterPod { pod, server, .. } in &members {
+            server.check_healthy(self.pods(), self.shards).with_context(|| pod.clone())?;
         }
         let mut by_shard: BTreeMap<&str, Vec<bool>> = BTreeMap::new();
-        for seat in &seats {
-            by_shard.entry(&seat.shard).or_default().push(seat.member.is_primary());
+        for member in &members {
+            by_shard.entry(&member.shard).or_default().push(member.server.is_primary());
         }
         for (shard, roles) in by_shard {
             let primaries = roles.iter().filter(|is_primary| **is_primary).count();
             ensure!(primaries == 1, "{shard} has {primaries} primaries");
         }
-        Ok(seats)
+        Ok(members)
     }
 
     /// Returns one tag per shard: keys with the n-th tag between braces belong to the n-th of `shards` equal
@@ -192,8 +197,8 @@ impl RedisCluster {
     #[must_use]
     pub fn tags(&self) -> Vec<String> {
         let shard = |tag: &str| slot(tag) * self.shards / SLOTS;
-        let first = |wanted: usize| {
-            (0..SLOTS).map(|number| format!("tag{number}")).find(|tag| shard(tag) == wanted)
+        let first = |expected: usize| {
+            (0..SLOTS).map(|number| format!("tag{number}")).find(|tag| shard(tag) == expected)
         };
         (0..self.shards).filter_map(first).collect()
     }
@@ -207,11 +212,11 @@ impl ClusterPod {
             let slot = slot(tag);
             own.slots.iter().any(|range| (range.0.into()..=range.1.into()).contains(&slot))
         };
-        self.member.is_primary() && self.member.own().is_ok_and(holds)
+        self.server.is_primary() && self.server.own().is_ok_and(holds)
     }
 }
 
-fn seat(pod: &Pod, password: Option<&str>) -> Result<ClusterPod> {
+fn member(pod: &Pod, password: Option<&str>) -> Result<ClusterPod> {
     let name = pod.name_any();
     let status = pod.status.as_ref().with_context(|| format!("{name} has no status"))?;
     let ready = status.conditions.iter().flatten();
@@ -220,22 +225,22 @@ fn seat(pod: &Pod, password: Option<&str>) -> Result<ClusterPod> {
     let ip = status.pod_ip.as_deref().with_context(|| format!("{name} has no address"))?;
     let owner = pod.owner_references().first().map(|owner| owner.name.clone());
     let address = format!("{ip}:6379");
-    let member = ServerInfo::ask(&mut connect(&address, password)?).with_context(|| name.clone());
+    let server = ServerInfo::ask(&mut connect(&address, password)?).with_context(|| name.clone());
     Ok(ClusterPod {
         uid: pod.uid().unwrap_or_default(),
         shard: owner.with_context(|| format!("{name} has no owner"))?,
         address,
-        member: member?,
+        server: server?,
         pod: name,
     })
 }
 
-fn check_condition(object: &Value, name: &str, wanted: &str) -> Result<()> {
+fn check_condition(object: &Value, name: &str, expected: &str) -> Result<()> {
     let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
     let named = |condition: &&Value| condition.get("type").is_some_and(|is| is == name);
     let condition = conditions.into_iter().flatten().find(named);
     let condition = condition.with_context(|| format!("no condition {name}"))?;
-    ensure!(condition.get("status").is_some_and(|is| is == wanted), "{condition}");
+    ensure!(condition.get("status").is_some_and(|is| is == expected), "{condition}");
     let generation = object.pointer("/metadata/generation");
     ensure!(
         condition.get("observedGeneration") == generation,

@@ -20,7 +20,7 @@ pub struct ClusterClient {
     password: Option<String>,
     connections: BTreeMap<String, Connection>,
     /// The address that last served each tag (the text between the braces of a key).
-    homes: BTreeMap<String, String>,
+    owners: BTreeMap<String, String>,
 }
 
 impl ClusterClient {
@@ -31,7 +31,7 @@ impl ClusterClient {
             entry: entry.to_owned(),
             password: password.map(str::to_owned),
             connections: BTreeMap::new(),
-            homes: BTreeMap::new(),
+            owners: BTreeMap::new(),
         }
     }
 
@@ -42,18 +42,18 @@ impl ClusterClient {
     /// Fails if a server cannot be reached or replies with an error that is not a redirection; the next call
     /// starts at the entry address again.
     pub fn send<T: FromRedisValue>(&mut self, tag: &str, command: &Cmd) -> Result<T> {
-        let mut address = self.homes.get(tag).cloned().unwrap_or_else(|| self.entry.clone());
+        let mut address = self.owners.get(tag).cloned().unwrap_or_else(|| self.entry.clone());
         for _ in 0..REDIRECTIONS_MAX {
             match self.ask(&address, command) {
                 Ok(answer) => {
-                    self.homes.insert(tag.to_owned(), address);
+                    self.owners.insert(tag.to_owned(), address);
                     return Ok(answer);
                 }
                 Err(error) => match moved_to(&error) {
                     Some(next) => address = next,
                     None => {
                         self.connections.remove(&address);
-                        self.homes.remove(tag);
+                        self.owners.remove(tag);
                         return Err(error);
                     }
                 },

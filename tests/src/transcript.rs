@@ -51,7 +51,7 @@ pub fn play(text: &str, directory: &Path, variables: &[(&str, &str)]) -> Result<
 
 fn perform(terminal: &mut Terminal, step: &TranscriptStep) -> Result<()> {
     match step.kind {
-        StepKind::Type => terminal.type_line(&step.command)?,
+        StepKind::Type => terminal.run_command(&step.command)?,
         StepKind::Interrupt => terminal.interrupt()?,
         StepKind::Listen => {}
     }
@@ -67,7 +67,7 @@ fn perform(terminal: &mut Terminal, step: &TranscriptStep) -> Result<()> {
         };
         match line {
             terminal::TerminalLine::Text(text) => printed.push(text),
-            terminal::TerminalLine::End(code) if step.goes_on => {
+            terminal::TerminalLine::End(code) if step.continues => {
                 bail!(
                     "the command exited with code {code} but should still run{}",
                     shown(expected, &printed)
@@ -83,7 +83,7 @@ fn perform(terminal: &mut Terminal, step: &TranscriptStep) -> Result<()> {
                 bail!("the output differs{}", shown(expected, &printed));
             }
         }
-        if step.goes_on && is_match(expected, &printed) {
+        if step.continues && is_match(expected, &printed) {
             return Ok(());
         }
     }

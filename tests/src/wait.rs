@@ -14,7 +14,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// What one look at a condition found.
 pub enum Poll<T> {
     /// It holds.
-    There(T),
+    Done(T),
     /// Not yet, and what was seen instead.
     NotYet(String),
 }
@@ -27,15 +27,15 @@ pub enum Poll<T> {
 pub async fn until<T, F>(
     what: impl Display,
     deadline: Duration,
-    mut look: impl FnMut() -> F,
+    mut poll: impl FnMut() -> F,
 ) -> Result<(T, Duration)>
 where
     F: Future<Output = Result<Poll<T>>>,
 {
     let start = Instant::now();
     loop {
-        let seen = match look().await {
-            Ok(Poll::There(found)) => return Ok((found, start.elapsed())),
+        let seen = match poll().await {
+            Ok(Poll::Done(found)) => return Ok((found, start.elapsed())),
             Ok(Poll::NotYet(seen)) => seen,
             Err(error) => format!("{error:#}"),
         };

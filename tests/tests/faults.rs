@@ -75,7 +75,7 @@ type MeasuredCase<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 /// A case of the table: one or more inputs on a cluster of each of these shapes.
 struct FaultCase {
     /// The number of the fault; 17 are the faults found in public bug reports and by attacks.
-    line: u8,
+    number: u8,
     /// The number and a letter.
     name: &'static str,
     shapes: &'static [RedisCluster],
@@ -85,9 +85,9 @@ struct FaultCase {
 }
 
 macro_rules! case {
-    ($line:literal, $name:literal, $shapes:ident, $cost_s:literal, $measure:path) => {
+    ($number:literal, $name:literal, $shapes:ident, $cost_s:literal, $measure:path) => {
         FaultCase {
-            line: $line,
+            number: $number,
             name: $name,
             shapes: $shapes,
             cost_s: $cost_s,
@@ -180,7 +180,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            say(&format!("{error:#}"));
+            print_line(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -190,7 +190,7 @@ fn run() -> Result<bool> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let chosen = chosen(&arguments)?;
     if arguments.iter().any(|argument| argument == "--list") {
-        chosen.iter().for_each(|one| say(&format!("{}: test", one.name())));
+        chosen.iter().for_each(|chosen_case| print_line(&format!("{}: test", chosen_case.name())));
         return Ok(true);
     }
     if chosen.is_empty() {
@@ -200,24 +200,24 @@ fn run() -> Result<bool> {
     let runtime = runtime.worker_threads(2).enable_all().build()?;
     let start = Instant::now();
     let (mut green, mut red) = (0, Vec::new());
-    say("      case, shape | input | before | now | keys before → after | time");
-    for one in &chosen {
-        let mut rows = FaultRows::new(one.case.line, label(&one.shape));
-        let give_up = one.give_up();
+    print_line("      case, shape | input | before | now | keys before → after | time");
+    for chosen_case in &chosen {
+        let mut rows = FaultRows::new(chosen_case.case.number, label(&chosen_case.shape));
+        let give_up = chosen_case.give_up();
         let measured = runtime.block_on(async {
-            let measure = (one.case.measure)(&mut rows, one.shape.clone());
+            let measure = (chosen_case.case.measure)(&mut rows, chosen_case.shape.clone());
             let measured = tokio::time::timeout(give_up, measure).await;
             measured.unwrap_or_else(|_| bail!("not finished after {give_up:?}"))
         });
         if let Err(error) = measured {
-            rows.failed(one.case.name, &error);
+            rows.failed(chosen_case.case.name, &error);
         }
         let (more, others) = rows.into_parts();
         green += more;
         red.extend(others);
     }
-    red.iter().for_each(|row| say(&format!("red: {row}")));
-    say(&format!("{green} green, {} red, in {} s", red.len(), start.elapsed().as_secs()));
+    red.iter().for_each(|row| print_line(&format!("red: {row}")));
+    print_line(&format!("{green} green, {} red, in {} s", red.len(), start.elapsed().as_secs()));
     Ok(red.is_empty())
 }
 
@@ -234,7 +234,7 @@ impl ChosenCase {
 
     /// Returns the time after which the case has failed, whatever it waits for.
     fn give_up(&self) -> Duration {
-        if self.case.line == 0 {
+        if self.case.number == 0 {
             return random::time() + GIVE_UP_LEAST * 2;
         }
         self.cost().saturating_mul(GIVE_UP_FACTOR).max(GIVE_UP_LEAST)
@@ -259,19 +259,19 @@ fn with_shapes(cases: &'static [FaultCase]) -> Vec<ChosenCase> {
 
 /// Returns the cases that the arguments select.
 fn chosen(arguments: &[String]) -> Result<Vec<ChosenCase>> {
-    let mut words = arguments.iter();
+    let mut remaining = arguments.iter();
     let mut chosen = Vec::new();
-    while let Some(word) = words.next() {
-        match word.as_str() {
+    while let Some(argument) = remaining.next() {
+        match argument.as_str() {
             "--all" => chosen = all(),
             "--only" => {
-                let names = words.next().context("--only needs names, such as 4,5a,7@1x1")?;
+                let names = remaining.next().context("--only needs names, such as 4,5a,7@1x1")?;
                 for name in names.split(',') {
                     chosen.extend(named(name)?);
                 }
             }
             "--minute" => {
-                chosen = minute(words.next().context("--minute needs a commit's hash")?);
+                chosen = minute(remaining.next().context("--minute needs a commit's hash")?);
             }
             _ => {}
         }
@@ -280,16 +280,16 @@ fn chosen(arguments: &[String]) -> Result<Vec<ChosenCase>> {
 }
 
 /// Returns the cases of a number (`4`) or a name (`4a`), with `@SHAPE` only those of that shape.
-fn named(wanted: &str) -> Result<Vec<ChosenCase>> {
-    let (name, shape) = wanted.split_once('@').unwrap_or((wanted, ""));
-    let fits = |one: &ChosenCase| {
-        let is_named = one.case.name == name || one.case.line.to_string() == name;
-        is_named && (shape.is_empty() || short_label(&one.shape) == shape)
+fn named(selector: &str) -> Result<Vec<ChosenCase>> {
+    let (name, shape) = selector.split_once('@').unwrap_or((selector, ""));
+    let matches = |chosen_case: &ChosenCase| {
+        let is_named = chosen_case.case.name == name || chosen_case.case.number.to_string() == name;
+        is_named && (shape.is_empty() || short_label(&chosen_case.shape) == shape)
     };
     let every = [all(), with_shapes(RANDOM)].map(Vec::into_iter).into_iter().flatten();
-    let found: Vec<_> = every.filter(fits).collect();
+    let found: Vec<_> = every.filter(matches).collect();
     let names: Vec<_> = all().iter().map(ChosenCase::name).collect();
-    ensure!(!found.is_empty(), "there is no case `{wanted}`; there are {}", names.join(", "));
+    ensure!(!found.is_empty(), "there is no case `{selector}`; there are {}", names.join(", "));
     Ok(found)
 }
 
@@ -297,17 +297,17 @@ fn named(wanted: &str) -> Result<Vec<ChosenCase>> {
 /// The same commit always selects the same cases, other commits select others.
 fn minute(commit: &str) -> Vec<ChosenCase> {
     let mut ordered = all();
-    ordered.sort_by_key(|one| hash(&format!("{commit} {}", one.name())));
+    ordered.sort_by_key(|chosen_case| hash(&format!("{commit} {}", chosen_case.name())));
     let mut left = Duration::from_secs(MINUTE_S);
-    ordered.retain(|one| {
-        let fits = one.cost() <= left;
-        if fits {
-            left -= one.cost();
+    ordered.retain(|chosen_case| {
+        let matches = chosen_case.cost() <= left;
+        if matches {
+            left -= chosen_case.cost();
         }
-        fits
+        matches
     });
     let names: Vec<_> = ordered.iter().map(ChosenCase::name).collect();
-    say(&format!("a minute of faults for {commit}: {}", names.join(", ")));
+    print_line(&format!("a minute of faults for {commit}: {}", names.join(", ")));
     ordered
 }
 
@@ -328,7 +328,7 @@ fn short_label(shape: &RedisCluster) -> String {
     format!("{shards}x{replicas}{}", if *storage { "s" } else { "" })
 }
 
-pub(crate) fn say(line: &str) {
+pub(crate) fn print_line(line: &str) {
     // An error means that the reader closed the pipe.
     writeln!(io::stdout(), "{line}").ok();
 }

@@ -125,12 +125,12 @@ enum ScenarioGroup {
 struct Scenario {
     name: &'static str,
     group: ScenarioGroup,
-    tell: fn() -> ScenarioReport,
+    run: fn() -> ScenarioReport,
 }
 
 macro_rules! scenario {
-    ($name:literal, $group:ident, $tell:path) => {
-        Scenario { name: $name, group: ScenarioGroup::$group, tell: || Box::pin($tell()) }
+    ($name:literal, $group:ident, $run:path) => {
+        Scenario { name: $name, group: ScenarioGroup::$group, run: || Box::pin($run()) }
     };
 }
 
@@ -178,7 +178,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            say(&format!("{error:#}"));
+            print_line(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -188,7 +188,7 @@ fn run() -> Result<bool> {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let chosen = chosen(&arguments)?;
     if arguments.iter().any(|argument| argument == "--list") {
-        chosen.iter().for_each(|scenario| say(&format!("{}: test", scenario.name)));
+        chosen.iter().for_each(|scenario| print_line(&format!("{}: test", scenario.name)));
         return Ok(true);
     }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -197,9 +197,10 @@ fn run() -> Result<bool> {
     let (mut failed, mut faults) = (Vec::new(), Vec::new());
     for scenario in &chosen {
         let limit = if scenario.group == ScenarioGroup::Series { GIVE_UP_SERIES } else { GIVE_UP };
-        let told = runtime.block_on(async { tokio::time::timeout(limit, (scenario.tell)()).await });
-        let told = told.unwrap_or_else(|_| bail!("not finished after {limit:?}"));
-        let judged = told.and_then(|mut outcome| {
+        let result =
+            runtime.block_on(async { tokio::time::timeout(limit, (scenario.run)()).await });
+        let result = result.unwrap_or_else(|_| bail!("not finished after {limit:?}"));
+        let judged = result.and_then(|mut outcome| {
             if let Some((fault, seen)) = outcome.fault.take() {
                 let took_s = outcome.took.as_secs_f64();
                 faults.push(format!("{}  {fault} → {seen} → {took_s:.1} s", scenario.name));
@@ -207,34 +208,34 @@ fn run() -> Result<bool> {
             judge(scenario.name, &outcome)
         });
         if let Err(error) = judged {
-            say(&format!("{} FAILED: {error:#}", scenario.name));
+            print_line(&format!("{} FAILED: {error:#}", scenario.name));
             failed.push(scenario.name);
         }
     }
     if !faults.is_empty() {
-        say("fault → what was observed → how long until healthy again");
-        faults.iter().for_each(|fault| say(fault));
+        print_line("fault → what was observed → how long until healthy again");
+        faults.iter().for_each(|fault| print_line(fault));
     }
     let (count, took) = (chosen.len(), start.elapsed().as_secs());
-    say(&format!("{count} scenarios in {took} s, failed: {}", failed.len()));
+    print_line(&format!("{count} scenarios in {took} s, failed: {}", failed.len()));
     Ok(failed.is_empty())
 }
 
 /// Returns the scenarios that the arguments select. The options of cargo's own harness are accepted: an argument
 /// without `-` keeps the scenarios whose name contains it, and unknown options are ignored.
 fn chosen(arguments: &[String]) -> Result<Vec<&'static Scenario>> {
-    let mut words = arguments.iter();
-    let upto =
+    let mut remaining = arguments.iter();
+    let up_to =
         |group: ScenarioGroup| SCENARIOS.iter().filter(move |scenario| scenario.group <= group);
-    let mut chosen: Vec<_> = upto(ScenarioGroup::Core).collect();
-    while let Some(word) = words.next() {
-        match word.as_str() {
-            "--all" => chosen = upto(ScenarioGroup::Spine).collect(),
+    let mut chosen: Vec<_> = up_to(ScenarioGroup::Core).collect();
+    while let Some(argument) = remaining.next() {
+        match argument.as_str() {
+            "--all" => chosen = up_to(ScenarioGroup::Spine).collect(),
             "--only" => {
-                let names = words.next().context("--only needs names, such as F1a,F7")?;
+                let names = remaining.next().context("--only needs names, such as F1a,F7")?;
                 return names.split(',').map(named).collect::<Result<Vec<_>>>().map(|n| n.concat());
             }
-            "--test-threads" | "--skip" => drop(words.next()),
+            "--test-threads" | "--skip" => drop(remaining.next()),
             option if option.starts_with('-') => {}
             part => chosen.retain(|scenario| scenario.name.contains(part)),
         }
@@ -242,23 +243,23 @@ fn chosen(arguments: &[String]) -> Result<Vec<&'static Scenario>> {
     Ok(chosen)
 }
 
-fn named(wanted: &str) -> Result<Vec<&'static Scenario>> {
-    let is_series = !wanted.is_empty() && wanted.chars().all(|one| one.is_ascii_uppercase());
-    let fits = |name: &str| {
-        let rest = name.strip_prefix(wanted);
+fn named(selector: &str) -> Result<Vec<&'static Scenario>> {
+    let is_series = !selector.is_empty() && selector.chars().all(|one| one.is_ascii_uppercase());
+    let matches = |name: &str| {
+        let rest = name.strip_prefix(selector);
         let is_variant = |rest: &str| rest.chars().all(|letter| letter.is_ascii_lowercase());
         rest.is_some_and(|rest| is_series || is_variant(rest))
     };
-    let found: Vec<_> = SCENARIOS.iter().filter(|scenario| fits(scenario.name)).collect();
+    let found: Vec<_> = SCENARIOS.iter().filter(|scenario| matches(scenario.name)).collect();
     let names: Vec<_> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
-    ensure!(!found.is_empty(), "there is no scenario `{wanted}`; there are {}", names.join(", "));
+    ensure!(!found.is_empty(), "there is no scenario `{selector}`; there are {}", names.join(", "));
     Ok(found)
 }
 
 fn judge(name: &str, outcome: &ScenarioResult) -> Result<()> {
     let ScenarioResult { what, took, bound, notes, fault: _ } = outcome;
     let (took_s, bound_s) = (took.as_secs_f64(), bound.as_secs_f64());
-    say(&format!("{name} {what} {took_s:.2} s (bound {bound_s} s); {}", notes.join("; ")));
+    print_line(&format!("{name} {what} {took_s:.2} s (bound {bound_s} s); {}", notes.join("; ")));
     ensure!(
         *took <= bound.mul_f64(SLACK),
         "{what} took {took_s:.2} s, more than {SLACK} times its bound of {bound_s} s"
@@ -266,7 +267,7 @@ fn judge(name: &str, outcome: &ScenarioResult) -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn say(line: &str) {
+pub(crate) fn print_line(line: &str) {
     // An error means that the reader closed the pipe.
     writeln!(io::stdout(), "{line}").ok();
 }

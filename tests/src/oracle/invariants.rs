@@ -129,17 +129,17 @@ impl Sampler {
         let mut learnt = BTreeSet::new();
         for (address, server) in &mut self.servers {
             // A server that does not answer serves nothing, and may or may not run.
-            let Ok(member) = ask(server, address, self.password.as_deref()) else {
+            let Ok(info) = ask(server, address, self.password.as_deref()) else {
                 server.connection = None;
                 server.unserved = None;
                 continue;
             };
-            self.broken.extend(destroyed(address, &member));
-            self.broken.extend(server.is_the_same(address, &member));
-            let known = member.rows.iter().filter(|row| !row.is("noaddr"));
+            self.broken.extend(destroyed(address, &info));
+            self.broken.extend(server.check_identity(address, &info));
+            let known = info.rows.iter().filter(|row| !row.is("noaddr"));
             learnt.extend(known.map(|row| row.address.clone()));
-            if let Ok(own) = member.own() {
-                let serves = own.is("master") && member.is_serving();
+            if let Ok(own) = info.own() {
+                let serves = own.is("master") && info.is_serving();
                 let slots = if serves { own.slots.clone() } else { Vec::new() };
                 claims.insert(address.clone(), SlotClaim { epoch: own.epoch, slots });
             }
@@ -164,8 +164,9 @@ impl Sampler {
                 server.served.clone_from(&claim.slots);
                 continue;
             };
-            let (since, is_told) = server.unserved.get_or_insert_with(|| (Instant::now(), false));
-            if self.unserved_max < since.elapsed() && !std::mem::replace(is_told, true) {
+            let (since, is_reported) =
+                server.unserved.get_or_insert_with(|| (Instant::now(), false));
+            if self.unserved_max < since.elapsed() && !std::mem::replace(is_reported, true) {
                 self.broken.insert(format!(
                     "slots of {first}-{last} are unserved although {address} runs, since {:.1} s",
                     since.duration_since(self.start).as_secs_f64()
@@ -177,9 +178,9 @@ impl Sampler {
 
 impl SampledServer {
     /// Checks that the process still has its node id, which only `CLUSTER RESET HARD` changes.
-    fn is_the_same(&mut self, address: &str, member: &ServerInfo) -> Option<String> {
-        let id = member.own().ok()?.id.clone();
-        let run = member.field("run_id").to_owned();
+    fn check_identity(&mut self, address: &str, info: &ServerInfo) -> Option<String> {
+        let id = info.own().ok()?.id.clone();
+        let run = info.field("run_id").to_owned();
         let before = self.seen.replace((run.clone(), id.clone()));
         let (run_before, id_before) = before?;
         if run_before != run {
@@ -199,8 +200,8 @@ fn ask(server: &mut SampledServer, address: &str, password: Option<&str>) -> Res
     ServerInfo::ask(server.connection.as_mut().context("just connected")?)
 }
 
-fn destroyed(address: &str, member: &ServerInfo) -> Vec<String> {
-    let sent = DESTROYS.iter().filter(|command| member.info.contains_key(**command));
+fn destroyed(address: &str, info: &ServerInfo) -> Vec<String> {
+    let sent = DESTROYS.iter().filter(|command| info.info.contains_key(**command));
     sent.map(|command| {
         let name = command.trim_start_matches("cmdstat_").to_uppercase();
         format!("{address} was sent {name}")
@@ -228,12 +229,13 @@ fn covered(range: (u16, u16), claimed: &[(u16, u16)]) -> bool {
 fn double_claims(claims: &BTreeMap<String, SlotClaim>) -> Vec<String> {
     let mut broken = Vec::new();
     let claims: Vec<_> = claims.iter().collect();
-    for (at, (one, first)) in claims.iter().enumerate() {
+    for (at, (address, first)) in claims.iter().enumerate() {
         for (other, second) in claims.iter().skip(at + 1) {
             let overlap =
                 first.slots.iter().any(|a| second.slots.iter().any(|b| a.0 <= b.1 && b.0 <= a.1));
             if overlap && first.epoch == second.epoch {
-                broken.push(format!("{one} and {other} serve one slot at epoch {}", first.epoch));
+                broken
+                    .push(format!("{address} and {other} serve one slot at epoch {}", first.epoch));
             }
         }
     }
@@ -247,7 +249,10 @@ fn double_claims(claims: &BTreeMap<String, SlotClaim>) -> Vec<String> {
 /// Fails if the log cannot be read.
 pub fn host_writes(audit_log: &Path) -> Result<Vec<Value>> {
     let is_real = |write: &Value| write.get("dry_run") != Some(&Value::Bool(true));
-    Ok(writes(audit_log)?.into_iter().filter(|write| is_ours(write) && is_real(write)).collect())
+    Ok(writes(audit_log)?
+        .into_iter()
+        .filter(|write| is_host_write(write) && is_real(write))
+        .collect())
 }
 
 /// Returns when the API server performed the last write of an object by anyone but the host.
@@ -257,17 +262,17 @@ pub fn host_writes(audit_log: &Path) -> Result<Vec<Value>> {
 /// Fails if the log cannot be read or has no such write.
 pub fn written_at(audit_log: &Path, resource: &str, name: &str) -> Result<Timestamp> {
     let writes = writes(audit_log)?;
-    let is_one = |write: &&Value| {
-        let says = |field: &str, wanted: &str| write.get(field).is_some_and(|is| is == wanted);
-        says("resource", resource) && says("name", name) && !is_ours(write)
+    let matches = |write: &&Value| {
+        let has = |field: &str, expected: &str| write.get(field).is_some_and(|is| is == expected);
+        has("resource", resource) && has("name", name) && !is_host_write(write)
     };
-    let write = writes.iter().rev().find(is_one);
+    let write = writes.iter().rev().find(matches);
     let time = write.and_then(|write| write.get("time")).and_then(Value::as_str);
     Ok(time.with_context(|| format!("no write of {resource} {name}"))?.parse()?)
 }
 
 /// Returns true if the host wrote, for itself or on behalf of a plugin.
-fn is_ours(write: &Value) -> bool {
+fn is_host_write(write: &Value) -> bool {
     let manager = write.get("field_manager").and_then(Value::as_str).unwrap_or_default();
     manager == "tholepin" || manager.starts_with("tholepin:")
 }
@@ -298,7 +303,7 @@ fn deletions(writes: &[Value]) -> Vec<String> {
         let pods = missing.entry(shard.clone()).or_default();
         if verb == "create" {
             pods.remove(&name);
-        } else if verb == "delete" && is_ours(write) {
+        } else if verb == "delete" && is_host_write(write) {
             pods.insert(name);
             if 1 < pods.len() {
                 broken.push(format!("the host deleted {pods:?} of shard {shard}"));

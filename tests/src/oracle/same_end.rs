@@ -79,12 +79,12 @@ pub async fn shape(client: &Client, namespace: &str) -> Result<BTreeMap<String, 
 /// Returns the differences between two shapes: one line per object that is missing, additional or different.
 #[must_use]
 pub fn differences(
-    wanted: &BTreeMap<String, Value>,
+    expected: &BTreeMap<String, Value>,
     found: &BTreeMap<String, Value>,
 ) -> Vec<String> {
-    let gone = wanted.keys().filter(|name| !found.contains_key(*name));
-    let gone = gone.map(|name| format!("{name} is missing"));
-    let others = found.iter().filter_map(|(name, value)| match wanted.get(name) {
+    let missing = expected.keys().filter(|name| !found.contains_key(*name));
+    let missing = missing.map(|name| format!("{name} is missing"));
+    let different = found.iter().filter_map(|(name, value)| match expected.get(name) {
         None => Some(format!("{name} is left behind")),
         Some(before) => {
             let mut paths = Vec::new();
@@ -92,7 +92,7 @@ pub fn differences(
             (!paths.is_empty()).then(|| format!("{name} differs at {}", paths.join(", ")))
         }
     });
-    gone.chain(others).collect()
+    missing.chain(different).collect()
 }
 
 fn differing(path: String, one: &Value, other: &Value, paths: &mut Vec<String>) {
@@ -100,9 +100,9 @@ fn differing(path: String, one: &Value, other: &Value, paths: &mut Vec<String>) 
         (Value::Object(one), Value::Object(other)) => {
             let names: BTreeSet<_> = one.keys().chain(other.keys()).collect();
             for name in names {
-                let of =
+                let field =
                     |fields: &Map<String, Value>| fields.get(name).cloned().unwrap_or_default();
-                differing(format!("{path}.{name}"), &of(one), &of(other), paths);
+                differing(format!("{path}.{name}"), &field(one), &field(other), paths);
             }
         }
         (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {

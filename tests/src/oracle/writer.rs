@@ -27,7 +27,7 @@ const WRITES_MAX: usize = 1_000_000;
 pub struct Writer {
     watched: StopOnDrop,
     /// The progress of each tag since outages were last forgotten.
-    pulse: Arc<Mutex<BTreeMap<String, WriterProgress>>>,
+    progress: Arc<Mutex<BTreeMap<String, WriterProgress>>>,
     threads: Vec<JoinHandle<Result<WriterLog>>>,
     entry: String,
     password: Option<String>,
@@ -73,18 +73,18 @@ impl Writer {
             router.send::<String>(tag, &first).with_context(|| format!("first write of {tag}"))?;
         }
         let now = WriterProgress { last: Instant::now(), longest: Duration::ZERO };
-        let pulse = tags.iter().map(|tag| (tag.clone(), now)).collect();
-        let pulse = Arc::new(Mutex::new(pulse));
+        let progress = tags.iter().map(|tag| (tag.clone(), now)).collect();
+        let progress = Arc::new(Mutex::new(progress));
         let threads = tags.iter().map(|tag| {
-            let pulse = pulse.clone();
+            let progress = progress.clone();
             let (entry, password) = (entry.to_owned(), password.map(str::to_owned));
             let (tag, stop) = (tag.clone(), watched.stop());
-            thread::spawn(move || Ok(write(tag, &entry, password.as_deref(), &stop, &pulse)))
+            thread::spawn(move || Ok(write(tag, &entry, password.as_deref(), &stop, &progress)))
         });
         let threads = threads.collect();
         Ok(Self {
             watched,
-            pulse,
+            progress,
             threads,
             entry: entry.to_owned(),
             password: password.map(str::to_owned),
@@ -93,8 +93,8 @@ impl Writer {
 
     /// Sets the longest outage of each tag to zero.
     pub fn forget_outages(&self) {
-        for pulse in lock(&self.pulse).values_mut() {
-            pulse.longest = Duration::ZERO;
+        for progress in lock(&self.progress).values_mut() {
+            progress.longest = Duration::ZERO;
         }
     }
 
@@ -105,9 +105,9 @@ impl Writer {
     ///
     /// Fails for a tag that this writer does not write.
     pub fn outage(&self, tag: &str) -> Result<Duration> {
-        let pulse = lock(&self.pulse).get(tag).copied();
-        let pulse = pulse.with_context(|| format!("the writer has no tag {tag}"))?;
-        Ok(pulse.longest.max(pulse.last.elapsed()))
+        let progress = lock(&self.progress).get(tag).copied();
+        let progress = progress.with_context(|| format!("the writer has no tag {tag}"))?;
+        Ok(progress.longest.max(progress.last.elapsed()))
     }
 
     /// Returns how long ago a key with this tag was last written.
@@ -116,8 +116,8 @@ impl Writer {
     ///
     /// Fails for a tag that this writer does not write.
     pub fn last_write(&self, tag: &str) -> Result<Duration> {
-        let pulse = lock(&self.pulse).get(tag).copied();
-        Ok(pulse.with_context(|| format!("the writer has no tag {tag}"))?.last.elapsed())
+        let progress = lock(&self.progress).get(tag).copied();
+        Ok(progress.with_context(|| format!("the writer has no tag {tag}"))?.last.elapsed())
     }
 
     /// Stops writing, reads every acknowledged key and reports the lost ones.
@@ -145,9 +145,9 @@ impl Writer {
 }
 
 fn lock(
-    pulse: &Mutex<BTreeMap<String, WriterProgress>>,
+    progress: &Mutex<BTreeMap<String, WriterProgress>>,
 ) -> MutexGuard<'_, BTreeMap<String, WriterProgress>> {
-    pulse.lock().unwrap_or_else(PoisonError::into_inner)
+    progress.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn write(
@@ -155,7 +155,7 @@ fn write(
     entry: &str,
     password: Option<&str>,
     stop: &AtomicBool,
-    pulse: &Mutex<BTreeMap<String, WriterProgress>>,
+    progress: &Mutex<BTreeMap<String, WriterProgress>>,
 ) -> WriterLog {
     let mut router = ClusterClient::new(entry, password);
     let mut keys = Vec::new();
@@ -173,8 +173,8 @@ fn write(
             let pause = last.elapsed();
             longest_outage = longest_outage.max(pause);
             last = Instant::now();
-            if let Some(pulse) = lock(pulse).get_mut(&tag) {
-                *pulse = WriterProgress { last, longest: pulse.longest.max(pause) };
+            if let Some(progress) = lock(progress).get_mut(&tag) {
+                *progress = WriterProgress { last, longest: progress.longest.max(pause) };
             }
             keys.push((key, start.elapsed()));
         }

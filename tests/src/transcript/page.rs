@@ -23,7 +23,7 @@ pub(super) struct TranscriptStep {
     pub(super) command: String,
     pub(super) expected: Vec<String>,
     /// The step ends before the command does.
-    pub(super) goes_on: bool,
+    pub(super) continues: bool,
 }
 
 /// Parses the steps of a transcript.
@@ -52,7 +52,7 @@ pub(super) fn steps(text: &str) -> Result<Vec<TranscriptStep>> {
                 step.command.push('\n');
                 step.command.push_str(more);
             }
-            _ if line == "⋮" => step.goes_on = true,
+            _ if line == "⋮" => step.continues = true,
             _ => step.expected.push(line.to_owned()),
         }
     }
@@ -61,7 +61,7 @@ pub(super) fn steps(text: &str) -> Result<Vec<TranscriptStep>> {
         while step.expected.last().is_some_and(String::is_empty) {
             step.expected.pop();
         }
-        step.goes_on |= step.kind == StepKind::Listen;
+        step.continues |= step.kind == StepKind::Listen;
     }
     steps.first().context("the transcript has no step")?;
     Ok(steps)
@@ -77,7 +77,7 @@ fn begin(line: usize, text: &str) -> Option<TranscriptStep> {
         _ => (StepKind::Type, rest.strip_prefix("$ ")?),
     };
     let (terminal, command) = (terminal.to_owned(), command.to_owned());
-    Some(TranscriptStep { line, terminal, kind, command, expected: Vec::new(), goes_on: false })
+    Some(TranscriptStep { line, terminal, kind, command, expected: Vec::new(), continues: false })
 }
 
 /// Returns true if the printed lines match the expected ones, up to the last line.
@@ -113,11 +113,11 @@ fn fits(pattern: &str, text: &str) -> bool {
 /// Returns a line without what differs from run to run: times, digests, sizes, the width of columns.
 #[must_use]
 pub fn masked(line: &str) -> String {
-    let words: Vec<&str> = line.split_whitespace().collect();
+    let tokens: Vec<&str> = line.split_whitespace().collect();
     let mut result = Vec::new();
-    for (index, word) in words.iter().enumerate() {
-        let bare = word.trim_matches(|letter: char| "().,;:'\"".contains(letter));
-        let has_unit = words.get(index + 1).is_some_and(|next| {
+    for (index, token) in tokens.iter().enumerate() {
+        let bare = token.trim_matches(|letter: char| "().,;:'\"".contains(letter));
+        let has_unit = tokens.get(index + 1).is_some_and(|next| {
             let next = next.trim_matches(|letter: char| "().,;:".contains(letter));
             ["s", "ms", "bytes"].contains(&next)
         });
@@ -131,29 +131,29 @@ pub fn masked(line: &str) -> String {
             () => bare,
         };
         result.push(if bare.is_empty() {
-            (*word).to_owned()
+            (*token).to_owned()
         } else {
-            word.replacen(bare, mask, 1)
+            token.replacen(bare, mask, 1)
         });
     }
     result.join(" ")
 }
 
 /// `5s`, `0.31s`, `2m3s`.
-fn is_duration(word: &str) -> bool {
-    let starts = word.starts_with(|letter: char| letter.is_ascii_digit());
-    let units = word.trim_matches(|letter: char| letter.is_ascii_digit() || letter == '.');
-    let letters: String = word.chars().filter(char::is_ascii_alphabetic).collect();
+fn is_duration(token: &str) -> bool {
+    let starts = token.starts_with(|letter: char| letter.is_ascii_digit());
+    let units = token.trim_matches(|letter: char| letter.is_ascii_digit() || letter == '.');
+    let letters: String = token.chars().filter(char::is_ascii_alphabetic).collect();
     starts
         && !units.is_empty()
         && ["s", "ms", "m", "h", "d", "ms", "hm"].contains(&letters.as_str())
-        && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.')
+        && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.')
 }
 
 /// `2026-01-01T00:00:00Z`.
-fn is_date(word: &str) -> bool {
+fn is_date(token: &str) -> bool {
     let form: String =
-        word.chars().map(|letter| if letter.is_ascii_digit() { '0' } else { letter }).collect();
+        token.chars().map(|letter| if letter.is_ascii_digit() { '0' } else { letter }).collect();
     form == "0000-00-00T00:00:00Z"
 }
 
@@ -169,12 +169,12 @@ mod tests {
     fn a_transcript_is_read() {
         let text = "# about it\n\nwork$ cat <<E\n> a\n> E\na\n\nhost$ run\nready\n⋮\nhost:\nmore\nhost^C\n";
         let steps = steps(text).unwrap();
-        let told: Vec<_> = steps
+        let parsed: Vec<_> = steps
             .iter()
-            .map(|step| (step.terminal.as_str(), step.kind, step.expected.len(), step.goes_on))
+            .map(|step| (step.terminal.as_str(), step.kind, step.expected.len(), step.continues))
             .collect();
         assert_eq!(
-            told,
+            parsed,
             [
                 ("work", StepKind::Type, 1, false),
                 ("host", StepKind::Type, 1, true),

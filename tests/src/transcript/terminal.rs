@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use crate::process;
 
 /// Begins the line in which the shell reports an exit code; no program prints this character.
-const MARK: char = '\u{1}';
+const EXIT_MARK: char = '\u{1}';
 
 /// One line of a terminal's output.
 pub(super) enum TerminalLine {
@@ -54,8 +54,8 @@ impl Terminal {
     }
 
     /// Types a command and has the shell report its exit code. The command's stdin is `/dev/null`.
-    pub(super) fn type_line(&mut self, command: &str) -> Result<()> {
-        writeln!(self.input, "{{ {command}\n}} </dev/null\nprintf '{MARK}%s\\n' $?")?;
+    pub(super) fn run_command(&mut self, command: &str) -> Result<()> {
+        writeln!(self.input, "{{ {command}\n}} </dev/null\nprintf '{EXIT_MARK}%s\\n' $?")?;
         Ok(self.input.flush()?)
     }
 
@@ -71,7 +71,7 @@ impl Terminal {
     pub(super) fn line(&self, deadline: Instant) -> Option<TerminalLine> {
         let left = deadline.saturating_duration_since(Instant::now());
         let line = self.lines.recv_timeout(left).ok()?;
-        Some(match line.strip_prefix(MARK) {
+        Some(match line.strip_prefix(EXIT_MARK) {
             Some(code) => TerminalLine::End(code.parse().unwrap_or(i32::MAX)),
             None => TerminalLine::Text(line),
         })

@@ -171,14 +171,14 @@ pub(crate) fn config_map(name: &str, data: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
 }
 
-/// Looks again and again until `look` gives something.
-pub(crate) async fn eventually<T, F>(what: &str, mut look: impl FnMut() -> F) -> Result<T>
+/// Looks again and again until `poll` gives something.
+pub(crate) async fn eventually<T, F>(what: &str, mut poll: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Option<T>>,
 {
     let start = std::time::Instant::now();
     while start.elapsed() < DEADLINE {
-        if let Some(found) = look().await {
+        if let Some(found) = poll().await {
             return Ok(found);
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -106,10 +106,10 @@ async fn custom_resources_are_applied_explained_and_printed() -> Result<()> {
     fixture.run(&established).await.map_err(failed)?;
     let thing =
         "apiVersion: test.tholepin.dev/v1\nkind: Thing\nmetadata:\n  name: a\nspec:\n  size: 3\n";
-    for (size, word) in [("3", "created"), ("3", "unchanged"), ("4", "configured")] {
+    for (size, outcome) in [("3", "created"), ("3", "unchanged"), ("4", "configured")] {
         let text = thing.replace("size: 3", &format!("size: {size}"));
         let applied = fixture.run_with(&["apply", "-f", "-"], &text).await.map_err(failed)?;
-        assert_eq!(applied.trim(), format!("thing.test.tholepin.dev/a {word}"));
+        assert_eq!(applied.trim(), format!("thing.test.tholepin.dev/a {outcome}"));
     }
     let table = fixture.run(&["get", "th"]).await.map_err(failed)?;
     let rows: Vec<Vec<&str>> = table.lines().map(|row| row.split_whitespace().collect()).collect();

@@ -28,12 +28,12 @@ async fn lines(fixture: &Fixture, path: &str) -> Result<impl Stream<Item = Value
 
 async fn next(lines: &mut (impl Stream<Item = Value> + Unpin)) -> Result<(String, String)> {
     let event = timeout(DEADLINE, lines.next()).await?.context("the watch ended")?;
-    let word = |value: &Value| value.as_str().unwrap_or("").to_owned();
-    Ok((word(&event["type"]), word(&event["object"]["metadata"]["name"])))
+    let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
+    Ok((text(&event["type"]), text(&event["object"]["metadata"]["name"])))
 }
 
-fn pair(word: &str, name: &str) -> (String, String) {
-    (word.to_owned(), name.to_owned())
+fn pair(text: &str, name: &str) -> (String, String) {
+    (text.to_owned(), name.to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -74,8 +74,8 @@ async fn leaving_a_selector_is_deleted_and_entering_added() -> Result<()> {
         let patch = json!({"metadata": {"labels": {"l": label}}, "data": {"n": uuid()}});
         fixture.ask("PATCH", &format!("{CONFIG_MAPS}/a"), merge, &patch).await?;
     }
-    for word in ["ADDED", "MODIFIED", "DELETED", "ADDED"] {
-        assert_eq!(next(&mut watch).await?, pair(word, "a"));
+    for text in ["ADDED", "MODIFIED", "DELETED", "ADDED"] {
+        assert_eq!(next(&mut watch).await?, pair(text, "a"));
     }
     Ok(())
 }
@@ -91,16 +91,16 @@ async fn initial_events_end_with_a_marked_bookmark() -> Result<()> {
     for name in ["a", "b"] {
         fixture.create(CONFIG_MAPS, &config_map(name, json!({}))).await?;
     }
-    let wanted = "watch=true&sendInitialEvents=true&allowWatchBookmarks=true";
-    let path = format!("{CONFIG_MAPS}?{wanted}&resourceVersionMatch=NotOlderThan");
+    let expected = "watch=true&sendInitialEvents=true&allowWatchBookmarks=true";
+    let path = format!("{CONFIG_MAPS}?{expected}&resourceVersionMatch=NotOlderThan");
     let mut watch = lines(&fixture, &path).await?;
     assert_eq!(next(&mut watch).await?, pair("ADDED", "a"));
     assert_eq!(next(&mut watch).await?, pair("ADDED", "b"));
     let bookmark = timeout(DEADLINE, watch.next()).await?.context("a bookmark")?;
     assert_eq!(bookmark["type"], "BOOKMARK");
-    let marks = &bookmark["object"]["metadata"]["annotations"];
-    assert_eq!(marks["k8s.io/initial-events-end"], "true");
-    let refused = fixture.get(&format!("{CONFIG_MAPS}?{wanted}")).await.unwrap_err();
+    let annotations = &bookmark["object"]["metadata"]["annotations"];
+    assert_eq!(annotations["k8s.io/initial-events-end"], "true");
+    let refused = fixture.get(&format!("{CONFIG_MAPS}?{expected}")).await.unwrap_err();
     assert_eq!(refused.code, 422);
     Ok(())
 }
@@ -208,18 +208,18 @@ async fn rows_and_metadata_can_be_watched() -> Result<()> {
     Ok(())
 }
 
-/// Reads events of `watcher()` until it knows exactly the `wanted` objects; returns how often it listed.
+/// Reads events of `watcher()` until it knows exactly the `expected` objects; returns how often it listed.
 async fn until_known(
     events: &mut (impl Stream<Item = watcher::Result<Event<DynamicObject>>> + Unpin),
     known: &mut BTreeSet<String>,
-    wanted: &[&str],
+    expected: &[&str],
 ) -> Result<usize> {
     let mut relists = 0;
     let name = |object: DynamicObject| object.metadata.name.unwrap_or_default();
     let mut listing = BTreeSet::new();
     let mut is_listing = false;
     loop {
-        if !is_listing && known.iter().map(String::as_str).eq(wanted.iter().copied()) {
+        if !is_listing && known.iter().map(String::as_str).eq(expected.iter().copied()) {
             return Ok(relists);
         }
         match timeout(DEADLINE, events.try_next()).await.context("no event in time")? {

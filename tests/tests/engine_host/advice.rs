@@ -104,7 +104,7 @@ fn texts(path: &Path) -> String {
             Some(help) if is_help => joined.push_str(help),
             _ if line.starts_with("//") => {}
             _ => match line.strip_suffix('\\') {
-                Some(goes_on) => joined.push_str(goes_on),
+                Some(continued) => joined.push_str(continued),
                 None => joined.extend([line, "\n"]),
             },
         }
@@ -122,13 +122,13 @@ fn commands(program: &str) -> BTreeSet<String> {
         let begin = format!("`{program} ");
         let quoted = text.split(&begin).skip(1);
         let quoted = quoted.filter_map(|rest| rest.split('`').next());
-        let words = |command: &str| command.split_whitespace().collect::<Vec<_>>().join(" ");
-        found.extend(quoted.map(|command| format!("{program} {}", words(command))));
+        let normalized = |command: &str| command.split_whitespace().collect::<Vec<_>>().join(" ");
+        found.extend(quoted.map(|command| format!("{program} {}", normalized(command))));
         // The kubectl commands of `plugins/README.md` are run by `transcripts`.
         if path.ends_with("README.md") && program == "tholepin" {
             let typed = text.lines().filter_map(|line| line.strip_prefix("    "));
             let typed = typed.filter(|line| line.starts_with(&format!("{program} ")));
-            found.extend(typed.filter_map(|line| line.split('#').next()).map(words));
+            found.extend(typed.filter_map(|line| line.split('#').next()).map(normalized));
         }
     }
     found
@@ -145,11 +145,11 @@ fn single(command: &str) -> Vec<Vec<String>> {
 }
 
 /// Fills in an argument that is a placeholder.
-fn filled(word: &str) -> String {
-    let word = word.trim_matches(['[', ']']);
-    match (word.find('{'), word.rfind('}')) {
-        (Some(from), Some(to)) => format!("{}p{}", &word[..from], &word[to + 1..]),
-        _ => word.to_lowercase(),
+fn filled(placeholder: &str) -> String {
+    let placeholder = placeholder.trim_matches(['[', ']']);
+    match (placeholder.find('{'), placeholder.rfind('}')) {
+        (Some(from), Some(to)) => format!("{}p{}", &placeholder[..from], &placeholder[to + 1..]),
+        _ => placeholder.to_lowercase(),
     }
 }
 
@@ -159,13 +159,13 @@ fn every_command_of_ours_that_a_text_names_is_one() {
     assert!(30 < named.len(), "the texts are not found: {named:?}");
     let mut wrong = Vec::new();
     for command in &named {
-        for words in single(command) {
+        for normalized in single(command) {
             // With `--help` a command is parsed and not run; a command that is only mentioned may lack arguments.
             let mut program = Command::new(tholepin().unwrap());
-            let output = program.args(&words).arg("--help").output().unwrap();
+            let output = program.args(&normalized).arg("--help").output().unwrap();
             if !output.status.success() {
-                let said = String::from_utf8_lossy(&output.stderr).into_owned();
-                wrong.push(format!("{command} ({}): {said}", words.join(" ")));
+                let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+                wrong.push(format!("{command} ({}): {stderr}", normalized.join(" ")));
             }
         }
     }
@@ -177,8 +177,8 @@ fn every_command_for_kubectl_that_a_text_names_works() {
     let named = commands("kubectl");
     let known: BTreeSet<String> =
         KUBECTL.iter().map(|(template, _)| (*template).to_owned()).collect();
-    let (new, gone) = (named.difference(&known), known.difference(&named));
-    let apart: Vec<_> = new.chain(gone).collect();
+    let (new, unused) = (named.difference(&known), known.difference(&named));
+    let apart: Vec<_> = new.chain(unused).collect();
     assert!(apart.is_empty(), "the texts and the table of this test differ: {apart:#?}");
 
     let cluster = LocalClusterProcess::start_api_only().unwrap();
@@ -202,8 +202,8 @@ fn every_command_for_kubectl_that_a_text_names_works() {
 /// Runs a command unchanged in a shell.
 fn kubectl_as_typed(kubectl: &Kubectl, command: &str) -> Result<(), String> {
     let output = kubectl.shell(command).map_err(|error| error.to_string())?;
-    let said = || String::from_utf8_lossy(&output.stderr).into_owned();
-    output.status.success().then_some(()).ok_or_else(said)
+    let stderr = || String::from_utf8_lossy(&output.stderr).into_owned();
+    output.status.success().then_some(()).ok_or_else(stderr)
 }
 
 #[test]
@@ -217,28 +217,28 @@ fn every_annotation_and_every_file_that_a_text_names_exists() {
     for (path, text) in &sources {
         for rest in text.split("`tholepin.dev/").skip(1) {
             let is_word = |c: char| c.is_ascii_lowercase() || c == '-';
-            let word = rest.split(|c| !is_word(c)).next().unwrap_or_default();
-            let word = word.trim_end_matches('-');
-            let literal = format!("\"tholepin.dev/{word}\"");
-            if !word.is_empty() && !sources.iter().any(|(_, text)| text.contains(&literal)) {
-                wrong.push(format!("{}: no code reads `tholepin.dev/{word}`", path.display()));
+            let name = rest.split(|c| !is_word(c)).next().unwrap_or_default();
+            let name = name.trim_end_matches('-');
+            let literal = format!("\"tholepin.dev/{name}\"");
+            if !name.is_empty() && !sources.iter().any(|(_, text)| text.contains(&literal)) {
+                wrong.push(format!("{}: no code reads `tholepin.dev/{name}`", path.display()));
             }
         }
         let folders = ["crds/", "examples/", "host/", "plugins/", "wit/"];
         let named = text.split('`').skip(1).step_by(2);
-        let in_tree = named.filter(|word| folders.iter().any(|folder| word.starts_with(folder)));
-        let is_path = |word: &&str| !word.contains(char::is_whitespace) && !word.contains('{');
+        let in_tree = named.filter(|name| folders.iter().any(|folder| name.starts_with(folder)));
+        let is_path = |name: &&str| !name.contains(char::is_whitespace) && !name.contains('{');
         let is_readme = path.extension().is_some_and(|extension| extension == "md");
-        for word in in_tree.filter(is_path) {
+        for name in in_tree.filter(is_path) {
             if !is_readme {
                 wrong.push(format!(
-                    "{}: `{word}` exists only in the source tree, which users do not have",
+                    "{}: `{name}` exists only in the source tree, which users do not have",
                     path.display()
                 ));
-            } else if word.ends_with(|c: char| c.is_ascii_alphanumeric())
-                && !tree().join(word).exists()
+            } else if name.ends_with(|c: char| c.is_ascii_alphanumeric())
+                && !tree().join(name).exists()
             {
-                wrong.push(format!("{}: there is no `{word}`", path.display()));
+                wrong.push(format!("{}: there is no `{name}`", path.display()));
             }
         }
     }

@@ -8,35 +8,35 @@ use tests::{
 };
 use tholepin_schema::reserved;
 
-use crate::environment::{CONFIG_MAP, EVENT, HostEnvironment, PROBE, order};
+use crate::environment::{CONFIG_MAP, EVENT, HostEnvironment, PROBE, probe_object};
 
 #[tokio::test]
 async fn without_a_grant_every_import_is_denied_and_nothing_is_written() {
-    let story = HostEnvironment::with(&[("probe", &guests::probe().unwrap())], "denied").await;
+    let env = HostEnvironment::with(&[("probe", &guests::probe().unwrap())], "denied").await;
     let functions = DENIED.iter().chain(ALLOWED).map(|(function, _)| *function);
     let items: Vec<Value> = functions
         .map(|function| {
             let name = function.replace('/', "-");
-            order("denied", &name, json!({"do": "call-in-reconcile", "function": function}))
+            probe_object("denied", &name, json!({"do": "call-in-reconcile", "function": function}))
         })
         .collect();
-    story.apply_all(items);
+    env.apply_all(items);
     for (function, grant) in DENIED {
         // With the space after it, because one name is the beginning of another.
         let name = format!("denied/{} ", function.replace('/', "-"));
-        let line = story.logged(&[&name, "enied"]).await;
+        let line = env.until_logged(&[&name, "enied"]).await;
         assert!(line.to_lowercase().contains(&grant.to_lowercase()), "{function}: {line}");
     }
     for (function, answer) in ALLOWED {
-        story.logged(&[&format!("denied/{} ", function.replace('/', "-")), answer]).await;
+        env.until_logged(&[&format!("denied/{} ", function.replace('/', "-")), answer]).await;
     }
     // `validate` may depend on the object only, so even the clock is denied there.
-    story.apply(&order("denied", "early", json!({"do": "call", "function": "runtime/now"})));
-    let (told, _) =
-        story.says(&PROBE, ("denied", "early"), "/status/conditions", "InvalidSpec").await;
-    let message = told["status"]["conditions"][0]["message"].as_str().unwrap();
+    env.apply(&probe_object("denied", "early", json!({"do": "call", "function": "runtime/now"})));
+    let (found, _) =
+        env.until_contains(&PROBE, ("denied", "early"), "/status/conditions", "InvalidSpec").await;
+    let message = found["status"]["conditions"][0]["message"].as_str().unwrap();
     assert!(message.contains("`runtime/now` is not answered in `validate`"), "{message}");
-    let others: Vec<Value> = story
+    let others: Vec<Value> = env
         .writes()
         .into_iter()
         .filter(|line| {
@@ -48,6 +48,6 @@ async fn without_a_grant_every_import_is_denied_and_nothing_is_written() {
         })
         .collect();
     assert!(others.is_empty(), "{others:?}");
-    assert_eq!(story.count(&CONFIG_MAP, "default").await, 0);
-    assert_eq!(story.count(&EVENT, "denied").await, 0);
+    assert_eq!(env.count(&CONFIG_MAP, "default").await, 0);
+    assert_eq!(env.count(&EVENT, "denied").await, 0);
 }

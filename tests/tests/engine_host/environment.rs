@@ -86,62 +86,62 @@ impl HostEnvironment {
     }
 
     /// Waits until the value at a path of an object contains this text; returns the object and how long that took.
-    pub(crate) async fn says(
+    pub(crate) async fn until_contains(
         &self,
         kind: &TestKind,
         (namespace, name): (&str, &str),
         pointer: &str,
-        wanted: &str,
+        expected: &str,
     ) -> (Value, Duration) {
-        let what = format!("{} {name}{pointer} to contain {wanted:?}", kind.2);
-        let look = || async {
+        let what = format!("{} {name}{pointer} to contain {expected:?}", kind.2);
+        let poll = || async {
             let Some(object) = self.get(kind, namespace, name).await else {
                 return Ok(Poll::NotYet("no such object".to_owned()));
             };
             let found = object.pointer(pointer).cloned().unwrap_or_default();
             let text = found.as_str().map_or_else(|| found.to_string(), str::to_owned);
-            if text.contains(wanted) {
-                return Ok(Poll::There(object));
+            if text.contains(expected) {
+                return Ok(Poll::Done(object));
             }
             Ok(Poll::NotYet(object.to_string()))
         };
-        until(what, DEADLINE, look).await.unwrap()
+        until(what, DEADLINE, poll).await.unwrap()
     }
 
     /// Waits until a plugin serves another revision than this one (any, if it is empty), and returns it. The `Plugin`
     /// object shows new settings before it shows that they are active.
     pub(crate) async fn active(&self, plugin: &str, other_than: &str) -> String {
-        let look = || async {
+        let poll = || async {
             let object = self.get(&PLUGIN, "", plugin).await.unwrap_or_default();
             let active = object.pointer("/status/active").and_then(Value::as_str);
             let other = active.filter(|active| *active != other_than);
             Ok(other.map_or_else(
                 || Poll::NotYet(object.to_string()),
-                |active| Poll::There(active.to_owned()),
+                |active| Poll::Done(active.to_owned()),
             ))
         };
-        until(format!("another revision of {plugin}"), DEADLINE, look).await.unwrap().0
+        until(format!("another revision of {plugin}"), DEADLINE, poll).await.unwrap().0
     }
 
     /// Waits until an object is deleted.
-    pub(crate) async fn gone(&self, kind: &TestKind, namespace: &str, name: &str) {
-        let look = || async {
+    pub(crate) async fn until_deleted(&self, kind: &TestKind, namespace: &str, name: &str) {
+        let poll = || async {
             let found = self.get(kind, namespace, name).await;
-            Ok(found.map_or(Poll::There(()), |object| Poll::NotYet(object.to_string())))
+            Ok(found.map_or(Poll::Done(()), |object| Poll::NotYet(object.to_string())))
         };
-        until(format!("{} {name} to be deleted", kind.2), DEADLINE, look).await.unwrap();
+        until(format!("{} {name} to be deleted", kind.2), DEADLINE, poll).await.unwrap();
     }
 
     /// Waits until the host's log has a line with all these texts; returns the line.
-    pub(crate) async fn logged(&self, words: &[&str]) -> String {
-        let look = || async {
+    pub(crate) async fn until_logged(&self, texts: &[&str]) -> String {
+        let poll = || async {
             let lines = self.log();
-            let found = lines.lines().find(|line| words.iter().all(|word| line.contains(word)));
+            let found = lines.lines().find(|line| texts.iter().all(|text| line.contains(text)));
             let last = lines.lines().last().unwrap_or_default();
             Ok(found
-                .map_or_else(|| Poll::NotYet(last.to_owned()), |line| Poll::There(line.to_owned())))
+                .map_or_else(|| Poll::NotYet(last.to_owned()), |line| Poll::Done(line.to_owned())))
         };
-        until(format!("the host to log {words:?}"), DEADLINE, look).await.unwrap().0
+        until(format!("the host to log {texts:?}"), DEADLINE, poll).await.unwrap().0
     }
 
     /// Returns the host's log.
@@ -189,7 +189,7 @@ pub(crate) fn greeting(namespace: &str, name: &str, text: &str) -> Value {
 }
 
 /// Returns a `Probe`, whose spec tells the guest `probe` what to do.
-pub(crate) fn order(namespace: &str, name: &str, spec: Value) -> Value {
+pub(crate) fn probe_object(namespace: &str, name: &str, spec: Value) -> Value {
     json!({
         "apiVersion": "tests.tholepin.dev/v1",
         "kind": "Probe",

@@ -24,8 +24,8 @@ enum FileDamage {
 
 impl FileDamage {
     /// Stops a server, damages its files and kills it.
-    fn done_to(self, seat: &ClusterPod) -> Result<()> {
-        let pid = seat.member.pid()?;
+    fn done_to(self, member: &ClusterPod) -> Result<()> {
+        let pid = member.server.pid()?;
         // A stopped server writes nothing more before it is killed.
         signal(pid, "STOP")?;
         let data = data_of(pid);
@@ -63,7 +63,7 @@ pub(crate) async fn a_replica_s_files_are_damaged(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (story, mut keys) = bed::begin(redis).await?;
+    let (env, mut keys) = bed::begin(redis).await?;
     let inputs = [
         ("nodes.conf of a replica cut", FileDamage::CutIdentity),
         ("garbage in the AOF of a replica", FileDamage::Garbage),
@@ -73,23 +73,23 @@ pub(crate) async fn a_replica_s_files_are_damaged(
             .row(input, LOOPED, bed::ROW, async |row| {
                 row.keys_before(keys.len());
                 let replica =
-                    bed::replicas(&story, shard).await?.into_iter().next().context("a replica")?;
+                    bed::replicas(&env, shard).await?.into_iter().next().context("a replica")?;
                 damage.done_to(&replica)?;
-                let (_, took) = bed::restarted(&story, &replica, Duration::from_secs(90)).await?;
-                row.saw(format!("joined again after {:.1} s", took.as_secs_f64()));
-                let says = |event: &str| event.contains("aside");
-                let event = bed::event(&story, "what was set aside", says).await?;
-                row.saw(format!("event `{event}`"));
-                bed::well(&story, bed::WELL).await?;
+                let (_, took) = bed::restarted(&env, &replica, Duration::from_secs(90)).await?;
+                row.observed(format!("joined again after {:.1} s", took.as_secs_f64()));
+                let matches = |event: &str| event.contains("aside");
+                let event = bed::event(&env, "what was set aside", matches).await?;
+                row.observed(format!("event `{event}`"));
+                bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
                 row.keys_after(keys.check()?);
                 Ok(())
             })
             .await;
         if !is_green {
-            keys = bed::anew(&story).await?;
+            keys = bed::recreate(&env).await?;
         }
     }
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
 /// 12b: files of the only copy.
@@ -97,42 +97,42 @@ pub(crate) async fn the_only_copy_is_damaged(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (story, keys) = bed::begin(redis).await?;
+    let (env, keys) = bed::begin(redis).await?;
     let before = "not touched; no condition said what to do";
     rows.row("garbage in the AOF of the only copy", before, bed::ROW, async |row| {
         row.keys_before(keys.len());
-        let (_, only) = bed::primary(&story, 0).await?;
-        let pid = only.member.pid()?;
+        let (_, only) = bed::primary(&env, 0).await?;
+        let pid = only.server.pid()?;
         let folder = fs::read_link(data_of(pid))?.join("appendonlydir");
         // The container's root is not reachable after its last process; the volume is reached from outside.
         let root = mounted(pid)?;
         let saved = copy_of(&root.join("appendonlydir"))?;
         FileDamage::Garbage.done_to(&only)?;
         let damaged = copy_of(&root.join("appendonlydir"))?;
-        let fits = |one: &bed::Condition| {
+        let fits = |condition: &bed::Condition| {
             let speaks = ["damaged", "restore", "repair", "append"]
                 .iter()
-                .any(|word| one.message.contains(word));
-            one.kind == "Degraded" && one.status == "True" && speaks
+                .any(|text| condition.message.contains(text));
+            condition.kind == "Degraded" && condition.status == "True" && speaks
         };
-        let told = bed::condition_where(&story, "what the user must do", fits).await;
-        bed::holds("the only copy was touched", UNTOUCHED, || async {
+        let condition = bed::condition_where(&env, "what the user must do", fits).await;
+        bed::check_all_the_time("the only copy was touched", UNTOUCHED, || async {
             let now = copy_of(&root.join("appendonlydir"))?;
             ensure!(now == damaged, "{} has changed", folder.display());
             Ok(())
         })
         .await?;
-        row.saw(format!("`{}`", told?));
+        row.observed(format!("`{}`", condition?));
         for (name, bytes) in &saved {
             fs::write(root.join("appendonlydir").join(name), bytes)?;
         }
-        let (_, took) = bed::well(&story, Duration::from_secs(90)).await?;
-        row.saw(format!("repaired by hand: healthy after {:.1} s", took.as_secs_f64()));
+        let (_, took) = bed::until_healthy(&env, Duration::from_secs(90)).await?;
+        row.observed(format!("repaired by hand: healthy after {:.1} s", took.as_secs_f64()));
         row.keys_after(keys.check()?);
         Ok(())
     })
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
 /// Returns the path of a process' data outside its container: the source of its mount.

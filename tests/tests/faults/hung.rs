@@ -16,7 +16,7 @@ use tests::{
 };
 
 use crate::{
-    bed::{self, ROW, WELL},
+    bed::{self, HEAL_DEADLINE, ROW},
     table::FaultRows,
 };
 
@@ -40,12 +40,12 @@ fn patient(mut connection: Connection, key: String) -> JoinHandle<Option<String>
 
 /// Opens one connection per patient client.
 fn connections(primary: &ClusterPod, password: Option<&str>) -> Result<Vec<Connection>> {
-    let one = |_| {
+    let connection_to = |_| {
         let connection = connect(&primary.address, password)?;
         connection.set_read_timeout(Some(PATIENCE))?;
         Ok(connection)
     };
-    (0..PATIENT).map(one).collect()
+    (0..PATIENT).map(connection_to).collect()
 }
 
 /// 17k: a primary is stopped and continues around the moment at which another would be elected.
@@ -53,19 +53,19 @@ pub(crate) async fn a_primary_hangs_and_goes_on(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (mut story, _) =
+    let (mut env, _) =
         bed::begin_with(redis, ApiAccess::Direct(Default::default()), |_| {}).await?;
-    story.watch_with(UNSERVED_MAX).await?;
+    env.watch_with(UNSERVED_MAX).await?;
     let input = "a primary SIGSTOPped for 2.3, 2.8, 3.3, 3.8 and 4.5 s";
     let before =
         "1 to 6 acknowledged writes lost at 8 of 9 failovers; those of clients that waited, too";
     rows.row(input, before, ROW * 2, async |row| {
         let mut acknowledged_late = Vec::new();
         for hangs_ms in HANGS_MS {
-            let (tag, primary) = bed::primary(&story, 0).await?;
-            bed::quiet(&story, &primary).await?;
-            let pid = primary.member.pid()?;
-            let connections = connections(&primary, story.redis.password)?;
+            let (tag, primary) = bed::primary(&env, 0).await?;
+            bed::until_shard_quiet(&env, &primary).await?;
+            let pid = primary.server.pid()?;
+            let connections = connections(&primary, env.redis.password)?;
             signal(pid, "STOP")?;
             let each = connections.into_iter().enumerate();
             let waiting: Vec<_> = each
@@ -76,19 +76,19 @@ pub(crate) async fn a_primary_hangs_and_goes_on(
             tokio::time::sleep(Duration::from_millis(hangs_ms)).await;
             // An error is ignored: the process may have been ended meanwhile.
             drop(signal(pid, "CONT"));
-            bed::well(&story, WELL).await?;
+            bed::until_healthy(&env, HEAL_DEADLINE).await?;
             for client in waiting {
                 let key = client.join().map_err(|_| anyhow!("a client panicked"))?;
                 acknowledged_late.extend(key);
             }
         }
-        let events = bed::events(&story)?;
+        let events = bed::events(&env)?;
         let fenced = events.iter().filter(|event| event.starts_with("Fenced")).count();
-        let WriterReport { acknowledged, lost, longest_outage } = story.take_writes()?;
+        let WriterReport { acknowledged, lost, longest_outage } = env.take_writes()?;
         row.keys_before(acknowledged + acknowledged_late.len());
-        let missing = missing(&story, &acknowledged_late).await?;
+        let missing = missing(&env, &acknowledged_late).await?;
         row.keys_after(acknowledged - lost.len() + acknowledged_late.len() - missing.len());
-        row.saw(format!(
+        row.observed(format!(
             "`Fenced` {fenced} times, longest gap {:.1} s",
             longest_outage.as_secs_f64()
         ));
@@ -98,13 +98,13 @@ pub(crate) async fn a_primary_hangs_and_goes_on(
         Ok(())
     })
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
 /// Returns the keys that the primary of the first shard does not have.
-async fn missing(story: &TestEnvironment, keys: &[String]) -> Result<Vec<String>> {
-    let (_, primary) = bed::primary(story, 0).await.context("the first shard is served")?;
-    let mut connection = connect(&primary.address, story.redis.password)?;
+async fn missing(env: &TestEnvironment, keys: &[String]) -> Result<Vec<String>> {
+    let (_, primary) = bed::primary(env, 0).await.context("the first shard is served")?;
+    let mut connection = connect(&primary.address, env.redis.password)?;
     let mut missing = Vec::new();
     for key in keys {
         if !cmd("EXISTS").arg(key).query::<bool>(&mut connection)? {

@@ -7,11 +7,11 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::say;
+use crate::print_line;
 
 /// The rows of one case, printed when each ends.
 pub(crate) struct FaultRows {
-    line: u8,
+    number: u8,
     shape: String,
     green: usize,
     red: Vec<String>,
@@ -27,7 +27,7 @@ pub(crate) struct FaultRow {
 
 impl FaultRow {
     /// Adds an observation to the row.
-    pub(crate) fn saw(&mut self, text: impl fmt::Display) {
+    pub(crate) fn observed(&mut self, text: impl fmt::Display) {
         if !self.now.is_empty() {
             self.now.push_str("; ");
         }
@@ -47,8 +47,8 @@ impl FaultRow {
 
 impl FaultRows {
     /// Creates the rows of one case with a cluster of one shape.
-    pub(crate) const fn new(line: u8, shape: String) -> Self {
-        Self { line, shape, green: 0, red: Vec::new() }
+    pub(crate) const fn new(number: u8, shape: String) -> Self {
+        Self { number, shape, green: 0, red: Vec::new() }
     }
 
     /// Measures one input. `before` is the behaviour before the fix. Returns true if the row is green; a red row is
@@ -66,14 +66,14 @@ impl FaultRows {
         let measured = measured.unwrap_or_else(|_| bail!("not finished after {deadline:?}"));
         let took_s = start.elapsed().as_secs_f64();
         let keys = |count: Option<usize>| count.map_or("-".to_owned(), |count| count.to_string());
-        let Self { line, shape, .. } = self;
+        let Self { number, shape, .. } = self;
         let (sign, now) = match &measured {
             Ok(()) => ("green", row.now),
             Err(error) if row.now.is_empty() => ("RED", format!("{error:#}")),
             Err(error) => ("RED", format!("{}; {error:#}", row.now)),
         };
-        say(&format!(
-            "{sign:5} {line} {shape} | {input} | before: {before} | now: {now} | keys {} → {} | {took_s:.0} s",
+        print_line(&format!(
+            "{sign:5} {number} {shape} | {input} | before: {before} | now: {now} | keys {} → {} | {took_s:.0} s",
             keys(row.before),
             keys(row.after)
         ));
@@ -81,7 +81,7 @@ impl FaultRows {
         if is_green {
             self.green += 1;
         } else {
-            let name = format!("{line} {shape}: {input}");
+            let name = format!("{number} {shape}: {input}");
             self.red.push(name);
         }
         is_green
@@ -98,19 +98,21 @@ impl FaultRows {
     }
 
     /// Adds rows that another process has printed.
-    pub(crate) fn told_elsewhere(&mut self, name: &str, is_green: bool) {
-        let Self { line, shape, .. } = self;
+    pub(crate) fn add_printed(&mut self, name: &str, is_green: bool) {
+        let Self { number, shape, .. } = self;
         if is_green {
             self.green += 1;
         } else {
-            self.red.push(format!("{line} {shape}: {name}"));
+            self.red.push(format!("{number} {shape}: {name}"));
         }
     }
 
     /// Prints a row for a case that failed outside its inputs.
     pub(crate) fn failed(&mut self, name: &str, error: &anyhow::Error) {
-        let Self { line, shape, .. } = self;
-        say(&format!("RED   {line} {shape} | {name} | its cluster was not healthy: {error:#}"));
-        self.red.push(format!("{line} {shape}: {name}"));
+        let Self { number, shape, .. } = self;
+        print_line(&format!(
+            "RED   {number} {shape} | {name} | its cluster was not healthy: {error:#}"
+        ));
+        self.red.push(format!("{number} {shape}: {name}"));
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     ScenarioResult,
     engine::resident_kib,
     load::{clusters, is_ready},
-    say,
+    print_line,
 };
 
 /// How many clusters are created and deleted.
@@ -31,7 +31,7 @@ const CYCLES: usize = 200;
 /// After this many cycles every bounded cache is full.
 const SETTLED: usize = 50;
 /// After how many cycles the sizes are recorded each time.
-const NOTED_EACH: usize = 10;
+const RECORD_EVERY: usize = 10;
 /// How much the host may grow after [`SETTLED`] cycles, in KiB.
 const HOST_GROWTH_MAX_KIB: u64 = 8 << 10;
 /// How much the local cluster may grow after [`SETTLED`] cycles, in KiB.
@@ -68,34 +68,34 @@ struct ProcessSizes {
 }
 
 impl ProcessSizes {
-    fn of(story: &TestEnvironment, cycles: usize) -> Result<Self> {
-        let host = ProcessSize::of(story.host.pid())?;
-        Ok(Self { cycles, host, local: ProcessSize::of(story.cluster.process.pid())? })
+    fn of(env: &TestEnvironment, cycles: usize) -> Result<Self> {
+        let host = ProcessSize::of(env.host.pid())?;
+        Ok(Self { cycles, host, local: ProcessSize::of(env.cluster.process.pid())? })
     }
 }
 
 /// L3: a cluster of one primary and one replica is created and deleted again and again.
 pub(crate) async fn a_cluster_comes_and_goes() -> Result<ScenarioResult> {
-    let mut story = TestEnvironment::begin(RedisCluster::USUAL, &[], "").await?;
-    story.redis.create(&story.kubectl)?;
-    story.well().await?;
-    story.watch().await?;
-    let clusters = clusters(&story.client);
-    let pods = Api::namespaced(story.client.clone(), NAMESPACE);
+    let mut env = TestEnvironment::begin(RedisCluster::USUAL, &[], "").await?;
+    env.redis.create(&env.kubectl)?;
+    env.until_healthy().await?;
+    env.watch().await?;
+    let clusters = clusters(&env.client);
+    let pods = Api::namespaced(env.client.clone(), NAMESPACE);
     let start = Instant::now();
-    let mut noted = vec![ProcessSizes::of(&story, 0)?];
+    let mut sizes_by_cycle = vec![ProcessSizes::of(&env, 0)?];
     for cycle in 1..=CYCLES {
-        come_and_go(&clusters, &pods, &format!("guest-{cycle:03}")).await?;
-        if cycle.is_multiple_of(NOTED_EACH) {
-            let sizes = ProcessSizes::of(&story, cycle)?;
-            say(&format!("L3 {cycle:3} cycles: host {}; local {}", sizes.host, sizes.local));
-            noted.push(sizes);
+        create_and_delete(&clusters, &pods, &format!("guest-{cycle:03}")).await?;
+        if cycle.is_multiple_of(RECORD_EVERY) {
+            let sizes = ProcessSizes::of(&env, cycle)?;
+            print_line(&format!("L3 {cycle:3} cycles: host {}; local {}", sizes.host, sizes.local));
+            sizes_by_cycle.push(sizes);
         }
     }
     let took = start.elapsed();
-    judge(&noted)?;
-    let report = story.end(QUIET).await?;
-    let ends = noted.iter().filter(|sizes| [0, SETTLED, CYCLES].contains(&sizes.cycles));
+    judge(&sizes_by_cycle)?;
+    let report = env.end(QUIET).await?;
+    let ends = sizes_by_cycle.iter().filter(|sizes| [0, SETTLED, CYCLES].contains(&sizes.cycles));
     let outcome = ScenarioResult::new("200 clusters created and deleted", took, 400.0, &report);
     Ok(ends.fold(outcome, |outcome, ProcessSizes { cycles, host, local }| {
         outcome.note(format!("after {cycles}: host {host}, local {local}"))
@@ -103,8 +103,8 @@ pub(crate) async fn a_cluster_comes_and_goes() -> Result<ScenarioResult> {
 }
 
 /// Compares the sizes after [`SETTLED`] cycles with all later ones.
-fn judge(noted: &[ProcessSizes]) -> Result<()> {
-    let settled = noted.iter().skip_while(|sizes| sizes.cycles < SETTLED);
+fn judge(sizes_by_cycle: &[ProcessSizes]) -> Result<()> {
+    let settled = sizes_by_cycle.iter().skip_while(|sizes| sizes.cycles < SETTLED);
     let Some(base) = settled.clone().next() else { bail!("no size was recorded") };
     for now in settled {
         let pairs = [
@@ -127,7 +127,11 @@ fn judge(noted: &[ProcessSizes]) -> Result<()> {
 }
 
 /// Creates a cluster, waits until it is ready, deletes it, and waits until its Pods are deleted.
-async fn come_and_go(clusters: &Api<DynamicObject>, pods: &Api<Pod>, name: &str) -> Result<()> {
+async fn create_and_delete(
+    clusters: &Api<DynamicObject>,
+    pods: &Api<Pod>,
+    name: &str,
+) -> Result<()> {
     let cluster = json!({
         "apiVersion": "redis.tholepin.dev/v1alpha1",
         "kind": "RedisCluster",
@@ -146,8 +150,8 @@ async fn come_and_go(clusters: &Api<DynamicObject>, pods: &Api<Pod>, name: &str)
         pause().await;
     }
     clusters.delete(name, &DeleteParams::default()).await?;
-    let its = ListParams::default().labels(&format!("redis.tholepin.dev/cluster={name}"));
-    while clusters.get_opt(name).await?.is_some() || !pods.list(&its).await?.items.is_empty() {
+    let own_pods = ListParams::default().labels(&format!("redis.tholepin.dev/cluster={name}"));
+    while clusters.get_opt(name).await?.is_some() || !pods.list(&own_pods).await?.items.is_empty() {
         ensure!(start.elapsed() < GIVE_UP, "{name} is not deleted");
         pause().await;
     }

@@ -31,7 +31,7 @@ use crate::{
     ScenarioResult,
     basics::deleted,
     healing::{healed, primary},
-    say,
+    print_line,
 };
 
 /// The smallest cluster whose creation needs every kind of write.
@@ -52,18 +52,21 @@ struct FormedTopology {
 
 impl FormedTopology {
     /// Records and prints a step that reached the same end.
-    fn row(&mut self, what: impl fmt::Display, took: Duration) {
+    fn record(&mut self, what: impl fmt::Display, took: Duration) {
         self.steps += 1;
         self.slowest = self.slowest.max(took);
-        say(&format!("  {what} → same end, healthy {:.1} s after the restart", took.as_secs_f64()));
+        print_line(&format!(
+            "  {what} → same end, healthy {:.1} s after the restart",
+            took.as_secs_f64()
+        ));
     }
 
     /// Creates the cluster once more with the oracles, and judges them.
-    async fn judged(self, mut story: TestEnvironment) -> Result<ScenarioResult> {
-        story.redis.create(&story.kubectl)?;
-        story.well().await?;
-        story.watch().await?;
-        let report = story.end(QUIET).await?;
+    async fn judge(self, mut env: TestEnvironment) -> Result<ScenarioResult> {
+        env.redis.create(&env.kubectl)?;
+        env.until_healthy().await?;
+        env.watch().await?;
+        let report = env.end(QUIET).await?;
         let outcome = ScenarioResult::new("slowest of all steps", self.slowest, BOUND_S, &report);
         Ok(outcome.note(format!("{} steps, each with the same end", self.steps)))
     }
@@ -90,141 +93,142 @@ pub(crate) async fn before_each_write_of_a_heal() -> Result<ScenarioResult> {
 }
 
 /// Waits until the host was killed; returns false if the write did not come within the deadline.
-async fn sprung(mut sprung: tokio::sync::watch::Receiver<bool>) -> bool {
-    let wait = tokio::time::timeout(WRITE_DEADLINE, sprung.wait_for(|sprung| *sprung)).await;
-    wait.is_ok_and(|sprung| sprung.is_ok())
+async fn was_killed(mut was_killed: tokio::sync::watch::Receiver<bool>) -> bool {
+    let wait =
+        tokio::time::timeout(WRITE_DEADLINE, was_killed.wait_for(|was_killed| *was_killed)).await;
+    wait.is_ok_and(|was_killed| was_killed.is_ok())
 }
 
 /// Waits until the state equals that of an undisturbed run; returns how long the cluster took to be healthy.
-async fn same_end(story: &TestEnvironment, wanted: &BTreeMap<String, Value>) -> Result<Duration> {
-    let (_, took) = story.well().await?;
-    let look = || async {
-        let differences = differences(wanted, &shape(&story.client, NAMESPACE).await?);
+async fn same_end(env: &TestEnvironment, expected: &BTreeMap<String, Value>) -> Result<Duration> {
+    let (_, took) = env.until_healthy().await?;
+    let poll = || async {
+        let differences = differences(expected, &shape(&env.client, NAMESPACE).await?);
         Ok(if differences.is_empty() {
-            Poll::There(())
+            Poll::Done(())
         } else {
             Poll::NotYet(differences.join("; "))
         })
     };
     // The last writes come a moment after the cluster is healthy.
-    until("the same end", GIVE_UP, look).await?;
+    until("the same end", GIVE_UP, poll).await?;
     Ok(took)
 }
 
 async fn creation(moment: KillMoment) -> Result<ScenarioResult> {
-    let mut story = TestEnvironment::begin_by(ApiAccess::Proxied, SMALL, &[], "").await?;
+    let mut env = TestEnvironment::begin_by(ApiAccess::Proxied, SMALL, &[], "").await?;
     // The first cluster gives the expected state. The writes are counted for a second one, because the host
     // discovers kinds only once.
-    story.redis.create(&story.kubectl)?;
-    story.well().await?;
-    story.settle(Duration::from_secs(1)).await?;
-    let wanted = shape(&story.client, NAMESPACE).await?;
-    deleted(&story).await?;
-    story.road()?.take_writes();
-    story.redis.create(&story.kubectl)?;
-    story.well().await?;
-    story.settle(Duration::from_secs(1)).await?;
-    let writes = story.road()?.take_writes();
-    deleted(&story).await?;
+    env.redis.create(&env.kubectl)?;
+    env.until_healthy().await?;
+    env.settle(Duration::from_secs(1)).await?;
+    let expected = shape(&env.client, NAMESPACE).await?;
+    deleted(&env).await?;
+    env.api_proxy()?.take_writes();
+    env.redis.create(&env.kubectl)?;
+    env.until_healthy().await?;
+    env.settle(Duration::from_secs(1)).await?;
+    let writes = env.api_proxy()?.take_writes();
+    deleted(&env).await?;
 
     let mut table = FormedTopology::default();
     for (index, write) in writes.iter().enumerate() {
         let step = index + 1;
-        let seen = story.road()?.kill_at(step, moment, story.host.pid());
-        story.redis.create(&story.kubectl)?;
-        let write = if sprung(seen).await {
-            let now = story.road()?.take_writes();
+        let seen = env.api_proxy()?.kill_at(step, moment, env.host.pid());
+        env.redis.create(&env.kubectl)?;
+        let write = if was_killed(seen).await {
+            let now = env.api_proxy()?.take_writes();
             now.last().cloned().unwrap_or_default()
         } else {
             format!("(fewer writes this time; without a kill: {write})")
         };
-        story.road()?.spare();
-        story.restart()?;
-        let took = same_end(&story, &wanted).await;
+        env.api_proxy()?.cancel_kill();
+        env.restart()?;
+        let took = same_end(&env, &expected).await;
         let took = took.with_context(|| format!("killed {moment} write {step}, {write}"))?;
-        table.row(format_args!("{step:>2} {moment} {write}"), took);
-        deleted(&story).await?;
+        table.record(format_args!("{step:>2} {moment} {write}"), took);
+        deleted(&env).await?;
     }
-    table.judged(story).await
+    table.judge(env).await
 }
 
 async fn heal(moment: KillMoment) -> Result<ScenarioResult> {
-    let mut story =
+    let mut env =
         TestEnvironment::begin_by(ApiAccess::Proxied, RedisCluster::USUAL, &[], "").await?;
-    story.redis.create(&story.kubectl)?;
-    story.well().await?;
-    story.watch().await?;
-    let wanted = shape(&story.client, NAMESPACE).await?;
-    story.road()?.take_writes();
-    let (_, died) = primary(&story, 0).await?;
-    kill_pod(&story, &died.pod)?;
-    healed(&story, &died).await?;
-    story.settle(Duration::from_secs(1)).await?;
-    let writes = story.road()?.take_writes();
+    env.redis.create(&env.kubectl)?;
+    env.until_healthy().await?;
+    env.watch().await?;
+    let expected = shape(&env.client, NAMESPACE).await?;
+    env.api_proxy()?.take_writes();
+    let (_, died) = primary(&env, 0).await?;
+    kill_pod(&env, &died.pod)?;
+    healed(&env, &died).await?;
+    env.settle(Duration::from_secs(1)).await?;
+    let writes = env.api_proxy()?.take_writes();
 
     let mut table = FormedTopology::default();
     for (index, write) in writes.iter().enumerate() {
         let step = index + 1;
         // Another shard each time, so that no shard has just failed over.
-        let (_, died) = primary(&story, step % 3).await?;
-        let seen = story.road()?.kill_at(step, moment, story.host.pid());
-        kill_pod(&story, &died.pod)?;
-        let write = if sprung(seen).await {
-            let now = story.road()?.take_writes();
+        let (_, died) = primary(&env, step % 3).await?;
+        let seen = env.api_proxy()?.kill_at(step, moment, env.host.pid());
+        kill_pod(&env, &died.pod)?;
+        let write = if was_killed(seen).await {
+            let now = env.api_proxy()?.take_writes();
             now.last().cloned().unwrap_or_default()
         } else {
             format!("(fewer writes this time; in the first run: {write})")
         };
-        story.road()?.spare();
-        story.restart()?;
+        env.api_proxy()?.cancel_kill();
+        env.restart()?;
         let start = Instant::now();
         let end = async {
-            healed(&story, &died).await?;
+            healed(&env, &died).await?;
             let took = start.elapsed();
-            same_end(&story, &wanted).await?;
+            same_end(&env, &expected).await?;
             anyhow::Ok(took)
         };
         let took = end.await;
         let took = took.with_context(|| format!("killed {moment} write {step}, {write}"))?;
-        table.row(format_args!("{step:>2} {moment} {write}"), took);
-        story.settle(Duration::from_secs(1)).await?;
+        table.record(format_args!("{step:>2} {moment} {write}"), took);
+        env.settle(Duration::from_secs(1)).await?;
     }
-    let report = story.end(QUIET).await?;
+    let report = env.end(QUIET).await?;
     let outcome = ScenarioResult::new("slowest of all steps", table.slowest, BOUND_S, &report);
     Ok(outcome.note(format!("{} steps, each with the same end", table.steps)))
 }
 
-fn kill_pod(story: &TestEnvironment, pod: &str) -> Result<()> {
+fn kill_pod(env: &TestEnvironment, pod: &str) -> Result<()> {
     let kill = ["delete", "pod", pod, "--force", "--grace-period=0", "--wait=false"];
-    story.kubectl.run(&kill).map(drop)
+    env.kubectl.run(&kill).map(drop)
 }
 
 /// K5: as soon as each write of a creation is seen in Redis.
 pub(crate) async fn at_each_write_to_redis() -> Result<ScenarioResult> {
     let redis = RedisCluster { shards: 2, replicas: 1, ..RedisCluster::USUAL };
-    let mut story = TestEnvironment::begin(redis, &[], "").await?;
-    story.redis.create(&story.kubectl)?;
-    story.well().await?;
-    story.settle(Duration::from_secs(1)).await?;
-    let wanted = shape(&story.client, NAMESPACE).await?;
+    let mut env = TestEnvironment::begin(redis, &[], "").await?;
+    env.redis.create(&env.kubectl)?;
+    env.until_healthy().await?;
+    env.settle(Duration::from_secs(1)).await?;
+    let expected = shape(&env.client, NAMESPACE).await?;
     let mut counts = CommandCounts::default();
-    counts.learn(&story).await?;
-    let total = counts.look();
+    counts.learn(&env).await?;
+    let total = counts.poll();
     ensure!(0 < total, "no write was seen in Redis");
-    deleted(&story).await?;
+    deleted(&env).await?;
 
     let mut table = FormedTopology::default();
     for step in 1..=total {
-        story.redis.create(&story.kubectl)?;
-        let seen = CommandCounts::until(&story, step).await?;
-        signal(story.host.pid(), "KILL")?;
-        story.restart()?;
-        let took = same_end(&story, &wanted).await;
+        env.redis.create(&env.kubectl)?;
+        let seen = CommandCounts::until(&env, step).await?;
+        signal(env.host.pid(), "KILL")?;
+        env.restart()?;
+        let took = same_end(&env, &expected).await;
         let took = took.with_context(|| format!("killed at write {step} to Redis, {seen}"))?;
-        table.row(format_args!("{step:>2} of {total}, {seen}"), took);
-        deleted(&story).await?;
+        table.record(format_args!("{step:>2} of {total}, {seen}"), took);
+        deleted(&env).await?;
     }
-    table.judged(story).await
+    table.judge(env).await
 }
 
 /// How many commands that change the cluster each server has run, by the servers' own counts.
@@ -236,9 +240,9 @@ struct CommandCounts {
 
 impl CommandCounts {
     /// Connects to the servers of the present Pods.
-    async fn learn(&mut self, story: &TestEnvironment) -> Result<()> {
-        let pods: Api<Pod> = Api::namespaced(story.client.clone(), NAMESPACE);
-        let selector = format!("redis.tholepin.dev/cluster={}", story.redis.name);
+    async fn learn(&mut self, env: &TestEnvironment) -> Result<()> {
+        let pods: Api<Pod> = Api::namespaced(env.client.clone(), NAMESPACE);
+        let selector = format!("redis.tholepin.dev/cluster={}", env.redis.name);
         for pod in pods.list(&ListParams::default().labels(&selector)).await? {
             let Some(ip) = pod.status.and_then(|status| status.pod_ip) else { continue };
             let address = format!("{ip}:6379");
@@ -252,7 +256,7 @@ impl CommandCounts {
     }
 
     /// Reads the counts; returns the number of writes of all servers.
-    fn look(&mut self) -> u64 {
+    fn poll(&mut self) -> u64 {
         self.by_verb.clear();
         for server in self.servers.values_mut() {
             let stats: String = cmd("INFO").arg("commandstats").query(server).unwrap_or_default();
@@ -264,16 +268,16 @@ impl CommandCounts {
     }
 
     /// Waits until there were this many writes; returns the counts as text.
-    async fn until(story: &TestEnvironment, count: u64) -> Result<String> {
+    async fn until(env: &TestEnvironment, count: u64) -> Result<String> {
         let mut counts = Self::default();
         let start = Instant::now();
         let mut learnt = None;
         loop {
             if learnt.is_none_or(|at: Instant| Duration::from_millis(100) < at.elapsed()) {
-                counts.learn(story).await?;
+                counts.learn(env).await?;
                 learnt = Some(Instant::now());
             }
-            let seen = counts.look();
+            let seen = counts.poll();
             if count <= seen {
                 let verbs = counts.by_verb.iter().map(|(verb, calls)| format!("{calls} {verb}"));
                 let verbs: Vec<_> = verbs.collect();

@@ -32,7 +32,7 @@ use tests::{
 
 use crate::{
     ScenarioResult,
-    engine::{has, peak_kib, resident_kib},
+    engine::{peak_kib, resident_kib, until_conditions},
     objects::TestObjects,
 };
 
@@ -70,8 +70,8 @@ struct ReconcileLog {
 }
 
 impl ReconcileLog {
-    fn of(story: &TestEnvironment) -> Self {
-        let log = story.cluster.directory().join("host.log");
+    fn of(env: &TestEnvironment) -> Self {
+        let log = env.cluster.directory().join("host.log");
         Self { log, offset: 0, rest: String::new(), all: Vec::new() }
     }
 
@@ -83,7 +83,7 @@ impl ReconcileLog {
         self.offset += u64::try_from(file.read_to_string(&mut new)?)?;
         self.rest.push_str(&new);
         if let Some((whole, rest)) = self.rest.rsplit_once('\n') {
-            self.all.extend(whole.lines().filter_map(pass));
+            self.all.extend(whole.lines().filter_map(parse_reconcile));
             self.rest = rest.to_owned();
         }
         Ok(&self.all)
@@ -91,17 +91,17 @@ impl ReconcileLog {
 
     /// Returns the objects that have begun a reconcile after the first `from` ones.
     fn objects(&self, from: usize) -> BTreeSet<&str> {
-        self.all.iter().skip(from).map(|pass| pass.object.as_str()).collect()
+        self.all.iter().skip(from).map(|reconcile| reconcile.object.as_str()).collect()
     }
 
     /// Returns how many objects have begun a reconcile after those with another revision than `old`.
     fn new_since(&self, from: usize, old: &str) -> usize {
-        let new = self.all.iter().skip(from).filter(|pass| pass.revision != old);
-        new.map(|pass| pass.object.as_str()).collect::<BTreeSet<_>>().len()
+        let new = self.all.iter().skip(from).filter(|reconcile| reconcile.revision != old);
+        new.map(|reconcile| reconcile.object.as_str()).collect::<BTreeSet<_>>().len()
     }
 }
 
-fn pass(line: &str) -> Option<LoggedReconcile> {
+fn parse_reconcile(line: &str) -> Option<LoggedReconcile> {
     let line: Value = serde_json::from_str(line).ok()?;
     let text = |path: &str| line.pointer(path).and_then(Value::as_str);
     let number = text("/fields/message")?.strip_prefix("began ")?.parse().ok()?;
@@ -128,11 +128,11 @@ fn work(number: usize) -> Value {
 }
 
 /// Waits until this many objects have begun a reconcile after the first `from` ones.
-async fn begun(passes: &mut ReconcileLog, from: usize, count: usize) -> Result<Duration> {
+async fn begun(reconciles: &mut ReconcileLog, from: usize, count: usize) -> Result<Duration> {
     let start = Instant::now();
     loop {
-        passes.read()?;
-        let seen = passes.objects(from).len();
+        reconciles.read()?;
+        let seen = reconciles.objects(from).len();
         if count <= seen {
             return Ok(start.elapsed());
         }
@@ -142,11 +142,16 @@ async fn begun(passes: &mut ReconcileLog, from: usize, count: usize) -> Result<D
 }
 
 /// Waits until this many objects have begun a reconcile with another revision than `old`.
-async fn until_new(passes: &mut ReconcileLog, from: usize, old: &str, count: usize) -> Result<()> {
+async fn until_new(
+    reconciles: &mut ReconcileLog,
+    from: usize,
+    old: &str,
+    count: usize,
+) -> Result<()> {
     let start = Instant::now();
     loop {
-        passes.read()?;
-        let seen = passes.new_since(from, old);
+        reconciles.read()?;
+        let seen = reconciles.new_since(from, old);
         if count <= seen {
             return Ok(());
         }
@@ -159,20 +164,20 @@ async fn until_new(passes: &mut ReconcileLog, from: usize, old: &str, count: usi
 pub(crate) async fn live_events_overtake_a_swap() -> Result<ScenarioResult> {
     let component = guests::probe()?;
     let plugins = [("probe", component.clone())];
-    let mut story =
+    let mut env =
         TestEnvironment::begin_by(logged(), RedisCluster::USUAL, &plugins, guests::PROBES).await?;
-    story.redis.create(&story.kubectl)?;
-    let probes = TestObjects::new(&story.client, "Probe");
-    let mut passes = ReconcileLog::of(&story);
+    env.redis.create(&env.kubectl)?;
+    let probes = TestObjects::new(&env.client, "Probe");
+    let mut reconciles = ReconcileLog::of(&env);
     let names = probes.create(OBJECTS, |_| work(0)).await?;
-    begun(&mut passes, 0, OBJECTS).await?;
-    story.well().await?;
-    story.watch().await?;
-    let from = passes.read()?.len();
-    let old = passes.all.last().map(|pass| pass.revision.clone()).unwrap_or_default();
+    begun(&mut reconciles, 0, OBJECTS).await?;
+    env.until_healthy().await?;
+    env.watch().await?;
+    let from = reconciles.read()?.len();
+    let old = reconciles.all.last().map(|reconcile| reconcile.revision.clone()).unwrap_or_default();
 
-    story.put("probe.wasm", &guests::renamed(&component, 1))?;
-    until_new(&mut passes, from, &old, 1).await?;
+    env.put("probe.wasm", &guests::renamed(&component, 1))?;
+    until_new(&mut reconciles, from, &old, 1).await?;
     let mut starts = Vec::new();
     let mut touched = Vec::new();
     for number in 1..=EVENTS {
@@ -181,27 +186,29 @@ pub(crate) async fn live_events_overtake_a_swap() -> Result<ScenarioResult> {
         let number = u64::try_from(number)?;
         let start = Instant::now();
         let at = loop {
-            if let Some(pass) = passes.read()?.iter().find(|pass| pass.number == number) {
-                break pass.at;
+            if let Some(reconcile) =
+                reconciles.read()?.iter().find(|reconcile| reconcile.number == number)
+            {
+                break reconcile.at;
             }
             ensure!(start.elapsed() < GIVE_UP, "{name} is not reconciled");
             tokio::time::sleep(Duration::from_millis(1)).await;
         };
-        if passes.new_since(from, &old) < OBJECTS {
+        if reconciles.new_since(from, &old) < OBJECTS {
             starts.push((name.clone(), at));
         }
         touched.push(name);
     }
-    until_new(&mut passes, from, &old, OBJECTS).await?;
+    until_new(&mut reconciles, from, &old, OBJECTS).await?;
     let mut waits = Vec::new();
     for (name, at) in &starts {
-        let written = written_at(&story.cluster.audit_log(), "probes", name)?;
+        let written = written_at(&env.cluster.audit_log(), "probes", name)?;
         waits.push(Duration::try_from(at.duration_since(written)).unwrap_or_default());
     }
     let in_time = waits.len();
     ensure!(EVENTS_MIN <= in_time, "only {in_time} events arrived while other objects were queued");
     probes.change(&touched, &json!({"number": 0})).await?;
-    let report = story.end(QUIET).await?;
+    let report = env.end(QUIET).await?;
     waits.sort();
     let p50 = waits.get(in_time / 2).copied().unwrap_or_default();
     let slowest = waits.last().copied().unwrap_or_default();
@@ -220,101 +227,103 @@ pub(crate) async fn two_plugins_share_the_host() -> Result<ScenarioResult> {
     let plugins = [("probe", guests::probe()?), ("other", guests::build("guest-probe", &other)?)];
     let other = guests::PROBES.replace("probe", "other").replace("Probe", "Other");
     let kinds = format!("{}\n---\n{other}", guests::PROBES);
-    let mut story =
+    let mut env =
         TestEnvironment::begin_by(logged(), RedisCluster::USUAL, &plugins, &kinds).await?;
-    story.redis.create(&story.kubectl)?;
-    let [probes, others] = ["Probe", "Other"].map(|kind| TestObjects::new(&story.client, kind));
+    env.redis.create(&env.kubectl)?;
+    let [probes, others] = ["Probe", "Other"].map(|kind| TestObjects::new(&env.client, kind));
     let names = probes.create(OBJECTS - OTHERS, |_| work(0)).await?;
     others.create(OTHERS, |_| work(0)).await?;
-    let mut passes = ReconcileLog::of(&story);
-    begun(&mut passes, 0, OBJECTS).await?;
+    let mut reconciles = ReconcileLog::of(&env);
+    begun(&mut reconciles, 0, OBJECTS).await?;
     // So that the object on which the plugin will loop has a status to return to.
-    let poison = std::slice::from_ref(names.first().context("an object")?);
-    probes.change(poison, &json!({"do": "be-invalid"})).await?;
-    has(&probes, poison, &["Reconciled"]).await?;
-    probes.change(poison, &work(0)).await?;
-    has(&probes, poison, &[]).await?;
-    story.well().await?;
-    story.watch().await?;
+    let looping = std::slice::from_ref(names.first().context("an object")?);
+    probes.change(looping, &json!({"do": "be-invalid"})).await?;
+    until_conditions(&probes, looping, &["Reconciled"]).await?;
+    probes.change(looping, &work(0)).await?;
+    until_conditions(&probes, looping, &[]).await?;
+    env.until_healthy().await?;
+    env.watch().await?;
 
-    story.restart()?;
-    let mut passes = ReconcileLog::of(&story);
-    begun(&mut passes, 0, OBJECTS).await?;
-    let alone = span(&passes.all);
-    let share = share(&passes.all);
+    env.restart()?;
+    let mut reconciles = ReconcileLog::of(&env);
+    begun(&mut reconciles, 0, OBJECTS).await?;
+    let alone = span(&reconciles.all);
+    let share = share(&reconciles.all);
     ensure!(
         (0.4..=0.6).contains(&share),
         "the plugin with fewer objects got {share:.2} of the reconciles"
     );
-    let gap = longest_gap(&passes.all);
+    let gap = longest_gap(&reconciles.all);
     ensure!(gap < Duration::from_secs(3), "nothing was reconciled for {gap:?}");
 
-    probes.change(poison, &json!({"do": "loop"})).await?;
-    has(&probes, poison, &["Quarantined"]).await?;
-    story.restart()?;
-    let mut passes = ReconcileLog::of(&story);
-    begun(&mut passes, 0, OBJECTS - 1).await?;
-    let poisoned = span(&passes.all);
+    probes.change(looping, &json!({"do": "loop"})).await?;
+    until_conditions(&probes, looping, &["Quarantined"]).await?;
+    env.restart()?;
+    let mut reconciles = ReconcileLog::of(&env);
+    begun(&mut reconciles, 0, OBJECTS - 1).await?;
+    let with_looping = span(&reconciles.all);
     let limit = alone * 2 + Duration::from_secs(1);
-    ensure!(poisoned < limit, "with a looping object {poisoned:?}, without {alone:?}");
-    probes.change(poison, &work(0)).await?;
-    has(&probes, poison, &[]).await?;
+    ensure!(with_looping < limit, "with a looping object {with_looping:?}, without {alone:?}");
+    probes.change(looping, &work(0)).await?;
+    until_conditions(&probes, looping, &[]).await?;
 
-    story.settle(Duration::from_secs(1)).await?;
-    let memory = resident_kib(story.host.pid())?;
+    env.settle(Duration::from_secs(1)).await?;
+    let memory = resident_kib(env.host.pid())?;
     ensure!(memory < MEMORY_MAX_KIB, "the host has {memory} KiB");
-    let idle = idle_writes(&story).await?;
-    let peak = peak_kib(story.host.pid())?;
-    let report = story.end(QUIET).await?;
+    let idle = idle_writes(&env).await?;
+    let peak = peak_kib(env.host.pid())?;
+    let report = env.end(QUIET).await?;
     Ok(ScenarioResult::new("a thousand reconciled after a start", alone, 10.0, &report)
         .note(format!("share of the plugin with fewer objects while both were queued: {share:.2}"))
         .note(format!("longest pause {:.2} s", gap.as_secs_f64()))
-        .note(format!("with a looping object {:.2} s", poisoned.as_secs_f64()))
+        .note(format!("with a looping object {:.2} s", with_looping.as_secs_f64()))
         .note(format!("memory {} MiB, at its peak {} MiB", memory >> 10, peak >> 10))
         .note(format!("writes while idle for 5 s: {idle}")))
 }
 
 /// Returns the time from the first reconcile to the last.
-fn span(passes: &[LoggedReconcile]) -> Duration {
-    let ends = passes.first().zip(passes.last());
+fn span(reconciles: &[LoggedReconcile]) -> Duration {
+    let ends = reconciles.first().zip(reconciles.last());
     let span = ends.map(|(first, last)| last.at.duration_since(first.at));
     span.and_then(|span| Duration::try_from(span).ok()).unwrap_or_default()
 }
 
 /// Returns the share of the plugin `other` in the reconciles, counted while objects of both plugins were queued.
-fn share(passes: &[LoggedReconcile]) -> f64 {
-    let is_other = |pass: &LoggedReconcile| pass.plugin == "other";
-    let first = |wanted: bool| passes.iter().position(|pass| is_other(pass) == wanted);
+fn share(reconciles: &[LoggedReconcile]) -> f64 {
+    let is_other = |reconcile: &LoggedReconcile| reconcile.plugin == "other";
+    let first = |other_first: bool| {
+        reconciles.iter().position(|reconcile| is_other(reconcile) == other_first)
+    };
     let from = first(true).max(first(false)).unwrap_or_default();
-    let to = passes.iter().rposition(is_other).unwrap_or_default();
-    let both = passes.get(from..=to).unwrap_or_default();
-    let count = |passes: usize| f64::from(u32::try_from(passes).unwrap_or(u32::MAX));
-    count(both.iter().filter(|pass| is_other(pass)).count()) / count(both.len().max(1))
+    let to = reconciles.iter().rposition(is_other).unwrap_or_default();
+    let both = reconciles.get(from..=to).unwrap_or_default();
+    let count = |reconciles: usize| f64::from(u32::try_from(reconciles).unwrap_or(u32::MAX));
+    count(both.iter().filter(|reconcile| is_other(reconcile)).count()) / count(both.len().max(1))
 }
 
-fn longest_gap(passes: &[LoggedReconcile]) -> Duration {
-    let gaps = passes.windows(2).filter_map(|pair| match pair {
-        [one, next] => Duration::try_from(next.at.duration_since(one.at)).ok(),
+fn longest_gap(reconciles: &[LoggedReconcile]) -> Duration {
+    let gaps = reconciles.windows(2).filter_map(|pair| match pair {
+        [before, next] => Duration::try_from(next.at.duration_since(before.at)).ok(),
         _ => None,
     });
     gaps.max().unwrap_or_default()
 }
 
 /// Returns how many writes the host sends in 5 s.
-async fn idle_writes(story: &TestEnvironment) -> Result<usize> {
-    let before = host_writes(&story.cluster.audit_log())?.len();
+async fn idle_writes(env: &TestEnvironment) -> Result<usize> {
+    let before = host_writes(&env.cluster.audit_log())?.len();
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let writes = host_writes(&story.cluster.audit_log())?.len() - before;
+    let writes = host_writes(&env.cluster.audit_log())?.len() - before;
     ensure!(writes == 0, "the host wrote {writes} times although nothing changed");
     Ok(writes)
 }
 
 /// L2: fifty real clusters of one shard become ready and get a setting.
 pub(crate) async fn fifty_clusters() -> Result<ScenarioResult> {
-    let mut story = TestEnvironment::begin(RedisCluster::USUAL, &[], "").await?;
-    story.redis.create(&story.kubectl)?;
-    story.well().await?;
-    let clusters = clusters(&story.client);
+    let mut env = TestEnvironment::begin(RedisCluster::USUAL, &[], "").await?;
+    env.redis.create(&env.kubectl)?;
+    env.until_healthy().await?;
+    let clusters = clusters(&env.client);
     let start = Instant::now();
     let item = |number: usize| {
         let clusters = clusters.clone();
@@ -333,8 +342,8 @@ pub(crate) async fn fifty_clusters() -> Result<ScenarioResult> {
     stream::iter((0..CLUSTERS).map(item)).buffer_unordered(8).try_collect::<()>().await?;
     let firsts = all_ready(&clusters).await?;
     let took = start.elapsed();
-    story.well().await?;
-    story.watch().await?;
+    env.until_healthy().await?;
+    env.watch().await?;
 
     let start = Instant::now();
     let setting = Patch::Merge(json!({"spec": {"settings": {"slowlog-max-len": "256"}}}));
@@ -342,7 +351,7 @@ pub(crate) async fn fifty_clusters() -> Result<ScenarioResult> {
         let name = format!("many-{number:02}");
         clusters.patch(&name, &PatchParams::default(), &setting).await?;
     }
-    until("every server to have the setting", GIVE_UP, || have_setting(&story.client)).await?;
+    until("every server to have the setting", GIVE_UP, || have_setting(&env.client)).await?;
     let set = start.elapsed();
     let back = Patch::Merge(json!({"spec": {"settings": null}}));
     for number in 0..CLUSTERS {
@@ -350,13 +359,13 @@ pub(crate) async fn fifty_clusters() -> Result<ScenarioResult> {
     }
     all_ready(&clusters).await?;
     until("the cluster to settle", GIVE_UP, || async {
-        story.settle(Duration::from_secs(2)).await.map(Poll::There)
+        env.settle(Duration::from_secs(2)).await.map(Poll::Done)
     })
     .await?;
-    let memory = resident_kib(story.host.pid())?;
+    let memory = resident_kib(env.host.pid())?;
     ensure!(memory < MEMORY_MAX_KIB, "the host has {memory} KiB");
-    let idle = idle_writes(&story).await?;
-    let report = story.end(QUIET).await?;
+    let idle = idle_writes(&env).await?;
+    let report = env.end(QUIET).await?;
     Ok(ScenarioResult::new("fifty clusters of one shard ready", took, 60.0, &report)
         .note(format!("the first after {:.1} s", firsts.as_secs_f64()))
         .note(format!("a setting reached all in {:.1} s", set.as_secs_f64()))
@@ -418,5 +427,5 @@ async fn have_setting(client: &Client) -> Result<Poll<()>> {
             return Ok(Poll::NotYet(format!("{name} has {set:?}")));
         }
     }
-    Ok(Poll::There(()))
+    Ok(Poll::Done(()))
 }

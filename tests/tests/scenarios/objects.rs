@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tests::redis_cluster::NAMESPACE;
 
 /// How many requests are sent concurrently.
-const AT_ONCE: usize = 32;
+const CONCURRENCY_MAX: usize = 32;
 
 /// The objects of one test kind.
 pub(crate) struct TestObjects {
@@ -51,7 +51,7 @@ impl TestObjects {
                 anyhow::Ok(())
             }
         });
-        stream::iter(items).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        stream::iter(items).buffer_unordered(CONCURRENCY_MAX).try_collect::<()>().await?;
         Ok(names)
     }
 
@@ -60,7 +60,10 @@ impl TestObjects {
         let patch = Patch::Merge(json!({ "spec": spec }));
         let parameters = PatchParams::default();
         let changes = names.iter().map(|name| self.api.patch(name, &parameters, &patch));
-        stream::iter(changes).buffer_unordered(AT_ONCE).try_for_each(|_| async { Ok(()) }).await?;
+        stream::iter(changes)
+            .buffer_unordered(CONCURRENCY_MAX)
+            .try_for_each(|_| async { Ok(()) })
+            .await?;
         Ok(())
     }
 
@@ -82,7 +85,9 @@ pub(crate) fn conditions(object: &Value) -> Vec<(String, String)> {
     };
     let generation = object.pointer("/metadata/generation");
     let all = object.pointer("/status/conditions").and_then(Value::as_array);
-    let of_now =
-        all.into_iter().flatten().filter(|one| one.get("observedGeneration") == generation);
+    let of_now = all
+        .into_iter()
+        .flatten()
+        .filter(|condition| condition.get("observedGeneration") == generation);
     of_now.map(|condition| (text(condition, "type"), text(condition, "reason"))).collect()
 }

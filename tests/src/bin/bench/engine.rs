@@ -104,7 +104,7 @@ impl BenchEngine {
             namespace: object.namespace.clone(),
             name: object.name.clone(),
         });
-        let pass = self.gate.open(ReconcileScope {
+        let reconcile_context = self.gate.open(ReconcileScope {
             key: key.clone(),
             object: stored.clone(),
             grants: plugin.grants.clone(),
@@ -121,12 +121,17 @@ impl BenchEngine {
             causes: Vec::new(),
             memo: None,
         };
-        let (context, given) = (plugin.context(Some(key)), request.clone());
+        let (context, request_copy) = (plugin.context(Some(key)), request.clone());
         let start = Instant::now();
-        let outcome = plugin.reconcile(context, given, pass.clone()).await?;
+        let outcome = plugin.reconcile(context, request_copy, reconcile_context.clone()).await?;
         let took = start.elapsed();
         let outcome = outcome.map_err(|failure| anyhow!("{failure:?}"))?;
-        Ok(MeasuredReconcile { request, outcome, took, recording: pass.take_recording() })
+        Ok(MeasuredReconcile {
+            request,
+            outcome,
+            took,
+            recording: reconcile_context.take_recording(),
+        })
     }
 }
 

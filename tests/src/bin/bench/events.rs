@@ -44,7 +44,7 @@ const GOAL_BYTES: f64 = 256.0 * 1024.0 * 1024.0;
 /// How long the host may take to log all changes.
 const SEEN_MAX: Duration = Duration::from_secs(60);
 /// The guest logs this text before the number that it sees.
-const TOLD: &str = "told number ";
+const NUMBER_PREFIX: &str = "told number ";
 
 /// Measures this part.
 pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
@@ -56,14 +56,14 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let probes = objects::api(&client, ["tests.tholepin.dev", "v1", "Probe"]);
     objects::create(&probes, "bench", (0..OBJECTS).map(probe)).await?;
     // Each object logs its initial number first; those are larger than the numbers of the changes.
-    seen(&cluster, (0..OBJECTS).map(|number| CHANGES + number)).await?;
+    until_logged(&cluster, (0..OBJECTS).map(|number| CHANGES + number)).await?;
 
     let sent = change(&probes).await?;
-    let told = seen(&cluster, 0..CHANGES).await?;
+    let logged = until_logged(&cluster, 0..CHANGES).await?;
     let mut waited = Vec::new();
     for (number, (at, _)) in &sent {
         let entered =
-            told.get(number).with_context(|| format!("change {number} was not logged"))?;
+            logged.get(number).with_context(|| format!("change {number} was not logged"))?;
         waited.push(
             Duration::try_from(entered.duration_since(*at)).context("the clock went backwards")?,
         );
@@ -119,30 +119,30 @@ async fn change(probes: &Api<DynamicObject>) -> Result<BTreeMap<u32, (Timestamp,
 }
 
 /// Waits until the host has logged all these numbers; returns the time of each number's first line.
-async fn seen(
+async fn until_logged(
     cluster: &LocalClusterProcess,
     numbers: impl Iterator<Item = u32> + Clone,
 ) -> Result<BTreeMap<u32, Timestamp>> {
-    let look = || async {
-        let told = delivered(&fs::read_to_string(cluster.host_log())?)?;
-        let missing = numbers.clone().filter(|number| !told.contains_key(number)).count();
+    let poll = || async {
+        let logged = logged_numbers(&fs::read_to_string(cluster.host_log())?)?;
+        let missing = numbers.clone().filter(|number| !logged.contains_key(number)).count();
         let wait = || Poll::NotYet(format!("{missing} are missing"));
-        Ok(if missing == 0 { Poll::There(told) } else { wait() })
+        Ok(if missing == 0 { Poll::Done(logged) } else { wait() })
     };
-    Ok(until("each change to be logged", SEEN_MAX, look).await?.0)
+    Ok(until("each change to be logged", SEEN_MAX, poll).await?.0)
 }
 
 /// Returns the time of the first line with each number in a log.
-fn delivered(log: &str) -> Result<BTreeMap<u32, Timestamp>> {
-    let mut told = BTreeMap::new();
+fn logged_numbers(log: &str) -> Result<BTreeMap<u32, Timestamp>> {
+    let mut logged = BTreeMap::new();
     for line in log.lines() {
-        let Some((_, number)) = line.split_once(TOLD) else { continue };
+        let Some((_, number)) = line.split_once(NUMBER_PREFIX) else { continue };
         // The last line may be incomplete; the next poll reads it whole.
         let Some((number, _)) = number.split_once('.') else { continue };
         let time = line.split_whitespace().next().context("the line does not begin with a time")?;
-        told.entry(number.parse()?).or_insert(time.parse().context("a time")?);
+        logged.entry(number.parse()?).or_insert(time.parse().context("a time")?);
     }
-    Ok(told)
+    Ok(logged)
 }
 
 #[cfg(test)]
@@ -155,8 +155,8 @@ mod tests {
                    2026-11-21T14:00:01Z  INFO other\n\
                    2026-11-21T14:00:02.5Z  INFO reconcile: plugin: told number 7.\n\
                    2026-11-21T14:00:03Z  INFO reconcile: plugin: told number 1";
-        let told = delivered(log).unwrap();
-        assert_eq!(told.len(), 1);
-        assert_eq!(told[&7].to_string(), "2026-11-21T14:00:00.0001Z");
+        let logged = logged_numbers(log).unwrap();
+        assert_eq!(logged.len(), 1);
+        assert_eq!(logged[&7].to_string(), "2026-11-21T14:00:00.0001Z");
     }
 }

@@ -37,9 +37,9 @@ const USUAL: (u16, u16) = (3, 1);
 /// The label of a cluster's Pods.
 const CLUSTER_LABEL: &str = "redis.tholepin.dev/cluster";
 /// The cases are measured in turns, so that the machine's load affects all alike.
-const TURNS: usize = 8;
+const ROUNDS: usize = 8;
 /// The number of measured reconciles of each case in a turn.
-const PASSES: usize = 5;
+const RECONCILES: usize = 5;
 /// Ten times the nodes may cost ten times as much.
 const GOAL_TIMES: f64 = 10.0;
 /// A hundred times the clusters may cost nothing more; a tenth is allowed for noise.
@@ -55,59 +55,60 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
 }
 
 async fn by_size() -> Result<Vec<BenchRow>> {
-    let site = GrowthEnvironment::open().await?;
+    let env = GrowthEnvironment::open().await?;
     let mut cases = Vec::new();
     for (shards, replicas) in SIZES {
         let name = format!("c-{shards}-{replicas}");
-        site.make(&name, (shards, replicas)).await?;
+        env.create(&name, (shards, replicas)).await?;
         let row = format!("reconcile, {} nodes", shards * (1 + replicas));
-        cases.push(GrowthCase { site: &site, name, row });
+        cases.push(GrowthCase { env: &env, name, row });
     }
-    in_turns(&cases, (3, 1), ("reconcile, 100 nodes ÷ 10 nodes", GOAL_TIMES)).await
+    measure_in_rounds(&cases, (3, 1), ("reconcile, 100 nodes ÷ 10 nodes", GOAL_TIMES)).await
 }
 
 async fn by_count() -> Result<Vec<BenchRow>> {
-    let mut sites = Vec::new();
+    let mut environments = Vec::new();
     for count in COUNTS {
-        let site = GrowthEnvironment::open().await?;
+        let env = GrowthEnvironment::open().await?;
         for number in 0..count {
-            site.make(&format!("n-{number:03}"), USUAL).await?;
+            env.create(&format!("n-{number:03}"), USUAL).await?;
         }
-        sites.push((site, format!("reconcile, 6 nodes, {count} clusters")));
+        environments.push((env, format!("reconcile, 6 nodes, {count} clusters")));
     }
     let first = "n-000";
     let case =
-        |(site, row): (_, &String)| GrowthCase { site, name: first.to_owned(), row: row.clone() };
-    let cases: Vec<GrowthCase<'_>> = sites.iter().map(|(site, row)| case((site, row))).collect();
-    in_turns(&cases, (2, 0), ("reconcile, 100 clusters ÷ 1 cluster", GOAL_CONSTANT)).await
+        |(env, row): (_, &String)| GrowthCase { env, name: first.to_owned(), row: row.clone() };
+    let cases: Vec<GrowthCase<'_>> =
+        environments.iter().map(|(env, row)| case((env, row))).collect();
+    measure_in_rounds(&cases, (2, 0), ("reconcile, 100 clusters ÷ 1 cluster", GOAL_CONSTANT)).await
 }
 
 /// A cluster whose reconciles are measured.
 struct GrowthCase<'a> {
-    site: &'a GrowthEnvironment,
+    env: &'a GrowthEnvironment,
     name: String,
     row: String,
 }
 
 /// Measures the cases in turns. Returns a row per case, and last the ratio of two of them per turn, with its goal.
-async fn in_turns(
+async fn measure_in_rounds(
     cases: &[GrowthCase<'_>],
     (one, other): (usize, usize),
     (ratio, goal): (&str, f64),
 ) -> Result<Vec<BenchRow>> {
-    let (mut taken, mut medians) = (vec![Vec::new(); cases.len()], Vec::new());
-    for _ in 0..TURNS {
-        let mut turn = Vec::new();
-        for (case, taken) in cases.iter().zip(&mut taken) {
-            let passes = case.site.passes(&case.name).await?;
-            turn.push(BenchRow::ms("", &passes).median());
-            taken.extend(passes);
+    let (mut times, mut medians) = (vec![Vec::new(); cases.len()], Vec::new());
+    for _ in 0..ROUNDS {
+        let mut round = Vec::new();
+        for (case, times) in cases.iter().zip(&mut times) {
+            let reconciles = case.env.reconciles(&case.name).await?;
+            round.push(BenchRow::ms("", &reconciles).median());
+            times.extend(reconciles);
         }
-        medians.push(turn);
+        medians.push(round);
     }
-    let of = |turn: &Vec<f64>, index: usize| turn.get(index).copied().unwrap_or(f64::NAN);
-    let ratios = medians.iter().map(|turn| of(turn, one) / of(turn, other)).collect();
-    let rows = cases.iter().zip(&taken).map(|(case, taken)| BenchRow::ms(case.row.clone(), taken));
+    let of = |round: &Vec<f64>, index: usize| round.get(index).copied().unwrap_or(f64::NAN);
+    let ratios = medians.iter().map(|round| of(round, one) / of(round, other)).collect();
+    let rows = cases.iter().zip(&times).map(|(case, times)| BenchRow::ms(case.row.clone(), times));
     Ok(rows.chain([BenchRow::new(ratio, RowUnit::Ratio, ratios).goal(goal)]).collect())
 }
 
@@ -134,7 +135,7 @@ impl GrowthEnvironment {
     }
 
     /// Creates a cluster with its Pods, and reconciles it until nothing is left to do.
-    async fn make(&self, name: &str, (shards, replicas): (u16, u16)) -> Result<()> {
+    async fn create(&self, name: &str, (shards, replicas): (u16, u16)) -> Result<()> {
         let object = json!({
             "apiVersion": "redis.tholepin.dev/v1alpha1",
             "kind": "RedisCluster",
@@ -151,20 +152,20 @@ impl GrowthEnvironment {
         self.in_store(&object, 1).await?;
         // This reconcile creates everything but the Pods.
         self.engine.reconcile(&self.plugin.loaded, &object).await?;
-        self.make_pods(name).await?;
+        self.create_pods(name).await?;
         let pods = usize::from(shards * (1 + replicas));
         self.in_store(&pods_like(name), pods).await?;
-        let look = || async {
+        let poll = || async {
             let summary =
                 self.engine.reconcile(&self.plugin.loaded, &object).await?.outcome.summary;
             let is_ready = summary.starts_with(&format!("ready: {shards}/{shards} shards"));
-            Ok(if is_ready { Poll::There(()) } else { Poll::NotYet(summary) })
+            Ok(if is_ready { Poll::Done(()) } else { Poll::NotYet(summary) })
         };
-        until(format!("{name} to be ready"), SETTLE_MAX, look).await.map(drop)
+        until(format!("{name} to be ready"), SETTLE_MAX, poll).await.map(drop)
     }
 
     /// Creates the Pods of the cluster's StatefulSets, running.
-    async fn make_pods(&self, cluster: &str) -> Result<()> {
+    async fn create_pods(&self, cluster: &str) -> Result<()> {
         let sets = objects::api(&self.client, ["apps", "v1", "StatefulSet"]);
         let selector = format!("{CLUSTER_LABEL}={cluster}");
         let sets = sets.list(&ListParams::default().labels(&selector)).await?;
@@ -173,12 +174,12 @@ impl GrowthEnvironment {
         let made = made.collect::<Result<Vec<_>>>()?.concat();
         objects::create(&pods, "bench", made.clone()).await?;
         let numbered = made.iter().enumerate();
-        objects::at_once(numbered.map(|(number, pod)| run(&pods, pod, number))).await
+        objects::run_all(numbered.map(|(number, pod)| run(&pods, pod, number))).await
     }
 
     /// Waits until the store has this many complete objects of a kind whose names begin with this one's.
     async fn in_store(&self, like: &ObjectRef, count: usize) -> Result<()> {
-        let look = || async {
+        let poll = || async {
             let view = self.engine.kubernetes.view();
             let all = view.references(&like.kind, &like.namespace);
             let ours = all.iter().filter(|object| object.name.starts_with(&like.name));
@@ -187,34 +188,34 @@ impl GrowthEnvironment {
                 let object = view.get(object);
                 !is_pod || object.is_some_and(|pod| pod.pointer("/status/podIP").is_some())
             };
-            let there = ours.filter(is_whole).count();
-            let wait = || Poll::NotYet(format!("{there} of {count}"));
-            Ok(if there == count { Poll::There(()) } else { wait() })
+            let complete = ours.filter(is_whole).count();
+            let wait = || Poll::NotYet(format!("{complete} of {count}"));
+            Ok(if complete == count { Poll::Done(()) } else { wait() })
         };
-        until(format!("{} in the store", like.name), SETTLE_MAX, look).await.map(drop)
+        until(format!("{} in the store", like.name), SETTLE_MAX, poll).await.map(drop)
     }
 
     /// Returns the times of reconciles that have nothing to do; fails if one writes.
-    async fn passes(&self, name: &str) -> Result<Vec<Duration>> {
+    async fn reconciles(&self, name: &str) -> Result<Vec<Duration>> {
         let object = snapshot::object(name);
-        let mut taken = Vec::new();
+        let mut times = Vec::new();
         let mut written = 0;
         // The first reconcile warms up, and may write what the last watch event requires.
-        for number in 0..=PASSES {
-            let passed = self.engine.reconcile(&self.plugin.loaded, &object).await?;
-            let summary = passed.outcome.summary;
+        for number in 0..=RECONCILES {
+            let measured = self.engine.reconcile(&self.plugin.loaded, &object).await?;
+            let summary = measured.outcome.summary;
             ensure!(summary.starts_with("ready:"), "{name}: {summary}");
             if number == 0 {
                 written = self.written()?;
             } else {
-                taken.push(passed.took);
+                times.push(measured.took);
             }
         }
         ensure!(
             self.written()? == written,
             "{name}: a reconcile with nothing to do wrote something"
         );
-        Ok(taken)
+        Ok(times)
     }
 
     /// Returns the size of the API server's audit log.

@@ -100,11 +100,11 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let (mut wasm, mut shell, mut over_http) = (Vec::new(), Vec::new(), Vec::new());
     // The first turn warms up.
     for turn in 0..=TURNS {
-        let (wanted, in_wasm) = of_wasm(&plugin, &object).await?;
-        let (by_shell, in_shell) = of_shell(&script, &object)?;
+        let (expected, in_wasm) = run_wasm(&plugin, &object).await?;
+        let (by_shell, in_shell) = run_shell(&script, &object)?;
         let (by_http, in_http) = http.turn(&object)?;
-        ensure!(by_shell == wanted, "the shell hook returned {by_shell}, the plugin {wanted}");
-        ensure!(by_http == wanted, "the HTTP hook returned {by_http}, the plugin {wanted}");
+        ensure!(by_shell == expected, "the shell hook returned {by_shell}, the plugin {expected}");
+        ensure!(by_http == expected, "the HTTP hook returned {by_http}, the plugin {expected}");
         if turn != 0 {
             wasm.push(in_wasm);
             shell.push(in_shell);
@@ -146,8 +146,8 @@ fn greeting() -> Value {
 }
 
 /// Runs a turn of the plugin: the objects that it applies, and the processor time of a call.
-async fn of_wasm(plugin: &BenchPlugin, object: &Value) -> Result<(Value, Duration)> {
-    let before = proc::cpu_of_us()?;
+async fn run_wasm(plugin: &BenchPlugin, object: &Value) -> Result<(Value, Duration)> {
+    let before = proc::cpu_of_this()?;
     let mut world = Arc::new(FakeKubernetes::default());
     for _ in 0..WASM_CALLS {
         world = Arc::new(FakeKubernetes::default());
@@ -161,24 +161,24 @@ async fn of_wasm(plugin: &BenchPlugin, object: &Value) -> Result<(Value, Duratio
         let outcome = plugin.loaded.reconcile(context, request, world.clone()).await?;
         outcome.map_err(|failure| anyhow!("{failure:?}"))?;
     }
-    let used = proc::cpu_of_us()?.saturating_sub(before);
+    let used = proc::cpu_of_this()?.saturating_sub(before);
     Ok((Value::Array(world.written()), used / WASM_CALLS))
 }
 
 /// Runs a turn of the shell hook: its processor time includes that of the process that starts it.
-fn of_shell(script: &Path, object: &Value) -> Result<(Value, Duration)> {
+fn run_shell(script: &Path, object: &Value) -> Result<(Value, Duration)> {
     let file = script.with_file_name("object.json");
-    let before = proc::cpu_of_us()?;
-    let mut wanted = Value::Null;
+    let before = proc::cpu_of_this()?;
+    let mut expected = Value::Null;
     for _ in 0..SHELL_CALLS {
         fs::write(&file, object.to_string())?;
         let output = Command::new("bash").arg(script).arg(&file).output();
         let output = output.context("cannot start bash")?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "the shell hook failed (is jq installed?): {stderr}");
-        wanted = serde_json::from_slice(&output.stdout)?;
+        expected = serde_json::from_slice(&output.stdout)?;
     }
-    Ok((wanted, (proc::cpu_of_us()?.saturating_sub(before)) / SHELL_CALLS))
+    Ok((expected, (proc::cpu_of_this()?.saturating_sub(before)) / SHELL_CALLS))
 }
 
 /// The process of the HTTP hook.
@@ -203,13 +203,13 @@ impl HttpHook {
 
     /// Runs a turn of the HTTP hook: its processor time includes that of the caller.
     fn turn(&self, object: &Value) -> Result<(Value, Duration)> {
-        let used = || anyhow::Ok(proc::cpu_of_us()? + proc::cpu(self.child.id())?);
+        let used = || anyhow::Ok(proc::cpu_of_this()? + proc::cpu(self.child.id())?);
         let before = used()?;
-        let mut wanted = Value::Null;
+        let mut expected = Value::Null;
         for _ in 0..HTTP_CALLS {
-            wanted = self.ask(object)?;
+            expected = self.ask(object)?;
         }
-        Ok((wanted, (used()?.saturating_sub(before)) / HTTP_CALLS))
+        Ok((expected, (used()?.saturating_sub(before)) / HTTP_CALLS))
     }
 
     fn ask(&self, object: &Value) -> Result<Value> {

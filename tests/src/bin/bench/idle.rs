@@ -13,7 +13,7 @@ use tests::{
 
 use crate::{
     objects,
-    table::{BenchRow, RowUnit, say},
+    table::{BenchRow, RowUnit, print_line},
 };
 
 const REDIS: RedisCluster = RedisCluster::USUAL;
@@ -21,7 +21,7 @@ const GREETINGS: usize = 20;
 /// Two of the host's rounds over healthy objects, so that the writes of a round are counted.
 const IDLE: Duration = Duration::from_secs(60);
 /// How long the cluster may take to be healthy and quiet before the measurement is given up.
-const WELL_MAX: Duration = Duration::from_secs(90);
+const HEALTHY_MAX: Duration = Duration::from_secs(90);
 
 /// Measures this part.
 pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
@@ -34,17 +34,17 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     REDIS.create(&kubectl)?;
     let greetings = objects::api(&client, ["tests.tholepin.dev", "v1", "Greeting"]);
     objects::create(&greetings, "bench", (0..GREETINGS).map(greeting)).await?;
-    let well = || async { Ok(Poll::There(REDIS.well(&kubectl, &client).await?)) };
-    until(format!("{} to be healthy", REDIS.name), WELL_MAX, well).await?;
+    let poll_health = || async { Ok(Poll::Done(REDIS.check_healthy(&kubectl, &client).await?)) };
+    until(format!("{} to be healthy", REDIS.name), HEALTHY_MAX, poll_health).await?;
     // The last writes of the creation must be done.
-    let still =
-        || async { Ok(Poll::There(oracle::quiet(&client, &[], Duration::from_secs(2)).await?)) };
-    until("the cluster to settle", WELL_MAX, still).await?;
+    let poll_quiet =
+        || async { Ok(Poll::Done(oracle::quiet(&client, &[], Duration::from_secs(2)).await?)) };
+    until("the cluster to settle", HEALTHY_MAX, poll_quiet).await?;
     let before = writes(&cluster)?;
     tokio::time::sleep(IDLE).await;
     let after = writes(&cluster)?;
     for write in after.iter().skip(before.len()) {
-        say(&format!("  {write}"));
+        print_line(&format!("  {write}"));
     }
     let count = u32::try_from(after.len().saturating_sub(before.len()))?;
     let per_minute = f64::from(count) * 60.0 / IDLE.as_secs_f64();

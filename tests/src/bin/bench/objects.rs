@@ -11,7 +11,7 @@ use serde_json::Value;
 use tests::redis_cluster::NAMESPACE;
 
 /// How many requests are sent concurrently.
-const AT_ONCE: usize = 16;
+const CONCURRENCY_MAX: usize = 16;
 
 /// Returns the API of a kind in the namespace of the tests.
 pub(crate) fn api(client: &Client, [group, version, kind]: [&str; 3]) -> Api<DynamicObject> {
@@ -31,12 +31,12 @@ pub(crate) async fn create(
         api.create(params, &object).await.context("cannot create an object")?;
         anyhow::Ok(())
     };
-    at_once(objects.into_iter().map(create)).await
+    run_all(objects.into_iter().map(create)).await
 }
 
 /// Waits for all futures, several concurrently, or until the first one fails.
-pub(crate) async fn at_once(
+pub(crate) async fn run_all(
     work: impl Iterator<Item = impl Future<Output = Result<()>>>,
 ) -> Result<()> {
-    stream::iter(work).buffer_unordered(AT_ONCE).try_collect().await
+    stream::iter(work).buffer_unordered(CONCURRENCY_MAX).try_collect().await
 }

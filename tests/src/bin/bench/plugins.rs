@@ -41,15 +41,15 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let folder = cluster.plugins()?;
     let mut host = cluster.host()?;
     let mut rows = Vec::new();
-    let mut there = 0;
+    let mut installed = 0;
     for count in STEPS {
-        for number in there..count {
+        for number in installed..count {
             let (name, kind) = (variant(NAME, number), variant(KIND, number));
             let component = guests::replaced(&component, NAME, &name)?;
             let component = guests::replaced(&component, KIND, &kind)?;
             guests::install(&folder, &name, &component)?;
         }
-        there = count;
+        installed = count;
         serve(&client, count).await?;
         rows.push(
             row(&format!("host's memory, {count} plugins, compiled by this host"), &host).await?,
@@ -58,9 +58,9 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     host.end()?;
     let host = cluster.host()?;
     // The reaction to a change shows that each plugin serves again.
-    objects::at_once((0..there).map(|number| change(&client, number, "again"))).await?;
-    greeted(&client, there, "again").await?;
-    let row = row(&format!("host's memory, {there} plugins, restarted"), &host).await?;
+    objects::run_all((0..installed).map(|number| change(&client, number, "again"))).await?;
+    greeted(&client, installed, "again").await?;
+    let row = row(&format!("host's memory, {installed} plugins, restarted"), &host).await?;
     rows.push(row.goal(GOAL_BYTES));
     let own = vec![proc::own_bytes(host.pid())?];
     rows.push(BenchRow::new("  of it, without pages of mapped files", RowUnit::Bytes, own));
@@ -81,10 +81,10 @@ fn variant(text: &str, number: usize) -> String {
 async fn serve(client: &Client, count: usize) -> Result<()> {
     let make = |number| async move {
         // The kind is installed with the plugin.
-        let made = || async { Ok(Poll::There(change(client, number, "there").await?)) };
+        let made = || async { Ok(Poll::Done(change(client, number, "there").await?)) };
         until(variant(KIND, number), SERVE_MAX, made).await.map(drop)
     };
-    objects::at_once((0..count).map(make)).await?;
+    objects::run_all((0..count).map(make)).await?;
     greeted(client, count, "there").await
 }
 
@@ -107,16 +107,16 @@ async fn change(client: &Client, number: usize, text: &str) -> Result<()> {
 /// Waits until each plugin has created its ConfigMap with this text.
 async fn greeted(client: &Client, count: usize, text: &str) -> Result<()> {
     let maps = objects::api(client, ["", "v1", "ConfigMap"]);
-    let look = || async {
+    let poll = || async {
         let maps = maps.list(&kube::api::ListParams::default()).await?;
-        let wanted = format!("Hello, {text}");
-        let says = |map: &&kube::api::DynamicObject| {
-            map.data.pointer("/data/greeting").and_then(Value::as_str) == Some(&wanted)
+        let expected = format!("Hello, {text}");
+        let has_text = |map: &&kube::api::DynamicObject| {
+            map.data.pointer("/data/greeting").and_then(Value::as_str) == Some(&expected)
         };
-        let done = maps.iter().filter(says).count();
-        Ok(if done == count { Poll::There(()) } else { Poll::NotYet(format!("{done} of {count}")) })
+        let done = maps.iter().filter(has_text).count();
+        Ok(if done == count { Poll::Done(()) } else { Poll::NotYet(format!("{done} of {count}")) })
     };
-    until(format!("{count} plugins to have greeted"), SERVE_MAX, look).await.map(drop)
+    until(format!("{count} plugins to have greeted"), SERVE_MAX, poll).await.map(drop)
 }
 
 fn object_name(number: usize) -> String {

@@ -21,7 +21,7 @@ pub(crate) fn cpu(pid: u32) -> Result<Duration> {
 }
 
 /// Returns the processor time of this process and its ended children.
-pub(crate) fn cpu_of_us() -> Result<Duration> {
+pub(crate) fn cpu_of_this() -> Result<Duration> {
     Ok(ticks("/proc/self/stat", OWN)? + ticks("/proc/self/stat", CHILDREN)?)
 }
 

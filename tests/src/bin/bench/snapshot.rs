@@ -48,7 +48,7 @@ impl Redis for FakeRedis {
         members: &'a InstanceMembers,
         _: &'a [String],
     ) -> BoxedFuture<'a, Snapshot> {
-        Box::pin(async { made_up(&members.members) })
+        Box::pin(async { generated(&members.members) })
     }
 
     fn pipeline<'a>(
@@ -110,30 +110,35 @@ struct FakePosition {
     ordinal: u16,
 }
 
-fn place(pod: &str) -> FakePosition {
+fn position(pod: &str) -> FakePosition {
     let mut parts = pod.rsplit('-').map(|part| part.parse().unwrap_or_default());
     let ordinal = parts.next().unwrap_or_default();
     FakePosition { shard: parts.next().unwrap_or_default(), ordinal }
 }
 
-fn made_up(members: &[port::MemberPod]) -> Snapshot {
+fn generated(members: &[port::MemberPod]) -> Snapshot {
     let now_ms = WallClock.now_ms();
-    let places: Vec<FakePosition> = members.iter().map(|member| place(&member.pod)).collect();
-    let shards = places.iter().map(|place| place.shard + 1).max().unwrap_or_default();
-    let rows = members.iter().zip(&places).map(|(member, place)| {
+    let positions: Vec<FakePosition> = members.iter().map(|member| position(&member.pod)).collect();
+    let shards = positions.iter().map(|position| position.shard + 1).max().unwrap_or_default();
+    let rows = members.iter().zip(&positions).map(|(member, position)| {
         let row = NodeRow {
-            role: if place.ordinal == 0 { Role::Primary } else { Role::Replica },
+            role: if position.ordinal == 0 { Role::Primary } else { Role::Replica },
             address: member.address.map(|address| address.to_string()),
-            primary: (place.ordinal != 0).then(|| node(FakePosition { ordinal: 0, ..*place })),
-            epoch: ConfigEpoch(u64::from(place.shard) + 1),
-            slots: if place.ordinal == 0 { slots(place.shard, shards) } else { SlotSet::EMPTY },
+            primary: (position.ordinal != 0)
+                .then(|| node(FakePosition { ordinal: 0, ..*position })),
+            epoch: ConfigEpoch(u64::from(position.shard) + 1),
+            slots: if position.ordinal == 0 {
+                slots(position.shard, shards)
+            } else {
+                SlotSet::EMPTY
+            },
             flags: BTreeSet::new(),
             connected: true,
         };
-        (node(*place), row)
+        (node(*position), row)
     });
     let view: BTreeMap<NodeId, NodeRow> = rows.collect();
-    let member = |(member, place): (&port::MemberPod, &FakePosition)| {
+    let member = |(member, position): (&port::MemberPod, &FakePosition)| {
         let is = |field: &str| member.facts.get(field).and_then(Value::as_bool).unwrap_or(false);
         Member {
             pod: member.pod.clone(),
@@ -145,12 +150,12 @@ fn made_up(members: &[port::MemberPod]) -> Snapshot {
             deleting: is("deleting"),
             address: member.address.map(|address| address.to_string()),
             kubernetes: member.facts.clone(),
-            answer: MemberAnswer::Answered(facts(*place, shards, &view, now_ms)),
+            answer: MemberAnswer::Answered(facts(*position, shards, &view, now_ms)),
         }
     };
     Snapshot {
         observed_at_ms: now_ms,
-        members: members.iter().zip(&places).map(member).collect(),
+        members: members.iter().zip(&positions).map(member).collect(),
         view,
         strangers: Vec::new(),
         credentials: Default::default(),
@@ -158,22 +163,22 @@ fn made_up(members: &[port::MemberPod]) -> Snapshot {
 }
 
 fn facts(
-    place: FakePosition,
+    position: FakePosition,
     shards: u16,
     view: &BTreeMap<NodeId, NodeRow>,
     now_ms: u64,
 ) -> MemberFacts {
-    let primary = node(FakePosition { ordinal: 0, ..place });
+    let primary = node(FakePosition { ordinal: 0, ..position });
     let address =
         |id: NodeId| view.get(&id).and_then(|row| row.address.clone()).unwrap_or_default();
-    let followers = view.iter().filter(|(_, row)| row.primary == Some(node(place)));
+    let followers = view.iter().filter(|(_, row)| row.primary == Some(node(position)));
     let replicas = followers.map(|(id, _)| AttachedReplica {
         address: address(*id),
         state: "online".to_owned(),
         offset_bytes: 123_456,
         lag_s: Some(1),
     });
-    let upstream = (place.ordinal != 0).then(|| Upstream {
+    let upstream = (position.ordinal != 0).then(|| Upstream {
         address: address(primary),
         link_up: true,
         sync_in_progress: false,
@@ -190,25 +195,25 @@ fn facts(
     };
     MemberFacts {
         answered_at_ms: now_ms,
-        node: Some(node(place)),
-        run_id: Some(hex(node(place))),
+        node: Some(node(position)),
+        run_id: Some(hex(node(position))),
         version: Some("7.0.15".to_owned()),
         uptime_s: Some(3_600),
         loading: Some(false),
         keys: Some(1_000),
         used_memory_bytes: Some(2_000_000),
-        role: Some(if place.ordinal == 0 { Role::Primary } else { Role::Replica }),
+        role: Some(if position.ordinal == 0 { Role::Primary } else { Role::Replica }),
         replication: Some(replication),
         cluster: Some(ClusterFacts {
             ok: true,
             known_nodes: view.len() as u64,
             size: shards.into(),
             current_epoch: shards.into(),
-            epoch: ConfigEpoch(u64::from(place.shard) + 1),
+            epoch: ConfigEpoch(u64::from(position.shard) + 1),
             slots_assigned: Slot::COUNT.into(),
             slots_ok: Slot::COUNT.into(),
         }),
-        settings: settings(&address(node(place))),
+        settings: settings(&address(node(position))),
         ..MemberFacts::default()
     }
 }
@@ -228,8 +233,8 @@ fn settings(address: &str) -> BTreeMap<String, String> {
 }
 
 /// Returns a node's id, made from its position.
-fn node(place: FakePosition) -> NodeId {
-    let digits = format!("{:020x}{:020x}", place.shard + 1, place.ordinal + 1);
+fn node(position: FakePosition) -> NodeId {
+    let digits = format!("{:020x}{:020x}", position.shard + 1, position.ordinal + 1);
     digits.parse().unwrap_or_else(|error| unreachable!("40 hex digits: {error}"))
 }
 
@@ -263,9 +268,13 @@ pub(crate) fn check_shape(real: &Snapshot) -> Result<()> {
         collect("", &serde_json::to_value(snapshot)?, &mut fields);
         Ok(fields)
     };
-    let (real, made_up) = (fields(real)?, fields(&made_up(&members.collect::<Vec<_>>()))?);
-    let apart: Vec<_> = real.symmetric_difference(&made_up).cloned().collect();
-    ensure!(apart.is_empty(), "generated snapshots differ from real ones in: {}", apart.join(", "));
+    let (real, generated) = (fields(real)?, fields(&generated(&members.collect::<Vec<_>>()))?);
+    let different: Vec<_> = real.symmetric_difference(&generated).cloned().collect();
+    ensure!(
+        different.is_empty(),
+        "generated snapshots differ from real ones in: {}",
+        different.join(", ")
+    );
     Ok(())
 }
 

@@ -29,7 +29,7 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let client = cluster.client().await?;
     let pods = objects::api(&client, ["", "v1", "Pod"]);
     objects::create(&pods, "kube-controller-manager", (0..PODS).map(pod)).await?;
-    objects::at_once((0..PODS).map(|number| report(&pods, number))).await?;
+    objects::run_all((0..PODS).map(|number| report(&pods, number))).await?;
     let received = serde_json::to_string(&pods.get(&name(0)).await?)?;
 
     let mut engine = BenchEngine::connect(cluster.kubeconfig(), Arc::new(FakeRedis)).await?;

@@ -21,7 +21,7 @@ use kube::{
 };
 use tests::{cluster::LocalClusterProcess, guests, redis_cluster::NAMESPACE, wait};
 
-use crate::table::{BenchRow, say};
+use crate::table::{BenchRow, print_line};
 
 /// How many swaps of each sort are measured.
 const COUNT: u64 = 20;
@@ -79,7 +79,7 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
 
 impl SwappedPlugin {
     async fn measure(&self) -> Result<[BenchRow; 2]> {
-        say(&format!("swap of {} ({} KiB)", self.plugin, self.component.len() / 1024));
+        print_line(&format!("swap of {} ({} KiB)", self.plugin, self.component.len() / 1024));
         let cluster = LocalClusterProcess::start_api_only()?;
         let plugins = cluster.plugins()?;
         guests::install(&plugins, self.plugin, &self.component)?;
@@ -87,7 +87,7 @@ impl SwappedPlugin {
         let kubectl = cluster.kubectl()?;
         let apply = || async {
             let arguments = ["apply", "--server-side", "-f", "-"];
-            Ok(wait::Poll::There(kubectl.run_with(&arguments, self.object)?))
+            Ok(wait::Poll::Done(kubectl.run_with(&arguments, self.object)?))
         };
         wait::until(self.crd, SWAP_MAX, apply).await?;
         let client = cluster.client().await?;
@@ -95,9 +95,9 @@ impl SwappedPlugin {
         let mut events = pin!(events);
 
         // A later run must not find the variants of this run in the cache of compiled code.
-        let begun = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
+        let start_us = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
         let mark = |number: u64| {
-            let mark = format!("n{number}-{begun:x}-{}", process::id());
+            let mark = format!("n{number}-{start_us:x}-{}", process::id());
             format!("{mark:-<width$}", width = self.text.len())
         };
         let mut new = Vec::new();
@@ -123,17 +123,17 @@ impl SwappedPlugin {
         let [group, version, kind] = self.shown_by;
         let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), NAMESPACE, &kind);
-        let look = || async {
+        let poll = || async {
             let object = api.get("bench").await?;
             let text = serde_json::to_string(&object)?;
             let version = object.metadata.resource_version.unwrap_or_default();
             Ok(if text.contains(first) {
-                wait::Poll::There(version)
+                wait::Poll::Done(version)
             } else {
                 wait::Poll::NotYet(text)
             })
         };
-        let (version, _) = wait::until("the first code's effect", SWAP_MAX, look).await?;
+        let (version, _) = wait::until("the first code's effect", SWAP_MAX, poll).await?;
         let params = WatchParams::default().fields("metadata.name=bench");
         let events = api.watch(&params, &version).await?;
         Ok(events.map_err(anyhow::Error::from).and_then(|event| async {

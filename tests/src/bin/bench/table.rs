@@ -152,7 +152,7 @@ impl BenchRow {
 /// Prints the table: medians, higher percentiles, goals, and the ratio to each.
 pub(crate) fn print(rows: &[BenchRow]) {
     let wide = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or_default() + 2;
-    say(&format!(
+    print_line(&format!(
         "{:<wide$}{:>6}{:>13}{:>13}{:>13}{:>18}{:>9}  {}",
         "", "n", "p50", "p95", "p99", "goal", "to goal", "beside"
     ));
@@ -173,12 +173,12 @@ pub(crate) fn print(rows: &[BenchRow]) {
             ratio.unwrap_or_default(),
             beside.unwrap_or_default(),
         );
-        say(line.trim_end());
+        print_line(line.trim_end());
     }
 }
 
 /// Prints one line.
-pub(crate) fn say(line: &str) {
+pub(crate) fn print_line(line: &str) {
     // An error means that the reader closed the pipe.
     writeln!(io::stdout(), "{line}").ok();
 }

@@ -32,23 +32,23 @@ use crate::{
     engine::{BenchEngine, MeasuredReconcile, WallClock},
     plugin::BenchPlugin,
     proc, snapshot,
-    table::{BenchRow, RowUnit, say},
+    table::{BenchRow, RowUnit, print_line},
     world::RecordedCalls,
 };
 
 const REDIS: RedisCluster = RedisCluster::USUAL;
 /// How long a cluster may take to be healthy before the measurement is given up.
-const WELL_MAX: Duration = Duration::from_secs(90);
+const HEALTHY_MAX: Duration = Duration::from_secs(90);
 /// Both sides are measured in turns, so that the machine's load affects both alike.
 const TURNS: usize = 20;
-const PASSES_PER_TURN: usize = 25;
+const RECONCILES_PER_TURN: usize = 25;
 const GOAL: f64 = 1.3;
 
 /// Measures this part.
 pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let plugin = BenchPlugin::load("redis-cluster", &guests::redis_cluster()?).await?;
     let MeasuredReconcile { request, outcome, recording, .. } = record(&plugin).await?;
-    check_made_up(&recording)?;
+    check_generated(&recording)?;
     let _processor = proc::OneProcessor::choose()?;
     let mut native = NativeProcess::start(&request, &recording)?;
     let answers = Arc::new(recording.answers());
@@ -57,7 +57,7 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     for turn in 0..=TURNS {
         let replayed = replay(&plugin, &request, &answers, &outcome).await?;
         let [through_json, with_values] =
-            ["json", "values"].map(|way| native.take_turn(way, &outcome));
+            ["json", "values"].map(|order| native.take_turn(order, &outcome));
         if turn != 0 {
             wasm.push(replayed);
             json.push(through_json?);
@@ -95,8 +95,8 @@ async fn record(plugin: &BenchPlugin) -> Result<MeasuredReconcile> {
     guests::install(&cluster.plugins()?, "redis-cluster", &guests::redis_cluster()?)?;
     let mut host = cluster.host()?;
     REDIS.create(&kubectl)?;
-    let look = || async { Ok(Poll::There(REDIS.well(&kubectl, &client).await?)) };
-    until(format!("{} to be healthy", REDIS.name), WELL_MAX, look).await?;
+    let poll = || async { Ok(Poll::Done(REDIS.check_healthy(&kubectl, &client).await?)) };
+    until(format!("{} to be healthy", REDIS.name), HEALTHY_MAX, poll).await?;
     host.end()?;
     let (changed, _changes) = mpsc::channel(16);
     let redis = RedisPort::new(RedisClientLimits::default(), Arc::new(WallClock), changed);
@@ -104,19 +104,19 @@ async fn record(plugin: &BenchPlugin) -> Result<MeasuredReconcile> {
     engine.follow_all(&plugin.loaded.manifest).await?;
     let object = snapshot::object(REDIS.name);
     engine.reconcile(&plugin.loaded, &object).await?;
-    let passed = engine.reconcile(&plugin.loaded, &object).await?;
-    let summary = &passed.outcome.summary;
+    let measured = engine.reconcile(&plugin.loaded, &object).await?;
+    let summary = &measured.outcome.summary;
     ensure!(summary.starts_with("ready: 3/3"), "not a reconcile of a healthy cluster: {summary}");
-    say(&format!(
+    print_line(&format!(
         "  recorded {} calls, {} bytes: {summary}",
-        passed.recording.calls().len(),
-        serde_json::to_string(&passed.recording)?.len()
+        measured.recording.calls().len(),
+        serde_json::to_string(&measured.recording)?.len()
     ));
-    Ok(passed)
+    Ok(measured)
 }
 
 /// Checks that the generated snapshots of the part `growth` have the fields of real ones.
-fn check_made_up(recording: &Recording) -> Result<()> {
+fn check_generated(recording: &Recording) -> Result<()> {
     let observed = recording.calls().iter().find(|call| call.call.function() == "redis/observe");
     let Some(Ok(Reply::Document(real))) = observed.map(|observed| &observed.answer) else {
         return Err(anyhow!("the recording has no snapshot"));
@@ -133,11 +133,11 @@ async fn replay(
     expected: &ReconcileOutcome,
 ) -> Result<Vec<Duration>> {
     let mut taken = Vec::new();
-    for _ in 0..PASSES_PER_TURN {
-        let (context, given) = (plugin.loaded.context(None), request.clone());
+    for _ in 0..RECONCILES_PER_TURN {
+        let (context, request_copy) = (plugin.loaded.context(None), request.clone());
         let world = RecordedCalls::of(answers);
         let start = Instant::now();
-        let outcome = plugin.loaded.reconcile(context, given, world).await?;
+        let outcome = plugin.loaded.reconcile(context, request_copy, world).await?;
         taken.push(start.elapsed());
         ensure!(outcome.as_ref() == Ok(expected), "the replay returned {outcome:?}");
     }
@@ -170,9 +170,9 @@ impl NativeProcess {
         Ok(Self { orders: Some(orders), answers, child })
     }
 
-    fn take_turn(&mut self, way: &str, expected: &ReconcileOutcome) -> Result<Vec<Duration>> {
+    fn take_turn(&mut self, order: &str, expected: &ReconcileOutcome) -> Result<Vec<Duration>> {
         let orders = self.orders.as_mut().context("the native plugin's stdin is closed")?;
-        writeln!(orders, "{way} {PASSES_PER_TURN}")?;
+        writeln!(orders, "{order} {RECONCILES_PER_TURN}")?;
         let line = self.answers.next().context("the native plugin has ended")??;
         let turn: NativeAnswer = serde_json::from_str(&line)?;
         ensure!(turn.outcome == *expected, "the native plugin returned {:?}", turn.outcome);
