@@ -241,8 +241,8 @@ async fn listener_on(listener: Option<TcpListener>, address: SocketAddr) -> Opti
         return listener;
     }
     let poll = || async { Ok(crate::wait::Poll::Done(TcpListener::bind(address).await?)) };
-    let listener_on = crate::wait::until("the proxy's port", BIND_DEADLINE, poll).await;
-    listener_on.ok().map(|(listener, _)| listener)
+    let bound = crate::wait::until("the proxy's port", BIND_DEADLINE, poll).await;
+    bound.ok().map(|(listener, _)| listener)
 }
 
 async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answer, Infallible> {
@@ -403,7 +403,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_write_is_named_in_few_words() {
+    fn a_write_has_a_short_name() {
         let cases = [
             (
                 "/apis/apps/v1/namespaces/default/statefulsets/a?fieldManager=tholepin%3Ap&force=true",

@@ -20,11 +20,11 @@ use crate::{
     oracle::{Invariants, UNSERVED_MAX, Writer, WriterReport, differences, quiet, shape},
     process::{Process, tail},
     redis_cluster::{ClusterPod, NAMESPACE, RedisCluster},
-    wait::{Poll, until},
+    wait::{Poll, elapse_blocking, until},
 };
 
 /// How long to wait for a state before a scenario is given up. Bounds are much shorter and are checked
-/// afterwards, so that a slow scenario is told apart from one that never converges.
+/// afterwards, so that a slow scenario can be distinguished from one that never converges.
 pub const GIVE_UP: Duration = Duration::from_secs(90);
 /// For how long nothing may change after a scenario.
 pub const QUIET: Duration = Duration::from_secs(3);
@@ -179,7 +179,7 @@ impl TestEnvironment {
         let (api_proxy, cluster, setup) = (self.api_proxy()?, &self.cluster, &self.setup);
         let host = thread::scope(|scope| {
             scope.spawn(|| {
-                thread::sleep(until.saturating_duration_since(Instant::now()));
+                elapse_blocking(until.saturating_duration_since(Instant::now()));
                 api_proxy.set(ApiLink::Clear);
             });
             cluster.host_with(setup)

@@ -13,13 +13,15 @@ use redis::cmd;
 use crate::{
     redis_cluster::RedisCluster,
     router::{ClusterClient, connect},
-    wait::{Poll, until},
+    wait::{Poll, until, until_blocking},
 };
 
 /// How many keys are written, over all shards.
 const COUNT: usize = 60;
 /// How long a write or a read of a key may take on a serving cluster.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// The pause between two attempts to read a key.
+const READ_PAUSE: Duration = Duration::from_millis(20);
 /// How long the replicas may take to receive every key.
 const COPY_DEADLINE: Duration = Duration::from_secs(20);
 
@@ -87,13 +89,9 @@ impl WrittenKeys {
         let mut reads = |tag: &str, key: &str| {
             let exists = cmd("EXISTS").arg(key).to_owned();
             // A member that has just changed its role may redirect or refuse for a moment.
-            loop {
-                match router.send::<bool>(tag, &exists) {
-                    Ok(exists) => return exists,
-                    Err(_) if ANSWER_DEADLINE < start.elapsed() => return false,
-                    Err(_) => std::thread::sleep(Duration::from_millis(20)),
-                }
-            }
+            let left = ANSWER_DEADLINE.saturating_sub(start.elapsed());
+            let poll = || Ok(Poll::Done(router.send::<bool>(tag, &exists)?));
+            until_blocking(READ_PAUSE, "a reply", left, poll).is_ok_and(|(exists, _)| exists)
         };
         self.names.iter().filter(|(tag, key)| reads(tag, key)).count()
     }

@@ -25,5 +25,6 @@ pub mod process;
 pub mod prometheus;
 pub mod redis_cluster;
 pub mod router;
+pub mod selection;
 pub mod transcript;
 pub mod wait;

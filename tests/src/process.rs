@@ -4,16 +4,21 @@ use std::{
     env,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 
+use crate::wait::{Poll, until_blocking};
+
 /// How long a process may take to exit after SIGTERM before it is killed.
 pub(crate) const END_DEADLINE: Duration = Duration::from_secs(20);
+
+/// The pause between two checks whether a process has exited.
+const EXIT_PAUSE: Duration = Duration::from_millis(10);
 
 /// How many lines of a log are printed when a test fails.
 const TAIL_LINES: usize = 25;
@@ -39,6 +44,16 @@ pub fn signal(pid: u32, signal: &str) -> Result<()> {
     let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status()?;
     anyhow::ensure!(status.success(), "cannot send {signal} to process {pid}");
     Ok(())
+}
+
+/// Waits until a process exits; `None` if it does not within [`END_DEADLINE`].
+pub(crate) fn until_exit(child: &mut Child) -> Option<ExitStatus> {
+    let poll = || {
+        let status = child.try_wait()?;
+        Ok(status.map_or_else(|| Poll::NotYet("it runs".to_owned()), Poll::Done))
+    };
+    let exited = until_blocking(EXIT_PAUSE, "the process to exit", END_DEADLINE, poll);
+    exited.ok().map(|(status, _)| status)
 }
 
 /// Returns the last lines of a log; empty if the log does not exist.
@@ -91,7 +106,7 @@ impl Process {
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 if let Some(rest) = line.strip_prefix(ready_prefix) {
-                    // After the first line the receiver is gone, so an error here means nothing.
+                    // The receiver is dropped after the first line, so an error here means nothing.
                     sender.send(rest.trim().to_owned()).ok();
                 }
             }
@@ -148,16 +163,12 @@ impl Process {
             bail!("{} had exited before: {status}", self.name);
         }
         self.terminate()?;
-        let start = Instant::now();
-        while start.elapsed() < END_DEADLINE {
-            if let Some(status) = self.child.try_wait()? {
-                anyhow::ensure!(status.success(), "{} exited with {status}", self.name);
-                return Ok(());
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        self.kill()?;
-        bail!("{} did not exit within {END_DEADLINE:?} after SIGTERM", self.name)
+        let Some(status) = until_exit(&mut self.child) else {
+            self.kill()?;
+            bail!("{} did not exit within {END_DEADLINE:?} after SIGTERM", self.name)
+        };
+        anyhow::ensure!(status.success(), "{} exited with {status}", self.name);
+        Ok(())
     }
 
     fn terminate(&self) -> Result<()> {
@@ -170,10 +181,7 @@ impl Drop for Process {
         // Errors are ignored: a failed test must not leave processes behind, and a drop cannot report them.
         if matches!(self.child.try_wait(), Ok(None)) {
             self.terminate().ok();
-            let start = Instant::now();
-            while matches!(self.child.try_wait(), Ok(None)) && start.elapsed() < END_DEADLINE {
-                thread::sleep(Duration::from_millis(10));
-            }
+            until_exit(&mut self.child);
             self.child.kill().ok();
             self.child.wait().ok();
         }

@@ -264,7 +264,7 @@ mod tests {
     use super::slot;
 
     #[test]
-    fn a_slot_is_what_redis_says() {
+    fn slots_are_those_of_redis() {
         // The replies of Redis 7.0 to `CLUSTER KEYSLOT`.
         assert_eq!([slot("123456789"), slot("foo"), slot("bar")], [12_739, 12_182, 5_061]);
     }

@@ -191,8 +191,8 @@ fn causes() -> Vec<FailureCause> {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "the table is told with the test")]
-async fn what_keeps_a_cluster_from_being_made_is_told_in_the_table_and_in_a_condition() {
+#[expect(clippy::print_stdout, reason = "the test prints the table")]
+async fn a_cause_of_failure_is_in_the_table_and_in_a_condition() {
     let (cluster, host, kubectl) = start();
     let enforce = json!({"pod-security.kubernetes.io/enforce": "restricted"});
     apply(&kubectl, &namespace("hardened", &enforce)).unwrap();
@@ -231,7 +231,7 @@ async fn row_with(kubectl: &Kubectl, arguments: &[&str], reason: &str) -> String
 }
 
 #[tokio::test]
-async fn a_bad_cluster_says_what_to_do_and_harms_no_other() {
+async fn a_bad_cluster_reports_how_to_fix_it_and_affects_no_other() {
     let (cluster, host, kubectl) = start();
     apply(&kubectl, &redis_cluster("good", &json!({}))).unwrap();
 

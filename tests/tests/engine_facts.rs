@@ -136,7 +136,7 @@ fn member(uid: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_a_pass_suspends_is_put_back_whatever_becomes_of_it() {
+async fn temporary_settings_are_restored_however_the_reconcile_ends() {
     let mut env = FactsEnvironment::start().await;
     env.has(USUAL).await;
 

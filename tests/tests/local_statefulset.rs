@@ -2,7 +2,7 @@
 //! and deleted with the real kubectl and without the engine.
 
 #![cfg(test)]
-#![expect(clippy::print_stdout, reason = "the measured times are part of the story")]
+#![expect(clippy::print_stdout, reason = "the test prints what it measured")]
 
 use std::path::Path;
 use std::process::Command;

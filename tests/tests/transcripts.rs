@@ -7,8 +7,8 @@ use tests::{guests, kubectl::Kubectl, process::tholepin, transcript};
 
 /// Replays `plugins/README.md`. The build folder is kept for the next run, which then takes seconds, not minutes.
 #[test]
-#[expect(clippy::print_stdout, reason = "what was measured is told with the test")]
-fn a_newcomer_comes_from_nothing_to_a_plugin_of_their_own() {
+#[expect(clippy::print_stdout, reason = "the test prints what it measured")]
+fn the_transcript_of_the_plugin_tutorial_replays() {
     let home = tempfile::Builder::new().prefix("tholepin-test-").tempdir().unwrap();
     let path = programs(home.path());
     let built = guests::target().unwrap().join("transcripts");
@@ -46,8 +46,8 @@ fn programs(home: &Path) -> String {
 
 /// Replays a bad build, a rollback, removed plugin files and a manual edit.
 #[test]
-#[expect(clippy::print_stdout, reason = "what was measured is told with the test")]
-fn an_operator_sees_what_is_wrong_and_gets_back() {
+#[expect(clippy::print_stdout, reason = "the test prints what it measured")]
+fn the_transcript_of_the_operator_replays() {
     let home = tempfile::Builder::new().prefix("tholepin-test-").tempdir().unwrap();
     let (path, folder) = (programs(home.path()), home.path().join("work"));
     fs::create_dir(&folder).unwrap();

@@ -10,6 +10,8 @@ use kube::{
 };
 use serde_json::Value;
 
+use crate::wait::elapse;
+
 /// Kinds whose objects change all the time on any cluster.
 const RESTLESS: &[&str] = &["Lease", "Event", "Node"];
 /// The same kinds, as the audit log names them.
@@ -24,7 +26,7 @@ const RESTLESS_PLURALS: &[&str] = &["leases", "events", "nodes"];
 pub async fn quiet(client: &Client, audit_logs: &[PathBuf], pause: Duration) -> Result<()> {
     let lengths = audit_logs.iter().map(fs::metadata).collect::<Result<Vec<_>, _>>()?;
     let before = versions(client).await?;
-    tokio::time::sleep(pause).await;
+    elapse(pause).await;
     let after = versions(client).await?;
     let changed: Vec<_> = after
         .iter()

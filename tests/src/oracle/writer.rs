@@ -10,11 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use redis::cmd;
 
 use super::StopOnDrop;
-use crate::router::ClusterClient;
+use crate::{
+    router::ClusterClient,
+    wait::{Poll, elapse_blocking, until_blocking},
+};
 
 /// The pause between two writes of one tag.
 const PAUSE: Duration = Duration::from_millis(4);
@@ -178,21 +181,14 @@ fn write(
             }
             keys.push((key, start.elapsed()));
         }
-        thread::sleep(PAUSE);
+        elapse_blocking(PAUSE);
     }
     let longest_outage = longest_outage.max(last.elapsed());
     WriterLog { tag, keys, longest_outage }
 }
 
 fn exists(router: &mut ClusterClient, tag: &str, key: &str) -> Result<bool> {
-    let start = Instant::now();
-    loop {
-        match router.send::<bool>(tag, &cmd("EXISTS").arg(key).to_owned()) {
-            Ok(exists) => return Ok(exists),
-            Err(error) if READ_DEADLINE < start.elapsed() => {
-                bail!("cannot read `{key}`: {error:#}")
-            }
-            Err(_) => thread::sleep(PAUSE),
-        }
-    }
+    let exists = cmd("EXISTS").arg(key).to_owned();
+    let poll = || Ok(Poll::Done(router.send::<bool>(tag, &exists)?));
+    Ok(until_blocking(PAUSE, format!("a read of `{key}`"), READ_DEADLINE, poll)?.0)
 }

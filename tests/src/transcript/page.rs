@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_be_equal_is_compared_and_nothing_else() {
+    fn only_stable_parts_of_lines_are_compared() {
         let rows = [
             ("a\nb", "a\nb", true),
             ("a", "a\nb", false),

@@ -7,7 +7,7 @@ use std::{
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc,
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context, Result};
@@ -91,10 +91,7 @@ impl Drop for Terminal {
             process::signal(pid, "TERM").ok();
         }
         writeln!(self.input, "exit").ok();
-        let start = Instant::now();
-        while matches!(self.shell.try_wait(), Ok(None)) && start.elapsed() < process::END_DEADLINE {
-            thread::sleep(Duration::from_millis(10));
-        }
+        process::until_exit(&mut self.shell);
         self.shell.kill().ok();
         self.shell.wait().ok();
     }

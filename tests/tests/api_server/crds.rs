@@ -124,7 +124,7 @@ async fn objects_are_filled_in_pruned_and_checked() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn status_is_its_own_and_counts_no_generation() -> Result<()> {
+async fn a_status_change_does_not_increment_the_generation() -> Result<()> {
     let fixture = Fixture::start().await?;
     fixture.create(CRDS, &definition()).await?;
     let mut object = thing("a", json!({"size": 1}));
@@ -147,7 +147,7 @@ async fn status_is_its_own_and_counts_no_generation() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn apply_lets_go_of_what_it_no_longer_says() -> Result<()> {
+async fn apply_removes_fields_that_it_no_longer_contains() -> Result<()> {
     let fixture = Fixture::start().await?;
     fixture.create(CRDS, &definition()).await?;
     let path = format!("{THINGS}/a");

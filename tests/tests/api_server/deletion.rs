@@ -128,7 +128,7 @@ async fn dependents_follow_their_owner_by_uid() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_namespace_goes_with_all_it_holds() -> Result<()> {
+async fn a_namespace_is_deleted_with_its_objects() -> Result<()> {
     let fixture = Fixture::start().await?;
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}});
     fixture.create("/api/v1/namespaces", &namespace).await?;
@@ -195,7 +195,7 @@ async fn a_disruption_budget_holds_evictions_back() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_beyond_the_bound_go_oldest_first() -> Result<()> {
+async fn the_oldest_events_are_deleted_beyond_the_bound() -> Result<()> {
     const EVENTS: &str = "/api/v1/namespaces/default/events";
     let fixture = Fixture::start().await?;
     // A hundred of these exceed the 16 MiB that events may take.

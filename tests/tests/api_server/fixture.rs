@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, Status};
 use kube::{Api, Client, Config, config::Kubeconfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tests::wait::{Poll, until};
 use tholepin_apiserver::{ApiServer, ApiServerOptions, start};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -171,19 +172,16 @@ pub(crate) fn config_map(name: &str, data: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
 }
 
-/// Looks again and again until `poll` gives something.
+/// Polls until `poll` returns a value.
 pub(crate) async fn eventually<T, F>(what: &str, mut poll: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Option<T>>,
 {
-    let start = std::time::Instant::now();
-    while start.elapsed() < DEADLINE {
-        if let Some(found) = poll().await {
-            return Ok(found);
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    bail!("waited {DEADLINE:?} for {what}")
+    let poll = || {
+        let found = poll();
+        async move { Ok(found.await.map_or_else(|| Poll::NotYet("nothing".to_owned()), Poll::Done)) }
+    };
+    Ok(until(what, DEADLINE, poll).await?.0)
 }
 
 /// The path of the ConfigMaps in `default`.

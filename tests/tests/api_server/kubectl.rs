@@ -76,7 +76,7 @@ async fn apply_server_side_creates_changes_and_conflicts() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn client_side_apply_creates_and_is_told_the_way_out_of_updates() -> Result<()> {
+async fn client_side_apply_creates_and_its_updates_are_refused_with_advice() -> Result<()> {
     let fixture = Fixture::start().await?;
     let map = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: m\ndata:\n  a: one\n";
     let made = fixture.run_with(&["apply", "-f", "-"], map).await.map_err(failed)?;
@@ -208,7 +208,7 @@ impl PodLogs for EchoLogs {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn logs_come_from_whoever_has_them() -> Result<()> {
+async fn logs_are_read_from_the_configured_source() -> Result<()> {
     let fixture =
         Fixture::start_with(|options| options.pod_logs = Some(Arc::new(EchoLogs))).await?;
     let pod = json!({

@@ -40,7 +40,7 @@ async fn pages_show_one_moment_until_the_history_is_gone() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_version_of_a_list_is_the_stores() -> Result<()> {
+async fn a_list_has_the_resource_version_of_the_store() -> Result<()> {
     let fixture = Fixture::start().await?;
     let created = fixture.create(CONFIG_MAPS, &config_map("a", json!({}))).await?;
     let secrets = fixture.get("/api/v1/namespaces/default/secrets").await?;
@@ -87,7 +87,7 @@ async fn selectors_choose_and_unknown_fields_are_refused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn items_of_builtin_kinds_go_without_their_kind() -> Result<()> {
+async fn items_of_builtin_kinds_have_no_kind() -> Result<()> {
     let fixture = Fixture::start().await?;
     fixture.create(CONFIG_MAPS, &config_map("a", json!({}))).await?;
     let list = fixture.get(CONFIG_MAPS).await?;
@@ -97,7 +97,7 @@ async fn items_of_builtin_kinds_go_without_their_kind() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metadata_alone_can_be_had() -> Result<()> {
+async fn metadata_can_be_read_alone() -> Result<()> {
     let fixture = Fixture::start().await?;
     fixture.create(CONFIG_MAPS, &config_map("a", json!({"x": "y"}))).await?;
     let list = fixture.config_maps().list_metadata(&Default::default()).await?;
@@ -108,7 +108,7 @@ async fn metadata_alone_can_be_had() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn discovery_tells_the_same_both_ways() -> Result<()> {
+async fn both_forms_of_discovery_are_equal() -> Result<()> {
     let fixture = Fixture::start().await?;
     let plain = kube::discovery::Discovery::new(fixture.client.clone()).run().await?;
     let aggregated =

@@ -37,7 +37,7 @@ fn pair(text: &str, name: &str) -> (String, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_tells_what_happens_after_its_version() -> Result<()> {
+async fn a_watch_returns_the_changes_after_its_resource_version() -> Result<()> {
     let fixture = Fixture::start().await?;
     let a = fixture.create(CONFIG_MAPS, &config_map("a", json!({}))).await?;
     let version = a["metadata"]["resourceVersion"].as_str().unwrap_or("").to_owned();
@@ -133,7 +133,7 @@ async fn a_quiet_watch_gets_bookmarks_and_ends_in_time() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_expired_version_is_told_in_the_stream() -> Result<()> {
+async fn an_expired_resource_version_is_an_error_in_the_stream() -> Result<()> {
     let fixture = Fixture::start_with(|options| options.watch_cache_events_max = 4).await?;
     for n in 0..8 {
         fixture.create(CONFIG_MAPS, &config_map(&format!("c{n}"), json!({}))).await?;
@@ -151,7 +151,7 @@ async fn an_expired_version_is_told_in_the_stream() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_nobody_reads_holds_no_writer_up_and_is_ended() -> Result<()> {
+async fn a_watch_that_is_not_read_does_not_block_writers_and_is_ended() -> Result<()> {
     let fixture = Fixture::start_with(|options| options.watch_cache_events_max = 4).await?;
     let mut watch = lines(&fixture, &format!("{CONFIG_MAPS}?watch=true")).await?;
     // Far more than the buffers of both sides can hold.

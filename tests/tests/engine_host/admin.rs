@@ -8,7 +8,7 @@ use tholepin_admin::AdminClientError;
 use crate::environment::DEADLINE;
 
 #[tokio::test]
-async fn a_host_leaves_its_address_for_its_user_and_takes_it_away() {
+async fn a_host_writes_its_admin_file_and_removes_it_at_its_end() {
     let cluster = LocalClusterProcess::start_api_only().unwrap();
     let mut host = cluster.host().unwrap();
     let mode = std::fs::metadata(cluster.admin_file()).unwrap().permissions().mode();

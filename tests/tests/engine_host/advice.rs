@@ -154,7 +154,7 @@ fn filled(placeholder: &str) -> String {
 }
 
 #[test]
-fn every_command_of_ours_that_a_text_names_is_one() {
+fn every_tholepin_command_in_a_text_exists() {
     let named = commands("tholepin");
     assert!(30 < named.len(), "the texts are not found: {named:?}");
     let mut wrong = Vec::new();
@@ -173,7 +173,7 @@ fn every_command_of_ours_that_a_text_names_is_one() {
 }
 
 #[test]
-fn every_command_for_kubectl_that_a_text_names_works() {
+fn every_kubectl_command_in_a_text_works() {
     let named = commands("kubectl");
     let known: BTreeSet<String> =
         KUBECTL.iter().map(|(template, _)| (*template).to_owned()).collect();
@@ -207,7 +207,7 @@ fn kubectl_as_typed(kubectl: &Kubectl, command: &str) -> Result<(), String> {
 }
 
 #[test]
-fn every_annotation_and_every_file_that_a_text_names_exists() {
+fn every_annotation_and_file_in_a_text_exists() {
     let mut all = Vec::new();
     TEXTS.iter().for_each(|place| files(&tree().join(place), &mut all));
     files(&tree().join("wit/schema"), &mut all);

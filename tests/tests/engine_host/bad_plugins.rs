@@ -59,7 +59,7 @@ async fn serves(env: &HostEnvironment, text: &str) {
 }
 
 #[tokio::test]
-async fn a_bad_file_leaves_the_old_code_serving_and_says_why() {
+async fn the_old_code_serves_while_a_bad_file_is_reported() {
     let hello = guests::config_maker("Hello").unwrap();
     let good = hello.clone();
     let env = HostEnvironment::with(&[(NAME, &hello)], "bad").await;
@@ -131,7 +131,7 @@ async fn a_bad_file_leaves_the_old_code_serving_and_says_why() {
 }
 
 #[tokio::test]
-async fn new_code_that_fails_leaves_other_plugins_alone() {
+async fn bad_new_code_does_not_affect_other_plugins() {
     let (maker, probe) = (guests::config_maker("Hello").unwrap(), guests::probe().unwrap());
     let env = HostEnvironment::with(&[(NAME, &maker), ("probe", &probe)], "bad").await;
     env.put("probe.wasm", b"broken");

@@ -33,7 +33,7 @@ fn fails(output: &Output, code: i32, texts: &[&str]) {
 }
 
 #[tokio::test]
-async fn what_is_printed_can_be_used_as_it_is() {
+async fn printed_manifests_and_commands_work_unchanged() {
     let component = guests::config_maker("Hello").unwrap();
     let env = HostEnvironment::with(&[], "printed").await;
     let folder = env.cluster.plugins().unwrap();
@@ -82,7 +82,7 @@ async fn what_is_printed_can_be_used_as_it_is() {
 }
 
 #[test]
-fn the_exit_code_and_the_last_line_tell_how_it_went() {
+fn exit_codes_and_errors_are_as_documented() {
     let folder = tempfile::tempdir().unwrap();
     let here = |arguments: &[&str]| run(folder.path(), arguments);
     fs::write(folder.path().join("text.wasm"), "no component").unwrap();
@@ -109,7 +109,7 @@ fn the_exit_code_and_the_last_line_tell_how_it_went() {
 }
 
 #[test]
-fn a_missing_plugin_directory_is_named_with_the_way_out() {
+fn a_missing_plugin_directory_is_named_with_the_option() {
     let cluster = LocalClusterProcess::start_api_only().unwrap();
     let kubeconfig = cluster.kubeconfig().to_str().unwrap();
     let output =
@@ -118,7 +118,7 @@ fn a_missing_plugin_directory_is_named_with_the_way_out() {
 }
 
 #[test]
-fn doctor_tells_what_a_machine_lacks_and_what_to_do() {
+fn doctor_reports_what_is_missing_and_how_to_install_it() {
     let folder = tempfile::tempdir().unwrap();
     let doctor = |path: Option<&Path>| {
         let mut command = Command::new(tholepin().unwrap());
@@ -176,7 +176,7 @@ fn completed(folder: &Path, admin_file: &Path, line: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn completions_know_every_subcommand_and_say_nothing_without_a_host() {
+fn completions_know_every_subcommand_and_work_without_a_host() {
     let folder = tempfile::tempdir().unwrap();
     let completed = |line: &[&str]| completed(folder.path(), &folder.path().join("absent"), line);
     assert_eq!(completed(&["plugin", "w"]), ["watch"]);

@@ -116,7 +116,7 @@ async fn nothing_is_written_when_nothing_changes() {
 }
 
 #[tokio::test]
-async fn a_host_killed_at_work_goes_on_after_its_restart() {
+async fn a_host_that_was_killed_continues_after_its_restart() {
     let component = guests::config_maker("Hello").unwrap();
     let mut env = HostEnvironment::with(&[("config-maker", &component)], "killed").await;
     let names: Vec<String> = (0..20).map(|number| format!("g{number}")).collect();
@@ -140,7 +140,7 @@ async fn a_host_killed_at_work_goes_on_after_its_restart() {
 }
 
 #[tokio::test]
-async fn two_plugins_work_side_by_side_and_a_bad_object_harms_nobody() {
+async fn a_bad_object_does_not_affect_other_objects_and_plugins() {
     let (maker, probe) = (guests::config_maker("Hello").unwrap(), guests::probe().unwrap());
     let env = HostEnvironment::with(&[("config-maker", &maker), ("probe", &probe)], "two").await;
     let bad = [
@@ -183,7 +183,7 @@ async fn two_plugins_work_side_by_side_and_a_bad_object_harms_nobody() {
 }
 
 #[tokio::test]
-async fn a_paused_object_is_left_alone_until_it_goes_on() {
+async fn a_paused_object_is_not_reconciled_until_the_pause_ends() {
     let env = HostEnvironment::with(
         &[("config-maker", &guests::config_maker("Hello").unwrap())],
         "paused",

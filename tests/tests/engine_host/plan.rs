@@ -48,7 +48,7 @@ async fn next_writes(command: &CommandLine, arguments: &[&str], after: u64) -> V
 }
 
 #[tokio::test]
-async fn a_file_is_planned_for_and_then_done_as_planned() {
+async fn a_plan_of_a_file_equals_the_reconcile_after_it() {
     let env =
         HostEnvironment::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "file")
             .await;
@@ -115,7 +115,7 @@ async fn a_file_is_planned_for_and_then_done_as_planned() {
 }
 
 #[tokio::test]
-async fn a_paused_object_is_left_as_it_is_until_it_goes_on() {
+async fn a_paused_object_can_be_planned_and_is_not_changed() {
     let env = HostEnvironment::with(
         &[("config-maker", &guests::config_maker("Hello").unwrap())],
         "pause",
@@ -167,7 +167,7 @@ async fn a_paused_object_is_left_as_it_is_until_it_goes_on() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_planned_says_the_way_out() {
+async fn a_failed_plan_says_how_to_fix_it() {
     let env = HostEnvironment::with(&[("probe", &guests::probe().unwrap())], "way").await;
     let command = CommandLine::of(&env.cluster);
     env.until_contains(&crate::environment::PLUGIN, ("", "probe"), "/status/stage", "Active").await;

@@ -30,7 +30,7 @@ async fn serving_sample(namespace: &str) -> HostEnvironment {
 }
 
 #[tokio::test]
-async fn drift_by_hand_is_healed_at_once_and_told() {
+async fn manual_changes_are_repaired_and_counted() {
     let env = serving_sample("healed").await;
     let home = ("healed", "home");
     let (made, _) = env.until_contains(&CONFIG_MAP, home, "/data/colour", "green").await;
@@ -76,7 +76,7 @@ async fn drift_by_hand_is_healed_at_once_and_told() {
 }
 
 #[tokio::test]
-async fn what_belongs_to_others_is_left_alone_and_a_bad_spec_is_refused() {
+async fn objects_of_others_are_not_changed_and_a_bad_spec_is_refused() {
     let env = serving_sample("others").await;
     let taken = json!({
         "apiVersion": "v1", "kind": "ConfigMap",

@@ -24,7 +24,7 @@ fn remove_files(env: &HostEnvironment) {
 }
 
 #[tokio::test]
-async fn nothing_looks_alive_when_no_host_runs() {
+async fn nothing_is_shown_as_serving_when_no_host_runs() {
     let good = guests::config_maker("Hello").unwrap();
     let mut env = HostEnvironment::with(&[(NAME, &good)], "stopped").await;
     env.apply(&greeting("stopped", "a", "one"));
@@ -49,7 +49,7 @@ async fn nothing_looks_alive_when_no_host_runs() {
 }
 
 #[tokio::test]
-async fn a_plugin_object_without_a_file_is_told_of_with_its_objects() {
+async fn a_plugin_object_without_a_file_is_reported_with_its_objects() {
     let good = guests::config_maker("Hello").unwrap();
     let mut env = HostEnvironment::with(&[(NAME, &good)], "fileless").await;
     env.apply(&greeting("fileless", "a", "one"));
@@ -88,7 +88,7 @@ async fn a_plugin_object_without_a_file_is_told_of_with_its_objects() {
 }
 
 #[tokio::test]
-async fn an_object_whose_name_is_taken_is_made_when_the_other_goes() {
+async fn a_name_clash_ends_when_the_other_object_is_deleted() {
     let good = guests::config_maker("Hello").unwrap();
     let env = HostEnvironment::with(&[(NAME, &good)], "taken").await;
     let theirs = json!({"apiVersion": "v1", "kind": "ConfigMap",

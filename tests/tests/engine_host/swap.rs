@@ -34,7 +34,7 @@ async fn until_all_say(env: &HostEnvironment, namespace: &str, text: &str) -> (D
     (first.unwrap(), last)
 }
 
-#[expect(clippy::print_stdout, reason = "what was measured is told with the test")]
+#[expect(clippy::print_stdout, reason = "the test prints what it measured")]
 fn report(how: &str, (first, last): (Duration, Duration)) {
     println!("swap {how}: first object after {first:?}, last of {OBJECTS} after {last:?}");
 }
@@ -108,7 +108,7 @@ async fn other_settings_are_another_revision() {
 }
 
 #[tokio::test]
-async fn a_call_in_flight_is_finished_by_the_code_that_began_it() {
+async fn a_running_call_is_finished_by_the_code_that_started_it() {
     let env = HostEnvironment::with(&[("probe", &guests::probe().unwrap())], "flight").await;
     let swap = async |before: &str, limits: &str, sign: &str| {
         env.put("probe.yaml", settings("probe", &format!("  limits: {{computeMs: {limits}}}\n")));
@@ -134,7 +134,7 @@ fn reported() -> String {
 }
 
 #[tokio::test]
-async fn without_its_plugin_an_object_stays_and_says_so() {
+async fn an_object_without_its_plugin_stays_with_a_condition() {
     let component = guests::config_maker("Hello").unwrap();
     let env = HostEnvironment::with(&[("config-maker", &component)], "removed").await;
     let a = ("removed", "a");

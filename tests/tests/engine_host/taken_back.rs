@@ -47,8 +47,8 @@ async fn until_event(env: &HostEnvironment, reason: &str) {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "what was measured is told with the test")]
-async fn a_revision_that_traps_goes_back_by_itself() {
+#[expect(clippy::print_stdout, reason = "the test prints what it measured")]
+async fn a_revision_that_traps_is_rolled_back_by_the_host() {
     let good = guests::config_maker("Hello").unwrap();
     let mut env = HostEnvironment::with(&[(NAME, &good)], "back").await;
     let command = CommandLine::of(&env.cluster);
@@ -112,7 +112,7 @@ async fn a_revision_that_traps_goes_back_by_itself() {
 }
 
 #[tokio::test]
-async fn a_plugin_whose_files_are_gone_stays_visible_while_it_has_objects() {
+async fn a_plugin_without_files_stays_visible_while_it_has_objects() {
     let good = guests::config_maker("Hello").unwrap();
     let env = HostEnvironment::with(&[(NAME, &good)], "back").await;
     until_all_say(&env, "Hello", "one").await;
@@ -158,7 +158,7 @@ async fn a_plugin_whose_files_are_gone_stays_visible_while_it_has_objects() {
 }
 
 #[tokio::test]
-async fn a_plugin_object_that_is_edited_or_deleted_is_put_back() {
+async fn a_plugin_object_that_is_edited_or_deleted_is_restored() {
     let good = guests::config_maker("Hello").unwrap();
     let env = HostEnvironment::with(&[(NAME, &good)], "back").await;
     let first = env.active(NAME, "").await;
@@ -181,7 +181,7 @@ async fn a_plugin_object_that_is_edited_or_deleted_is_put_back() {
 }
 
 #[tokio::test]
-async fn two_hosts_say_so_and_a_restarted_one_is_no_other() {
+async fn two_hosts_are_reported_and_a_restarted_host_is_not() {
     let good = guests::config_maker("Hello").unwrap();
     let mut env = HostEnvironment::with(&[(NAME, &good)], "back").await;
     until_all_say(&env, "Hello", "one").await;

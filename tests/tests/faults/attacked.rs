@@ -11,7 +11,7 @@ use tests::{
     process::signal,
     redis_cluster::{ClusterPod, RedisCluster},
     router::connect,
-    wait::{Poll, until},
+    wait::{Poll, until, until_every},
 };
 
 use crate::{
@@ -27,7 +27,11 @@ const UNHEARD_BYTES: usize = 100_000;
 const VOTE: Duration = Duration::from_secs(12);
 
 /// Stops a replica and writes to its primary, until the object reports that the two are not in sync.
-async fn written_unheard(env: &TestEnvironment, tag: &str, pair: [&ClusterPod; 2]) -> Result<()> {
+async fn write_past_a_stopped_replica(
+    env: &TestEnvironment,
+    tag: &str,
+    pair: [&ClusterPod; 2],
+) -> Result<()> {
     let [primary, replica] = pair;
     signal(replica.server.pid()?, "STOP")?;
     let mut to_primary = connect(&primary.address, env.redis.password)?;
@@ -42,7 +46,7 @@ async fn written_unheard(env: &TestEnvironment, tag: &str, pair: [&ClusterPod; 2
 
 /// Checks that a replica does not become primary for as long as the cluster could elect it.
 async fn is_not_elected(env: &TestEnvironment, replica: &ClusterPod) -> Result<()> {
-    bed::check_all_the_time("the cluster elected the replica", VOTE, || async {
+    bed::holds_for("the cluster elected the replica", VOTE, || async {
         let members = env.redis.answering(&env.client).await?;
         let now = members.iter().find(|member| member.pod == replica.pod);
         ensure!(now.is_none_or(|member| !member.server.is_primary()), "{} leads", replica.pod);
@@ -65,7 +69,7 @@ pub(crate) async fn a_replica_hung(rows: &mut FaultRows, redis: RedisCluster) ->
         row.keys_before(keys.len() + UNHEARD);
         let (tag, primary) = bed::primary(&env, 0).await?;
         let replica = bed::replicas(&env, 0).await?.into_iter().next().context("a replica")?;
-        written_unheard(&env, &tag, [&primary, &replica]).await?;
+        write_past_a_stopped_replica(&env, &tag, [&primary, &replica]).await?;
         signal(primary.server.pid()?, if is_kept { "STOP" } else { "KILL" })?;
         signal(replica.server.pid()?, "CONT")?;
         let kept = is_not_elected(&env, &replica).await;
@@ -130,17 +134,11 @@ pub(crate) async fn killed_at_creation(rows: &mut FaultRows, redis: RedisCluster
             }
         }
         let mut approved = 0;
-        let start = std::time::Instant::now();
         // Follows what the condition asks for, as a user would, one annotation after the other.
-        loop {
+        let poll = async || -> Result<Poll<()>> {
             if env.redis.check_healthy(&env.kubectl, &env.client).await.is_ok() {
-                break;
+                return Ok(Poll::Done(()));
             }
-            ensure!(
-                start.elapsed() < bed::HEAL_DEADLINE * 2,
-                "{}",
-                bed::condition(&env, "Degraded")?
-            );
             let degraded = bed::condition(&env, "Degraded")?;
             if let Some(annotation) = approval(&degraded.message)
                 && degraded.status == "True"
@@ -148,9 +146,12 @@ pub(crate) async fn killed_at_creation(rows: &mut FaultRows, redis: RedisCluster
                 bed::annotate(&env, &annotation)?;
                 approved += 1;
             }
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-        let took = start.elapsed().as_secs_f64();
+            Ok(Poll::NotYet(degraded.to_string()))
+        };
+        let pause = Duration::from_millis(500);
+        let deadline = bed::HEAL_DEADLINE * 2;
+        let (_, took) = until_every(pause, "the cluster to be healthy", deadline, poll).await?;
+        let took = took.as_secs_f64();
         row.observed(format!(
             "healthy after {took:.1} s, {approved} annotations as the condition named them"
         ));

@@ -103,7 +103,7 @@ async fn writes_continue_or_wait(
         ensure!(serves.is_none(), "{who} serves; killed was {}", killed.pod);
         Ok(())
     };
-    let waited = bed::check_all_the_time("it must wait for the API", AWAY, waits).await;
+    let waited = bed::holds_for("it must wait for the API", AWAY, waits).await;
     env.api_proxy()?.set(ApiLink::Clear);
     row.observed("no majority can vote");
     waited?;

@@ -1,9 +1,6 @@
 //! What every case needs: a healthy cluster with keys, and the steps and waits of a case.
 
-use std::{
-    future::Future,
-    time::{Duration, Instant, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use kube::ResourceExt;
@@ -16,6 +13,8 @@ use tests::{
     wait::{Poll, until},
 };
 
+pub(crate) use tests::wait::holds_for;
+
 use crate::table::FaultRows;
 
 /// How long a cluster may take to be healthy again after a fault that loses nothing for good.
@@ -24,8 +23,6 @@ pub(crate) const HEAL_DEADLINE: Duration = Duration::from_secs(45);
 pub(crate) const REPORT_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a row may take, whatever it waits for.
 pub(crate) const ROW: Duration = Duration::from_secs(150);
-/// The pause between two checks of what must hold all the time.
-const PAUSE: Duration = Duration::from_millis(200);
 
 /// Starts a healthy cluster with keys.
 pub(crate) async fn begin(redis: RedisCluster) -> Result<(TestEnvironment, WrittenKeys)> {
@@ -183,26 +180,8 @@ pub(crate) async fn until_servers_healthy(
     until(format!("the servers of {} to be healthy", env.redis.name), deadline, poll).await
 }
 
-/// Checks that something holds all the time, for this duration.
-pub(crate) async fn check_all_the_time<F>(
-    what: &str,
-    duration: Duration,
-    mut poll: impl FnMut() -> F,
-) -> Result<()>
-where
-    F: Future<Output = Result<()>>,
-{
-    let start = Instant::now();
-    while start.elapsed() < duration {
-        let now = start.elapsed().as_secs_f64();
-        poll().await.with_context(|| format!("{what}, after {now:.0} s"))?;
-        tokio::time::sleep(PAUSE).await;
-    }
-    Ok(())
-}
-
 /// Checks for this duration that every key exists on some member; the error has the condition `Ready`.
-pub(crate) async fn nothing_is_emptied(
+pub(crate) async fn no_key_is_lost(
     env: &TestEnvironment,
     keys: &WrittenKeys,
     duration: Duration,
@@ -215,7 +194,7 @@ pub(crate) async fn nothing_is_emptied(
         }
         Ok(())
     };
-    check_all_the_time("a copy was emptied", duration, poll).await
+    holds_for("a copy was emptied", duration, poll).await
 }
 
 /// Returns the primary of the n-th range of slots, and a tag of keys in that range.

@@ -116,7 +116,7 @@ pub(crate) async fn the_only_copy_is_damaged(
             condition.kind == "Degraded" && condition.status == "True" && speaks
         };
         let condition = bed::condition_where(&env, "what the user must do", fits).await;
-        bed::check_all_the_time("the only copy was touched", UNTOUCHED, || async {
+        bed::holds_for("the only copy was touched", UNTOUCHED, || async {
             let now = copy_of(&root.join("appendonlydir"))?;
             ensure!(now == damaged, "{} has changed", folder.display());
             Ok(())

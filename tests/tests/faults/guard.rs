@@ -101,7 +101,7 @@ async fn kill_primary(
         let (_, primary) = bed::primary(env, 0).await?;
         pause.set(env)?;
         signal(primary.server.pid()?, "KILL")?;
-        let kept = bed::nothing_is_emptied(env, keys, GUARD).await;
+        let kept = bed::no_key_is_lost(env, keys, GUARD).await;
         row.keys_after(keys.held(&env.client).await?);
         kept?;
         pause.undo(env)?;
@@ -137,7 +137,7 @@ pub(crate) async fn a_fresh_process_is_at_a_peer_s_address(
         restart_without_identity(peer)?;
         until_fresh_node(peer).await?;
         signal(primary.server.pid()?, "KILL")?;
-        let kept = bed::nothing_is_emptied(&env, &keys, GUARD).await;
+        let kept = bed::no_key_is_lost(&env, &keys, GUARD).await;
         row.keys_after(keys.held(&env.client).await?);
         kept?;
         HostPause::Paused.undo(&env)?;
@@ -200,20 +200,17 @@ pub(crate) async fn the_only_follower_hangs(
                 }
                 signal(pid, "STOP")?;
                 signal(primary.server.pid()?, "KILL")?;
-                let check = bed::check_all_the_time(
-                    "the primary serves without its keys",
-                    GUARD,
-                    || async {
+                let check =
+                    bed::holds_for("the primary serves without its keys", GUARD, || async {
                         let members = env.redis.answering(&env.client).await?;
                         let empty = members.iter().find(|member| member.server.is_primary());
                         ensure!(empty.is_none(), "{} serves without its keys", primary.pod);
                         Ok(())
-                    },
-                );
+                    });
                 let kept = check.await;
                 signal(pid, "CONT")?;
                 kept?;
-                bed::nothing_is_emptied(&env, &keys, Duration::from_secs(2)).await?;
+                bed::no_key_is_lost(&env, &keys, Duration::from_secs(2)).await?;
                 if let Some(pause) = pause {
                     pause.undo(&env)?;
                 }
@@ -337,7 +334,7 @@ async fn asked_for_approval(row: &mut crate::table::FaultRow, env: &TestEnvironm
     let lost =
         bed::condition_where(env, "SlotsLost, and which annotation approves it", names).await?;
     ensure!(lost.reason == "SlotsLost", "{lost}");
-    bed::check_all_the_time("a member serves without approval", GUARD, || async {
+    bed::holds_for("a member serves without approval", GUARD, || async {
         let members = env.redis.answering(&env.client).await?;
         let serves =
             members.iter().find(|member| member.server.is_primary() && member.server.is_serving());

@@ -13,6 +13,7 @@ use tests::{
     process::signal,
     redis_cluster::{ClusterPod, RedisCluster},
     router::connect,
+    wait::elapse,
 };
 
 use crate::{
@@ -49,7 +50,7 @@ fn connections(primary: &ClusterPod, password: Option<&str>) -> Result<Vec<Conne
 }
 
 /// 17k: a primary is stopped and continues around the moment at which another would be elected.
-pub(crate) async fn a_primary_hangs_and_goes_on(
+pub(crate) async fn a_primary_hangs_and_continues(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
@@ -73,7 +74,7 @@ pub(crate) async fn a_primary_hangs_and_goes_on(
                     patient(open, format!("{{{tag}}}:patient-{hangs_ms}-{number}"))
                 })
                 .collect();
-            tokio::time::sleep(Duration::from_millis(hangs_ms)).await;
+            elapse(Duration::from_millis(hangs_ms)).await;
             // An error is ignored: the process may have been ended meanwhile.
             drop(signal(pid, "CONT"));
             bed::until_healthy(&env, HEAL_DEADLINE).await?;

@@ -20,7 +20,7 @@ const MENDED: &[(&str, &str)] =
     &[("image: redis:nope → redis:7.0", "nope"), ("request of 900Ti → 1Mi", "900Ti")];
 
 /// 9a: at creation.
-pub(crate) async fn a_spec_is_mended_at_creation(
+pub(crate) async fn a_spec_is_corrected_at_creation(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
@@ -75,7 +75,7 @@ async fn never_run(env: &TestEnvironment) -> Result<()> {
 }
 
 /// 9b: on a running cluster: the members stay, and the Pod that never ran is replaced.
-pub(crate) async fn a_spec_is_mended_on_a_running_cluster(
+pub(crate) async fn a_spec_is_corrected_on_a_running_cluster(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {

@@ -117,7 +117,10 @@ fn owned_config_maps(env: &TestEnvironment) -> Result<Vec<String>> {
 }
 
 /// 5a: each change in turn; meanwhile a primary is killed and a Pod is deleted.
-pub(crate) async fn one_trouble_at_a_time(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn one_change_cannot_be_applied(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
     let (mut env, _) = bed::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
     env.watch().await?;
     let before = "8.3 s by the cluster's vote and not 0.2; a deleted Pod never rejoined";
@@ -198,7 +201,10 @@ async fn written(row: &mut FaultRow, env: &mut TestEnvironment) -> Result<()> {
 }
 
 /// 5b: without the plugin's files nothing heals the cluster, so the object must not report `Ready=True`.
-pub(crate) async fn the_plugin_is_gone(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn the_plugin_s_files_are_removed(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
     let (env, keys) = bed::begin(redis).await?;
     let before = "Ready=True although no plugin reconciled the object";
     rows.row("the plugin's files removed", before, bed::ROW, async |row| {

@@ -95,12 +95,8 @@ pub(crate) async fn a_stateful_set_is_orphaned(
             }
             Ok(())
         };
-        bed::check_all_the_time(
-            "it reports that running nodes are lost",
-            Duration::from_secs(6),
-            poll,
-        )
-        .await?;
+        bed::holds_for("it reports that running nodes are lost", Duration::from_secs(6), poll)
+            .await?;
         let (members, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
         for old in &old {
             let same = members.iter().any(|member| member.uid == old.uid);

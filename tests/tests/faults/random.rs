@@ -18,7 +18,7 @@ use tests::{
     process::signal,
     redis_cluster::{ClusterPod, PASSWORD, RedisCluster},
     router::connect,
-    wait::{Poll, until},
+    wait::{Poll, elapse, until},
 };
 
 use crate::{bed, print_line, table::FaultRows};
@@ -236,12 +236,12 @@ impl RandomRun {
     /// Undoes every change that is due before `end`, and waits until `end`.
     async fn undo_until(&mut self, end: Instant) -> Result<()> {
         while let Some(at) = self.undo.iter().map(|(at, _)| *at).min().filter(|at| *at <= end) {
-            tokio::time::sleep_until(at.into()).await;
+            elapse(at.saturating_duration_since(Instant::now())).await;
             let due = self.undo.iter().position(|(due, _)| *due == at);
             let (_, undo) = self.undo.swap_remove(due.context("the next")?);
             self.undo_now(&undo)?;
         }
-        tokio::time::sleep_until(end.into()).await;
+        elapse(end.saturating_duration_since(Instant::now())).await;
         Ok(())
     }
 

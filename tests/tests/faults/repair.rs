@@ -61,7 +61,7 @@ pub(crate) async fn the_same_repair_recurs(
         let condition = bed::condition_where(&env, "that a repair recurs", asks).await?;
         row.observed(format!("`{condition}`"));
         let sent = meetings(&env).await?;
-        bed::check_all_the_time("the replica was repaired once more", LEFT_ALONE, || async {
+        bed::holds_for("the replica was repaired once more", LEFT_ALONE, || async {
             let now = meetings(&env).await?;
             ensure!(now == sent, "{now} meetings, {sent} before");
             Ok(())

@@ -14,7 +14,7 @@ use tests::{
     process::signal,
     redis_cluster::{ClusterPod, PASSWORD, RedisCluster},
     router::connect,
-    wait::{Poll, until},
+    wait::{Poll, elapse, until},
 };
 
 use crate::{
@@ -60,7 +60,7 @@ pub(crate) async fn identities_are_lost(rows: &mut FaultRows, redis: RedisCluste
         let (_, primary) = bed::primary(&env, 0).await?;
         let mut members = bed::replicas(&env, 0).await?;
         members.push(primary);
-        let folders = members.iter().map(lose_identity).collect::<Result<Vec<_>>>()?;
+        let folders = members.iter().map(empty_identity).collect::<Result<Vec<_>>>()?;
         let matches = |condition: &Condition| {
             let is_told = condition.message.contains("is set aside in")
                 && condition.message.contains("approve-data-loss");
@@ -86,7 +86,7 @@ pub(crate) async fn identities_are_lost(rows: &mut FaultRows, redis: RedisCluste
 
 /// Stops a server, empties its nodes.conf and kills it. Returns its open data folder, which has no path any more
 /// once the process has ended.
-fn lose_identity(member: &ClusterPod) -> Result<fs::File> {
+fn empty_identity(member: &ClusterPod) -> Result<fs::File> {
     let pid = member.server.pid()?;
     signal(pid, "STOP")?;
     let data = data_of(pid);
@@ -197,7 +197,10 @@ const FALLS_AWAY: [(Duration, usize); 2] =
     [(Duration::from_secs(3), 1), (Duration::from_secs(9), 3)];
 
 /// 17e: a replica has lost its link, and its primary is killed with the writes since then on its volume.
-pub(crate) async fn a_replica_fell_away(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
+pub(crate) async fn a_replica_is_disconnected(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
     for (pause, kills) in FALLS_AWAY {
         let (env, keys) = bed::begin(redis.clone()).await?;
         let input = format!(
@@ -225,7 +228,7 @@ pub(crate) async fn a_replica_fell_away(rows: &mut FaultRows, redis: RedisCluste
                 "`{}`",
                 bed::condition_where(&env, "that it is not in sync", fallen).await?
             ));
-            tokio::time::sleep_until((since + pause).into()).await;
+            elapse(pause.saturating_sub(since.elapsed())).await;
             for _ in 0..kills {
                 let primary = serving(&env, &tag, &primary).await?;
                 signal(primary.server.pid()?, "KILL")?;

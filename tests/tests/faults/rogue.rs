@@ -76,10 +76,8 @@ impl RogueCluster {
                 row.observed(answers.join(" · "));
                 judge(&self.env).await?;
                 let env = &self.env;
-                bed::check_all_the_time("a call reached a member", NOTHING, || {
-                    same_members(env, &old)
-                })
-                .await?;
+                bed::holds_for("a call reached a member", NOTHING, || same_members(env, &old))
+                    .await?;
                 ensure!(nodes_of(env)? == nodes, "the nodes in the ledger have changed");
                 let refused = answers.iter().all(|answer| is_refused(answer));
                 ensure!(refused, "a call was not refused");
@@ -166,7 +164,7 @@ pub(crate) async fn members_are_hidden(rows: &mut FaultRows, redis: RedisCluster
         {"act": {"instance": instance("app=nobody", "redis", 6379), "actions": forget}},
     ]);
     let before = "another lock and another view of the same members";
-    let input = "another port, another container, a selector of nobody, and forget";
+    let input = "another port, another container, a selector that matches no Pod, and forget";
     rogue.refused(rows, input, before, other_port, nothing).await?;
 
     let relabel = json!({"metadata": {"labels": {"redis.tholepin.dev/cluster": "other"}}});

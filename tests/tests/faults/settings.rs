@@ -89,7 +89,7 @@ pub(crate) async fn a_bad_setting_and_a_restart(
                         .await?;
                 row.observed(format!("`{}`", condition.reason));
                 // The file needs some time to reach the Pod.
-                bed::check_all_the_time("a server ended", Duration::from_secs(2), || async {
+                bed::holds_for("a server ended", Duration::from_secs(2), || async {
                     env.redis.members(&env.client).await.map(drop)
                 })
                 .await?;

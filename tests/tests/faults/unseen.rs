@@ -189,7 +189,7 @@ async fn not_taken_over(
     duration: Duration,
 ) -> Result<()> {
     let poll = || still_owns(env, tag, old);
-    bed::check_all_the_time("a primary that may run was replaced", duration, poll).await
+    bed::holds_for("a primary that may run was replaced", duration, poll).await
 }
 
 async fn still_owns(env: &TestEnvironment, tag: &str, old: &ClusterPod) -> Result<()> {
@@ -232,7 +232,7 @@ async fn cut_off(row: &mut FaultRow, env: &TestEnvironment, keys: &WrittenKeys) 
         written.set(written.get() + 1);
         still_owns(env, &tag, &primary).await
     };
-    let result = bed::check_all_the_time("a running primary was replaced", SILENT, poll).await;
+    let result = bed::holds_for("a running primary was replaced", SILENT, poll).await;
     let written = written.get();
     drop(cut);
     result?;

@@ -65,7 +65,7 @@ pub(crate) async fn deleted(env: &TestEnvironment) -> Result<Duration> {
 }
 
 /// A6: nothing changes in a cluster that is ready.
-pub(crate) async fn nothing_happens() -> Result<ScenarioResult> {
+pub(crate) async fn nothing_changes_while_idle() -> Result<ScenarioResult> {
     let env = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let idle = Duration::from_secs(60);
     let report = env.end(idle).await?;

@@ -31,8 +31,10 @@ pub(crate) async fn settings_are_refused_and_rolled_by_hand() -> Result<Scenario
     env.until_healthy().await?;
 
     // A running cluster continues to serve, and a restarted member has the settings from before.
+    let start = Instant::now();
     set(&env, &json!({"activedefrag": "yes"}))?;
     condition(&env, "LiveConfigApplied", "False", REFUSAL).await?;
+    let reported_live = start.elapsed();
     let (members, _) = env.until_healthy().await?;
     let replica = members.iter().find(|member| !member.server.is_primary()).context("a replica")?;
     ensure!(!live_file(&env)?.contains("activedefrag"), "{}", live_file(&env)?);
@@ -45,6 +47,7 @@ pub(crate) async fn settings_are_refused_and_rolled_by_hand() -> Result<Scenario
     };
     until("the replica to start again", GIVE_UP, back).await?;
 
+    let start = Instant::now();
     set(&env, &json!({"activedefrag": null, "hz": 20, "slowlog-max-len": 256}))?;
     condition(&env, "Outdated", "True", "2 of 2 Pods").await?;
     condition(&env, "LiveConfigApplied", "True", "").await?;
@@ -56,6 +59,7 @@ pub(crate) async fn settings_are_refused_and_rolled_by_hand() -> Result<Scenario
             .await?;
     }
     until_shown(&env, &[("slowlog-max-len", "256"), ("hz", "20")]).await?;
+    let rolled = start.elapsed();
     let single_revision = || async {
         let all = revisions(&env)?;
         Ok(if all.len() == 1 { Poll::Done(()) } else { Poll::NotYet(all.join(", ")) })
@@ -66,7 +70,9 @@ pub(crate) async fn settings_are_refused_and_rolled_by_hand() -> Result<Scenario
     env.watch().await?;
     let report = env.end(QUIET).await?;
     let outcome =
-        ScenarioResult::new("a refused setting reported at creation", reported, 15.0, &report);
+        ScenarioResult::new("a refused setting reported at creation", reported, 15.0, &report)
+            .bounded("reported on a running cluster", reported_live, 5.0)
+            .bounded("rolled by hand", rolled, 60.0);
     Ok(outcome.note(format!("orphans adopted in {:.1} s", orphaned.as_secs_f64())))
 }
 

@@ -1,10 +1,7 @@
 //! A cluster is created and deleted two hundred times: the memory and file descriptors that the host and the
 //! local cluster do not release.
 
-use std::{
-    fmt, fs,
-    time::{Duration, Instant},
-};
+use std::{fmt, fs, time::Instant};
 
 use anyhow::{Result, bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -17,6 +14,7 @@ use serde_json::json;
 use tests::{
     environment::{GIVE_UP, QUIET, TestEnvironment},
     redis_cluster::{NAMESPACE, RedisCluster},
+    wait::{Poll, until},
 };
 
 use crate::{
@@ -75,7 +73,7 @@ impl ProcessSizes {
 }
 
 /// L3: a cluster of one primary and one replica is created and deleted again and again.
-pub(crate) async fn a_cluster_comes_and_goes() -> Result<ScenarioResult> {
+pub(crate) async fn a_cluster_is_created_and_deleted_repeatedly() -> Result<ScenarioResult> {
     let mut env = TestEnvironment::begin(RedisCluster::USUAL, &[], "").await?;
     env.redis.create(&env.kubectl)?;
     env.until_healthy().await?;
@@ -144,20 +142,18 @@ async fn create_and_delete(
         },
     });
     clusters.create(&PostParams::default(), &serde_json::from_value(cluster)?).await?;
-    let start = Instant::now();
-    while !is_ready(&clusters.get(name).await?) {
-        ensure!(start.elapsed() < GIVE_UP, "{name} is not ready");
-        pause().await;
-    }
+    let poll = || async {
+        let is_ready = is_ready(&clusters.get(name).await?);
+        Ok(if is_ready { Poll::Done(()) } else { Poll::NotYet("not Ready".to_owned()) })
+    };
+    until(format!("{name} to be ready"), GIVE_UP, poll).await?;
     clusters.delete(name, &DeleteParams::default()).await?;
     let own_pods = ListParams::default().labels(&format!("redis.tholepin.dev/cluster={name}"));
-    while clusters.get_opt(name).await?.is_some() || !pods.list(&own_pods).await?.items.is_empty() {
-        ensure!(start.elapsed() < GIVE_UP, "{name} is not deleted");
-        pause().await;
-    }
-    Ok(())
-}
-
-async fn pause() {
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    let poll = || async {
+        let object = clusters.get_opt(name).await?;
+        let pods = pods.list(&own_pods).await?.items.len();
+        let is_deleted = object.is_none() && pods == 0;
+        Ok(if is_deleted { Poll::Done(()) } else { Poll::NotYet(format!("{pods} Pods")) })
+    };
+    until(format!("{name} to be deleted"), GIVE_UP, poll).await.map(drop)
 }

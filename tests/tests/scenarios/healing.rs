@@ -9,7 +9,7 @@ use tests::{
     process::signal,
     redis_cluster::{ClusterPod, PASSWORD, RedisCluster},
     router::connect,
-    wait::{Poll, until},
+    wait::{Poll, elapse, until},
 };
 
 use crate::ScenarioResult;
@@ -93,7 +93,7 @@ pub(crate) async fn a_replica_hangs() -> Result<ScenarioResult> {
     let replica = members.iter().find(|member| !member.server.is_primary()).context("a replica")?;
     let pid = replica.server.pid()?;
     signal(pid, "STOP")?;
-    tokio::time::sleep(Duration::from_secs(30)).await;
+    elapse(Duration::from_secs(30)).await;
     let start = Instant::now();
     signal(pid, "CONT")?;
     let (after, _) = env.until_healthy().await?;

@@ -24,7 +24,7 @@ use tests::{
     process::signal,
     redis_cluster::{NAMESPACE, PASSWORD, RedisCluster},
     router::connect,
-    wait::{Poll, until},
+    wait::{Poll, until, until_every},
 };
 
 use crate::{
@@ -213,7 +213,7 @@ pub(crate) async fn at_each_write_to_redis() -> Result<ScenarioResult> {
     let expected = shape(&env.client, NAMESPACE).await?;
     let mut counts = CommandCounts::default();
     counts.learn(&env).await?;
-    let total = counts.poll();
+    let total = counts.read();
     ensure!(0 < total, "no write was seen in Redis");
     deleted(&env).await?;
 
@@ -256,7 +256,7 @@ impl CommandCounts {
     }
 
     /// Reads the counts; returns the number of writes of all servers.
-    fn poll(&mut self) -> u64 {
+    fn read(&mut self) -> u64 {
         self.by_verb.clear();
         for server in self.servers.values_mut() {
             let stats: String = cmd("INFO").arg("commandstats").query(server).unwrap_or_default();
@@ -270,22 +270,21 @@ impl CommandCounts {
     /// Waits until there were this many writes; returns the counts as text.
     async fn until(env: &TestEnvironment, count: u64) -> Result<String> {
         let mut counts = Self::default();
-        let start = Instant::now();
         let mut learnt = None;
-        loop {
+        let poll = async || -> Result<Poll<String>> {
             if learnt.is_none_or(|at: Instant| Duration::from_millis(100) < at.elapsed()) {
                 counts.learn(env).await?;
                 learnt = Some(Instant::now());
             }
-            let seen = counts.poll();
-            if count <= seen {
-                let verbs = counts.by_verb.iter().map(|(verb, calls)| format!("{calls} {verb}"));
-                let verbs: Vec<_> = verbs.collect();
-                return Ok(format!("{seen} were done by then ({})", verbs.join(", ")));
+            let seen = counts.read();
+            if seen < count {
+                return Ok(Poll::NotYet(format!("{seen} of {count}")));
             }
-            ensure!(start.elapsed() < GIVE_UP, "{seen} of {count} writes were seen");
-            tokio::time::sleep(PAUSE).await;
-        }
+            let verbs = counts.by_verb.iter().map(|(verb, calls)| format!("{calls} {verb}"));
+            let verbs: Vec<_> = verbs.collect();
+            Ok(Poll::Done(format!("{seen} were done by then ({})", verbs.join(", "))))
+        };
+        Ok(until_every(PAUSE, "the writes to Redis", GIVE_UP, poll).await?.0)
     }
 }
 

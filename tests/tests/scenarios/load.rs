@@ -27,7 +27,7 @@ use tests::{
     oracle::{host_writes, written_at},
     redis_cluster::{NAMESPACE, RedisCluster},
     router::connect,
-    wait::{Poll, until},
+    wait::{Poll, elapse, until, until_every},
 };
 
 use crate::{
@@ -42,6 +42,8 @@ const OBJECTS: usize = 1_000;
 const OTHERS: usize = 200;
 /// The work of one reconcile: one to two milliseconds.
 const TURNS: u64 = 1_000_000;
+/// The pause between two reads of the host's log.
+const LOG_PAUSE: Duration = Duration::from_millis(2);
 /// How many live events are measured during a swap.
 const EVENTS: usize = 20;
 /// How many of them must have met a backlog; otherwise nothing was measured.
@@ -129,16 +131,12 @@ fn work(number: usize) -> Value {
 
 /// Waits until this many objects have begun a reconcile after the first `from` ones.
 async fn begun(reconciles: &mut ReconcileLog, from: usize, count: usize) -> Result<Duration> {
-    let start = Instant::now();
-    loop {
+    let poll = async || -> Result<Poll<()>> {
         reconciles.read()?;
         let seen = reconciles.objects(from).len();
-        if count <= seen {
-            return Ok(start.elapsed());
-        }
-        ensure!(start.elapsed() < GIVE_UP, "{seen} of {count} objects were reconciled");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        Ok(if count <= seen { Poll::Done(()) } else { Poll::NotYet(format!("{seen} of {count}")) })
+    };
+    Ok(until_every(LOG_PAUSE, "the objects to be reconciled", GIVE_UP, poll).await?.1)
 }
 
 /// Waits until this many objects have begun a reconcile with another revision than `old`.
@@ -148,16 +146,12 @@ async fn until_new(
     old: &str,
     count: usize,
 ) -> Result<()> {
-    let start = Instant::now();
-    loop {
+    let poll = async || -> Result<Poll<()>> {
         reconciles.read()?;
         let seen = reconciles.new_since(from, old);
-        if count <= seen {
-            return Ok(());
-        }
-        ensure!(start.elapsed() < GIVE_UP, "{seen} of {count} objects met the new code");
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
+        Ok(if count <= seen { Poll::Done(()) } else { Poll::NotYet(format!("{seen} of {count}")) })
+    };
+    until_every(LOG_PAUSE, "the objects to meet the new code", GIVE_UP, poll).await.map(drop)
 }
 
 /// E9: a thousand objects are queued again by a swap, and live events arrive meanwhile.
@@ -184,16 +178,13 @@ pub(crate) async fn live_events_overtake_a_swap() -> Result<ScenarioResult> {
         let name = names.get(number * 47 % OBJECTS).context("an object")?.clone();
         probes.change(std::slice::from_ref(&name), &json!({"number": number})).await?;
         let number = u64::try_from(number)?;
-        let start = Instant::now();
-        let at = loop {
-            if let Some(reconcile) =
-                reconciles.read()?.iter().find(|reconcile| reconcile.number == number)
-            {
-                break reconcile.at;
-            }
-            ensure!(start.elapsed() < GIVE_UP, "{name} is not reconciled");
-            tokio::time::sleep(Duration::from_millis(1)).await;
+        let poll = async || -> Result<Poll<Timestamp>> {
+            let found = reconciles.read()?.iter().find(|begun| begun.number == number);
+            let at = found.map(|begun| begun.at);
+            Ok(at.map_or_else(|| Poll::NotYet("no reconcile".to_owned()), Poll::Done))
         };
+        let what = format!("{name} to be reconciled");
+        let (at, _) = until_every(Duration::from_millis(1), what, GIVE_UP, poll).await?;
         if reconciles.new_since(from, &old) < OBJECTS {
             starts.push((name.clone(), at));
         }
@@ -312,7 +303,7 @@ fn longest_gap(reconciles: &[LoggedReconcile]) -> Duration {
 /// Returns how many writes the host sends in 5 s.
 async fn idle_writes(env: &TestEnvironment) -> Result<usize> {
     let before = host_writes(&env.cluster.audit_log())?.len();
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    elapse(Duration::from_secs(5)).await;
     let writes = host_writes(&env.cluster.audit_log())?.len() - before;
     ensure!(writes == 0, "the host wrote {writes} times although nothing changed");
     Ok(writes)
@@ -384,22 +375,24 @@ pub(crate) fn clusters(client: &Client) -> Api<DynamicObject> {
 async fn all_ready(clusters: &Api<DynamicObject>) -> Result<Duration> {
     let start = Instant::now();
     let mut first = None;
-    loop {
+    let poll = async || -> Result<Poll<()>> {
         let all = clusters.list(&ListParams::default()).await?.items;
         let ready = all.iter().filter(|object| is_ready(object)).count();
         if 1 < ready {
             first.get_or_insert_with(|| start.elapsed());
         }
         if ready == CLUSTERS + 1 {
-            return Ok(first.unwrap_or_default());
+            return Ok(Poll::Done(()));
         }
         let unready = all.iter().find(|object| !is_ready(object));
         let why = unready.map(|object| {
             format!("{}: {}", object.name_any(), object.data.get("status").unwrap_or(&Value::Null))
         });
-        ensure!(start.elapsed() < GIVE_UP * 3, "{ready} are ready; {why:?}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+        Ok(Poll::NotYet(format!("{ready} are ready; {why:?}")))
+    };
+    let pause = Duration::from_millis(100);
+    until_every(pause, "all clusters to be ready", GIVE_UP * 3, poll).await?;
+    Ok(first.unwrap_or_default())
 }
 
 /// Returns true if a cluster is Ready at its present generation.

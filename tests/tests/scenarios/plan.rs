@@ -145,7 +145,7 @@ fn save(env: &TestEnvironment, plan: &Value) -> Result<()> {
 async fn until_paused(command: &CommandLine, name: &str) -> Result<u64> {
     let poll = || async {
         let reconciles = command.calls(&[name])?;
-        let last = reconciles.last().context("a pass")?;
+        let last = reconciles.last().context("no reconcile is recorded")?;
         let is_paused = last.pointer("/end/notCalled").is_some();
         let number = last.get("number").and_then(Value::as_u64).context("a number")?;
         Ok(if is_paused { Poll::Done(number) } else { Poll::NotYet(last.to_string()) })
@@ -164,9 +164,9 @@ async fn first_after(command: &CommandLine, name: &str, number: u64) -> Result<V
             return Ok(Poll::NotYet(format!("{} reconciles", reconciles.len())));
         };
         let one = command.calls(&[name, "--writes", "--pass", &found.to_string()])?;
-        Ok(Poll::Done(one.into_iter().next().context("the pass")?))
+        Ok(Poll::Done(one.into_iter().next().context("the reconcile is not recorded")?))
     };
-    Ok(until("the first pass after the pause", GIVE_UP, poll).await?.0)
+    Ok(until("the first reconcile after the pause", GIVE_UP, poll).await?.0)
 }
 
 /// Returns the commands of a plan's steps with this verb.

@@ -26,7 +26,7 @@ use tests::{
     oracle::WriterReport,
     process::signal,
     redis_cluster::{ClusterPod, NAMESPACE, RedisCluster},
-    wait::{Poll, until},
+    wait::{Poll, elapse, until},
 };
 
 use crate::{
@@ -88,7 +88,7 @@ async fn away(time: Duration, fault: &'static str) -> Result<ScenarioResult> {
     signal(died.server.pid()?, "KILL")?;
     greetings.change(&names, &json!({"text": "meanwhile"})).await?;
     env.put("config-maker.wasm", &guests::config_maker("Howdy")?)?;
-    tokio::time::sleep(time).await;
+    elapse(time).await;
     let outage = env.writer()?.outage(&tag)?;
     ensure!(env.plugin("config-maker")? == before, "the host wrote although it was cut off");
 
@@ -178,7 +178,7 @@ pub(crate) async fn the_api_server_hangs() -> Result<ScenarioResult> {
     greetings.change(&names, &json!({"text": "first"})).await?;
     env.api_proxy()?.set(ApiLink::Silent);
     greetings.change(&names, &json!({"text": "silence"})).await?;
-    tokio::time::sleep(Duration::from_secs(12)).await;
+    elapse(Duration::from_secs(12)).await;
     let start = Instant::now();
     env.api_proxy()?.set(ApiLink::Clear);
     until_greeted(&env, "Hello, silence", &names).await?;
@@ -229,9 +229,9 @@ pub(crate) async fn a_replica_is_slow() -> Result<ScenarioResult> {
     let pid = replica.server.pid()?;
     for _ in 0..20 {
         signal(pid, "STOP")?;
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        elapse(Duration::from_millis(400)).await;
         signal(pid, "CONT")?;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        elapse(Duration::from_millis(100)).await;
     }
     let start = Instant::now();
     let (after, _) = env.until_healthy().await?;

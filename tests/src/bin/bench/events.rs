@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_time_counts_and_half_a_line_does_not() {
+    fn the_first_line_counts_and_an_incomplete_line_does_not() {
         let log = "2026-11-21T14:00:00.000100Z  INFO reconcile: plugin: told number 7.\n\
                    2026-11-21T14:00:01Z  INFO other\n\
                    2026-11-21T14:00:02.5Z  INFO reconcile: plugin: told number 7.\n\

@@ -1,12 +1,9 @@
 //! How long a shard cannot be written after its primary's process was killed: with the host, and by the vote of
 //! the Redis Cluster alone.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use kube::Client;
 use redis::{Cmd, InfoDict, cmd};
 use serde_json::json;
@@ -17,7 +14,7 @@ use tests::{
     process::signal,
     redis_cluster::{NAMESPACE, PASSWORD, RedisCluster},
     router::ClusterClient,
-    wait::{Poll, until},
+    wait::{Poll, elapse, until, until_blocking},
 };
 
 use crate::table::{BenchRow, print_line};
@@ -91,7 +88,7 @@ impl FailoverBench {
             if heals && number % tags.len() == 0 {
                 self.until_healthy().await?;
             }
-            tokio::time::sleep(spread.saturating_sub(self.disturbed.elapsed())).await;
+            elapse(spread.saturating_sub(self.disturbed.elapsed())).await;
             let outage = kill_and_write(&entry, tag)?;
             print_line(&format!("  {tag}: {:.0} ms", outage.as_secs_f64() * 1000.0));
             outages.push(outage);
@@ -151,11 +148,6 @@ fn kill_and_write(entry: &str, tag: &str) -> Result<Duration> {
 
 /// Repeats a write until it succeeds.
 fn write_until_done(router: &mut ClusterClient, tag: &str, write: &Cmd) -> Result<()> {
-    let start = Instant::now();
-    while let Err(error) = router.send::<()>(tag, write) {
-        let waited = start.elapsed();
-        ensure!(waited < WRITE_MAX, "no write to {tag} for {waited:?}: {error:#}");
-        thread::sleep(PAUSE);
-    }
-    Ok(())
+    let poll = || Ok(Poll::Done(router.send::<()>(tag, write)?));
+    until_blocking(PAUSE, format!("a write of {tag}"), WRITE_MAX, poll).map(drop)
 }

@@ -8,7 +8,7 @@ use tests::{
     cluster::LocalClusterProcess,
     guests, oracle,
     redis_cluster::{NAMESPACE, RedisCluster},
-    wait::{Poll, until},
+    wait::{Poll, elapse, until},
 };
 
 use crate::{
@@ -41,7 +41,7 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
         || async { Ok(Poll::Done(oracle::quiet(&client, &[], Duration::from_secs(2)).await?)) };
     until("the cluster to settle", HEALTHY_MAX, poll_quiet).await?;
     let before = writes(&cluster)?;
-    tokio::time::sleep(IDLE).await;
+    elapse(IDLE).await;
     let after = writes(&cluster)?;
     for write in after.iter().skip(before.len()) {
         print_line(&format!("  {write}"));

@@ -11,7 +11,7 @@ use tests::{
     guests,
     process::Process,
     redis_cluster::NAMESPACE,
-    wait::{Poll, until},
+    wait::{Poll, elapse, until},
 };
 
 use crate::{
@@ -68,7 +68,7 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
 }
 
 async fn row(name: &str, host: &Process) -> Result<BenchRow> {
-    tokio::time::sleep(SETTLE).await;
+    elapse(SETTLE).await;
     Ok(BenchRow::new(name, RowUnit::Bytes, vec![proc::resident_bytes(host.pid())?]))
 }
 

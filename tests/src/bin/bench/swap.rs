@@ -156,7 +156,7 @@ impl SwappedPlugin {
         mark: &str,
         events: &mut (impl Stream<Item = Result<String>> + Unpin),
     ) -> Result<Duration> {
-        tokio::time::sleep(PAUSE).await;
+        wait::elapse(PAUSE).await;
         let file = plugins.join(format!("{}.wasm", self.plugin));
         let fresh = plugins.join(format!(".{}.wasm.new", self.plugin));
         fs::write(&fresh, guests::replaced(&self.component, self.text, mark)?)?;

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn people_read_each_unit() {
+    fn each_unit_is_formatted() {
         let cases = [
             (RowUnit::Milliseconds, 1.25, "1.2 ms"),
             (RowUnit::Microseconds, 24.96, "25.0 µs"),
