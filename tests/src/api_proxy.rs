@@ -1,8 +1,8 @@
-//! Stands between the host and the API server, and lets the road between them go bad.
+//! A proxy between the host and the API server, whose link can be cut or made silent.
 //!
-//! The host is told a kubeconfig that names this proxy; everybody else talks to the API server itself.
-//! It also counts the host's writes, and can kill the host at one of them: so no hook is needed in the
-//! product.
+//! Only the host connects through the proxy, by a kubeconfig that names it; everything else in a test talks
+//! to the API server directly. The proxy also records the host's writes, and can kill the host at one of
+//! them, so that the product needs no test hook.
 
 use std::{
     convert::Infallible,
@@ -36,26 +36,26 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use crate::process::signal;
 
-/// How long the port may take to be free again after it was closed.
+/// How long to wait for the port to be free again after it was closed.
 const BIND_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How the road to the API server is.
+/// The state of the link between the proxy and the API server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiLink {
-    /// Everything passes.
+    /// Requests and responses are forwarded.
     Clear,
-    /// Connections are cut and new ones refused.
+    /// Open connections are closed and new ones are refused.
     Cut,
-    /// Connections are taken and stay open, and nothing passes on any of them.
+    /// Connections are accepted and stay open, but nothing is forwarded on any of them.
     Silent,
 }
 
 /// When the host is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KillMoment {
-    /// Before the API server has the write.
+    /// Before the write is forwarded to the API server.
     Before,
-    /// After the API server has done it, and before the host knows.
+    /// After the API server has performed the write, and before the host gets the response.
     After,
 }
 
@@ -71,24 +71,24 @@ impl fmt::Display for KillMoment {
 /// A running proxy; ends when dropped.
 pub struct ApiProxy {
     shared: Arc<Shared>,
-    road: watch::Sender<ApiLink>,
+    link: watch::Sender<ApiLink>,
     kubeconfig: PathBuf,
     _tasks: JoinSet<()>,
 }
 
 struct Shared {
     client: Client,
-    road: watch::Receiver<ApiLink>,
-    /// Watches opened before this number hang for ever.
+    link: watch::Receiver<ApiLink>,
+    /// Watches with a smaller number than this forward no more events and do not end.
     hangs_before: AtomicU64,
     watches: AtomicU64,
     expired: AtomicU64,
-    /// Writes that are refused: a part of how [`short`] names them.
+    /// If set, writes are refused whose [`short`] name contains this text.
     refused: Mutex<Option<&'static str>>,
-    ledger: Mutex<WriteLog>,
+    write_log: Mutex<WriteLog>,
 }
 
-/// The writes that the host sent, and where it is to be killed.
+/// The writes that the host sent, and the write at which it is to be killed.
 #[derive(Default)]
 struct WriteLog {
     writes: Vec<String>,
@@ -99,18 +99,18 @@ struct KillTrap {
     at: usize,
     moment: KillMoment,
     pid: u32,
-    sprung: watch::Sender<bool>,
+    killed: watch::Sender<bool>,
 }
 
 type Answer = Response<UnsyncBoxBody<Bytes, io::Error>>;
 
 impl ApiProxy {
-    /// Starts a proxy beside the API server of this kubeconfig, and writes a kubeconfig for it into a
-    /// folder.
+    /// Starts a proxy for the API server of this kubeconfig, and writes a kubeconfig that names the proxy into
+    /// `folder`.
     ///
     /// # Errors
     ///
-    /// Fails if it cannot listen or write.
+    /// Fails if the kubeconfig cannot be read, the proxy cannot listen, or the new kubeconfig cannot be written.
     pub async fn start(kubeconfig: &Path, folder: &Path) -> Result<Self> {
         let mut file = Kubeconfig::read_from(kubeconfig)?;
         let options = KubeConfigOptions::default();
@@ -120,9 +120,11 @@ impl ApiProxy {
             .cluster_url
             .authority()
             .and_then(|authority| authority.as_str().parse().ok())
-            .context("the kubeconfig names an address")?;
-        // The block's own, so that nobody else takes it while the proxy does not listen.
-        let std::net::IpAddr::V4(ip) = server.ip() else { anyhow::bail!("an IPv4 address") };
+            .context("the kubeconfig has no `IP:PORT` server")?;
+        // An address in the cluster's own block, so that no other process takes it while the proxy does not listen.
+        let std::net::IpAddr::V4(ip) = server.ip() else {
+            anyhow::bail!("the API server's address is not IPv4")
+        };
         let [a, b, c, d] = ip.octets();
         let address = SocketAddr::from(([a, b, c, d + 1], server.port()));
         for cluster in file.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
@@ -131,81 +133,80 @@ impl ApiProxy {
         let kubeconfig = folder.join("proxied.kubeconfig");
         fs::write(&kubeconfig, serde_json::to_string(&file)?)?;
 
-        let (road, seen) = watch::channel(ApiLink::Clear);
+        let (link, receiver) = watch::channel(ApiLink::Clear);
         let shared = Arc::new(Shared {
             client: Client::try_from(config)?,
-            road: seen,
+            link: receiver,
             hangs_before: AtomicU64::new(0),
             watches: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             refused: Mutex::default(),
-            ledger: Mutex::default(),
+            write_log: Mutex::default(),
         });
         let listener = TcpListener::bind(address).await?;
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(shared.clone(), listener, address));
-        Ok(Self { shared, road, kubeconfig, _tasks: tasks })
+        Ok(Self { shared, link, kubeconfig, _tasks: tasks })
     }
 
-    /// What the host is started with.
+    /// Returns the kubeconfig with which the host is started.
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
-    /// Changes the road from now on, for what is under way too.
-    pub fn set(&self, road: ApiLink) {
-        self.road.send_replace(road);
+    /// Sets the state of the link, which applies to open connections too.
+    pub fn set(&self, link: ApiLink) {
+        self.link.send_replace(link);
     }
 
-    /// Refuses the writes whose short name has this in it, as an admission webhook would; none from now on
-    /// if absent.
+    /// Refuses writes whose short name contains `part`, as an admission webhook would; `None` ends that.
     pub fn refuse(&self, part: Option<&'static str>) {
         *self.shared.refused.lock().unwrap_or_else(PoisonError::into_inner) = part;
     }
 
-    /// Lets every watch that is open now hang without an end; watches opened later are well.
+    /// Stops every watch that is open now: it forwards no more events and does not end. Later watches work.
     pub fn hang_watches(&self) {
         let next = self.shared.watches.load(Ordering::SeqCst);
         self.shared.hangs_before.store(next, Ordering::SeqCst);
     }
 
-    /// How many watches were told that their position is too old.
+    /// Returns how many watches got `410 Gone` because their resource version was too old.
     #[must_use]
     pub fn expired(&self) -> u64 {
         self.shared.expired.load(Ordering::SeqCst)
     }
 
-    /// Forgets the writes so far, and gives them.
+    /// Returns the recorded writes and clears the record.
     pub fn take_writes(&self) -> Vec<String> {
-        std::mem::take(&mut self.shared.ledger().writes)
+        std::mem::take(&mut self.shared.write_log().writes)
     }
 
-    /// Forgets the writes so far and kills this process at the n-th from now (the first is 1). What is
-    /// given turns true when it is done.
+    /// Clears the record of writes and kills process `pid` at the write number `at` from now (the first is 1).
+    /// The returned value turns true after the kill.
     pub fn kill_at(&self, at: usize, moment: KillMoment, pid: u32) -> watch::Receiver<bool> {
-        let (sprung, seen) = watch::channel(false);
-        let mut ledger = self.shared.ledger();
-        ledger.writes.clear();
-        ledger.trap = Some(KillTrap { at, moment, pid, sprung });
-        seen
+        let (killed, receiver) = watch::channel(false);
+        let mut write_log = self.shared.write_log();
+        write_log.writes.clear();
+        write_log.trap = Some(KillTrap { at, moment, pid, killed });
+        receiver
     }
 
-    /// Kills nobody any more.
-    pub fn spare(&self) {
-        self.shared.ledger().trap = None;
+    /// Cancels [`kill_at`](Self::kill_at).
+    pub fn cancel_kill(&self) {
+        self.shared.write_log().trap = None;
     }
 }
 
-/// Listens, and stops listening while the road is cut.
+/// Accepts connections, except while the link is cut.
 async fn serve(shared: Arc<Shared>, first: TcpListener, address: SocketAddr) {
     let mut listener = Some(first);
-    let mut road = shared.road.clone();
+    let mut link = shared.link.clone();
     loop {
-        if road.wait_for(|road| *road != ApiLink::Cut).await.is_err() {
+        if link.wait_for(|link| *link != ApiLink::Cut).await.is_err() {
             return;
         }
-        let Some(listening) = bound(listener.take(), address).await else { return };
+        let Some(listening) = listener_on(listener.take(), address).await else { return };
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -216,11 +217,11 @@ async fn serve(shared: Arc<Shared>, first: TcpListener, address: SocketAddr) {
                         let service = service_fn(|request| answer(shared.clone(), request));
                         let connection =
                             http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                        // Who hangs up has nothing more to be told.
+                        // An error means that the client closed the connection.
                         connection.await.ok();
                     });
                 },
-                cut = road.wait_for(|road| *road == ApiLink::Cut) => {
+                cut = link.wait_for(|link| *link == ApiLink::Cut) => {
                     if cut.is_err() {
                         return;
                     }
@@ -234,13 +235,13 @@ async fn serve(shared: Arc<Shared>, first: TcpListener, address: SocketAddr) {
     }
 }
 
-/// The listener that is there, or a new one: connections that were cut may hold the port for a moment.
-async fn bound(listener: Option<TcpListener>, address: SocketAddr) -> Option<TcpListener> {
+/// Returns the given listener, or binds a new one: closed connections may hold the port for a moment.
+async fn listener_on(listener: Option<TcpListener>, address: SocketAddr) -> Option<TcpListener> {
     if listener.is_some() {
         return listener;
     }
-    let look = || async { Ok(crate::wait::Poll::There(TcpListener::bind(address).await?)) };
-    let bound = crate::wait::until("the proxy's port", BIND_DEADLINE, look).await;
+    let poll = || async { Ok(crate::wait::Poll::Done(TcpListener::bind(address).await?)) };
+    let bound = crate::wait::until("the proxy's port", BIND_DEADLINE, poll).await;
     bound.ok().map(|(listener, _)| listener)
 }
 
@@ -256,25 +257,25 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
 }
 
 impl Shared {
-    fn ledger(&self) -> MutexGuard<'_, WriteLog> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    fn write_log(&self) -> MutexGuard<'_, WriteLog> {
+        self.write_log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn forward(self: &Arc<Self>, request: Request<Incoming>) -> Result<Answer> {
-        self.passable().await;
+        self.until_clear().await;
         let (mut parts, body) = request.into_parts();
         for name in [HOST, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING] {
             parts.headers.remove(name);
         }
-        let path = parts.uri.path_and_query().context("a request has a path")?.to_string();
+        let path = parts.uri.path_and_query().context("the request has no path")?.to_string();
         let is_watch = path.contains("watch=true");
         let trap = if parts.method == Method::GET || path.contains("dryRun") {
             None
         } else {
-            self.wrote(&parts.method, &path)
+            self.record_write(&parts.method, &path)
         };
         if let Some(KillTrap { moment: KillMoment::Before, .. }) = &trap {
-            return self.spring(trap).await;
+            return self.kill_host(trap).await;
         }
         if parts.method != Method::GET && self.refuses(&parts.method, &path) {
             return forbidden();
@@ -283,23 +284,23 @@ impl Shared {
         let body = body.collect().await?.to_bytes();
         let sent = self.client.send(Request::from_parts(parts, Body::from(body))).await?;
         if trap.is_some() {
-            return self.spring(trap).await;
+            return self.kill_host(trap).await;
         }
-        self.passable().await;
+        self.until_clear().await;
         let (mut parts, body) = sent.into_parts();
         for name in [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING] {
             parts.headers.remove(name);
         }
         let number = is_watch.then(|| self.watches.fetch_add(1, Ordering::SeqCst));
-        Ok(Response::from_parts(parts, self.gated(body, number)))
+        Ok(Response::from_parts(parts, self.forwarded_body(body, number)))
     }
 
-    /// Notes a write, and says if the host is to be killed at it.
-    fn wrote(&self, method: &Method, path: &str) -> Option<KillTrap> {
-        let mut ledger = self.ledger();
-        ledger.writes.push(short(method, path));
-        let count = ledger.writes.len();
-        ledger.trap.take_if(|trap| trap.at == count)
+    /// Records a write, and returns the kill trap if it is set at this write.
+    fn record_write(&self, method: &Method, path: &str) -> Option<KillTrap> {
+        let mut write_log = self.write_log();
+        write_log.writes.push(short(method, path));
+        let count = write_log.writes.len();
+        write_log.trap.take_if(|trap| trap.at == count)
     }
 
     fn refuses(&self, method: &Method, path: &str) -> bool {
@@ -307,61 +308,65 @@ impl Shared {
         refused.is_some_and(|part| short(method, path).contains(part))
     }
 
-    /// Kills the host, and leaves it without an answer.
-    async fn spring(&self, trap: Option<KillTrap>) -> Result<Answer> {
-        if let Some(KillTrap { pid, sprung, .. }) = trap {
+    /// Kills the host and never answers its request.
+    async fn kill_host(&self, trap: Option<KillTrap>) -> Result<Answer> {
+        if let Some(KillTrap { pid, killed, .. }) = trap {
             signal(pid, "KILL")?;
-            sprung.send_replace(true);
+            killed.send_replace(true);
         }
         std::future::pending().await
     }
 
-    /// The body of an answer, piece by piece as the road lets it pass.
-    fn gated(self: &Arc<Self>, body: Body, watch: Option<u64>) -> UnsyncBoxBody<Bytes, io::Error> {
+    /// Returns a response body that forwards each frame only while the link is clear.
+    fn forwarded_body(
+        self: &Arc<Self>,
+        body: Body,
+        watch: Option<u64>,
+    ) -> UnsyncBoxBody<Bytes, io::Error> {
         let shared = self.clone();
         let hangs = {
             let shared = shared.clone();
             move || watch.is_some_and(|own| own < shared.hangs_before.load(Ordering::SeqCst))
         };
         let ends = hangs.clone();
-        let pieces = TryStreamExt::map_err(BodyStream::new(body), io::Error::other);
-        let pieces = pieces.then(move |piece: io::Result<Frame<Bytes>>| {
+        let frames = TryStreamExt::map_err(BodyStream::new(body), io::Error::other);
+        let frames = frames.then(move |frame: io::Result<Frame<Bytes>>| {
             let (shared, hangs) = (shared.clone(), hangs.clone());
             async move {
-                shared.passable().await;
+                shared.until_clear().await;
                 if hangs() {
                     std::future::pending::<()>().await;
                 }
-                let says_expired = |bytes: &Bytes| {
+                let is_expired = |bytes: &Bytes| {
                     let text = String::from_utf8_lossy(bytes);
                     text.contains("\"type\":\"ERROR\"") && text.contains("410")
                 };
-                if piece.as_ref().ok().and_then(Frame::data_ref).is_some_and(says_expired) {
+                if frame.as_ref().ok().and_then(Frame::data_ref).is_some_and(is_expired) {
                     shared.expired.fetch_add(1, Ordering::SeqCst);
                 }
-                piece
+                frame
             }
         });
-        // A watch that hangs does not hear of its own end either.
+        // A hung watch does not end either.
         let end = stream::once(async move {
             if ends() {
                 std::future::pending::<()>().await;
             }
             None
         });
-        BodyExt::boxed_unsync(StreamBody::new(pieces.chain(end.filter_map(future::ready))))
+        BodyExt::boxed_unsync(StreamBody::new(frames.chain(end.filter_map(future::ready))))
     }
 
-    /// Waits until something may pass.
-    async fn passable(&self) {
-        let mut road = self.road.clone();
-        if road.wait_for(|road| *road == ApiLink::Clear).await.is_err() {
+    /// Waits until the link is clear.
+    async fn until_clear(&self) {
+        let mut link = self.link.clone();
+        if link.wait_for(|link| *link == ApiLink::Clear).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// What an API server answers when an admission webhook says no.
+/// Returns the response of an API server whose admission webhook denied the request.
 fn forbidden() -> Result<Answer> {
     let status = serde_json::json!({
         "apiVersion": "v1",
@@ -377,20 +382,20 @@ fn forbidden() -> Result<Answer> {
     Ok(answer.header(hyper::header::CONTENT_TYPE, "application/json").body(body)?)
 }
 
-/// A write in few words: `patch statefulsets/cache-0 (tholepin:redis-cluster)`.
+/// Returns a short name of a write: `patch statefulsets/cache-0 (tholepin:redis-cluster)`.
 fn short(method: &Method, path: &str) -> String {
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
-    let words: Vec<_> = path.split('/').filter(|word| !word.is_empty()).collect();
-    // `api/v1` or `apis/GROUP/VERSION`, and for most kinds `namespaces/NAME`.
-    let after_version = if words.first() == Some(&"api") { 2 } else { 3 };
-    let mut words = words.into_iter().skip(after_version).collect::<Vec<_>>();
-    if words.first() == Some(&"namespaces") && 2 < words.len() {
-        words.drain(..2);
+    let segments: Vec<_> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+    // The path begins with `api/v1` or `apis/GROUP/VERSION`; for most kinds `namespaces/NAME` follows.
+    let after_version = if segments.first() == Some(&"api") { 2 } else { 3 };
+    let mut segments = segments.into_iter().skip(after_version).collect::<Vec<_>>();
+    if segments.first() == Some(&"namespaces") && 2 < segments.len() {
+        segments.drain(..2);
     }
     let manager = query.split('&').find_map(|pair| pair.strip_prefix("fieldManager="));
     let manager = manager.map(|name| format!(" ({})", name.replace("%3A", ":")));
     let method = method.as_str().to_lowercase();
-    format!("{method} {}{}", words.join("/"), manager.unwrap_or_default())
+    format!("{method} {}{}", segments.join("/"), manager.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -398,7 +403,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_write_is_named_in_few_words() {
+    fn a_write_has_a_short_name() {
         let cases = [
             (
                 "/apis/apps/v1/namespaces/default/statefulsets/a?fieldManager=tholepin%3Ap&force=true",
@@ -408,8 +413,8 @@ mod tests {
             ("/api/v1/namespaces/default", "patch namespaces/default"),
             ("/apis/tholepin.dev/v1alpha1/plugins/p/status", "patch plugins/p/status"),
         ];
-        for (path, words) in cases {
-            assert_eq!(short(&Method::PATCH, path), words);
+        for (path, segments) in cases {
+            assert_eq!(short(&Method::PATCH, path), segments);
         }
     }
 }

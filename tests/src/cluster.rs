@@ -1,5 +1,5 @@
-//! A cluster of the test's own: `tholepin local --no-host`, and `tholepin run` as a second process, so
-//! that either can be killed alone.
+//! A local cluster for one test: `tholepin local --no-host`, with `tholepin run` as a second process, so that
+//! a test can kill either of them alone.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,46 +20,46 @@ use crate::{
     process::{Process, ProcessOptions},
 };
 
-/// How long the cluster or the host may take to say that it is ready.
+/// How long the cluster or the host may take to report that it is ready.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How the host is started, where it differs from the usual.
+/// Options of the host that differ from the defaults of a test.
 #[derive(Clone, Debug, Default)]
 pub struct HostOptions {
-    /// Another road to the API server.
+    /// The kubeconfig, instead of the administrator's.
     pub kubeconfig: Option<PathBuf>,
-    /// Another folder for what is cached.
+    /// The cache folder, instead of the user's.
     pub cache: Option<PathBuf>,
-    /// A wall clock of its own.
+    /// A wall clock that differs from the machine's.
     pub clock: Option<FakedClock>,
-    /// More words on the command line.
+    /// Additional command line arguments.
     pub arguments: Vec<&'static str>,
 }
 
 /// A local cluster without the host.
 #[derive(Debug)]
 pub struct LocalClusterProcess {
-    /// The process; first in the list, so that it ends before its directory goes.
+    /// The process. It is declared before `directory`, so that it ends before the directory is deleted.
     pub process: Process,
     kubeconfig: PathBuf,
     directory: TempDir,
 }
 
 impl LocalClusterProcess {
-    /// Starts API server, controllers and nodes.
+    /// Starts the API server, the controllers and the nodes.
     ///
     /// # Errors
     ///
-    /// Fails if it does not become ready.
+    /// Fails if the process does not become ready.
     pub fn start() -> Result<Self> {
         Self::start_with(&["--no-host"])
     }
 
-    /// Starts the API server alone.
+    /// Starts the API server only.
     ///
     /// # Errors
     ///
-    /// Fails if it does not become ready.
+    /// Fails if the process does not become ready.
     pub fn start_api_only() -> Result<Self> {
         Self::start_with(&["--api-only"])
     }
@@ -68,7 +68,7 @@ impl LocalClusterProcess {
         let directory = tempfile::Builder::new().prefix("tholepin-test-").tempdir()?;
         let state = directory.path().join("cluster");
         let log = directory.path().join("cluster.log");
-        let state_text = state.to_str().context("a temporary path is UTF-8")?;
+        let state_text = state.to_str().context("the temporary path is not UTF-8")?;
         let mut arguments = vec!["local", "--directory", state_text];
         arguments.extend(flags);
         let (process, kubeconfig) = Process::start(&ProcessOptions {
@@ -76,52 +76,52 @@ impl LocalClusterProcess {
             arguments: &arguments,
             environment: &[],
             log: &log,
-            until: "kubeconfig",
+            ready_prefix: "kubeconfig",
             deadline: START_DEADLINE,
         })?;
         Ok(Self { process, kubeconfig: kubeconfig.into(), directory })
     }
 
-    /// The directory that goes with the cluster.
+    /// Returns the temporary directory of this cluster, which is deleted with it.
     #[must_use]
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// The administrator's kubeconfig.
+    /// Returns the administrator's kubeconfig.
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig
     }
 
-    /// The API server's audit log: one JSON object a line, writes only.
+    /// Returns the path of the API server's audit log: one JSON object per line, writes only.
     #[must_use]
     pub fn audit_log(&self) -> PathBuf {
         self.directory.path().join("cluster/audit.jsonl")
     }
 
-    /// The logs of the cluster and of the host, by name.
+    /// Returns the paths of the cluster's and the host's logs.
     #[must_use]
     pub fn logs(&self) -> [PathBuf; 2] {
         [self.directory.path().join("cluster.log"), self.host_log()]
     }
 
-    /// The host's log.
+    /// Returns the path of the host's log.
     #[must_use]
     pub fn host_log(&self) -> PathBuf {
         self.directory.path().join("host.log")
     }
 
-    /// kubectl as the administrator.
+    /// Returns a kubectl with the administrator's kubeconfig.
     ///
     /// # Errors
     ///
-    /// Fails if there is no kubectl.
+    /// Fails if no kubectl is found.
     pub fn kubectl(&self) -> Result<Kubectl> {
         Kubectl::new(&self.kubeconfig)
     }
 
-    /// A client as the administrator.
+    /// Returns a client with the administrator's kubeconfig.
     ///
     /// # Errors
     ///
@@ -132,60 +132,60 @@ impl LocalClusterProcess {
         Ok(Client::try_from(config)?)
     }
 
-    /// A folder for plugins, beside the cluster's own.
+    /// Returns the host's plugin directory, which it creates if needed.
     ///
     /// # Errors
     ///
-    /// Fails if it cannot be made.
+    /// Fails if the directory cannot be created.
     pub fn plugins(&self) -> Result<PathBuf> {
         let folder = self.directory.path().join("plugins");
         std::fs::create_dir_all(&folder)?;
         Ok(folder)
     }
 
-    /// The file in which the host of this cluster leaves its admin address and token.
+    /// Returns the path of the file in which the host writes its admin address and token.
     #[must_use]
     pub fn admin_file(&self) -> PathBuf {
         self.directory.path().join("admin.json")
     }
 
-    /// A client of the host's admin API.
+    /// Returns a client of the host's admin API.
     ///
     /// # Errors
     ///
-    /// Fails if no host has started.
+    /// Fails if no host has started on this cluster yet.
     pub fn admin(&self) -> Result<AdminClient> {
         Ok(AdminClient::of_file(&self.admin_file())?)
     }
 
-    /// A vital sign of the host, such as `/metrics`: status and text.
+    /// Gets a path of the host's metrics address, such as `/metrics` or `/healthz`: HTTP status and body.
     ///
     /// # Errors
     ///
-    /// Fails if no host has started, or if it does not answer.
-    pub fn vital(&self, path: &str) -> Result<(u16, String)> {
+    /// Fails if no host has started on this cluster yet, or if it does not answer.
+    pub fn get_path(&self, path: &str) -> Result<(u16, String)> {
         crate::http::get(self.admin()?.file().metrics_address, path)
     }
 
-    /// Starts the host against this cluster with its folder of plugins.
+    /// Starts the host on this cluster with its plugin directory.
     ///
     /// # Errors
     ///
-    /// Fails if it does not become ready.
+    /// Fails if the host does not become ready.
     pub fn host(&self) -> Result<Process> {
-        self.host_as(&HostOptions::default())
+        self.host_with(&HostOptions::default())
     }
 
-    /// Starts the host as this says.
+    /// Starts the host with these options.
     ///
     /// # Errors
     ///
-    /// Fails if it does not become ready.
-    pub fn host_as(&self, setup: &HostOptions) -> Result<Process> {
-        let HostOptions { kubeconfig, cache, clock, arguments: more } = setup;
+    /// Fails if the host does not become ready.
+    pub fn host_with(&self, options: &HostOptions) -> Result<Process> {
+        let HostOptions { kubeconfig, cache, clock, arguments: more } = options;
         let plugins = self.plugins()?;
         let log = self.host_log();
-        let path = |path: &Path| path.to_str().map(str::to_owned).context("a path is UTF-8");
+        let path = |path: &Path| path.to_str().map(str::to_owned).context("the path is not UTF-8");
         let kubeconfig = path(kubeconfig.as_deref().unwrap_or(&self.kubeconfig))?;
         let plugins = path(&plugins)?;
         let admin_file = path(&self.admin_file())?;
@@ -201,7 +201,7 @@ impl LocalClusterProcess {
             arguments: &arguments,
             environment: &environment.collect::<Vec<_>>(),
             log: &log,
-            until: "ready",
+            ready_prefix: "ready",
             deadline: START_DEADLINE,
         })?;
         Ok(process)

@@ -1,4 +1,4 @@
-//! The `tholepin` command line against a running host, as a person at a terminal uses it.
+//! The `tholepin` command line, run against the host of a test as a user would run it.
 
 use std::{path::PathBuf, process::Command};
 
@@ -7,74 +7,74 @@ use serde_json::Value;
 
 use crate::{cluster::LocalClusterProcess, process::tholepin};
 
-/// The command line of a cluster's host.
+/// Runs `tholepin` commands against one host.
 #[derive(Clone, Debug)]
 pub struct CommandLine {
     admin_file: PathBuf,
 }
 
-/// What a command printed and how it ended.
+/// The exit code and output of a command.
 #[derive(Clone, Debug)]
 pub struct CommandResult {
     /// The exit code.
     pub code: i32,
-    /// What was printed on stdout.
+    /// The text on stdout.
     pub stdout: String,
-    /// What was printed on stderr.
+    /// The text on stderr.
     pub stderr: String,
 }
 
 impl CommandLine {
-    /// The command line that asks this cluster's host.
+    /// Returns the command line for this cluster's host.
     #[must_use]
     pub fn of(cluster: &LocalClusterProcess) -> Self {
         Self { admin_file: cluster.admin_file() }
     }
 
-    /// Runs `tholepin` with these arguments to its end.
+    /// Runs `tholepin` with these arguments and waits for it to exit.
     ///
     /// # Errors
     ///
-    /// Fails if it cannot be started, or was killed.
+    /// Fails if it cannot be started, or was ended by a signal.
     pub fn run(&self, arguments: &[&str]) -> Result<CommandResult> {
         let mut command = Command::new(tholepin()?);
         command.args(arguments).env("THOLEPIN_ADMIN_FILE", &self.admin_file);
         let output = command.env_remove("KUBECONFIG").output()?;
         Ok(CommandResult {
-            code: output.status.code().context("tholepin was killed")?,
+            code: output.status.code().context("tholepin was ended by a signal")?,
             stdout: String::from_utf8(output.stdout)?,
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         })
     }
 
-    /// `tholepin plan … --json`: the exit code and the report.
+    /// Runs `tholepin plan --json …`: the exit code and the report.
     ///
     /// # Errors
     ///
-    /// Fails if there is no report.
+    /// Fails if stdout is not a report; the error has the text on stderr.
     pub fn plan(&self, arguments: &[&str]) -> Result<(i32, Value)> {
         let finished = self.run(&[&["plan", "--json"], arguments].concat())?;
         let report = serde_json::from_str(&finished.stdout);
         Ok((finished.code, report.with_context(|| finished.stderr.clone())?))
     }
 
-    /// `tholepin calls … --json`: the passes, the oldest first.
+    /// Runs `tholepin calls --json …`: the recorded reconciles, the oldest first.
     ///
     /// # Errors
     ///
-    /// Fails if the host knows nothing of the object.
+    /// Fails if the host has recorded nothing of the object.
     pub fn calls(&self, arguments: &[&str]) -> Result<Vec<Value>> {
         let CommandResult { code, stdout, stderr } =
             self.run(&[&["calls", "--json"], arguments].concat())?;
         ensure!(code == 0, "{stderr}");
         let document: Value = serde_json::from_str(&stdout)?;
-        let passes = document.get("passes").and_then(Value::as_array);
-        Ok(passes.context("calls prints passes")?.clone())
+        let reconciles = document.get("passes").and_then(Value::as_array);
+        Ok(reconciles.context("the output of `calls` has no `passes`")?.clone())
     }
 }
 
-/// A report's steps without what two runs cannot have in common: times, resource versions, and the uids
-/// of objects that a plan did not make.
+/// Returns a report's steps with the values masked that differ in any two runs: times, resource versions and
+/// the uids of objects.
 #[must_use]
 pub fn masked_steps(report: &Value) -> Value {
     let mut steps = report.get("steps").cloned().unwrap_or_default();
@@ -99,7 +99,7 @@ fn mask(value: &mut Value) {
     }
 }
 
-/// Whether it is a time as Kubernetes writes it: `2026-01-02T03:04:05Z`, possibly with a fraction.
+/// Returns true for a time in Kubernetes' format: `2026-01-02T03:04:05Z`, possibly with a fraction.
 fn is_time(text: &str) -> bool {
     let separators = [(4, b'-'), (7, b'-'), (10, b'T'), (13, b':'), (16, b':')];
     let bytes = text.as_bytes();

@@ -1,4 +1,4 @@
-//! A scenario from its first process to its verdict: what runs, and the four oracles that watch.
+//! The environment of one scenario: its processes, and the four oracles that judge it.
 
 use std::{
     collections::BTreeMap,
@@ -20,62 +20,62 @@ use crate::{
     oracle::{Invariants, UNSERVED_MAX, Writer, WriterReport, differences, quiet, shape},
     process::{Process, tail},
     redis_cluster::{ClusterPod, NAMESPACE, RedisCluster},
-    wait::{Poll, until},
+    wait::{Poll, elapse_blocking, until},
 };
 
-/// How long the product may take to be well before a scenario is given up; the bounds are checked
-/// afterwards, so that a slow one is told from one that never ends.
+/// How long to wait for a state before a scenario is given up. Bounds are much shorter and are checked
+/// afterwards, so that a slow scenario can be distinguished from one that never converges.
 pub const GIVE_UP: Duration = Duration::from_secs(90);
-/// How long nothing may happen after a scenario.
+/// For how long nothing may change after a scenario.
 pub const QUIET: Duration = Duration::from_secs(3);
-/// How long the last writes of a change may take to be made after all is well.
+/// How long the last writes of a change may take after the cluster is healthy.
 const SETTLE: Duration = Duration::from_secs(8);
 
-/// A scenario that runs. Everything that it started ends with it; if it did not come to its end, the
-/// ends of the logs are printed.
+/// A running scenario. All processes that it started end when it is dropped. If the scenario did not reach
+/// its end, dropping it prints the ends of the logs.
 pub struct TestEnvironment {
-    /// The host; before the cluster, so that it ends first.
+    /// The host. It is declared before `cluster`, so that it ends first.
     pub host: Process,
-    /// The administrator's client.
+    /// A client with the administrator's kubeconfig.
     pub client: Client,
-    /// The administrator's kubectl.
+    /// A kubectl with the administrator's kubeconfig.
     pub kubectl: Kubectl,
-    /// Where the plugins are.
+    /// The plugin directory.
     pub plugins: PathBuf,
-    /// The cluster that clients write to.
+    /// The RedisCluster under test.
     pub redis: RedisCluster,
-    /// Last, so that its directory goes last.
+    /// The local cluster. It is declared last of the processes, so that its directory is deleted last.
     pub cluster: LocalClusterProcess,
-    /// The road from the host to the API server, in stories that let it go bad.
+    /// The proxy between the host and the API server, if the scenario has one.
     pub proxy: Option<ApiProxy>,
     setup: HostOptions,
     watch: Option<RunningOracles>,
     has_ended: bool,
 }
 
-/// How a story's host reaches the API server.
+/// How the host reaches the API server.
 #[derive(Clone, Debug)]
 pub enum ApiAccess {
-    /// As it is started here.
+    /// Directly, with these options.
     Direct(HostOptions),
-    /// Through a proxy.
+    /// Through an [`ApiProxy`].
     Proxied,
 }
 
-/// The oracles that watch all through, and the state that must be reached again.
+/// The oracles that run during the scenario, and the state that must be reached again at its end.
 struct RunningOracles {
     writer: Option<Writer>,
     invariants: Invariants,
-    fresh: BTreeMap<String, Value>,
+    expected: BTreeMap<String, Value>,
 }
 
 impl TestEnvironment {
-    /// Starts a cluster with these objects (YAML), and a host with the plugin `redis-cluster` and these
-    /// others.
+    /// Starts a cluster, creates these objects (YAML), and starts a host with the plugin `redis-cluster` and
+    /// these other plugins.
     ///
     /// # Errors
     ///
-    /// Fails if one does not become ready.
+    /// Fails if the cluster, the host or a plugin does not become ready.
     pub async fn begin(
         redis: RedisCluster,
         others: &[(&str, Vec<u8>)],
@@ -84,13 +84,13 @@ impl TestEnvironment {
         Self::begin_by(ApiAccess::Direct(HostOptions::default()), redis, others, objects).await
     }
 
-    /// Starts so, with a host that reaches the API server in this way.
+    /// Does the same as [`begin`](Self::begin), with a host that reaches the API server in the given way.
     ///
     /// # Errors
     ///
-    /// Fails if one does not become ready.
+    /// Fails if the cluster, the host or a plugin does not become ready.
     pub async fn begin_by(
-        reach: ApiAccess,
+        access: ApiAccess,
         redis: RedisCluster,
         others: &[(&str, Vec<u8>)],
         objects: &str,
@@ -102,12 +102,12 @@ impl TestEnvironment {
             kubectl.run_with(&["apply", "--server-side", "-f", "-"], objects)?;
         }
         let plugins = cluster.plugins()?;
-        let mine = ("redis-cluster", component);
-        for (name, component) in std::iter::once(&mine).chain(others) {
+        let own = ("redis-cluster", component);
+        for (name, component) in std::iter::once(&own).chain(others) {
             fs::write(plugins.join(format!("{name}.wasm")), component)?;
             fs::write(plugins.join(format!("{name}.yaml")), guests::settings(name))?;
         }
-        let (proxy, setup) = match reach {
+        let (proxy, setup) = match access {
             ApiAccess::Direct(setup) => (None, setup),
             ApiAccess::Proxied => {
                 let proxy = ApiProxy::start(cluster.kubeconfig(), cluster.directory()).await?;
@@ -115,8 +115,8 @@ impl TestEnvironment {
                 (Some(proxy), HostOptions { kubeconfig, ..HostOptions::default() })
             }
         };
-        let host = cluster.host_as(&setup)?;
-        let story = Self {
+        let host = cluster.host_with(&setup)?;
+        let env = Self {
             host,
             client,
             kubectl,
@@ -128,67 +128,67 @@ impl TestEnvironment {
             watch: None,
             has_ended: false,
         };
-        story.active("redis-cluster").await?;
+        env.until_active("redis-cluster").await?;
         for (name, _) in others {
-            story.active(name).await?;
+            env.until_active(name).await?;
         }
-        Ok(story)
+        Ok(env)
     }
 
-    /// Starts with a RedisCluster that is well and watched.
+    /// Starts with a healthy RedisCluster and running oracles.
     ///
     /// # Errors
     ///
-    /// Fails if it does not become so.
+    /// Fails if the cluster does not become healthy.
     pub async fn with_redis(redis: RedisCluster) -> Result<Self> {
-        let mut story = Self::begin(redis, &[], "").await?;
-        story.redis.create(&story.kubectl)?;
-        story.well().await?;
-        story.watch().await?;
-        Ok(story)
+        let mut env = Self::begin(redis, &[], "").await?;
+        env.redis.create(&env.kubectl)?;
+        env.until_healthy().await?;
+        env.watch().await?;
+        Ok(env)
     }
 
-    /// The road from the host to the API server.
+    /// Returns the proxy between the host and the API server.
     ///
     /// # Errors
     ///
-    /// Fails in a story without one.
-    pub fn road(&self) -> Result<&ApiProxy> {
-        self.proxy.as_ref().context("the host reaches the API server through a proxy")
+    /// Fails in a scenario without a proxy.
+    pub fn api_proxy(&self) -> Result<&ApiProxy> {
+        self.proxy.as_ref().context("this scenario has no API proxy")
     }
 
-    /// Starts the host again after it was killed; gives how long that took.
+    /// Kills the host if it still runs, and starts it again; returns how long that took.
     ///
     /// # Errors
     ///
-    /// Fails if it does not become ready.
+    /// Fails if the host does not become ready.
     pub fn restart(&mut self) -> Result<Duration> {
         let start = Instant::now();
         self.host.kill()?;
-        self.host = self.cluster.host_as(&self.setup)?;
+        self.host = self.cluster.host_with(&self.setup)?;
         Ok(start.elapsed())
     }
 
-    /// Starts the host again after it was killed, while the API server is away until then.
+    /// Kills the host and starts it again while the link to the API server is down; restores the link at `until`.
     ///
     /// # Errors
     ///
-    /// Fails if it does not become ready, or if nothing is between it and the API server.
+    /// Fails if the host does not become ready, or in a scenario without a proxy.
     pub fn restart_while_away(&mut self, until: Instant) -> Result<()> {
         self.host.kill()?;
-        let (road, cluster, setup) = (self.road()?, &self.cluster, &self.setup);
+        let (api_proxy, cluster, setup) = (self.api_proxy()?, &self.cluster, &self.setup);
         let host = thread::scope(|scope| {
             scope.spawn(|| {
-                thread::sleep(until.saturating_duration_since(Instant::now()));
-                road.set(ApiLink::Clear);
+                elapse_blocking(until.saturating_duration_since(Instant::now()));
+                api_proxy.set(ApiLink::Clear);
             });
-            cluster.host_as(setup)
+            cluster.host_with(setup)
         })?;
         self.host = host;
         Ok(())
     }
 
-    /// What the host has logged since its last start.
+    /// Returns the host's log since its last start.
     ///
     /// # Errors
     ///
@@ -197,91 +197,93 @@ impl TestEnvironment {
         Ok(fs::read_to_string(self.cluster.directory().join("host.log"))?)
     }
 
-    /// Puts a plugin's file in place by a rename.
+    /// Puts a file into the plugin directory by a rename.
     ///
     /// # Errors
     ///
-    /// Fails if it cannot be written.
+    /// Fails if the file cannot be written.
     pub fn put(&self, file: &str, bytes: &[u8]) -> Result<()> {
         guests::put(&self.plugins, file, bytes)
     }
 
-    /// A `Plugin` object as it is now.
+    /// Reads a `Plugin` object.
     ///
     /// # Errors
     ///
-    /// Fails if there is none.
+    /// Fails if it does not exist.
     pub fn plugin(&self, name: &str) -> Result<Value> {
         Ok(serde_json::from_str(&self.kubectl.run(&["get", "plugin", name, "-o", "json"])?)?)
     }
 
-    async fn active(&self, name: &str) -> Result<()> {
-        let look = || async {
+    async fn until_active(&self, name: &str) -> Result<()> {
+        let poll = || async {
             let plugin = self.plugin(name)?;
-            let active = plugin.pointer("/status/stage").is_some_and(|stage| stage == "Active");
-            Ok(if active { Poll::There(()) } else { Poll::NotYet(plugin.to_string()) })
+            let until_active =
+                plugin.pointer("/status/stage").is_some_and(|stage| stage == "Active");
+            Ok(if until_active { Poll::Done(()) } else { Poll::NotYet(plugin.to_string()) })
         };
-        until(format!("plugin {name} to be active"), GIVE_UP, look).await.map(drop)
+        until(format!("plugin {name} to be active"), GIVE_UP, poll).await.map(drop)
     }
 
-    /// Waits until the RedisCluster is well; gives its Pods and how long that took.
+    /// Waits until the RedisCluster is healthy; returns its members and how long that took.
     ///
     /// # Errors
     ///
-    /// Fails with what is not well after a long time.
-    pub async fn well(&self) -> Result<(Vec<ClusterPod>, Duration)> {
-        let look =
-            || async { Ok(Poll::There(self.redis.well(&self.kubectl, &self.client).await?)) };
-        until(format!("{} to be well", self.redis.name), GIVE_UP, look).await
+    /// Fails at the deadline with what was not healthy.
+    pub async fn until_healthy(&self) -> Result<(Vec<ClusterPod>, Duration)> {
+        let poll = || async {
+            Ok(Poll::Done(self.redis.check_healthy(&self.kubectl, &self.client).await?))
+        };
+        until(format!("{} to be healthy", self.redis.name), GIVE_UP, poll).await
     }
 
-    /// Starts the oracles on a RedisCluster that is well, and keeps its present state as the one that
-    /// must be reached again.
+    /// Starts the oracles on a healthy RedisCluster, and records its present state as the one that must be
+    /// reached again.
     ///
     /// # Errors
     ///
-    /// Fails if it cannot be written to.
+    /// Fails if the cluster cannot be written to.
     pub async fn watch(&mut self) -> Result<()> {
         self.watch_with(UNSERVED_MAX).await
     }
 
-    /// As [`watch`](Self::watch), with another bound of how long a living primary's slots may be without
-    /// service.
+    /// Does the same as [`watch`](Self::watch), with a bound on how long the slots of a running primary may be
+    /// unserved.
     ///
     /// # Errors
     ///
     /// As [`watch`](Self::watch).
     pub async fn watch_with(&mut self, unserved_max: Duration) -> Result<()> {
         self.settle(Duration::from_secs(1)).await?;
-        let fresh = shape(&self.client, NAMESPACE).await?;
-        let seats = self.redis.seats(&self.client).await?;
-        let servers: Vec<_> = seats.into_iter().map(|seat| seat.address).collect();
+        let expected = shape(&self.client, NAMESPACE).await?;
+        let members = self.redis.members(&self.client).await?;
+        let servers: Vec<_> = members.into_iter().map(|member| member.address).collect();
         let audit_log = self.cluster.audit_log();
         let invariants = Invariants::start(&servers, self.redis.password, &audit_log, unserved_max);
-        self.watch = Some(RunningOracles { writer: None, invariants, fresh });
+        self.watch = Some(RunningOracles { writer: None, invariants, expected });
         self.watch_writes().await
     }
 
-    /// Lets the writer end without a verdict: keys may go from now on.
+    /// Stops the writer without judging it: keys may be lost from now on.
     ///
     /// # Errors
     ///
-    /// Fails before the oracles were started, or if what was written cannot be read.
+    /// Fails if the oracles do not run, or if the written keys cannot be read.
     pub fn forget_writes(&mut self) -> Result<()> {
         self.take_writes().map(drop)
     }
 
-    /// Lets the writer end and gives what it saw; [`watch_writes`](Self::watch_writes) starts another.
+    /// Stops the writer and returns its report; [`watch_writes`](Self::watch_writes) starts another.
     ///
     /// # Errors
     ///
-    /// Fails before the oracles were started, or if what was written cannot be read.
+    /// Fails if the oracles do not run, or if the written keys cannot be read.
     pub fn take_writes(&mut self) -> Result<WriterReport> {
-        let watch = self.watch.as_mut().context("the oracles watch")?;
-        watch.writer.take().context("the writer writes")?.finish()
+        let watch = self.watch.as_mut().context("the oracles do not run")?;
+        watch.writer.take().context("the writer does not run")?.finish()
     }
 
-    /// Starts a writer after [`forget_writes`](Self::forget_writes).
+    /// Starts a new writer after [`forget_writes`](Self::forget_writes) or [`take_writes`](Self::take_writes).
     ///
     /// # Errors
     ///
@@ -289,35 +291,35 @@ impl TestEnvironment {
     pub async fn watch_writes(&mut self) -> Result<()> {
         let entry = self.redis.entry(&self.client).await?;
         let writer = Writer::start(&entry, self.redis.password, &self.redis.tags())?;
-        self.watch.as_mut().context("the oracles watch")?.writer = Some(writer);
+        self.watch.as_mut().context("the oracles do not run")?.writer = Some(writer);
         Ok(())
     }
 
-    /// The writer, to ask when it could write last.
+    /// Returns the running writer, which knows the outages so far.
     ///
     /// # Errors
     ///
-    /// Fails before the oracles were started.
+    /// Fails if the oracles do not run.
     pub fn writer(&self) -> Result<&Writer> {
-        let watch = self.watch.as_ref().context("the oracles watch")?;
-        watch.writer.as_ref().context("the writer writes")
+        let watch = self.watch.as_ref().context("the oracles do not run")?;
+        watch.writer.as_ref().context("the writer does not run")
     }
 
-    /// Lets the last writes of a change be made: waits for a moment as long as this without any.
+    /// Waits until nothing was written for the duration `pause`, so that the last writes of a change are done.
     ///
     /// # Errors
     ///
-    /// Fails if there is none for a long time.
+    /// Fails if something is still written after 8 s.
     pub async fn settle(&self, pause: Duration) -> Result<()> {
-        let look = || async { Ok(Poll::There(quiet(&self.client, &[], pause).await?)) };
-        until("the cluster to settle", SETTLE, look).await.map(drop)
+        let poll = || async { Ok(Poll::Done(quiet(&self.client, &[], pause).await?)) };
+        until("the cluster to settle", SETTLE, poll).await.map(drop)
     }
 
-    /// The ledger of the Redis cluster: its name and what it says.
+    /// Returns the name and the document of the Redis cluster's ledger.
     ///
     /// # Errors
     ///
-    /// Fails if there is none or it cannot be read.
+    /// Fails if it does not exist or cannot be read.
     pub fn ledger(&self) -> Result<(String, Value)> {
         let path = "jsonpath={.metadata.uid}";
         let uid = self.kubectl.run(&["get", "rediscluster", self.redis.name, "-o", path])?;
@@ -325,33 +327,33 @@ impl TestEnvironment {
         let map: Value =
             serde_json::from_str(&self.kubectl.run(&["get", "configmap", &name, "-o", "json"])?)?;
         let text = map.pointer("/data/ledger.json").and_then(Value::as_str);
-        Ok((name, serde_json::from_str(text.context("a ledger has its document")?)?))
+        Ok((name, serde_json::from_str(text.context("the ledger has no document")?)?))
     }
 
-    /// Waits until the host has seen that every shard holds keys, which it does at its next look and writes
-    /// down once.
+    /// Waits until the ledger records that every shard holds keys. The host notices that at its next poll and
+    /// writes it once.
     ///
     /// # Errors
     ///
-    /// Fails if it has not after a long time.
-    pub async fn keys_are_known(&self) -> Result<()> {
-        let look = || async {
+    /// Fails at the deadline with what the ledger records.
+    pub async fn until_keys_known(&self) -> Result<()> {
+        let poll = || async {
             let (_, ledger) = self.ledger()?;
             let held = ledger.get("heldKeys").cloned().unwrap_or_default();
             Ok(if held == json!(["0-16383"]) {
-                Poll::There(())
+                Poll::Done(())
             } else {
                 Poll::NotYet(held.to_string())
             })
         };
-        until("the ledger to know of keys in every shard", GIVE_UP, look).await.map(drop)
+        until("the ledger to know of keys in every shard", GIVE_UP, poll).await.map(drop)
     }
 
-    /// Ends everything without the oracles.
+    /// Ends all processes without judging the oracles.
     ///
     /// # Errors
     ///
-    /// Fails if a process does not end as it should.
+    /// Fails if a process does not exit with code 0 in time.
     pub fn stop(mut self) -> Result<()> {
         self.watch = None;
         self.host.end()?;
@@ -360,22 +362,22 @@ impl TestEnvironment {
         Ok(())
     }
 
-    /// Hears the oracles, ends everything and gives what the writer saw.
+    /// Judges the oracles, ends all processes and returns the writer's report.
     ///
     /// # Errors
     ///
-    /// Fails if an oracle is red, or if a process does not end as it should.
+    /// Fails if an oracle finds a violation, or if a process does not exit with code 0 in time.
     pub async fn end(mut self, pause: Duration) -> Result<WriterReport> {
-        let watch = self.watch.take().context("the oracles watch")?;
-        self.well().await?;
-        self.keys_are_known().await?;
-        // What was noticed last may still be written, but not for long.
+        let watch = self.watch.take().context("the oracles do not run")?;
+        self.until_healthy().await?;
+        self.until_keys_known().await?;
+        // Writes about the last changes may still be under way for a moment.
         self.settle(Duration::from_secs(1)).await.context("oracle Quiet")?;
         quiet(&self.client, &[self.cluster.audit_log()], pause).await.context("oracle Quiet")?;
         let end = shape(&self.client, NAMESPACE).await?;
-        let differences = differences(&watch.fresh, &end);
+        let differences = differences(&watch.expected, &end);
         ensure!(differences.is_empty(), "oracle Same end: {}", differences.join("; "));
-        let writer = watch.writer.context("the writer writes")?;
+        let writer = watch.writer.context("the writer does not run")?;
         let report = writer.finish().context("oracle Writer")?;
         let lost = report.lost.len();
         ensure!(lost == 0, "oracle Writer: {lost} lost, the first {:?}", report.lost.first());

@@ -1,5 +1,5 @@
-//! A wall clock that jumps, for one process: the library `libfaketime` stands between it and the kernel.
-//! What counts durations (the monotonic clock) goes on as it is, and so do the times of files.
+//! A wall clock for one process that can jump, made with the library `libfaketime`. The monotonic clock and
+//! the times of files stay as they are.
 
 use std::{
     fs,
@@ -10,13 +10,13 @@ use std::{
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-/// Where Debian puts libraries by architecture, and where among them this one is.
+/// Debian's folder of libraries by architecture, and the path of this library in one of those.
 const LIBRARIES: &str = "/usr/lib";
 const LIBRARY: &str = "faketime/libfaketime.so.1";
-/// How many seconds the library may go by what it read last.
+/// For how many seconds the library may use the offset that it read last.
 const READ_EVERY_S: &str = "1";
 
-/// The clock of one process: [`HostOptions`](crate::cluster::HostOptions) hands it over.
+/// The clock of one process; [`HostOptions`](crate::cluster::HostOptions) takes it.
 #[derive(Clone, Debug)]
 pub struct FakedClock {
     library: PathBuf,
@@ -25,7 +25,7 @@ pub struct FakedClock {
 }
 
 impl FakedClock {
-    /// A clock that is right.
+    /// Creates a clock that shows the machine's time.
     ///
     /// # Errors
     ///
@@ -41,18 +41,19 @@ impl FakedClock {
         Ok(clock)
     }
 
-    /// Jumps to so many seconds ahead of the machine's clock, or behind it; noticed within a second.
+    /// Sets the clock so many seconds ahead of the machine's, or behind it if negative. The process notices
+    /// within a second.
     ///
     /// # Errors
     ///
-    /// Fails if it cannot be written.
+    /// Fails if the offset file cannot be written.
     pub fn jump(&self, ahead_s: i64) -> Result<()> {
         let fresh = self.offset.with_extension("new");
         fs::write(&fresh, format!("{ahead_s:+}"))?;
         Ok(fs::rename(fresh, &self.offset)?)
     }
 
-    /// The variables of a process that goes by this clock.
+    /// Returns the environment variables for a process that uses this clock.
     pub(crate) fn environment(&self) -> [(&'static str, &Path); 5] {
         [
             ("LD_PRELOAD", &self.library),

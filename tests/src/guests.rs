@@ -1,4 +1,4 @@
-//! Plugins as files, built from source when a test first asks for them; nothing built is ever committed.
+//! Plugin components, built from source when a test first needs them; no built component is committed.
 
 use std::{
     collections::BTreeMap,
@@ -12,11 +12,11 @@ use anyhow::{Context, Result, ensure};
 
 use crate::process;
 
-/// The variables that change what a guest is; each build says them all.
+/// The environment variables that guests read at build time. Each build sets or removes all of them.
 const VARIABLES: &[&str] =
     &["GREETING", "PLUGIN_KIND", "PLUGIN_NAME", "PROBE_ASKS", "PROBE_DESCRIBE"];
 
-/// The kind of the guest `probe`, which brings none.
+/// The CRD of the guest `probe`, which does not contain one.
 pub const PROBES: &str = r"
 apiVersion: apiextensions.k8s.io/v1
 kind: CustomResourceDefinition
@@ -40,7 +40,7 @@ spec:
 
 static BUILT: LazyLock<Mutex<BTreeMap<String, Vec<u8>>>> = LazyLock::new(Mutex::default);
 
-/// The plugin `redis-cluster`, as it ships.
+/// Builds the plugin `redis-cluster` as it ships.
 ///
 /// # Errors
 ///
@@ -49,7 +49,7 @@ pub fn redis_cluster() -> Result<Vec<u8>> {
     build("redis-cluster", &[])
 }
 
-/// The guest that turns a `Greeting` into a ConfigMap, with a greeting of its own.
+/// Builds the guest that turns a `Greeting` into a ConfigMap, with this greeting.
 ///
 /// # Errors
 ///
@@ -58,7 +58,7 @@ pub fn config_maker(greeting: &str) -> Result<Vec<u8>> {
     build("guest-config-maker", &[("GREETING", greeting)])
 }
 
-/// The guest that misbehaves as its object says.
+/// Builds the guest that misbehaves in the way its object names.
 ///
 /// # Errors
 ///
@@ -67,7 +67,7 @@ pub fn probe() -> Result<Vec<u8>> {
     build("guest-probe", &[])
 }
 
-/// The guest that misbehaves as its object says, with what it needs to set things in Redis.
+/// Builds the same guest with a manifest that also asks for Redis settings.
 ///
 /// # Errors
 ///
@@ -76,7 +76,7 @@ pub fn probe_of_redis() -> Result<Vec<u8>> {
     build("guest-probe", &[("PROBE_ASKS", "redis")])
 }
 
-/// The guest that takes the place of `redis-cluster` and makes the calls that its object lists.
+/// Builds the guest that takes the place of `redis-cluster` and makes the calls that its object lists.
 ///
 /// # Errors
 ///
@@ -85,11 +85,11 @@ pub fn rogue() -> Result<Vec<u8>> {
     build("guest-rogue", &[])
 }
 
-/// Builds a package for plugins with these variables set, once per run, and gives the component.
+/// Builds a guest package with these variables set, once per process, and returns the component.
 ///
 /// # Errors
 ///
-/// Fails if cargo does.
+/// Fails if cargo fails.
 pub fn build(package: &str, variables: &[(&str, &str)]) -> Result<Vec<u8>> {
     let variant = format!("{package} {variables:?}");
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
@@ -97,7 +97,7 @@ pub fn build(package: &str, variables: &[(&str, &str)]) -> Result<Vec<u8>> {
         return Ok(component.clone());
     }
     let target = target()?;
-    // All test programs put what they build in one place and use it before the next build.
+    // All test programs build into the same folder; the lock is held until the component was read.
     let _lock = lock(&target)?;
     cargo(&target, &["--target", "wasm32-wasip2", "--package", package], variables)?;
     let file = package.replace('-', "_") + ".wasm";
@@ -106,7 +106,7 @@ pub fn build(package: &str, variables: &[(&str, &str)]) -> Result<Vec<u8>> {
     Ok(component)
 }
 
-/// The program that runs `redis-cluster` without a sandbox, built with the profile of plugins.
+/// Builds the program that runs `redis-cluster` without a sandbox, with the profile of plugins.
 ///
 /// # Errors
 ///
@@ -118,19 +118,19 @@ pub fn native_plugin() -> Result<PathBuf> {
     Ok(target.join("plugin/native-plugin"))
 }
 
-/// Keeps other test programs from building guests until it is dropped.
+/// Takes the lock that keeps other test programs from building guests.
 fn lock(target: &Path) -> Result<fs::File> {
     let lock = fs::File::create(target.join("guests.lock"))?;
     lock.lock()?;
     Ok(lock)
 }
 
-/// Builds with the profile of plugins.
-fn cargo(target: &Path, what: &[&str], variables: &[(&str, &str)]) -> Result<()> {
+/// Runs `cargo build` with the profile of plugins.
+fn cargo(target: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Result<()> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .args(["build", "--quiet", "--locked", "--profile", "plugin"])
-        .args(what)
+        .args(arguments)
         .env("CARGO_TARGET_DIR", target)
         .env_remove("RUSTFLAGS")
         .current_dir(env!("CARGO_MANIFEST_DIR"));
@@ -138,46 +138,47 @@ fn cargo(target: &Path, what: &[&str], variables: &[(&str, &str)]) -> Result<()>
         cargo.env_remove(name);
     }
     let status = cargo.envs(variables.iter().copied()).status().context("cannot start cargo")?;
-    ensure!(status.success(), "cannot build with {}", what.join(" "));
+    ensure!(status.success(), "cannot build with {}", arguments.join(" "));
     Ok(())
 }
 
-/// The same component under another digest: a section that nobody reads is added.
+/// Returns the same component with another digest: a custom section is added, which nothing reads.
 #[must_use]
-pub fn renamed(component: &[u8], mark: u8) -> Vec<u8> {
+pub fn renamed(component: &[u8], tag: u8) -> Vec<u8> {
     // A custom section (0) of three bytes: a name of one byte, and one byte of content.
-    [component, &[0, 3, 1, b'm', mark]].concat()
+    [component, &[0, 3, 1, b'm', tag]].concat()
 }
 
-/// The same component with another text of the same length in place of this one, wherever it is: a
-/// variant that costs no build.
+/// Returns the component with each occurrence of `text` replaced by a text of the same length: a variant
+/// without a build.
 ///
 /// # Errors
 ///
 /// Fails if the lengths differ, or if the component does not contain the text.
-pub fn replaced(component: &[u8], text: &str, by: &str) -> Result<Vec<u8>> {
-    ensure!(text.len() == by.len(), "`{by}` is not as long as `{text}`");
-    let mut fresh = component.to_vec();
+pub fn replaced(component: &[u8], text: &str, replacement: &str) -> Result<Vec<u8>> {
+    ensure!(text.len() == replacement.len(), "`{replacement}` is not as long as `{text}`");
+    let mut copy = component.to_vec();
     let places = component.windows(text.len()).enumerate();
     let places = places.filter(|(_, bytes)| *bytes == text.as_bytes());
     let mut count = 0;
     for (place, _) in places {
-        let bytes = fresh.get_mut(place..place + by.len()).context("a place that was found")?;
-        bytes.copy_from_slice(by.as_bytes());
+        let bytes =
+            copy.get_mut(place..place + replacement.len()).context("a place that was found")?;
+        bytes.copy_from_slice(replacement.as_bytes());
         count += 1;
     }
     ensure!(count > 0, "the component does not contain `{text}`");
-    Ok(fresh)
+    Ok(copy)
 }
 
-/// A component without code that imports one interface with one function. Both names are shorter than
-/// 100 bytes, so that each length is one byte.
+/// Returns a component without code that imports one function of one interface. Both names must be shorter
+/// than 100 bytes, so that each length takes one byte.
 #[must_use]
 pub fn importing(interface: &str, function: &str) -> Vec<u8> {
     let length = |bytes: &[u8]| u8::try_from(bytes.len()).unwrap_or(u8::MAX);
     let name = |text: &str| [&[0, length(text.as_bytes())], text.as_bytes()].concat();
     let section = |id: u8, body: &[u8]| [&[id, length(body)], body].concat();
-    // One instance type: a function type without parameters and results, and an export of it.
+    // One instance type: a function type without parameters and results, and its export.
     let function_type = [0x01, 0x40, 0x00, 0x01, 0x00];
     let export = [&[0x04], name(function).as_slice(), &[0x01, 0x00]].concat();
     let types = [&[0x01, 0x42, 0x02], function_type.as_slice(), &export].concat();
@@ -185,7 +186,7 @@ pub fn importing(interface: &str, function: &str) -> Vec<u8> {
     [b"\0asm\x0d\0\x01\0".as_slice(), &section(7, &types), &section(10, &imports)].concat()
 }
 
-/// The `Plugin` object for a component `NAME.wasm` that is granted what it asks for.
+/// Returns the `Plugin` object for a component `NAME.wasm`, granted what its manifest asks for.
 #[must_use]
 pub fn settings(name: &str) -> String {
     format!(
@@ -194,7 +195,7 @@ pub fn settings(name: &str) -> String {
     )
 }
 
-/// Puts a plugin into a directory of plugins, granted what it asks for.
+/// Installs a plugin in a plugin directory, granted what its manifest asks for.
 ///
 /// # Errors
 ///
@@ -204,7 +205,7 @@ pub fn install(directory: &Path, name: &str, component: &[u8]) -> Result<()> {
     put(directory, &format!("{name}.wasm"), component)
 }
 
-/// Puts a whole file into a directory by a rename, as a deployment does.
+/// Writes a file into a directory by a rename, so that a reader never sees half a file.
 ///
 /// # Errors
 ///
@@ -215,13 +216,13 @@ pub fn put(directory: &Path, file: &str, bytes: &[u8]) -> Result<()> {
     Ok(fs::rename(new, directory.join(file))?)
 }
 
-/// The target directory that this test was built in.
+/// Returns the cargo target directory in which this test was built.
 ///
 /// # Errors
 ///
-/// Fails if the binary is not built.
+/// Fails if the `tholepin` binary is not built.
 pub fn target() -> Result<PathBuf> {
     let profile = process::tholepin()?;
-    let target = profile.ancestors().nth(2).context("the binary lies in a profile's folder")?;
+    let target = profile.ancestors().nth(2).context("the binary is not in a profile's folder")?;
     Ok(target.to_owned())
 }

@@ -1,10 +1,10 @@
-//! The functions of the contract that a plugin can call, and what a plugin without a grant is told.
+//! The functions of the contract that a plugin can import, and the reply to a plugin without a grant.
 
 use std::{collections::BTreeSet, fs, path::Path};
 
 use anyhow::{Context, Result};
 
-/// Each import that reaches the world, and what its refusal must name.
+/// Each import that needs a grant, and a text that its refusal must contain.
 pub const DENIED: &[(&str, &str)] = &[
     ("kubernetes/get", "`get`"),
     ("kubernetes/list", "`list`"),
@@ -22,7 +22,7 @@ pub const DENIED: &[(&str, &str)] = &[
     ("runtime/probe", "port 6379"),
 ];
 
-/// What needs no grant, because it reaches nothing, and how its answer begins.
+/// The imports that need no grant because they reach nothing outside the host, and how their answer begins.
 pub const ALLOWED: &[(&str, &str)] = &[
     ("runtime/now", "ok "),
     ("runtime/random", "ok "),
@@ -30,19 +30,24 @@ pub const ALLOWED: &[(&str, &str)] = &[
     ("runtime/log", "logged"),
 ];
 
-/// The functions that the contract lets a plugin import, as `package/function`.
+/// Returns the functions that the contract lets a plugin import, as `package/function`.
 ///
 /// # Errors
 ///
-/// Fails if the contract cannot be read.
+/// Fails if the WIT files cannot be read.
 pub fn of_the_contract() -> Result<BTreeSet<String>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit/deps");
     let mut functions = BTreeSet::new();
     for package in fs::read_dir(folder)? {
         let package = package?;
-        let name = package.file_name().into_string().ok().context("a package has a name")?;
-        let name = name.split_once('@').context("a package has a version")?.0.to_owned();
-        // What a plugin exports it does not import.
+        let name = package
+            .file_name()
+            .into_string()
+            .ok()
+            .context("the package's folder name is not UTF-8")?;
+        let name =
+            name.split_once('@').context("the package's folder name has no version")?.0.to_owned();
+        // A plugin exports the functions of this package and does not import them.
         if name == "plugin" {
             continue;
         }

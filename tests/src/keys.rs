@@ -1,4 +1,4 @@
-//! A fixed set of keys in a cluster: how many are readable, and how many still exist in some member.
+//! A fixed set of keys in a Redis cluster: how many can be read, and how many still exist on some member.
 
 use std::{
     collections::BTreeMap,
@@ -13,17 +13,19 @@ use redis::cmd;
 use crate::{
     redis_cluster::RedisCluster,
     router::{ClusterClient, connect},
-    wait::{Poll, until},
+    wait::{Poll, until, until_blocking},
 };
 
-/// How many keys are written, over all shards together.
+/// How many keys are written, over all shards.
 const COUNT: usize = 60;
-/// How long a key may take to be written or read on a cluster that serves.
+/// How long a write or a read of a key may take on a serving cluster.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
-/// How long the replicas may take to have every key.
+/// The pause between two attempts to read a key.
+const READ_PAUSE: Duration = Duration::from_millis(20);
+/// How long the replicas may take to receive every key.
 const COPY_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Keys that were acknowledged and that every member of their shard held.
+/// Keys that were acknowledged and that every member of their shard holds.
 pub struct WrittenKeys {
     redis: RedisCluster,
     entry: String,
@@ -31,7 +33,7 @@ pub struct WrittenKeys {
 }
 
 impl WrittenKeys {
-    /// Writes the keys, over all shards, and waits until every replica has them.
+    /// Writes the keys, spread over all shards, and waits until every replica has them.
     ///
     /// # Errors
     ///
@@ -46,74 +48,70 @@ impl WrittenKeys {
         let mut router = ClusterClient::new(&keys.entry, redis.password);
         for (tag, key) in &keys.names {
             let set = cmd("SET").arg(key).arg("kept").to_owned();
-            let look = || {
+            let poll = || {
                 let set: Result<String> = router.send(tag, &set);
-                async move { set.map(|_| Poll::There(())) }
+                async move { set.map(|_| Poll::Done(())) }
             };
-            until(format!("the write of {key}"), ANSWER_DEADLINE, look).await?;
+            until(format!("the write of {key}"), ANSWER_DEADLINE, poll).await?;
         }
-        let look = || async {
-            let seats = redis.seats(client).await?;
+        let poll = || async {
+            let members = redis.members(client).await?;
             let mut by_shard: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
-            for seat in &seats {
-                by_shard.entry(&seat.shard).or_default().push(count(seat.member.field("db0")));
+            for member in &members {
+                by_shard.entry(&member.shard).or_default().push(count(member.server.field("db0")));
             }
             let is_copied = by_shard
                 .values()
-                .all(|counts| counts.iter().all(|one| Some(one) == counts.first()));
-            Ok(if is_copied { Poll::There(()) } else { Poll::NotYet(format!("{by_shard:?}")) })
+                .all(|counts| counts.iter().all(|count_here| Some(count_here) == counts.first()));
+            Ok(if is_copied { Poll::Done(()) } else { Poll::NotYet(format!("{by_shard:?}")) })
         };
-        until("the keys to be on every replica", COPY_DEADLINE, look).await?;
+        until("the keys to be on every replica", COPY_DEADLINE, poll).await?;
         Ok(keys)
     }
 
-    /// How many were written.
+    /// Returns how many keys were written.
     #[must_use]
     pub fn len(&self) -> usize {
         self.names.len()
     }
 
-    /// Whether none was written.
+    /// Returns true if no key was written.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 
-    /// How many can be read by a client now.
+    /// Returns how many keys a client can read now.
     #[must_use]
     pub fn readable(&self) -> usize {
         let mut router = ClusterClient::new(&self.entry, self.redis.password);
         let start = Instant::now();
         let mut reads = |tag: &str, key: &str| {
             let exists = cmd("EXISTS").arg(key).to_owned();
-            // A member that has just learnt of its new place may redirect or refuse for a moment.
-            loop {
-                match router.send::<bool>(tag, &exists) {
-                    Ok(exists) => return exists,
-                    Err(_) if ANSWER_DEADLINE < start.elapsed() => return false,
-                    Err(_) => std::thread::sleep(Duration::from_millis(20)),
-                }
-            }
+            // A member that has just changed its role may redirect or refuse for a moment.
+            let left = ANSWER_DEADLINE.saturating_sub(start.elapsed());
+            let poll = || Ok(Poll::Done(router.send::<bool>(tag, &exists)?));
+            until_blocking(READ_PAUSE, "a reply", left, poll).is_ok_and(|(exists, _)| exists)
         };
         self.names.iter().filter(|(tag, key)| reads(tag, key)).count()
     }
 
-    /// Enters the cluster anew: one that was deleted and created again has another Service.
+    /// Finds the client Service again: a cluster that was deleted and created again has a new one.
     ///
     /// # Errors
     ///
-    /// Fails if there is no Service.
+    /// Fails if the Service does not exist.
     pub async fn enter(&mut self, client: &Client) -> Result<()> {
         self.entry = self.redis.entry(client).await?;
         Ok(())
     }
 
-    /// How many exist: of each shard as many as the member with the most of them holds, whether it
-    /// serves or not. A member that does not answer counts for nothing.
+    /// Returns how many keys exist: the sum over the shards of the most keys that one member holds, whether it
+    /// serves them or not. A member that does not answer counts as empty.
     ///
     /// # Errors
     ///
-    /// Fails if the Pods cannot be read.
+    /// Fails if the Pods cannot be listed.
     pub async fn held(&self, client: &Client) -> Result<usize> {
         let mut by_shard: BTreeMap<String, usize> = BTreeMap::new();
         for pod in self.redis.list_pods(client).await? {
@@ -126,26 +124,26 @@ impl WrittenKeys {
         Ok(by_shard.values().sum())
     }
 
-    /// Fails unless all are readable by a client.
+    /// Returns the number of keys if a client can read all of them.
     ///
     /// # Errors
     ///
-    /// Fails with how many are.
+    /// Fails with the number of readable keys if some are missing.
     pub fn check(&self) -> Result<usize> {
         let readable = self.readable();
-        ensure!(readable == self.len(), "{readable} of {} keys are left", self.len());
+        ensure!(readable == self.len(), "{readable} of {} keys can be read", self.len());
         Ok(readable)
     }
 }
 
 fn held_by(pod: &Pod, password: Option<&str>) -> Result<usize> {
     let ip = pod.status.as_ref().and_then(|status| status.pod_ip.clone());
-    let ip = ip.context("no address")?;
+    let ip = ip.context("the Pod has no address")?;
     let mut connection = connect(&format!("{ip}:6379"), password)?;
     Ok(cmd("DBSIZE").query(&mut connection)?)
 }
 
-/// The count in `keys=60,expires=0,avg_ttl=0`; none for a server without keys.
+/// Returns the count in `keys=60,expires=0,avg_ttl=0`; 0 for a server without keys.
 fn count(keyspace: &str) -> usize {
     let keys = keyspace.split(',').find_map(|pair| pair.strip_prefix("keys="));
     keys.and_then(|keys| keys.parse().ok()).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! The real kubectl.
+//! The installed kubectl.
 
 use std::{
     env,
@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-/// kubectl against one cluster.
+/// kubectl with one cluster's kubeconfig.
 #[derive(Clone, Debug)]
 pub struct Kubectl {
     program: PathBuf,
@@ -16,20 +16,20 @@ pub struct Kubectl {
 }
 
 impl Kubectl {
-    /// The first kubectl of `$KUBECTL`, `$KUBEBUILDER_ASSETS` and PATH.
+    /// Finds the first kubectl of `$KUBECTL`, `$KUBEBUILDER_ASSETS` and PATH.
     ///
     /// # Errors
     ///
-    /// Fails if there is none.
+    /// Fails if none is found.
     pub fn new(kubeconfig: &Path) -> Result<Self> {
         Ok(Self { program: Self::program()?, kubeconfig: kubeconfig.to_owned() })
     }
 
-    /// The program itself.
+    /// Returns the path of the program.
     ///
     /// # Errors
     ///
-    /// Fails if there is none.
+    /// Fails if none is found.
     pub fn program() -> Result<PathBuf> {
         let named = env::var_os("KUBECTL").map(PathBuf::from);
         let assets =
@@ -41,25 +41,26 @@ impl Kubectl {
         program.context("no kubectl: set KUBECTL to one of version 1.27 or newer")
     }
 
-    /// Runs kubectl and gives its stdout.
+    /// Runs kubectl and returns its stdout.
     ///
     /// # Errors
     ///
-    /// Fails with kubectl's stderr if it ends with another code than 0.
+    /// Fails with kubectl's stderr if it exits with a code other than 0.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         self.run_with(arguments, "")
     }
 
-    /// Runs kubectl with a text on stdin and gives its stdout.
+    /// Runs kubectl with a text on stdin and returns its stdout.
     ///
     /// # Errors
     ///
-    /// Fails with kubectl's stderr if it ends with another code than 0.
+    /// Fails with kubectl's stderr if it exits with a code other than 0.
     pub fn run_with(&self, arguments: &[&str], stdin: &str) -> Result<String> {
         use std::io::Write;
         let mut command = Command::new(&self.program);
         command.arg("--kubeconfig").arg(&self.kubeconfig).args(arguments);
-        command.env("HOME", self.kubeconfig.parent().context("a kubeconfig is in a folder")?);
+        command
+            .env("HOME", self.kubeconfig.parent().context("the kubeconfig's path has no folder")?);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().context("cannot start kubectl")?;
         child.stdin.take().context("stdin is piped")?.write_all(stdin.as_bytes())?;
@@ -71,18 +72,18 @@ impl Kubectl {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Types a line into a shell whose PATH has this kubectl, which finds its cluster by `KUBECONFIG`.
+    /// Runs a line in a bash whose PATH begins with this kubectl's folder and whose `KUBECONFIG` is this cluster's.
     ///
     /// # Errors
     ///
     /// Fails if the shell cannot be started.
     pub fn shell(&self, line: &str) -> Result<Output> {
-        let folder = self.program.parent().context("the program is in a folder")?;
+        let folder = self.program.parent().context("the program's path has no folder")?;
         let path = env::var("PATH").unwrap_or_default();
         let mut shell = Command::new("bash");
         shell.args(["-o", "pipefail", "-c", line]);
         shell.env("PATH", format!("{}:{path}", folder.display()));
-        shell.env("HOME", self.kubeconfig.parent().context("a kubeconfig is in a folder")?);
+        shell.env("HOME", self.kubeconfig.parent().context("the kubeconfig's path has no folder")?);
         Ok(shell.env("KUBECONFIG", &self.kubeconfig).output()?)
     }
 }

@@ -1,8 +1,13 @@
-//! What the tests of the whole product share: a cluster of their own, made from the real binary as two
-//! processes, and what watches it.
+//! The harness of the tests of the whole product.
 //!
-//! Every test takes its addresses and directories from here and everything ends with the value that
-//! started it, also when the test fails.
+//! A test starts a local cluster ([`cluster`]) from the real `tholepin` binary as two processes: the cluster
+//! and the host. [`environment`] adds the plugins, a RedisCluster ([`redis_cluster`]) and the four oracles
+//! ([`oracle`]) that judge every scenario. [`wait::until`] is how a test waits for a condition.
+//!
+//! Guarantees:
+//! - Each cluster has addresses and directories of its own, so tests can run side by side.
+//! - All that a test starts ends with the value that started it, also when the test fails or is killed.
+//! - No test waits by a fixed sleep: it polls a condition with a deadline ([`wait`]).
 
 pub mod api_proxy;
 pub mod cluster;
@@ -20,5 +25,6 @@ pub mod process;
 pub mod prometheus;
 pub mod redis_cluster;
 pub mod router;
+pub mod selection;
 pub mod transcript;
 pub mod wait;

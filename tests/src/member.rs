@@ -1,18 +1,18 @@
-//! One server of a Redis Cluster, as it tells of itself.
+//! The state of one server of a Redis Cluster, as the server reports it.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use redis::{Connection, cmd};
 
-/// What a server says.
+/// The replies of one server to `INFO`, `CLUSTER INFO` and `CLUSTER NODES`.
 #[derive(Clone, Debug)]
 pub struct ServerInfo {
-    /// `INFO` by field, all sections that the engine shows by default and `commandstats`.
+    /// `INFO everything` by field, which includes `commandstats`.
     pub info: BTreeMap<String, String>,
     /// `CLUSTER INFO` by field.
     pub cluster: BTreeMap<String, String>,
-    /// `CLUSTER NODES`, row by row.
+    /// The rows of `CLUSTER NODES`.
     pub rows: Vec<NodeLine>,
 }
 
@@ -23,16 +23,16 @@ pub struct NodeLine {
     pub id: String,
     /// `ip:port`; without an ip if the server knows none.
     pub address: String,
-    /// Such as `myself,master`.
+    /// Flags separated by commas, such as `myself,master`.
     pub flags: String,
-    /// The epoch of the claim.
+    /// The config epoch of the node.
     pub epoch: u64,
-    /// Slots, both ends included.
+    /// Slot ranges, both ends included.
     pub slots: Vec<(u16, u16)>,
 }
 
 impl NodeLine {
-    /// Whether the flag is set.
+    /// Returns true if the node has this flag.
     #[must_use]
     pub fn is(&self, flag: &str) -> bool {
         self.flags.split(',').any(|set| set == flag)
@@ -40,11 +40,11 @@ impl NodeLine {
 }
 
 impl ServerInfo {
-    /// Asks a server.
+    /// Reads the state of a server.
     ///
     /// # Errors
     ///
-    /// Fails if it does not answer or is no member of a cluster.
+    /// Fails if the server does not answer or is not in cluster mode.
     pub fn ask(connection: &mut Connection) -> Result<Self> {
         let info: String = cmd("INFO").arg("everything").query(connection)?;
         let cluster: String = cmd("CLUSTER").arg("INFO").query(connection)?;
@@ -53,62 +53,62 @@ impl ServerInfo {
         Ok(Self { info: fields(&info), cluster: fields(&cluster), rows })
     }
 
-    /// Its own row.
+    /// Returns the server's own row.
     ///
     /// # Errors
     ///
-    /// Fails if there is none.
+    /// Fails if no row has the flag `myself`.
     pub fn own(&self) -> Result<&NodeLine> {
         self.rows.iter().find(|row| row.is("myself")).context("no row `myself`")
     }
 
-    /// A field of `INFO`; empty if absent.
+    /// Returns a field of `INFO`; empty if absent.
     #[must_use]
     pub fn field(&self, name: &str) -> &str {
         self.info.get(name).map_or("", String::as_str)
     }
 
-    /// The server's process id.
+    /// Returns the server's process id.
     ///
     /// # Errors
     ///
-    /// Fails if it tells none.
+    /// Fails if `INFO` has no process id.
     pub fn pid(&self) -> Result<u32> {
         self.field("process_id").parse().context("INFO has no process_id")
     }
 
-    /// Whether it is a primary with slots.
+    /// Returns true if the server is a primary with slots.
     #[must_use]
     pub fn is_primary(&self) -> bool {
         self.own().is_ok_and(|own| own.is("master") && !own.slots.is_empty())
     }
 
-    /// Whether it considers the cluster able to serve.
+    /// Returns true if the server reports that the cluster serves (`cluster_state:ok`).
     #[must_use]
     pub fn is_serving(&self) -> bool {
         self.cluster.get("cluster_state").is_some_and(|state| state == "ok")
     }
 
-    /// Whether it sees a cluster of this size, whole and at peace.
+    /// Checks that the server sees a complete, healthy cluster of this size.
     ///
     /// # Errors
     ///
-    /// Fails with the first thing that is not so.
-    pub fn at_peace(&self, nodes: usize, shards: usize) -> Result<()> {
-        let says = |name: &str| self.cluster.get(name).map_or("", String::as_str);
-        let wanted = [
+    /// Fails with the first difference.
+    pub fn check_healthy(&self, nodes: usize, shards: usize) -> Result<()> {
+        let value_of = |name: &str| self.cluster.get(name).map_or("", String::as_str);
+        let expected = [
             ("cluster_state", "ok".to_owned()),
             ("cluster_slots_assigned", "16384".to_owned()),
             ("cluster_slots_ok", "16384".to_owned()),
             ("cluster_known_nodes", nodes.to_string()),
             ("cluster_size", shards.to_string()),
         ];
-        for (name, value) in wanted {
-            ensure!(says(name) == value, "{name} is {} and not {value}", says(name));
+        for (name, value) in expected {
+            ensure!(value_of(name) == value, "{name} is {} and not {value}", value_of(name));
         }
         for row in &self.rows {
-            let troubled = ["fail", "fail?", "handshake", "noaddr"];
-            ensure!(!troubled.iter().any(|flag| row.is(flag)), "{} is {}", row.id, row.flags);
+            let unhealthy = ["fail", "fail?", "handshake", "noaddr"];
+            ensure!(!unhealthy.iter().any(|flag| row.is(flag)), "{} is {}", row.id, row.flags);
         }
         if self.field("role") == "slave" {
             let link = self.field("master_link_status");

@@ -1,6 +1,6 @@
-//! What watches every scenario: each oracle turns red when the product does what it must not.
+//! The four oracles that judge every scenario: Writer, Quiet, Same end and Invariants.
 //!
-//! For each there is a saboteur in `tests/oracles.rs` that must turn it red.
+//! `tests/oracles.rs` checks each one: a deliberate violation must make it fail.
 
 mod invariants;
 mod quiet;
@@ -17,13 +17,13 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-/// Tells threads to stop when it is dropped: what watches a story must not go on after it, where the next
-/// may have the same addresses.
+/// Stops threads when it is dropped: an oracle must not run on after its scenario, because the next scenario
+/// may use the same addresses.
 #[derive(Debug, Default)]
 struct StopOnDrop(Arc<AtomicBool>);
 
 impl StopOnDrop {
-    /// What the threads look at.
+    /// Returns the flag that a thread must check.
     fn stop(&self) -> Arc<AtomicBool> {
         self.0.clone()
     }

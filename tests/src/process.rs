@@ -1,28 +1,33 @@
-//! Processes of the product under test, ended with the value that holds them.
+//! Processes of the product under test. A process ends when the value that holds it is dropped.
 
 use std::{
     env,
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc,
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
 
-/// How long a process may take to end after SIGTERM before it is killed.
+use crate::wait::{Poll, until_blocking};
+
+/// How long a process may take to exit after SIGTERM before it is killed.
 pub(crate) const END_DEADLINE: Duration = Duration::from_secs(20);
 
-/// How many lines of a log are shown of a test that failed.
+/// The pause between two checks whether a process has exited.
+const EXIT_PAUSE: Duration = Duration::from_millis(10);
+
+/// How many lines of a log are printed when a test fails.
 const TAIL_LINES: usize = 25;
 
-/// The `tholepin` binary of the same build: beside this program, or beside the folder of test programs.
+/// Returns the path of the `tholepin` binary of the same build: it is beside this program or one folder up.
 ///
 /// # Errors
 ///
-/// Fails with the command that builds it.
+/// Fails with the command that builds the binary.
 pub fn tholepin() -> Result<PathBuf> {
     let this = env::current_exe()?;
     let folders = this.ancestors().skip(1).take(2);
@@ -34,14 +39,24 @@ pub fn tholepin() -> Result<PathBuf> {
 ///
 /// # Errors
 ///
-/// Fails if there is no such process.
+/// Fails if the process does not exist.
 pub fn signal(pid: u32, signal: &str) -> Result<()> {
     let status = Command::new("kill").arg(format!("-{signal}")).arg(pid.to_string()).status()?;
     anyhow::ensure!(status.success(), "cannot send {signal} to process {pid}");
     Ok(())
 }
 
-/// The last lines of a log; empty if there is none.
+/// Waits until a process exits; `None` if it does not within [`END_DEADLINE`].
+pub(crate) fn until_exit(child: &mut Child) -> Option<ExitStatus> {
+    let poll = || {
+        let status = child.try_wait()?;
+        Ok(status.map_or_else(|| Poll::NotYet("it runs".to_owned()), Poll::Done))
+    };
+    let exited = until_blocking(EXIT_PAUSE, "the process to exit", END_DEADLINE, poll);
+    exited.ok().map(|(status, _)| status)
+}
+
+/// Returns the last lines of a log; empty if the log does not exist.
 #[must_use]
 pub fn tail(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
@@ -50,20 +65,20 @@ pub fn tail(log: &Path) -> String {
     lines.into_iter().skip(from).collect::<Vec<_>>().join("\n")
 }
 
-/// How `tholepin` is started.
+/// The options of [`Process::start`].
 #[derive(Clone, Copy, Debug)]
 pub struct ProcessOptions<'a> {
-    /// What it is called in messages.
+    /// The name of the process in messages.
     pub name: &'static str,
-    /// The command line.
+    /// The command line arguments.
     pub arguments: &'a [&'a str],
-    /// Variables that differ from the harness' own.
+    /// Environment variables to set besides those of the harness.
     pub environment: &'a [(&'a str, &'a Path)],
-    /// Where its stderr goes.
+    /// The file for its stderr.
     pub log: &'a Path,
-    /// How the line on stdout begins that says that it is ready.
-    pub until: &'static str,
-    /// When it must have said that.
+    /// The beginning of the stdout line that reports that the process is ready.
+    pub ready_prefix: &'static str,
+    /// How long that line may take.
     pub deadline: Duration,
 }
 
@@ -75,23 +90,23 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `tholepin` and waits for its line; gives the rest of that line.
+    /// Starts `tholepin` and waits for the line that reports that it is ready; returns the rest of that line.
     ///
     /// # Errors
     ///
-    /// Fails if it ends or says nothing before the deadline, with the end of its stderr.
-    pub fn start(launch: &ProcessOptions<'_>) -> Result<(Self, String)> {
-        let ProcessOptions { name, arguments, environment, log, until, deadline } = *launch;
+    /// Fails with the end of its stderr if it exits, or does not print the line before the deadline.
+    pub fn start(options: &ProcessOptions<'_>) -> Result<(Self, String)> {
+        let ProcessOptions { name, arguments, environment, log, ready_prefix, deadline } = *options;
         let mut command = Command::new(tholepin()?);
         command.args(arguments).envs(environment.iter().copied());
         let mut process = Self::spawn(name, &command, log)?;
         let stdout = process.child.stdout.take().context("stdout is piped")?;
         let (sender, lines) = mpsc::channel();
-        // Reads to the end, so that the process never blocks on a full pipe; ends with the process.
+        // Reads until the process exits, so that it never blocks on a full pipe.
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if let Some(rest) = line.strip_prefix(until) {
-                    // Nobody listens any more once the line has come; then there is nothing to tell.
+                if let Some(rest) = line.strip_prefix(ready_prefix) {
+                    // The receiver is dropped after the first line, so an error here means nothing.
                     sender.send(rest.trim().to_owned()).ok();
                 }
             }
@@ -99,19 +114,19 @@ impl Process {
         match lines.recv_timeout(deadline) {
             Ok(rest) => Ok((process, rest)),
             Err(_) => {
-                bail!("{name} did not say `{until}` within {deadline:?}:\n{}", tail(log))
+                bail!("{name} did not print `{ready_prefix}` within {deadline:?}:\n{}", tail(log))
             }
         }
     }
 
-    /// Starts a program, its stderr in a file and its stdout as a pipe.
+    /// Starts a program with its stderr in a file and its stdout as a pipe.
     ///
     /// # Errors
     ///
-    /// Fails if it cannot be started.
+    /// Fails if the program cannot be started.
     pub fn spawn(name: &'static str, program: &Command, log: &Path) -> Result<Self> {
-        // A harness that is killed cannot end anything: the kernel then does, when the thread goes that
-        // starts this, which lasts as long as the test.
+        // If the harness is killed, the kernel sends SIGTERM to the program: when the thread that started it
+        // ends, which is the thread of the test.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM"]).arg(program.get_program()).args(program.get_args());
         let environment = program.get_envs().filter_map(|(name, value)| Some((name, value?)));
@@ -121,43 +136,39 @@ impl Process {
         Ok(Self { child, name })
     }
 
-    /// The process' id.
+    /// Returns the process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Ends it at once, without a chance to clean up.
+    /// Kills the process with SIGKILL, so that it cannot clean up, and waits for its end.
     ///
     /// # Errors
     ///
-    /// Fails if it cannot be waited for.
+    /// Fails if it cannot be killed or waited for.
     pub fn kill(&mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// Ends it as Ctrl-C would and waits.
+    /// Sends SIGTERM and waits until the process exits.
     ///
     /// # Errors
     ///
-    /// Fails if it had to be killed, or if it ended with another code than 0.
+    /// Fails if it had exited before, had to be killed, or exits with a code other than 0.
     pub fn end(&mut self) -> Result<()> {
         if let Some(status) = self.child.try_wait()? {
-            bail!("{} had ended already: {status}", self.name);
+            bail!("{} had exited before: {status}", self.name);
         }
         self.terminate()?;
-        let start = Instant::now();
-        while start.elapsed() < END_DEADLINE {
-            if let Some(status) = self.child.try_wait()? {
-                anyhow::ensure!(status.success(), "{} ended with {status}", self.name);
-                return Ok(());
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        self.kill()?;
-        bail!("{} did not end within {END_DEADLINE:?} after SIGTERM", self.name)
+        let Some(status) = until_exit(&mut self.child) else {
+            self.kill()?;
+            bail!("{} did not exit within {END_DEADLINE:?} after SIGTERM", self.name)
+        };
+        anyhow::ensure!(status.success(), "{} exited with {status}", self.name);
+        Ok(())
     }
 
     fn terminate(&self) -> Result<()> {
@@ -167,13 +178,10 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // A test that failed must not leave processes behind; there is nobody to tell of an error.
+        // Errors are ignored: a failed test must not leave processes behind, and a drop cannot report them.
         if matches!(self.child.try_wait(), Ok(None)) {
             self.terminate().ok();
-            let start = Instant::now();
-            while matches!(self.child.try_wait(), Ok(None)) && start.elapsed() < END_DEADLINE {
-                thread::sleep(Duration::from_millis(10));
-            }
+            until_exit(&mut self.child);
             self.child.kill().ok();
             self.child.wait().ok();
         }

@@ -1,4 +1,4 @@
-//! A real Prometheus that scrapes one target, and what it says of it.
+//! A real Prometheus that scrapes one target, and its checks of an exposition.
 
 use std::{
     fs,
@@ -16,14 +16,14 @@ use crate::{http, process::Process};
 /// A running Prometheus.
 #[derive(Debug)]
 pub struct Prometheus {
-    /// First, so that it ends before its directory goes.
+    /// The process. It is declared before its directory, so that it ends before the directory is deleted.
     pub process: Process,
     address: SocketAddr,
     _directory: TempDir,
 }
 
 impl Prometheus {
-    /// Starts one that scrapes this target every second.
+    /// Starts a Prometheus that scrapes this target every second.
     ///
     /// # Errors
     ///
@@ -48,22 +48,22 @@ impl Prometheus {
         Ok(Self { process, address, _directory: directory })
     }
 
-    /// The results of an instant query.
+    /// Returns the results of an instant query.
     ///
     /// # Errors
     ///
-    /// Fails while it does not answer, and if it refuses the query.
+    /// Fails if Prometheus does not answer (yet), or refuses the query.
     pub fn query(&self, query: &str) -> Result<Vec<Value>> {
         let escaped: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let (code, text) = http::get(self.address, &format!("/api/v1/query?query={escaped}"))?;
         ensure!(code == 200, "{query}: {code} {text}");
         let answer: Value = serde_json::from_str(&text)?;
         let results = answer.pointer("/data/result").and_then(Value::as_array);
-        Ok(results.context("an answer has results")?.clone())
+        Ok(results.context("the answer has no results")?.clone())
     }
 }
 
-/// What `promtool` has to say about an exposition: nothing, if it is as it should be.
+/// Returns the complaints of `promtool` about an exposition; empty if there are none.
 ///
 /// # Errors
 ///
@@ -75,27 +75,27 @@ pub fn lint(exposition: &str) -> Result<String> {
     let mut promtool = command.spawn().context("cannot start promtool; run ./setup --tests")?;
     promtool.stdin.take().context("stdin is piped")?.write_all(exposition.as_bytes())?;
     let output = promtool.wait_with_output()?;
-    let mut said = String::from_utf8_lossy(&output.stderr).into_owned();
-    said.push_str(&String::from_utf8_lossy(&output.stdout));
-    if !output.status.success() && said.is_empty() {
-        said = output.status.to_string();
+    let mut complaints = String::from_utf8_lossy(&output.stderr).into_owned();
+    complaints.push_str(&String::from_utf8_lossy(&output.stdout));
+    if !output.status.success() && complaints.is_empty() {
+        complaints = output.status.to_string();
     }
-    Ok(said)
+    Ok(complaints)
 }
 
-/// The value of a series by its family and some of its labels.
+/// Returns the value of the first series of a family that has these labels.
 #[must_use]
 pub fn value(exposition: &str, family: &str, labels: &[(&str, &str)]) -> Option<f64> {
-    let wanted: Vec<_> =
+    let expected: Vec<_> =
         labels.iter().map(|(label, value)| format!("{label}=\"{value}\"")).collect();
     let line = exposition.lines().find(|line| {
         let name = line.split(['{', ' ']).next();
-        name == Some(family) && wanted.iter().all(|label| line.contains(label))
+        name == Some(family) && expected.iter().all(|label| line.contains(label))
     })?;
     line.rsplit(' ').next()?.parse().ok()
 }
 
-/// A port of 127.0.0.1 that nobody had a moment ago.
+/// Returns an address of 127.0.0.1 with a port that was free a moment ago.
 fn free_address() -> Result<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }

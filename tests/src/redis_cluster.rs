@@ -1,4 +1,4 @@
-//! A RedisCluster under test: its object, its Pods, and whether all is well with them.
+//! A RedisCluster under test: its object, its members, and the checks that it is healthy.
 
 use std::collections::BTreeMap;
 
@@ -9,29 +9,29 @@ use serde_json::{Value, json};
 
 use crate::{kubectl::Kubectl, member::ServerInfo, router::connect};
 
-/// Where every test's objects are.
+/// The namespace of every test's objects.
 pub const NAMESPACE: &str = "default";
-/// What every cluster under test asks its clients for.
+/// The password of every cluster under test.
 pub const PASSWORD: &str = "a password";
-/// How many slots there are.
+/// The number of slots of a Redis Cluster.
 const SLOTS: usize = 16_384;
 
-/// A cluster as it is wanted; `C(shards, replicas)` in the list of scenarios.
+/// The desired size of a cluster; `C(shards, replicas)` in the comments of the scenarios.
 #[derive(Clone, Debug)]
 pub struct RedisCluster {
     /// The object's name.
     pub name: &'static str,
-    /// How many primaries.
+    /// The number of primaries.
     pub shards: usize,
-    /// How many replicas each of them has.
+    /// The number of replicas per primary.
     pub replicas: usize,
     /// Whether Pods have volumes.
     pub storage: bool,
-    /// What clients are asked for; none if absent.
+    /// The password that clients need; none if absent.
     pub password: Option<&'static str>,
 }
 
-/// One Pod with what its server says.
+/// A member: one Pod with the state that its server reports.
 #[derive(Clone, Debug)]
 pub struct ClusterPod {
     /// The Pod's name.
@@ -42,12 +42,12 @@ pub struct ClusterPod {
     pub address: String,
     /// The StatefulSet that owns the Pod.
     pub shard: String,
-    /// The server.
-    pub member: ServerInfo,
+    /// The state of the server.
+    pub server: ServerInfo,
 }
 
 impl RedisCluster {
-    /// The cluster of most stories: three shards with one replica each and no storage.
+    /// The cluster of most scenarios: three shards with one replica each, without storage.
     pub const USUAL: Self =
         Self { name: "cache", shards: 3, replicas: 1, storage: false, password: Some(PASSWORD) };
 
@@ -55,13 +55,13 @@ impl RedisCluster {
     ///
     /// # Errors
     ///
-    /// Fails if the server refuses.
+    /// Fails if the API server refuses.
     pub fn create(&self, kubectl: &Kubectl) -> Result<()> {
         let stream = format!("{}\n---\n{}\n", self.secret(), self.object());
         kubectl.run_with(&["apply", "--server-side", "-f", "-"], &stream).map(drop)
     }
 
-    /// The Secret that the object names.
+    /// Returns the Secret that the object names.
     #[must_use]
     pub fn secret(&self) -> Value {
         json!({
@@ -72,7 +72,7 @@ impl RedisCluster {
         })
     }
 
-    /// The object as a user writes it.
+    /// Returns the object as a user writes it.
     #[must_use]
     pub fn object(&self) -> Value {
         let mut object = json!({
@@ -98,39 +98,39 @@ impl RedisCluster {
         object
     }
 
-    /// How many Pods it has when it is whole.
+    /// Returns the number of Pods of the complete cluster.
     #[must_use]
     pub const fn pods(&self) -> usize {
         self.shards * (1 + self.replicas)
     }
 
-    /// The address `ip:port` that clients use.
+    /// Returns the address `ip:port` of the client Service.
     ///
     /// # Errors
     ///
-    /// Fails if there is none.
+    /// Fails if the Service does not exist.
     pub async fn entry(&self, client: &Client) -> Result<String> {
         let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
-        let spec = services.get(self.name).await?.spec.context("a Service has a spec")?;
-        Ok(format!("{}:6379", spec.cluster_ip.context("the client Service has an address")?))
+        let spec = services.get(self.name).await?.spec.context("the Service has no spec")?;
+        Ok(format!("{}:6379", spec.cluster_ip.context("the client Service has no address")?))
     }
 
-    /// Every Pod with what its server says, in order of name.
+    /// Returns every member, in order of Pod name.
     ///
     /// # Errors
     ///
-    /// Fails if a Pod is not there, is not ready, or its server does not answer.
-    pub async fn seats(&self, client: &Client) -> Result<Vec<ClusterPod>> {
+    /// Fails if a Pod does not exist or is not ready, or if its server does not answer.
+    pub async fn members(&self, client: &Client) -> Result<Vec<ClusterPod>> {
         let pods = self.list_pods(client).await?;
         ensure!(pods.len() == self.pods(), "{} Pods and not {}", pods.len(), self.pods());
-        pods.iter().map(|pod| seat(pod, self.password)).collect()
+        pods.iter().map(|pod| member(pod, self.password)).collect()
     }
 
-    /// The Pods as the API server has them, in order of name.
+    /// Returns the Pods as the API server has them, in order of name.
     ///
     /// # Errors
     ///
-    /// Fails if they cannot be read.
+    /// Fails if they cannot be listed.
     pub async fn list_pods(&self, client: &Client) -> Result<Vec<Pod>> {
         let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
         let selector = format!("redis.tholepin.dev/cluster={}", self.name);
@@ -139,79 +139,84 @@ impl RedisCluster {
         Ok(pods)
     }
 
-    /// The Pods that are ready and whose servers answer, whatever the others do.
+    /// Returns the members whose Pod is ready and whose server answers.
     ///
     /// # Errors
     ///
-    /// Fails if the Pods cannot be read.
+    /// Fails if the Pods cannot be listed.
     pub async fn answering(&self, client: &Client) -> Result<Vec<ClusterPod>> {
         let pods = self.list_pods(client).await?;
-        Ok(pods.iter().filter_map(|pod| seat(pod, self.password).ok()).collect())
+        Ok(pods.iter().filter_map(|pod| member(pod, self.password).ok()).collect())
     }
 
-    /// Whether all is well: the object says Ready about its present generation with every condition as
-    /// it must be, and every server agrees. Gives the Pods.
+    /// Checks that the cluster is healthy: its conditions have the expected status at the present generation,
+    /// and every server agrees. Returns the members.
     ///
     /// # Errors
     ///
-    /// Fails with the first thing that is not as it should be.
-    pub async fn well(&self, kubectl: &Kubectl, client: &Client) -> Result<Vec<ClusterPod>> {
-        let seats = self.at_peace(client).await?;
+    /// Fails with the first difference.
+    pub async fn check_healthy(
+        &self,
+        kubectl: &Kubectl,
+        client: &Client,
+    ) -> Result<Vec<ClusterPod>> {
+        let members = self.check_servers(client).await?;
         let object = kubectl.run(&["get", "rediscluster", self.name, "-o", "json"])?;
         let object: Value = serde_json::from_str(&object)?;
-        for (name, wanted) in [("Ready", "True"), ("Progressing", "False"), ("Degraded", "False")] {
-            check_condition(&object, name, wanted)?;
+        for (name, expected) in [("Ready", "True"), ("Progressing", "False"), ("Degraded", "False")]
+        {
+            check_condition(&object, name, expected)?;
         }
-        Ok(seats)
+        Ok(members)
     }
 
-    /// Whether all servers are there and agree that all is well, whatever the object says. Gives the
-    /// Pods.
+    /// Checks that all servers run and agree that the cluster is healthy, whatever the object's conditions are.
+    /// Returns the members.
     ///
     /// # Errors
     ///
-    /// Fails with the first thing that is not as it should be.
-    pub async fn at_peace(&self, client: &Client) -> Result<Vec<ClusterPod>> {
-        let seats = self.seats(client).await?;
-        for ClusterPod { pod, member, .. } in &seats {
-            member.at_peace(self.pods(), self.shards).with_context(|| pod.clone())?;
+    /// Fails with the first difference.
+    pub async fn check_servers(&self, client: &Client) -> Result<Vec<ClusterPod>> {
+        let members = self.members(client).await?;
+        for ClusterPod { pod, server, .. } in &members {
+            server.check_healthy(self.pods(), self.shards).with_context(|| pod.clone())?;
         }
         let mut by_shard: BTreeMap<&str, Vec<bool>> = BTreeMap::new();
-        for seat in &seats {
-            by_shard.entry(&seat.shard).or_default().push(seat.member.is_primary());
+        for member in &members {
+            by_shard.entry(&member.shard).or_default().push(member.server.is_primary());
         }
         for (shard, roles) in by_shard {
             let primaries = roles.iter().filter(|is_primary| **is_primary).count();
             ensure!(primaries == 1, "{shard} has {primaries} primaries");
         }
-        Ok(seats)
+        Ok(members)
     }
 
-    /// One tag per shard: keys with this text between braces belong to the n-th run of slots of equal
-    /// length.
+    /// Returns one tag per shard: keys with the n-th tag between braces belong to the n-th of `shards` equal
+    /// ranges of slots.
     #[must_use]
     pub fn tags(&self) -> Vec<String> {
         let shard = |tag: &str| slot(tag) * self.shards / SLOTS;
-        let first = |wanted: usize| {
-            (0..SLOTS).map(|number| format!("tag{number}")).find(|tag| shard(tag) == wanted)
+        let first = |expected: usize| {
+            (0..SLOTS).map(|number| format!("tag{number}")).find(|tag| shard(tag) == expected)
         };
         (0..self.shards).filter_map(first).collect()
     }
 }
 
 impl ClusterPod {
-    /// Whether it is the primary to which keys with this tag belong.
+    /// Returns true if this member is the primary that serves keys with this tag.
     #[must_use]
     pub fn serves(&self, tag: &str) -> bool {
         let holds = |own: &crate::member::NodeLine| {
             let slot = slot(tag);
             own.slots.iter().any(|range| (range.0.into()..=range.1.into()).contains(&slot))
         };
-        self.member.is_primary() && self.member.own().is_ok_and(holds)
+        self.server.is_primary() && self.server.own().is_ok_and(holds)
     }
 }
 
-fn seat(pod: &Pod, password: Option<&str>) -> Result<ClusterPod> {
+fn member(pod: &Pod, password: Option<&str>) -> Result<ClusterPod> {
     let name = pod.name_any();
     let status = pod.status.as_ref().with_context(|| format!("{name} has no status"))?;
     let ready = status.conditions.iter().flatten();
@@ -220,28 +225,31 @@ fn seat(pod: &Pod, password: Option<&str>) -> Result<ClusterPod> {
     let ip = status.pod_ip.as_deref().with_context(|| format!("{name} has no address"))?;
     let owner = pod.owner_references().first().map(|owner| owner.name.clone());
     let address = format!("{ip}:6379");
-    let member = ServerInfo::ask(&mut connect(&address, password)?).with_context(|| name.clone());
+    let server = ServerInfo::ask(&mut connect(&address, password)?).with_context(|| name.clone());
     Ok(ClusterPod {
         uid: pod.uid().unwrap_or_default(),
         shard: owner.with_context(|| format!("{name} has no owner"))?,
         address,
-        member: member?,
+        server: server?,
         pod: name,
     })
 }
 
-fn check_condition(object: &Value, name: &str, wanted: &str) -> Result<()> {
+fn check_condition(object: &Value, name: &str, expected: &str) -> Result<()> {
     let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
     let named = |condition: &&Value| condition.get("type").is_some_and(|is| is == name);
     let condition = conditions.into_iter().flatten().find(named);
     let condition = condition.with_context(|| format!("no condition {name}"))?;
-    ensure!(condition.get("status").is_some_and(|is| is == wanted), "{condition}");
+    ensure!(condition.get("status").is_some_and(|is| is == expected), "{condition}");
     let generation = object.pointer("/metadata/generation");
-    ensure!(condition.get("observedGeneration") == generation, "{condition} is not of now");
+    ensure!(
+        condition.get("observedGeneration") == generation,
+        "{condition} is not about generation {generation:?}"
+    );
     Ok(())
 }
 
-/// The slot of a key's tag: CRC-16/XMODEM modulo 16384, as the cluster specification has it.
+/// Returns the slot of a key's tag: CRC-16/XMODEM modulo 16384, as in the Redis Cluster specification.
 fn slot(tag: &str) -> usize {
     let crc = tag.bytes().fold(0_u16, |crc, byte| {
         (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| {
@@ -256,8 +264,8 @@ mod tests {
     use super::slot;
 
     #[test]
-    fn a_slot_is_what_redis_says() {
-        // `CLUSTER KEYSLOT` of Redis 7.0.
+    fn slots_are_those_of_redis() {
+        // The replies of Redis 7.0 to `CLUSTER KEYSLOT`.
         assert_eq!([slot("123456789"), slot("foo"), slot("bar")], [12_739, 12_182, 5_061]);
     }
 }

@@ -1,5 +1,5 @@
-//! A client that follows a Redis Cluster's redirections and otherwise hides nothing: what fails, fails
-//! at once, so that an outage is measured and not smoothed over.
+//! A client that follows the redirections of a Redis Cluster and retries nothing: an error is returned
+//! immediately, so that outages are measured and not hidden.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use redis::{Client, Cmd, Connection, FromRedisValue, IntoConnectionInfo, RedisError};
 
-/// How long a connection may take to be made, and a command to be answered.
+/// The longest time for a connect and for a reply.
 const ANSWER_DEADLINE: Duration = Duration::from_millis(250);
 /// The most redirections of one command.
 const REDIRECTIONS_MAX: usize = 5;
@@ -19,41 +19,41 @@ pub struct ClusterClient {
     entry: String,
     password: Option<String>,
     connections: BTreeMap<String, Connection>,
-    /// Where each key's owner was found last, by the text between its braces.
-    homes: BTreeMap<String, String>,
+    /// The address that last served each tag (the text between the braces of a key).
+    owners: BTreeMap<String, String>,
 }
 
 impl ClusterClient {
-    /// A client that enters at an address `ip:port`, such as the client Service's.
+    /// Creates a client that starts at an address `ip:port`, such as the client Service's.
     #[must_use]
     pub fn new(entry: &str, password: Option<&str>) -> Self {
         Self {
             entry: entry.to_owned(),
             password: password.map(str::to_owned),
             connections: BTreeMap::new(),
-            homes: BTreeMap::new(),
+            owners: BTreeMap::new(),
         }
     }
 
-    /// Sends a command about keys with this tag, following redirections once each.
+    /// Sends a command about keys with this tag and follows redirections.
     ///
     /// # Errors
     ///
-    /// Fails as soon as a server cannot be reached or answers an error that is no redirection; the
-    /// next call starts at the entry again.
+    /// Fails if a server cannot be reached or replies with an error that is not a redirection; the next call
+    /// starts at the entry address again.
     pub fn send<T: FromRedisValue>(&mut self, tag: &str, command: &Cmd) -> Result<T> {
-        let mut address = self.homes.get(tag).cloned().unwrap_or_else(|| self.entry.clone());
+        let mut address = self.owners.get(tag).cloned().unwrap_or_else(|| self.entry.clone());
         for _ in 0..REDIRECTIONS_MAX {
             match self.ask(&address, command) {
                 Ok(answer) => {
-                    self.homes.insert(tag.to_owned(), address);
+                    self.owners.insert(tag.to_owned(), address);
                     return Ok(answer);
                 }
                 Err(error) => match moved_to(&error) {
                     Some(next) => address = next,
                     None => {
                         self.connections.remove(&address);
-                        self.homes.remove(tag);
+                        self.owners.remove(tag);
                         return Err(error);
                     }
                 },
@@ -66,7 +66,7 @@ impl ClusterClient {
     ///
     /// # Errors
     ///
-    /// Fails if it cannot be reached or answers an error.
+    /// Fails if the server cannot be reached or replies with an error.
     pub fn ask<T: FromRedisValue>(&mut self, address: &str, command: &Cmd) -> Result<T> {
         if !self.connections.contains_key(address) {
             let connection = connect(address, self.password.as_deref())?;
@@ -88,7 +88,7 @@ fn moved_to(error: &anyhow::Error) -> Option<String> {
 ///
 /// # Errors
 ///
-/// Fails if the server refuses, is silent, or wants another password.
+/// Fails if the server refuses, does not answer, or expects another password.
 pub fn connect(address: &str, password: Option<&str>) -> Result<Connection> {
     let info = format!("redis://{address}/").into_connection_info()?;
     let mut settings = info.redis_settings().clone();

@@ -1,4 +1,4 @@
-//! Plays a terminal transcript again: types its commands into real shells and compares what they print.
+//! Replays a terminal transcript: types its commands into real shells and compares their output.
 //!
 //! ```text
 //! # a line about what comes
@@ -7,7 +7,7 @@
 //! configmap/home                        what must be printed, line by line
 //! host$ tholepin local --plugins DIR
 //! ready
-//! ⋮                                     goes on: the step is over when the lines above were printed
+//! ⋮                                     the step ends when the lines above were printed; the command continues
 //! host:
 //! ready again                           what the running command must print next
 //! host^C
@@ -27,14 +27,14 @@ pub use page::masked;
 use page::{StepKind, TranscriptStep, is_match};
 use terminal::Terminal;
 
-/// How long one step may take: the longest are builds.
+/// The longest time for one step; the longest steps are builds.
 const STEP_DEADLINE: Duration = Duration::from_secs(300);
 
-/// Plays a transcript in a directory, with these variables set besides; every terminal ends with the call.
+/// Replays a transcript in a directory with these additional variables; all terminals end with the call.
 ///
 /// # Errors
 ///
-/// Fails at the first step whose output is not what the transcript shows, with both.
+/// Fails at the first step whose output differs from the transcript; the error shows both.
 pub fn play(text: &str, directory: &Path, variables: &[(&str, &str)]) -> Result<()> {
     let mut terminals: BTreeMap<String, Terminal> = BTreeMap::new();
     for step in page::steps(text)? {
@@ -42,7 +42,7 @@ pub fn play(text: &str, directory: &Path, variables: &[(&str, &str)]) -> Result<
         if !terminals.contains_key(name) {
             terminals.insert(name.clone(), Terminal::open(directory, variables)?);
         }
-        let terminal = terminals.get_mut(name).context("it was just opened")?;
+        let terminal = terminals.get_mut(name).context("the terminal was just opened")?;
         perform(terminal, &step)
             .with_context(|| format!("line {}: {name} {}", step.line, step.command))?;
     }
@@ -51,7 +51,7 @@ pub fn play(text: &str, directory: &Path, variables: &[(&str, &str)]) -> Result<
 
 fn perform(terminal: &mut Terminal, step: &TranscriptStep) -> Result<()> {
     match step.kind {
-        StepKind::Type => terminal.type_line(&step.command)?,
+        StepKind::Type => terminal.run_command(&step.command)?,
         StepKind::Interrupt => terminal.interrupt()?,
         StepKind::Listen => {}
     }
@@ -60,12 +60,18 @@ fn perform(terminal: &mut Terminal, step: &TranscriptStep) -> Result<()> {
     let deadline = std::time::Instant::now() + STEP_DEADLINE;
     loop {
         let Some(line) = terminal.line(deadline) else {
-            bail!("not over after {STEP_DEADLINE:?}{}", shown(expected, &printed));
+            bail!(
+                "the output is not complete after {STEP_DEADLINE:?}{}",
+                shown(expected, &printed)
+            );
         };
         match line {
             terminal::TerminalLine::Text(text) => printed.push(text),
-            terminal::TerminalLine::End(code) if step.goes_on => {
-                bail!("it ended with code {code}, and should go on{}", shown(expected, &printed));
+            terminal::TerminalLine::End(code) if step.continues => {
+                bail!(
+                    "the command exited with code {code} but should still run{}",
+                    shown(expected, &printed)
+                );
             }
             terminal::TerminalLine::End(code) => {
                 if code != 0 {
@@ -74,10 +80,10 @@ fn perform(terminal: &mut Terminal, step: &TranscriptStep) -> Result<()> {
                 if is_match(expected, &printed) {
                     return Ok(());
                 }
-                bail!("another output{}", shown(expected, &printed));
+                bail!("the output differs{}", shown(expected, &printed));
             }
         }
-        if step.goes_on && is_match(expected, &printed) {
+        if step.continues && is_match(expected, &printed) {
             return Ok(());
         }
     }

@@ -1,7 +1,7 @@
-//! The embedded API server, asked as its users ask it: by kube's client and by the real kubectl.
+//! The embedded API server, tested through kube's client and the real kubectl.
 //!
-//! Every test has a server of its own, in memory, on a free port of an address that no other test
-//! program uses. The server ends with the test's runtime, also when the test fails.
+//! Every test has an in-memory server of its own, on a free port of an address that no other test program
+//! uses. The server ends with the test's runtime, also when the test fails.
 #![cfg(test)]
 
 #[path = "api_server/crds.rs"]

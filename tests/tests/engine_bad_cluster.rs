@@ -1,5 +1,5 @@
-//! Bad RedisClusters on a whole local cluster: each is refused or says what to do, and a good one beside
-//! them becomes Ready and stays it.
+//! RedisClusters that cannot work, on a whole local cluster: each is refused or reports how to fix it, and a good
+//! cluster beside them becomes and stays Ready.
 #![cfg(test)]
 
 use std::{fs, time::Duration};
@@ -13,13 +13,13 @@ use tests::{
     wait::{Poll, until},
 };
 
-/// How long a cluster of one member may take; an idle machine needs a few seconds.
+/// How long a cluster of one member may take to be Ready; an idle machine needs a few seconds.
 const READY_DEADLINE: Duration = Duration::from_secs(60);
-/// How long a message may take.
-const TOLD_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a condition may take to report a fault.
+const REPORT_DEADLINE: Duration = Duration::from_secs(30);
 const NAMESPACE: &str = "bad";
 
-/// A RedisCluster of one member with these fields of `spec` beside.
+/// Returns a RedisCluster of one member with these additional fields of `spec`.
 fn redis_cluster(name: &str, fields: &Value) -> String {
     redis_cluster_in(NAMESPACE, name, fields)
 }
@@ -40,59 +40,65 @@ fn apply(kubectl: &Kubectl, text: &str) -> Result<String, String> {
     kubectl.run_with(&["apply", "-f", "-"], text).map_err(|error| error.to_string())
 }
 
-/// Waits until what kubectl prints contains all these words; gives it.
-async fn tells(
+/// Waits until kubectl's output contains all these texts; returns the output.
+async fn until_printed(
     kubectl: &Kubectl,
     arguments: &[&str],
-    words: &[&str],
+    texts: &[&str],
     deadline: Duration,
 ) -> String {
     let arguments = [arguments, &["--namespace", NAMESPACE]].concat();
-    said(kubectl, &arguments, words, deadline).await
+    until_output(kubectl, &arguments, texts, deadline).await
 }
 
 /// The same in any namespace, within the usual time.
-async fn reported(kubectl: &Kubectl, arguments: &[&str], words: &[&str]) -> String {
-    said(kubectl, arguments, words, TOLD_DEADLINE).await
+async fn until_reported(kubectl: &Kubectl, arguments: &[&str], texts: &[&str]) -> String {
+    until_output(kubectl, arguments, texts, REPORT_DEADLINE).await
 }
 
-async fn said(kubectl: &Kubectl, arguments: &[&str], words: &[&str], deadline: Duration) -> String {
-    let look = || async {
+async fn until_output(
+    kubectl: &Kubectl,
+    arguments: &[&str],
+    texts: &[&str],
+    deadline: Duration,
+) -> String {
+    let poll = || async {
         let text = kubectl.run(arguments)?;
-        Ok(if words.iter().all(|word| text.contains(word)) {
-            Poll::There(text)
+        Ok(if texts.iter().all(|text| text.contains(text)) {
+            Poll::Done(text)
         } else {
             Poll::NotYet(text)
         })
     };
-    until(format!("kubectl {arguments:?} to say {words:?}"), deadline, look).await.unwrap().0
+    until(format!("kubectl {arguments:?} to print {texts:?}"), deadline, poll).await.unwrap().0
 }
 
-async fn is_ready(kubectl: &Kubectl, name: &str) {
+async fn until_ready(kubectl: &Kubectl, name: &str) {
     let condition = ["get", "rediscluster", name, "-o"];
     let path = [r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#];
-    tells(kubectl, &[condition.as_slice(), &path].concat(), &["True"], READY_DEADLINE).await;
+    until_printed(kubectl, &[condition.as_slice(), &path].concat(), &["True"], READY_DEADLINE)
+        .await;
 }
 
-/// Refused at once, with these words for the user.
-fn refused(kubectl: &Kubectl, fields: &Value, words: &[&str]) {
+/// Checks that the API server refuses the object immediately with these texts.
+fn refused(kubectl: &Kubectl, fields: &Value, texts: &[&str]) {
     let error = apply(kubectl, &redis_cluster("refused", fields)).unwrap_err();
-    for word in words {
-        assert!(error.contains(word), "no {word:?} in {error}");
+    for text in texts {
+        assert!(error.contains(text), "no {text:?} in {error}");
     }
 }
 
-/// Types the command that the condition `Degraded` of a cluster names between backticks, as it stands there.
+/// Runs the command between backticks in the condition `Degraded` of a cluster, unchanged.
 fn follow_advice(kubectl: &Kubectl, name: &str) {
     let path = r#"jsonpath={.status.conditions[?(@.type=="Degraded")].message}"#;
-    let told = kubectl.run(&["get", "rediscluster", name, "-n", NAMESPACE, "-o", path]).unwrap();
-    let command = told.split('`').find(|part| part.starts_with("kubectl ")).unwrap();
+    let message = kubectl.run(&["get", "rediscluster", name, "-n", NAMESPACE, "-o", path]).unwrap();
+    let command = message.split('`').find(|part| part.starts_with("kubectl ")).unwrap();
     let output = kubectl.shell(command).unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command}: {said}");
+    let until_output = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command}: {until_output}");
 }
 
-/// A local cluster, a host with the plugin, and the namespace.
+/// Starts a local cluster with the namespace, and a host with the plugin.
 fn start() -> (LocalClusterProcess, Process, Kubectl) {
     let cluster = LocalClusterProcess::start().unwrap();
     let directory = cluster.plugins().unwrap();
@@ -117,24 +123,24 @@ fn end(mut host: Process, cluster: &LocalClusterProcess) {
     });
 }
 
-/// What keeps a cluster from being made, what the table says then, and words of the condition.
+/// A reason why a cluster cannot be created, and the expected column, condition and texts.
 struct FailureCause {
     namespace: &'static str,
     name: &'static str,
     fields: Value,
     reason: &'static str,
     condition: &'static str,
-    words: &'static [&'static str],
+    texts: &'static [&'static str],
 }
 
 fn causes() -> Vec<FailureCause> {
-    let cause = |name, fields, reason, words| FailureCause {
+    let cause = |name, fields, reason, texts| FailureCause {
         namespace: NAMESPACE,
         name,
         fields,
         reason,
         condition: "Degraded",
-        words,
+        texts,
     };
     let password = json!({"auth": {"secretName": "two-lines", "key": "password"}});
     let none = || json!({});
@@ -185,8 +191,8 @@ fn causes() -> Vec<FailureCause> {
 }
 
 #[tokio::test]
-#[expect(clippy::print_stdout, reason = "the table is told with the test")]
-async fn what_keeps_a_cluster_from_being_made_is_told_in_the_table_and_in_a_condition() {
+#[expect(clippy::print_stdout, reason = "the test prints the table")]
+async fn a_cause_of_failure_is_in_the_table_and_in_a_condition() {
     let (cluster, host, kubectl) = start();
     let enforce = json!({"pod-security.kubernetes.io/enforce": "restricted"});
     apply(&kubectl, &namespace("hardened", &enforce)).unwrap();
@@ -203,61 +209,62 @@ async fn what_keeps_a_cluster_from_being_made_is_told_in_the_table_and_in_a_cond
     for FailureCause { namespace, name, fields, .. } in &causes {
         apply(&kubectl, &redis_cluster_in(namespace, name, fields)).unwrap();
     }
-    for FailureCause { namespace, name, reason, condition, words, .. } in &causes {
+    for FailureCause { namespace, name, reason, condition, texts, .. } in &causes {
         let path = format!(r#"jsonpath={{.status.conditions[?(@.type=="{condition}")].message}}"#);
         let arguments = ["get", "rediscluster", name, "--namespace", namespace];
-        let told = reported(&kubectl, &[&arguments[..], &["-o", &path]].concat(), words).await;
-        let row = told_row(&kubectl, &arguments, reason).await;
-        println!("{row}\n  {told}");
+        let message =
+            until_reported(&kubectl, &[&arguments[..], &["-o", &path]].concat(), texts).await;
+        let row = row_with(&kubectl, &arguments, reason).await;
+        println!("{row}\n  {message}");
     }
-    // What stands in the way is taken away.
+    // The quota is removed, and the cluster becomes Ready.
     kubectl.run(&["delete", "resourcequota", "few", "--namespace", "full"]).unwrap();
     let ready = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
     let arguments = ["get", "rediscluster", "quota", "--namespace", "full", "-o", ready];
-    reported(&kubectl, &arguments, &["True"]).await;
+    until_reported(&kubectl, &arguments, &["True"]).await;
     end(host, &cluster);
 }
 
-/// The row of an object in kubectl's table, once it names this reason.
-async fn told_row(kubectl: &Kubectl, arguments: &[&str], reason: &str) -> String {
-    reported(kubectl, &[arguments, &["--no-headers"]].concat(), &[reason]).await
+/// Returns the row of an object in kubectl's table, once it names this reason.
+async fn row_with(kubectl: &Kubectl, arguments: &[&str], reason: &str) -> String {
+    until_reported(kubectl, &[arguments, &["--no-headers"]].concat(), &[reason]).await
 }
 
 #[tokio::test]
-async fn a_bad_cluster_says_what_to_do_and_harms_no_other() {
+async fn a_bad_cluster_reports_how_to_fix_it_and_affects_no_other() {
     let (cluster, host, kubectl) = start();
     apply(&kubectl, &redis_cluster("good", &json!({}))).unwrap();
 
-    // What the definition knows is refused before anything is stored.
+    // Violations of the CRD's schema are refused before anything is stored.
     refused(&kubectl, &json!({"shards": 0}), &["spec.shards", "greater than or equal to 1"]);
     refused(&kubectl, &json!({"sharts": 3}), &["unknown field", "spec.sharts"]);
     refused(&kubectl, &json!({"port": 80}), &["spec.port", "1024"]);
 
-    // What only the plugin knows is told on the object.
+    // Violations that only the plugin knows are reported on the object.
     let describe = |name: &'static str| ["describe", "rediscluster", name];
     let unknown = json!({"settings": {"maxmemroy": "1gb"}});
     apply(&kubectl, &redis_cluster("unknown", &unknown)).unwrap();
-    let words = ["InvalidSpec", ".spec.settings.maxmemroy", "did you mean `maxmemory`"];
-    tells(&kubectl, &describe("unknown"), &words, TOLD_DEADLINE).await;
+    let texts = ["InvalidSpec", ".spec.settings.maxmemroy", "did you mean `maxmemory`"];
+    until_printed(&kubectl, &describe("unknown"), &texts, REPORT_DEADLINE).await;
 
     let secret = json!({"auth": {"secretName": "absent", "key": "password"}});
     apply(&kubectl, &redis_cluster("secretless", &secret)).unwrap();
-    let words = ["SecretMissing", "kubectl", "create secret generic absent"];
-    tells(&kubectl, &describe("secretless"), &words, TOLD_DEADLINE).await;
+    let texts = ["SecretMissing", "kubectl", "create secret generic absent"];
+    until_printed(&kubectl, &describe("secretless"), &texts, REPORT_DEADLINE).await;
 
     apply(&kubectl, &redis_cluster("imageless", &json!({"image": "acme/none:1.0"}))).unwrap();
-    let words = ["acme/none:1.0", "no program", "images"];
-    tells(&kubectl, &["describe", "pods"], &words, TOLD_DEADLINE).await;
-    let words = ["imageless", "ErrImagePull"];
-    tells(&kubectl, &["get", "pods"], &words, TOLD_DEADLINE).await;
-    tells(&kubectl, &describe("imageless"), &["imageless-"], TOLD_DEADLINE).await;
+    let texts = ["acme/none:1.0", "no program", "images"];
+    until_printed(&kubectl, &["describe", "pods"], &texts, REPORT_DEADLINE).await;
+    let texts = ["imageless", "ErrImagePull"];
+    until_printed(&kubectl, &["get", "pods"], &texts, REPORT_DEADLINE).await;
+    until_printed(&kubectl, &describe("imageless"), &["imageless-"], REPORT_DEADLINE).await;
 
-    // The neighbour is well, and each way out works.
-    is_ready(&kubectl, "good").await;
+    // The good cluster is Ready, and following each advice works.
+    until_ready(&kubectl, "good").await;
     apply(&kubectl, &redis_cluster("unknown", &json!({"settings": {"maxmemory": "1gb"}}))).unwrap();
     follow_advice(&kubectl, "secretless");
-    is_ready(&kubectl, "unknown").await;
-    is_ready(&kubectl, "secretless").await;
-    is_ready(&kubectl, "good").await;
+    until_ready(&kubectl, "unknown").await;
+    until_ready(&kubectl, "secretless").await;
+    until_ready(&kubectl, "good").await;
     end(host, &cluster);
 }

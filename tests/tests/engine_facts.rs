@@ -1,4 +1,4 @@
-//! Waiting for facts, asking a port, and settings that a pass suspends, with a real Redis and a host that is killed.
+//! Waiting for facts, probing a port, and temporary settings, with a real Redis and a host that is killed.
 #![cfg(test)]
 
 use std::time::{Duration, Instant};
@@ -16,11 +16,11 @@ use tests::{
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
-/// The setting as the process was started, and as it is while a pass suspends it.
+/// The setting with which the process was started, and its temporary value during a reconcile.
 const USUAL: &str = "5000";
 const SUSPENDED: &str = "700";
 
-/// A cluster with a host, a probe that may set things, and a server that is the probe's only member.
+/// A cluster with a host, a probe with Redis grants, and a server that is the probe's only member.
 struct FactsEnvironment {
     host: Process,
     cluster: LocalClusterProcess,
@@ -29,54 +29,54 @@ struct FactsEnvironment {
 }
 
 impl FactsEnvironment {
-    async fn set() -> Self {
+    async fn start() -> Self {
         let cluster = LocalClusterProcess::start().unwrap();
         let kubectl = cluster.kubectl().unwrap();
         kubectl.run_with(&["apply", "-f", "-"], guests::PROBES).unwrap();
         let probe = guests::probe_of_redis().unwrap();
         guests::install(&cluster.plugins().unwrap(), "probe", &probe).unwrap();
         let host = cluster.host().unwrap();
-        kubectl.run_with(&["apply", "-f", "-"], &order(&json!({"do": "nothing"}))).unwrap();
+        kubectl.run_with(&["apply", "-f", "-"], &probe_object(&json!({"do": "nothing"}))).unwrap();
         let uid = kubectl.run(&["get", "probe", "a", "-o", "jsonpath={.metadata.uid}"]).unwrap();
         kubectl.run_with(&["create", "-f", "-"], &member(uid.trim())).unwrap();
-        let look = || async {
+        let poll = || async {
             let path = "jsonpath={.status.podIP}";
             let address = kubectl.run(&["get", "pod", "a-0", "-o", path])?;
-            Ok(Poll::There(connect(&format!("{}:6379", address.trim()), None)?))
+            Ok(Poll::Done(connect(&format!("{}:6379", address.trim()), None)?))
         };
-        let (server, _) = until("the server", DEADLINE, look).await.unwrap();
+        let (server, _) = until("the server", DEADLINE, poll).await.unwrap();
         Self { host, cluster, kubectl, server }
     }
 
-    /// Tells the probe to suspend the setting and then to go on in this way.
+    /// Makes the probe change the setting temporarily and then behave as `then` says.
     fn suspend(&self, then: &str) {
         self.suspend_if(then, &json!([]));
     }
 
-    /// The same, presuming these facts.
+    /// The same, with these facts as preconditions.
     fn suspend_if(&self, then: &str, presume: &Value) {
         let spec = json!({"do": "suspend", "then": then, "instance": instance(), "pod": "a-0",
             "settings": {"cluster-node-timeout": SUSPENDED}, "presume": presume});
-        self.kubectl.run_with(&["apply", "-f", "-"], &order(&spec)).unwrap();
+        self.kubectl.run_with(&["apply", "-f", "-"], &probe_object(&spec)).unwrap();
     }
 
-    /// `kubectl annotate` of the probe.
+    /// Runs `kubectl annotate` on the probe.
     fn annotate(&self, annotation: &str) {
         self.kubectl.run(&["annotate", "probe", "a", "--overwrite", annotation]).unwrap();
     }
 
-    /// Waits until the server has this value; gives how long that took.
+    /// Waits until the server has this value; returns how long that took.
     async fn has(&self, value: &str) -> Duration {
         let mut server = self.server().unwrap();
-        let look = || {
+        let poll = || {
             let got: redis::RedisResult<(String, String)> =
                 cmd("CONFIG").arg("GET").arg("cluster-node-timeout").query(&mut server);
             async move {
                 let (_, got) = got?;
-                Ok(if got == value { Poll::There(()) } else { Poll::NotYet(got) })
+                Ok(if got == value { Poll::Done(()) } else { Poll::NotYet(got) })
             }
         };
-        until(format!("the setting to be {value}"), DEADLINE, look).await.unwrap().1
+        until(format!("the setting to be {value}"), DEADLINE, poll).await.unwrap().1
     }
 
     fn server(&self) -> anyhow::Result<Connection> {
@@ -85,24 +85,24 @@ impl FactsEnvironment {
         connect(&format!("{}:6379", address.trim()), None)
     }
 
-    /// Waits until the host has logged this many lines with these words.
-    async fn logged(&self, words: &str, count: usize) {
-        let look = || async {
+    /// Waits until the host has logged this many lines with this text.
+    async fn logged(&self, text: &str, count: usize) {
+        let poll = || async {
             let log = std::fs::read_to_string(self.cluster.host_log())?;
-            let found = log.lines().filter(|line| line.contains(words)).count();
-            Ok(if count <= found { Poll::There(()) } else { Poll::NotYet(log) })
+            let found = log.lines().filter(|line| line.contains(text)).count();
+            Ok(if count <= found { Poll::Done(()) } else { Poll::NotYet(log) })
         };
-        until(format!("the host to log {words:?}"), DEADLINE, look).await.unwrap();
+        until(format!("the host to log {text:?}"), DEADLINE, poll).await.unwrap();
     }
 
-    /// What the guest waits for, or not.
+    /// Sets `maxmemory`, the setting for which the guest waits.
     fn limit_memory(&mut self, bytes: &str) {
-        let words = ["SET", "maxmemory", bytes];
-        cmd("CONFIG").arg(&words).exec(&mut self.server).unwrap();
+        let text = ["SET", "maxmemory", bytes];
+        cmd("CONFIG").arg(&text).exec(&mut self.server).unwrap();
     }
 
-    /// How often the server was told settings.
-    fn reported(&mut self) -> u64 {
+    /// Returns how many `CONFIG SET` commands the server has run.
+    fn config_set_count(&mut self) -> u64 {
         let info: String = cmd("INFO").arg("commandstats").query(&mut self.server).unwrap();
         let line = info.lines().find_map(|line| line.strip_prefix("cmdstat_config|set:calls="));
         line.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or_default()
@@ -113,13 +113,13 @@ fn instance() -> Value {
     json!({"namespace": "default", "selector": "app=a", "container": "redis", "port": 6379})
 }
 
-fn order(spec: &Value) -> String {
+fn probe_object(spec: &Value) -> String {
     json!({"apiVersion": "tests.tholepin.dev/v1", "kind": "Probe",
         "metadata": {"name": "a", "namespace": "default"}, "spec": spec})
     .to_string()
 }
 
-/// A server of a cluster of one, owned by the probe.
+/// Returns the Pod of a server that is a cluster of one, owned by the probe.
 fn member(uid: &str) -> String {
     let owner = json!({"apiVersion": "tests.tholepin.dev/v1", "kind": "Probe", "name": "a",
         "uid": uid, "controller": true});
@@ -136,70 +136,70 @@ fn member(uid: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_a_pass_suspends_is_put_back_whatever_becomes_of_it() {
-    let mut stage = FactsEnvironment::set().await;
-    stage.has(USUAL).await;
+async fn temporary_settings_are_restored_however_the_reconcile_ends() {
+    let mut env = FactsEnvironment::start().await;
+    env.has(USUAL).await;
 
-    // The guest waits for a limit of memory; the wait ends with it, and with the pass what was suspended.
-    stage.suspend("wait");
-    stage.has(SUSPENDED).await;
+    // The guest waits for a memory limit. The wait ends with the limit, and the temporary setting with the reconcile.
+    env.suspend("wait");
+    env.has(SUSPENDED).await;
     let since = Instant::now();
-    stage.limit_memory("1gb");
-    stage.has(USUAL).await;
-    stage.logged("waited: ok Held", 1).await;
+    env.limit_memory("1gb");
+    env.has(USUAL).await;
+    env.logged("waited: ok Held", 1).await;
     assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
 
-    // The guest traps, and another time computes until it is stopped.
-    for (then, words) in [("panic", "told to panic"), ("loop", "used more than")] {
-        let before = stage.reported();
-        stage.suspend(then);
-        stage.logged(words, 1).await;
-        stage.has(USUAL).await;
-        assert!(before + 2 <= stage.reported(), "set and put back, both by the host");
+    // The guest traps, and in a second run computes until it is stopped.
+    for (then, text) in [("panic", "told to panic"), ("loop", "used more than")] {
+        let before = env.config_set_count();
+        env.suspend(then);
+        env.logged(text, 1).await;
+        env.has(USUAL).await;
+        assert!(before + 2 <= env.config_set_count(), "set and restored, both by the host");
     }
 
-    stage.limit_memory("0");
+    env.limit_memory("0");
 
-    // The object is paused while the guest waits for what never comes.
-    stage.suspend("wait-in-vain");
-    stage.has(SUSPENDED).await;
-    stage.annotate("tholepin.dev/paused=true");
-    let took = stage.has(USUAL).await;
-    stage.logged("waited: Interrupted", 1).await;
+    // The object is paused while the guest waits for a value that never comes.
+    env.suspend("wait-in-vain");
+    env.has(SUSPENDED).await;
+    env.annotate("tholepin.dev/paused=true");
+    let took = env.has(USUAL).await;
+    env.logged("waited: Interrupted", 1).await;
     assert!(took < Duration::from_secs(1), "{took:?}");
-    stage.annotate("tholepin.dev/paused-");
+    env.annotate("tholepin.dev/paused-");
 
     let ask = json!({"do": "call-in-reconcile", "function": "runtime/probe"});
-    stage.kubectl.run_with(&["apply", "-f", "-"], &order(&ask)).unwrap();
-    stage.logged("ok Connected", 1).await;
+    env.kubectl.run_with(&["apply", "-f", "-"], &probe_object(&ask)).unwrap();
+    env.logged("ok Connected", 1).await;
 
-    // The host is killed: nobody puts it back until there is one again.
-    stage.suspend("wait-long");
-    stage.has(SUSPENDED).await;
-    stage.host.kill().unwrap();
-    stage.has(SUSPENDED).await;
-    let look = json!({"do": "look", "instance": instance()});
-    stage.kubectl.run_with(&["apply", "-f", "-"], &order(&look)).unwrap();
-    let told = stage.reported();
-    stage.host = stage.cluster.host().unwrap();
-    stage.has(USUAL).await;
-    assert_eq!(stage.reported(), told + 1, "by the host, once");
-    stage.host.end().unwrap();
+    // The host is killed: the setting is restored only after a host runs again.
+    env.suspend("wait-long");
+    env.has(SUSPENDED).await;
+    env.host.kill().unwrap();
+    env.has(SUSPENDED).await;
+    let poll = json!({"do": "look", "instance": instance()});
+    env.kubectl.run_with(&["apply", "-f", "-"], &probe_object(&poll)).unwrap();
+    let commands_before = env.config_set_count();
+    env.host = env.cluster.host().unwrap();
+    env.has(USUAL).await;
+    assert_eq!(env.config_set_count(), commands_before + 1, "by the host, once");
+    env.host.end().unwrap();
 }
 
 #[tokio::test]
 async fn facts_end_a_plan_guard_an_action_and_wake_an_object() {
-    let mut stage = FactsEnvironment::set().await;
-    stage.annotate("tholepin.dev/paused=true");
-    stage.suspend("planned");
-    stage.logged("paused by the annotation", 1).await;
-    let told = stage.reported();
-    let command = CommandLine::of(&stage.cluster);
-    let look = || async {
+    let mut env = FactsEnvironment::start().await;
+    env.annotate("tholepin.dev/paused=true");
+    env.suspend("planned");
+    env.logged("paused by the annotation", 1).await;
+    let commands_before = env.config_set_count();
+    let command = CommandLine::of(&env.cluster);
+    let poll = || async {
         let (code, plan) = command.plan(&["probe/a"])?;
-        Ok(if code == 2 { Poll::There(plan) } else { Poll::NotYet(plan.to_string()) })
+        Ok(if code == 2 { Poll::Done(plan) } else { Poll::NotYet(plan.to_string()) })
     };
-    let (plan, _) = until("a plan with something to do", DEADLINE, look).await.unwrap();
+    let (plan, _) = until("a plan with steps", DEADLINE, poll).await.unwrap();
     let commands: Vec<&str> = plan["steps"]
         .as_array()
         .unwrap()
@@ -211,25 +211,25 @@ async fn facts_end_a_plan_guard_an_action_and_wake_an_object() {
     let stops = plan["stops"].as_str().unwrap();
     assert!(stops.starts_with("the wait until member `a-0`"), "{stops}");
     assert!(stops.ends_with("and it is \"0\""), "{stops}");
-    assert_eq!(stage.reported(), told, "a plan tells the server nothing");
+    assert_eq!(env.config_set_count(), commands_before, "a plan sends no settings");
 
-    // What is presumed is read anew right before the action, and the refusal says what is there.
+    // Preconditions are read again right before the action, and the refusal names the present value.
     let presumed = json!([{"subject": {"member": {"pod": "a-0"}},
         "field": ".answer.answered.settings.maxmemory", "op": "equals", "value": "7"}]);
-    stage.suspend_if("presumed", &presumed);
-    stage.annotate("tholepin.dev/paused-");
-    stage.logged("the precondition that member `a-0`", 1).await;
-    assert_eq!(stage.reported(), told, "what is refused is not sent");
+    env.suspend_if("presumed", &presumed);
+    env.annotate("tholepin.dev/paused-");
+    env.logged("the precondition that member `a-0`", 1).await;
+    assert_eq!(env.config_set_count(), commands_before, "a refused action is not sent");
 
-    // Between passes a fact wakes the object, long before it would be looked at again.
+    // Between reconciles a fact wakes the object, long before its requeue.
     let fact = json!({"subject": {"member": {"instance": instance(), "pod": "a-0"}},
         "field": ".answer.answered.settings.maxmemory", "op": "not-equals", "value": "0"});
     let sleep = json!({"do": "sleep", "wake": [{"fact": fact}]});
-    stage.kubectl.run_with(&["apply", "-f", "-"], &order(&sleep)).unwrap();
-    stage.logged("asleep until", 1).await;
-    stage.limit_memory("1gb");
+    env.kubectl.run_with(&["apply", "-f", "-"], &probe_object(&sleep)).unwrap();
+    env.logged("asleep until", 1).await;
+    env.limit_memory("1gb");
     let since = Instant::now();
-    stage.logged("asleep until", 2).await;
+    env.logged("asleep until", 2).await;
     assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
-    stage.host.end().unwrap();
+    env.host.end().unwrap();
 }

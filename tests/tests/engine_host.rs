@@ -1,8 +1,8 @@
-//! The engine as its users meet it: `tholepin local --api-only` and `tholepin run` as two processes,
-//! plugins as files in a directory, objects by the real kubectl.
+//! The engine as users run it: `tholepin local --api-only` and `tholepin run` as two processes, plugins as files
+//! in a directory, objects through the real kubectl.
 //!
-//! No test here needs Redis: the guests of `tests/guests` reconcile kinds of their own. Every test has a
-//! cluster and a host of its own, which start in a tenth of a second and end with the test.
+//! No test here needs Redis: the guests of `tests/guests` reconcile kinds of their own. Every test has its own
+//! cluster and host, which start in a tenth of a second and end with the test.
 #![cfg(test)]
 
 #[path = "engine_host/admin.rs"]

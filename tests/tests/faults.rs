@@ -1,18 +1,18 @@
-//! The faults that lost data or service, each as an input on real processes: what was done, what happened
-//! before it was mended, what happens now, and how many keys there are before and after.
+//! A table of faults that once lost data or service, each injected on real processes: the input, the behaviour
+//! before the fix, the behaviour now, and the number of keys before and after.
 //!
 //! ```text
-//! cargo test -p tests --test faults -- --all               the whole table, and no random faults
-//! cargo test -p tests --test faults -- --only 4,7          these lines of the issue
-//! cargo test -p tests --test faults -- --only 4a,5@1x1s    one case; a line with one shape
+//! cargo test -p tests --test faults -- --all               the whole table, without random faults
+//! cargo test -p tests --test faults -- --only 4,7          all cases of these numbers
+//! cargo test -p tests --test faults -- --only 4a,5@1x1s    one case; all cases of a number with one shape
 //! cargo test -p tests --test faults -- --only random       seeded random faults (SEED=…, MINUTES=…)
-//! cargo test -p tests --test faults -- --minute COMMIT     a minute of cases, chosen by the commit
+//! cargo test -p tests --test faults -- --minute COMMIT     about a minute of cases, chosen by the commit's hash
 //! cargo test -p tests --test faults -- --list              the names, with the options before it
 //! ```
 //!
-//! A shape is written shards x replicas, with an `s` behind it where the Pods have volumes. Each row says
-//! what is right by the issue, whatever the code does. Without an option nothing runs: `make test` has the
-//! scenarios.
+//! A shape is written SHARDSxREPLICAS, followed by `s` if the Pods have volumes. Without an option nothing runs:
+//! `make test` runs the scenarios instead. A name without a case is an error, also where cargo passes the filter of
+//! another test target to this one.
 
 #[path = "faults/attacked.rs"]
 mod attacked;
@@ -60,14 +60,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use tests::redis_cluster::RedisCluster;
+use anyhow::{Result, bail};
+use tests::{
+    redis_cluster::RedisCluster,
+    selection::{self, Arguments},
+};
 
 use table::FaultRows;
 
-/// How many seconds of cases `--minute` chooses.
+/// How many seconds of cases `--minute` selects.
 const MINUTE_S: u64 = 60;
-/// How much longer than it says a case may take before it is given up, and how much at least.
+/// A case is given up after its expected time multiplied by this factor, but not before this least time.
 const GIVE_UP_FACTOR: u32 = 5;
 const GIVE_UP_LEAST: Duration = Duration::from_secs(240);
 
@@ -75,20 +78,20 @@ type MeasuredCase<'a> = Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
 
 /// A case of the table: one or more inputs on a cluster of each of these shapes.
 struct FaultCase {
-    /// The line of the issue; 17 for what public bug reports and attacks found beyond it.
-    line: u8,
-    /// The line and a letter.
+    /// The number of the fault; 17 are the faults found in public bug reports and by attacks.
+    number: u8,
+    /// The number and a letter.
     name: &'static str,
     shapes: &'static [RedisCluster],
-    /// How long one shape takes, in seconds on an idle machine.
+    /// The expected time with one shape, in seconds on an idle machine, without the start of its Pods.
     cost_s: u64,
     measure: for<'a> fn(&'a mut FaultRows, RedisCluster) -> MeasuredCase<'a>,
 }
 
 macro_rules! case {
-    ($line:literal, $name:literal, $shapes:ident, $cost_s:literal, $measure:path) => {
+    ($number:literal, $name:literal, $shapes:ident, $cost_s:literal, $measure:path) => {
         FaultCase {
-            line: $line,
+            number: $number,
             name: $name,
             shapes: $shapes,
             cost_s: $cost_s,
@@ -101,7 +104,7 @@ const fn shape(shards: usize, replicas: usize, storage: bool) -> RedisCluster {
     RedisCluster { shards, replicas, storage, ..RedisCluster::USUAL }
 }
 
-/// With and without volumes, with one shard, three and five.
+/// With and without volumes, with one, three and five shards.
 const EACH: &[RedisCluster] = &[
     shape(1, 1, false),
     shape(3, 1, false),
@@ -133,8 +136,8 @@ const CASES: &[FaultCase] = &[
     case!(4, "4d", TWO_PAIRS, 30, guard::a_fresh_process_is_at_a_peer_s_address),
     case!(4, "4e", PAIR, 55, guard::the_only_follower_hangs),
     case!(4, "4f", PAIR, 80, guard::every_copy_has_ended),
-    case!(5, "5a", EACH, 60, others_go_on::one_trouble_at_a_time),
-    case!(5, "5b", PAIR, 25, others_go_on::the_plugin_is_gone),
+    case!(5, "5a", EACH, 60, others_go_on::one_change_cannot_be_applied),
+    case!(5, "5b", PAIR, 25, others_go_on::the_plugin_s_files_are_removed),
     case!(5, "5c", USUAL, 25, others_go_on::another_host_finds_the_accepted_spec),
     case!(6, "6a", EACH, 30, away::a_primary_dies_unreported),
     case!(6, "6b", EACH, 20, away::a_primary_s_end_was_reported),
@@ -147,8 +150,8 @@ const CASES: &[FaultCase] = &[
     case!(8, "8b", USUAL, 25, credentials::a_password_is_added),
     case!(8, "8c", PAIR, 15, credentials::a_password_is_empty),
     case!(8, "8d", MEMORY_EACH, 60, credentials::the_kept_password_is_lost),
-    case!(9, "9a", USUAL, 30, mended::a_spec_is_mended_at_creation),
-    case!(9, "9b", USUAL, 25, mended::a_spec_is_mended_on_a_running_cluster),
+    case!(9, "9a", USUAL, 30, mended::a_spec_is_corrected_at_creation),
+    case!(9, "9b", USUAL, 25, mended::a_spec_is_corrected_on_a_running_cluster),
     case!(10, "10a", PAIR, 50, settings::a_bad_setting_at_creation),
     case!(10, "10b", PAIR, 60, settings::a_bad_setting_and_a_restart),
     case!(10, "10c", PAIR, 15, settings::a_good_setting_survives_a_restart),
@@ -163,17 +166,17 @@ const CASES: &[FaultCase] = &[
     case!(17, "17a", USUAL_KEPT, 60, reports::a_volume_is_lost),
     case!(17, "17b", USUAL_KEPT, 30, reports::identities_are_lost),
     case!(17, "17c", USUAL, 40, reports::new_clients_are_refused),
-    case!(17, "17e", USUAL_KEPT, 70, reports::a_replica_fell_away),
+    case!(17, "17e", USUAL_KEPT, 70, reports::a_replica_is_disconnected),
     case!(17, "17d", PAIR, 15, reports::the_password_has_a_line_break),
     case!(17, "17f", USUAL_EACH, 45, attacked::a_replica_hung),
     case!(17, "17g", USUAL, 40, attacked::killed_at_creation),
     case!(17, "17h", USUAL, 20, attacked::a_slot_is_disowned),
     case!(17, "17i", USUAL_KEPT, 60, attacked::other_shards),
     case!(17, "17j", USUAL, 45, attacked::the_accepted_spec_is_deleted),
-    case!(17, "17k", USUAL_EACH, 70, hung::a_primary_hangs_and_goes_on),
+    case!(17, "17k", USUAL_EACH, 70, hung::a_primary_hangs_and_continues),
 ];
 
-/// By name only: it takes as long as it is told to.
+/// Runs only by name: it takes as long as `MINUTES` says.
 const RANDOM: &[FaultCase] = &[case!(0, "random", USUAL_EACH, 600, random::faults)];
 
 fn main() -> ExitCode {
@@ -181,44 +184,46 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            say(&format!("{error:#}"));
+            print_line(&format!("{error:#}"));
             ExitCode::FAILURE
         }
     }
 }
 
 fn run() -> Result<bool> {
-    let arguments: Vec<String> = env::args().skip(1).collect();
+    let given: Vec<String> = env::args().skip(1).collect();
+    let arguments = Arguments::parse(&given, OPTIONS)?;
     let chosen = chosen(&arguments)?;
-    if arguments.iter().any(|argument| argument == "--list") {
-        chosen.iter().for_each(|one| say(&format!("{}: test", one.name())));
+    if arguments.is_list {
+        chosen.iter().for_each(|chosen_case| print_line(&format!("{}: test", chosen_case.name())));
         return Ok(true);
     }
     if chosen.is_empty() {
+        print_line("no fault runs without a selection: --all, --only NAMES or --minute COMMIT");
         return Ok(true);
     }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(2).enable_all().build()?;
     let start = Instant::now();
     let (mut green, mut red) = (0, Vec::new());
-    say("      line, shape | input | before | now | keys before → after | time");
-    for one in &chosen {
-        let mut rows = FaultRows::new(one.case.line, label(&one.shape));
-        let give_up = one.give_up();
+    print_line("      case, shape | input | before | now | keys before → after | time");
+    for chosen_case in &chosen {
+        let mut rows = FaultRows::new(chosen_case.case.number, label(&chosen_case.shape));
+        let give_up = chosen_case.give_up();
         let measured = runtime.block_on(async {
-            let measure = (one.case.measure)(&mut rows, one.shape.clone());
+            let measure = (chosen_case.case.measure)(&mut rows, chosen_case.shape.clone());
             let measured = tokio::time::timeout(give_up, measure).await;
-            measured.unwrap_or_else(|_| bail!("not at its end after {give_up:?}"))
+            measured.unwrap_or_else(|_| bail!("not finished after {give_up:?}"))
         });
         if let Err(error) = measured {
-            rows.failed(one.case.name, &error);
+            rows.failed(chosen_case.case.name, &error);
         }
         let (more, others) = rows.into_parts();
         green += more;
         red.extend(others);
     }
-    red.iter().for_each(|row| say(&format!("red: {row}")));
-    say(&format!("{green} green, {} red, in {} s", red.len(), start.elapsed().as_secs()));
+    red.iter().for_each(|row| print_line(&format!("red: {row}")));
+    print_line(&format!("{green} green, {} red, in {} s", red.len(), start.elapsed().as_secs()));
     Ok(red.is_empty())
 }
 
@@ -233,16 +238,16 @@ impl ChosenCase {
         format!("{}@{}", self.case.name, short_label(&self.shape))
     }
 
-    /// After this it has failed, whatever it waits for.
+    /// Returns the time after which the case has failed, whatever it waits for.
     fn give_up(&self) -> Duration {
-        if self.case.line == 0 {
+        if self.case.number == 0 {
             return random::time() + GIVE_UP_LEAST * 2;
         }
         self.cost().saturating_mul(GIVE_UP_FACTOR).max(GIVE_UP_LEAST)
     }
 
     fn cost(&self) -> Duration {
-        // Each Pod takes its time to start.
+        // Each Pod adds about a second to start.
         Duration::from_secs(self.case.cost_s + self.shape.pods() as u64)
     }
 }
@@ -258,65 +263,48 @@ fn with_shapes(cases: &'static [FaultCase]) -> Vec<ChosenCase> {
     cases.iter().flat_map(each).collect()
 }
 
-/// Which cases the arguments ask for.
-fn chosen(arguments: &[String]) -> Result<Vec<ChosenCase>> {
-    let mut words = arguments.iter();
-    let mut chosen = Vec::new();
-    while let Some(word) = words.next() {
-        match word.as_str() {
-            "--all" => chosen = all(),
-            "--only" => {
-                let names = words.next().context("--only needs names, such as 4,5a,7@1x1")?;
-                for name in names.split(',') {
-                    chosen.extend(named(name)?);
-                }
-            }
-            "--minute" => {
-                chosen = minute(words.next().context("--minute needs a commit's hash")?);
-            }
-            _ => {}
-        }
-    }
-    Ok(chosen)
+/// The options that select cases, with their numbers of values.
+const OPTIONS: &[(&str, usize)] = &[("--all", 0), ("--minute", 1)];
+
+/// Returns the cases that the arguments select: none by default, all for a list.
+fn chosen(arguments: &Arguments) -> Result<Vec<ChosenCase>> {
+    let known: Vec<_> = all().iter().map(ChosenCase::name).collect();
+    let selected = match &arguments.option {
+        Some(("--minute", commit)) => minute(&commit.concat()),
+        None if !arguments.names.is_empty() => arguments.named(named, &known)?,
+        None if !arguments.is_list => return Ok(Vec::new()),
+        _ => all(),
+    };
+    arguments.without_skipped(selected, ChosenCase::name, &known)
 }
 
-/// `4` is a line, `4a` a case, and what follows an `@` a shape.
-fn named(wanted: &str) -> Result<Vec<ChosenCase>> {
-    let (name, shape) = wanted.split_once('@').unwrap_or((wanted, ""));
-    let fits = |one: &ChosenCase| {
-        let is_named = one.case.name == name || one.case.line.to_string() == name;
-        is_named && (shape.is_empty() || short_label(&one.shape) == shape)
+/// Returns the cases of a number (`4`) or a name (`4a`), with `@SHAPE` only those of that shape.
+fn named(selector: &str) -> Vec<ChosenCase> {
+    let (name, shape) = selector.split_once('@').unwrap_or((selector, ""));
+    let matches = |chosen: &ChosenCase| {
+        let is_named = chosen.case.name == name || chosen.case.number.to_string() == name;
+        is_named && (shape.is_empty() || short_label(&chosen.shape) == shape)
     };
     let every = [all(), with_shapes(RANDOM)].map(Vec::into_iter).into_iter().flatten();
-    let found: Vec<_> = every.filter(fits).collect();
-    let names: Vec<_> = all().iter().map(ChosenCase::name).collect();
-    ensure!(!found.is_empty(), "there is no case `{wanted}`; there are {}", names.join(", "));
-    Ok(found)
+    every.filter(matches).collect()
 }
 
-/// The cases that a commit runs: in the order of a hash over the commit and the case, those that fit into
-/// a minute. Every commit runs others, and the same commit the same.
+/// Returns the cases for a commit: ordered by a hash of the commit and the case, as many as fit into a minute.
+/// The same commit always selects the same cases, other commits select others.
 fn minute(commit: &str) -> Vec<ChosenCase> {
     let mut ordered = all();
-    ordered.sort_by_key(|one| hash(&format!("{commit} {}", one.name())));
+    ordered.sort_by_key(|chosen_case| selection::hash(&format!("{commit} {}", chosen_case.name())));
     let mut left = Duration::from_secs(MINUTE_S);
-    ordered.retain(|one| {
-        let fits = one.cost() <= left;
+    ordered.retain(|chosen_case| {
+        let fits = chosen_case.cost() <= left;
         if fits {
-            left -= one.cost();
+            left -= chosen_case.cost();
         }
         fits
     });
     let names: Vec<_> = ordered.iter().map(ChosenCase::name).collect();
-    say(&format!("a minute of faults for {commit}: {}", names.join(", ")));
+    print_line(&format!("a minute of faults for {commit}: {}", names.join(", ")));
     ordered
-}
-
-/// FNV-1a: the same on every machine and with every toolchain.
-fn hash(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
 }
 
 fn label(shape: &RedisCluster) -> String {
@@ -329,7 +317,7 @@ fn short_label(shape: &RedisCluster) -> String {
     format!("{shards}x{replicas}{}", if *storage { "s" } else { "" })
 }
 
-pub(crate) fn say(line: &str) {
-    // Whoever closed the pipe does not want to know.
+pub(crate) fn print_line(line: &str) {
+    // An error means that the reader closed the pipe.
     writeln!(io::stdout(), "{line}").ok();
 }

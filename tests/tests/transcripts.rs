@@ -1,14 +1,14 @@
-//! What the documentation shows is what a terminal shows: each transcript is typed again.
+//! The terminal transcripts of the documentation, replayed in real shells.
 #![cfg(test)]
 
 use std::{env, fs, os::unix::fs::symlink, path::Path, time::Instant};
 
 use tests::{guests, kubectl::Kubectl, process::tholepin, transcript};
 
-/// `plugins/README.md`. What is built is kept for the next run: then it takes seconds, not minutes.
+/// Replays `plugins/README.md`. The build folder is kept for the next run, which then takes seconds, not minutes.
 #[test]
-#[expect(clippy::print_stdout, reason = "what was measured is told with the test")]
-fn a_newcomer_comes_from_nothing_to_a_plugin_of_their_own() {
+#[expect(clippy::print_stdout, reason = "the test prints what it measured")]
+fn the_transcript_of_the_plugin_tutorial_replays() {
     let home = tempfile::Builder::new().prefix("tholepin-test-").tempdir().unwrap();
     let path = programs(home.path());
     let built = guests::target().unwrap().join("transcripts");
@@ -20,12 +20,12 @@ fn a_newcomer_comes_from_nothing_to_a_plugin_of_their_own() {
         ("PATH", path.as_str()),
         ("CARGO_TARGET_DIR", built.as_str()),
         ("XDG_CACHE_HOME", cache.as_str()),
-        // Then the host's admin file is in the cache, and no other host's.
+        // Without it the host's admin file is in the cache folder, so no other host's file is found.
         ("XDG_RUNTIME_DIR", ""),
         ("CARGO_TERM_COLOR", "never"),
-        // What the project's lock file names is on this machine: building this tree needed it.
+        // The crates of the project's lock file are on this machine, because this tree was built here.
         ("CARGO_NET_OFFLINE", "true"),
-        // The tests of the new plugin end in one order.
+        // The new plugin's tests print in a fixed order.
         ("RUST_TEST_THREADS", "1"),
         ("NO_COLOR", "1"),
         ("THOLEPIN_LOG", "warn"),
@@ -35,7 +35,7 @@ fn a_newcomer_comes_from_nothing_to_a_plugin_of_their_own() {
     println!("from nothing to a plugin of one's own in {:?}", start.elapsed());
 }
 
-/// A search path on which this tree's program and the tests' kubectl come first.
+/// Returns a PATH that begins with this tree's `tholepin` and the tests' kubectl.
 fn programs(home: &Path) -> String {
     let programs = home.join("programs");
     fs::create_dir(&programs).unwrap();
@@ -44,10 +44,10 @@ fn programs(home: &Path) -> String {
     format!("{}:{}", programs.display(), env::var("PATH").unwrap())
 }
 
-/// A bad build, the way back, files that are gone, an edit by hand.
+/// Replays a bad build, a rollback, removed plugin files and a manual edit.
 #[test]
-#[expect(clippy::print_stdout, reason = "what was measured is told with the test")]
-fn an_operator_sees_what_is_wrong_and_gets_back() {
+#[expect(clippy::print_stdout, reason = "the test prints what it measured")]
+fn the_transcript_of_the_operator_replays() {
     let home = tempfile::Builder::new().prefix("tholepin-test-").tempdir().unwrap();
     let (path, folder) = (programs(home.path()), home.path().join("work"));
     fs::create_dir(&folder).unwrap();

@@ -1,9 +1,9 @@
-//! The plugin `redis-cluster` without a sandbox: what the benchmark compares the Wasm build with.
+//! The plugin `redis-cluster` without a sandbox, with which the benchmark compares the Wasm build.
 //!
-//! It is a program of its own, so that it is built with the profile that plugins are built with.
+//! It is a program of its own, so that it is built with the profile of plugins.
 //!
-//! Reads a request, a recording, and then orders, each on a line: `json COUNT` or `values COUNT`. To
-//! each order it answers with the nanoseconds of each pass and with the outcome, as JSON on a line.
+//! Reads a request and a recording, one per line, and then orders: `json COUNT` or `values COUNT`. For each
+//! order it prints a line of JSON with the nanoseconds of each reconcile and with the outcome.
 
 use std::{
     error::Error,
@@ -27,31 +27,32 @@ fn main() -> Result<(), NativeError> {
     let request: ReconcileRequest = serde_json::from_str(&line()?.ok_or("no request")?)?;
     let recording = line()?.ok_or("no recording")?;
     while let Some(order) = line()? {
-        let (way, count) = order.split_once(' ').ok_or("an order is a way and a count")?;
-        let pass: fn(&ReplayHost, ReconcileRequest) -> Result<ReconcileOutcome, NativeError> =
-            match way {
+        let (format, count) =
+            order.split_once(' ').ok_or("an order is `json COUNT` or `values COUNT`")?;
+        let reconcile: fn(&ReplayHost, ReconcileRequest) -> Result<ReconcileOutcome, NativeError> =
+            match format {
                 "json" => through_json,
                 "values" => |host, request| with_values(host, request),
-                _ => return Err(format!("`{way}` is neither json nor values").into()),
+                _ => return Err(format!("`{format}` is neither json nor values").into()),
             };
-        let mut taken_ns = Vec::new();
+        let mut times_ns = Vec::new();
         let mut outcome = ReconcileOutcome::default();
         for _ in 0..count.parse::<u32>()? {
-            let (host, given) = (ReplayHost::from_recording(&recording)?, request.clone());
+            let (host, request_copy) = (ReplayHost::from_recording(&recording)?, request.clone());
             let start = Instant::now();
-            outcome = pass(&host, given)?;
-            taken_ns.push(u64::try_from(start.elapsed().as_nanos())?);
+            outcome = reconcile(&host, request_copy)?;
+            times_ns.push(u64::try_from(start.elapsed().as_nanos())?);
             if let Some(missing) = host.missing().first() {
-                return Err(format!("the recording holds no {missing}").into());
+                return Err(format!("the recording has no answer to {missing}").into());
             }
         }
-        let answer = json!({"takenNs": taken_ns, "outcome": outcome});
+        let answer = json!({"takenNs": times_ns, "outcome": outcome});
         writeln!(io::stdout(), "{answer}")?;
     }
     Ok(())
 }
 
-/// A pass in which everything crosses the border that a guest's would, as the same text.
+/// Runs a reconcile in which every document is serialised and parsed, as at the border of a Wasm guest.
 fn through_json(
     host: &ReplayHost,
     request: ReconcileRequest,
@@ -61,7 +62,7 @@ fn through_json(
     Ok(serde_json::from_str(&serde_json::to_string(&outcome)?)?)
 }
 
-/// A pass in which the plugin is handed what the host has.
+/// Runs a reconcile that gets the host's values directly.
 fn with_values(
     host: &dyn Host,
     request: ReconcileRequest,
@@ -70,44 +71,44 @@ fn with_values(
     Ok(outcome.map_err(|failure| format!("{failure:?}"))?)
 }
 
-/// Prints and reads each argument and each answer that is a document, as the contract has it.
+/// Serialises and parses each argument and each answer that is a document, as the contract requires.
 struct NativeHost<'a>(&'a ReplayHost);
 
 type NativeReply<T> = Result<T, tholepin_sdk::Error>;
 
-fn cross(document: &Value) -> NativeReply<Value> {
+fn through_json_value(document: &Value) -> NativeReply<Value> {
     let read = serde_json::to_string(document).and_then(|text| serde_json::from_str(&text));
     read.map_err(|error| tholepin_sdk::Error::Other(error.to_string()))
 }
 
-fn cross_unread(document: Document) -> NativeReply<Document> {
+fn through_json_text(document: Document) -> NativeReply<Document> {
     let text = serde_json::to_string(&document.value()?);
     text.map(Document::text).map_err(|error| tholepin_sdk::Error::Other(error.to_string()))
 }
 
-fn cross_all(documents: &[Value]) -> NativeReply<Vec<Value>> {
-    documents.iter().map(cross).collect()
+fn through_json_values(documents: &[Value]) -> NativeReply<Vec<Value>> {
+    documents.iter().map(through_json_value).collect()
 }
 
 impl Host for NativeHost<'_> {
     fn get(&self, object: &ObjectRef, read: ReadMode, fields: &[&str]) -> NativeReply<Value> {
-        cross(&self.0.get(object, read, fields)?)
+        through_json_value(&self.0.get(object, read, fields)?)
     }
 
     fn list(&self, query: &ListQuery) -> NativeReply<Vec<Value>> {
-        cross_all(&self.0.list(query)?)
+        through_json_values(&self.0.list(query)?)
     }
 
     fn apply(&self, object: &Value, force: bool) -> NativeReply<Document> {
-        cross_unread(self.0.apply(&cross(object)?, force)?)
+        through_json_text(self.0.apply(&through_json_value(object)?, force)?)
     }
 
     fn apply_status(&self, object: &Value) -> NativeReply<Document> {
-        cross_unread(self.0.apply_status(&cross(object)?)?)
+        through_json_text(self.0.apply_status(&through_json_value(object)?)?)
     }
 
     fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> NativeReply<Document> {
-        cross_unread(self.0.merge_patch(object, &cross(patch)?)?)
+        through_json_text(self.0.merge_patch(object, &through_json_value(patch)?)?)
     }
 
     fn delete(&self, object: &ObjectRef, options: &DeleteOptions) -> NativeReply<()> {
@@ -119,7 +120,7 @@ impl Host for NativeHost<'_> {
     }
 
     fn warnings(&self, object: &ObjectRef) -> NativeReply<Vec<Value>> {
-        cross_all(&self.0.warnings(object)?)
+        through_json_values(&self.0.warnings(object)?)
     }
 
     fn pipeline(&self, pipeline: &Pipeline) -> NativeReply<Vec<RedisReply>> {
@@ -131,12 +132,12 @@ impl Host for NativeHost<'_> {
     }
 
     fn observe(&self, instance: &Value) -> NativeReply<Document> {
-        cross_unread(self.0.observe(&cross(instance)?)?)
+        through_json_text(self.0.observe(&through_json_value(instance)?)?)
     }
 
     fn act(&self, instance: &Value, actions: &[Value]) -> NativeReply<Vec<NativeReply<Document>>> {
-        let results = self.0.act(&cross(instance)?, &cross_all(actions)?)?;
-        Ok(results.into_iter().map(|result| cross_unread(result?)).collect())
+        let results = self.0.act(&through_json_value(instance)?, &through_json_values(actions)?)?;
+        Ok(results.into_iter().map(|result| through_json_text(result?)).collect())
     }
 
     fn now_ms(&self) -> NativeReply<u64> {
@@ -148,7 +149,7 @@ impl Host for NativeHost<'_> {
     }
 
     fn parameters(&self) -> NativeReply<Value> {
-        cross(&self.0.parameters()?)
+        through_json_value(&self.0.parameters()?)
     }
 
     fn wait(&self, facts: &[Fact], ms: u32) -> NativeReply<WaitOutcome> {

@@ -1,4 +1,4 @@
-//! What must hold at every moment, sampled all through a scenario.
+//! The oracle Invariants: conditions that must hold at every moment of a scenario, checked by sampling.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,32 +15,32 @@ use redis::Connection;
 use serde_json::Value;
 
 use super::StopOnDrop;
-use crate::{member::ServerInfo, router::connect};
+use crate::{member::ServerInfo, router::connect, wait::elapse_blocking};
 
-/// Pause between two samples.
+/// The pause between two samples.
 const PAUSE: Duration = Duration::from_millis(100);
-/// The most samples: the loop is bounded whatever happens.
+/// The most samples, so that the loop always ends.
 const SAMPLES_MAX: usize = 20_000;
-/// The most servers that are sampled; the oldest address goes when more are learnt.
+/// The most servers that are sampled; further addresses are not added.
 const SERVERS_MAX: usize = 64;
-/// How long a living primary's slots may be without service: a server takes up to half a second to
-/// believe that all is well again, and a sample may be late.
+/// How long the slots of a running primary may be unserved: a server takes up to half a second to report
+/// `cluster_state:ok` again, and a sample may be late.
 pub const UNSERVED_MAX: Duration = Duration::from_secs(2);
-/// Commands that destroy data, as `INFO commandstats` names them; no scenario grants one.
+/// Commands that destroy data, as `INFO commandstats` names them; no scenario approves one.
 const DESTROYS: &[&str] = &["cmdstat_flushall", "cmdstat_flushdb"];
 
-/// Samples every server until it is finished; servers are learnt from each other's `CLUSTER NODES`.
+/// Samples every server until it is finished. New servers are found in `CLUSTER NODES` of the known ones.
 pub struct Invariants {
     watched: StopOnDrop,
     sampler: JoinHandle<BTreeSet<String>>,
     audit_log: PathBuf,
-    /// How many lines the audit log had at the start.
+    /// The number of lines of the audit log at the start.
     audit_start: usize,
 }
 
 impl Invariants {
-    /// Starts to sample, beginning at these addresses `ip:port`. `audit_log` is the API server's, and
-    /// `unserved_max` how long a living primary's slots may be without service.
+    /// Starts sampling at these addresses `ip:port`. `audit_log` is the API server's audit log; `unserved_max`
+    /// is how long the slots of a running primary may be unserved.
     #[must_use]
     pub fn start(
         servers: &[String],
@@ -69,11 +69,11 @@ impl Invariants {
         Self { watched, sampler, audit_log: audit_log.to_owned(), audit_start }
     }
 
-    /// Stops and judges.
+    /// Stops sampling and judges.
     ///
     /// # Errors
     ///
-    /// Fails with each invariant that was broken.
+    /// Fails with every violation that was found.
     pub fn finish(self) -> Result<()> {
         drop(self.watched);
         let mut broken = self.sampler.join().map_err(|_| anyhow!("the sampler panicked"))?;
@@ -94,19 +94,19 @@ struct Sampler {
     unserved_max: Duration,
 }
 
-/// What is known of the server at one address.
+/// The last known state of the server at one address.
 #[derive(Default)]
 struct SampledServer {
     connection: Option<Connection>,
-    /// Which process answered last, and the node id that it had.
+    /// The run id and the node id of the last reply.
     seen: Option<(String, String)>,
-    /// The slots that this process was seen to serve last.
+    /// The slots that this process served when it last served any.
     served: Vec<(u16, u16)>,
-    /// Since when some of these are served by nobody, and whether that was told.
+    /// Since when some of these slots are unserved, and whether that was reported already.
     unserved: Option<(Instant, bool)>,
 }
 
-/// What a server claims now: the slots that it serves, with the epoch of the claim.
+/// The slots that a server serves now, with its config epoch.
 struct SlotClaim {
     epoch: u64,
     slots: Vec<(u16, u16)>,
@@ -120,7 +120,7 @@ impl Sampler {
             if last {
                 break;
             }
-            thread::sleep(PAUSE);
+            elapse_blocking(PAUSE);
         }
     }
 
@@ -128,18 +128,18 @@ impl Sampler {
         let mut claims = BTreeMap::new();
         let mut learnt = BTreeSet::new();
         for (address, server) in &mut self.servers {
-            // A server that does not answer claims nothing, and whether it lives is not known.
-            let Ok(member) = ask(server, address, self.password.as_deref()) else {
+            // A server that does not answer serves nothing, and may or may not run.
+            let Ok(info) = ask(server, address, self.password.as_deref()) else {
                 server.connection = None;
                 server.unserved = None;
                 continue;
             };
-            self.broken.extend(destroyed(address, &member));
-            self.broken.extend(server.is_the_same(address, &member));
-            let known = member.rows.iter().filter(|row| !row.is("noaddr"));
+            self.broken.extend(destroyed(address, &info));
+            self.broken.extend(server.check_identity(address, &info));
+            let known = info.rows.iter().filter(|row| !row.is("noaddr"));
             learnt.extend(known.map(|row| row.address.clone()));
-            if let Ok(own) = member.own() {
-                let serves = own.is("master") && member.is_serving();
+            if let Ok(own) = info.own() {
+                let serves = own.is("master") && info.is_serving();
                 let slots = if serves { own.slots.clone() } else { Vec::new() };
                 claims.insert(address.clone(), SlotClaim { epoch: own.epoch, slots });
             }
@@ -153,7 +153,7 @@ impl Sampler {
         }
     }
 
-    /// Slots of a living primary must stay served, by it or by another.
+    /// Checks that the slots of a running primary are served, by it or by another server.
     fn judge_service(&mut self, claims: &BTreeMap<String, SlotClaim>) {
         let claimed: Vec<_> = claims.values().flat_map(|claim| claim.slots.clone()).collect();
         for (address, server) in &mut self.servers {
@@ -164,10 +164,11 @@ impl Sampler {
                 server.served.clone_from(&claim.slots);
                 continue;
             };
-            let (since, is_told) = server.unserved.get_or_insert_with(|| (Instant::now(), false));
-            if self.unserved_max < since.elapsed() && !std::mem::replace(is_told, true) {
+            let (since, is_reported) =
+                server.unserved.get_or_insert_with(|| (Instant::now(), false));
+            if self.unserved_max < since.elapsed() && !std::mem::replace(is_reported, true) {
                 self.broken.insert(format!(
-                    "slots of {first}-{last} are unserved although {address} lives, since {:.1} s",
+                    "slots of {first}-{last} are unserved although {address} runs, since {:.1} s",
                     since.duration_since(self.start).as_secs_f64()
                 ));
             }
@@ -176,14 +177,14 @@ impl Sampler {
 }
 
 impl SampledServer {
-    /// A process keeps its node id unless it is told to forget everything.
-    fn is_the_same(&mut self, address: &str, member: &ServerInfo) -> Option<String> {
-        let id = member.own().ok()?.id.clone();
-        let run = member.field("run_id").to_owned();
+    /// Checks that the process still has its node id, which only `CLUSTER RESET HARD` changes.
+    fn check_identity(&mut self, address: &str, info: &ServerInfo) -> Option<String> {
+        let id = info.own().ok()?.id.clone();
+        let run = info.field("run_id").to_owned();
         let before = self.seen.replace((run.clone(), id.clone()));
         let (run_before, id_before) = before?;
         if run_before != run {
-            // Another process: what the one before served is not this one's to serve.
+            // Another process runs here: it need not serve the slots of the previous one.
             self.served.clear();
             self.unserved = None;
             return None;
@@ -199,8 +200,8 @@ fn ask(server: &mut SampledServer, address: &str, password: Option<&str>) -> Res
     ServerInfo::ask(server.connection.as_mut().context("just connected")?)
 }
 
-fn destroyed(address: &str, member: &ServerInfo) -> Vec<String> {
-    let sent = DESTROYS.iter().filter(|command| member.info.contains_key(**command));
+fn destroyed(address: &str, info: &ServerInfo) -> Vec<String> {
+    let sent = DESTROYS.iter().filter(|command| info.info.contains_key(**command));
     sent.map(|command| {
         let name = command.trim_start_matches("cmdstat_").to_uppercase();
         format!("{address} was sent {name}")
@@ -210,7 +211,7 @@ fn destroyed(address: &str, member: &ServerInfo) -> Vec<String> {
 
 fn covered(range: (u16, u16), claimed: &[(u16, u16)]) -> bool {
     let mut next = u32::from(range.0);
-    // Each turn passes at least one range, so as many turns as ranges are enough.
+    // Each round covers at least one range, so as many rounds as ranges are enough.
     for _ in claimed {
         let holder = claimed
             .iter()
@@ -223,65 +224,69 @@ fn covered(range: (u16, u16), claimed: &[(u16, u16)]) -> bool {
     u32::from(range.1) < next
 }
 
-/// Two servers that serve a slot at once under the same epoch. Under different epochs the one with the
-/// lower is about to learn of its demotion, which Redis itself settles.
+/// Returns the pairs of servers that serve the same slot under the same epoch. Two servers with different
+/// epochs are no violation: Redis demotes the one with the lower epoch.
 fn double_claims(claims: &BTreeMap<String, SlotClaim>) -> Vec<String> {
     let mut broken = Vec::new();
     let claims: Vec<_> = claims.iter().collect();
-    for (at, (one, first)) in claims.iter().enumerate() {
+    for (at, (address, first)) in claims.iter().enumerate() {
         for (other, second) in claims.iter().skip(at + 1) {
             let overlap =
                 first.slots.iter().any(|a| second.slots.iter().any(|b| a.0 <= b.1 && b.0 <= a.1));
             if overlap && first.epoch == second.epoch {
-                broken.push(format!("{one} and {other} serve one slot at epoch {}", first.epoch));
+                broken
+                    .push(format!("{address} and {other} serve one slot at epoch {}", first.epoch));
             }
         }
     }
     broken
 }
 
-/// The host's writes by the API server's audit log, dry runs aside.
+/// Returns the host's writes in the API server's audit log, without dry runs.
 ///
 /// # Errors
 ///
 /// Fails if the log cannot be read.
 pub fn host_writes(audit_log: &Path) -> Result<Vec<Value>> {
     let is_real = |write: &Value| write.get("dry_run") != Some(&Value::Bool(true));
-    Ok(writes(audit_log)?.into_iter().filter(|write| is_ours(write) && is_real(write)).collect())
+    Ok(writes(audit_log)?
+        .into_iter()
+        .filter(|write| is_host_write(write) && is_real(write))
+        .collect())
 }
 
-/// When the API server had done the last write of an object that was not the host's, by its audit log.
+/// Returns when the API server performed the last write of an object by anyone but the host.
 ///
 /// # Errors
 ///
-/// Fails if the log cannot be read or has none.
+/// Fails if the log cannot be read or has no such write.
 pub fn written_at(audit_log: &Path, resource: &str, name: &str) -> Result<Timestamp> {
     let writes = writes(audit_log)?;
-    let is_one = |write: &&Value| {
-        let says = |field: &str, wanted: &str| write.get(field).is_some_and(|is| is == wanted);
-        says("resource", resource) && says("name", name) && !is_ours(write)
+    let matches = |write: &&Value| {
+        let has = |field: &str, expected: &str| write.get(field).is_some_and(|is| is == expected);
+        has("resource", resource) && has("name", name) && !is_host_write(write)
     };
-    let write = writes.iter().rev().find(is_one);
+    let write = writes.iter().rev().find(matches);
     let time = write.and_then(|write| write.get("time")).and_then(Value::as_str);
     Ok(time.with_context(|| format!("no write of {resource} {name}"))?.parse()?)
 }
 
-/// Whether a write came from the host, or from a plugin through it.
-fn is_ours(write: &Value) -> bool {
+/// Returns true if the host wrote, for itself or on behalf of a plugin.
+fn is_host_write(write: &Value) -> bool {
     let manager = write.get("field_manager").and_then(Value::as_str).unwrap_or_default();
     manager == "tholepin" || manager.starts_with("tholepin:")
 }
 
-/// Lines of the audit log as they are: writes only.
+/// Returns all lines of the audit log, which has writes only.
 fn writes(audit_log: &Path) -> Result<Vec<Value>> {
     let text = fs::read_to_string(audit_log).with_context(|| format!("{}", audit_log.display()))?;
-    // The last line may be half written.
+    // The last line may be incomplete.
     let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
     Ok(whole.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
 }
 
-/// Two Pods of one shard deleted by the host, the second before the first was created again. A Pod's name is
-/// `<shard>-<ordinal>`; deletions by people and by the cluster's controllers are not ours.
+/// Returns where the host deleted a second Pod of a shard before the first was created again. A Pod's name is
+/// `<shard>-<ordinal>`. Deletions by users and by the cluster's controllers are not counted.
 fn deletions(writes: &[Value]) -> Vec<String> {
     let text = |write: &Value, field: &str| {
         write.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
@@ -298,7 +303,7 @@ fn deletions(writes: &[Value]) -> Vec<String> {
         let pods = missing.entry(shard.clone()).or_default();
         if verb == "create" {
             pods.remove(&name);
-        } else if verb == "delete" && is_ours(write) {
+        } else if verb == "delete" && is_host_write(write) {
             pods.insert(name);
             if 1 < pods.len() {
                 broken.push(format!("the host deleted {pods:?} of shard {shard}"));
@@ -315,7 +320,7 @@ mod tests {
     use super::{covered, deletions};
 
     #[test]
-    fn a_second_pod_of_a_shard_is_deleted_only_when_the_first_is_back() {
+    fn a_second_pod_of_a_shard_may_be_deleted_after_the_first_was_created_again() {
         let write = |verb: &str, manager: &str, name: &str| {
             json!({"verb": verb, "field_manager": manager, "resource": "pods", "name": name,
                 "dry_run": false})

@@ -1,4 +1,4 @@
-//! After convergence nothing changes and nothing is written.
+//! The oracle Quiet: after convergence no object changes and nothing is written.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
@@ -10,21 +10,23 @@ use kube::{
 };
 use serde_json::Value;
 
-/// Kinds whose objects change by themselves on any cluster.
+use crate::wait::elapse;
+
+/// Kinds whose objects change all the time on any cluster.
 const RESTLESS: &[&str] = &["Lease", "Event", "Node"];
-/// The same, as the audit log names them.
+/// The same kinds, as the audit log names them.
 const RESTLESS_PLURALS: &[&str] = &["leases", "events", "nodes"];
 
-/// Watches for `pause` that no object's resource version changes and that nothing is written, as the
-/// API server's audit logs tell; kinds that are restless by nature aside.
+/// Checks that for the duration `pause` no object's resource version changes and that the audit logs get no
+/// new line, except for Leases, Events and Nodes.
 ///
 /// # Errors
 ///
-/// Fails with the objects that changed, came or went, or with the first write.
+/// Fails with the objects that were changed, created or deleted, or with the first write.
 pub async fn quiet(client: &Client, audit_logs: &[PathBuf], pause: Duration) -> Result<()> {
     let lengths = audit_logs.iter().map(fs::metadata).collect::<Result<Vec<_>, _>>()?;
     let before = versions(client).await?;
-    tokio::time::sleep(pause).await;
+    elapse(pause).await;
     let after = versions(client).await?;
     let changed: Vec<_> = after
         .iter()
@@ -36,8 +38,8 @@ pub async fn quiet(client: &Client, audit_logs: &[PathBuf], pause: Duration) -> 
     for (log, length) in audit_logs.iter().zip(lengths) {
         let text = fs::read_to_string(log)?;
         let start = usize::try_from(length.len())?;
-        let new = text.get(start..).context("an audit log only grows")?;
-        // The last line may be half written; it is whole for whoever looks next.
+        let new = text.get(start..).context("the audit log became shorter")?;
+        // The last line may be incomplete; the next call reads it.
         let whole = new.rsplit_once('\n').map_or("", |(whole, _)| whole);
         for line in whole.lines() {
             let write: Value = serde_json::from_str(line)?;
@@ -50,7 +52,7 @@ pub async fn quiet(client: &Client, audit_logs: &[PathBuf], pause: Duration) -> 
     Ok(())
 }
 
-/// Every object's resource version by kind, namespace and name.
+/// Returns every object's resource version by kind, namespace and name.
 async fn versions(client: &Client) -> Result<BTreeMap<String, String>> {
     let mut versions = BTreeMap::new();
     for resource in kinds(client).await? {
@@ -69,7 +71,7 @@ async fn versions(client: &Client) -> Result<BTreeMap<String, String>> {
     Ok(versions)
 }
 
-/// The kinds that the server lists and that hold still.
+/// Returns the kinds that the API server can list, without those that change all the time.
 pub(super) async fn kinds(client: &Client) -> Result<Vec<ApiResource>> {
     let mut kinds = Vec::new();
     let mut group_versions = vec![("api".to_owned(), String::new(), "v1".to_owned())];

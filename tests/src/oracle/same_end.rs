@@ -1,4 +1,4 @@
-//! The state reached by a change equals the state of a fresh start.
+//! The oracle Same end: the state reached by a change equals the state of a fresh start.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,9 +12,9 @@ use tholepin_schema::{
 
 use super::quiet::kinds;
 
-/// Fields that differ between any two clusters although nothing is different about them: identities,
-/// addresses, times, and which of two equal members happens to be the primary. A revision of a template
-/// is an identity: the template names the Secret of the credentials, whose name has the object's uid.
+/// Fields that differ between any two equal clusters: identities, addresses, times, and which of two equal
+/// members is the primary. A template's revision is an identity too: the template names the Secret of the
+/// credentials, whose name contains the object's uid.
 const OWN: &[&str] = &[
     "clusterIP",
     "clusterIPs",
@@ -46,13 +46,12 @@ const OWN: &[&str] = &[
     "volumeName",
 ];
 
-/// The objects in a namespace by kind and name, without what differs between any two clusters:
-/// identities, addresses and times. The names of members' nodes and what the host keeps for itself are
-/// left out too.
+/// Returns the objects of a namespace by kind and name, without the fields that differ between any two equal
+/// clusters and without the objects that the host keeps for itself.
 ///
 /// # Errors
 ///
-/// Fails if the objects cannot be read.
+/// Fails if the objects cannot be listed.
 pub async fn shape(client: &Client, namespace: &str) -> Result<BTreeMap<String, Value>> {
     let mut objects = BTreeMap::new();
     for resource in kinds(client).await? {
@@ -77,15 +76,15 @@ pub async fn shape(client: &Client, namespace: &str) -> Result<BTreeMap<String, 
     Ok(objects)
 }
 
-/// What differs between two shapes: one line per object that came, went or became another.
+/// Returns the differences between two shapes: one line per object that is missing, additional or different.
 #[must_use]
 pub fn differences(
-    wanted: &BTreeMap<String, Value>,
+    expected: &BTreeMap<String, Value>,
     found: &BTreeMap<String, Value>,
 ) -> Vec<String> {
-    let gone = wanted.keys().filter(|name| !found.contains_key(*name));
-    let gone = gone.map(|name| format!("{name} is missing"));
-    let others = found.iter().filter_map(|(name, value)| match wanted.get(name) {
+    let missing = expected.keys().filter(|name| !found.contains_key(*name));
+    let missing = missing.map(|name| format!("{name} is missing"));
+    let different = found.iter().filter_map(|(name, value)| match expected.get(name) {
         None => Some(format!("{name} is left behind")),
         Some(before) => {
             let mut paths = Vec::new();
@@ -93,7 +92,7 @@ pub fn differences(
             (!paths.is_empty()).then(|| format!("{name} differs at {}", paths.join(", ")))
         }
     });
-    gone.chain(others).collect()
+    missing.chain(different).collect()
 }
 
 fn differing(path: String, one: &Value, other: &Value, paths: &mut Vec<String>) {
@@ -101,9 +100,9 @@ fn differing(path: String, one: &Value, other: &Value, paths: &mut Vec<String>) 
         (Value::Object(one), Value::Object(other)) => {
             let names: BTreeSet<_> = one.keys().chain(other.keys()).collect();
             for name in names {
-                let of =
+                let field =
                     |fields: &Map<String, Value>| fields.get(name).cloned().unwrap_or_default();
-                differing(format!("{path}.{name}"), &of(one), &of(other), paths);
+                differing(format!("{path}.{name}"), &field(one), &field(other), paths);
             }
         }
         (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
@@ -124,13 +123,13 @@ fn strip(value: &mut Value) {
         }
         Value::Array(items) => {
             items.iter_mut().for_each(strip);
-            // Conditions are a map by type, whatever the order in which they are written.
+            // Conditions are a map by type: their order has no meaning.
             let kind = |item: &Value| item.get("type").map(ToString::to_string);
             if items.iter().all(|item| kind(item).is_some()) {
                 items.sort_by_key(kind);
             }
         }
-        // What the host keeps is named by the uid of the object that it is about.
+        // The names of objects that the host keeps contain the uid of the object that they belong to.
         Value::String(text) if text.starts_with(PREFIX) => text.truncate(PREFIX.len()),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }

@@ -1,4 +1,4 @@
-//! Writes continuously through the public address and remembers what was acknowledged.
+//! The oracle Writer: writes continuously through the public address and checks every acknowledged write.
 
 use std::{
     collections::BTreeMap,
@@ -10,57 +10,60 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 use redis::cmd;
 
 use super::StopOnDrop;
-use crate::router::ClusterClient;
+use crate::{
+    router::ClusterClient,
+    wait::{Poll, elapse_blocking, until_blocking},
+};
 
-/// Pause between two writes of one tag.
+/// The pause between two writes of one tag.
 const PAUSE: Duration = Duration::from_millis(4);
-/// How long a key may take to be readable at the end, when no fault is injected any more.
+/// How long a key may take to be readable at the end, when no fault is active any more.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
-/// The most writes of one tag: the loop is bounded whatever happens.
+/// The most writes of one tag, so that the loop always ends.
 const WRITES_MAX: usize = 1_000_000;
 
-/// A writer with one thread per tag; tags are chosen so that each shard has one.
+/// A writer with one thread per tag. There is one tag per shard.
 pub struct Writer {
     watched: StopOnDrop,
-    /// When each tag was written last, and the longest time without a write since the last question.
-    pulse: Arc<Mutex<BTreeMap<String, WriterProgress>>>,
+    /// The progress of each tag since outages were last forgotten.
+    progress: Arc<Mutex<BTreeMap<String, WriterProgress>>>,
     threads: Vec<JoinHandle<Result<WriterLog>>>,
     entry: String,
     password: Option<String>,
 }
 
-/// How one tag's writes go.
+/// The time of a tag's last acknowledged write, and the longest pause between two.
 #[derive(Clone, Copy)]
 struct WriterProgress {
     last: Instant,
     longest: Duration,
 }
 
-/// What one tag's thread has seen.
+/// The result of one tag's thread.
 struct WriterLog {
     tag: String,
-    /// The keys, and when each was acknowledged, since the writer's start.
+    /// The keys, and when each was acknowledged after the writer's start.
     keys: Vec<(String, Duration)>,
     longest_outage: Duration,
 }
 
-/// What a writer saw from its start to its end.
+/// The result of a writer from its start to its end.
 #[derive(Clone, Debug)]
 pub struct WriterReport {
-    /// How many writes were acknowledged.
+    /// The number of acknowledged writes.
     pub acknowledged: usize,
-    /// Acknowledged keys that are not there at the end, each with its time since the writer's start.
+    /// Acknowledged keys that do not exist at the end, each with its time after the writer's start.
     pub lost: Vec<String>,
     /// The longest time between two acknowledged writes of one tag.
     pub longest_outage: Duration,
 }
 
 impl Writer {
-    /// Starts to write through `entry`, one thread per tag, and returns when each has written once.
+    /// Starts to write through `entry`, one thread per tag. Each tag was written once before this returns.
     ///
     /// # Errors
     ///
@@ -73,58 +76,58 @@ impl Writer {
             router.send::<String>(tag, &first).with_context(|| format!("first write of {tag}"))?;
         }
         let now = WriterProgress { last: Instant::now(), longest: Duration::ZERO };
-        let pulse = tags.iter().map(|tag| (tag.clone(), now)).collect();
-        let pulse = Arc::new(Mutex::new(pulse));
+        let progress = tags.iter().map(|tag| (tag.clone(), now)).collect();
+        let progress = Arc::new(Mutex::new(progress));
         let threads = tags.iter().map(|tag| {
-            let pulse = pulse.clone();
+            let progress = progress.clone();
             let (entry, password) = (entry.to_owned(), password.map(str::to_owned));
             let (tag, stop) = (tag.clone(), watched.stop());
-            thread::spawn(move || Ok(write(tag, &entry, password.as_deref(), &stop, &pulse)))
+            thread::spawn(move || Ok(write(tag, &entry, password.as_deref(), &stop, &progress)))
         });
         let threads = threads.collect();
         Ok(Self {
             watched,
-            pulse,
+            progress,
             threads,
             entry: entry.to_owned(),
             password: password.map(str::to_owned),
         })
     }
 
-    /// Forgets the outages so far.
+    /// Sets the longest outage of each tag to zero.
     pub fn forget_outages(&self) {
-        for pulse in lock(&self.pulse).values_mut() {
-            pulse.longest = Duration::ZERO;
+        for progress in lock(&self.progress).values_mut() {
+            progress.longest = Duration::ZERO;
         }
     }
 
-    /// The longest time in which keys with this tag could not be written, since outages were forgotten
-    /// last; one that lasts is counted to now.
+    /// Returns the longest time in which keys with this tag could not be written since outages were last
+    /// forgotten. An outage that still lasts counts until now.
     ///
     /// # Errors
     ///
-    /// Fails for a tag that is not written.
+    /// Fails for a tag that this writer does not write.
     pub fn outage(&self, tag: &str) -> Result<Duration> {
-        let pulse = lock(&self.pulse).get(tag).copied();
-        let pulse = pulse.with_context(|| format!("nobody writes {tag}"))?;
-        Ok(pulse.longest.max(pulse.last.elapsed()))
+        let progress = lock(&self.progress).get(tag).copied();
+        let progress = progress.with_context(|| format!("the writer has no tag {tag}"))?;
+        Ok(progress.longest.max(progress.last.elapsed()))
     }
 
-    /// How long ago a key with this tag was written last.
+    /// Returns how long ago a key with this tag was last written.
     ///
     /// # Errors
     ///
-    /// Fails for a tag that is not written.
+    /// Fails for a tag that this writer does not write.
     pub fn last_write(&self, tag: &str) -> Result<Duration> {
-        let pulse = lock(&self.pulse).get(tag).copied();
-        Ok(pulse.with_context(|| format!("nobody writes {tag}"))?.last.elapsed())
+        let progress = lock(&self.progress).get(tag).copied();
+        Ok(progress.with_context(|| format!("the writer has no tag {tag}"))?.last.elapsed())
     }
 
-    /// Stops writing, reads every acknowledged key and reports.
+    /// Stops writing, reads every acknowledged key and reports the lost ones.
     ///
     /// # Errors
     ///
-    /// Fails if a thread panicked or a key cannot be read at all.
+    /// Fails if a thread panicked or a read of a key fails.
     pub fn finish(self) -> Result<WriterReport> {
         drop(self.watched);
         let mut report =
@@ -145,9 +148,9 @@ impl Writer {
 }
 
 fn lock(
-    pulse: &Mutex<BTreeMap<String, WriterProgress>>,
+    progress: &Mutex<BTreeMap<String, WriterProgress>>,
 ) -> MutexGuard<'_, BTreeMap<String, WriterProgress>> {
-    pulse.lock().unwrap_or_else(PoisonError::into_inner)
+    progress.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn write(
@@ -155,7 +158,7 @@ fn write(
     entry: &str,
     password: Option<&str>,
     stop: &AtomicBool,
-    pulse: &Mutex<BTreeMap<String, WriterProgress>>,
+    progress: &Mutex<BTreeMap<String, WriterProgress>>,
 ) -> WriterLog {
     let mut router = ClusterClient::new(entry, password);
     let mut keys = Vec::new();
@@ -168,31 +171,24 @@ fn write(
         }
         let key = format!("{{{tag}}}:{number}");
         let set = cmd("SET").arg(&key).arg(number).to_owned();
-        // A refused or unanswered write is an outage and not a loss: only what was acknowledged counts.
+        // A refused or unanswered write is an outage and not a loss: only acknowledged writes count.
         if router.send::<String>(&tag, &set).is_ok() {
             let pause = last.elapsed();
             longest_outage = longest_outage.max(pause);
             last = Instant::now();
-            if let Some(pulse) = lock(pulse).get_mut(&tag) {
-                *pulse = WriterProgress { last, longest: pulse.longest.max(pause) };
+            if let Some(progress) = lock(progress).get_mut(&tag) {
+                *progress = WriterProgress { last, longest: progress.longest.max(pause) };
             }
             keys.push((key, start.elapsed()));
         }
-        thread::sleep(PAUSE);
+        elapse_blocking(PAUSE);
     }
     let longest_outage = longest_outage.max(last.elapsed());
     WriterLog { tag, keys, longest_outage }
 }
 
 fn exists(router: &mut ClusterClient, tag: &str, key: &str) -> Result<bool> {
-    let start = Instant::now();
-    loop {
-        match router.send::<bool>(tag, &cmd("EXISTS").arg(key).to_owned()) {
-            Ok(exists) => return Ok(exists),
-            Err(error) if READ_DEADLINE < start.elapsed() => {
-                bail!("cannot read `{key}`: {error:#}")
-            }
-            Err(_) => thread::sleep(PAUSE),
-        }
-    }
+    let exists = cmd("EXISTS").arg(key).to_owned();
+    let poll = || Ok(Poll::Done(router.send::<bool>(tag, &exists)?));
+    Ok(until_blocking(PAUSE, format!("a read of `{key}`"), READ_DEADLINE, poll)?.0)
 }

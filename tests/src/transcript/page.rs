@@ -1,36 +1,36 @@
-//! Reads a transcript, and compares lines. Pure.
+//! Parses a transcript and compares lines; no I/O.
 
 use anyhow::{Context, Result, bail};
 
-/// What is done at a terminal.
+/// What a step does at its terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StepKind {
-    /// A command is typed.
+    /// Types a command.
     Type,
-    /// Ctrl-C is pressed.
+    /// Presses Ctrl-C.
     Interrupt,
-    /// Nothing: the running command prints.
+    /// Only waits for output of the running command.
     Listen,
 }
 
 /// One step of a transcript.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TranscriptStep {
-    /// Where it begins in the file.
+    /// The number of its first line in the file.
     pub(super) line: usize,
     pub(super) terminal: String,
     pub(super) kind: StepKind,
     pub(super) command: String,
     pub(super) expected: Vec<String>,
-    /// The step is over before the command is.
-    pub(super) goes_on: bool,
+    /// The step ends before the command does.
+    pub(super) continues: bool,
 }
 
-/// The steps of a transcript.
+/// Parses the steps of a transcript.
 ///
 /// # Errors
 ///
-/// Fails with the line that belongs to no step.
+/// Fails with the first line that belongs to no step, or if there is no step.
 pub(super) fn steps(text: &str) -> Result<Vec<TranscriptStep>> {
     let mut steps: Vec<TranscriptStep> = Vec::new();
     for (index, line) in text.lines().enumerate() {
@@ -52,22 +52,22 @@ pub(super) fn steps(text: &str) -> Result<Vec<TranscriptStep>> {
                 step.command.push('\n');
                 step.command.push_str(more);
             }
-            _ if line == "⋮" => step.goes_on = true,
+            _ if line == "⋮" => step.continues = true,
             _ => step.expected.push(line.to_owned()),
         }
     }
     for step in &mut steps {
-        // Blank lines between steps are for the reader.
+        // Blank lines between steps are only formatting.
         while step.expected.last().is_some_and(String::is_empty) {
             step.expected.pop();
         }
-        step.goes_on |= step.kind == StepKind::Listen;
+        step.continues |= step.kind == StepKind::Listen;
     }
-    steps.first().context("no step")?;
+    steps.first().context("the transcript has no step")?;
     Ok(steps)
 }
 
-/// `work$ command`, `work^C` or `work:`.
+/// Parses `work$ command`, `work^C` or `work:`.
 fn begin(line: usize, text: &str) -> Option<TranscriptStep> {
     let end = text.find(|letter: char| !letter.is_ascii_lowercase()).filter(|end| 0 < *end)?;
     let (terminal, rest) = text.split_at(end);
@@ -77,10 +77,10 @@ fn begin(line: usize, text: &str) -> Option<TranscriptStep> {
         _ => (StepKind::Type, rest.strip_prefix("$ ")?),
     };
     let (terminal, command) = (terminal.to_owned(), command.to_owned());
-    Some(TranscriptStep { line, terminal, kind, command, expected: Vec::new(), goes_on: false })
+    Some(TranscriptStep { line, terminal, kind, command, expected: Vec::new(), continues: false })
 }
 
-/// Whether what was printed is what is expected, to the last line.
+/// Returns true if the printed lines match the expected ones, up to the last line.
 pub(super) fn is_match(expected: &[String], printed: &[String]) -> bool {
     match expected.split_first() {
         None => printed.iter().all(String::is_empty),
@@ -99,7 +99,7 @@ fn line_matches(expected: &str, printed: &str) -> bool {
     fits(&masked(expected), &masked(printed))
 }
 
-/// Whether `text` fits `pattern`, in which each `…` stands for any text.
+/// Returns true if `text` matches `pattern`, in which each `…` stands for any text.
 fn fits(pattern: &str, text: &str) -> bool {
     match pattern.split_once('…') {
         None => pattern == text,
@@ -110,14 +110,14 @@ fn fits(pattern: &str, text: &str) -> bool {
     }
 }
 
-/// A line without what differs from run to run: times, digests, sizes, the width of columns.
+/// Returns a line without what differs from run to run: times, digests, sizes, the width of columns.
 #[must_use]
 pub fn masked(line: &str) -> String {
-    let words: Vec<&str> = line.split_whitespace().collect();
+    let tokens: Vec<&str> = line.split_whitespace().collect();
     let mut result = Vec::new();
-    for (index, word) in words.iter().enumerate() {
-        let bare = word.trim_matches(|letter: char| "().,;:'\"".contains(letter));
-        let has_unit = words.get(index + 1).is_some_and(|next| {
+    for (index, token) in tokens.iter().enumerate() {
+        let bare = token.trim_matches(|letter: char| "().,;:'\"".contains(letter));
+        let has_unit = tokens.get(index + 1).is_some_and(|next| {
             let next = next.trim_matches(|letter: char| "().,;:".contains(letter));
             ["s", "ms", "bytes"].contains(&next)
         });
@@ -131,29 +131,29 @@ pub fn masked(line: &str) -> String {
             () => bare,
         };
         result.push(if bare.is_empty() {
-            (*word).to_owned()
+            (*token).to_owned()
         } else {
-            word.replacen(bare, mask, 1)
+            token.replacen(bare, mask, 1)
         });
     }
     result.join(" ")
 }
 
 /// `5s`, `0.31s`, `2m3s`.
-fn is_duration(word: &str) -> bool {
-    let starts = word.starts_with(|letter: char| letter.is_ascii_digit());
-    let units = word.trim_matches(|letter: char| letter.is_ascii_digit() || letter == '.');
-    let letters: String = word.chars().filter(char::is_ascii_alphabetic).collect();
+fn is_duration(token: &str) -> bool {
+    let starts = token.starts_with(|letter: char| letter.is_ascii_digit());
+    let units = token.trim_matches(|letter: char| letter.is_ascii_digit() || letter == '.');
+    let letters: String = token.chars().filter(char::is_ascii_alphabetic).collect();
     starts
         && !units.is_empty()
         && ["s", "ms", "m", "h", "d", "ms", "hm"].contains(&letters.as_str())
-        && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.')
+        && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'.')
 }
 
 /// `2026-01-01T00:00:00Z`.
-fn is_date(word: &str) -> bool {
+fn is_date(token: &str) -> bool {
     let form: String =
-        word.chars().map(|letter| if letter.is_ascii_digit() { '0' } else { letter }).collect();
+        token.chars().map(|letter| if letter.is_ascii_digit() { '0' } else { letter }).collect();
     form == "0000-00-00T00:00:00Z"
 }
 
@@ -169,12 +169,12 @@ mod tests {
     fn a_transcript_is_read() {
         let text = "# about it\n\nwork$ cat <<E\n> a\n> E\na\n\nhost$ run\nready\n⋮\nhost:\nmore\nhost^C\n";
         let steps = steps(text).unwrap();
-        let told: Vec<_> = steps
+        let parsed: Vec<_> = steps
             .iter()
-            .map(|step| (step.terminal.as_str(), step.kind, step.expected.len(), step.goes_on))
+            .map(|step| (step.terminal.as_str(), step.kind, step.expected.len(), step.continues))
             .collect();
         assert_eq!(
-            told,
+            parsed,
             [
                 ("work", StepKind::Type, 1, false),
                 ("host", StepKind::Type, 1, true),
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_be_equal_is_compared_and_nothing_else() {
+    fn only_stable_parts_of_lines_are_compared() {
         let rows = [
             ("a\nb", "a\nb", true),
             ("a", "a\nb", false),

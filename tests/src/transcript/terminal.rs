@@ -1,4 +1,4 @@
-//! A terminal: a bash of its own, whose commands read nothing and print into one stream.
+//! A terminal: a bash process of its own. Its commands have no input and print into one stream.
 
 use std::{
     fs,
@@ -7,25 +7,25 @@ use std::{
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc,
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::{Context, Result};
 
 use crate::process;
 
-/// Begins the line in which the shell tells how a command ended; no program prints it.
-const MARK: char = '\u{1}';
+/// Begins the line in which the shell reports an exit code; no program prints this character.
+const EXIT_MARK: char = '\u{1}';
 
-/// What came out of a terminal.
+/// One line of a terminal's output.
 pub(super) enum TerminalLine {
-    /// A line of the command's.
+    /// A line that the command printed.
     Text(String),
-    /// The command ended with this code.
+    /// The command exited with this code.
     End(i32),
 }
 
-/// A bash in a directory. It and what it runs end with this value.
+/// A bash in a directory. It and its commands end when this value is dropped.
 pub(super) struct Terminal {
     shell: Child,
     input: ChildStdin,
@@ -34,7 +34,7 @@ pub(super) struct Terminal {
 
 impl Terminal {
     pub(super) fn open(directory: &Path, variables: &[(&str, &str)]) -> Result<Self> {
-        // The kernel ends what a killed harness cannot; see `process`.
+        // If the harness is killed, the kernel sends SIGTERM to the shell; see `process`.
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "TERM", "bash", "--noprofile", "--norc"]);
         command.current_dir(directory).envs(variables.iter().copied());
@@ -44,7 +44,7 @@ impl Terminal {
         let stdout = shell.stdout.take().context("stdout is piped")?;
         writeln!(input, "exec 2>&1")?;
         let (sender, lines) = mpsc::channel();
-        // Ends with the shell; then nobody listens, which is no fault.
+        // Ends with the shell. A send error means that the terminal was dropped.
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 sender.send(line).ok();
@@ -53,9 +53,9 @@ impl Terminal {
         Ok(Self { shell, input, lines })
     }
 
-    /// Types a command and has the shell tell its end. The command itself reads nothing.
-    pub(super) fn type_line(&mut self, command: &str) -> Result<()> {
-        writeln!(self.input, "{{ {command}\n}} </dev/null\nprintf '{MARK}%s\\n' $?")?;
+    /// Types a command and has the shell report its exit code. The command's stdin is `/dev/null`.
+    pub(super) fn run_command(&mut self, command: &str) -> Result<()> {
+        writeln!(self.input, "{{ {command}\n}} </dev/null\nprintf '{EXIT_MARK}%s\\n' $?")?;
         Ok(self.input.flush()?)
     }
 
@@ -67,11 +67,11 @@ impl Terminal {
         Ok(())
     }
 
-    /// The next line, or nothing at the deadline.
+    /// Returns the next line, or nothing at the deadline.
     pub(super) fn line(&self, deadline: Instant) -> Option<TerminalLine> {
         let left = deadline.saturating_duration_since(Instant::now());
         let line = self.lines.recv_timeout(left).ok()?;
-        Some(match line.strip_prefix(MARK) {
+        Some(match line.strip_prefix(EXIT_MARK) {
             Some(code) => TerminalLine::End(code.parse().unwrap_or(i32::MAX)),
             None => TerminalLine::Text(line),
         })
@@ -86,15 +86,12 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // A test that failed must not leave processes behind; there is nobody to tell of an error.
+        // Errors are ignored: a failed test must not leave processes behind, and a drop cannot report them.
         for pid in self.running().unwrap_or_default() {
             process::signal(pid, "TERM").ok();
         }
         writeln!(self.input, "exit").ok();
-        let start = Instant::now();
-        while matches!(self.shell.try_wait(), Ok(None)) && start.elapsed() < process::END_DEADLINE {
-            thread::sleep(Duration::from_millis(10));
-        }
+        process::until_exit(&mut self.shell);
         self.shell.kill().ok();
         self.shell.wait().ok();
     }

@@ -1,4 +1,4 @@
-//! CRDs at run time: offered, checked, changed, and gone with their objects.
+//! CRDs at run time: they are established, validated, changed, and deleted with their objects.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ pub(crate) const CRDS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefin
 const THINGS: &str = "/apis/test.tholepin.dev/v1/namespaces/default/things";
 const MERGE: &str = "application/merge-patch+json";
 
-/// A kind with most of what a schema can say.
+/// Returns a CRD that uses most features of a schema.
 pub(crate) fn definition() -> Value {
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
@@ -82,14 +82,14 @@ async fn a_crd_is_established_offered_and_withdrawn_with_its_objects() -> Result
 
     let deleting = fixture.ask("DELETE", &path, "", &Value::Null).await?;
     assert!(deleting["metadata"]["deletionTimestamp"].is_string());
-    eventually("the CRD to be gone", || async {
+    eventually("the CRD to be deleted", || async {
         fixture.get(&path).await.err().filter(|status| status.code == 404)
     })
     .await?;
     assert_eq!(fixture.get(THINGS).await.unwrap_err().code, 404);
     fixture.create(CRDS, &definition()).await?;
     let list = fixture.get(THINGS).await?;
-    assert_eq!(list["items"], json!([]), "nothing of the first life is left");
+    assert_eq!(list["items"], json!([]), "no object of the first CRD is left");
     Ok(())
 }
 
@@ -124,7 +124,7 @@ async fn objects_are_filled_in_pruned_and_checked() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn status_is_its_own_and_counts_no_generation() -> Result<()> {
+async fn a_status_change_does_not_increment_the_generation() -> Result<()> {
     let fixture = Fixture::start().await?;
     fixture.create(CRDS, &definition()).await?;
     let mut object = thing("a", json!({"size": 1}));
@@ -147,7 +147,7 @@ async fn status_is_its_own_and_counts_no_generation() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn apply_lets_go_of_what_it_no_longer_says() -> Result<()> {
+async fn apply_removes_fields_that_it_no_longer_contains() -> Result<()> {
     let fixture = Fixture::start().await?;
     fixture.create(CRDS, &definition()).await?;
     let path = format!("{THINGS}/a");

@@ -9,7 +9,7 @@ const MERGE: &str = "application/merge-patch+json";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
 async fn gone(fixture: &Fixture, path: &str) -> Result<()> {
-    eventually(&format!("{path} to be gone"), || async {
+    eventually(&format!("{path} to be deleted"), || async {
         fixture.get(path).await.err().filter(|status| status.code == 404).map(drop)
     })
     .await
@@ -128,7 +128,7 @@ async fn dependents_follow_their_owner_by_uid() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_namespace_goes_with_all_it_holds() -> Result<()> {
+async fn a_namespace_is_deleted_with_its_objects() -> Result<()> {
     let fixture = Fixture::start().await?;
     let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}});
     fixture.create("/api/v1/namespaces", &namespace).await?;
@@ -195,10 +195,10 @@ async fn a_disruption_budget_holds_evictions_back() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn events_beyond_the_bound_go_oldest_first() -> Result<()> {
+async fn the_oldest_events_are_deleted_beyond_the_bound() -> Result<()> {
     const EVENTS: &str = "/api/v1/namespaces/default/events";
     let fixture = Fixture::start().await?;
-    // A hundred of these are more than the 16 MiB that events may take.
+    // A hundred of these exceed the 16 MiB that events may take.
     let large = "x".repeat(200 * 1024);
     for n in 0..100 {
         let event = json!({
@@ -215,7 +215,7 @@ async fn events_beyond_the_bound_go_oldest_first() -> Result<()> {
     let names: Vec<_> = names.iter().map(|event| text(event, "/metadata/name")).collect();
     assert!((60..=84).contains(&names.len()), "{names:?}");
     let expected: Vec<_> = (100 - names.len()..100).map(|n| format!("e{n:03}")).collect();
-    assert_eq!(names, expected, "the youngest are left");
+    assert_eq!(names, expected, "the youngest events are kept");
     Ok(())
 }
 

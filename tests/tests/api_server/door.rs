@@ -1,4 +1,4 @@
-//! Who is let in, how, and what is written down about it.
+//! Authentication, limits of requests, and the audit log.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::fixture::{CONFIG_MAPS, Fixture, ask, client, config_map, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_token_nothing_is_said() -> Result<()> {
+async fn requests_without_a_token_are_refused() -> Result<()> {
     let fixture = Fixture::start().await?;
     let text = std::fs::read_to_string(&fixture.server.kubeconfig)?;
     let mut config: Value = serde_json::from_str(&text)?;
@@ -57,7 +57,7 @@ async fn a_body_beyond_the_limit_is_refused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_write_is_written_down_with_its_user() -> Result<()> {
+async fn every_write_is_in_the_audit_log_with_its_user() -> Result<()> {
     let fixture = Fixture::start().await?;
     let path = fixture.directory.path().join("agent");
     fixture.server.write_kubeconfig("agent", &path)?;
@@ -120,7 +120,7 @@ async fn a_stopped_server_leaves_nothing_behind() -> Result<()> {
     let stopped = tokio::time::timeout(crate::fixture::DEADLINE, async {
         tokio::join!(server.shutdown(), async { while events.next().await.is_some() {} })
     });
-    stopped.await.context("the server stops and its watch ends")?;
-    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    stopped.await.context("the server did not stop or its watch did not end")?;
+    assert!(tokio::net::TcpStream::connect(address).await.is_err(), "the server still listens");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! A server, a client and kubectl, for one test.
+//! An API server, a client and kubectl for one test.
 
 use std::env;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -6,17 +6,18 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, Status};
 use kube::{Api, Client, Config, config::Kubeconfig};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tests::wait::{Poll, until};
 use tholepin_apiserver::{ApiServer, ApiServerOptions, start};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// The longest anything in these tests may take.
+/// The longest time for anything in these tests.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A running server.
@@ -27,12 +28,12 @@ pub(crate) struct Fixture {
 }
 
 impl Fixture {
-    /// Starts a server with the usual options.
+    /// Starts a server with the default options of the tests.
     pub(crate) async fn start() -> Result<Self> {
         Self::start_with(|_| {}).await
     }
 
-    /// Starts a server with options of its own.
+    /// Starts a server with changed options.
     pub(crate) async fn start_with(change: impl FnOnce(&mut ApiServerOptions)) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let listen = SocketAddr::from((Ipv4Addr::new(127, 22, 1, 1), 0));
@@ -43,17 +44,17 @@ impl Fixture {
         Ok(Self { server, client, directory })
     }
 
-    /// An untyped API of a namespaced kind in `default`.
+    /// Returns an untyped API of a namespaced kind in `default`.
     pub(crate) fn api(&self, api_version: &str, kind: &str, plural: &str) -> Api<DynamicObject> {
         Api::namespaced_with(self.client.clone(), "default", &resource(api_version, kind, plural))
     }
 
-    /// ConfigMaps in `default`.
+    /// Returns the API of ConfigMaps in `default`.
     pub(crate) fn config_maps(&self) -> Api<DynamicObject> {
         self.api("v1", "ConfigMap", "configmaps")
     }
 
-    /// Sends a request, and gives code and body of what is not a failure.
+    /// Sends a request; returns the body of a successful response.
     pub(crate) async fn ask(
         &self,
         method: &str,
@@ -86,7 +87,7 @@ impl Fixture {
         self.ask("PATCH", &path, "application/apply-patch+yaml", object).await
     }
 
-    /// Starts kubectl with this server's kubeconfig.
+    /// Returns a kubectl command with this server's kubeconfig.
     pub(crate) fn kubectl(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = Command::new(kubectl_program()?);
         command.arg("--kubeconfig").arg(&self.server.kubeconfig).args(arguments);
@@ -95,7 +96,7 @@ impl Fixture {
         Ok(command)
     }
 
-    /// Runs kubectl, and gives its stdout if it succeeds and its stderr if not.
+    /// Runs kubectl; returns its stdout if it succeeds and its stderr if not.
     pub(crate) async fn run(&self, arguments: &[&str]) -> Result<String, String> {
         self.run_with(arguments, "").await
     }
@@ -110,14 +111,14 @@ impl Fixture {
             anyhow::Ok(child.wait_with_output().await?)
         };
         let output = timeout(DEADLINE, run).await;
-        let output = output.map_err(|_| format!("kubectl {arguments:?} does not end"))?;
+        let output = output.map_err(|_| format!("kubectl {arguments:?} does not exit"))?;
         let output = output.map_err(|error| format!("{error:#}"))?;
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
     }
 }
 
-/// The first kubectl of `$KUBECTL`, `$KUBEBUILDER_ASSETS` and PATH.
+/// Finds the first kubectl of `$KUBECTL`, `$KUBEBUILDER_ASSETS` and PATH.
 fn kubectl_program() -> Result<PathBuf> {
     if let Some(named) = env::var_os("KUBECTL") {
         return Ok(named.into());
@@ -129,7 +130,7 @@ fn kubectl_program() -> Result<PathBuf> {
     found.context("no kubectl: set KUBECTL to one of version 1.27 or newer")
 }
 
-/// A client that never repeats a request by itself.
+/// Creates a client that never retries a request.
 pub(crate) async fn client(kubeconfig: &std::path::Path) -> Result<Client> {
     let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?;
@@ -137,7 +138,7 @@ pub(crate) async fn client(kubeconfig: &std::path::Path) -> Result<Client> {
     Ok(Client::try_from(config)?)
 }
 
-/// Names a kind for the untyped API.
+/// Returns the description of a kind for the untyped API.
 pub(crate) fn resource(api_version: &str, kind: &str, plural: &str) -> ApiResource {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, kind), plural)
@@ -166,25 +167,22 @@ pub(crate) async fn ask(
     }
 }
 
-/// A ConfigMap.
+/// Returns a ConfigMap.
 pub(crate) fn config_map(name: &str, data: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data})
 }
 
-/// Looks again and again until `look` gives something.
-pub(crate) async fn eventually<T, F>(what: &str, mut look: impl FnMut() -> F) -> Result<T>
+/// Polls until `poll` returns a value.
+pub(crate) async fn eventually<T, F>(what: &str, mut poll: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Option<T>>,
 {
-    let start = std::time::Instant::now();
-    while start.elapsed() < DEADLINE {
-        if let Some(found) = look().await {
-            return Ok(found);
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    bail!("waited {DEADLINE:?} for {what}")
+    let poll = || {
+        let found = poll();
+        async move { Ok(found.await.map_or_else(|| Poll::NotYet("nothing".to_owned()), Poll::Done)) }
+    };
+    Ok(until(what, DEADLINE, poll).await?.0)
 }
 
-/// The path of ConfigMaps in `default`.
+/// The path of the ConfigMaps in `default`.
 pub(crate) const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";

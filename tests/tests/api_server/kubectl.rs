@@ -1,4 +1,4 @@
-//! The real kubectl, as a user types it.
+//! The real kubectl, used as a user uses it.
 
 use std::io;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ async fn get_prints_tables_and_yaml() -> Result<()> {
     let yaml = fixture.run(&["get", "cm", "a", "-o", "yaml"]).await.map_err(failed)?;
     assert!(yaml.contains("kind: ConfigMap") && yaml.contains("x: \"y\""), "{yaml}");
     let all = fixture.run(&["get", "all", "-A"]).await.map_err(failed)?;
-    assert_eq!(all, "", "nothing of those kinds is there yet");
+    assert_eq!(all, "", "no object of those kinds exists");
     let missing = fixture.run(&["get", "cm", "nope"]).await.unwrap_err();
     assert!(
         missing.contains("Error from server (NotFound): configmaps \"nope\" not found"),
@@ -76,7 +76,7 @@ async fn apply_server_side_creates_changes_and_conflicts() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn client_side_apply_creates_and_is_told_the_way_out_of_updates() -> Result<()> {
+async fn client_side_apply_creates_and_its_updates_are_refused_with_advice() -> Result<()> {
     let fixture = Fixture::start().await?;
     let map = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: m\ndata:\n  a: one\n";
     let made = fixture.run_with(&["apply", "-f", "-"], map).await.map_err(failed)?;
@@ -89,7 +89,11 @@ async fn client_side_apply_creates_and_is_told_the_way_out_of_updates() -> Resul
     let server_side = ["apply", "--server-side", "-f", "-"];
     fixture.run_with(&server_side, &changed).await.map_err(failed)?;
     let path = format!("{CONFIG_MAPS}/m");
-    assert_eq!(fixture.get(&path).await?["data"]["a"], "two", "the migration took over");
+    assert_eq!(
+        fixture.get(&path).await?["data"]["a"],
+        "two",
+        "the fields of the client-side apply were not migrated"
+    );
     Ok(())
 }
 
@@ -102,16 +106,19 @@ async fn custom_resources_are_applied_explained_and_printed() -> Result<()> {
     fixture.run(&established).await.map_err(failed)?;
     let thing =
         "apiVersion: test.tholepin.dev/v1\nkind: Thing\nmetadata:\n  name: a\nspec:\n  size: 3\n";
-    for (size, word) in [("3", "created"), ("3", "unchanged"), ("4", "configured")] {
+    for (size, outcome) in [("3", "created"), ("3", "unchanged"), ("4", "configured")] {
         let text = thing.replace("size: 3", &format!("size: {size}"));
         let applied = fixture.run_with(&["apply", "-f", "-"], &text).await.map_err(failed)?;
-        assert_eq!(applied.trim(), format!("thing.test.tholepin.dev/a {word}"));
+        assert_eq!(applied.trim(), format!("thing.test.tholepin.dev/a {outcome}"));
     }
     let table = fixture.run(&["get", "th"]).await.map_err(failed)?;
     let rows: Vec<Vec<&str>> = table.lines().map(|row| row.split_whitespace().collect()).collect();
     assert_eq!(rows, [["NAME", "SIZE"], ["a", "4"]], "{table}");
     let all = fixture.run(&["get", "all"]).await.map_err(failed)?;
-    assert!(all.contains("thing.test.tholepin.dev/a"), "the category holds: {all}");
+    assert!(
+        all.contains("thing.test.tholepin.dev/a"),
+        "the category does not contain the kind: {all}"
+    );
     let explained = fixture.run(&["explain", "things.spec.size"]).await.map_err(failed)?;
     assert!(explained.contains("How large it is."), "{explained}");
     let typo = thing.replace("size", "sise");
@@ -178,7 +185,7 @@ async fn a_table_of_crds_names_the_kind() -> Result<()> {
     Ok(())
 }
 
-/// Says what it was asked, then goes on for ever if it shall follow.
+/// Returns one line with the requested target and options; with `follow` the stream does not end.
 struct EchoLogs;
 
 impl PodLogs for EchoLogs {
@@ -201,7 +208,7 @@ impl PodLogs for EchoLogs {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn logs_come_from_whoever_has_them() -> Result<()> {
+async fn logs_are_read_from_the_configured_source() -> Result<()> {
     let fixture =
         Fixture::start_with(|options| options.pod_logs = Some(Arc::new(EchoLogs))).await?;
     let pod = json!({
@@ -222,7 +229,10 @@ async fn logs_come_from_whoever_has_them() -> Result<()> {
     let mut lines = BufReader::new(child.stdout.take().context("stdout")?).lines();
     let first = timeout(DEADLINE, lines.next_line()).await??;
     assert_eq!(first.as_deref(), Some("p/c@n1 tail=None"));
-    assert!(timeout(Duration::from_millis(200), child.wait()).await.is_err(), "it follows");
+    assert!(
+        timeout(Duration::from_millis(200), child.wait()).await.is_err(),
+        "kubectl ended although it follows"
+    );
     child.kill().await?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Lists: versions, pages, selectors, shapes.
+//! Lists: resource versions, pages, selectors and representations.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ async fn pages_show_one_moment_until_the_history_is_gone() -> Result<()> {
 
     let next = format!("{CONFIG_MAPS}?limit=2&continue={token}");
     let second = fixture.get(&next).await?;
-    assert_eq!(names(&second), ["c", "d"], "as it was when the list began");
+    assert_eq!(names(&second), ["c", "d"], "the page shows changes after the first page");
     assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
     assert_eq!(second["metadata"].get("continue"), None);
 
@@ -40,12 +40,15 @@ async fn pages_show_one_moment_until_the_history_is_gone() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_version_of_a_list_is_the_stores() -> Result<()> {
+async fn a_list_has_the_resource_version_of_the_store() -> Result<()> {
     let fixture = Fixture::start().await?;
     let created = fixture.create(CONFIG_MAPS, &config_map("a", json!({}))).await?;
     let secrets = fixture.get("/api/v1/namespaces/default/secrets").await?;
     let version = secrets["metadata"]["resourceVersion"].clone();
-    assert_eq!(version, created["metadata"]["resourceVersion"], "one clock for all kinds");
+    assert_eq!(
+        version, created["metadata"]["resourceVersion"],
+        "kinds have different resource versions"
+    );
 
     let now: u64 = version.as_str().unwrap_or("").parse()?;
     let exact = format!("{CONFIG_MAPS}?resourceVersion={}&resourceVersionMatch=Exact", now - 1);
@@ -84,7 +87,7 @@ async fn selectors_choose_and_unknown_fields_are_refused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn items_of_builtin_kinds_go_without_their_kind() -> Result<()> {
+async fn items_of_builtin_kinds_have_no_kind() -> Result<()> {
     let fixture = Fixture::start().await?;
     fixture.create(CONFIG_MAPS, &config_map("a", json!({}))).await?;
     let list = fixture.get(CONFIG_MAPS).await?;
@@ -94,7 +97,7 @@ async fn items_of_builtin_kinds_go_without_their_kind() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metadata_alone_can_be_had() -> Result<()> {
+async fn metadata_can_be_read_alone() -> Result<()> {
     let fixture = Fixture::start().await?;
     fixture.create(CONFIG_MAPS, &config_map("a", json!({"x": "y"}))).await?;
     let list = fixture.config_maps().list_metadata(&Default::default()).await?;
@@ -105,7 +108,7 @@ async fn metadata_alone_can_be_had() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn discovery_tells_the_same_both_ways() -> Result<()> {
+async fn both_forms_of_discovery_are_equal() -> Result<()> {
     let fixture = Fixture::start().await?;
     let plain = kube::discovery::Discovery::new(fixture.client.clone()).run().await?;
     let aggregated =

@@ -1,4 +1,4 @@
-//! Creating, reading and replacing objects: what the real server was seen to do.
+//! Creating, reading and replacing objects as kube-apiserver does.
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -179,7 +179,7 @@ async fn a_value_of_a_wrong_type_is_refused_by_every_write() -> Result<()> {
     };
     let number = secret(json!(12345));
     let refused = |outcome: Result<Value, kube::core::Status>| {
-        let status = outcome.expect_err("a number is no password");
+        let status = outcome.expect_err("a number is refused as a password");
         assert_eq!((status.code, status.reason.as_str()), (400, "BadRequest"));
         let expected = "Secret in version \"v1\" cannot be handled as a Secret: \
             stringData[password]: the value is a number, where a string is expected: put it in quotes";
@@ -188,7 +188,7 @@ async fn a_value_of_a_wrong_type_is_refused_by_every_write() -> Result<()> {
     refused(fixture.create(secrets, &number).await);
     refused(fixture.apply(&path, "one", &number).await);
     let missing = fixture.get(&path).await.unwrap_err();
-    assert_eq!(missing.code, 404, "nothing was stored");
+    assert_eq!(missing.code, 404, "the object was stored");
 
     fixture.create(secrets, &secret(json!("12345"))).await?;
     let before = fixture.get(&path).await?;

@@ -45,7 +45,7 @@ async fn a_json_patch_is_applied_whole_or_not_at_all() -> Result<()> {
     let fixture = Fixture::start().await?;
     let path = format!("{CONFIG_MAPS}/a");
     fixture.create(CONFIG_MAPS, &config_map("a", json!({"x": "1"}))).await?;
-    // What kube's `finalizer()` sends: nothing is there yet, so add the list.
+    // This is the patch of kube's `finalizer()`: the list does not exist yet, so it is added.
     let add = json!([
         {"op": "test", "path": "/metadata/finalizers", "value": null},
         {"op": "add", "path": "/metadata/finalizers", "value": ["tholepin.dev/a"]},
@@ -58,7 +58,7 @@ async fn a_json_patch_is_applied_whole_or_not_at_all() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_strategic_merge_patch_is_told_the_way_out() -> Result<()> {
+async fn a_strategic_merge_patch_is_refused_with_advice() -> Result<()> {
     let fixture = Fixture::start().await?;
     fixture.create(CONFIG_MAPS, &config_map("a", json!({}))).await?;
     let media = "application/strategic-merge-patch+json";
@@ -70,7 +70,7 @@ async fn a_strategic_merge_patch_is_told_the_way_out() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn apply_creates_owns_conflicts_yields_and_lets_go() -> Result<()> {
+async fn apply_creates_owns_conflicts_and_releases_fields() -> Result<()> {
     let fixture = Fixture::start().await?;
     let path = format!("{CONFIG_MAPS}/a");
     let first = fixture.apply(&path, "one", &config_map("a", json!({"a": "1", "b": "1"}))).await?;
@@ -93,12 +93,12 @@ async fn apply_creates_owns_conflicts_yields_and_lets_go() -> Result<()> {
     let forced = fixture.apply(&format!("{path}?force=true"), "two", &other).await?;
     assert_eq!(forced["data"], json!({"a": "2", "b": "1"}));
     let less = fixture.apply(&path, "one", &config_map("a", json!({}))).await?;
-    assert_eq!(less["data"], json!({"a": "2"}), "what one owned alone is gone");
+    assert_eq!(less["data"], json!({"a": "2"}), "fields that only this manager owned are removed");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_apply_that_names_a_uid_means_that_object_and_not_its_successor() -> Result<()> {
+async fn an_apply_with_a_uid_does_not_change_the_successor() -> Result<()> {
     let fixture = Fixture::start().await?;
     let path = format!("{CONFIG_MAPS}/a?fieldManager=one&force=true");
     let created = fixture.create(CONFIG_MAPS, &config_map("a", json!({"x": "1"}))).await?;
@@ -115,7 +115,7 @@ async fn an_apply_that_names_a_uid_means_that_object_and_not_its_successor() -> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn apply_takes_yaml_and_wants_a_manager() -> Result<()> {
+async fn apply_accepts_yaml_and_requires_a_manager() -> Result<()> {
     let fixture = Fixture::start().await?;
     let yaml =
         b"apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\ndata:\n  x: \"y\"\n".to_vec();

@@ -1,4 +1,4 @@
-//! Watches: from now, from the past, from a state; selectors, bookmarks, expiry; kube's `watcher()`.
+//! Watches: from now, from a resource version, with initial events; selectors, bookmarks, expiry; kube's `watcher()`.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::fixture::{CONFIG_MAPS, DEADLINE, Fixture, config_map};
 
-/// The lines of a watch, read as they come.
+/// Returns the events of a watch as they arrive.
 async fn lines(fixture: &Fixture, path: &str) -> Result<impl Stream<Item = Value> + Unpin + use<>> {
     use futures::AsyncBufReadExt;
     let mut request = kube::core::Request::new("/").get("x", &Default::default())?;
@@ -20,7 +20,7 @@ async fn lines(fixture: &Fixture, path: &str) -> Result<impl Stream<Item = Value
     let stream = fixture.client.request_stream(request).await?;
     let lines = stream.lines().map(|line| {
         let line = line.expect("a line");
-        assert!(line.starts_with("{\"type\":"), "type comes first: {line}");
+        assert!(line.starts_with("{\"type\":"), "`type` is not the first field: {line}");
         serde_json::from_str(&line).expect("a JSON line")
     });
     Ok(Box::pin(lines))
@@ -28,16 +28,16 @@ async fn lines(fixture: &Fixture, path: &str) -> Result<impl Stream<Item = Value
 
 async fn next(lines: &mut (impl Stream<Item = Value> + Unpin)) -> Result<(String, String)> {
     let event = timeout(DEADLINE, lines.next()).await?.context("the watch ended")?;
-    let word = |value: &Value| value.as_str().unwrap_or("").to_owned();
-    Ok((word(&event["type"]), word(&event["object"]["metadata"]["name"])))
+    let text = |value: &Value| value.as_str().unwrap_or("").to_owned();
+    Ok((text(&event["type"]), text(&event["object"]["metadata"]["name"])))
 }
 
-fn pair(word: &str, name: &str) -> (String, String) {
-    (word.to_owned(), name.to_owned())
+fn pair(text: &str, name: &str) -> (String, String) {
+    (text.to_owned(), name.to_owned())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_tells_what_happens_after_its_version() -> Result<()> {
+async fn a_watch_returns_the_changes_after_its_resource_version() -> Result<()> {
     let fixture = Fixture::start().await?;
     let a = fixture.create(CONFIG_MAPS, &config_map("a", json!({}))).await?;
     let version = a["metadata"]["resourceVersion"].as_str().unwrap_or("").to_owned();
@@ -56,7 +56,10 @@ async fn a_watch_tells_what_happens_after_its_version() -> Result<()> {
     let number = |object: &Value| {
         object["metadata"]["resourceVersion"].as_str().unwrap_or("").parse::<u64>()
     };
-    assert!(number(&patched)? < number(&deleted["object"])?, "a deletion has its own version");
+    assert!(
+        number(&patched)? < number(&deleted["object"])?,
+        "a deletion has no resource version of its own"
+    );
     Ok(())
 }
 
@@ -71,13 +74,13 @@ async fn leaving_a_selector_is_deleted_and_entering_added() -> Result<()> {
         let patch = json!({"metadata": {"labels": {"l": label}}, "data": {"n": uuid()}});
         fixture.ask("PATCH", &format!("{CONFIG_MAPS}/a"), merge, &patch).await?;
     }
-    for word in ["ADDED", "MODIFIED", "DELETED", "ADDED"] {
-        assert_eq!(next(&mut watch).await?, pair(word, "a"));
+    for text in ["ADDED", "MODIFIED", "DELETED", "ADDED"] {
+        assert_eq!(next(&mut watch).await?, pair(text, "a"));
     }
     Ok(())
 }
 
-/// A value that is never the same.
+/// Returns a value that is different each time.
 fn uuid() -> String {
     format!("{:?}", std::time::Instant::now())
 }
@@ -88,16 +91,16 @@ async fn initial_events_end_with_a_marked_bookmark() -> Result<()> {
     for name in ["a", "b"] {
         fixture.create(CONFIG_MAPS, &config_map(name, json!({}))).await?;
     }
-    let wanted = "watch=true&sendInitialEvents=true&allowWatchBookmarks=true";
-    let path = format!("{CONFIG_MAPS}?{wanted}&resourceVersionMatch=NotOlderThan");
+    let expected = "watch=true&sendInitialEvents=true&allowWatchBookmarks=true";
+    let path = format!("{CONFIG_MAPS}?{expected}&resourceVersionMatch=NotOlderThan");
     let mut watch = lines(&fixture, &path).await?;
     assert_eq!(next(&mut watch).await?, pair("ADDED", "a"));
     assert_eq!(next(&mut watch).await?, pair("ADDED", "b"));
     let bookmark = timeout(DEADLINE, watch.next()).await?.context("a bookmark")?;
     assert_eq!(bookmark["type"], "BOOKMARK");
-    let marks = &bookmark["object"]["metadata"]["annotations"];
-    assert_eq!(marks["k8s.io/initial-events-end"], "true");
-    let refused = fixture.get(&format!("{CONFIG_MAPS}?{wanted}")).await.unwrap_err();
+    let annotations = &bookmark["object"]["metadata"]["annotations"];
+    assert_eq!(annotations["k8s.io/initial-events-end"], "true");
+    let refused = fixture.get(&format!("{CONFIG_MAPS}?{expected}")).await.unwrap_err();
     assert_eq!(refused.code, 422);
     Ok(())
 }
@@ -124,13 +127,13 @@ async fn a_quiet_watch_gets_bookmarks_and_ends_in_time() -> Result<()> {
     let last = events.last().context("a bookmark before the end")?;
     assert_eq!(
         last["object"]["metadata"]["resourceVersion"], list["metadata"]["resourceVersion"],
-        "a bookmark keeps up with other kinds"
+        "the bookmark ignores changes of other kinds"
     );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_expired_version_is_told_in_the_stream() -> Result<()> {
+async fn an_expired_resource_version_is_an_error_in_the_stream() -> Result<()> {
     let fixture = Fixture::start_with(|options| options.watch_cache_events_max = 4).await?;
     for n in 0..8 {
         fixture.create(CONFIG_MAPS, &config_map(&format!("c{n}"), json!({}))).await?;
@@ -143,15 +146,15 @@ async fn an_expired_version_is_told_in_the_stream() -> Result<()> {
         (&event["object"]["code"], &event["object"]["reason"]),
         (&json!(410), &json!("Expired"))
     );
-    assert_eq!(timeout(DEADLINE, watch.next()).await?, None, "and the stream ends");
+    assert_eq!(timeout(DEADLINE, watch.next()).await?, None, "the stream did not end");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_nobody_reads_holds_no_writer_up_and_is_ended() -> Result<()> {
+async fn a_watch_that_is_not_read_does_not_block_writers_and_is_ended() -> Result<()> {
     let fixture = Fixture::start_with(|options| options.watch_cache_events_max = 4).await?;
     let mut watch = lines(&fixture, &format!("{CONFIG_MAPS}?watch=true")).await?;
-    // Far more than the buffers of both sides hold.
+    // Far more than the buffers of both sides can hold.
     let large = "x".repeat(1024 * 1024);
     let path = format!("{CONFIG_MAPS}/a");
     fixture.create(CONFIG_MAPS, &config_map("a", json!({}))).await?;
@@ -205,21 +208,21 @@ async fn rows_and_metadata_can_be_watched() -> Result<()> {
     Ok(())
 }
 
-/// Follows `watcher()` until it knows exactly `wanted`.
+/// Reads events of `watcher()` until it knows exactly the `expected` objects; returns how often it listed.
 async fn until_known(
     events: &mut (impl Stream<Item = watcher::Result<Event<DynamicObject>>> + Unpin),
     known: &mut BTreeSet<String>,
-    wanted: &[&str],
+    expected: &[&str],
 ) -> Result<usize> {
     let mut relists = 0;
     let name = |object: DynamicObject| object.metadata.name.unwrap_or_default();
     let mut listing = BTreeSet::new();
     let mut is_listing = false;
     loop {
-        if !is_listing && known.iter().map(String::as_str).eq(wanted.iter().copied()) {
+        if !is_listing && known.iter().map(String::as_str).eq(expected.iter().copied()) {
             return Ok(relists);
         }
-        match timeout(DEADLINE, events.try_next()).await.context("an event in time")? {
+        match timeout(DEADLINE, events.try_next()).await.context("no event in time")? {
             Err(watcher::Error::WatchError(status)) if status.code == 410 => {}
             Err(other) => return Err(other.into()),
             Ok(None) => anyhow::bail!("the watcher ended"),
@@ -261,7 +264,7 @@ async fn follow_with(config: watcher::Config) -> Result<()> {
     fixture.ask("DELETE", &format!("{CONFIG_MAPS}/a"), "", &Value::Null).await?;
     until_known(&mut events, &mut known, &["b", "c", "d"]).await?;
 
-    // More changes than the history keeps, while nobody reads and after the running watch has ended.
+    // More changes than the history keeps, while the events are not read and after the running watch has ended.
     let watch_is_over = std::time::Instant::now() + Duration::from_millis(1_500);
     for n in 0.. {
         let name = format!("p{n}");
@@ -273,7 +276,7 @@ async fn follow_with(config: watcher::Config) -> Result<()> {
     }
     fixture.create(CONFIG_MAPS, &config_map("z", json!({}))).await?;
     let relists = until_known(&mut events, &mut known, &["b", "c", "d", "z"]).await?;
-    assert_eq!(relists, 1, "the watch fell out of the history and began anew");
+    assert_eq!(relists, 1, "the watch did not list again exactly once");
     Ok(())
 }
 

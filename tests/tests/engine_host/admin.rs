@@ -1,4 +1,4 @@
-//! The host's HTTP side: the admin API that the command line of the same user finds by a file.
+//! The admin API of the host, which the command line of the same user finds by a file.
 
 use std::{os::unix::fs::PermissionsExt, time::Duration};
 
@@ -8,7 +8,7 @@ use tholepin_admin::AdminClientError;
 use crate::environment::DEADLINE;
 
 #[tokio::test]
-async fn a_host_leaves_its_address_for_its_user_and_takes_it_away() {
+async fn a_host_writes_its_admin_file_and_removes_it_at_its_end() {
     let cluster = LocalClusterProcess::start_api_only().unwrap();
     let mut host = cluster.host().unwrap();
     let mode = std::fs::metadata(cluster.admin_file()).unwrap().permissions().mode();
@@ -22,7 +22,7 @@ async fn a_host_leaves_its_address_for_its_user_and_takes_it_away() {
     host.end().unwrap();
     assert!(!cluster.admin_file().exists());
 
-    // A host that is killed leaves its file; the next one replaces it.
+    // A killed host leaves its file; the next host replaces it.
     let mut killed = cluster.host().unwrap();
     let stale = cluster.admin().unwrap();
     killed.kill().unwrap();

@@ -1,7 +1,7 @@
-//! What errors, conditions, help texts and the READMEs tell people to type works as it stands there.
+//! The commands that errors, conditions, help texts and the READMEs tell users to run work unchanged.
 //!
-//! The texts are found in the sources: whatever stands between backticks and begins with `tholepin` or
-//! `kubectl`. Comments do not count, but those that are help texts; nor do tests.
+//! The texts are found in the sources: everything between backticks that begins with `tholepin` or `kubectl`.
+//! Tests and comments are ignored, except doc comments that are help texts.
 
 use std::{
     collections::BTreeSet,
@@ -13,14 +13,14 @@ use std::{
 use serde_json::json;
 use tests::{cluster::LocalClusterProcess, kubectl::Kubectl, process::tholepin};
 
-/// Where texts for people are, from the root of the tree.
+/// The folders and files with texts for users, relative to the root of the tree.
 const TEXTS: &[&str] =
     &["host", "plugins/redis-cluster", "plugins/types", "README.md", "plugins/README.md"];
 /// Sources whose doc comments are help texts.
 const HELP_TEXTS: &[&str] = &["host/src/cli.rs", "host/src/cli/report.rs"];
 
-/// Each kubectl command as the sources have it, and as a person types it who reads it about the objects of
-/// [`CLUSTER`]; nothing for a command that is only named.
+/// Each kubectl command as it is in the sources, and as a user runs it for the objects of [`objects`]; empty for a
+/// command that is only mentioned.
 const KUBECTL: &[(&str, &str)] = &[
     (
         "kubectl --namespace {namespace} create secret generic {secret} --from-literal={key}=PASSWORD \
@@ -37,7 +37,7 @@ const KUBECTL: &[(&str, &str)] = &[
         "kubectl annotate rediscluster demo --namespace default tholepin.dev/paused-",
     ),
     ("kubectl api-resources", "kubectl api-resources"),
-    // To be completed by whoever types it.
+    // The user completes these.
     ("kubectl apply --server-side", ""),
     ("kubectl apply --server-side --force-conflicts", ""),
     ("kubectl apply --server-side -f", ""),
@@ -47,7 +47,7 @@ const KUBECTL: &[(&str, &str)] = &[
     ("kubectl apply -f example.yaml", ""),
     ("kubectl delete banner home", ""),
     ("kubectl explain banner.spec", ""),
-    // What the embedded API server does not do.
+    // These are not supported by the embedded API server.
     ("kubectl edit", ""),
     ("kubectl create configmap", ""),
     ("kubectl describe crd {}", "kubectl describe crd redisclusters.redis.tholepin.dev"),
@@ -56,7 +56,7 @@ const KUBECTL: &[(&str, &str)] = &[
     ("kubectl explain rediscluster.spec.settings", "kubectl explain rediscluster.spec.settings"),
     ("kubectl get plugins", "kubectl get plugins"),
     ("kubectl get pods --all-namespaces -o wide", "kubectl get pods --all-namespaces -o wide"),
-    // There is no node here that runs Pods.
+    // No node of this test runs Pods.
     ("kubectl logs {pod}", ""),
     (
         "kubectl patch --namespace {} {} {} --type merge --patch '{owner}'",
@@ -64,7 +64,7 @@ const KUBECTL: &[(&str, &str)] = &[
     ),
 ];
 
-/// What the commands of [`KUBECTL`] are about.
+/// Returns the objects to which the commands of [`KUBECTL`] refer.
 fn objects() -> String {
     let labelled = |kind: &str, name: &str| json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "default"}});
     let mut pod = labelled("Pod", "demo-0");
@@ -79,7 +79,7 @@ fn tree() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The files below a path that hold texts for people.
+/// Collects the files below a path that contain texts for users.
 fn files(path: &Path, found: &mut Vec<PathBuf>) {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let is_test = name == "tests" || name.ends_with("tests.rs") || name == "examples";
@@ -90,7 +90,7 @@ fn files(path: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The texts of a file, each line of a literal joined with the next.
+/// Returns the texts of a file, with the continued lines of string literals joined.
 fn texts(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     if path.extension().is_some_and(|extension| extension == "md") {
@@ -104,7 +104,7 @@ fn texts(path: &Path) -> String {
             Some(help) if is_help => joined.push_str(help),
             _ if line.starts_with("//") => {}
             _ => match line.strip_suffix('\\') {
-                Some(goes_on) => joined.push_str(goes_on),
+                Some(continued) => joined.push_str(continued),
                 None => joined.extend([line, "\n"]),
             },
         }
@@ -112,7 +112,7 @@ fn texts(path: &Path) -> String {
     joined
 }
 
-/// The commands of a program that the texts name, and those of the examples in the READMEs.
+/// Returns the commands of a program in the texts, including those of the examples in the READMEs.
 fn commands(program: &str) -> BTreeSet<String> {
     let mut all = Vec::new();
     TEXTS.iter().for_each(|place| files(&tree().join(place), &mut all));
@@ -122,19 +122,19 @@ fn commands(program: &str) -> BTreeSet<String> {
         let begin = format!("`{program} ");
         let quoted = text.split(&begin).skip(1);
         let quoted = quoted.filter_map(|rest| rest.split('`').next());
-        let words = |command: &str| command.split_whitespace().collect::<Vec<_>>().join(" ");
-        found.extend(quoted.map(|command| format!("{program} {}", words(command))));
-        // What `plugins/README.md` has typed into kubectl is typed again by `transcripts`.
+        let normalized = |command: &str| command.split_whitespace().collect::<Vec<_>>().join(" ");
+        found.extend(quoted.map(|command| format!("{program} {}", normalized(command))));
+        // The kubectl commands of `plugins/README.md` are run by `transcripts`.
         if path.ends_with("README.md") && program == "tholepin" {
             let typed = text.lines().filter_map(|line| line.strip_prefix("    "));
             let typed = typed.filter(|line| line.starts_with(&format!("{program} ")));
-            found.extend(typed.filter_map(|line| line.split('#').next()).map(words));
+            found.extend(typed.filter_map(|line| line.split('#').next()).map(normalized));
         }
     }
     found
 }
 
-/// The single commands of `tholepin plugin new NAME | build`, with words in the place of what is to be filled in.
+/// Splits `tholepin plugin new NAME | build` into its commands, with placeholders filled in.
 fn single(command: &str) -> Vec<Vec<String>> {
     let own = command.split(" | kubectl").next().unwrap_or_default();
     let mut parts = own.split(" | ");
@@ -144,28 +144,28 @@ fn single(command: &str) -> Vec<Vec<String>> {
     all.map(|command| command.split(' ').skip(1).map(filled).collect()).collect()
 }
 
-/// A word that is to be filled in, filled in.
-fn filled(word: &str) -> String {
-    let word = word.trim_matches(['[', ']']);
-    match (word.find('{'), word.rfind('}')) {
-        (Some(from), Some(to)) => format!("{}p{}", &word[..from], &word[to + 1..]),
-        _ => word.to_lowercase(),
+/// Fills in an argument that is a placeholder.
+fn filled(placeholder: &str) -> String {
+    let placeholder = placeholder.trim_matches(['[', ']']);
+    match (placeholder.find('{'), placeholder.rfind('}')) {
+        (Some(from), Some(to)) => format!("{}p{}", &placeholder[..from], &placeholder[to + 1..]),
+        _ => placeholder.to_lowercase(),
     }
 }
 
 #[test]
-fn every_command_of_ours_that_a_text_names_is_one() {
+fn every_tholepin_command_in_a_text_exists() {
     let named = commands("tholepin");
     assert!(30 < named.len(), "the texts are not found: {named:?}");
     let mut wrong = Vec::new();
     for command in &named {
-        for words in single(command) {
-            // With `--help` it is read and not run; what is only named may lack arguments.
+        for normalized in single(command) {
+            // With `--help` a command is parsed and not run; a command that is only mentioned may lack arguments.
             let mut program = Command::new(tholepin().unwrap());
-            let output = program.args(&words).arg("--help").output().unwrap();
+            let output = program.args(&normalized).arg("--help").output().unwrap();
             if !output.status.success() {
-                let said = String::from_utf8_lossy(&output.stderr).into_owned();
-                wrong.push(format!("{command} ({}): {said}", words.join(" ")));
+                let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+                wrong.push(format!("{command} ({}): {stderr}", normalized.join(" ")));
             }
         }
     }
@@ -173,12 +173,12 @@ fn every_command_of_ours_that_a_text_names_is_one() {
 }
 
 #[test]
-fn every_command_for_kubectl_that_a_text_names_works() {
+fn every_kubectl_command_in_a_text_works() {
     let named = commands("kubectl");
     let known: BTreeSet<String> =
         KUBECTL.iter().map(|(template, _)| (*template).to_owned()).collect();
-    let (new, gone) = (named.difference(&known), known.difference(&named));
-    let apart: Vec<_> = new.chain(gone).collect();
+    let (new, unused) = (named.difference(&known), known.difference(&named));
+    let apart: Vec<_> = new.chain(unused).collect();
     assert!(apart.is_empty(), "the texts and the table of this test differ: {apart:#?}");
 
     let cluster = LocalClusterProcess::start_api_only().unwrap();
@@ -199,15 +199,15 @@ fn every_command_for_kubectl_that_a_text_names_works() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Types a command as it stands.
+/// Runs a command unchanged in a shell.
 fn kubectl_as_typed(kubectl: &Kubectl, command: &str) -> Result<(), String> {
     let output = kubectl.shell(command).map_err(|error| error.to_string())?;
-    let said = || String::from_utf8_lossy(&output.stderr).into_owned();
-    output.status.success().then_some(()).ok_or_else(said)
+    let stderr = || String::from_utf8_lossy(&output.stderr).into_owned();
+    output.status.success().then_some(()).ok_or_else(stderr)
 }
 
 #[test]
-fn every_annotation_and_every_file_that_a_text_names_exists() {
+fn every_annotation_and_file_in_a_text_exists() {
     let mut all = Vec::new();
     TEXTS.iter().for_each(|place| files(&tree().join(place), &mut all));
     files(&tree().join("wit/schema"), &mut all);
@@ -217,25 +217,28 @@ fn every_annotation_and_every_file_that_a_text_names_exists() {
     for (path, text) in &sources {
         for rest in text.split("`tholepin.dev/").skip(1) {
             let is_word = |c: char| c.is_ascii_lowercase() || c == '-';
-            let word = rest.split(|c| !is_word(c)).next().unwrap_or_default();
-            let word = word.trim_end_matches('-');
-            let literal = format!("\"tholepin.dev/{word}\"");
-            if !word.is_empty() && !sources.iter().any(|(_, text)| text.contains(&literal)) {
-                wrong.push(format!("{}: nobody reads `tholepin.dev/{word}`", path.display()));
+            let name = rest.split(|c| !is_word(c)).next().unwrap_or_default();
+            let name = name.trim_end_matches('-');
+            let literal = format!("\"tholepin.dev/{name}\"");
+            if !name.is_empty() && !sources.iter().any(|(_, text)| text.contains(&literal)) {
+                wrong.push(format!("{}: no code reads `tholepin.dev/{name}`", path.display()));
             }
         }
         let folders = ["crds/", "examples/", "host/", "plugins/", "wit/"];
         let named = text.split('`').skip(1).step_by(2);
-        let in_tree = named.filter(|word| folders.iter().any(|folder| word.starts_with(folder)));
-        let is_path = |word: &&str| !word.contains(char::is_whitespace) && !word.contains('{');
+        let in_tree = named.filter(|name| folders.iter().any(|folder| name.starts_with(folder)));
+        let is_path = |name: &&str| !name.contains(char::is_whitespace) && !name.contains('{');
         let is_readme = path.extension().is_some_and(|extension| extension == "md");
-        for word in in_tree.filter(is_path) {
+        for name in in_tree.filter(is_path) {
             if !is_readme {
-                wrong.push(format!("{}: `{word}` is in the tree only", path.display()));
-            } else if word.ends_with(|c: char| c.is_ascii_alphanumeric())
-                && !tree().join(word).exists()
+                wrong.push(format!(
+                    "{}: `{name}` exists only in the source tree, which users do not have",
+                    path.display()
+                ));
+            } else if name.ends_with(|c: char| c.is_ascii_alphanumeric())
+                && !tree().join(name).exists()
             {
-                wrong.push(format!("{}: there is no `{word}`", path.display()));
+                wrong.push(format!("{}: there is no `{name}`", path.display()));
             }
         }
     }

@@ -1,5 +1,5 @@
-//! A bad file changes nothing but what `kubectl get plugins` says: the stage it reached, the reason, and
-//! the way out.
+//! A bad plugin file changes only the `Plugin` object, which reports the stage that the file reached, the reason,
+//! and how to fix it.
 
 use std::fs;
 
@@ -10,13 +10,13 @@ use tests::{
 };
 
 use crate::environment::{
-    CONFIG_MAP, DEADLINE, HostEnvironment, PLUGIN, PROBE, greeting, order, settings,
+    CONFIG_MAP, DEADLINE, HostEnvironment, PLUGIN, PROBE, greeting, probe_object, settings,
 };
 
 const DATA: &str = "/data/greeting";
 const NAME: &str = "config-maker";
 
-/// Grants less than the guest asks for: it may not delete.
+/// Grants less than the guest asks for: `delete` is missing.
 const TOO_LITTLE: &str = r#"
 apiVersion: tholepin.dev/v1alpha1
 kind: Plugin
@@ -29,41 +29,41 @@ spec:
       - {apiVersion: tests.tholepin.dev/v1, kind: Greeting, verbs: [get, apply-status, publish]}
 "#;
 
-/// The last stage that was reached (`-` if none), the reason, and words of the message.
+/// The last stage that was reached (`-` if none), the reason, and texts of the message.
 type RejectedStage<'a> = (&'a str, &'a str, &'a [&'a str]);
 
-/// Waits until the plugin is refused so.
-async fn refused(story: &HostEnvironment, plugin: &str, (stage, reason, words): RejectedStage<'_>) {
-    let look = || async {
-        let object = story.get(&PLUGIN, "", plugin).await.unwrap_or_default();
+/// Waits until the plugin is refused at this stage with this reason and these texts.
+async fn refused(env: &HostEnvironment, plugin: &str, (stage, reason, texts): RejectedStage<'_>) {
+    let poll = || async {
+        let object = env.get(&PLUGIN, "", plugin).await.unwrap_or_default();
         let text = |pointer| object.pointer(pointer).and_then(Value::as_str).unwrap_or("-");
         let message = text("/status/message");
-        let fits = words.iter().all(|word| message.contains(word));
+        let fits = texts.iter().all(|text| message.contains(text));
         Ok(if fits && (text("/status/stage"), text("/status/reason")) == (stage, reason) {
-            Poll::There(())
+            Poll::Done(())
         } else {
             Poll::NotYet(object["status"].to_string())
         })
     };
-    until(format!("{plugin} to be refused: {stage} {reason} {words:?}"), DEADLINE, look)
+    until(format!("{plugin} to be refused: {stage} {reason} {texts:?}"), DEADLINE, poll)
         .await
         .unwrap();
-    let shown = story.kubectl.run(&["get", "plugins", plugin]).unwrap();
+    let shown = env.kubectl.run(&["get", "plugins", plugin]).unwrap();
     assert!(shown.contains(reason), "{shown}");
 }
 
-/// The old code still serves: a change is taken in.
-async fn serves(story: &HostEnvironment, text: &str) {
-    story.apply(&greeting("bad", "a", text));
-    story.says(&CONFIG_MAP, ("bad", "a"), DATA, &format!("Hello, {text}")).await;
+/// Checks that the old code still serves: a change of an object is processed.
+async fn serves(env: &HostEnvironment, text: &str) {
+    env.apply(&greeting("bad", "a", text));
+    env.until_contains(&CONFIG_MAP, ("bad", "a"), DATA, &format!("Hello, {text}")).await;
 }
 
 #[tokio::test]
-async fn a_bad_file_leaves_the_old_code_serving_and_says_why() {
+async fn the_old_code_serves_while_a_bad_file_is_reported() {
     let hello = guests::config_maker("Hello").unwrap();
     let good = hello.clone();
-    let story = HostEnvironment::with(&[(NAME, &hello)], "bad").await;
-    serves(&story, "first").await;
+    let env = HostEnvironment::with(&[(NAME, &hello)], "bad").await;
+    serves(&env, "first").await;
     let other = guests::build("guest-config-maker", &[("PLUGIN_NAME", "other-maker")]).unwrap();
     let trapping =
         guests::build("guest-probe", &[("PROBE_DESCRIBE", "trap"), ("PLUGIN_NAME", NAME)]).unwrap();
@@ -82,16 +82,16 @@ async fn a_bad_file_leaves_the_old_code_serving_and_says_why() {
         ("traps", trapping, ("Compiled", "DescribeFailed", &["describe was told to trap"])),
         ("named", other.clone(), ("Compiled", "ManifestInvalid", &["other-maker.yaml"])),
     ];
-    for (what, bytes, said) in rows {
-        story.put("config-maker.wasm", &bytes);
-        refused(&story, NAME, said).await;
-        serves(&story, what).await;
+    for (what, bytes, expected) in rows {
+        env.put("config-maker.wasm", &bytes);
+        refused(&env, NAME, expected).await;
+        serves(&env, what).await;
     }
-    story.put("config-maker.wasm", &good);
-    let (object, _) = story.says(&PLUGIN, ("", NAME), "/status/stage", "Active").await;
+    env.put("config-maker.wasm", &good);
+    let (object, _) = env.until_contains(&PLUGIN, ("", NAME), "/status/stage", "Active").await;
     assert_eq!(object["status"].get("reason"), None, "{object}");
 
-    // Settings: what is not granted, what is no settings, and another file than the one pinned.
+    // Settings: a missing grant, invalid YAML, and another file than the pinned one.
     let digest = "0".repeat(64);
     let rows: [(String, RejectedStage<'_>); 3] = [
         (
@@ -104,47 +104,48 @@ async fn a_bad_file_leaves_the_old_code_serving_and_says_why() {
             ("Fetched", "DigestMismatch", &["replace the component"]),
         ),
     ];
-    for (text, said) in rows {
-        story.put("config-maker.yaml", text);
-        refused(&story, NAME, said).await;
-        serves(&story, said.1).await;
+    for (text, expected) in rows {
+        env.put("config-maker.yaml", text);
+        refused(&env, NAME, expected).await;
+        serves(&env, expected.1).await;
     }
-    story.put("config-maker.yaml", settings(NAME, ""));
-    story.says(&PLUGIN, ("", NAME), "/status/stage", "Active").await;
+    env.put("config-maker.yaml", settings(NAME, ""));
+    env.until_contains(&PLUGIN, ("", NAME), "/status/stage", "Active").await;
 
-    // A second one for the same kind, and one that nobody has granted anything.
-    story.put("other-maker.wasm", other);
+    // A second plugin for the same kind, first without any settings.
+    env.put("other-maker.wasm", other);
     refused(
-        &story,
+        &env,
         "other-maker",
         ("-", "SettingsMissing", &["tholepin plugin grant other-maker.wasm"]),
     )
     .await;
-    story.put("other-maker.yaml", settings("other-maker", ""));
+    env.put("other-maker.yaml", settings("other-maker", ""));
     refused(
-        &story,
+        &env,
         "other-maker",
         ("Compiled", "KindClaimed", &[NAME, "remove `config-maker.yaml` or `other-maker.yaml`"]),
     )
     .await;
-    serves(&story, "claimed").await;
-    // Once the one is gone the other takes over.
-    let directory = story.cluster.plugins().unwrap();
+    serves(&env, "claimed").await;
+    // After the first plugin is removed, the other one serves the kind.
+    let directory = env.cluster.plugins().unwrap();
     fs::remove_file(directory.join("config-maker.yaml")).unwrap();
-    story.says(&PLUGIN, ("", "other-maker"), "/status/stage", "Active").await;
+    env.until_contains(&PLUGIN, ("", "other-maker"), "/status/stage", "Active").await;
 }
 
 #[tokio::test]
-async fn new_code_that_fails_leaves_other_plugins_alone() {
+async fn bad_new_code_does_not_affect_other_plugins() {
     let (maker, probe) = (guests::config_maker("Hello").unwrap(), guests::probe().unwrap());
-    let story = HostEnvironment::with(&[(NAME, &maker), ("probe", &probe)], "bad").await;
-    story.put("probe.wasm", b"broken");
-    refused(&story, "probe", ("Verified", "NotAComponent", &["wasm32-wasip2"])).await;
-    serves(&story, "neighbour").await;
-    // Its own objects are still served by the old code.
-    story.apply(&order("bad", "p", serde_json::json!({"do": "be-invalid"})));
-    let (told, _) = story.says(&PROBE, ("bad", "p"), "/status/conditions", "InvalidSpec").await;
-    let condition: &Value = &told["status"]["conditions"][0];
+    let env = HostEnvironment::with(&[(NAME, &maker), ("probe", &probe)], "bad").await;
+    env.put("probe.wasm", b"broken");
+    refused(&env, "probe", ("Verified", "NotAComponent", &["wasm32-wasip2"])).await;
+    serves(&env, "neighbour").await;
+    // The old code still serves the plugin's own objects.
+    env.apply(&probe_object("bad", "p", serde_json::json!({"do": "be-invalid"})));
+    let (found, _) =
+        env.until_contains(&PROBE, ("bad", "p"), "/status/conditions", "InvalidSpec").await;
+    let condition: &Value = &found["status"]["conditions"][0];
     let message = condition["message"].as_str().unwrap();
     assert!(message.starts_with(".spec.do: was told to be invalid; "), "{message}");
 }

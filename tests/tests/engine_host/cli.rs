@@ -1,5 +1,4 @@
-//! The command line as a newcomer uses it: what it prints can be used as it is, and the exit code tells
-//! how it went.
+//! The command line for a new user: its output can be used unchanged, and the exit code shows success or failure.
 
 use std::{
     env, fs,
@@ -23,58 +22,59 @@ fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// Ends with this code and, as the last line on stderr, these words.
-fn fails(output: &Output, code: i32, words: &[&str]) {
+/// Checks the exit code and that stderr contains these texts.
+fn fails(output: &Output, code: i32, texts: &[&str]) {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{stderr}");
-    for word in words {
-        assert!(stderr.contains(word), "no {word:?} in {stderr}");
+    for text in texts {
+        assert!(stderr.contains(text), "no {text:?} in {stderr}");
     }
     assert!(!stderr.contains("panicked"), "{stderr}");
 }
 
 #[tokio::test]
-async fn what_is_printed_can_be_used_as_it_is() {
+async fn printed_manifests_and_commands_work_unchanged() {
     let component = guests::config_maker("Hello").unwrap();
-    let story = HostEnvironment::with(&[], "printed").await;
-    let folder = story.cluster.plugins().unwrap();
+    let env = HostEnvironment::with(&[], "printed").await;
+    let folder = env.cluster.plugins().unwrap();
     let here = |arguments: &[&str]| run(&folder, arguments);
     for round in ["created", "unchanged"] {
         let definitions = stdout(&here(&["crds"]));
-        let said = story
+        let output = env
             .kubectl
             .run_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &definitions);
-        assert!(said.unwrap().contains("plugins.tholepin.dev"), "{round}");
+        assert!(output.unwrap().contains("plugins.tholepin.dev"), "{round}");
     }
-    // The component comes without settings, the host says what to run, and that is what is needed.
-    story.put("config-maker.wasm", &component);
-    let (refused, _) =
-        story.says(&PLUGIN, ("", "config-maker"), "/status/reason", "SettingsMissing").await;
+    // The component has no settings; the host reports the command that creates them, and that command works.
+    env.put("config-maker.wasm", &component);
+    let (refused, _) = env
+        .until_contains(&PLUGIN, ("", "config-maker"), "/status/reason", "SettingsMissing")
+        .await;
     let message = refused["status"]["message"].as_str().unwrap();
     assert!(message.contains("`tholepin plugin grant config-maker.wasm`"), "{message}");
     let settings = stdout(&here(&["plugin", "grant", "config-maker.wasm"]));
-    story.put("config-maker.yaml", &settings);
-    story.says(&PLUGIN, ("", "config-maker"), "/status/stage", "Active").await;
-    story.apply(&greeting("printed", "a", "world"));
-    story.says(&CONFIG_MAP, ("printed", "a"), "/data/greeting", "Hello, world").await;
+    env.put("config-maker.yaml", &settings);
+    env.until_contains(&PLUGIN, ("", "config-maker"), "/status/stage", "Active").await;
+    env.apply(&greeting("printed", "a", "world"));
+    env.until_contains(&CONFIG_MAP, ("printed", "a"), "/data/greeting", "Hello, world").await;
 
     let inspected = stdout(&here(&["plugin", "inspect", "config-maker.wasm"]));
-    for words in ["config-maker Hello", "tests.tholepin.dev/v1/Greeting", "apply-status", "sha256"]
+    for texts in ["config-maker Hello", "tests.tholepin.dev/v1/Greeting", "apply-status", "sha256"]
     {
-        let found = inspected.contains(words) || words == "sha256" && inspected.contains("digest");
-        assert!(found, "no {words:?} in {inspected}");
+        let found = inspected.contains(texts) || texts == "sha256" && inspected.contains("digest");
+        assert!(found, "no {texts:?} in {inspected}");
     }
     let definition = stdout(&here(&["plugin", "inspect", "--crds", "config-maker.wasm"]));
     let dry = ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "-f", "-"];
-    let said = story.kubectl.run_with(&dry, &definition).unwrap();
-    assert!(said.contains("greetings.tests.tholepin.dev"), "{said}");
+    let output = env.kubectl.run_with(&dry, &definition).unwrap();
+    assert!(output.contains("greetings.tests.tholepin.dev"), "{output}");
 
-    let kubeconfig = story.cluster.kubeconfig().to_str().unwrap();
+    let kubeconfig = env.cluster.kubeconfig().to_str().unwrap();
     let listed = stdout(&here(&["plugin", "list", "--kubeconfig", kubeconfig]));
     let row: Vec<&str> = listed.lines().nth(1).unwrap().split_whitespace().collect();
-    let active = story.active("config-maker", "").await;
+    let active = env.active("config-maker", "").await;
     assert_eq!((row[0], row[1], row[2]), ("config-maker", &active[..12], "Hello"), "{listed}");
-    let shown = story.kubectl.run(&["get", "plugins"]).unwrap();
+    let shown = env.kubectl.run(&["get", "plugins"]).unwrap();
     assert!(shown.contains(&active[..12]) && shown.contains("SERVING"), "{shown}");
     let listed = stdout(&here(&["plugin", "list", "-o", "json", "--kubeconfig", kubeconfig]));
     let listed: Value = serde_json::from_str(&listed).unwrap();
@@ -82,7 +82,7 @@ async fn what_is_printed_can_be_used_as_it_is() {
 }
 
 #[test]
-fn the_exit_code_and_the_last_line_tell_how_it_went() {
+fn exit_codes_and_errors_are_as_documented() {
     let folder = tempfile::tempdir().unwrap();
     let here = |arguments: &[&str]| run(folder.path(), arguments);
     fs::write(folder.path().join("text.wasm"), "no component").unwrap();
@@ -102,14 +102,14 @@ fn the_exit_code_and_the_last_line_tell_how_it_went() {
         (&["plugin", "list", "--kubeconfig", "bad.kubeconfig"], 1, &["bad.kubeconfig"]),
         (&["run", "--kubeconfig", "bad.kubeconfig", "--plugins", "absent"], 1, &["bad.kubeconfig"]),
     ];
-    for (arguments, code, words) in rows {
+    for (arguments, code, texts) in rows {
         let output = here(arguments);
-        fails(&output, code, words);
+        fails(&output, code, texts);
     }
 }
 
 #[test]
-fn a_missing_plugin_directory_is_named_with_the_way_out() {
+fn a_missing_plugin_directory_is_named_with_the_option() {
     let cluster = LocalClusterProcess::start_api_only().unwrap();
     let kubeconfig = cluster.kubeconfig().to_str().unwrap();
     let output =
@@ -118,7 +118,7 @@ fn a_missing_plugin_directory_is_named_with_the_way_out() {
 }
 
 #[test]
-fn doctor_tells_what_a_machine_lacks_and_what_to_do() {
+fn doctor_reports_what_is_missing_and_how_to_install_it() {
     let folder = tempfile::tempdir().unwrap();
     let doctor = |path: Option<&Path>| {
         let mut command = Command::new(tholepin().unwrap());
@@ -138,7 +138,7 @@ fn doctor_tells_what_a_machine_lacks_and_what_to_do() {
     assert_eq!(of(&report, "containers")["verdict"], "good");
     assert_eq!(of(&report, "image redis:7*")["verdict"], "good");
 
-    // A PATH without anything: no redis-server, which is bad; no cargo, which only some miss.
+    // A PATH without anything: no redis-server, which is bad; no cargo, which is only a warning.
     let (code, report) = doctor(Some(folder.path()));
     assert_eq!((code, &report["ok"]), (Some(1), &json!(false)), "{report:#}");
     assert_eq!(of(&report, "containers")["verdict"], "good");
@@ -154,36 +154,36 @@ fn doctor_tells_what_a_machine_lacks_and_what_to_do() {
     }
 }
 
-/// What bash completes at the end of this line, sorted; options only where one was begun.
+/// Returns the words that bash completes at the end of this line, sorted; options only after a `-`.
 fn completed(folder: &Path, admin_file: &Path, line: &[&str]) -> Vec<String> {
     let script = folder.join("tholepin.bash");
     fs::write(&script, stdout(&run(folder, &["completions", "bash"]))).unwrap();
     let program = tholepin().unwrap();
     let path = format!("{}:{}", program.parent().unwrap().display(), env::var("PATH").unwrap());
-    // As bash calls it: the command, the word that is typed, the word before.
+    // The arguments that bash passes: the command, the typed word, and the previous word.
     let typed = "source \"$1\"; shift; COMP_WORDS=(tholepin \"$@\"); COMP_CWORD=$#; \
                  _clap_complete_tholepin tholepin \"${!#}\" x; printf '%s\\n' \"${COMPREPLY[@]}\"";
     let mut bash = Command::new("bash");
     bash.args(["--noprofile", "--norc", "-c", typed, "bash"]).arg(&script).args(line);
     let output = bash.env("PATH", path).env("THOLEPIN_ADMIN_FILE", admin_file).output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{line:?}");
-    let mut words: Vec<_> = stdout(&output).lines().map(|word| word.trim().to_owned()).collect();
-    let is_option = |word: &str| word.starts_with('-');
-    let wants_option = line.last().is_some_and(|word| is_option(word));
-    words.retain(|word| !word.is_empty() && is_option(word) == wants_option);
-    words.sort();
-    words
+    let mut texts: Vec<_> = stdout(&output).lines().map(|text| text.trim().to_owned()).collect();
+    let is_option = |text: &str| text.starts_with('-');
+    let wants_option = line.last().is_some_and(|text| is_option(text));
+    texts.retain(|text| !text.is_empty() && is_option(text) == wants_option);
+    texts.sort();
+    texts
 }
 
 #[test]
-fn completions_know_every_subcommand_and_say_nothing_without_a_host() {
+fn completions_know_every_subcommand_and_work_without_a_host() {
     let folder = tempfile::tempdir().unwrap();
     let completed = |line: &[&str]| completed(folder.path(), &folder.path().join("absent"), line);
     assert_eq!(completed(&["plugin", "w"]), ["watch"]);
     assert_eq!(completed(&["calls", "--wr"]), ["--writes"]);
     let commands = completed(&[""]);
-    for word in ["calls", "doctor", "local", "plan", "status"] {
-        assert!(commands.contains(&word.to_owned()), "no {word} in {commands:?}");
+    for text in ["calls", "doctor", "local", "plan", "status"] {
+        assert!(commands.contains(&text.to_owned()), "no {text} in {commands:?}");
     }
     assert!(!commands.contains(&"container".to_owned()), "it is not for people");
     assert_eq!(completed(&["plugin", "history", ""]), Vec::<String>::new());
@@ -196,14 +196,15 @@ fn completions_know_every_subcommand_and_say_nothing_without_a_host() {
 #[tokio::test]
 async fn completions_know_the_plugins_and_objects_of_the_running_host() {
     let component = guests::config_maker("Hello").unwrap();
-    let story = HostEnvironment::with(&[("config-maker", &component)], "completed").await;
-    story.apply(&greeting("completed", "morning", "world"));
-    story.apply(&greeting("completed", "evening", "world"));
+    let env = HostEnvironment::with(&[("config-maker", &component)], "completed").await;
+    env.apply(&greeting("completed", "morning", "world"));
+    env.apply(&greeting("completed", "evening", "world"));
     for name in ["morning", "evening"] {
-        story.says(&CONFIG_MAP, ("completed", name), "/data/greeting", "Hello, world").await;
+        env.until_contains(&CONFIG_MAP, ("completed", name), "/data/greeting", "Hello, world")
+            .await;
     }
     let folder = tempfile::tempdir().unwrap();
-    let completed = |line: &[&str]| completed(folder.path(), &story.cluster.admin_file(), line);
+    let completed = |line: &[&str]| completed(folder.path(), &env.cluster.admin_file(), line);
     for command in ["history", "rollback"] {
         assert_eq!(completed(&["plugin", command, "con"]), ["config-maker"], "{command}");
     }

@@ -1,4 +1,4 @@
-//! What every story of the engine starts from: a cluster, a host, and hands for kubectl and files.
+//! The environment of each test of the engine: a cluster, a host, and helpers for kubectl and plugin files.
 
 use std::{fs, time::Duration};
 
@@ -20,7 +20,7 @@ use tholepin_schema::reserved;
 /// How long anything may take; an idle machine needs a hundredth of it.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A cluster with its host. The host ends first.
+/// A cluster with its host. `host` is declared first, so that it ends first.
 pub(crate) struct HostEnvironment {
     pub(crate) host: Process,
     pub(crate) client: Client,
@@ -29,7 +29,7 @@ pub(crate) struct HostEnvironment {
 }
 
 impl HostEnvironment {
-    /// A cluster whose host serves these plugins, each with all that it asks for, and a namespace.
+    /// Starts a cluster with a namespace and a host that serves these plugins, each granted what it asks for.
     pub(crate) async fn with(plugins: &[(&str, &[u8])], namespace: &str) -> Self {
         let cluster = LocalClusterProcess::start_api_only().unwrap();
         let (kubectl, client) = (cluster.kubectl().unwrap(), cluster.client().await.unwrap());
@@ -45,29 +45,29 @@ impl HostEnvironment {
         Self { host, client, kubectl, cluster }
     }
 
-    /// Puts a whole file into the directory of plugins by a rename.
+    /// Writes a file into the plugin directory by a rename.
     pub(crate) fn put(&self, file: &str, bytes: impl AsRef<[u8]>) {
         guests::put(&self.cluster.plugins().unwrap(), file, bytes.as_ref()).unwrap();
     }
 
-    /// `kubectl apply` of one object.
+    /// Runs `kubectl apply` with one object.
     pub(crate) fn apply(&self, object: &Value) {
         self.apply_all([object.clone()]);
     }
 
-    /// `kubectl apply` of several objects as one stream.
+    /// Runs `kubectl apply` with several objects as one stream.
     pub(crate) fn apply_all(&self, objects: impl IntoIterator<Item = Value>) {
         let stream: Vec<String> = objects.into_iter().map(|object| object.to_string()).collect();
         self.kubectl.run_with(&["apply", "-f", "-"], &stream.join("\n---\n")).unwrap();
     }
 
-    /// An object as the server has it, if it does.
+    /// Reads an object; `None` if it does not exist.
     pub(crate) async fn get(&self, kind: &TestKind, namespace: &str, name: &str) -> Option<Value> {
         let found = self.api(kind, namespace).get_opt(name).await.unwrap();
         found.map(|object| serde_json::to_value(object).unwrap())
     }
 
-    /// How many objects of a kind a namespace has, without those that the host keeps for itself.
+    /// Returns the number of objects of a kind in a namespace, without those that the host keeps for itself.
     pub(crate) async fn count(&self, kind: &TestKind, namespace: &str) -> usize {
         let all = self.api(kind, namespace).list(&ListParams::default()).await.unwrap();
         let is_kept = |object: &DynamicObject| object.name_any().starts_with(reserved::PREFIX);
@@ -85,73 +85,72 @@ impl HostEnvironment {
         }
     }
 
-    /// Waits until the text at a path of an object contains `wanted`; gives the object and how long that
-    /// took.
-    pub(crate) async fn says(
+    /// Waits until the value at a path of an object contains this text; returns the object and how long that took.
+    pub(crate) async fn until_contains(
         &self,
         kind: &TestKind,
         (namespace, name): (&str, &str),
         pointer: &str,
-        wanted: &str,
+        expected: &str,
     ) -> (Value, Duration) {
-        let what = format!("{} {name}{pointer} to say {wanted:?}", kind.2);
-        let look = || async {
+        let what = format!("{} {name}{pointer} to contain {expected:?}", kind.2);
+        let poll = || async {
             let Some(object) = self.get(kind, namespace, name).await else {
                 return Ok(Poll::NotYet("no such object".to_owned()));
             };
             let found = object.pointer(pointer).cloned().unwrap_or_default();
             let text = found.as_str().map_or_else(|| found.to_string(), str::to_owned);
-            if text.contains(wanted) {
-                return Ok(Poll::There(object));
+            if text.contains(expected) {
+                return Ok(Poll::Done(object));
             }
             Ok(Poll::NotYet(object.to_string()))
         };
-        until(what, DEADLINE, look).await.unwrap()
+        until(what, DEADLINE, poll).await.unwrap()
     }
 
-    /// Waits until a plugin serves another revision than this one (or any, if it is empty), and names it.
-    /// Its `Plugin` object shows new settings before it shows that they serve.
+    /// Waits until a plugin serves another revision than this one (any, if it is empty), and returns it. The `Plugin`
+    /// object shows new settings before it shows that they are active.
     pub(crate) async fn active(&self, plugin: &str, other_than: &str) -> String {
-        let look = || async {
+        let poll = || async {
             let object = self.get(&PLUGIN, "", plugin).await.unwrap_or_default();
             let active = object.pointer("/status/active").and_then(Value::as_str);
             let other = active.filter(|active| *active != other_than);
             Ok(other.map_or_else(
                 || Poll::NotYet(object.to_string()),
-                |active| Poll::There(active.to_owned()),
+                |active| Poll::Done(active.to_owned()),
             ))
         };
-        until(format!("another revision of {plugin}"), DEADLINE, look).await.unwrap().0
+        until(format!("another revision of {plugin}"), DEADLINE, poll).await.unwrap().0
     }
 
-    /// Waits until an object is gone.
-    pub(crate) async fn gone(&self, kind: &TestKind, namespace: &str, name: &str) {
-        let look = || async {
+    /// Waits until an object is deleted.
+    pub(crate) async fn until_deleted(&self, kind: &TestKind, namespace: &str, name: &str) {
+        let poll = || async {
             let found = self.get(kind, namespace, name).await;
-            Ok(found.map_or(Poll::There(()), |object| Poll::NotYet(object.to_string())))
+            Ok(found.map_or(Poll::Done(()), |object| Poll::NotYet(object.to_string())))
         };
-        until(format!("{} {name} to go", kind.2), DEADLINE, look).await.unwrap();
+        until(format!("{} {name} to be deleted", kind.2), DEADLINE, poll).await.unwrap();
     }
 
-    /// Waits until the host's log has a line with all these words; gives the line.
-    pub(crate) async fn logged(&self, words: &[&str]) -> String {
-        let look = || async {
+    /// Waits until the host's log has a line with all these texts; returns the line.
+    pub(crate) async fn until_logged(&self, texts: &[&str]) -> String {
+        let poll = || async {
             let lines = self.log();
-            let found = lines.lines().find(|line| words.iter().all(|word| line.contains(word)));
+            let found = lines.lines().find(|line| texts.iter().all(|text| line.contains(text)));
             let last = lines.lines().last().unwrap_or_default();
             Ok(found
-                .map_or_else(|| Poll::NotYet(last.to_owned()), |line| Poll::There(line.to_owned())))
+                .map_or_else(|| Poll::NotYet(last.to_owned()), |line| Poll::Done(line.to_owned())))
         };
-        until(format!("the host to log {words:?}"), DEADLINE, look).await.unwrap().0
+        until(format!("the host to log {texts:?}"), DEADLINE, poll).await.unwrap().0
     }
 
-    /// What the host has logged, without colours.
+    /// Returns the host's log.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.cluster.directory().join("host.log")).unwrap()
     }
 
-    /// The writes that came from the host, as the API server's audit log has them; but not the events about
-    /// plugins, which tell what a test has put into the directory.
+    /// Returns the host's writes in the API server's audit log, without the events about plugins, which report the
+    /// files that a test has put into the directory.
     pub(crate) fn writes(&self) -> Vec<Value> {
         let log = self.cluster.audit_log();
         let text = fs::read_to_string(log).unwrap();
@@ -164,7 +163,7 @@ impl HostEnvironment {
         lines.filter(|line| is_host(line) && !is_of_plugin(line)).collect()
     }
 
-    /// Starts the host again after it was killed or ended.
+    /// Starts the host again after it was killed or has ended.
     pub(crate) fn restart(&mut self) {
         self.host = self.cluster.host().unwrap();
     }
@@ -179,7 +178,7 @@ pub(crate) const CONFIG_MAP: TestKind = ("", "v1", "ConfigMap", "configmaps");
 pub(crate) const PLUGIN: TestKind = ("tholepin.dev", "v1alpha1", "Plugin", "plugins");
 pub(crate) const EVENT: TestKind = ("events.k8s.io", "v1", "Event", "events");
 
-/// A greeting.
+/// Returns a `Greeting`.
 pub(crate) fn greeting(namespace: &str, name: &str, text: &str) -> Value {
     json!({
         "apiVersion": "tests.tholepin.dev/v1",
@@ -189,8 +188,8 @@ pub(crate) fn greeting(namespace: &str, name: &str, text: &str) -> Value {
     })
 }
 
-/// An order to the guest `probe`.
-pub(crate) fn order(namespace: &str, name: &str, spec: Value) -> Value {
+/// Returns a `Probe`, whose spec tells the guest `probe` what to do.
+pub(crate) fn probe_object(namespace: &str, name: &str, spec: Value) -> Value {
     json!({
         "apiVersion": "tests.tholepin.dev/v1",
         "kind": "Probe",
@@ -199,7 +198,7 @@ pub(crate) fn order(namespace: &str, name: &str, spec: Value) -> Value {
     })
 }
 
-/// A `Plugin` object as a file, with all that the plugin asks for and more lines of `spec`.
+/// Returns a `Plugin` object, granted what the plugin asks for, with additional lines of `spec`.
 pub(crate) fn settings(name: &str, more: &str) -> String {
     guests::settings(name) + more
 }

@@ -1,4 +1,4 @@
-//! `tholepin plan`, `tholepin calls` and the pause, as their users meet them.
+//! `tholepin plan`, `tholepin calls` and the pause, as users run them.
 
 use std::{fs, time::Duration};
 
@@ -9,56 +9,66 @@ use tests::{
     wait::{Poll, until},
 };
 
-use crate::environment::{CONFIG_MAP, DEADLINE, GREETING, HostEnvironment, PROBE, greeting, order};
+use crate::environment::{
+    CONFIG_MAP, DEADLINE, GREETING, HostEnvironment, PROBE, greeting, probe_object,
+};
 
 const DATA: &str = "/data/greeting";
 
-/// The host's writes of objects under test that were kept.
-fn kept(story: &HostEnvironment) -> Vec<Value> {
+/// Returns the host's writes of objects under test, without dry runs.
+fn kept(env: &HostEnvironment) -> Vec<Value> {
     let infrastructure = ["plugins", "customresourcedefinitions"];
     let is_ours = |line: &Value| {
         line["dry_run"] == false
             && !infrastructure.contains(&line["resource"].as_str().unwrap_or_default())
     };
-    story.writes().into_iter().filter(is_ours).collect()
+    env.writes().into_iter().filter(is_ours).collect()
 }
 
-/// How a step reads in a few words.
+/// Returns a short text of a step.
 fn brief(step: &Value) -> String {
     let text = |pointer: &str| step.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     format!("{} {} {}", text("/by"), text("/change"), text("/object/kind"))
 }
 
-/// The first pass with steps after this number, as `--writes` shows it.
+/// Waits for the first reconcile with steps after this number; returns it as `calls --writes` shows it.
 async fn next_writes(command: &CommandLine, arguments: &[&str], after: u64) -> Value {
     let arguments = [arguments, &["--writes"]].concat();
-    let look = || async {
-        let passes = command.calls(&arguments)?;
-        let newer = passes.iter().find(|pass| after < pass["number"].as_u64().unwrap_or_default());
+    let poll = || async {
+        let reconciles = command.calls(&arguments)?;
+        let newer = reconciles
+            .iter()
+            .find(|reconcile| after < reconcile["number"].as_u64().unwrap_or_default());
         Ok(newer.map_or_else(
-            || Poll::NotYet(format!("{} passes", passes.len())),
-            |pass| Poll::There(pass.clone()),
+            || Poll::NotYet(format!("{} reconciles", reconciles.len())),
+            |reconcile| Poll::Done(reconcile.clone()),
         ))
     };
-    until("a pass that writes", DEADLINE, look).await.unwrap().0
+    until("a reconcile that writes", DEADLINE, poll).await.unwrap().0
 }
 
 #[tokio::test]
-async fn a_file_is_planned_for_and_then_done_as_planned() {
-    let story =
+async fn a_plan_of_a_file_equals_the_reconcile_after_it() {
+    let env =
         HostEnvironment::with(&[("config-maker", &guests::config_maker("Hello").unwrap())], "file")
             .await;
-    let command = CommandLine::of(&story.cluster);
-    story.says(&crate::environment::PLUGIN, ("", "config-maker"), "/status/stage", "Active").await;
-    let file = story.cluster.directory().join("new.yaml");
+    let command = CommandLine::of(&env.cluster);
+    env.until_contains(
+        &crate::environment::PLUGIN,
+        ("", "config-maker"),
+        "/status/stage",
+        "Active",
+    )
+    .await;
+    let file = env.cluster.directory().join("new.yaml");
     fs::write(&file, greeting("file", "new", "world").to_string()).unwrap();
     let file = file.to_str().unwrap();
-    let look = || async {
+    let poll = || async {
         // The kind is watched a moment after its plugin has become active.
         let (code, report) = command.plan(&["-f", file])?;
-        Ok(Poll::There((code, report)))
+        Ok(Poll::Done((code, report)))
     };
-    let ((code, plan), _) = until("a plan", DEADLINE, look).await.unwrap();
+    let ((code, plan), _) = until("a plan", DEADLINE, poll).await.unwrap();
     assert_eq!(code, 2, "{plan:#}");
     let steps = plan["steps"].as_array().unwrap();
     assert_eq!(
@@ -70,27 +80,27 @@ async fn a_file_is_planned_for_and_then_done_as_planned() {
             "apply-status changed Greeting",
         ]
     );
-    assert_eq!(kept(&story), [] as [Value; 0], "a plan keeps nothing");
-    assert!(story.get(&GREETING, "file", "new").await.is_none());
+    assert_eq!(kept(&env), [] as [Value; 0], "a plan keeps nothing");
+    assert!(env.get(&GREETING, "file", "new").await.is_none());
 
-    story.apply(&greeting("file", "new", "world"));
-    story.says(&CONFIG_MAP, ("file", "new"), DATA, "Hello, world").await;
+    env.apply(&greeting("file", "new", "world"));
+    env.until_contains(&CONFIG_MAP, ("file", "new"), DATA, "Hello, world").await;
     let done = next_writes(&command, &["greetings/new", "-n", "file"], 0).await;
     let mut planned = plan.clone();
     planned["steps"].as_array_mut().unwrap().remove(0);
     assert_eq!(masked_steps(&done), masked_steps(&planned));
-    // Nothing more is to be done, by whatever word the kind is named.
-    for word in ["greeting/new", "greetings.tests.tholepin.dev/new", "Greeting/new"] {
-        let look = || async {
-            let (code, report) = command.plan(&[word, "-n", "file"])?;
-            Ok(if code == 0 { Poll::There(()) } else { Poll::NotYet(report.to_string()) })
+    // Nothing more is to be done, with each name of the kind.
+    for text in ["greeting/new", "greetings.tests.tholepin.dev/new", "Greeting/new"] {
+        let poll = || async {
+            let (code, report) = command.plan(&[text, "-n", "file"])?;
+            Ok(if code == 0 { Poll::Done(()) } else { Poll::NotYet(report.to_string()) })
         };
-        until("nothing to do", DEADLINE, look).await.unwrap();
+        until("nothing to do", DEADLINE, poll).await.unwrap();
     }
     let shown = command.run(&["plan", "greeting/new", "-n", "file"]).unwrap();
     assert!(shown.stdout.contains("Nothing to do."), "{}", shown.stdout);
-    // Once more from a changed file: the field that changes is seen, and what follows from it.
-    let changed = story.cluster.directory().join("changed.yaml");
+    // Once more from a changed file: the plan shows the changed field and its consequences.
+    let changed = env.cluster.directory().join("changed.yaml");
     fs::write(&changed, greeting("file", "new", "moon").to_string()).unwrap();
     let shown = command.run(&["plan", "-f", changed.to_str().unwrap()]).unwrap();
     assert_eq!(shown.code, 2, "{}", shown.stderr);
@@ -105,42 +115,42 @@ async fn a_file_is_planned_for_and_then_done_as_planned() {
 }
 
 #[tokio::test]
-async fn a_paused_object_is_left_as_it_is_until_it_goes_on() {
-    let story = HostEnvironment::with(
+async fn a_paused_object_can_be_planned_and_is_not_changed() {
+    let env = HostEnvironment::with(
         &[("config-maker", &guests::config_maker("Hello").unwrap())],
         "pause",
     )
     .await;
-    let command = CommandLine::of(&story.cluster);
+    let command = CommandLine::of(&env.cluster);
     let (about, place) = (["greeting/a", "-n", "pause"], ("pause", "a"));
-    story.apply(&greeting("pause", "a", "world"));
-    story.says(&CONFIG_MAP, place, DATA, "Hello, world").await;
-    story.says(&GREETING, place, "/status/greeting", "Hello, world").await;
+    env.apply(&greeting("pause", "a", "world"));
+    env.until_contains(&CONFIG_MAP, place, DATA, "Hello, world").await;
+    env.until_contains(&GREETING, place, "/status/greeting", "Hello, world").await;
     let annotate = ["annotate", "greeting", "a", "-n", "pause", "--overwrite"];
-    let pause = |value: &str| story.kubectl.run(&[&annotate[..], &[value]].concat()).unwrap();
+    let pause = |value: &str| env.kubectl.run(&[&annotate[..], &[value]].concat()).unwrap();
     pause("tholepin.dev/paused=true");
-    story.logged(&["paused by the annotation", "pause/a"]).await;
-    let before = kept(&story).len();
-    // Whatever happens now is only looked at: a new spec, a lost ConfigMap, a deletion.
-    story.kubectl.run(&["delete", "configmap", "a", "-n", "pause"]).unwrap();
+    env.until_logged(&["paused by the annotation", "pause/a"]).await;
+    let before = kept(&env).len();
+    // A new spec, a deleted ConfigMap: while the object is paused, nothing is done about either.
+    env.kubectl.run(&["delete", "configmap", "a", "-n", "pause"]).unwrap();
     let patch = ["patch", "greeting", "a", "-n", "pause", "--type=merge"];
     let spec = ["-p", r#"{"spec":{"text":"moon"}}"#];
-    story.kubectl.run(&[&patch[..], &spec].concat()).unwrap();
-    let look = || async {
+    env.kubectl.run(&[&patch[..], &spec].concat()).unwrap();
+    let poll = || async {
         let (code, report) = command.plan(&about)?;
         let is_new = report.to_string().contains("Hello, moon") && code == 2;
-        Ok(if is_new { Poll::There(report) } else { Poll::NotYet(report.to_string()) })
+        Ok(if is_new { Poll::Done(report) } else { Poll::NotYet(report.to_string()) })
     };
-    let (plan, _) = until("a plan for the new spec", DEADLINE, look).await.unwrap();
+    let (plan, _) = until("a plan for the new spec", DEADLINE, poll).await.unwrap();
     assert!(plan["remarks"][0].as_str().unwrap().contains("paused"), "{plan:#}");
-    let passes = command.calls(&about).unwrap();
-    let last = passes.last().unwrap();
+    let reconciles = command.calls(&about).unwrap();
+    let last = reconciles.last().unwrap();
     assert!(last["end"]["notCalled"]["why"].as_str().unwrap().contains("paused"), "{last:#}");
-    assert_eq!(kept(&story).len(), before, "nothing was written while it was paused");
-    assert!(story.get(&CONFIG_MAP, "pause", "a").await.is_none());
+    assert_eq!(kept(&env).len(), before, "something was written while the object was paused");
+    assert!(env.get(&CONFIG_MAP, "pause", "a").await.is_none());
 
     pause("tholepin.dev/paused-");
-    story.says(&CONFIG_MAP, place, DATA, "Hello, moon").await;
+    env.until_contains(&CONFIG_MAP, place, DATA, "Hello, moon").await;
     let done = next_writes(&command, &about, last["number"].as_u64().unwrap()).await;
     assert_eq!(masked_steps(&done), masked_steps(&plan));
     let number = done["number"].as_u64().unwrap().to_string();
@@ -157,13 +167,13 @@ async fn a_paused_object_is_left_as_it_is_until_it_goes_on() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_planned_says_the_way_out() {
-    let story = HostEnvironment::with(&[("probe", &guests::probe().unwrap())], "way").await;
-    let command = CommandLine::of(&story.cluster);
-    story.says(&crate::environment::PLUGIN, ("", "probe"), "/status/stage", "Active").await;
-    story.apply(&order("way", "trap", json!({"do": "trap"})));
-    story.says(&PROBE, ("way", "trap"), "/status/conditions", "Quarantined").await;
-    let two = story.cluster.directory().join("two.yaml");
+async fn a_failed_plan_says_how_to_fix_it() {
+    let env = HostEnvironment::with(&[("probe", &guests::probe().unwrap())], "way").await;
+    let command = CommandLine::of(&env.cluster);
+    env.until_contains(&crate::environment::PLUGIN, ("", "probe"), "/status/stage", "Active").await;
+    env.apply(&probe_object("way", "trap", json!({"do": "trap"})));
+    env.until_contains(&PROBE, ("way", "trap"), "/status/conditions", "Quarantined").await;
+    let two = env.cluster.directory().join("two.yaml");
     fs::write(&two, "a: 1\n---\nb: 2\n").unwrap();
     let rows: [(&[&str], i32, &[&str]); 8] = [
         (&["plan", "rediscluster/x"], 1, &["`rediscluster`", "reconciled are: Probe"]),
@@ -179,32 +189,33 @@ async fn what_cannot_be_planned_says_the_way_out() {
             &["tholepin run", "absent"],
         ),
     ];
-    for (arguments, code, words) in rows {
+    for (arguments, code, texts) in rows {
         let finished = command.run(arguments).unwrap();
         assert_eq!(finished.code, code, "{arguments:?}: {}", finished.stderr);
-        for word in words {
-            assert!(finished.stderr.contains(word), "{arguments:?}: {}", finished.stderr);
+        for text in texts {
+            assert!(finished.stderr.contains(text), "{arguments:?}: {}", finished.stderr);
         }
     }
-    // A quarantined object is planned for; it traps again, which is no strike and no plan.
+    // A quarantined object can be planned for; the plugin traps again, which is no strike and gives no plan.
     let (code, report) = command.plan(&["probe/trap", "-n", "way"]).unwrap();
     assert_eq!(code, 1, "{report:#}");
     assert!(report["end"]["trapped"]["message"].is_string(), "{report:#}");
     assert!(report["remarks"][0].as_str().unwrap().contains("quarantined"), "{report:#}");
-    story.apply(&order("way", "bad", json!({"do": "be-invalid"})));
-    story.says(&PROBE, ("way", "bad"), "/status/conditions", "InvalidSpec").await;
+    env.apply(&probe_object("way", "bad", json!({"do": "be-invalid"})));
+    env.until_contains(&PROBE, ("way", "bad"), "/status/conditions", "InvalidSpec").await;
     let finished = command.run(&["plan", "probe/bad", "-n", "way"]).unwrap();
     assert_eq!(finished.code, 1);
     assert!(finished.stdout.contains(".spec.do: was told to be invalid"), "{}", finished.stdout);
-    // What is refused is refused with the same words as when it is done.
-    let order = order("way", "denied", json!({"do": "call-in-reconcile", "function": "redis/act"}));
-    story.apply(&order);
-    let line = story.logged(&["way/denied", "enied"]).await;
+    // A refusal in a plan has the same text as the refusal in a reconcile.
+    let probe_object =
+        probe_object("way", "denied", json!({"do": "call-in-reconcile", "function": "redis/act"}));
+    env.apply(&probe_object);
+    let line = env.until_logged(&["way/denied", "enied"]).await;
     let (_, report) = command.plan(&["probe/denied", "-n", "way"]).unwrap();
-    let said = report["end"]["answered"]["summary"].as_str().unwrap();
-    assert!(line.contains(said), "{said} is not in {line}");
+    let summary = report["end"]["answered"]["summary"].as_str().unwrap();
+    assert!(line.contains(summary), "{summary} is not in {line}");
     let refused = &report["steps"][0]["notDone"]["failed"]["message"];
-    assert!(said.contains(refused.as_str().unwrap()), "{report:#}");
+    assert!(summary.contains(refused.as_str().unwrap()), "{report:#}");
     assert_eq!(
         masked_steps(&report),
         masked_steps(&command.calls(&["probe/denied", "-n", "way"]).unwrap()[0])
@@ -213,14 +224,14 @@ async fn what_cannot_be_planned_says_the_way_out() {
 
 #[tokio::test]
 async fn a_plan_can_be_made_without_a_host() {
-    let story = HostEnvironment::with(
+    let env = HostEnvironment::with(
         &[("config-maker", &guests::config_maker("Hello").unwrap())],
         "alone",
     )
     .await;
-    story.apply(&greeting("alone", "a", "world"));
-    story.says(&GREETING, ("alone", "a"), "/status/greeting", "Hello, world").await;
-    let HostEnvironment { mut host, kubectl, cluster, client: _ } = story;
+    env.apply(&greeting("alone", "a", "world"));
+    env.until_contains(&GREETING, ("alone", "a"), "/status/greeting", "Hello, world").await;
+    let HostEnvironment { mut host, kubectl, cluster, client: _ } = env;
     host.end().unwrap();
     let command = CommandLine::of(&cluster);
     let asked = command.run(&["plan", "greeting/a", "-n", "alone"]).unwrap();
@@ -247,13 +258,13 @@ async fn a_plan_can_be_made_without_a_host() {
     let (code, report) = command.plan(&alone).unwrap();
     assert_eq!(code, 2, "{report:#}");
     assert_eq!(brief(&report["steps"][0]), "apply created ConfigMap");
-    let look = || async {
+    let poll = || async {
         let log = fs::read_to_string(cluster.audit_log())?;
         let lines = log.lines().skip(audit).map(serde_json::from_str::<Value>);
         let lines = lines.collect::<Result<Vec<_>, _>>()?;
-        Ok(if lines.is_empty() { Poll::NotYet(log) } else { Poll::There(lines) })
+        Ok(if lines.is_empty() { Poll::NotYet(log) } else { Poll::Done(lines) })
     };
     let (lines, _) =
-        until("the dry runs to be in the log", Duration::from_secs(5), look).await.unwrap();
+        until("the dry runs to be in the log", Duration::from_secs(5), poll).await.unwrap();
     assert!(lines.iter().all(|line| line["dry_run"] == true), "{lines:?}");
 }

@@ -1,9 +1,6 @@
-//! What every case needs: a cluster that is well and holds keys, and what is asked of it.
+//! What every case needs: a healthy cluster with keys, and the steps and waits of a case.
 
-use std::{
-    future::Future,
-    time::{Duration, Instant, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use kube::ResourceExt;
@@ -16,48 +13,48 @@ use tests::{
     wait::{Poll, until},
 };
 
+pub(crate) use tests::wait::holds_for;
+
 use crate::table::FaultRows;
 
-/// How long a cluster may take to be well again after a fault that takes none of it for good.
-pub(crate) const WELL: Duration = Duration::from_secs(45);
-/// How long a condition may take to say what is the matter.
-pub(crate) const TOLD: Duration = Duration::from_secs(20);
+/// How long a cluster may take to be healthy again after a fault that loses nothing for good.
+pub(crate) const HEAL_DEADLINE: Duration = Duration::from_secs(45);
+/// How long a condition or an event may take to report a fault.
+pub(crate) const REPORT_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a row may take, whatever it waits for.
 pub(crate) const ROW: Duration = Duration::from_secs(150);
-/// Between two looks at what must hold all the time.
-const PAUSE: Duration = Duration::from_millis(200);
 
-/// Starts a cluster that is well and holds keys.
+/// Starts a healthy cluster with keys.
 pub(crate) async fn begin(redis: RedisCluster) -> Result<(TestEnvironment, WrittenKeys)> {
     begin_with(redis, ApiAccess::Direct(HostOptions::default()), |_| {}).await
 }
 
-/// Starts one whose object differs from the usual, with a host that reaches the API server so.
+/// Starts a cluster whose object is edited by `edit`, with a host that reaches the API server in the given way.
 pub(crate) async fn begin_with(
     redis: RedisCluster,
-    reach: ApiAccess,
+    access: ApiAccess,
     edit: impl FnOnce(&mut Value),
 ) -> Result<(TestEnvironment, WrittenKeys)> {
-    let story = TestEnvironment::begin_by(reach, redis, &[], "").await?;
-    let mut object = story.redis.object();
+    let env = TestEnvironment::begin_by(access, redis, &[], "").await?;
+    let mut object = env.redis.object();
     edit(&mut object);
-    apply(&story, &[story.redis.secret(), object])?;
-    story.well().await.context("the cluster is created")?;
-    let keys = WrittenKeys::put(&story.redis, &story.client).await?;
-    // The host asks a person only about what it has seen.
-    story.keys_are_known().await?;
-    Ok((story, keys))
+    apply(&env, &[env.redis.secret(), object])?;
+    env.until_healthy().await.context("the cluster is created")?;
+    let keys = WrittenKeys::put(&env.redis, &env.client).await?;
+    // The host asks for approval only about keys that it has seen.
+    env.until_keys_known().await?;
+    Ok((env, keys))
 }
 
 /// Applies objects as a user does.
-pub(crate) fn apply(story: &TestEnvironment, objects: &[Value]) -> Result<()> {
+pub(crate) fn apply(env: &TestEnvironment, objects: &[Value]) -> Result<()> {
     let stream: Vec<_> = objects.iter().map(ToString::to_string).collect();
     let stream = stream.join("\n---\n");
-    story.kubectl.run_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &stream)?;
+    env.kubectl.run_with(&["apply", "--server-side", "--force-conflicts", "-f", "-"], &stream)?;
     Ok(())
 }
 
-/// Sets a field of a document, and makes the objects on the way to it.
+/// Sets a field of a document, and creates the objects on the way to it.
 pub(crate) fn set(document: &mut Value, path: &[&str], value: impl Into<Value>) {
     let mut at = document;
     for field in path {
@@ -71,30 +68,30 @@ pub(crate) fn set(document: &mut Value, path: &[&str], value: impl Into<Value>) 
 }
 
 /// Changes the object by a merge patch.
-pub(crate) fn patch(story: &TestEnvironment, change: &Value) -> Result<()> {
-    patch_of(story, "rediscluster", story.redis.name, change)
+pub(crate) fn patch(env: &TestEnvironment, change: &Value) -> Result<()> {
+    patch_of(env, "rediscluster", env.redis.name, change)
 }
 
 /// Changes any object by a merge patch.
 pub(crate) fn patch_of(
-    story: &TestEnvironment,
+    env: &TestEnvironment,
     kind: &str,
     name: &str,
     change: &Value,
 ) -> Result<()> {
     let change = change.to_string();
-    story.kubectl.run(&["patch", kind, name, "--type", "merge", "-p", &change]).map(drop)
+    env.kubectl.run(&["patch", kind, name, "--type", "merge", "-p", &change]).map(drop)
 }
 
 /// Sets annotations of the object (`a=b`) or removes them (`a-`).
-pub(crate) fn annotate(story: &TestEnvironment, annotation: &str) -> Result<()> {
-    let object = format!("rediscluster/{}", story.redis.name);
-    story.kubectl.run(&["annotate", "--overwrite", &object, annotation]).map(drop)
+pub(crate) fn annotate(env: &TestEnvironment, annotation: &str) -> Result<()> {
+    let object = format!("rediscluster/{}", env.redis.name);
+    env.kubectl.run(&["annotate", "--overwrite", &object, annotation]).map(drop)
 }
 
-/// Any object as it is now.
-pub(crate) fn get(story: &TestEnvironment, kind: &str, name: &str) -> Result<Value> {
-    Ok(serde_json::from_str(&story.kubectl.run(&["get", kind, name, "-o", "json"])?)?)
+/// Reads any object.
+pub(crate) fn get(env: &TestEnvironment, kind: &str, name: &str) -> Result<Value> {
+    Ok(serde_json::from_str(&env.kubectl.run(&["get", kind, name, "-o", "json"])?)?)
 }
 
 /// One condition of an object.
@@ -113,29 +110,29 @@ impl std::fmt::Display for Condition {
     }
 }
 
-/// The conditions of the object.
-pub(crate) fn conditions(story: &TestEnvironment) -> Result<Vec<Condition>> {
-    conditions_of(story, story.redis.name)
+/// Returns the conditions of the RedisCluster.
+pub(crate) fn conditions(env: &TestEnvironment) -> Result<Vec<Condition>> {
+    conditions_of(env, env.redis.name)
 }
 
-pub(crate) fn conditions_of(story: &TestEnvironment, name: &str) -> Result<Vec<Condition>> {
-    let object = get(story, "rediscluster", name)?;
+pub(crate) fn conditions_of(env: &TestEnvironment, name: &str) -> Result<Vec<Condition>> {
+    let object = get(env, "rediscluster", name)?;
     let all = object.pointer("/status/conditions").and_then(Value::as_array);
-    let text = |one: &Value, field: &str| {
-        one.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+    let text = |item: &Value, field: &str| {
+        item.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
-    let condition = |one: &Value| Condition {
-        kind: text(one, "type"),
-        status: text(one, "status"),
-        reason: text(one, "reason"),
-        message: text(one, "message"),
+    let condition = |item: &Value| Condition {
+        kind: text(item, "type"),
+        status: text(item, "status"),
+        reason: text(item, "reason"),
+        message: text(item, "message"),
     };
     Ok(all.into_iter().flatten().map(condition).collect())
 }
 
-/// One condition of the object; its parts are empty if it is not there.
-pub(crate) fn condition(story: &TestEnvironment, kind: &str) -> Result<Condition> {
-    let found = conditions(story)?.into_iter().find(|one| one.kind == kind);
+/// Returns one condition of the RedisCluster; its parts are empty if it does not exist.
+pub(crate) fn condition(env: &TestEnvironment, kind: &str) -> Result<Condition> {
+    let found = conditions(env)?.into_iter().find(|item| item.kind == kind);
     Ok(found.unwrap_or_else(|| Condition {
         kind: kind.to_owned(),
         status: String::new(),
@@ -144,173 +141,158 @@ pub(crate) fn condition(story: &TestEnvironment, kind: &str) -> Result<Condition
     }))
 }
 
-/// Waits until a condition of the object fits, and gives it.
+/// Waits until a condition of the RedisCluster fits, and returns it.
 pub(crate) async fn condition_where(
-    story: &TestEnvironment,
+    env: &TestEnvironment,
     what: &str,
-    fits: impl Fn(&Condition) -> bool,
+    matches: impl Fn(&Condition) -> bool,
 ) -> Result<Condition> {
-    let look = || async {
-        let all = conditions(story)?;
-        Ok(match all.iter().find(|one| fits(one)) {
-            Some(one) => Poll::There(one.clone()),
+    let poll = || async {
+        let all = conditions(env)?;
+        Ok(match all.iter().find(|item| matches(item)) {
+            Some(item) => Poll::Done(item.clone()),
             None => {
                 let all: Vec<_> = all.iter().map(ToString::to_string).collect();
                 Poll::NotYet(all.join(", "))
             }
         })
     };
-    Ok(until(format!("a condition that says {what}"), TOLD, look).await?.0)
+    Ok(until(format!("a condition that reports {what}"), REPORT_DEADLINE, poll).await?.0)
 }
 
-/// Waits until the object and all servers are well; gives how long that took.
-pub(crate) async fn well(
-    story: &TestEnvironment,
+/// Waits until the object and all servers are healthy; returns the members and how long that took.
+pub(crate) async fn until_healthy(
+    env: &TestEnvironment,
     deadline: Duration,
 ) -> Result<(Vec<ClusterPod>, Duration)> {
-    let look = || async { Ok(Poll::There(story.redis.well(&story.kubectl, &story.client).await?)) };
-    until(format!("{} to be well", story.redis.name), deadline, look).await
+    let poll =
+        || async { Ok(Poll::Done(env.redis.check_healthy(&env.kubectl, &env.client).await?)) };
+    until(format!("{} to be healthy", env.redis.name), deadline, poll).await
 }
 
-/// Waits until all servers are well, whatever the object says; gives how long that took.
-pub(crate) async fn at_peace(
-    story: &TestEnvironment,
+/// Waits until all servers are healthy, whatever the object's conditions are; returns the members and how long
+/// that took.
+pub(crate) async fn until_servers_healthy(
+    env: &TestEnvironment,
     deadline: Duration,
 ) -> Result<(Vec<ClusterPod>, Duration)> {
-    let look = || async { Ok(Poll::There(story.redis.at_peace(&story.client).await?)) };
-    until(format!("the servers of {} to be well", story.redis.name), deadline, look).await
+    let poll = || async { Ok(Poll::Done(env.redis.check_servers(&env.client).await?)) };
+    until(format!("the servers of {} to be healthy", env.redis.name), deadline, poll).await
 }
 
-/// Wants that something holds all the time, for so long.
-pub(crate) async fn holds<F>(
-    what: &str,
-    duration: Duration,
-    mut look: impl FnMut() -> F,
-) -> Result<()>
-where
-    F: Future<Output = Result<()>>,
-{
-    let start = Instant::now();
-    while start.elapsed() < duration {
-        let now = start.elapsed().as_secs_f64();
-        look().await.with_context(|| format!("{what}, after {now:.0} s"))?;
-        tokio::time::sleep(PAUSE).await;
-    }
-    Ok(())
-}
-
-/// Wants that every key exists somewhere all the time, for so long, and that the object does not say
-/// `Ready=True` of a cluster that has lost some.
-pub(crate) async fn nothing_is_emptied(
-    story: &TestEnvironment,
+/// Checks for this duration that every key exists on some member; the error has the condition `Ready`.
+pub(crate) async fn no_key_is_lost(
+    env: &TestEnvironment,
     keys: &WrittenKeys,
     duration: Duration,
 ) -> Result<()> {
-    let look = || async {
-        let held = keys.held(&story.client).await?;
+    let poll = || async {
+        let held = keys.held(&env.client).await?;
         if held < keys.len() {
-            let ready = condition(story, "Ready")?;
+            let ready = condition(env, "Ready")?;
             bail!("{held} of {} keys exist, {ready}", keys.len());
         }
         Ok(())
     };
-    holds("a copy was emptied", duration, look).await
+    holds_for("a copy was emptied", duration, poll).await
 }
 
-/// The primary of the n-th run of slots, and a tag of keys there.
-pub(crate) async fn primary(story: &TestEnvironment, shard: usize) -> Result<(String, ClusterPod)> {
-    let seats = story.redis.seats(&story.client).await?;
-    primary_among(&story.redis, seats, shard)
+/// Returns the primary of the n-th range of slots, and a tag of keys in that range.
+pub(crate) async fn primary(env: &TestEnvironment, shard: usize) -> Result<(String, ClusterPod)> {
+    let members = env.redis.members(&env.client).await?;
+    primary_among(&env.redis, members, shard)
 }
 
 pub(crate) fn primary_among(
     redis: &RedisCluster,
-    seats: Vec<ClusterPod>,
+    members: Vec<ClusterPod>,
     shard: usize,
 ) -> Result<(String, ClusterPod)> {
-    let tag = redis.tags().into_iter().nth(shard).context("a shard has a tag")?;
-    let primary = seats.into_iter().find(|seat| seat.serves(&tag));
-    primary.map(|primary| (tag.clone(), primary)).with_context(|| format!("nobody serves {tag}"))
+    let tag = redis.tags().into_iter().nth(shard).context("no tag for the shard")?;
+    let primary = members.into_iter().find(|member| member.serves(&tag));
+    primary.map(|primary| (tag.clone(), primary)).with_context(|| format!("no member serves {tag}"))
 }
 
 /// The replicas of the n-th shard, in order of name.
-pub(crate) async fn replicas(story: &TestEnvironment, shard: usize) -> Result<Vec<ClusterPod>> {
-    let (_, primary) = primary(story, shard).await?;
-    let seats = story.redis.seats(&story.client).await?;
-    Ok(seats
+pub(crate) async fn replicas(env: &TestEnvironment, shard: usize) -> Result<Vec<ClusterPod>> {
+    let (_, primary) = primary(env, shard).await?;
+    let members = env.redis.members(&env.client).await?;
+    Ok(members
         .into_iter()
-        .filter(|seat| seat.shard == primary.shard && seat.pod != primary.pod)
+        .filter(|member| member.shard == primary.shard && member.pod != primary.pod)
         .collect())
 }
 
-/// Waits until a Pod of this name with another uid is ready and its server answers as a member.
+/// Waits until all servers are healthy and a Pod of this name has another uid; returns how long that took.
 pub(crate) async fn rejoined(
-    story: &TestEnvironment,
-    gone: &ClusterPod,
+    env: &TestEnvironment,
+    old: &ClusterPod,
     deadline: Duration,
 ) -> Result<Duration> {
-    let look = || async {
-        let seats = story.redis.at_peace(&story.client).await?;
-        let now = seats.iter().find(|seat| seat.pod == gone.pod).context("no such Pod")?;
-        Ok(if now.uid == gone.uid {
+    let poll = || async {
+        let members = env.redis.check_servers(&env.client).await?;
+        let now = members.iter().find(|member| member.pod == old.pod).context("no such Pod")?;
+        Ok(if now.uid == old.uid {
             Poll::NotYet("the same Pod".to_owned())
         } else {
-            Poll::There(())
+            Poll::Done(())
         })
     };
-    Ok(until(format!("{} to rejoin", gone.pod), deadline, look).await?.1)
+    Ok(until(format!("{} to rejoin", old.pod), deadline, poll).await?.1)
 }
 
-/// Waits until the Pod's server is another process than it was, and all servers are well.
+/// Waits until all servers are healthy and another process runs in the Pod of the ended one.
 pub(crate) async fn restarted(
-    story: &TestEnvironment,
+    env: &TestEnvironment,
     died: &ClusterPod,
     deadline: Duration,
 ) -> Result<(Vec<ClusterPod>, Duration)> {
-    let look = || async {
-        let seats = story.redis.at_peace(&story.client).await?;
-        let now = seats.iter().find(|seat| seat.pod == died.pod).context("no such Pod")?;
-        let same = now.member.field("run_id") == died.member.field("run_id");
-        Ok(if same { Poll::NotYet("the same process".to_owned()) } else { Poll::There(seats) })
+    let poll = || async {
+        let members = env.redis.check_servers(&env.client).await?;
+        let now = members.iter().find(|member| member.pod == died.pod).context("no such Pod")?;
+        let same = now.server.field("run_id") == died.server.field("run_id");
+        Ok(if same { Poll::NotYet("the same process".to_owned()) } else { Poll::Done(members) })
     };
-    until(format!("{} to be started again and well", died.pod), deadline, look).await
+    until(format!("{} to be restarted and healthy", died.pod), deadline, poll).await
 }
 
-/// The warnings and other events about the object: `reason: note`.
-pub(crate) fn events(story: &TestEnvironment) -> Result<Vec<String>> {
-    let list: Value = serde_json::from_str(&story.kubectl.run(&["get", "events", "-o", "json"])?)?;
+/// Returns the events about the object as `reason: message`.
+pub(crate) fn events(env: &TestEnvironment) -> Result<Vec<String>> {
+    let list: Value = serde_json::from_str(&env.kubectl.run(&["get", "events", "-o", "json"])?)?;
     let items = list.get("items").and_then(Value::as_array);
-    let text = |one: &Value, path: &str| {
-        one.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
+    let text = |item: &Value, path: &str| {
+        item.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
     let events = items.into_iter().flatten();
-    let events = events.filter(|one| text(one, "/involvedObject/name") == story.redis.name);
-    Ok(events.map(|one| format!("{}: {}", text(one, "/reason"), text(one, "/message"))).collect())
+    let events = events.filter(|item| text(item, "/involvedObject/name") == env.redis.name);
+    Ok(events
+        .map(|item| format!("{}: {}", text(item, "/reason"), text(item, "/message")))
+        .collect())
 }
 
-/// Waits until an event about the object fits.
+/// Waits until an event about the object fits, and returns it.
 pub(crate) async fn event(
-    story: &TestEnvironment,
+    env: &TestEnvironment,
     what: &str,
-    fits: impl Fn(&str) -> bool,
+    matches: impl Fn(&str) -> bool,
 ) -> Result<String> {
-    let look = || async {
-        let events = events(story)?;
-        let found = events.iter().find(|event| fits(event)).cloned();
-        Ok(found.map_or_else(|| Poll::NotYet(events.join(", ")), Poll::There))
+    let poll = || async {
+        let events = events(env)?;
+        let found = events.iter().find(|event| matches(event)).cloned();
+        Ok(found.map_or_else(|| Poll::NotYet(events.join(", ")), Poll::Done))
     };
-    Ok(until(format!("an event that says {what}"), TOLD, look).await?.0)
+    Ok(until(format!("an event that reports {what}"), REPORT_DEADLINE, poll).await?.0)
 }
 
-/// Waits until the shard of this Pod has not changed roles for so long that its voters elect again: twice
-/// the node timeout, and a second more. A primary that dies earlier is replaced only then.
-pub(crate) async fn quiet(story: &TestEnvironment, seat: &ClusterPod) -> Result<()> {
-    let object = get(story, "rediscluster", story.redis.name)?;
+/// Waits until the shard of this Pod has not changed roles for two node timeouts and a second. Until then the
+/// shard's voters do not elect again, so a primary that ends earlier is replaced only later.
+pub(crate) async fn until_shard_quiet(env: &TestEnvironment, member: &ClusterPod) -> Result<()> {
+    let object = get(env, "rediscluster", env.redis.name)?;
     let timeout = object.pointer("/spec/failover/nodeTimeoutMs").and_then(Value::as_u64);
     let wanted_ms = 2 * timeout.context("a node timeout")? + 1_000;
-    let shard = format!("{}-", seat.shard);
-    let look = || async {
-        let (_, ledger) = story.ledger()?;
+    let shard = format!("{}-", member.shard);
+    let poll = || async {
+        let (_, ledger) = env.ledger()?;
         let nodes = ledger.get("nodes").and_then(Value::as_object).context("nodes")?;
         let of_shard = nodes.values().filter(|node| {
             node.get("pod").and_then(Value::as_str).is_some_and(|pod| pod.starts_with(&shard))
@@ -321,15 +303,15 @@ pub(crate) async fn quiet(story: &TestEnvironment, seat: &ClusterPod) -> Result<
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
         let since = u64::try_from(now)?.saturating_sub(last);
         let is_quiet = since >= wanted_ms;
-        Ok(if is_quiet { Poll::There(()) } else { Poll::NotYet(format!("since {since} ms")) })
+        Ok(if is_quiet { Poll::Done(()) } else { Poll::NotYet(format!("since {since} ms")) })
     };
-    until(format!("the shard of {} to be quiet", seat.pod), WELL, look).await?;
+    until(format!("the shard of {} to be quiet", member.pod), HEAL_DEADLINE, poll).await?;
     Ok(())
 }
 
-/// How often each Pod's containers were started again, in order of name.
-pub(crate) async fn restarts(story: &TestEnvironment) -> Result<Vec<(String, i32)>> {
-    let pods = story.redis.list_pods(&story.client).await?;
+/// Returns the number of container restarts per Pod, in order of name.
+pub(crate) async fn restarts(env: &TestEnvironment) -> Result<Vec<(String, i32)>> {
+    let pods = env.redis.list_pods(&env.client).await?;
     let count = |pod: &k8s_openapi::api::core::v1::Pod| {
         let status = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
         Some(status.restart_count)
@@ -337,41 +319,41 @@ pub(crate) async fn restarts(story: &TestEnvironment) -> Result<Vec<(String, i32
     Ok(pods.iter().map(|pod| (pod.name_any(), count(pod).unwrap_or_default())).collect())
 }
 
-/// Deletes the cluster and waits until its Pods are gone.
-pub(crate) async fn delete(story: &TestEnvironment) -> Result<()> {
-    story.kubectl.run(&["delete", "rediscluster", story.redis.name, "--timeout=60s"])?;
-    let gone = || async {
-        let left = story.redis.list_pods(&story.client).await?.len();
-        Ok(if left == 0 { Poll::There(()) } else { Poll::NotYet(format!("{left} Pods")) })
+/// Deletes the cluster and waits until its Pods are deleted.
+pub(crate) async fn delete(env: &TestEnvironment) -> Result<()> {
+    env.kubectl.run(&["delete", "rediscluster", env.redis.name, "--timeout=60s"])?;
+    let old = || async {
+        let left = env.redis.list_pods(&env.client).await?.len();
+        Ok(if left == 0 { Poll::Done(()) } else { Poll::NotYet(format!("{left} Pods")) })
     };
-    until("the cluster to be deleted", GIVE_UP, gone).await.map(drop)
+    until("the cluster to be deleted", GIVE_UP, old).await.map(drop)
 }
 
-/// Puts a cluster that a red row left behind aside and makes it anew, so that the next row begins with a
-/// cluster that is well.
-pub(crate) async fn anew(story: &TestEnvironment) -> Result<WrittenKeys> {
-    let name = story.redis.name;
-    story.kubectl.run(&["delete", "rediscluster", name, "--timeout=60s"])?;
-    // A Pod that lost its owner goes with nobody.
+/// Deletes a cluster that a red row left behind and creates it again, so that the next row begins with a
+/// healthy cluster.
+pub(crate) async fn recreate(env: &TestEnvironment) -> Result<WrittenKeys> {
+    let name = env.redis.name;
+    env.kubectl.run(&["delete", "rediscluster", name, "--timeout=60s"])?;
+    // A Pod without an owner is not deleted with the cluster.
     let label = format!("redis.tholepin.dev/cluster={name}");
-    story.kubectl.run(&["delete", "pod", "-l", &label, "--force", "--grace-period=0"])?;
-    let gone = || async {
-        let left = story.redis.list_pods(&story.client).await?.len();
-        let claims = story.kubectl.run(&["get", "pvc", "-o", "name"])?;
+    env.kubectl.run(&["delete", "pod", "-l", &label, "--force", "--grace-period=0"])?;
+    let old = || async {
+        let left = env.redis.list_pods(&env.client).await?.len();
+        let claims = env.kubectl.run(&["get", "pvc", "-o", "name"])?;
         let is_gone = left == 0 && claims.trim().is_empty();
-        Ok(if is_gone { Poll::There(()) } else { Poll::NotYet(format!("{left} Pods, {claims}")) })
+        Ok(if is_gone { Poll::Done(()) } else { Poll::NotYet(format!("{left} Pods, {claims}")) })
     };
-    until("the cluster to be deleted", GIVE_UP, gone).await?;
-    story.redis.create(&story.kubectl)?;
-    story.well().await?;
-    WrittenKeys::put(&story.redis, &story.client).await
+    until("the cluster to be deleted", GIVE_UP, old).await?;
+    env.redis.create(&env.kubectl)?;
+    env.until_healthy().await?;
+    WrittenKeys::put(&env.redis, &env.client).await
 }
 
-/// Ends a story whose rows have said everything. With a red one the ends of the logs are printed.
-pub(crate) fn end(rows: &FaultRows, story: TestEnvironment) -> Result<()> {
-    let log = story.host_log()?;
+/// Ends a scenario after its rows. If a row is red, the ends of the logs are printed.
+pub(crate) fn end(rows: &FaultRows, env: TestEnvironment) -> Result<()> {
+    let log = env.host_log()?;
     if rows.is_green() {
-        story.stop().context("the end of the cluster and the host")?;
+        env.stop().context("the cluster or the host did not exit properly")?;
     }
     ensure!(!log.contains("panicked"), "the host panicked");
     Ok(())

@@ -1,5 +1,5 @@
-//! Line 8: a password that is changed, added, removed or emptied must not lock the host out, and no server may
-//! run open.
+//! 8: a password that is changed, added, removed or emptied must not lock the host out, and no server may run
+//! without a password.
 
 use std::time::Duration;
 
@@ -22,11 +22,11 @@ use crate::{
 const LOCKED_OUT: &str =
     "`Forming, 0/3`, then `a process that hangs`; a restarted member had the new one";
 
-/// How long it may take until a Pod that was started with a wrong password is a member again: its start
-/// guard notices after some seconds, and the node starts a container that ended after a while.
+/// How long it may take until a Pod that was started with a wrong password is a member again: its start guard
+/// notices after some seconds, and the node restarts the container after a back-off.
 const KEPT_AGAIN: Duration = Duration::from_secs(90);
 
-/// What is done to the password of a cluster that has one, and back.
+/// The changes to the password of a cluster that has one.
 const CHANGES: &[(&str, Change)] = &[
     ("the password changed in its Secret", Change::Secret("another password")),
     ("the password emptied in its Secret", Change::Secret("")),
@@ -40,102 +40,106 @@ enum Change {
 }
 
 impl Change {
-    fn set(self, story: &TestEnvironment) -> Result<()> {
+    fn set(self, env: &TestEnvironment) -> Result<()> {
         match self {
-            Self::Secret(password) => set_password(story, password),
-            Self::Removed => bed::patch(story, &json!({"spec": {"auth": null}})),
+            Self::Secret(password) => set_password(env, password),
+            Self::Removed => bed::patch(env, &json!({"spec": {"auth": null}})),
         }
     }
 
-    fn undo(self, story: &TestEnvironment) -> Result<()> {
+    fn undo(self, env: &TestEnvironment) -> Result<()> {
         match self {
-            Self::Secret(_) => set_password(story, PASSWORD),
+            Self::Secret(_) => set_password(env, PASSWORD),
             Self::Removed => {
                 let auth = json!({"secretName": "password", "key": "password"});
-                bed::patch(story, &json!({"spec": {"auth": auth}}))
+                bed::patch(env, &json!({"spec": {"auth": auth}}))
             }
         }
     }
 }
 
-fn set_password(story: &TestEnvironment, password: &str) -> Result<()> {
-    bed::patch_of(story, "secret", "password", &json!({"stringData": {"password": password}}))
+fn set_password(env: &TestEnvironment, password: &str) -> Result<()> {
+    bed::patch_of(env, "secret", "password", &json!({"stringData": {"password": password}}))
 }
 
-/// 8a: the password that the user wants is another than the servers have.
+/// 8a: the object names another password than the servers have.
 pub(crate) async fn a_password_is_changed(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
-    let (story, mut keys) = bed::begin(redis).await?;
+    let (env, mut keys) = bed::begin(redis).await?;
     for (input, change) in CHANGES {
         let is_green = rows
             .row(input, LOCKED_OUT, bed::ROW, async |row| {
                 row.keys_before(keys.len());
-                change.set(&story)?;
-                refused(row, &story).await?;
-                members_go_on(row, &story, &keys).await?;
-                change.undo(&story)?;
-                let (_, took) = bed::well(&story, bed::WELL).await?;
-                row.saw(format!("changed back: well after {:.1} s", took.as_secs_f64()));
+                change.set(&env)?;
+                refused(row, &env).await?;
+                members_return(row, &env, &keys).await?;
+                change.undo(&env)?;
+                let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+                row.observed(format!("changed back: healthy after {:.1} s", took.as_secs_f64()));
                 row.keys_after(keys.check()?);
                 Ok(())
             })
             .await;
         if !is_green {
-            change.undo(&story)?;
-            keys = bed::anew(&story).await?;
+            change.undo(&env)?;
+            keys = bed::recreate(&env).await?;
         }
     }
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
 /// 8b: a password is added to a cluster that has none.
 pub(crate) async fn a_password_is_added(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let redis = RedisCluster { password: None, ..redis };
-    let (story, keys) = bed::begin(redis).await?;
+    let (env, keys) = bed::begin(redis).await?;
     rows.row("`.spec.auth` added", LOCKED_OUT, bed::ROW, async |row| {
         row.keys_before(keys.len());
-        Change::Removed.undo(&story)?;
-        refused(row, &story).await?;
-        members_go_on(row, &story, &keys).await?;
-        Change::Removed.set(&story)?;
-        let (_, took) = bed::well(&story, bed::WELL).await?;
-        row.saw(format!("removed again: well after {:.1} s", took.as_secs_f64()));
+        Change::Removed.undo(&env)?;
+        refused(row, &env).await?;
+        members_return(row, &env, &keys).await?;
+        Change::Removed.set(&env)?;
+        let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+        row.observed(format!("removed again: healthy after {:.1} s", took.as_secs_f64()));
         row.keys_after(keys.check()?);
         Ok(())
     })
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-/// Waits until the object says that the servers have another password, and what to do.
-async fn refused(row: &mut FaultRow, story: &TestEnvironment) -> Result<()> {
-    let fits = |one: &Condition| {
-        let is_degraded = one.kind == "Degraded" && one.status == "True";
-        let is_told = one.reason.starts_with("Credentials") || one.message.contains("empty");
-        is_degraded && is_told && !one.message.is_empty()
+/// Waits until the object reports that the servers have another password.
+async fn refused(row: &mut FaultRow, env: &TestEnvironment) -> Result<()> {
+    let fits = |condition: &Condition| {
+        let is_degraded = condition.kind == "Degraded" && condition.status == "True";
+        let is_told =
+            condition.reason.starts_with("Credentials") || condition.message.contains("empty");
+        is_degraded && is_told && !condition.message.is_empty()
     };
-    let told = bed::condition_where(story, "CredentialsRefused", fits).await?;
-    row.saw(format!("`{told}`"));
+    let condition = bed::condition_where(env, "CredentialsRefused", fits).await?;
+    row.observed(format!("`{condition}`"));
     Ok(())
 }
 
-/// Meanwhile members die and come back with the password that the others have, and a primary is replaced.
-async fn members_go_on(
+/// Kills a replica and a primary meanwhile: both must return with the password of the other servers.
+async fn members_return(
     row: &mut FaultRow,
-    story: &TestEnvironment,
+    env: &TestEnvironment,
     keys: &WrittenKeys,
 ) -> Result<()> {
-    let replica = bed::replicas(story, 0).await?.into_iter().next().context("a replica")?;
-    signal(replica.member.pid()?, "KILL")?;
-    let (_, took) = bed::restarted(story, &replica, bed::WELL).await?;
-    row.saw(format!("a killed replica was back after {:.1} s", took.as_secs_f64()));
-    let (_, primary) = bed::primary(story, 0).await?;
-    signal(primary.member.pid()?, "KILL")?;
-    let (seats, took) = bed::restarted(story, &primary, bed::WELL).await?;
-    row.saw(format!("a killed primary was replaced and back after {:.1} s", took.as_secs_f64()));
+    let replica = bed::replicas(env, 0).await?.into_iter().next().context("a replica")?;
+    signal(replica.server.pid()?, "KILL")?;
+    let (_, took) = bed::restarted(env, &replica, bed::HEAL_DEADLINE).await?;
+    row.observed(format!("a killed replica returned after {:.1} s", took.as_secs_f64()));
+    let (_, primary) = bed::primary(env, 0).await?;
+    signal(primary.server.pid()?, "KILL")?;
+    let (members, took) = bed::restarted(env, &primary, bed::HEAL_DEADLINE).await?;
+    row.observed(format!(
+        "a killed primary was replaced and returned after {:.1} s",
+        took.as_secs_f64()
+    ));
     row.keys_after(keys.check()?);
-    if story.redis.password.is_some() {
-        let open = seats.iter().find(|seat| is_open(&seat.address));
-        ensure!(open.is_none(), "{:?} answers without a password", open.map(|seat| &seat.pod));
+    if env.redis.password.is_some() {
+        let open = members.iter().find(|member| is_open(&member.address));
+        ensure!(open.is_none(), "{:?} answers without a password", open.map(|member| &member.pod));
     }
     Ok(())
 }
@@ -146,14 +150,14 @@ fn is_open(address: &str) -> bool {
     answer.is_ok_and(|answer| answer.is_ok())
 }
 
-/// 8d: the Secret in which the host keeps the password is deleted while no host runs, and the one of the user
-/// has another password by then: it must not be believed, and the right one must be. Meanwhile a primary ends.
+/// 8d: the Secret in which the host keeps the password is deleted while no host runs, and the user's Secret has
+/// another password by then. The host must not adopt the wrong password. Meanwhile a primary is killed.
 pub(crate) async fn the_kept_password_is_lost(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (mut story, keys) = bed::begin(redis).await?;
-    let kept = kept_name(&story)?;
+    let (mut env, keys) = bed::begin(redis).await?;
+    let kept = kept_secret_name(&env)?;
     for (input, wrong_is_kept) in [
         ("no host, kept Secret deleted, the user's changed, a primary killed", false),
         ("no host, a wrong kept Secret, the user's changed, a primary killed", true),
@@ -162,12 +166,12 @@ pub(crate) async fn the_kept_password_is_lost(
         let is_green = rows
             .row(input, before, bed::ROW, async |row| {
                 row.keys_before(keys.len());
-                let (_, primary) = bed::primary(&story, 0).await?;
-                bed::quiet(&story, &primary).await?;
-                story.host.kill()?;
-                let of_the_host = bed::get(&story, "secret", &kept)?;
-                story.kubectl.run(&["delete", "secret", &kept])?;
-                set_password(&story, "another password")?;
+                let (_, primary) = bed::primary(&env, 0).await?;
+                bed::until_shard_quiet(&env, &primary).await?;
+                env.host.kill()?;
+                let of_the_host = bed::get(&env, "secret", &kept)?;
+                env.kubectl.run(&["delete", "secret", &kept])?;
+                set_password(&env, "another password")?;
                 if wrong_is_kept {
                     let mut wrong = json!({
                         "apiVersion": "v1", "kind": "Secret",
@@ -176,14 +180,17 @@ pub(crate) async fn the_kept_password_is_lost(
                     });
                     let owners = of_the_host.pointer("/metadata/ownerReferences").cloned();
                     bed::set(&mut wrong, &["metadata", "ownerReferences"], owners);
-                    bed::apply(&story, &[wrong])?;
+                    bed::apply(&env, &[wrong])?;
                 }
-                signal(primary.member.pid()?, "KILL")?;
-                story.restart()?;
-                refused(row, &story).await?;
-                set_password(&story, PASSWORD)?;
-                let (_, took) = bed::well(&story, KEPT_AGAIN).await?;
-                row.saw(format!("the right one back: well after {:.1} s", took.as_secs_f64()));
+                signal(primary.server.pid()?, "KILL")?;
+                env.restart()?;
+                refused(row, &env).await?;
+                set_password(&env, PASSWORD)?;
+                let (_, took) = bed::until_healthy(&env, KEPT_AGAIN).await?;
+                row.observed(format!(
+                    "the right one restored: healthy after {:.1} s",
+                    took.as_secs_f64()
+                ));
                 row.keys_after(keys.check()?);
                 Ok(())
             })
@@ -192,77 +199,79 @@ pub(crate) async fn the_kept_password_is_lost(
             break;
         }
     }
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-/// The reserved Secret of the only object.
-fn kept_name(story: &TestEnvironment) -> Result<String> {
-    let names = story.kubectl.run(&["get", "secret", "-o", "name"])?;
+/// Returns the name of the reserved Secret of the only object.
+fn kept_secret_name(env: &TestEnvironment) -> Result<String> {
+    let names = env.kubectl.run(&["get", "secret", "-o", "name"])?;
     let kept = names.lines().find_map(|name| {
         let name = name.strip_prefix("secret/")?;
         name.starts_with("tholepin-credentials-").then(|| name.to_owned())
     });
-    kept.context("the host keeps the password in a Secret")
+    kept.context("the host keeps no password in a Secret")
 }
 
-/// 8c: an empty password at creation: refused by a condition, and no server runs open.
+/// 8c: an empty password at creation is refused by a condition, and no server runs without a password.
 pub(crate) async fn a_password_is_empty(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let direct = ApiAccess::Direct(tests::cluster::HostOptions::default());
-    let story = TestEnvironment::begin_by(direct, redis, &[], "").await?;
-    let before = "the servers ran open";
+    let env = TestEnvironment::begin_by(direct, redis, &[], "").await?;
+    let before = "the servers ran without a password";
     rows.row("an empty password at creation", before, bed::ROW, async |row| {
-        let mut secret = story.redis.secret();
+        let mut secret = env.redis.secret();
         bed::set(&mut secret, &["stringData", "password"], "");
-        bed::apply(&story, &[secret, story.redis.object()])?;
-        let fits = |one: &Condition| {
-            let speaks = one.message.contains("empty") && one.message.contains("password");
-            speaks && (one.kind == "Degraded") == (one.status == "True")
+        bed::apply(&env, &[secret, env.redis.object()])?;
+        let fits = |condition: &Condition| {
+            let speaks =
+                condition.message.contains("empty") && condition.message.contains("password");
+            speaks && (condition.kind == "Degraded") == (condition.status == "True")
         };
-        let told = bed::condition_where(&story, "that the password is empty", fits).await?;
-        row.saw(format!("`{told}`"));
-        for pod in story.redis.list_pods(&story.client).await? {
+        let condition = bed::condition_where(&env, "that the password is empty", fits).await?;
+        row.observed(format!("`{condition}`"));
+        for pod in env.redis.list_pods(&env.client).await? {
             let Some(ip) = pod.status.and_then(|status| status.pod_ip) else { continue };
             ensure!(!is_open(&format!("{ip}:6379")), "{ip} answers without a password");
         }
-        set_password(&story, PASSWORD)?;
-        let (_, took) = bed::well(&story, bed::WELL).await?;
-        row.saw(format!("with a password: well after {:.1} s", took.as_secs_f64()));
+        set_password(&env, PASSWORD)?;
+        let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+        row.observed(format!("with a password: healthy after {:.1} s", took.as_secs_f64()));
         Ok(())
     })
     .await;
     let before = "became an empty password";
     rows.row("an unquoted number in stringData", before, bed::ROW, async |row| {
-        number_is_refused(row, &story).await
+        number_is_refused(row, &env).await
     })
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-/// The API must decode built-in objects by their types: a number is no string.
-async fn number_is_refused(row: &mut FaultRow, story: &TestEnvironment) -> Result<()> {
+/// Checks that the API server decodes built-in objects by their types: a number is not a string.
+async fn number_is_refused(row: &mut FaultRow, env: &TestEnvironment) -> Result<()> {
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret",
         "metadata": {"name": "number", "namespace": NAMESPACE},
         "stringData": {"password": 12_345},
     });
     let sent = ["create", "--validate=false", "-f", "-"];
-    let created = story.kubectl.run_with(&sent, &secret.to_string());
+    let created = env.kubectl.run_with(&sent, &secret.to_string());
     let applied = ["apply", "--server-side", "--validate=false", "-f", "-"];
-    let applied = story.kubectl.run_with(&applied, &secret.to_string());
+    let applied = env.kubectl.run_with(&applied, &secret.to_string());
     for refused in [created, applied] {
-        let error = refused.err().context("the API server took a number for a string")?;
+        let error = refused.err().context("the API server accepted a number as a string")?;
         let error = error.to_string();
-        row.saw(error.lines().last().unwrap_or_default());
+        row.observed(error.lines().last().unwrap_or_default());
     }
-    let look = || async {
-        let left = story.kubectl.run(&["get", "secret", "-o", "json"])?;
+    let poll = || async {
+        let left = env.kubectl.run(&["get", "secret", "-o", "json"])?;
         let left: Value = serde_json::from_str(&left)?;
         let items = left.get("items").and_then(Value::as_array);
         let mut items = items.into_iter().flatten();
-        let found =
-            items.any(|one| one.pointer("/metadata/name").is_some_and(|name| name == "number"));
-        ensure!(!found, "the Secret was made all the same");
-        Ok(Poll::There(()))
+        let found = items.any(|condition| {
+            condition.pointer("/metadata/name").is_some_and(|name| name == "number")
+        });
+        ensure!(!found, "the Secret was created nevertheless");
+        Ok(Poll::Done(()))
     };
-    until("no Secret", bed::TOLD, look).await.map(drop)
+    until("no Secret", bed::REPORT_DEADLINE, poll).await.map(drop)
 }

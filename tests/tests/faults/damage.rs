@@ -1,5 +1,5 @@
-//! Line 12: damaged files. A replica of a shard whose primary answers sets one copy aside and joins again; the
-//! only copy is never touched.
+//! 12: damaged files. A replica whose primary answers sets its damaged copy aside and joins again; the only copy
+//! of a shard's data is never touched.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -12,10 +12,10 @@ use tests::{
 use crate::{bed, guard::data_of, table::FaultRows};
 
 const LOOPED: &str = "a crash loop for ever";
-/// How long the only copy must be left alone.
+/// For how long the only copy must stay unchanged.
 const UNTOUCHED: Duration = Duration::from_secs(15);
 
-/// What is damaged.
+/// The kind of damage.
 #[derive(Clone, Copy)]
 enum FileDamage {
     CutIdentity,
@@ -23,10 +23,10 @@ enum FileDamage {
 }
 
 impl FileDamage {
-    /// Damages the files of a server that is stopped, and ends it.
-    fn done_to(self, seat: &ClusterPod) -> Result<()> {
-        let pid = seat.member.pid()?;
-        // Stopped, so that it writes nothing more before it is killed.
+    /// Stops a server, damages its files and kills it.
+    fn done_to(self, member: &ClusterPod) -> Result<()> {
+        let pid = member.server.pid()?;
+        // A stopped server writes nothing more before it is killed.
         signal(pid, "STOP")?;
         let data = data_of(pid);
         match self {
@@ -39,7 +39,7 @@ impl FileDamage {
 
 fn cut(file: &Path) -> Result<()> {
     let text = fs::read(file)?;
-    // In the middle of a row: the end of the file is missing.
+    // In the middle of a row, as if the end of the file were missing.
     let half = text.get(..text.len() / 2).context("half of it")?;
     Ok(fs::write(file, half)?)
 }
@@ -58,12 +58,12 @@ fn garbage(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// 12a: on a replica.
+/// 12a: files of a replica.
 pub(crate) async fn a_replica_s_files_are_damaged(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (story, mut keys) = bed::begin(redis).await?;
+    let (env, mut keys) = bed::begin(redis).await?;
     let inputs = [
         ("nodes.conf of a replica cut", FileDamage::CutIdentity),
         ("garbage in the AOF of a replica", FileDamage::Garbage),
@@ -73,83 +73,83 @@ pub(crate) async fn a_replica_s_files_are_damaged(
             .row(input, LOOPED, bed::ROW, async |row| {
                 row.keys_before(keys.len());
                 let replica =
-                    bed::replicas(&story, shard).await?.into_iter().next().context("a replica")?;
+                    bed::replicas(&env, shard).await?.into_iter().next().context("a replica")?;
                 damage.done_to(&replica)?;
-                let (_, took) = bed::restarted(&story, &replica, Duration::from_secs(90)).await?;
-                row.saw(format!("joined again after {:.1} s", took.as_secs_f64()));
-                let says = |event: &str| event.contains("aside");
-                let event = bed::event(&story, "what was set aside", says).await?;
-                row.saw(format!("event `{event}`"));
-                bed::well(&story, bed::WELL).await?;
+                let (_, took) = bed::restarted(&env, &replica, Duration::from_secs(90)).await?;
+                row.observed(format!("joined again after {:.1} s", took.as_secs_f64()));
+                let matches = |event: &str| event.contains("aside");
+                let event = bed::event(&env, "what was set aside", matches).await?;
+                row.observed(format!("event `{event}`"));
+                bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
                 row.keys_after(keys.check()?);
                 Ok(())
             })
             .await;
         if !is_green {
-            keys = bed::anew(&story).await?;
+            keys = bed::recreate(&env).await?;
         }
     }
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-/// 12b: on the only copy.
+/// 12b: files of the only copy.
 pub(crate) async fn the_only_copy_is_damaged(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (story, keys) = bed::begin(redis).await?;
+    let (env, keys) = bed::begin(redis).await?;
     let before = "not touched; no condition said what to do";
     rows.row("garbage in the AOF of the only copy", before, bed::ROW, async |row| {
         row.keys_before(keys.len());
-        let (_, only) = bed::primary(&story, 0).await?;
-        let pid = only.member.pid()?;
+        let (_, only) = bed::primary(&env, 0).await?;
+        let pid = only.server.pid()?;
         let folder = fs::read_link(data_of(pid))?.join("appendonlydir");
-        // The container's root is gone with its last process; the volume is also seen from outside.
+        // The container's root is not reachable after its last process; the volume is reached from outside.
         let root = mounted(pid)?;
         let saved = copy_of(&root.join("appendonlydir"))?;
         FileDamage::Garbage.done_to(&only)?;
         let damaged = copy_of(&root.join("appendonlydir"))?;
-        let fits = |one: &bed::Condition| {
+        let fits = |condition: &bed::Condition| {
             let speaks = ["damaged", "restore", "repair", "append"]
                 .iter()
-                .any(|word| one.message.contains(word));
-            one.kind == "Degraded" && one.status == "True" && speaks
+                .any(|text| condition.message.contains(text));
+            condition.kind == "Degraded" && condition.status == "True" && speaks
         };
-        let told = bed::condition_where(&story, "what a person must do", fits).await;
-        bed::holds("the only copy was touched", UNTOUCHED, || async {
+        let condition = bed::condition_where(&env, "what the user must do", fits).await;
+        bed::holds_for("the only copy was touched", UNTOUCHED, || async {
             let now = copy_of(&root.join("appendonlydir"))?;
             ensure!(now == damaged, "{} has changed", folder.display());
             Ok(())
         })
         .await?;
-        row.saw(format!("`{}`", told?));
+        row.observed(format!("`{}`", condition?));
         for (name, bytes) in &saved {
             fs::write(root.join("appendonlydir").join(name), bytes)?;
         }
-        let (_, took) = bed::well(&story, Duration::from_secs(90)).await?;
-        row.saw(format!("repaired by hand: well after {:.1} s", took.as_secs_f64()));
+        let (_, took) = bed::until_healthy(&env, Duration::from_secs(90)).await?;
+        row.observed(format!("repaired by hand: healthy after {:.1} s", took.as_secs_f64()));
         row.keys_after(keys.check()?);
         Ok(())
     })
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-/// Where a process' data lies outside of its container: the source of its mount.
+/// Returns the path of a process' data outside its container: the source of its mount.
 fn mounted(pid: u32) -> Result<std::path::PathBuf> {
     let mounts = fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
     let data = mounts.lines().find_map(|line| {
         let fields: Vec<_> = line.split(' ').collect();
         (fields.get(4) == Some(&"/data")).then(|| fields.get(3).map(|root| root.to_string()))?
     });
-    // Without a mount of its own the process runs where its data is.
+    // Without a mount of its own the process runs in its data folder.
     match data {
         Some(root) => Ok(root.into()),
         None => Ok(fs::read_link(data_of(pid))?),
     }
 }
 
-/// The append-only files by name.
+/// Returns the append-only files with their names.
 fn copy_of(folder: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = Vec::new();
     for file in fs::read_dir(folder).with_context(|| folder.display().to_string())? {

@@ -1,4 +1,4 @@
-//! Line 11: what somebody edits by hand in an object of ours is undone, also where the API treats a map as one
+//! 11: a manual edit of an object that the host applies is undone, also in a map that the API treats as one
 //! value.
 
 use anyhow::{Context, Result};
@@ -10,7 +10,7 @@ use tests::{
 
 use crate::{bed, table::FaultRows};
 
-/// Objects by kind and name, the atomic map in them, and what is added to it.
+/// Objects by kind and name, and the atomic map in each to which a label is added.
 const EDITED: &[(&str, &str, &str)] = &[
     ("service", "cache", "/spec/selector"),
     ("service", "cache-nodes", "/spec/selector"),
@@ -22,57 +22,57 @@ pub(crate) async fn a_selector_is_edited_by_hand(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (story, keys) = bed::begin(redis).await?;
+    let (env, keys) = bed::begin(redis).await?;
     for (kind, name, path) in EDITED {
         let input = format!("`hand: edited` added to {path} of {kind}/{name}");
         rows.row(&input, "never undone, no endpoints, Ready=True", bed::ROW, async |row| {
             row.keys_before(keys.len());
-            let before = bed::get(&story, kind, name)?.pointer(path).cloned().context("a map")?;
+            let before = bed::get(&env, kind, name)?.pointer(path).cloned().context("a map")?;
             let mut edited = before.clone();
             bed::set(&mut edited, &["hand"], "edited");
             let fields = path.trim_start_matches('/').split('/').rev();
             let change = fields.fold(edited, |inner, field| json!({ field: inner }));
-            bed::patch_of(&story, kind, name, &change)?;
-            let look = || async {
-                let now = bed::get(&story, kind, name)?.pointer(path).cloned().unwrap_or_default();
-                Ok(if now == before { Poll::There(()) } else { Poll::NotYet(now.to_string()) })
+            bed::patch_of(&env, kind, name, &change)?;
+            let poll = || async {
+                let now = bed::get(&env, kind, name)?.pointer(path).cloned().unwrap_or_default();
+                Ok(if now == before { Poll::Done(()) } else { Poll::NotYet(now.to_string()) })
             };
-            let undone = until("the edit to be undone", bed::TOLD, look).await;
+            let undone = until("the edit to be undone", bed::REPORT_DEADLINE, poll).await;
             if undone.is_err() {
-                // By hand, so that the next row begins well.
+                // By hand, so that the next row begins with a working Service.
                 let without = json!({"hand": null});
                 let fields = path.trim_start_matches('/').split('/').rev();
                 let change = fields.fold(without, |inner, field| json!({ field: inner }));
-                bed::patch_of(&story, kind, name, &change)?;
+                bed::patch_of(&env, kind, name, &change)?;
             }
             let (_, took) = undone?;
-            row.saw(format!("undone after {:.1} s", took.as_secs_f64()));
+            row.observed(format!("undone after {:.1} s", took.as_secs_f64()));
             if *kind == "service" {
-                endpoints(&story, name).await?;
+                endpoints(&env, name).await?;
             }
             row.keys_after(keys.check()?);
             Ok(())
         })
         .await;
     }
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-async fn endpoints(story: &tests::environment::TestEnvironment, service: &str) -> Result<()> {
-    let look = || async {
+async fn endpoints(env: &tests::environment::TestEnvironment, service: &str) -> Result<()> {
+    let poll = || async {
         let selector = format!("kubernetes.io/service-name={service}");
-        let slices = story.kubectl.run(&["get", "endpointslice", "-l", &selector, "-o", "json"])?;
+        let slices = env.kubectl.run(&["get", "endpointslice", "-l", &selector, "-o", "json"])?;
         let slices: Value = serde_json::from_str(&slices)?;
         let count =
             |slice: &Value| slice.get("endpoints").and_then(Value::as_array).map_or(0, Vec::len);
         let slices = slices.get("items").and_then(Value::as_array);
         let count: usize = slices.into_iter().flatten().map(count).sum();
-        let wanted = story.redis.pods();
-        Ok(if count == wanted {
-            Poll::There(())
+        let expected = env.redis.pods();
+        Ok(if count == expected {
+            Poll::Done(())
         } else {
             Poll::NotYet(format!("{count} endpoints"))
         })
     };
-    until(format!("the endpoints of {service}"), bed::TOLD, look).await.map(drop)
+    until(format!("the endpoints of {service}"), bed::REPORT_DEADLINE, poll).await.map(drop)
 }

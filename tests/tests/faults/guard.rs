@@ -1,4 +1,4 @@
-//! Line 4: a primary without data must not start while a copy of its keys may exist.
+//! 4: a primary without data must not start while a copy of its keys may exist.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -17,52 +17,52 @@ use crate::{
     table::FaultRows,
 };
 
-/// Longer than the start guard used to wait: 15 s with the node timeout of 5 s that is the default.
+/// Longer than the old start guard waited: 15 s with the default node timeout of 5 s.
 const GUARD: Duration = Duration::from_secs(18);
-/// What the old guard did.
+/// The behaviour of the old start guard.
 const EMPTIED: &str = "60 keys → 0 when the guard gave up, Ready=True";
 
-/// 4a: nobody promotes a replica, because the host is paused.
+/// 4a: the host promotes no replica, because the object is paused.
 pub(crate) async fn a_paused_primary_is_killed(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (story, keys) = bed::begin(redis).await?;
-    killed(rows, &story, &keys, "paused, kill -9 of the primary", HostPause::Paused).await;
-    bed::end(rows, story)
+    let (env, keys) = bed::begin(redis).await?;
+    kill_primary(rows, &env, &keys, "paused, kill -9 of the primary", HostPause::Paused).await;
+    bed::end(rows, env)
 }
 
-/// 4b: the host acts on the last accepted spec, or on none.
+/// 4b: the host acts on the last accepted spec, because the present one is invalid.
 pub(crate) async fn a_primary_with_an_invalid_spec_is_killed(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (story, keys) = bed::begin(redis).await?;
-    killed(rows, &story, &keys, "invalid spec, kill -9 of the primary", HostPause::InvalidSpec)
+    let (env, keys) = bed::begin(redis).await?;
+    kill_primary(rows, &env, &keys, "invalid spec, kill -9 of the primary", HostPause::InvalidSpec)
         .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-/// 4c: both again with two shards, which cannot elect anybody.
+/// 4c: both again with two shards, which have no majority for a vote.
 pub(crate) async fn two_shards_cannot_vote(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (story, mut keys) = bed::begin(redis).await?;
+    let (env, mut keys) = bed::begin(redis).await?;
     let inputs = [
         ("paused, kill -9 of the primary", HostPause::Paused),
         ("invalid spec, kill -9 of the primary", HostPause::InvalidSpec),
     ];
-    for (input, halt) in inputs {
-        if !killed(rows, &story, &keys, input, halt).await {
-            halt.undo(&story)?;
-            keys = bed::anew(&story).await?;
+    for (input, pause) in inputs {
+        if !kill_primary(rows, &env, &keys, input, pause).await {
+            pause.undo(&env)?;
+            keys = bed::recreate(&env).await?;
         }
     }
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-/// Why the host does not promote anybody.
+/// The state of the object while the primary is killed.
 #[derive(Clone, Copy)]
 enum HostPause {
     Paused,
@@ -70,45 +70,45 @@ enum HostPause {
 }
 
 impl HostPause {
-    fn set(self, story: &TestEnvironment) -> Result<()> {
+    fn set(self, env: &TestEnvironment) -> Result<()> {
         match self {
-            Self::Paused => bed::annotate(story, "tholepin.dev/paused=true"),
+            Self::Paused => bed::annotate(env, "tholepin.dev/paused=true"),
             Self::InvalidSpec => {
-                bed::patch(story, &json!({"spec": {"settings": {"maxmemry": "1gb"}}}))
+                bed::patch(env, &json!({"spec": {"settings": {"maxmemry": "1gb"}}}))
             }
         }
     }
 
-    fn undo(self, story: &TestEnvironment) -> Result<()> {
+    fn undo(self, env: &TestEnvironment) -> Result<()> {
         match self {
-            Self::Paused => bed::annotate(story, "tholepin.dev/paused-"),
+            Self::Paused => bed::annotate(env, "tholepin.dev/paused-"),
             Self::InvalidSpec => {
-                bed::patch(story, &json!({"spec": {"settings": {"maxmemry": null}}}))
+                bed::patch(env, &json!({"spec": {"settings": {"maxmemry": null}}}))
             }
         }
     }
 }
 
-async fn killed(
+async fn kill_primary(
     rows: &mut FaultRows,
-    story: &TestEnvironment,
+    env: &TestEnvironment,
     keys: &WrittenKeys,
     input: &str,
-    halt: HostPause,
+    pause: HostPause,
 ) -> bool {
     rows.row(input, EMPTIED, bed::ROW, async |row| {
         row.keys_before(keys.len());
-        let (_, primary) = bed::primary(story, 0).await?;
-        halt.set(story)?;
-        signal(primary.member.pid()?, "KILL")?;
-        let kept = bed::nothing_is_emptied(story, keys, GUARD).await;
-        row.keys_after(keys.held(&story.client).await?);
+        let (_, primary) = bed::primary(env, 0).await?;
+        pause.set(env)?;
+        signal(primary.server.pid()?, "KILL")?;
+        let kept = bed::no_key_is_lost(env, keys, GUARD).await;
+        row.keys_after(keys.held(&env.client).await?);
         kept?;
-        halt.undo(story)?;
-        let (_, took) = bed::well(story, bed::WELL).await?;
+        pause.undo(env)?;
+        let (_, took) = bed::until_healthy(env, bed::HEAL_DEADLINE).await?;
         row.keys_after(keys.check()?);
-        row.saw(format!(
-            "kept for {} s, well {:.1} s after the host could act",
+        row.observed(format!(
+            "kept for {} s, healthy {:.1} s after the host could act",
             GUARD.as_secs(),
             took.as_secs_f64()
         ));
@@ -117,74 +117,74 @@ async fn killed(
     .await
 }
 
-/// 4d: at the address of a peer that the dead primary's nodes.conf names there is a process that knows
-/// nothing: it says neither that the primary owns its slots nor that somebody else does.
+/// 4d: a peer's address in the dead primary's nodes.conf belongs to a fresh process. That process reports
+/// neither that the primary owns its slots nor that another node does.
 pub(crate) async fn a_fresh_process_is_at_a_peer_s_address(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (story, keys) = bed::begin(redis).await?;
+    let (env, keys) = bed::begin(redis).await?;
     let (input, before) = (
         "paused, a fresh process at a peer's address, kill -9 of the primary",
         "60 keys → 0: a peer that knows nothing was read as `owns nothing`",
     );
     rows.row(input, before, bed::ROW, async |row| {
         row.keys_before(keys.len());
-        let (_, primary) = bed::primary(&story, 0).await?;
-        let others = bed::replicas(&story, 1).await?;
-        let peer = others.first().context("the other shard has a replica")?;
-        HostPause::Paused.set(&story)?;
-        begins_anew(peer)?;
-        answers_as_another(peer).await?;
-        signal(primary.member.pid()?, "KILL")?;
-        let kept = bed::nothing_is_emptied(&story, &keys, GUARD).await;
-        row.keys_after(keys.held(&story.client).await?);
+        let (_, primary) = bed::primary(&env, 0).await?;
+        let others = bed::replicas(&env, 1).await?;
+        let peer = others.first().context("the other shard has no replica")?;
+        HostPause::Paused.set(&env)?;
+        restart_without_identity(peer)?;
+        until_fresh_node(peer).await?;
+        signal(primary.server.pid()?, "KILL")?;
+        let kept = bed::no_key_is_lost(&env, &keys, GUARD).await;
+        row.keys_after(keys.held(&env.client).await?);
         kept?;
-        HostPause::Paused.undo(&story)?;
-        let (_, took) = bed::well(&story, bed::WELL).await?;
+        HostPause::Paused.undo(&env)?;
+        let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
         row.keys_after(keys.check()?);
-        row.saw(format!("kept, well {:.1} s after the host could act", took.as_secs_f64()));
+        row.observed(format!("kept, healthy {:.1} s after the host could act", took.as_secs_f64()));
         Ok(())
     })
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-/// Lets a server start again without its identity, at the same address.
-fn begins_anew(seat: &ClusterPod) -> Result<()> {
-    let pid = seat.member.pid()?;
-    // Stopped, so that it does not write the file again before it is killed.
+/// Restarts a server without its identity, at the same address.
+fn restart_without_identity(member: &ClusterPod) -> Result<()> {
+    let pid = member.server.pid()?;
+    // A stopped server does not write the file again before it is killed.
     signal(pid, "STOP")?;
     fs::remove_file(data_of(pid).join("nodes.conf"))?;
     signal(pid, "KILL")
 }
 
-/// The folder of a server's data, which is where it runs.
+/// Returns the folder of a server's data, which is its working directory.
 pub(crate) fn data_of(pid: u32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/cwd"))
 }
 
-async fn answers_as_another(seat: &ClusterPod) -> Result<()> {
-    let id = seat.member.own()?.id.clone();
-    let look = || {
-        let now = tests::router::connect(&seat.address, Some(tests::redis_cluster::PASSWORD));
+async fn until_fresh_node(member: &ClusterPod) -> Result<()> {
+    let id = member.server.own()?.id.clone();
+    let poll = || {
+        let now = tests::router::connect(&member.address, Some(tests::redis_cluster::PASSWORD));
         let now = now.and_then(|mut connection| tests::member::ServerInfo::ask(&mut connection));
         let id = id.clone();
         async move {
             let own = now?.own()?.id.clone();
-            Ok(if own == id { Poll::NotYet("the same node".to_owned()) } else { Poll::There(()) })
+            Ok(if own == id { Poll::NotYet("the same node".to_owned()) } else { Poll::Done(()) })
         }
     };
-    until(format!("{} to be a fresh node", seat.pod), bed::WELL, look).await.map(drop)
+    until(format!("{} to be a fresh node", member.pod), bed::HEAL_DEADLINE, poll).await.map(drop)
 }
 
-/// 4e: the only follower is stopped, so that nobody can say whether it has keys: it has.
+/// 4e: the only replica is stopped, so that nothing reports whether it has keys.
 pub(crate) async fn the_only_follower_hangs(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (story, mut keys) = bed::begin(redis).await?;
-    for (input, halt) in [
+    let (env, mut keys) = bed::begin(redis).await?;
+    for (input, pause) in [
         ("SIGSTOP of the follower, kill -9 of the primary", None),
         ("the same, paused", Some(HostPause::Paused)),
     ] {
@@ -192,58 +192,62 @@ pub(crate) async fn the_only_follower_hangs(
         let is_green = rows
             .row(input, before, bed::ROW, async |row| {
                 row.keys_before(keys.len());
-                let (_, primary) = bed::primary(&story, 0).await?;
-                let followers = bed::replicas(&story, 0).await?;
-                let pid = followers.first().context("a follower")?.member.pid()?;
-                if let Some(halt) = halt {
-                    halt.set(&story)?;
+                let (_, primary) = bed::primary(&env, 0).await?;
+                let followers = bed::replicas(&env, 0).await?;
+                let pid = followers.first().context("a follower")?.server.pid()?;
+                if let Some(pause) = pause {
+                    pause.set(&env)?;
                 }
                 signal(pid, "STOP")?;
-                signal(primary.member.pid()?, "KILL")?;
-                let serves_nothing = bed::holds("it is Ready without its keys", GUARD, || async {
-                    let seats = story.redis.answering(&story.client).await?;
-                    let empty = seats.iter().find(|seat| seat.member.is_primary());
-                    ensure!(empty.is_none(), "{} serves without its keys", primary.pod);
-                    Ok(())
-                });
-                let kept = serves_nothing.await;
+                signal(primary.server.pid()?, "KILL")?;
+                let check =
+                    bed::holds_for("the primary serves without its keys", GUARD, || async {
+                        let members = env.redis.answering(&env.client).await?;
+                        let empty = members.iter().find(|member| member.server.is_primary());
+                        ensure!(empty.is_none(), "{} serves without its keys", primary.pod);
+                        Ok(())
+                    });
+                let kept = check.await;
                 signal(pid, "CONT")?;
                 kept?;
-                bed::nothing_is_emptied(&story, &keys, Duration::from_secs(2)).await?;
-                if let Some(halt) = halt {
-                    halt.undo(&story)?;
+                bed::no_key_is_lost(&env, &keys, Duration::from_secs(2)).await?;
+                if let Some(pause) = pause {
+                    pause.undo(&env)?;
                 }
-                let (_, took) = bed::well(&story, bed::WELL).await?;
+                let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
                 row.keys_after(keys.check()?);
-                row.saw(format!("kept, well {:.1} s after it went on", took.as_secs_f64()));
+                row.observed(format!(
+                    "kept, healthy {:.1} s after the replica continued",
+                    took.as_secs_f64()
+                ));
                 Ok(())
             })
             .await;
         if !is_green {
-            HostPause::Paused.undo(&story)?;
-            keys = bed::anew(&story).await?;
+            HostPause::Paused.undo(&env)?;
+            keys = bed::recreate(&env).await?;
         }
     }
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-/// What is to be thrown away when every copy has ended.
+/// One input of 4f.
 struct EndedCase {
     input: &'static str,
     before: &'static str,
     data_loss: &'static str,
     has_keys: bool,
-    /// Whether the Pods go too, so that fresh ones come without an identity.
+    /// Whether the Pods are deleted too, so that their successors have no identity.
     fresh_pods: bool,
 }
 
-/// 4f: every process of the only shard has ended. What was worth keeping is given up by a person; what
-/// was not is served again by itself.
+/// 4f: every process of the only shard has ended. Keys are given up only with approval; a shard that never had
+/// keys is served again without one.
 pub(crate) async fn every_copy_has_ended(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let cases = [
         EndedCase {
             input: "kill -9 of all copies, dataLoss: never",
-            before: "served again empty, Ready=True, nobody was asked",
+            before: "served again empty, Ready=True, no approval was asked for",
             data_loss: "never",
             has_keys: true,
             fresh_pods: false,
@@ -279,80 +283,83 @@ pub(crate) async fn every_copy_has_ended(rows: &mut FaultRows, redis: RedisClust
 async fn ended(rows: &mut FaultRows, redis: RedisCluster, case: &EndedCase) -> Result<()> {
     let edit = |object: &mut Value| bed::set(object, &["spec", "dataLoss"], case.data_loss);
     let direct = ApiAccess::Direct(tests::cluster::HostOptions::default());
-    let story = if case.has_keys {
-        let (story, keys) = bed::begin_with(redis, direct, edit).await?;
-        ensure!(keys.check()? == keys.len(), "the keys are there");
-        story
+    let env = if case.has_keys {
+        let (env, keys) = bed::begin_with(redis, direct, edit).await?;
+        ensure!(keys.check()? == keys.len(), "keys are missing at the start");
+        env
     } else {
-        let story = TestEnvironment::begin_by(direct, redis, &[], "").await?;
-        let mut object = story.redis.object();
+        let env = TestEnvironment::begin_by(direct, redis, &[], "").await?;
+        let mut object = env.redis.object();
         edit(&mut object);
-        bed::apply(&story, &[story.redis.secret(), object])?;
-        story.well().await?;
-        story
+        bed::apply(&env, &[env.redis.secret(), object])?;
+        env.until_healthy().await?;
+        env
     };
     rows.row(case.input, case.before, bed::ROW, async |row| {
         row.keys_before(if case.has_keys { 60 } else { 0 });
-        let seats = story.redis.seats(&story.client).await?;
+        let members = env.redis.members(&env.client).await?;
         if case.fresh_pods {
             let mut delete = vec!["delete", "pod", "--force", "--grace-period=0", "--wait=false"];
-            delete.extend(seats.iter().map(|seat| seat.pod.as_str()));
-            story.kubectl.run(&delete)?;
+            delete.extend(members.iter().map(|member| member.pod.as_str()));
+            env.kubectl.run(&delete)?;
         } else {
-            for seat in &seats {
-                signal(seat.member.pid()?, "KILL")?;
+            for member in &members {
+                signal(member.server.pid()?, "KILL")?;
             }
         }
         row.keys_after(0);
         if case.data_loss == "never" && case.has_keys {
-            return asked_for_approval(row, &story).await;
+            return asked_for_approval(row, &env).await;
         }
-        let (_, took) = bed::well(&story, Duration::from_secs(120)).await?;
-        row.saw(format!("served again after {:.1} s", took.as_secs_f64()));
+        let (_, took) = bed::until_healthy(&env, Duration::from_secs(120)).await?;
+        row.observed(format!("served again after {:.1} s", took.as_secs_f64()));
         if case.has_keys {
-            let says = |event: &str| event.to_lowercase().contains("lost");
-            let event = bed::event(&story, "what was lost", says).await?;
-            row.saw(format!("event `{event}`"));
+            let matches = |event: &str| event.to_lowercase().contains("lost");
+            let event = bed::event(&env, "what was lost", matches).await?;
+            row.observed(format!("event `{event}`"));
         }
         Ok(())
     })
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-/// Wants that nobody serves until a person approves, by the annotation that the condition names.
-async fn asked_for_approval(
-    row: &mut crate::table::FaultRow,
-    story: &TestEnvironment,
-) -> Result<()> {
-    let names = |one: &Condition| {
-        one.status == "True" && one.kind == "Degraded" && approval(&one.message).is_some()
+/// Checks that no member serves until the annotation that the condition names approves it.
+async fn asked_for_approval(row: &mut crate::table::FaultRow, env: &TestEnvironment) -> Result<()> {
+    let names = |condition: &Condition| {
+        condition.status == "True"
+            && condition.kind == "Degraded"
+            && approval(&condition.message).is_some()
     };
     let lost =
-        bed::condition_where(story, "SlotsLost, and which annotation approves it", names).await?;
+        bed::condition_where(env, "SlotsLost, and which annotation approves it", names).await?;
     ensure!(lost.reason == "SlotsLost", "{lost}");
-    bed::holds("somebody serves without approval", GUARD, || async {
-        let seats = story.redis.answering(&story.client).await?;
-        let serves = seats.iter().find(|seat| seat.member.is_primary() && seat.member.is_serving());
-        if let Some(seat) = serves {
-            bail!("{} serves", seat.pod);
+    bed::holds_for("a member serves without approval", GUARD, || async {
+        let members = env.redis.answering(&env.client).await?;
+        let serves =
+            members.iter().find(|member| member.server.is_primary() && member.server.is_serving());
+        if let Some(member) = serves {
+            bail!("{} serves", member.pod);
         }
-        let ready = bed::condition(story, "Ready")?;
+        let ready = bed::condition(env, "Ready")?;
         ensure!(ready.status != "True", "{ready}");
         Ok(())
     })
     .await?;
     let annotation = approval(&lost.message).context("an annotation")?;
-    bed::annotate(story, &annotation)?;
-    let (_, took) = bed::well(story, bed::WELL).await?;
-    row.saw(format!("SlotsLost until `{annotation}`, then well after {:.1} s", took.as_secs_f64()));
+    bed::annotate(env, &annotation)?;
+    let (_, took) = bed::until_healthy(env, bed::HEAL_DEADLINE).await?;
+    row.observed(format!(
+        "SlotsLost until `{annotation}`, then healthy after {:.1} s",
+        took.as_secs_f64()
+    ));
     Ok(())
 }
 
-/// The annotation `tholepin.dev/NAME=VALUE` that a message names.
+/// Returns the annotation `tholepin.dev/NAME=VALUE` that a message names.
 pub(crate) fn approval(message: &str) -> Option<String> {
-    let words = message.split(|letter: char| letter.is_whitespace() || "`'\",;".contains(letter));
-    let mut annotations = words.filter(|word| word.starts_with("tholepin.dev/"));
-    let found = annotations.find(|word| word.contains('=')).map(str::to_owned);
-    found.map(|word| word.trim_end_matches(['.', ')']).to_owned())
+    let tokens = message.split(|letter: char| letter.is_whitespace() || "`'\",;".contains(letter));
+    let mut annotations = tokens.filter(|text| text.starts_with("tholepin.dev/"));
+    let found = annotations.find(|text| text.contains('=')).map(str::to_owned);
+    found.map(|text| text.trim_end_matches(['.', ')']).to_owned())
 }

@@ -1,4 +1,4 @@
-//! A primary that hangs for about as long as the cluster needs to elect another.
+//! 17k: a primary that hangs for about as long as the cluster needs to elect another.
 
 use std::{
     thread::{self, JoinHandle},
@@ -13,24 +13,25 @@ use tests::{
     process::signal,
     redis_cluster::{ClusterPod, RedisCluster},
     router::connect,
+    wait::elapse,
 };
 
 use crate::{
-    bed::{self, ROW, WELL},
+    bed::{self, HEAL_DEADLINE, ROW},
     table::FaultRows,
 };
 
-/// For how long a primary hangs, in milliseconds: the majority calls it failed after 2 to 3 s.
+/// For how long a primary hangs, in milliseconds: the majority reports it as failed after 2 to 3 s.
 const HANGS_MS: [u64; 5] = [2_300, 2_800, 3_300, 3_800, 4_500];
-/// How long a client waits for the answer to a command that it sent while the server hung.
+/// How long a client waits for the reply to a command that it sent while the server hung.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How many such clients there are.
 const PATIENT: usize = 3;
-/// How long a living primary's slots may be without service, as in the random faults.
+/// How long the slots of a running primary may be unserved, as in the random faults.
 const UNSERVED_MAX: Duration = Duration::from_secs(8);
 
-/// A client with an open connection to a server that hangs: it sends one write and waits for the answer. Gives
-/// the key, if it was acknowledged.
+/// A client with an open connection to a hung server: sends one write and waits for the reply. Returns the key
+/// if the write was acknowledged.
 fn patient(mut connection: Connection, key: String) -> JoinHandle<Option<String>> {
     thread::spawn(move || {
         let acknowledged = cmd("SET").arg(&key).arg("x").query::<()>(&mut connection);
@@ -38,34 +39,34 @@ fn patient(mut connection: Connection, key: String) -> JoinHandle<Option<String>
     })
 }
 
-/// As many connections as there are patient clients.
+/// Opens one connection per patient client.
 fn connections(primary: &ClusterPod, password: Option<&str>) -> Result<Vec<Connection>> {
-    let one = |_| {
+    let connection_to = |_| {
         let connection = connect(&primary.address, password)?;
         connection.set_read_timeout(Some(PATIENCE))?;
         Ok(connection)
     };
-    (0..PATIENT).map(one).collect()
+    (0..PATIENT).map(connection_to).collect()
 }
 
-/// 17k: a primary is stopped and goes on around the moment at which another would be elected.
-pub(crate) async fn a_primary_hangs_and_goes_on(
+/// 17k: a primary is stopped and continues around the moment at which another would be elected.
+pub(crate) async fn a_primary_hangs_and_continues(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (mut story, _) =
+    let (mut env, _) =
         bed::begin_with(redis, ApiAccess::Direct(Default::default()), |_| {}).await?;
-    story.watch_with(UNSERVED_MAX).await?;
+    env.watch_with(UNSERVED_MAX).await?;
     let input = "a primary SIGSTOPped for 2.3, 2.8, 3.3, 3.8 and 4.5 s";
     let before =
         "1 to 6 acknowledged writes lost at 8 of 9 failovers; those of clients that waited, too";
     rows.row(input, before, ROW * 2, async |row| {
         let mut acknowledged_late = Vec::new();
         for hangs_ms in HANGS_MS {
-            let (tag, primary) = bed::primary(&story, 0).await?;
-            bed::quiet(&story, &primary).await?;
-            let pid = primary.member.pid()?;
-            let connections = connections(&primary, story.redis.password)?;
+            let (tag, primary) = bed::primary(&env, 0).await?;
+            bed::until_shard_quiet(&env, &primary).await?;
+            let pid = primary.server.pid()?;
+            let connections = connections(&primary, env.redis.password)?;
             signal(pid, "STOP")?;
             let each = connections.into_iter().enumerate();
             let waiting: Vec<_> = each
@@ -73,38 +74,38 @@ pub(crate) async fn a_primary_hangs_and_goes_on(
                     patient(open, format!("{{{tag}}}:patient-{hangs_ms}-{number}"))
                 })
                 .collect();
-            tokio::time::sleep(Duration::from_millis(hangs_ms)).await;
-            // It may have been ended meanwhile.
+            elapse(Duration::from_millis(hangs_ms)).await;
+            // An error is ignored: the process may have been ended meanwhile.
             drop(signal(pid, "CONT"));
-            bed::well(&story, WELL).await?;
+            bed::until_healthy(&env, HEAL_DEADLINE).await?;
             for client in waiting {
                 let key = client.join().map_err(|_| anyhow!("a client panicked"))?;
                 acknowledged_late.extend(key);
             }
         }
-        let events = bed::events(&story)?;
+        let events = bed::events(&env)?;
         let fenced = events.iter().filter(|event| event.starts_with("Fenced")).count();
-        let WriterReport { acknowledged, lost, longest_outage } = story.take_writes()?;
+        let WriterReport { acknowledged, lost, longest_outage } = env.take_writes()?;
         row.keys_before(acknowledged + acknowledged_late.len());
-        let missing = missing(&story, &acknowledged_late).await?;
+        let missing = missing(&env, &acknowledged_late).await?;
         row.keys_after(acknowledged - lost.len() + acknowledged_late.len() - missing.len());
-        row.saw(format!(
+        row.observed(format!(
             "`Fenced` {fenced} times, longest gap {:.1} s",
             longest_outage.as_secs_f64()
         ));
         ensure!(lost.is_empty(), "lost: {}", lost.join(", "));
         ensure!(missing.is_empty(), "lost of clients that waited: {}", missing.join(", "));
-        ensure!(fenced != 0, "no primary that hung was fenced");
+        ensure!(fenced != 0, "no hung primary was fenced");
         Ok(())
     })
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-/// Which of these keys the primary of the first shard does not have.
-async fn missing(story: &TestEnvironment, keys: &[String]) -> Result<Vec<String>> {
-    let (_, primary) = bed::primary(story, 0).await.context("the first shard is served")?;
-    let mut connection = connect(&primary.address, story.redis.password)?;
+/// Returns the keys that the primary of the first shard does not have.
+async fn missing(env: &TestEnvironment, keys: &[String]) -> Result<Vec<String>> {
+    let (_, primary) = bed::primary(env, 0).await.context("the first shard is served")?;
+    let mut connection = connect(&primary.address, env.redis.password)?;
     let mut missing = Vec::new();
     for key in keys {
         if !cmd("EXISTS").arg(key).query::<bool>(&mut connection)? {

@@ -1,4 +1,4 @@
-//! Line 5: one thing that cannot be applied must not stop observing, healing and failing over.
+//! 5: one thing that cannot be applied must not stop polling, healing and failover.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ use crate::{
 
 /// How long writes may stop when a primary is killed: three times the bound of scenario F1.
 const OUTAGE_MAX: Duration = Duration::from_millis(1500);
-/// The ConfigMaps and Secrets that belong to the host.
+/// The prefix of ConfigMaps and Secrets that the host keeps for itself.
 const RESERVED: &str = "tholepin-";
 
-/// What cannot be applied.
+/// The change that cannot be applied.
 #[derive(Clone, Copy)]
 enum UnappliedChange {
     Typo,
@@ -45,8 +45,8 @@ impl UnappliedChange {
         }
     }
 
-    /// What a condition must speak of.
-    const fn word(self) -> &'static str {
+    /// Returns a text that a condition must contain.
+    const fn text(self) -> &'static str {
         match self {
             Self::Typo => "maxmemry",
             Self::NoSecret => "Secret",
@@ -55,55 +55,55 @@ impl UnappliedChange {
         }
     }
 
-    fn set(self, story: &TestEnvironment) -> Result<()> {
+    fn apply_to(self, env: &TestEnvironment) -> Result<()> {
         match self {
-            Self::Typo => bed::patch(story, &json!({"spec": {"settings": {"maxmemry": "1gb"}}})),
-            Self::NoSecret => story.kubectl.run(&["delete", "secret", "password"]).map(drop),
-            Self::NoOwner => owned_config_maps(story)?.iter().try_for_each(|name| {
+            Self::Typo => bed::patch(env, &json!({"spec": {"settings": {"maxmemry": "1gb"}}})),
+            Self::NoSecret => env.kubectl.run(&["delete", "secret", "password"]).map(drop),
+            Self::NoOwner => owned_config_maps(env)?.iter().try_for_each(|name| {
                 bed::patch_of(
-                    story,
+                    env,
                     "configmap",
                     name,
                     &json!({"metadata": {"ownerReferences": null}}),
                 )
             }),
             Self::Refused => {
-                story.road()?.refuse(Some("poddisruptionbudgets"));
-                let budget = format!("{}-shard-0", story.redis.name);
-                story.kubectl.run(&["delete", "poddisruptionbudget", &budget]).map(drop)
+                env.api_proxy()?.refuse(Some("poddisruptionbudgets"));
+                let budget = format!("{}-shard-0", env.redis.name);
+                env.kubectl.run(&["delete", "poddisruptionbudget", &budget]).map(drop)
             }
         }
     }
 
-    /// `maps` are those that had an owner before.
-    fn undo(self, story: &TestEnvironment, maps: &[String]) -> Result<()> {
+    /// Undoes the change; `maps` are the ConfigMaps that had an owner before.
+    fn undo(self, env: &TestEnvironment, maps: &[String]) -> Result<()> {
         match self {
-            Self::Typo => bed::patch(story, &json!({"spec": {"settings": {"maxmemry": null}}})),
-            Self::NoSecret => bed::apply(story, &[story.redis.secret()]),
+            Self::Typo => bed::patch(env, &json!({"spec": {"settings": {"maxmemry": null}}})),
+            Self::NoSecret => bed::apply(env, &[env.redis.secret()]),
             Self::NoOwner => {
-                let object = bed::get(story, "rediscluster", story.redis.name)?;
+                let object = bed::get(env, "rediscluster", env.redis.name)?;
                 let uid = object.pointer("/metadata/uid").context("a uid")?;
                 let owner = json!([{
                     "apiVersion": "redis.tholepin.dev/v1alpha1", "kind": "RedisCluster",
-                    "name": story.redis.name, "uid": uid,
+                    "name": env.redis.name, "uid": uid,
                     "controller": true, "blockOwnerDeletion": true,
                 }]);
                 let owned = json!({"metadata": {"ownerReferences": owner}});
-                maps.iter().try_for_each(|name| bed::patch_of(story, "configmap", name, &owned))
+                maps.iter().try_for_each(|name| bed::patch_of(env, "configmap", name, &owned))
             }
             Self::Refused => {
-                story.road()?.refuse(None);
-                // Something must change for the object to be looked at at once.
-                bed::annotate(story, "tests.tholepin.dev/looked=again")
+                env.api_proxy()?.refuse(None);
+                // A change of the object, so that it is reconciled immediately.
+                bed::annotate(env, "tests.tholepin.dev/looked=again")
             }
         }
     }
 }
 
-/// The ConfigMaps that the plugin applied.
-fn owned_config_maps(story: &TestEnvironment) -> Result<Vec<String>> {
+/// Returns the ConfigMaps that the plugin applied.
+fn owned_config_maps(env: &TestEnvironment) -> Result<Vec<String>> {
     let list: Value =
-        serde_json::from_str(&story.kubectl.run(&["get", "configmap", "-o", "json"])?)?;
+        serde_json::from_str(&env.kubectl.run(&["get", "configmap", "-o", "json"])?)?;
     let items = list.get("items").and_then(Value::as_array);
     let owned = items.into_iter().flatten().filter(|map| {
         let owner = map.pointer("/metadata/ownerReferences/0/kind");
@@ -116,145 +116,156 @@ fn owned_config_maps(story: &TestEnvironment) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// 5a: each trouble in turn; meanwhile a primary is killed and a Pod is deleted.
-pub(crate) async fn one_trouble_at_a_time(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
-    let (mut story, _) = bed::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
-    story.watch().await?;
+/// 5a: each change in turn; meanwhile a primary is killed and a Pod is deleted.
+pub(crate) async fn one_change_cannot_be_applied(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
+    let (mut env, _) = bed::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
+    env.watch().await?;
     let before = "8.3 s by the cluster's vote and not 0.2; a deleted Pod never rejoined";
-    for (turn, trouble) in UnappliedChange::ALL.into_iter().enumerate() {
-        let maps = owned_config_maps(&story)?;
+    for (round, change) in UnappliedChange::ALL.into_iter().enumerate() {
+        let maps = owned_config_maps(&env)?;
         let is_green = rows
-            .row(trouble.input(), before, bed::ROW, async |row| {
-                goes_on(row, &mut story, trouble, turn, &maps).await
+            .row(change.input(), before, bed::ROW, async |row| {
+                check_continues(row, &mut env, change, round, &maps).await
             })
             .await;
         if !is_green {
-            // What was deleted may be needed for the cluster to be deleted.
-            trouble.undo(&story, &maps).ok();
-            story.road()?.set(ApiLink::Clear);
-            story.forget_writes().ok();
-            bed::anew(&story).await?;
-            story.watch().await?;
+            // The deletion of the cluster may need what was deleted.
+            change.undo(&env, &maps).ok();
+            env.api_proxy()?.set(ApiLink::Clear);
+            env.forget_writes().ok();
+            bed::recreate(&env).await?;
+            env.watch().await?;
         }
     }
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-async fn goes_on(
+async fn check_continues(
     row: &mut FaultRow,
-    story: &mut TestEnvironment,
-    trouble: UnappliedChange,
-    turn: usize,
+    env: &mut TestEnvironment,
+    change: UnappliedChange,
+    round: usize,
     maps: &[String],
 ) -> Result<()> {
-    let shards = story.redis.shards;
-    let (tag, primary) = bed::primary(story, turn % shards).await?;
-    // Of another shard, so that none is without both.
-    let other = bed::replicas(story, (turn + 1) % shards).await?;
+    let shards = env.redis.shards;
+    let (tag, primary) = bed::primary(env, round % shards).await?;
+    // A Pod of another shard, so that no shard is without both members.
+    let other = bed::replicas(env, (round + 1) % shards).await?;
     let other = other.into_iter().next().context("a replica")?;
-    bed::quiet(story, &primary).await?;
-    trouble.set(story)?;
-    let said =
-        bed::condition_where(story, trouble.word(), |one| one.message.contains(trouble.word()))
-            .await;
-    let said = said.context("the trouble is told")?;
-    story.writer()?.forget_outages();
-    signal(primary.member.pid()?, "KILL")?;
-    bed::restarted(story, &primary, bed::WELL).await?;
-    let outage = story.writer()?.outage(&tag)?;
-    row.saw(format!("`{}`; outage {:.2} s", said.reason, outage.as_secs_f64()));
-    ensure!(outage <= OUTAGE_MAX, "writes went on after {:.2} s", outage.as_secs_f64());
-    let other = now_or_another(story, other, shards, turn).await?;
-    story.kubectl.run(&["delete", "pod", &other.pod, "--wait=false"])?;
-    let took = bed::rejoined(story, &other, bed::WELL).await?;
-    row.saw(format!("the deleted Pod rejoined after {:.1} s", took.as_secs_f64()));
-    trouble.undo(story, maps)?;
-    bed::well(story, bed::WELL).await?;
-    written(row, story).await
+    bed::until_shard_quiet(env, &primary).await?;
+    change.apply_to(env)?;
+    let condition = bed::condition_where(env, change.text(), |condition| {
+        condition.message.contains(change.text())
+    })
+    .await;
+    let condition = condition.context("no condition reports the change")?;
+    env.writer()?.forget_outages();
+    signal(primary.server.pid()?, "KILL")?;
+    bed::restarted(env, &primary, bed::HEAL_DEADLINE).await?;
+    let outage = env.writer()?.outage(&tag)?;
+    row.observed(format!("`{}`; outage {:.2} s", condition.reason, outage.as_secs_f64()));
+    ensure!(outage <= OUTAGE_MAX, "writes continued after {:.2} s", outage.as_secs_f64());
+    let other = now_or_another(env, other, shards, round).await?;
+    env.kubectl.run(&["delete", "pod", &other.pod, "--wait=false"])?;
+    let took = bed::rejoined(env, &other, bed::HEAL_DEADLINE).await?;
+    row.observed(format!("the deleted Pod rejoined after {:.1} s", took.as_secs_f64()));
+    change.undo(env, maps)?;
+    bed::until_healthy(env, bed::HEAL_DEADLINE).await?;
+    written(row, env).await
 }
 
-/// With one shard the Pod that was a replica is the primary now: then the one that is a replica.
+/// Returns the same member if it is still a replica, else another replica of the shard: with one shard the
+/// former replica is the primary now.
 async fn now_or_another(
-    story: &TestEnvironment,
-    seat: ClusterPod,
+    env: &TestEnvironment,
+    member: ClusterPod,
     shards: usize,
-    turn: usize,
+    round: usize,
 ) -> Result<ClusterPod> {
-    let now = bed::replicas(story, (turn + 1) % shards).await?;
-    let same = now.iter().find(|one| one.pod == seat.pod);
+    let now = bed::replicas(env, (round + 1) % shards).await?;
+    let same = now.iter().find(|condition| condition.pod == member.pod);
     same.or(now.first()).cloned().context("a replica")
 }
 
-/// Compares what was acknowledged with what is there, and starts to write again.
-async fn written(row: &mut FaultRow, story: &mut TestEnvironment) -> Result<()> {
-    let report = story.take_writes()?;
+/// Compares the acknowledged writes with the existing keys, and starts a new writer.
+async fn written(row: &mut FaultRow, env: &mut TestEnvironment) -> Result<()> {
+    let report = env.take_writes()?;
     row.keys_before(report.acknowledged);
     row.keys_after(report.acknowledged - report.lost.len());
-    story.watch_writes().await?;
+    env.watch_writes().await?;
     ensure!(report.lost.is_empty(), "{} acknowledged writes are lost", report.lost.len());
     Ok(())
 }
 
-/// 5b: without the plugin's files nobody heals, and the object must not say that it is well.
-pub(crate) async fn the_plugin_is_gone(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
-    let (story, keys) = bed::begin(redis).await?;
-    let before = "Ready=True for as long as nobody looked";
+/// 5b: without the plugin's files nothing heals the cluster, so the object must not report `Ready=True`.
+pub(crate) async fn the_plugin_s_files_are_removed(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
+    let (env, keys) = bed::begin(redis).await?;
+    let before = "Ready=True although no plugin reconciled the object";
     rows.row("the plugin's files removed", before, bed::ROW, async |row| {
         row.keys_before(keys.len());
         for file in ["redis-cluster.wasm", "redis-cluster.yaml"] {
-            std::fs::remove_file(story.plugins.join(file))?;
+            std::fs::remove_file(env.plugins.join(file))?;
         }
-        let look = || async {
-            let ready = bed::condition(&story, "Ready")?;
+        let poll = || async {
+            let ready = bed::condition(&env, "Ready")?;
             let is_unknown = ready.status == "Unknown";
-            Ok(if is_unknown { Poll::There(ready) } else { Poll::NotYet(ready.to_string()) })
+            Ok(if is_unknown { Poll::Done(ready) } else { Poll::NotYet(ready.to_string()) })
         };
-        let (ready, took) = until("Ready to be Unknown", bed::TOLD, look).await?;
-        row.saw(format!("{ready} after {:.1} s", took.as_secs_f64()));
-        guests::install(&story.plugins, "redis-cluster", &guests::redis_cluster()?)?;
-        let (_, took) = bed::well(&story, bed::WELL).await?;
-        row.saw(format!("Ready=True again {:.1} s after they were back", took.as_secs_f64()));
+        let (ready, took) = until("Ready to be Unknown", bed::REPORT_DEADLINE, poll).await?;
+        row.observed(format!("{ready} after {:.1} s", took.as_secs_f64()));
+        guests::install(&env.plugins, "redis-cluster", &guests::redis_cluster()?)?;
+        let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+        row.observed(format!(
+            "Ready=True again {:.1} s after they were restored",
+            took.as_secs_f64()
+        ));
         row.keys_after(keys.check()?);
         Ok(())
     })
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-/// 5c: another host takes over while the spec is invalid: it must know the last one that was accepted.
+/// 5c: another host takes over while the spec is invalid: it must know the last accepted spec.
 pub(crate) async fn another_host_finds_the_accepted_spec(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (mut story, keys): (TestEnvironment, WrittenKeys) = bed::begin(redis).await?;
-    story.watch().await?;
-    let before = "nobody heals after the restart";
+    let (mut env, keys): (TestEnvironment, WrittenKeys) = bed::begin(redis).await?;
+    env.watch().await?;
+    let before = "nothing heals after the restart";
     rows.row(
         "a typing error, the host restarted, kill -9 of a primary",
         before,
         bed::ROW,
         async |row| {
             row.keys_before(keys.len());
-            UnappliedChange::Typo.set(&story)?;
-            let word = UnappliedChange::Typo.word();
-            bed::condition_where(&story, word, |one| one.message.contains(word)).await?;
-            story.restart()?;
-            let (tag, primary) = bed::primary(&story, 0).await?;
-            // A host that has just started has seen nobody yet.
-            bed::at_peace(&story, bed::WELL).await?;
-            story.settle(Duration::from_secs(1)).await?;
-            story.writer()?.forget_outages();
-            signal(primary.member.pid()?, "KILL")?;
-            bed::restarted(&story, &primary, bed::WELL).await?;
-            let outage = story.writer()?.outage(&tag)?;
-            row.saw(format!("outage {:.2} s", outage.as_secs_f64()));
-            ensure!(outage <= OUTAGE_MAX, "writes went on after {:.2} s", outage.as_secs_f64());
-            UnappliedChange::Typo.undo(&story, &[])?;
-            bed::well(&story, bed::WELL).await?;
+            UnappliedChange::Typo.apply_to(&env)?;
+            let text = UnappliedChange::Typo.text();
+            bed::condition_where(&env, text, |condition| condition.message.contains(text)).await?;
+            env.restart()?;
+            let (tag, primary) = bed::primary(&env, 0).await?;
+            // A host that has just started must have polled every member.
+            bed::until_servers_healthy(&env, bed::HEAL_DEADLINE).await?;
+            env.settle(Duration::from_secs(1)).await?;
+            env.writer()?.forget_outages();
+            signal(primary.server.pid()?, "KILL")?;
+            bed::restarted(&env, &primary, bed::HEAL_DEADLINE).await?;
+            let outage = env.writer()?.outage(&tag)?;
+            row.observed(format!("outage {:.2} s", outage.as_secs_f64()));
+            ensure!(outage <= OUTAGE_MAX, "writes continued after {:.2} s", outage.as_secs_f64());
+            UnappliedChange::Typo.undo(&env, &[])?;
+            bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
             row.keys_after(keys.check()?);
             Ok(())
         },
     )
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }

@@ -1,4 +1,4 @@
-//! Line 13: the object says what it has not done yet, and what is uncovered.
+//! 13: the object reports the changes that are not rolled out yet, and the slots that are not served.
 
 use std::time::Duration;
 
@@ -18,125 +18,129 @@ use crate::{
 
 fn outdated(count: usize, of: usize) -> impl Fn(&Condition) -> bool {
     let words = format!("{count} of {of} Pods");
-    move |one| one.kind == "Outdated" && one.status == "True" && one.message.contains(&words)
+    move |condition| {
+        condition.kind == "Outdated"
+            && condition.status == "True"
+            && condition.message.contains(&words)
+    }
 }
 
-/// 13a: a template that running Pods do not have yet.
+/// 13a: the template has changed, and the running Pods have the old one.
 pub(crate) async fn a_template_is_changed(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
-    let (story, keys) = bed::begin(redis).await?;
-    let of = story.redis.pods();
+    let (env, keys) = bed::begin(redis).await?;
+    let of = env.redis.pods();
     let restarted = json!({"spec": {"template": {"metadata": {"annotations": {
         "kubectl.kubernetes.io/restartedAt": "2026-01-01T00:00:00Z"}}}}});
-    let set = format!("{}-shard-0", story.redis.name);
+    let set = format!("{}-shard-0", env.redis.name);
     let before = "`AsWanted`, and nothing else";
     rows.row("spec.image redis:7.0 → redis:7", before, bed::ROW, async |row| {
         row.keys_before(keys.len());
-        bed::patch(&story, &json!({"spec": {"image": "redis:7"}}))?;
-        let told = bed::condition_where(&story, "Outdated", outdated(of, of)).await?;
-        row.saw(format!("`{told}`"));
-        bed::patch(&story, &json!({"spec": {"image": "redis:7.0"}}))?;
-        not_outdated(&story).await?;
+        bed::patch(&env, &json!({"spec": {"image": "redis:7"}}))?;
+        let condition = bed::condition_where(&env, "Outdated", outdated(of, of)).await?;
+        row.observed(format!("`{condition}`"));
+        bed::patch(&env, &json!({"spec": {"image": "redis:7.0"}}))?;
+        not_outdated(&env).await?;
         row.keys_after(keys.check()?);
         Ok(())
     })
     .await;
     rows.row("the restart-only setting tcp-backlog: 100", before, bed::ROW, async |row| {
         row.keys_before(keys.len());
-        bed::patch(&story, &json!({"spec": {"settings": {"tcp-backlog": 100}}}))?;
-        let told = bed::condition_where(&story, "Outdated", outdated(of, of)).await?;
-        row.saw(format!("`{told}`"));
-        bed::patch(&story, &json!({"spec": {"settings": {"tcp-backlog": null}}}))?;
-        not_outdated(&story).await?;
+        bed::patch(&env, &json!({"spec": {"settings": {"tcp-backlog": 100}}}))?;
+        let condition = bed::condition_where(&env, "Outdated", outdated(of, of)).await?;
+        row.observed(format!("`{condition}`"));
+        bed::patch(&env, &json!({"spec": {"settings": {"tcp-backlog": null}}}))?;
+        not_outdated(&env).await?;
         row.keys_after(keys.check()?);
         Ok(())
     })
     .await;
     rows.row("rollout restart of one StatefulSet", before, bed::ROW, async |row| {
         row.keys_before(keys.len());
-        bed::patch_of(&story, "statefulset", &set, &restarted)?;
-        let each = 1 + story.redis.replicas;
-        let told = bed::condition_where(&story, "Outdated", outdated(each, of)).await?;
-        row.saw(format!("`{told}`"));
+        bed::patch_of(&env, "statefulset", &set, &restarted)?;
+        let each = 1 + env.redis.replicas;
+        let condition = bed::condition_where(&env, "Outdated", outdated(each, of)).await?;
+        row.observed(format!("`{condition}`"));
         row.keys_after(keys.check()?);
         Ok(())
     })
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-async fn not_outdated(story: &TestEnvironment) -> Result<()> {
-    let look = || async {
-        let outdated = bed::condition(story, "Outdated")?;
+async fn not_outdated(env: &TestEnvironment) -> Result<()> {
+    let poll = || async {
+        let outdated = bed::condition(env, "Outdated")?;
         let is_over = outdated.status != "True";
-        Ok(if is_over { Poll::There(()) } else { Poll::NotYet(outdated.to_string()) })
+        Ok(if is_over { Poll::Done(()) } else { Poll::NotYet(outdated.to_string()) })
     };
-    until("nothing to be outdated", bed::TOLD, look).await.map(drop)
+    until("nothing to be outdated", bed::REPORT_DEADLINE, poll).await.map(drop)
 }
 
-/// 13b: Pods without their StatefulSet live: they are adopted again, and nobody says that they are lost.
+/// 13b: Pods without their StatefulSet still run: they are adopted again and never reported as lost.
 pub(crate) async fn a_stateful_set_is_orphaned(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (story, keys) = bed::begin(redis).await?;
+    let (env, keys) = bed::begin(redis).await?;
     let before = "`SlotsLost` of nodes that live";
     rows.row("delete statefulset --cascade=orphan", before, bed::ROW, async |row| {
         row.keys_before(keys.len());
-        let old = story.redis.seats(&story.client).await?;
-        let set = format!("{}-shard-0", story.redis.name);
-        story.kubectl.run(&["delete", "statefulset", &set, "--cascade=orphan", "--wait=false"])?;
-        let look = || async {
-            for one in bed::conditions(&story)? {
-                ensure!(one.reason != "SlotsLost", "{one}");
+        let old = env.redis.members(&env.client).await?;
+        let set = format!("{}-shard-0", env.redis.name);
+        env.kubectl.run(&["delete", "statefulset", &set, "--cascade=orphan", "--wait=false"])?;
+        let poll = || async {
+            for condition in bed::conditions(&env)? {
+                ensure!(condition.reason != "SlotsLost", "{condition}");
             }
             Ok(())
         };
-        bed::holds("it says that living nodes are lost", Duration::from_secs(6), look).await?;
-        let (seats, took) = bed::well(&story, bed::WELL).await?;
+        bed::holds_for("it reports that running nodes are lost", Duration::from_secs(6), poll)
+            .await?;
+        let (members, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
         for old in &old {
-            let same = seats.iter().any(|seat| seat.uid == old.uid);
+            let same = members.iter().any(|member| member.uid == old.uid);
             ensure!(same, "{} was replaced", old.pod);
         }
-        row.saw(format!("adopted again, well after {:.1} s", took.as_secs_f64() + 6.0));
+        row.observed(format!("adopted again, healthy after {:.1} s", took.as_secs_f64() + 6.0));
         row.keys_after(keys.check()?);
         Ok(())
     })
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-/// 13c: slots without a healthy owner are named, and so is the owner.
+/// 13c: slots without a healthy owner are named together with their owner.
 pub(crate) async fn slots_are_uncovered(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
-    let (story, keys) = bed::begin(redis).await?;
+    let (env, keys) = bed::begin(redis).await?;
     let before = "`does not say cluster_state:ok yet`";
     rows.row("SIGSTOP of a shard's primary and replica", before, bed::ROW, async |row| {
         row.keys_before(keys.len());
-        let (_, primary) = bed::primary(&story, 0).await?;
-        let slots = primary.member.own()?.slots.first().copied().context("slots")?;
+        let (_, primary) = bed::primary(&env, 0).await?;
+        let slots = primary.server.own()?.slots.first().copied().context("slots")?;
         let range = format!("{}-{}", slots.0, slots.1);
-        let short = primary.member.own()?.id.get(..8).context("an id")?;
-        let mut stopped = bed::replicas(&story, 0).await?;
+        let short = primary.server.own()?.id.get(..8).context("an id")?;
+        let mut stopped = bed::replicas(&env, 0).await?;
         stopped.push(primary.clone());
-        for seat in &stopped {
-            signal(seat.member.pid()?, "STOP")?;
+        for member in &stopped {
+            signal(member.server.pid()?, "STOP")?;
         }
-        let fits = |one: &Condition| {
+        let fits = |condition: &Condition| {
             let owner = [primary.pod.as_str(), short];
-            let owner = owner.iter().any(|name| one.message.contains(name));
-            let names = owner && one.message.contains(&range);
-            one.kind == "Degraded" && one.status == "True" && names
+            let owner = owner.iter().any(|name| condition.message.contains(name));
+            let names = owner && condition.message.contains(&range);
+            condition.kind == "Degraded" && condition.status == "True" && names
         };
-        let told =
-            bed::condition_where(&story, "which slots are uncovered and whose they are", fits)
-                .await;
-        for seat in &stopped {
-            signal(seat.member.pid()?, "CONT")?;
+        let condition =
+            bed::condition_where(&env, "which slots are uncovered and whose they are", fits).await;
+        for member in &stopped {
+            signal(member.server.pid()?, "CONT")?;
         }
-        row.saw(format!("`{}`", told?));
-        bed::well(&story, bed::WELL).await?;
+        row.observed(format!("`{}`", condition?));
+        bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
         row.keys_after(keys.check()?);
         Ok(())
     })
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }

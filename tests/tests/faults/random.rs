@@ -1,5 +1,5 @@
-//! Random faults from a seed, one after the other, under a writer: which come, when, and on whom follows from
-//! the seed alone. The seed is printed first, so that a run that lost something can be repeated.
+//! Random faults, one after the other, with a running writer. The faults, their times and their targets follow
+//! from the seed alone. The seed is printed first, so that a run that lost something can be repeated.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,28 +18,28 @@ use tests::{
     process::signal,
     redis_cluster::{ClusterPod, PASSWORD, RedisCluster},
     router::connect,
-    wait::{Poll, until},
+    wait::{Poll, elapse, until},
 };
 
-use crate::{bed, say, table::FaultRows};
+use crate::{bed, print_line, table::FaultRows};
 
-/// How long a cluster may take to be well again after each fault.
-const WELL: Duration = Duration::from_secs(180);
-/// The longest that a server is stopped, that the API server is away, and that a spec or a Secret is wrong.
+/// How long a cluster may take to be healthy again after each fault.
+const HEAL_DEADLINE: Duration = Duration::from_secs(180);
+/// The longest time that a server is stopped, that the API server is away, and that a spec or a Secret is wrong.
 const STOPPED_MAX: Duration = Duration::from_secs(8);
 const AWAY_MAX: Duration = Duration::from_secs(10);
 const WRONG_MAX: Duration = Duration::from_secs(8);
-/// The longest between two faults where the next need not wait for the last.
+/// The longest pause between two faults of which the second need not wait for the end of the first.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// How often the container of a Pod is killed.
+/// How many restarts a Pod may have before its container is no longer killed.
 const RESTARTS_MAX: i32 = 3;
-/// How long a living primary's slots may be without service: one that was stopped and goes on waits for up to
-/// 5 s (the engine's longest rejoin delay) before it serves again.
+/// How long the slots of a running primary may be unserved: one that was stopped and continues waits for up to
+/// 5 s (Redis' longest rejoin delay) before it serves again.
 const UNSERVED_MAX: Duration = Duration::from_secs(8);
-/// How many minutes both runs take together.
+/// How many minutes the runs on both shapes take together.
 const MINUTES: u64 = 20;
 
-/// What can be done to the cluster and to the host.
+/// A fault of the cluster or of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fault {
     Kill,
@@ -70,7 +70,7 @@ impl Fault {
         Self::ApiAway,
     ];
 
-    /// Whether it hits one member, whose shard then hangs on the other.
+    /// Returns true if the fault hits one member, so that its shard depends on the other members.
     const fn hits_a_member(self) -> bool {
         match self {
             Self::Kill
@@ -125,18 +125,18 @@ impl SplitMix64 {
     }
 }
 
-/// What must be taken back, and when.
+/// A change that must be undone later.
 enum PendingUndo {
     Continue { pid: u32, pod: String },
     Spec,
     Secret,
-    Road,
+    ApiLink,
 }
 
-/// A run and what it has done.
+/// The state of a run.
 struct RandomRun {
-    story: TestEnvironment,
-    /// When the writer began.
+    env: TestEnvironment,
+    /// When the writer was started.
     start: Instant,
     random: SplitMix64,
     undo: Vec<(Instant, PendingUndo)>,
@@ -144,7 +144,7 @@ struct RandomRun {
     swaps: u8,
 }
 
-/// How long all random faults together take.
+/// Returns how long the random faults on both shapes take together.
 pub(crate) fn time() -> Duration {
     let minutes = env::var("MINUTES").ok().and_then(|text| text.parse().ok()).unwrap_or(MINUTES);
     Duration::from_secs(minutes * 60)
@@ -156,61 +156,61 @@ fn seed() -> u64 {
     given.unwrap_or_else(|| u64::from(now().subsec_nanos()))
 }
 
-/// Random faults on one cluster, for half of the time.
+/// Injects random faults into one cluster, for half of the time.
 pub(crate) async fn faults(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let (seed, time) = (seed(), time() / 2);
     let kept = if redis.storage { "storage" } else { "memory" };
-    say(&format!("random faults, {kept}: SEED={seed} for {} s", time.as_secs()));
-    let (mut story, _) = bed::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
-    story.watch_with(UNSERVED_MAX).await?;
+    print_line(&format!("random faults, {kept}: SEED={seed} for {} s", time.as_secs()));
+    let (mut env, _) = bed::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
+    env.watch_with(UNSERVED_MAX).await?;
     let random = SplitMix64(seed);
     let counts = BTreeMap::new();
     let start = Instant::now();
-    let mut run = RandomRun { story, start, random, undo: Vec::new(), counts, swaps: 0 };
+    let mut run = RandomRun { env, start, random, undo: Vec::new(), counts, swaps: 0 };
     let input = format!("random faults, SEED={seed}");
-    let deadline = time + WELL * 2;
+    let deadline = time + HEAL_DEADLINE * 2;
     rows.row(
         &input,
-        "0 lost of 611,000 in 300 s, where a copy was in order",
+        "0 lost of 611,000 in 300 s, where a copy was in sync",
         deadline,
         async |row| {
             let end = Instant::now() + time;
-            let went = run.until(end).await;
+            let result = run.until(end).await;
             let counts = run.counts.iter().map(|(fault, count)| format!("{fault} {count}"));
-            row.saw(counts.collect::<Vec<_>>().join(", "));
-            went?;
+            row.observed(counts.collect::<Vec<_>>().join(", "));
+            result?;
             run.settle().await?;
-            let report = run.story.take_writes()?;
+            let report = run.env.take_writes()?;
             let WriterReport { acknowledged, lost, longest_outage } = &report;
             row.keys_before(*acknowledged);
             row.keys_after(acknowledged - lost.len());
-            row.saw(format!(
+            row.observed(format!(
                 "{acknowledged} acknowledged, {} lost, longest gap {:.1} s",
                 lost.len(),
                 longest_outage.as_secs_f64()
             ));
             ensure!(lost.is_empty(), "lost: {}", lost.join(", "));
-            run.story.watch_writes().await
+            run.env.watch_writes().await
         },
     )
     .await;
-    if rows.is_green() { run.story.end(QUIET).await.map(drop) } else { bed::end(rows, run.story) }
+    if rows.is_green() { run.env.end(QUIET).await.map(drop) } else { bed::end(rows, run.env) }
 }
 
 impl RandomRun {
-    /// One fault after the other until then.
+    /// Injects one fault after the other until `end`.
     async fn until(&mut self, end: Instant) -> Result<()> {
         while Instant::now() < end {
             let chosen = *self.random.choose(&Fault::ALL).context("there are faults")?;
             let target = if chosen.hits_a_member() { self.target(chosen).await? } else { None };
-            let fault = self.spare_back_off(chosen, target.as_ref()).await?;
-            let on = target.as_ref().map(|seat| seat.pod.clone()).unwrap_or_default();
-            self.say(&format!("{fault} {on}"));
+            let fault = self.avoid_back_off(chosen, target.as_ref()).await?;
+            let on = target.as_ref().map(|member| member.pod.clone()).unwrap_or_default();
+            self.print_line(&format!("{fault} {on}"));
             *self.counts.entry(fault).or_default() += 1;
-            self.make(fault, target).await.with_context(|| format!("{fault} {on}"))?;
-            if self.story.redis.storage {
+            self.inject(fault, target).await.with_context(|| format!("{fault} {on}"))?;
+            if self.env.redis.storage {
                 let pause = self.random.up_to(PAUSE_MAX);
-                self.take_back_until(Instant::now() + pause).await?;
+                self.undo_until(Instant::now() + pause).await?;
             } else {
                 self.settle().await.with_context(|| format!("after {fault} {on}"))?;
             }
@@ -218,176 +218,179 @@ impl RandomRun {
         Ok(())
     }
 
-    /// Prints what is done, at the time that lost keys are told with.
-    fn say(&self, what: &str) {
-        say(&format!("  {:.3} s: {what}", self.start.elapsed().as_secs_f64()));
+    /// Prints a line with the time since the writer's start, which lost keys are printed with too.
+    fn print_line(&self, what: &str) {
+        print_line(&format!("  {:.3} s: {what}", self.start.elapsed().as_secs_f64()));
     }
 
-    /// A container that ended several times is started again only after minutes, which says nothing of the
-    /// product: its Pod is deleted instead.
-    async fn spare_back_off(&self, fault: Fault, target: Option<&ClusterPod>) -> Result<Fault> {
-        let (Fault::Kill, Some(seat)) = (fault, target) else { return Ok(fault) };
-        let restarts = bed::restarts(&self.story).await?;
-        let often = restarts.iter().any(|(pod, count)| *pod == seat.pod && RESTARTS_MAX <= *count);
+    /// Replaces the fault `kill` by `delete` if the Pod was restarted often: its container would be restarted only
+    /// after minutes of back-off, which says nothing about the product.
+    async fn avoid_back_off(&self, fault: Fault, target: Option<&ClusterPod>) -> Result<Fault> {
+        let (Fault::Kill, Some(member)) = (fault, target) else { return Ok(fault) };
+        let restarts = bed::restarts(&self.env).await?;
+        let often =
+            restarts.iter().any(|(pod, count)| *pod == member.pod && RESTARTS_MAX <= *count);
         Ok(if often { Fault::Delete } else { fault })
     }
 
-    /// Takes back everything that is due, and waits until then.
-    async fn take_back_until(&mut self, end: Instant) -> Result<()> {
+    /// Undoes every change that is due before `end`, and waits until `end`.
+    async fn undo_until(&mut self, end: Instant) -> Result<()> {
         while let Some(at) = self.undo.iter().map(|(at, _)| *at).min().filter(|at| *at <= end) {
-            tokio::time::sleep_until(at.into()).await;
+            elapse(at.saturating_duration_since(Instant::now())).await;
             let due = self.undo.iter().position(|(due, _)| *due == at);
             let (_, undo) = self.undo.swap_remove(due.context("the next")?);
-            self.take_back(&undo)?;
+            self.undo_now(&undo)?;
         }
-        tokio::time::sleep_until(end.into()).await;
+        elapse(end.saturating_duration_since(Instant::now())).await;
         Ok(())
     }
 
-    /// Takes back everything, and waits until all is well.
+    /// Undoes every change, and waits until the cluster is healthy.
     async fn settle(&mut self) -> Result<()> {
         if let Some(last) = self.undo.iter().map(|(at, _)| *at).max() {
-            self.take_back_until(last).await?;
+            self.undo_until(last).await?;
         }
-        bed::well(&self.story, WELL).await.map(drop)
+        bed::until_healthy(&self.env, HEAL_DEADLINE).await.map(drop)
     }
 
-    /// The member that is to be hit: of a shard of which every other member is in order.
+    /// Chooses the member to hit: one of a shard whose other members are all in sync.
     async fn target(&mut self, fault: Fault) -> Result<Option<ClusterPod>> {
         let number = self.random.next();
-        if !self.story.redis.storage {
-            let (seats, _) = bed::well(&self.story, WELL).await?;
-            return Ok(chosen(fault, &seats, number));
+        if !self.env.redis.storage {
+            let (members, _) = bed::until_healthy(&self.env, HEAL_DEADLINE).await?;
+            return Ok(chosen(fault, &members, number));
         }
-        // What lasts must not meet the next fault in one shard.
-        self.take_back_until(Instant::now()).await?;
+        // A stopped member must not meet the next fault in the same shard.
+        self.undo_until(Instant::now()).await?;
         let lasting =
             self.undo.iter().any(|(_, undo)| matches!(undo, PendingUndo::Continue { .. }));
         if lasting {
             self.settle().await?;
         }
-        let look = || async {
-            let seats = self.story.redis.answering(&self.story.client).await?;
-            let whole = whole_shards(&self.story.redis, seats);
+        let poll = || async {
+            let members = self.env.redis.answering(&self.env.client).await?;
+            let whole = whole_shards(&self.env.redis, members);
             Ok(match chosen(fault, &whole, number) {
-                Some(seat) => Poll::There(seat),
+                Some(member) => Poll::Done(member),
                 None => Poll::NotYet("no shard is whole".to_owned()),
             })
         };
-        Ok(Some(until("a shard that is whole", WELL, look).await?.0))
+        Ok(Some(until("a shard that is whole", HEAL_DEADLINE, poll).await?.0))
     }
 
-    async fn make(&mut self, fault: Fault, target: Option<ClusterPod>) -> Result<()> {
-        let seat = || target.as_ref().context("a member");
-        let pod = target.as_ref().map(|seat| seat.pod.as_str()).unwrap_or_default();
+    async fn inject(&mut self, fault: Fault, target: Option<ClusterPod>) -> Result<()> {
+        let member = || target.as_ref().context("a member");
+        let pod = target.as_ref().map(|member| member.pod.as_str()).unwrap_or_default();
         match fault {
-            Fault::Kill => signal(seat()?.member.pid()?, "KILL")?,
+            Fault::Kill => signal(member()?.server.pid()?, "KILL")?,
             Fault::Delete => {
-                self.story.kubectl.run(&["delete", "pod", pod, "--wait=false"])?;
+                self.env.kubectl.run(&["delete", "pod", pod, "--wait=false"])?;
             }
             Fault::DeleteByForce => {
                 let delete = ["delete", "pod", pod, "--force", "--grace-period=0", "--wait=false"];
-                self.story.kubectl.run(&delete)?;
+                self.env.kubectl.run(&delete)?;
             }
             Fault::Stop => {
-                let pid = seat()?.member.pid()?;
+                let pid = member()?.server.pid()?;
                 signal(pid, "STOP")?;
-                self.later(STOPPED_MAX, PendingUndo::Continue { pid, pod: pod.to_owned() });
+                self.undo_later(STOPPED_MAX, PendingUndo::Continue { pid, pod: pod.to_owned() });
             }
-            Fault::Forget => self.forget(seat()?).await?,
+            Fault::Forget => self.forget(member()?).await?,
             Fault::Reset => {
-                let mut connection = connect(&seat()?.address, Some(PASSWORD))?;
-                // It is sent; a busy machine may answer late.
+                let mut connection = connect(&member()?.address, Some(PASSWORD))?;
+                // The reply is ignored: a busy machine may answer late.
                 cmd("CLUSTER").arg("RESET").arg("SOFT").query::<()>(&mut connection).ok();
             }
             Fault::HostKill => {
-                self.story.host.kill()?;
+                self.env.host.kill()?;
                 let pause = self.random.up_to(Duration::from_secs(3));
-                self.take_back_until(Instant::now() + pause).await?;
-                // One that finds no API server waits for it.
-                let away = self.undo.iter().position(|(_, undo)| matches!(undo, PendingUndo::Road));
+                self.undo_until(Instant::now() + pause).await?;
+                // A host that finds no API server waits for it.
+                let away =
+                    self.undo.iter().position(|(_, undo)| matches!(undo, PendingUndo::ApiLink));
                 match away.map(|away| self.undo.swap_remove(away).0) {
-                    Some(until) => self.story.restart_while_away(until)?,
-                    None => drop(self.story.restart()?),
+                    Some(until) => self.env.restart_while_away(until)?,
+                    None => drop(self.env.restart()?),
                 }
             }
             Fault::Swap => {
                 self.swaps = self.swaps.wrapping_add(1);
                 let component = guests::renamed(&guests::redis_cluster()?, self.swaps);
-                self.story.put("redis-cluster.wasm", &component)?;
+                self.env.put("redis-cluster.wasm", &component)?;
             }
             Fault::InvalidSpec => {
-                bed::patch(&self.story, &json!({"spec": {"settings": {"maxmemry": "1gb"}}}))?;
-                self.later(WRONG_MAX, PendingUndo::Spec);
+                bed::patch(&self.env, &json!({"spec": {"settings": {"maxmemry": "1gb"}}}))?;
+                self.undo_later(WRONG_MAX, PendingUndo::Spec);
             }
             Fault::Secret => {
-                set_password(&self.story, "another password")?;
-                self.later(WRONG_MAX, PendingUndo::Secret);
+                set_password(&self.env, "another password")?;
+                self.undo_later(WRONG_MAX, PendingUndo::Secret);
             }
             Fault::ApiAway => {
-                self.story.road()?.set(ApiLink::Cut);
-                self.later(AWAY_MAX, PendingUndo::Road);
+                self.env.api_proxy()?.set(ApiLink::Cut);
+                self.undo_later(AWAY_MAX, PendingUndo::ApiLink);
             }
         }
         Ok(())
     }
 
-    /// All others forget a member; its own replicas cannot.
+    /// Makes all other members forget one; its own replicas refuse that.
     async fn forget(&self, forgotten: &ClusterPod) -> Result<()> {
-        let id = &forgotten.member.own()?.id;
-        for other in self.story.redis.answering(&self.story.client).await? {
+        let id = &forgotten.server.own()?.id;
+        for other in self.env.redis.answering(&self.env.client).await? {
             let mut connection = connect(&other.address, Some(PASSWORD))?;
-            // Nobody forgets itself or its own primary.
+            // A node refuses to forget itself or its own primary.
             cmd("CLUSTER").arg("FORGET").arg(id).query::<()>(&mut connection).ok();
         }
         Ok(())
     }
 
-    fn later(&mut self, longest: Duration, undo: PendingUndo) {
+    fn undo_later(&mut self, longest: Duration, undo: PendingUndo) {
         let at = Instant::now() + self.random.up_to(longest);
         self.undo.push((at, undo));
     }
 
-    fn take_back(&self, undo: &PendingUndo) -> Result<()> {
+    fn undo_now(&self, undo: &PendingUndo) -> Result<()> {
         match undo {
-            // It may have been killed meanwhile, by its liveness probe.
+            // An error is ignored: the liveness probe may have killed the process meanwhile.
             PendingUndo::Continue { pid, pod } => {
-                self.say(&format!("SIGCONT {pod}"));
+                self.print_line(&format!("SIGCONT {pod}"));
                 drop(signal(*pid, "CONT"));
             }
             PendingUndo::Spec => {
-                // As it was: without any settings.
-                bed::patch(&self.story, &json!({"spec": {"settings": null}}))?;
+                // The original spec has no settings.
+                bed::patch(&self.env, &json!({"spec": {"settings": null}}))?;
             }
-            PendingUndo::Secret => set_password(&self.story, PASSWORD)?,
-            PendingUndo::Road => self.story.road()?.set(ApiLink::Clear),
+            PendingUndo::Secret => set_password(&self.env, PASSWORD)?,
+            PendingUndo::ApiLink => self.env.api_proxy()?.set(ApiLink::Clear),
         }
         Ok(())
     }
 }
 
-fn set_password(story: &TestEnvironment, password: &str) -> Result<()> {
-    bed::patch_of(story, "secret", "password", &json!({"stringData": {"password": password}}))
+fn set_password(env: &TestEnvironment, password: &str) -> Result<()> {
+    bed::patch_of(env, "secret", "password", &json!({"stringData": {"password": password}}))
 }
 
-/// One of these: a replica where only a replica will do.
-fn chosen(fault: Fault, seats: &[ClusterPod], number: u64) -> Option<ClusterPod> {
-    let fits = |seat: &&ClusterPod| fault != Fault::Reset || !seat.member.is_primary();
-    let fitting: Vec<_> = seats.iter().filter(fits).collect();
+/// Chooses one of these members; for a reset, a replica.
+fn chosen(fault: Fault, members: &[ClusterPod], number: u64) -> Option<ClusterPod> {
+    let fits = |member: &&ClusterPod| fault != Fault::Reset || !member.server.is_primary();
+    let fitting: Vec<_> = members.iter().filter(fits).collect();
     let count = u64::try_from(fitting.len()).ok().filter(|count| *count != 0)?;
     let at = usize::try_from(number % count).ok()?;
     fitting.get(at).copied().cloned()
 }
 
-/// The members of those shards of which every member is there and in sync.
-fn whole_shards(redis: &RedisCluster, seats: Vec<ClusterPod>) -> Vec<ClusterPod> {
-    let in_order = |seat: &ClusterPod| seat.member.at_peace(redis.pods(), redis.shards).is_ok();
+/// Returns the members of those shards of which every member runs and is in sync.
+fn whole_shards(redis: &RedisCluster, members: Vec<ClusterPod>) -> Vec<ClusterPod> {
+    let in_order =
+        |member: &ClusterPod| member.server.check_healthy(redis.pods(), redis.shards).is_ok();
     let mut count: BTreeMap<&str, usize> = BTreeMap::new();
-    for seat in seats.iter().filter(|seat| in_order(seat)) {
-        *count.entry(&seat.shard).or_default() += 1;
+    for member in members.iter().filter(|member| in_order(member)) {
+        *count.entry(&member.shard).or_default() += 1;
     }
-    let wanted = 1 + redis.replicas;
-    let whole = count.into_iter().filter(|(_, count)| *count == wanted);
+    let expected = 1 + redis.replicas;
+    let whole = count.into_iter().filter(|(_, count)| *count == expected);
     let whole: BTreeSet<_> = whole.map(|(shard, _)| shard.to_owned()).collect();
-    seats.into_iter().filter(|seat| whole.contains(&seat.shard)).collect()
+    members.into_iter().filter(|member| whole.contains(&member.shard)).collect()
 }

@@ -1,5 +1,5 @@
-//! Line 16: not everything at once, and not for ever. A repair that something undoes again and again needs a
-//! person, and full synchronisations that the host starts come one after the other.
+//! 16: repairs are limited. A repair that something undoes again and again needs a user, and full
+//! synchronisations that the host starts run one after the other.
 
 use std::{cell::Cell, time::Duration};
 
@@ -17,17 +17,17 @@ use crate::{
     table::FaultRows,
 };
 
-/// From this age on, in seconds, a process is not new any more.
+/// From this uptime on, in seconds, a process is not new any more.
 const OLD_S: u64 = 121;
 const OLD: Duration = Duration::from_secs(OLD_S + 30);
-/// How often the same repair is made.
+/// How many times the same repair is made.
 const REPAIRS_MAX: usize = 5;
-/// How long nothing more may be tried for the row to believe it.
+/// For how long no further repair may be seen.
 const LEFT_ALONE: Duration = Duration::from_secs(10);
 const BUDGET_ROW: Duration = Duration::from_secs(300);
-/// Keys enough for a synchronisation to be seen.
+/// Enough keys for a synchronisation to be noticed.
 const KEYS: usize = 4_000;
-/// Makes a synchronisation of so many keys last for about two seconds, in microseconds per key.
+/// Makes a synchronisation of that many keys last about two seconds, in microseconds per key.
 const KEY_DELAY_US: &str = "500";
 
 /// 16a: a replica is forgotten again and again.
@@ -35,32 +35,34 @@ pub(crate) async fn the_same_repair_recurs(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (story, keys) = bed::begin(redis).await?;
+    let (env, keys) = bed::begin(redis).await?;
     let before = "made every 50 ms for ever";
     rows.row("CLUSTER FORGET of a replica, six times", before, BUDGET_ROW, async |row| {
         row.keys_before(keys.len());
         let aged = || async {
-            let seats = story.redis.seats(&story.client).await?;
-            let ages = seats.iter().filter_map(age_s);
+            let members = env.redis.members(&env.client).await?;
+            let ages = members.iter().filter_map(age_s);
             let youngest = ages.min().context("a server")?;
             let is_old = OLD_S <= youngest;
-            Ok(if is_old { Poll::There(()) } else { Poll::NotYet(format!("{youngest} s")) })
+            Ok(if is_old { Poll::Done(()) } else { Poll::NotYet(format!("{youngest} s")) })
         };
         until("servers that are not new", OLD, aged).await?;
-        let replica = bed::replicas(&story, 0).await?.into_iter().next().context("a replica")?;
+        let replica = bed::replicas(&env, 0).await?.into_iter().next().context("a replica")?;
         for _ in 0..REPAIRS_MAX {
-            forget(&story, &replica).await?;
-            bed::at_peace(&story, bed::WELL).await?;
+            forget(&env, &replica).await?;
+            bed::until_servers_healthy(&env, bed::HEAL_DEADLINE).await?;
         }
-        forget(&story, &replica).await?;
-        let asks = |one: &Condition| {
-            one.kind == "Degraded" && one.status == "True" && one.reason == "RepairBudget"
+        forget(&env, &replica).await?;
+        let asks = |condition: &Condition| {
+            condition.kind == "Degraded"
+                && condition.status == "True"
+                && condition.reason == "RepairBudget"
         };
-        let told = bed::condition_where(&story, "that a repair recurs", asks).await?;
-        row.saw(format!("`{told}`"));
-        let sent = meetings(&story).await?;
-        bed::holds("it was repaired once more", LEFT_ALONE, || async {
-            let now = meetings(&story).await?;
+        let condition = bed::condition_where(&env, "that a repair recurs", asks).await?;
+        row.observed(format!("`{condition}`"));
+        let sent = meetings(&env).await?;
+        bed::holds_for("the replica was repaired once more", LEFT_ALONE, || async {
+            let now = meetings(&env).await?;
             ensure!(now == sent, "{now} meetings, {sent} before");
             Ok(())
         })
@@ -69,67 +71,67 @@ pub(crate) async fn the_same_repair_recurs(
         Ok(())
     })
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-fn age_s(seat: &ClusterPod) -> Option<u64> {
-    seat.member.field("uptime_in_seconds").parse().ok()
+fn age_s(member: &ClusterPod) -> Option<u64> {
+    member.server.field("uptime_in_seconds").parse().ok()
 }
 
-/// Everybody but the replica itself forgets it.
-async fn forget(story: &TestEnvironment, replica: &ClusterPod) -> Result<()> {
-    let id = &replica.member.own()?.id;
-    for seat in story.redis.seats(&story.client).await? {
-        if seat.pod != replica.pod {
-            let mut connection = connect(&seat.address, story.redis.password)?;
+/// Makes all other members forget a replica.
+async fn forget(env: &TestEnvironment, replica: &ClusterPod) -> Result<()> {
+    let id = &replica.server.own()?.id;
+    for member in env.redis.members(&env.client).await? {
+        if member.pod != replica.pod {
+            let mut connection = connect(&member.address, env.redis.password)?;
             cmd("CLUSTER").arg("FORGET").arg(id).query::<()>(&mut connection)?;
         }
     }
     Ok(())
 }
 
-/// How often servers were told to meet another.
-async fn meetings(story: &TestEnvironment) -> Result<u64> {
+/// Returns how many `CLUSTER MEET` commands the servers have run.
+async fn meetings(env: &TestEnvironment) -> Result<u64> {
     let mut sent = 0;
-    for seat in story.redis.seats(&story.client).await? {
-        let calls = seat.member.field("cmdstat_cluster|meet");
+    for member in env.redis.members(&env.client).await? {
+        let calls = member.server.field("cmdstat_cluster|meet");
         let count = calls.strip_prefix("calls=").and_then(|calls| calls.split(',').next());
         sent += count.unwrap_or("0").parse::<u64>()?;
     }
     Ok(sent)
 }
 
-/// 16b: replicas of two shards come back at once. Of three Kubernetes nodes the two pairs of primary and
-/// replica share one.
+/// 16b: replicas of two shards return at the same time. On three Kubernetes nodes the two pairs of primary and
+/// replica share one node.
 pub(crate) async fn two_replicas_return(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
-    let (story, keys) = bed::begin(redis).await?;
-    let before = "both full synchronisations at once";
+    let (env, keys) = bed::begin(redis).await?;
+    let before = "both full synchronisations at the same time";
     rows.row("replicas of two shards deleted", before, bed::ROW, async |row| {
         row.keys_before(keys.len());
         let mut replicas = Vec::new();
         for shard in [0, 1] {
-            let (tag, primary) = bed::primary(&story, shard).await?;
-            fill(&story, &primary, &tag)?;
-            replicas.extend(bed::replicas(&story, shard).await?);
+            let (tag, primary) = bed::primary(&env, shard).await?;
+            fill(&env, &primary, &tag)?;
+            replicas.extend(bed::replicas(&env, shard).await?);
         }
         let mut delete = vec!["delete", "pod", "--wait=false"];
-        delete.extend(replicas.iter().map(|seat| seat.pod.as_str()));
-        story.kubectl.run(&delete)?;
-        let most = at_once(&story, &replicas).await?;
-        row.saw(format!("at most {most} at a time"));
-        ensure!(most == 1, "{most} full synchronisations at once");
-        let (_, took) = bed::well(&story, bed::WELL).await?;
-        row.saw(format!("well {:.1} s after both were in sync", took.as_secs_f64()));
+        delete.extend(replicas.iter().map(|member| member.pod.as_str()));
+        env.kubectl.run(&delete)?;
+        let most = at_once(&env, &replicas).await?;
+        row.observed(format!("at most {most} at a time"));
+        ensure!(most == 1, "{most} full synchronisations at the same time");
+        let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+        row.observed(format!("healthy {:.1} s after both were in sync", took.as_secs_f64()));
         row.keys_after(keys.check()?);
         Ok(())
     })
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-/// Writes so much that a synchronisation takes time.
-fn fill(story: &TestEnvironment, primary: &ClusterPod, tag: &str) -> Result<()> {
-    let mut connection = connect(&primary.address, story.redis.password)?;
+/// Writes so many keys that a synchronisation takes time.
+fn fill(env: &TestEnvironment, primary: &ClusterPod, tag: &str) -> Result<()> {
+    let mut connection = connect(&primary.address, env.redis.password)?;
     let mut all = redis::pipe();
     for number in 0..KEYS {
         all.cmd("SET").arg(format!("{{{tag}}}:filling-{number}")).arg("x").ignore();
@@ -139,24 +141,24 @@ fn fill(story: &TestEnvironment, primary: &ClusterPod, tag: &str) -> Result<()> 
     Ok(cmd("CONFIG").arg(&delay).query(&mut connection)?)
 }
 
-/// Waits until new Pods are in sync in the places of these; gives how many copied at the same time.
-async fn at_once(story: &TestEnvironment, replicas: &[ClusterPod]) -> Result<usize> {
+/// Waits until new Pods are in sync in the places of these; returns how many synchronised at the same time.
+async fn at_once(env: &TestEnvironment, replicas: &[ClusterPod]) -> Result<usize> {
     let most = Cell::new(0);
-    let look = || async {
-        let seats = story.redis.answering(&story.client).await?;
-        let is_new = |seat: &&ClusterPod| {
-            let old = replicas.iter().find(|old| old.pod == seat.pod);
-            old.is_some_and(|old| old.uid != seat.uid)
+    let poll = || async {
+        let members = env.redis.answering(&env.client).await?;
+        let is_new = |member: &&ClusterPod| {
+            let old = replicas.iter().find(|old| old.pod == member.pod);
+            old.is_some_and(|old| old.uid != member.uid)
         };
-        let new: Vec<&ClusterPod> = seats.iter().filter(is_new).collect();
-        let says = |field: &str, value: &str| {
-            new.iter().filter(|seat| seat.member.field(field) == value).count()
+        let new: Vec<&ClusterPod> = members.iter().filter(is_new).collect();
+        let matches = |field: &str, value: &str| {
+            new.iter().filter(|member| member.server.field(field) == value).count()
         };
-        most.set(most.get().max(says("master_sync_in_progress", "1")));
-        let up = says("master_link_status", "up");
+        most.set(most.get().max(matches("master_sync_in_progress", "1")));
+        let up = matches("master_link_status", "up");
         let is_all = up == replicas.len();
-        Ok(if is_all { Poll::There(()) } else { Poll::NotYet(format!("{up} in sync")) })
+        Ok(if is_all { Poll::Done(()) } else { Poll::NotYet(format!("{up} in sync")) })
     };
-    until("both replicas to be in sync", bed::WELL, look).await?;
+    until("both replicas to be in sync", bed::HEAL_DEADLINE, poll).await?;
     Ok(most.get())
 }

@@ -1,4 +1,4 @@
-//! Inputs from public bug reports of the field that found a fault here.
+//! 17: inputs from public bug reports of other operators that found a fault here.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use tests::{
     process::signal,
     redis_cluster::{ClusterPod, PASSWORD, RedisCluster},
     router::connect,
-    wait::{Poll, until},
+    wait::{Poll, elapse, until},
 };
 
 use crate::{
@@ -23,9 +23,9 @@ use crate::{
     table::FaultRows,
 };
 
-/// 17a: a primary is lost with its volume, and its replica was killed with it (kubeblocks 10753).
+/// 17a: a primary is lost with its volume, and its replica is killed too (kubeblocks 10753).
 pub(crate) async fn a_volume_is_lost(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
-    let (story, keys) = bed::begin(redis).await?;
+    let (env, keys) = bed::begin(redis).await?;
     let before = "`NoReplicaInSync … restore a backup` for ever, beside a replica with all keys";
     rows.row(
         "a shard's Pods deleted by force, its primary's volume too",
@@ -33,42 +33,43 @@ pub(crate) async fn a_volume_is_lost(rows: &mut FaultRows, redis: RedisCluster) 
         bed::ROW,
         async |row| {
             row.keys_before(keys.len());
-            let (_, primary) = bed::primary(&story, 0).await?;
-            let replicas = bed::replicas(&story, 0).await?;
+            let (_, primary) = bed::primary(&env, 0).await?;
+            let replicas = bed::replicas(&env, 0).await?;
             let claim = format!("data-{}", primary.pod);
-            story.kubectl.run(&["delete", "pvc", &claim, "--wait=false"])?;
+            env.kubectl.run(&["delete", "pvc", &claim, "--wait=false"])?;
             let mut delete = vec!["delete", "pod", "--force", "--grace-period=0", "--wait=false"];
             delete.push(&primary.pod);
-            delete.extend(replicas.iter().map(|seat| seat.pod.as_str()));
-            story.kubectl.run(&delete)?;
-            let (_, took) = bed::well(&story, bed::WELL * 2).await?;
-            row.saw(format!("well after {:.1} s", took.as_secs_f64()));
+            delete.extend(replicas.iter().map(|member| member.pod.as_str()));
+            env.kubectl.run(&delete)?;
+            let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE * 2).await?;
+            row.observed(format!("healthy after {:.1} s", took.as_secs_f64()));
             row.keys_after(keys.check()?);
             Ok(())
         },
     )
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
 /// 17b: both copies of a shard lose their nodes.conf (bitnami charts 7703).
 pub(crate) async fn identities_are_lost(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
-    let (story, keys) = bed::begin(redis).await?;
-    let before = "the data was put aside, and the condition said \"bring it back\"";
+    let (env, keys) = bed::begin(redis).await?;
+    let before = "the data was set aside, and the condition said \"bring it back\"";
     rows.row("nodes.conf of both copies emptied, kill -9", before, bed::ROW, async |row| {
         row.keys_before(keys.len());
-        let (_, primary) = bed::primary(&story, 0).await?;
-        let mut seats = bed::replicas(&story, 0).await?;
-        seats.push(primary);
-        let folders = seats.iter().map(lose_identity).collect::<Result<Vec<_>>>()?;
-        let says = |one: &Condition| {
-            let is_told = one.message.contains("is set aside in")
-                && one.message.contains("approve-data-loss");
-            one.kind == "Degraded" && one.status == "True" && is_told
+        let (_, primary) = bed::primary(&env, 0).await?;
+        let mut members = bed::replicas(&env, 0).await?;
+        members.push(primary);
+        let folders = members.iter().map(empty_identity).collect::<Result<Vec<_>>>()?;
+        let matches = |condition: &Condition| {
+            let is_told = condition.message.contains("is set aside in")
+                && condition.message.contains("approve-data-loss");
+            condition.kind == "Degraded" && condition.status == "True" && is_told
         };
-        let told =
-            bed::condition_where(&story, "where the data is, and how it is given up", says).await?;
-        row.saw(format!("`{told}`"));
+        let condition =
+            bed::condition_where(&env, "where the data is, and how it is given up", matches)
+                .await?;
+        row.observed(format!("`{condition}`"));
         for folder in folders {
             let path = format!("/proc/self/fd/{}", folder.as_raw_fd());
             let kept = fs::read_dir(path)?.filter_map(Result::ok);
@@ -80,13 +81,13 @@ pub(crate) async fn identities_are_lost(rows: &mut FaultRows, redis: RedisCluste
         Ok(())
     })
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-/// Empties the nodes.conf of a server that is stopped, and ends it. Gives its folder, which no path leads to
-/// once the process is gone.
-fn lose_identity(seat: &ClusterPod) -> Result<fs::File> {
-    let pid = seat.member.pid()?;
+/// Stops a server, empties its nodes.conf and kills it. Returns its open data folder, which has no path any more
+/// once the process has ended.
+fn empty_identity(member: &ClusterPod) -> Result<fs::File> {
+    let pid = member.server.pid()?;
     signal(pid, "STOP")?;
     let data = data_of(pid);
     let folder = fs::File::open(&data)?;
@@ -95,12 +96,12 @@ fn lose_identity(seat: &ClusterPod) -> Result<fs::File> {
     Ok(folder)
 }
 
-/// 17c: what a hand did to a server that the host reaches all the same (redis-operator 1359, redis 11304).
+/// 17c: a manual change to a server that the host can still reach (redis-operator 1359, redis 11304).
 pub(crate) async fn new_clients_are_refused(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (story, keys) = bed::begin(redis).await?;
+    let (env, keys) = bed::begin(redis).await?;
     let before = "`Ready=True`, no fault";
     let cases: [(&str, &[&str], &[&str], &str); 2] = [
         (
@@ -110,7 +111,7 @@ pub(crate) async fn new_clients_are_refused(
             "PodNotReady",
         ),
         (
-            "CLUSTER SETSLOT MIGRATING, and nobody goes on",
+            "CLUSTER SETSLOT MIGRATING, never finished",
             &["CLUSTER", "SETSLOT", "SLOT", "MIGRATING", "OTHER"],
             &["CLUSTER", "SETSLOT", "SLOT", "STABLE"],
             "SlotOpen",
@@ -119,79 +120,89 @@ pub(crate) async fn new_clients_are_refused(
     for (input, break_it, mend_it, reason) in cases {
         rows.row(input, before, bed::ROW, async |row| {
             row.keys_before(keys.len());
-            let (_, primary) = bed::primary(&story, 0).await?;
-            let (_, other) = bed::primary(&story, 1).await?;
-            let slot = primary.member.own()?.slots.first().context("a slot")?.0.to_string();
-            let other = other.member.own()?.id.clone();
-            // Kept open: with one client allowed nobody else comes in.
-            let mut connection = connect(&primary.address, story.redis.password)?;
+            let (_, primary) = bed::primary(&env, 0).await?;
+            let (_, other) = bed::primary(&env, 1).await?;
+            let slot = primary.server.own()?.slots.first().context("a slot")?.0.to_string();
+            let other = other.server.own()?.id.clone();
+            // Kept open: with one client allowed no other one gets in.
+            let mut connection = connect(&primary.address, env.redis.password)?;
             let mut send = |words: &[&str]| -> Result<()> {
-                let words = words.iter().map(|word| match *word {
+                let words = words.iter().map(|text| match *text {
                     "SLOT" => slot.as_str(),
                     "OTHER" => other.as_str(),
-                    word => word,
+                    text => text,
                 });
                 let words: Vec<&str> = words.collect();
                 let (name, rest) = words.split_first().context("a command")?;
                 Ok(cmd(name).arg(rest).query::<()>(&mut connection)?)
             };
             send(break_it)?;
-            let says = |one: &Condition| {
-                one.kind == "Degraded" && one.status == "True" && one.reason == reason
+            let matches = |condition: &Condition| {
+                condition.kind == "Degraded"
+                    && condition.status == "True"
+                    && condition.reason == reason
             };
-            let told = bed::condition_where(&story, reason, says).await?;
-            row.saw(format!("`{told}`"));
-            ensure!(bed::condition(&story, "Ready")?.status == "False", "it is called Ready");
+            let condition = bed::condition_where(&env, reason, matches).await?;
+            row.observed(format!("`{condition}`"));
+            ensure!(
+                bed::condition(&env, "Ready")?.status == "False",
+                "the cluster is reported as Ready"
+            );
             send(mend_it)?;
-            let (_, took) = bed::well(&story, bed::WELL).await?;
-            row.saw(format!("mended: well after {:.1} s", took.as_secs_f64()));
+            let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+            row.observed(format!("repaired: healthy after {:.1} s", took.as_secs_f64()));
             row.keys_after(keys.check()?);
             Ok(())
         })
         .await;
     }
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-/// 17d: the password ends with a line, as a file does (redis-operator 29 and others).
+/// 17d: the password ends with a line break, as it does when it was made from a file (redis-operator 29 and others).
 pub(crate) async fn the_password_has_a_line_break(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
     let direct = ApiAccess::Direct(tests::cluster::HostOptions::default());
-    let story = TestEnvironment::begin_by(direct, redis, &[], "").await?;
+    let env = TestEnvironment::begin_by(direct, redis, &[], "").await?;
     let before =
-        "no server started; with the password mended: \"a new password needs a new cluster\"";
+        "no server started; with the password corrected: \"a new password needs a new cluster\"";
     rows.row("a password with a line break, then without", before, bed::ROW, async |row| {
-        let mut secret = story.redis.secret();
+        let mut secret = env.redis.secret();
         bed::set(&mut secret, &["stringData", "password"], format!("{PASSWORD}\n"));
-        bed::apply(&story, &[secret, story.redis.object()])?;
-        let says = |one: &Condition| one.kind == "Degraded" && one.message.contains("line break");
-        row.saw(format!(
+        bed::apply(&env, &[secret, env.redis.object()])?;
+        let matches = |condition: &Condition| {
+            condition.kind == "Degraded" && condition.message.contains("line break")
+        };
+        row.observed(format!(
             "`{}`",
-            bed::condition_where(&story, "that it has a line break", says).await?
+            bed::condition_where(&env, "that it has a line break", matches).await?
         ));
         let mended = json!({"stringData": {"password": PASSWORD}});
-        bed::patch_of(&story, "secret", "password", &mended)?;
-        let (_, took) = bed::well(&story, bed::WELL).await?;
-        row.saw(format!("mended: well after {:.1} s", took.as_secs_f64()));
+        bed::patch_of(&env, "secret", "password", &mended)?;
+        let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+        row.observed(format!("corrected: healthy after {:.1} s", took.as_secs_f64()));
         Ok(())
     })
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-/// How many keys are written while the replica hears nothing.
+/// How many keys are written while the replica is disconnected.
 const UNHEARD: usize = 50;
-/// How long the replica hears nothing before its primary is killed, and how often that one is killed: the third
-/// time the node starts it only after twenty seconds, in which the cluster could elect the replica.
+/// How long the replica is disconnected before its primary is killed, and how often that is killed: after the
+/// third time the node restarts it only after twenty seconds, in which the cluster could elect the replica.
 const FALLS_AWAY: [(Duration, usize); 2] =
     [(Duration::from_secs(3), 1), (Duration::from_secs(9), 3)];
 
-/// 17e: a replica has lost its link, and its primary dies with what was written since on its volume.
-pub(crate) async fn a_replica_fell_away(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
+/// 17e: a replica has lost its link, and its primary is killed with the writes since then on its volume.
+pub(crate) async fn a_replica_is_disconnected(
+    rows: &mut FaultRows,
+    redis: RedisCluster,
+) -> Result<()> {
     for (pause, kills) in FALLS_AWAY {
-        let (story, keys) = bed::begin(redis.clone()).await?;
+        let (env, keys) = bed::begin(redis.clone()).await?;
         let input = format!(
             "link of a replica lost {} s, its primary killed {kills} times",
             pause.as_secs()
@@ -199,57 +210,63 @@ pub(crate) async fn a_replica_fell_away(rows: &mut FaultRows, redis: RedisCluste
         let before = "the replica was promoted: what was written since was lost, `Ready=True`";
         rows.row(&input, before, bed::ROW, async |row| {
             row.keys_before(keys.len() + UNHEARD);
-            let (tag, primary) = bed::primary(&story, 0).await?;
-            let replica =
-                bed::replicas(&story, 0).await?.into_iter().next().context("a replica")?;
-            let mut to_replica = connect(&replica.address, story.redis.password)?;
+            let (tag, primary) = bed::primary(&env, 0).await?;
+            let replica = bed::replicas(&env, 0).await?.into_iter().next().context("a replica")?;
+            let mut to_replica = connect(&replica.address, env.redis.password)?;
             let config = |value: &str| cmd("CONFIG").arg(&["SET", "masterauth", value]).to_owned();
             config("bad").query::<()>(&mut to_replica)?;
-            let mut to_primary = connect(&primary.address, story.redis.password)?;
+            let mut to_primary = connect(&primary.address, env.redis.password)?;
             cmd("CLIENT").arg(&["KILL", "TYPE", "replica"]).query::<()>(&mut to_primary)?;
             for number in 0..UNHEARD {
                 let key = format!("{{{tag}}}:unheard-{number}");
                 cmd("SET").arg(key).arg("x").query::<()>(&mut to_primary)?;
             }
             let since = Instant::now();
-            let fallen = |one: &Condition| one.kind == "Ready" && one.status == "False";
-            row.saw(format!(
+            let fallen =
+                |condition: &Condition| condition.kind == "Ready" && condition.status == "False";
+            row.observed(format!(
                 "`{}`",
-                bed::condition_where(&story, "that it is not in sync", fallen).await?
+                bed::condition_where(&env, "that it is not in sync", fallen).await?
             ));
-            tokio::time::sleep_until((since + pause).into()).await;
+            elapse(pause.saturating_sub(since.elapsed())).await;
             for _ in 0..kills {
-                let primary = serving(&story, &tag, &primary).await?;
-                signal(primary.member.pid()?, "KILL")?;
+                let primary = serving(&env, &tag, &primary).await?;
+                signal(primary.server.pid()?, "KILL")?;
             }
-            let primary = serving(&story, &tag, &primary).await?;
-            let mut to_primary = connect(&primary.address, story.redis.password)?;
+            let primary = serving(&env, &tag, &primary).await?;
+            let mut to_primary = connect(&primary.address, env.redis.password)?;
             let unheard: Vec<String> =
                 (0..UNHEARD).map(|number| format!("{{{tag}}}:unheard-{number}")).collect();
             let left: usize = cmd("EXISTS").arg(&unheard).query(&mut to_primary)?;
-            ensure!(left == UNHEARD, "{left} of {UNHEARD} keys are left");
+            ensure!(left == UNHEARD, "{left} of {UNHEARD} keys exist");
             config(PASSWORD).query::<()>(&mut to_replica)?;
-            let (_, took) = bed::well(&story, bed::WELL).await?;
-            row.saw(format!("link mended: well after {:.1} s", took.as_secs_f64()));
+            let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+            row.observed(format!("link restored: healthy after {:.1} s", took.as_secs_f64()));
             row.keys_after(keys.check()? + left);
             Ok(())
         })
         .await;
-        bed::end(rows, story)?;
+        bed::end(rows, env)?;
     }
     Ok(())
 }
 
-/// Waits until the slots of this tag are served, which must be in this Pod, by another process than before.
-async fn serving(story: &TestEnvironment, tag: &str, before: &ClusterPod) -> Result<ClusterPod> {
-    let look = || async {
-        let seats = story.redis.answering(&story.client).await?;
-        let serves = seats.into_iter().find(|seat| seat.serves(tag));
-        let Some(seat) = serves else { return Ok(Poll::NotYet("nobody serves them".to_owned())) };
-        let is_well = seat.member.field("loading") == "0" && seat.member.is_serving();
-        Ok(if is_well { Poll::There(seat) } else { Poll::NotYet("it is not well yet".to_owned()) })
+/// Waits until the slots of this tag are served, which must be by the same Pod.
+async fn serving(env: &TestEnvironment, tag: &str, before: &ClusterPod) -> Result<ClusterPod> {
+    let poll = || async {
+        let members = env.redis.answering(&env.client).await?;
+        let serves = members.into_iter().find(|member| member.serves(tag));
+        let Some(member) = serves else {
+            return Ok(Poll::NotYet("no member serves them".to_owned()));
+        };
+        let is_well = member.server.field("loading") == "0" && member.server.is_serving();
+        Ok(if is_well {
+            Poll::Done(member)
+        } else {
+            Poll::NotYet("the member is loading".to_owned())
+        })
     };
-    let (seat, _) = until("the slots to be served", bed::WELL, look).await?;
-    ensure!(seat.pod == before.pod, "{} took over", seat.pod);
-    Ok(seat)
+    let (member, _) = until("the slots to be served", bed::HEAL_DEADLINE, poll).await?;
+    ensure!(member.pod == before.pod, "{} took over", member.pod);
+    Ok(member)
 }

@@ -1,5 +1,5 @@
-//! Lines 1 to 3: what a plugin with every grant must not reach: members that it hides, the ledger, and the
-//! last copies by way of Kubernetes.
+//! 1 to 3: what a plugin with every grant must not reach: members that it hides, the ledger, and the last copies
+//! through Kubernetes.
 
 use std::time::Duration;
 
@@ -21,45 +21,44 @@ use crate::{
     table::{FaultRow, FaultRows},
 };
 
-/// How long the cluster is looked at after a call that must have done nothing.
+/// For how long the cluster is checked after a call that must have done nothing.
 const NOTHING: Duration = Duration::from_secs(3);
 
-/// A cluster whose plugin is the rogue.
+/// A cluster whose plugin is replaced by the guest `rogue` for some calls.
 struct RogueCluster {
-    story: TestEnvironment,
+    env: TestEnvironment,
     keys: WrittenKeys,
-    turn: usize,
+    round: usize,
 }
 
 impl RogueCluster {
     async fn begin(redis: RedisCluster) -> Result<Self> {
-        let (story, keys) = bed::begin(redis).await?;
-        Ok(Self { story, keys, turn: 0 })
+        let (env, keys) = bed::begin(redis).await?;
+        Ok(Self { env, keys, round: 0 })
     }
 
-    /// Swaps the rogue in, has it make these calls and gives one answer per call; the policy that heals is
-    /// back afterwards.
+    /// Swaps the rogue in, has it make these calls, swaps `redis-cluster` back in, and returns one answer per call.
     async fn calls(&mut self, calls: &Value) -> Result<Vec<String>> {
-        self.turn += 1;
-        let turn = format!("turn-{}", self.turn);
+        self.round += 1;
+        let round = format!("turn-{}", self.round);
         let annotations = json!({"metadata": {"annotations": {
-            "tests.tholepin.dev/calls": calls.to_string(), "tests.tholepin.dev/turn": turn}}});
-        bed::patch(&self.story, &annotations)?;
-        self.story.put("redis-cluster.wasm", &guests::rogue()?)?;
-        let mark = format!("rogue {turn}: ");
-        let look = || async {
-            let log = self.story.host_log()?;
+            "tests.tholepin.dev/calls": calls.to_string(), "tests.tholepin.dev/turn": round}}});
+        bed::patch(&self.env, &annotations)?;
+        self.env.put("redis-cluster.wasm", &guests::rogue()?)?;
+        let mark = format!("rogue {round}: ");
+        let poll = || async {
+            let log = self.env.host_log()?;
             let line = log.lines().find_map(|line| line.split_once(&mark));
             let Some((_, rest)) = line else { return Ok(Poll::NotYet("no answers".to_owned())) };
             let mut answers = serde_json::Deserializer::from_str(rest).into_iter::<Vec<String>>();
-            Ok(Poll::There(answers.next().context("a list of answers")??))
+            Ok(Poll::Done(answers.next().context("a list of answers")??))
         };
-        let answers = until("the rogue's calls", bed::TOLD, look).await;
-        self.story.put("redis-cluster.wasm", &guests::redis_cluster()?)?;
+        let answers = until("the rogue's calls", bed::REPORT_DEADLINE, poll).await;
+        self.env.put("redis-cluster.wasm", &guests::redis_cluster()?)?;
         Ok(answers?.0)
     }
 
-    /// One row: the calls are refused, nothing has happened, and all is well under the policy again.
+    /// Measures one row: the calls are refused, nothing has changed, and the cluster is healthy with its own plugin.
     async fn refused(
         &mut self,
         rows: &mut FaultRows,
@@ -71,52 +70,55 @@ impl RogueCluster {
         let is_green = rows
             .row(input, before, bed::ROW, async |row| {
                 row.keys_before(self.keys.len());
-                let old = self.story.redis.seats(&self.story.client).await?;
-                let nodes = nodes_of(&self.story)?;
+                let old = self.env.redis.members(&self.env.client).await?;
+                let nodes = nodes_of(&self.env)?;
                 let answers = self.calls(&calls).await?;
-                row.saw(answers.join(" · "));
-                judge(&self.story).await?;
-                let story = &self.story;
-                bed::holds("it reached a member", NOTHING, || same_members(story, &old)).await?;
-                ensure!(nodes_of(story)? == nodes, "the ledger has other nodes");
+                row.observed(answers.join(" · "));
+                judge(&self.env).await?;
+                let env = &self.env;
+                bed::holds_for("a call reached a member", NOTHING, || same_members(env, &old))
+                    .await?;
+                ensure!(nodes_of(env)? == nodes, "the nodes in the ledger have changed");
                 let refused = answers.iter().all(|answer| is_refused(answer));
                 ensure!(refused, "a call was not refused");
-                self.ends_well(row).await
+                self.check_end(row).await
             })
             .await;
         if !is_green {
-            self.keys = bed::anew(&self.story).await?;
+            self.keys = bed::recreate(&self.env).await?;
         }
         Ok(())
     }
 
-    async fn ends_well(&self, row: &mut FaultRow) -> Result<()> {
-        bed::well(&self.story, bed::WELL).await?;
+    async fn check_end(&self, row: &mut FaultRow) -> Result<()> {
+        bed::until_healthy(&self.env, bed::HEAL_DEADLINE).await?;
         row.keys_after(self.keys.check()?);
         Ok(())
     }
 }
 
-/// Whether an answer says that nothing was done: a call's is `ok` or an error, an action's has an outcome.
+/// Returns true if nothing was done: a call's answer is `ok` or an error, an action's has an outcome.
 fn is_refused(answer: &str) -> bool {
     !answer.starts_with("ok") && !answer.contains("\"done\"") && !answer.contains("\"failed\"")
 }
 
-/// The node ids in the ledger.
-fn nodes_of(story: &TestEnvironment) -> Result<Vec<String>> {
-    let (_, ledger) = story.ledger()?;
-    let nodes = ledger.get("nodes").and_then(Value::as_object).context("a ledger has nodes")?;
+/// Returns the node ids in the ledger.
+fn nodes_of(env: &TestEnvironment) -> Result<Vec<String>> {
+    let (_, ledger) = env.ledger()?;
+    let nodes =
+        ledger.get("nodes").and_then(Value::as_object).context("the ledger has no nodes")?;
     Ok(nodes.keys().cloned().collect())
 }
 
-/// The same Pods with the same labels and owners, and each knows all the others.
-async fn same_members(story: &TestEnvironment, old: &[ClusterPod]) -> Result<()> {
-    let seats = story.redis.seats(&story.client).await?;
+/// Checks that the Pods are the same with the same labels and owners, and that each knows all others.
+async fn same_members(env: &TestEnvironment, old: &[ClusterPod]) -> Result<()> {
+    let members = env.redis.members(&env.client).await?;
     for old in old {
-        let now = seats.iter().find(|seat| seat.pod == old.pod).context("a Pod is gone")?;
+        let now =
+            members.iter().find(|member| member.pod == old.pod).context("a Pod is missing")?;
         ensure!(now.uid == old.uid, "{} was replaced", old.pod);
         ensure!(now.shard == old.shard, "{} has another owner", old.pod);
-        ensure!(now.member.rows.len() == old.member.rows.len(), "{} knows others", old.pod);
+        ensure!(now.server.rows.len() == old.server.rows.len(), "{} knows others", old.pod);
     }
     Ok(())
 }
@@ -141,9 +143,9 @@ fn patch(api_version: &str, kind: &str, name: &str, patch: &Value) -> Value {
 /// 1a: members are hidden, relabelled and orphaned.
 pub(crate) async fn members_are_hidden(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let mut rogue = RogueCluster::begin(redis).await?;
-    let hidden = bed::replicas(&rogue.story, 2).await?.into_iter().next().context("a replica")?;
-    let (_, primary) = bed::primary(&rogue.story, 2).await?;
-    let node = hidden.member.own()?.id.clone();
+    let hidden = bed::replicas(&rogue.env, 2).await?.into_iter().next().context("a replica")?;
+    let (_, primary) = bed::primary(&rogue.env, 2).await?;
+    let node = hidden.server.own()?.id.clone();
     let shard = hidden.shard.rsplit('-').next().unwrap_or_default();
     let others =
         format!("redis.tholepin.dev/cluster=cache,redis.tholepin.dev/shard notin ({shard})");
@@ -162,7 +164,7 @@ pub(crate) async fn members_are_hidden(rows: &mut FaultRows, redis: RedisCluster
         {"act": {"instance": instance("app=nobody", "redis", 6379), "actions": forget}},
     ]);
     let before = "another lock and another view of the same members";
-    let input = "another port, another container, a selector of nobody, and forget";
+    let input = "another port, another container, a selector that matches no Pod, and forget";
     rogue.refused(rows, input, before, other_port, nothing).await?;
 
     let relabel = json!({"metadata": {"labels": {"redis.tholepin.dev/cluster": "other"}}});
@@ -170,11 +172,11 @@ pub(crate) async fn members_are_hidden(rows: &mut FaultRows, redis: RedisCluster
     let before = "done: a primary with slots was no member any more";
     rogue.refused(rows, "a primary's Pod relabelled", before, relabel, nothing).await?;
 
-    let (_, primary) = bed::primary(&rogue.story, 2).await?;
+    let (_, primary) = bed::primary(&rogue.env, 2).await?;
     let orphan = json!({"metadata": {"ownerReferences": null}});
     let orphan = json!([patch("v1", "Pod", &primary.pod, &orphan)]);
     rogue.refused(rows, "a primary's Pod orphaned", before, orphan, nothing).await?;
-    bed::end(rows, rogue.story)
+    bed::end(rows, rogue.env)
 }
 
 /// 2a: a plugin writes the ledger.
@@ -183,7 +185,7 @@ pub(crate) async fn a_plugin_writes_the_ledger(
     redis: RedisCluster,
 ) -> Result<()> {
     let mut rogue = RogueCluster::begin(redis).await?;
-    let (name, _) = rogue.story.ledger()?;
+    let (name, _) = rogue.env.ledger()?;
     let data = json!({"data": {"ledger.json": "{}"}});
     let mut whole = data.clone();
     bed::set(&mut whole, &["apiVersion"], "v1");
@@ -195,8 +197,8 @@ pub(crate) async fn a_plugin_writes_the_ledger(
         {"delete": named("v1", "ConfigMap", &name)},
     ]);
     let before = "written: a proof of death could be forged";
-    let is_reserved = async |story: &TestEnvironment| {
-        let (name, _) = story.ledger()?;
+    let is_reserved = async |env: &TestEnvironment| {
+        let (name, _) = env.ledger()?;
         ensure!(name.starts_with("tholepin-ledger-rediscluster-"), "the ledger is {name}");
         Ok(())
     };
@@ -209,15 +211,15 @@ pub(crate) async fn a_plugin_writes_the_ledger(
             is_reserved,
         )
         .await?;
-    bed::end(rows, rogue.story)
+    bed::end(rows, rogue.env)
 }
 
-/// 2b: somebody else writes the ledger, too.
+/// 2b: someone other than this host writes the ledger too.
 pub(crate) async fn another_host_writes_the_ledger(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (mut story, keys) = bed::begin(redis).await?;
+    let (mut env, keys) = bed::begin(redis).await?;
     let before = "overwritten by what the first host had in memory";
     rows.row(
         "a second host writes the ledger, then a replica dies",
@@ -226,37 +228,37 @@ pub(crate) async fn another_host_writes_the_ledger(
         async |row| {
             row.keys_before(keys.len());
             let forgotten = "f".repeat(40);
-            edit_ledger(&story, |ledger| {
+            edit_ledger(&env, |ledger| {
                 bed::set(ledger, &["forgotten", &forgotten], 1_700_000_000_000_u64)
             })?;
-            let changed = replica_dies(&story).await?;
-            let (_, ledger) = story.ledger()?;
+            let changed = replica_dies(&env).await?;
+            let (_, ledger) = env.ledger()?;
             let kept = ledger.pointer(&format!("/forgotten/{forgotten}")).is_some();
-            ensure!(kept, "what the other host wrote is gone");
-            row.saw(format!("its entry is kept, and the new process {changed} is written"));
-            bed::well(&story, bed::WELL).await?;
+            ensure!(kept, "what the other host wrote is deleted");
+            row.observed(format!("its entry is kept, and the new process {changed} is written"));
+            bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
             row.keys_after(keys.check()?);
             Ok(())
         },
     )
     .await;
-    let before = "the instance froze: no pass succeeded";
+    let before = "the instance froze: no reconcile succeeded";
     rows.row(
         "a field of a newer host, the host restarted, a primary dies",
         before,
         bed::ROW,
         async |row| {
             row.keys_before(keys.len());
-            edit_ledger(&story, |ledger| bed::set(ledger, &["turn", "of"], "a newer host"))?;
-            story.restart()?;
-            let (_, primary) = bed::primary(&story, 0).await?;
-            signal(primary.member.pid()?, "KILL")?;
-            let (seats, took) = bed::restarted(&story, &primary, bed::WELL).await?;
-            written_down(&story, &seats, &primary.pod).await?;
-            bed::well(&story, bed::WELL).await?;
-            let (_, ledger) = story.ledger()?;
-            ensure!(ledger.get("turn").is_some(), "the newer host's field is gone");
-            row.saw(format!("well after {:.1} s, the field is kept", took.as_secs_f64()));
+            edit_ledger(&env, |ledger| bed::set(ledger, &["turn", "of"], "a newer host"))?;
+            env.restart()?;
+            let (_, primary) = bed::primary(&env, 0).await?;
+            signal(primary.server.pid()?, "KILL")?;
+            let (members, took) = bed::restarted(&env, &primary, bed::HEAL_DEADLINE).await?;
+            until_in_ledger(&env, &members, &primary.pod).await?;
+            bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+            let (_, ledger) = env.ledger()?;
+            ensure!(ledger.get("turn").is_some(), "the newer host's field is deleted");
+            row.observed(format!("healthy after {:.1} s, the field is kept", took.as_secs_f64()));
             row.keys_after(keys.check()?);
             Ok(())
         },
@@ -265,86 +267,90 @@ pub(crate) async fn another_host_writes_the_ledger(
     let before = "named by the object's name alone";
     rows.row("a ledger under the old name", before, bed::ROW, async |row| {
         row.keys_before(keys.len());
-        taken_over(row, &mut story).await?;
-        bed::well(&story, bed::WELL).await?;
+        adopts_old_ledger(row, &mut env).await?;
+        bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
         row.keys_after(keys.check()?);
         Ok(())
     })
     .await;
-    bed::end(rows, story)
+    bed::end(rows, env)
 }
 
-/// Changes the ledger as somebody who is not this host would.
-fn edit_ledger(story: &TestEnvironment, edit: impl FnOnce(&mut Value)) -> Result<()> {
-    let (name, mut ledger) = story.ledger()?;
+/// Changes the ledger past this host.
+fn edit_ledger(env: &TestEnvironment, edit: impl FnOnce(&mut Value)) -> Result<()> {
+    let (name, mut ledger) = env.ledger()?;
     edit(&mut ledger);
-    bed::patch_of(story, "configmap", &name, &json!({"data": {"ledger.json": ledger.to_string()}}))
+    bed::patch_of(env, "configmap", &name, &json!({"data": {"ledger.json": ledger.to_string()}}))
 }
 
-/// A replica's process dies and another takes its place, which the host writes down; gives its run id.
-async fn replica_dies(story: &TestEnvironment) -> Result<String> {
-    let replica = bed::replicas(story, 0).await?.into_iter().next().context("a replica")?;
-    signal(replica.member.pid()?, "KILL")?;
-    let (seats, _) = bed::restarted(story, &replica, bed::WELL).await?;
-    written_down(story, &seats, &replica.pod).await
+/// Kills a replica's process and waits until the ledger has its successor; returns the new run id.
+async fn replica_dies(env: &TestEnvironment) -> Result<String> {
+    let replica = bed::replicas(env, 0).await?.into_iter().next().context("a replica")?;
+    signal(replica.server.pid()?, "KILL")?;
+    let (members, _) = bed::restarted(env, &replica, bed::HEAL_DEADLINE).await?;
+    until_in_ledger(env, &members, &replica.pod).await
 }
 
-/// Waits until the ledger has the process that is in a Pod now; gives its run id.
-async fn written_down(story: &TestEnvironment, seats: &[ClusterPod], pod: &str) -> Result<String> {
-    let now = seats.iter().find(|seat| seat.pod == pod).context("the Pod")?;
-    let (run, id) = (now.member.field("run_id").to_owned(), now.member.own()?.id.clone());
-    let look = || async {
-        let (_, ledger) = story.ledger()?;
+/// Waits until the ledger has the process that runs in a Pod now; returns the first 8 characters of its run id.
+async fn until_in_ledger(
+    env: &TestEnvironment,
+    members: &[ClusterPod],
+    pod: &str,
+) -> Result<String> {
+    let now = members.iter().find(|member| member.pod == pod).context("the Pod")?;
+    let (run, id) = (now.server.field("run_id").to_owned(), now.server.own()?.id.clone());
+    let poll = || async {
+        let (_, ledger) = env.ledger()?;
         let known = ledger.pointer(&format!("/nodes/{id}/runId")).and_then(Value::as_str);
         Ok(if known == Some(&run) {
-            Poll::There(())
+            Poll::Done(())
         } else {
             Poll::NotYet(known.unwrap_or_default().to_owned())
         })
     };
-    until("the new process to be written down", bed::TOLD, look).await?;
+    until("the new process to be in the ledger", bed::REPORT_DEADLINE, poll).await?;
     Ok(run.get(..8).unwrap_or_default().to_owned())
 }
 
-async fn taken_over(row: &mut FaultRow, story: &mut TestEnvironment) -> Result<()> {
-    let (name, ledger) = story.ledger()?;
+async fn adopts_old_ledger(row: &mut FaultRow, env: &mut TestEnvironment) -> Result<()> {
+    let (name, ledger) = env.ledger()?;
     ensure!(
         name.starts_with("tholepin-ledger-"),
         "the ledger is {name}, a name that plugins reach"
     );
-    story.host.kill()?;
-    let old = format!("{}-ledger", story.redis.name);
-    let owners = bed::get(story, "configmap", &name)?;
+    env.host.kill()?;
+    let old = format!("{}-ledger", env.redis.name);
+    let owners = bed::get(env, "configmap", &name)?;
     let owners = owners.pointer("/metadata/ownerReferences").cloned().unwrap_or_default();
     let map = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": old, "namespace": NAMESPACE, "ownerReferences": owners},
         "data": {"ledger.json": ledger.to_string()},
     });
-    bed::apply(story, &[map])?;
-    story.kubectl.run(&["delete", "configmap", &name])?;
-    story.restart()?;
-    let look = || async {
-        let now = bed::get(story, "configmap", &name)?;
+    bed::apply(env, &[map])?;
+    env.kubectl.run(&["delete", "configmap", &name])?;
+    env.restart()?;
+    let poll = || async {
+        let now = bed::get(env, "configmap", &name)?;
         let text =
             now.pointer("/data/ledger.json").and_then(Value::as_str).context("a document")?;
         let now: Value = serde_json::from_str(text)?;
         let same = now.get("adoptedAtMs") == ledger.get("adoptedAtMs");
-        ensure!(same, "it was begun anew and not taken over");
-        Ok(Poll::There(()))
+        ensure!(same, "the ledger was started anew and not adopted");
+        Ok(Poll::Done(()))
     };
-    until("the old ledger to be taken over", bed::TOLD, look).await?;
-    row.saw("taken over under the reserved name");
+    until("the old ledger to be adopted", bed::REPORT_DEADLINE, poll).await?;
+    row.observed("adopted under the reserved name");
     Ok(())
 }
 
-/// 3a: Pods and workloads are stopped by way of Kubernetes.
+/// 3a: Pods and workloads are stopped through Kubernetes.
 pub(crate) async fn members_are_stopped_by_kubernetes(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
     let mut rogue = RogueCluster::begin(redis).await?;
-    let (_, primary) = bed::primary(&rogue.story, 0).await?;
+    let (_, primary) = bed::primary(&rogue.env, 0).await?;
     let set = primary.shard.clone();
     let before = "done";
     let nothing = async |_: &TestEnvironment| Ok(());
@@ -370,55 +376,55 @@ pub(crate) async fn members_are_stopped_by_kubernetes(
         )
         .await?;
     both_members(rows, &mut rogue).await?;
-    bed::end(rows, rogue.story)
+    bed::end(rows, rogue.env)
 }
 
-/// Both members of a shard, one after the other: at most one may go.
+/// Deletes both members of a shard, one after the other: at most one may be deleted.
 async fn both_members(rows: &mut FaultRows, rogue: &mut RogueCluster) -> Result<()> {
     let before = "both were deleted";
     rows.row("delete of both Pods of a shard", before, bed::ROW, async |row| {
         row.keys_before(rogue.keys.len());
-        let (_, primary) = bed::primary(&rogue.story, 0).await?;
+        let (_, primary) = bed::primary(&rogue.env, 0).await?;
         let replica =
-            bed::replicas(&rogue.story, 0).await?.into_iter().next().context("a replica")?;
+            bed::replicas(&rogue.env, 0).await?.into_iter().next().context("a replica")?;
         let calls = json!([
             {"delete": named("v1", "Pod", &replica.pod)},
             {"delete": named("v1", "Pod", &primary.pod)},
         ]);
         let answers = rogue.calls(&calls).await?;
-        row.saw(answers.join(" · "));
+        row.observed(answers.join(" · "));
         let done = answers.iter().filter(|answer| answer.starts_with("ok")).count();
         ensure!(done <= 1, "{done} Pods of one shard were deleted");
-        rogue.ends_well(row).await
+        rogue.check_end(row).await
     })
     .await;
     Ok(())
 }
 
-/// 3b: the last copy, and its volume.
+/// 3b: the last copy and its volume are deleted.
 pub(crate) async fn the_last_copy_is_deleted(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
     let mut rogue = RogueCluster::begin(redis).await?;
-    let (_, only) = bed::primary(&rogue.story, 0).await?;
+    let (_, only) = bed::primary(&rogue.env, 0).await?;
     let nothing = async |_: &TestEnvironment| Ok(());
     let calls = json!([{"delete": named("v1", "Pod", &only.pod)}]);
     rogue.refused(rows, "delete of the only Pod", "done", calls, nothing).await?;
-    if rogue.story.redis.storage {
+    if rogue.env.redis.storage {
         let claims: Api<PersistentVolumeClaim> =
-            Api::namespaced(rogue.story.client.clone(), NAMESPACE);
+            Api::namespaced(rogue.env.client.clone(), NAMESPACE);
         let claims = claims.list(&ListParams::default()).await?.items;
         let claim = claims.first().and_then(|claim| claim.metadata.name.clone());
-        let Some(claim) = claim else { bail!("there is no volume") };
+        let Some(claim) = claim else { bail!("the cluster has no volume") };
         let calls = json!([{"delete": named("v1", "PersistentVolumeClaim", &claim)}]);
-        let stays = async |story: &TestEnvironment| {
-            let now = bed::get(story, "pvc", &claim)?;
-            let goes = now.pointer("/metadata/deletionTimestamp").is_some();
-            ensure!(!goes, "the volume is being deleted");
+        let stays = async |env: &TestEnvironment| {
+            let now = bed::get(env, "pvc", &claim)?;
+            let is_deleting = now.pointer("/metadata/deletionTimestamp").is_some();
+            ensure!(!is_deleting, "the volume is being deleted");
             Ok(())
         };
         rogue.refused(rows, "delete of the last copy's volume", "done", calls, stays).await?;
     }
-    bed::end(rows, rogue.story)
+    bed::end(rows, rogue.env)
 }

@@ -1,4 +1,4 @@
-//! The table that the run prints: one row per input.
+//! The printed table: one row per input.
 
 use std::{
     fmt,
@@ -7,11 +7,11 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::say;
+use crate::print_line;
 
-/// The rows of one case, printed as they end.
+/// The rows of one case, printed when each ends.
 pub(crate) struct FaultRows {
-    line: u8,
+    number: u8,
     shape: String,
     green: usize,
     red: Vec<String>,
@@ -26,33 +26,33 @@ pub(crate) struct FaultRow {
 }
 
 impl FaultRow {
-    /// Says what was seen; several times, if it was seen one after the other.
-    pub(crate) fn saw(&mut self, text: impl fmt::Display) {
+    /// Adds an observation to the row.
+    pub(crate) fn observed(&mut self, text: impl fmt::Display) {
         if !self.now.is_empty() {
             self.now.push_str("; ");
         }
         self.now.push_str(&text.to_string());
     }
 
-    /// How many keys there were before the fault.
+    /// Sets the number of keys before the fault.
     pub(crate) const fn keys_before(&mut self, count: usize) {
         self.before = Some(count);
     }
 
-    /// How many keys there are now.
+    /// Sets the number of keys now.
     pub(crate) const fn keys_after(&mut self, count: usize) {
         self.after = Some(count);
     }
 }
 
 impl FaultRows {
-    /// Rows of this line of the issue, all with a cluster of one shape.
-    pub(crate) const fn new(line: u8, shape: String) -> Self {
-        Self { line, shape, green: 0, red: Vec::new() }
+    /// Creates the rows of one case with a cluster of one shape.
+    pub(crate) const fn new(number: u8, shape: String) -> Self {
+        Self { number, shape, green: 0, red: Vec::new() }
     }
 
-    /// Measures one input: what was done to the cluster, and what happened before the fault was mended.
-    /// Says whether the row is green; a red one is printed with its reason and the run goes on.
+    /// Measures one input. `before` is the behaviour before the fix. Returns true if the row is green; a red row is
+    /// printed with its reason, and the run continues.
     pub(crate) async fn row(
         &mut self,
         input: &str,
@@ -63,17 +63,17 @@ impl FaultRows {
         let start = Instant::now();
         let mut row = FaultRow::default();
         let measured = tokio::time::timeout(deadline, measure(&mut row)).await;
-        let measured = measured.unwrap_or_else(|_| bail!("not at its end after {deadline:?}"));
+        let measured = measured.unwrap_or_else(|_| bail!("not finished after {deadline:?}"));
         let took_s = start.elapsed().as_secs_f64();
         let keys = |count: Option<usize>| count.map_or("-".to_owned(), |count| count.to_string());
-        let Self { line, shape, .. } = self;
+        let Self { number, shape, .. } = self;
         let (sign, now) = match &measured {
             Ok(()) => ("green", row.now),
             Err(error) if row.now.is_empty() => ("RED", format!("{error:#}")),
             Err(error) => ("RED", format!("{}; {error:#}", row.now)),
         };
-        say(&format!(
-            "{sign:5} {line} {shape} | {input} | before: {before} | now: {now} | keys {} → {} | {took_s:.0} s",
+        print_line(&format!(
+            "{sign:5} {number} {shape} | {input} | before: {before} | now: {now} | keys {} → {} | {took_s:.0} s",
             keys(row.before),
             keys(row.after)
         ));
@@ -81,36 +81,38 @@ impl FaultRows {
         if is_green {
             self.green += 1;
         } else {
-            let name = format!("{line} {shape}: {input}");
+            let name = format!("{number} {shape}: {input}");
             self.red.push(name);
         }
         is_green
     }
 
-    /// Whether no row is red so far.
+    /// Returns true if no row is red so far.
     pub(crate) const fn is_green(&self) -> bool {
         self.red.is_empty()
     }
 
-    /// How many rows are green, and which are red.
+    /// Returns the number of green rows, and the red ones.
     pub(crate) fn into_parts(self) -> (usize, Vec<String>) {
         (self.green, self.red)
     }
 
-    /// Takes in rows that another process has printed.
-    pub(crate) fn told_elsewhere(&mut self, name: &str, is_green: bool) {
-        let Self { line, shape, .. } = self;
+    /// Adds rows that another process has printed.
+    pub(crate) fn add_printed(&mut self, name: &str, is_green: bool) {
+        let Self { number, shape, .. } = self;
         if is_green {
             self.green += 1;
         } else {
-            self.red.push(format!("{line} {shape}: {name}"));
+            self.red.push(format!("{number} {shape}: {name}"));
         }
     }
 
-    /// Prints a row for a case that failed before its first input, or between two.
+    /// Prints a row for a case that failed outside its inputs.
     pub(crate) fn failed(&mut self, name: &str, error: &anyhow::Error) {
-        let Self { line, shape, .. } = self;
-        say(&format!("RED   {line} {shape} | {name} | its cluster was not well: {error:#}"));
-        self.red.push(format!("{line} {shape}: {name}"));
+        let Self { number, shape, .. } = self;
+        print_line(&format!(
+            "RED   {number} {shape} | {name} | its cluster was not healthy: {error:#}"
+        ));
+        self.red.push(format!("{number} {shape}: {name}"));
     }
 }

@@ -1,4 +1,4 @@
-//! What is created becomes ready, and then nothing happens.
+//! A created cluster becomes ready, and then nothing changes.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use tests::{
 
 use crate::ScenarioResult;
 
-/// A1: C(3,1) with a password, created twice. The second must end as the first.
+/// A1: C(3,1) with a password, created twice. The second must reach the same state as the first.
 pub(crate) async fn three_shards_are_created() -> Result<ScenarioResult> {
     created(RedisCluster::USUAL, 15.0).await
 }
@@ -25,50 +25,49 @@ pub(crate) async fn a_lone_primary_is_created() -> Result<ScenarioResult> {
 }
 
 async fn created(redis: RedisCluster, bound_s: f64) -> Result<ScenarioResult> {
-    let mut story = TestEnvironment::begin(redis, &[], "").await?;
+    let mut env = TestEnvironment::begin(redis, &[], "").await?;
     let start = Instant::now();
-    story.redis.create(&story.kubectl)?;
-    story.well().await?;
+    env.redis.create(&env.kubectl)?;
+    env.until_healthy().await?;
     let took = start.elapsed();
-    story.settle(Duration::from_secs(1)).await?;
-    let first = shape(&story.client, NAMESPACE).await?;
+    env.settle(Duration::from_secs(1)).await?;
+    let first = shape(&env.client, NAMESPACE).await?;
 
-    let deleted = deleted(&story).await?;
-    story.redis.create(&story.kubectl)?;
-    let (seats, _) = story.well().await?;
-    for seat in seats {
-        let mut stranger = connect(&seat.address, None)?;
+    let deleted = deleted(&env).await?;
+    env.redis.create(&env.kubectl)?;
+    let (members, _) = env.until_healthy().await?;
+    for member in members {
+        let mut stranger = connect(&member.address, None)?;
         let refused = cmd("DBSIZE").query::<i64>(&mut stranger);
-        ensure!(refused.is_err(), "{} answers without a password", seat.pod);
+        ensure!(refused.is_err(), "{} answers without a password", member.pod);
     }
-    story.watch().await?;
-    let again = shape(&story.client, NAMESPACE).await?;
+    env.watch().await?;
+    let again = shape(&env.client, NAMESPACE).await?;
     let differences = differences(&first, &again);
     ensure!(differences.is_empty(), "created again, it differs: {}", differences.join("; "));
-    let report = story.end(QUIET).await?;
+    let report = env.end(QUIET).await?;
     let outcome = ScenarioResult::new("ready", took, bound_s, &report);
     Ok(outcome.note(format!("deleted in {:.1} s and created again", deleted.as_secs_f64())))
 }
 
-/// Deletes the RedisCluster and waits until nothing of it is left; gives how long that took.
-pub(crate) async fn deleted(story: &TestEnvironment) -> Result<Duration> {
+/// Deletes the RedisCluster and waits until no object of it is left; returns how long that took.
+pub(crate) async fn deleted(env: &TestEnvironment) -> Result<Duration> {
     let start = Instant::now();
-    story.kubectl.run(&["delete", "rediscluster", story.redis.name, "--timeout=60s"])?;
-    let look = || async {
-        // What is deleted last goes with its owner, after the command has ended.
-        let rest = shape(&story.client, NAMESPACE).await?;
-        let rest: Vec<_> =
-            rest.into_keys().filter(|name| name.contains(story.redis.name)).collect();
-        Ok(if rest.is_empty() { Poll::There(()) } else { Poll::NotYet(rest.join(", ")) })
+    env.kubectl.run(&["delete", "rediscluster", env.redis.name, "--timeout=60s"])?;
+    let poll = || async {
+        // The last objects are deleted by the garbage collector, after kubectl has returned.
+        let rest = shape(&env.client, NAMESPACE).await?;
+        let rest: Vec<_> = rest.into_keys().filter(|name| name.contains(env.redis.name)).collect();
+        Ok(if rest.is_empty() { Poll::Done(()) } else { Poll::NotYet(rest.join(", ")) })
     };
-    until("everything to be deleted", GIVE_UP, look).await?;
+    until("everything to be deleted", GIVE_UP, poll).await?;
     Ok(start.elapsed())
 }
 
-/// A6: nothing happens to a cluster that is ready.
-pub(crate) async fn nothing_happens() -> Result<ScenarioResult> {
-    let story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
+/// A6: nothing changes in a cluster that is ready.
+pub(crate) async fn nothing_changes_while_idle() -> Result<ScenarioResult> {
+    let env = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let idle = Duration::from_secs(60);
-    let report = story.end(idle).await?;
+    let report = env.end(idle).await?;
     Ok(ScenarioResult::new("quiet", idle, 60.0, &report))
 }

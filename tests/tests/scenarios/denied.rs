@@ -1,4 +1,4 @@
-//! A plugin without a grant calls every import there is, with a real server within reach.
+//! A plugin without grants calls every import of the contract, with a real server within reach.
 
 use std::time::{Duration, Instant};
 
@@ -20,11 +20,10 @@ use tholepin_schema::reserved;
 
 use crate::{ScenarioResult, objects::TestObjects};
 
-/// What every command that a client sends by itself when it connects is counted as, and what the test
-/// asks.
+/// The commands that a client sends by itself when it connects, and those of this test.
 const OURS: &[&str] = &["cmdstat_info", "cmdstat_client|setinfo", "cmdstat_hello"];
 
-/// The server that the guest names: nobody else has a reason to speak to it.
+/// The server that the guest names. Nothing else has a reason to connect to it.
 const SERVER: &str = r#"
 apiVersion: v1
 kind: Pod
@@ -37,22 +36,22 @@ spec:
       env: [{name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]
 "#;
 
-/// E4: each is denied with the grant that is missing, and nothing has reached Kubernetes or Redis.
+/// E4: each call is denied with the missing grant, and nothing reaches Kubernetes or Redis.
 pub(crate) async fn every_import_is_denied() -> Result<ScenarioResult> {
     let plugins = [("probe", guests::probe()?)];
-    let mut story = TestEnvironment::begin(RedisCluster::USUAL, &plugins, guests::PROBES).await?;
-    story.redis.create(&story.kubectl)?;
-    story.kubectl.run_with(&["create", "-f", "-"], SERVER)?;
-    story.well().await?;
-    let address = address(&story).await?;
+    let mut env = TestEnvironment::begin(RedisCluster::USUAL, &plugins, guests::PROBES).await?;
+    env.redis.create(&env.kubectl)?;
+    env.kubectl.run_with(&["create", "-f", "-"], SERVER)?;
+    env.until_healthy().await?;
+    let address = address(&env).await?;
     let mut server = connect(&address, None)?;
-    story.watch().await?;
-    story.settle(Duration::from_secs(1)).await?;
+    env.watch().await?;
+    env.settle(Duration::from_secs(1)).await?;
     let before: String = cmd("INFO").arg("stats").query(&mut server)?;
-    let writes = host_writes(&story.cluster.audit_log())?.len();
+    let writes = host_writes(&env.cluster.audit_log())?.len();
 
     let functions: Vec<_> = DENIED.iter().chain(ALLOWED).collect();
-    let probes = TestObjects::new(&story.client, "Probe");
+    let probes = TestObjects::new(&env.client, "Probe");
     let start = Instant::now();
     let names = probes
         .create(functions.len(), |name| {
@@ -61,21 +60,21 @@ pub(crate) async fn every_import_is_denied() -> Result<ScenarioResult> {
             json!({"do": "call-in-reconcile", "function": function})
         })
         .await?;
-    for (name, (function, wanted)) in names.iter().zip(&functions) {
+    for (name, (function, expected)) in names.iter().zip(&functions) {
         let is_denied = DENIED.iter().any(|(denied, _)| denied == function);
         let object = format!("{NAMESPACE}/{name} ");
-        let look = || async {
-            let log = story.host_log()?.to_lowercase();
+        let poll = || async {
+            let log = env.host_log()?.to_lowercase();
             let mut lines = log.lines().filter(|line| line.contains(&object));
-            let says = |line: &str| {
-                line.contains(&wanted.to_lowercase()) && (!is_denied || line.contains("denied"))
+            let matches = |line: &str| {
+                line.contains(&expected.to_lowercase()) && (!is_denied || line.contains("denied"))
             };
-            Ok(match lines.find(|line| says(line)) {
-                Some(_) => Poll::There(()),
-                None => Poll::NotYet(format!("no answer with {wanted}")),
+            Ok(match lines.find(|line| matches(line)) {
+                Some(_) => Poll::Done(()),
+                None => Poll::NotYet(format!("no answer with {expected}")),
             })
         };
-        until(format!("{function} to be answered"), GIVE_UP, look).await?;
+        until(format!("{function} to be answered"), GIVE_UP, poll).await?;
     }
     let took = start.elapsed();
 
@@ -89,17 +88,18 @@ pub(crate) async fn every_import_is_denied() -> Result<ScenarioResult> {
     let named = commands.lines().filter_map(|line| line.split_once(':'));
     let others: Vec<_> = named.map(|(name, _)| name).filter(|name| !OURS.contains(name)).collect();
     ensure!(others.is_empty(), "the server was sent {others:?}");
-    let written = host_writes(&story.cluster.audit_log())?;
-    // What the host keeps for itself, and how many objects a plugin has, are none of the plugin's writes.
+    let written = host_writes(&env.cluster.audit_log())?;
+    // The host's own objects and its count of a plugin's objects are no writes of the plugin.
     let is_kept = |write: &&Value| {
-        let is_reserved = write["name"].as_str().is_some_and(|it| it.starts_with(reserved::PREFIX));
+        let is_reserved =
+            write["name"].as_str().is_some_and(|name| name.starts_with(reserved::PREFIX));
         is_reserved || write["resource"] == "plugins" && write["subresource"] == "status"
     };
     let written = written.get(writes..).unwrap_or_default();
     let written: Vec<_> = written.iter().filter(|write| !is_kept(write)).collect();
     ensure!(written.is_empty(), "the host wrote {written:?}");
-    story.kubectl.run(&["delete", "probes", "--all", "-n", NAMESPACE])?;
-    let report = story.end(QUIET).await?;
+    env.kubectl.run(&["delete", "probes", "--all", "-n", NAMESPACE])?;
+    let report = env.end(QUIET).await?;
     let what = "every import answered";
     Ok(ScenarioResult::new(what, took, 5.0, &report).note(format!(
         "{} denied with the grant that is missing, {} need none; 0 writes, 0 connections",
@@ -108,14 +108,14 @@ pub(crate) async fn every_import_is_denied() -> Result<ScenarioResult> {
     )))
 }
 
-async fn address(story: &TestEnvironment) -> Result<String> {
-    let pods: Api<Pod> = Api::namespaced(story.client.clone(), NAMESPACE);
-    let look = || async {
+async fn address(env: &TestEnvironment) -> Result<String> {
+    let pods: Api<Pod> = Api::namespaced(env.client.clone(), NAMESPACE);
+    let poll = || async {
         let status = pods.get("a-0").await?.status.context("no status yet")?;
         let ip = status.pod_ip.context("no address yet")?;
         let address = format!("{ip}:6379");
         connect(&address, None)?;
-        Ok(Poll::There(address))
+        Ok(Poll::Done(address))
     };
-    Ok(until("the lone server", GIVE_UP, look).await?.0)
+    Ok(until("the lone server", GIVE_UP, poll).await?.0)
 }

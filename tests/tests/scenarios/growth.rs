@@ -1,10 +1,7 @@
-//! A cluster comes and goes two hundred times: what it leaves behind in the host, in the local cluster
-//! and in file descriptors.
+//! A cluster is created and deleted two hundred times: the memory and file descriptors that the host and the
+//! local cluster do not release.
 
-use std::{
-    fmt, fs,
-    time::{Duration, Instant},
-};
+use std::{fmt, fs, time::Instant};
 
 use anyhow::{Result, bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -17,29 +14,30 @@ use serde_json::json;
 use tests::{
     environment::{GIVE_UP, QUIET, TestEnvironment},
     redis_cluster::{NAMESPACE, RedisCluster},
+    wait::{Poll, until},
 };
 
 use crate::{
     ScenarioResult,
     engine::resident_kib,
     load::{clusters, is_ready},
-    say,
+    print_line,
 };
 
-/// How often a cluster comes and goes.
+/// How many clusters are created and deleted.
 const CYCLES: usize = 200;
-/// After so many everything that is kept within a bound has reached it.
+/// After this many cycles every bounded cache is full.
 const SETTLED: usize = 50;
-/// How often the sizes are noted.
-const NOTED_EACH: usize = 10;
+/// After how many cycles the sizes are recorded each time.
+const RECORD_EVERY: usize = 10;
 /// How much the host may grow after [`SETTLED`] cycles, in KiB.
 const HOST_GROWTH_MAX_KIB: u64 = 8 << 10;
 /// How much the local cluster may grow after [`SETTLED`] cycles, in KiB.
 const LOCAL_GROWTH_MAX_KIB: u64 = 64 << 10;
-/// How many file descriptors more either may have, because it is caught while it works.
+/// How many more file descriptors either may have, because it is measured while it works.
 const DESCRIPTORS_MORE_MAX: usize = 16;
 
-/// How large a process is.
+/// The size of a process.
 #[derive(Clone, Copy, Debug)]
 struct ProcessSize {
     resident_kib: u64,
@@ -59,7 +57,7 @@ impl fmt::Display for ProcessSize {
     }
 }
 
-/// What the two processes measure after so many cycles.
+/// The sizes of the two processes after a number of cycles.
 #[derive(Clone, Copy, Debug)]
 struct ProcessSizes {
     cycles: usize,
@@ -68,44 +66,44 @@ struct ProcessSizes {
 }
 
 impl ProcessSizes {
-    fn of(story: &TestEnvironment, cycles: usize) -> Result<Self> {
-        let host = ProcessSize::of(story.host.pid())?;
-        Ok(Self { cycles, host, local: ProcessSize::of(story.cluster.process.pid())? })
+    fn of(env: &TestEnvironment, cycles: usize) -> Result<Self> {
+        let host = ProcessSize::of(env.host.pid())?;
+        Ok(Self { cycles, host, local: ProcessSize::of(env.cluster.process.pid())? })
     }
 }
 
 /// L3: a cluster of one primary and one replica is created and deleted again and again.
-pub(crate) async fn a_cluster_comes_and_goes() -> Result<ScenarioResult> {
-    let mut story = TestEnvironment::begin(RedisCluster::USUAL, &[], "").await?;
-    story.redis.create(&story.kubectl)?;
-    story.well().await?;
-    story.watch().await?;
-    let clusters = clusters(&story.client);
-    let pods = Api::namespaced(story.client.clone(), NAMESPACE);
+pub(crate) async fn a_cluster_is_created_and_deleted_repeatedly() -> Result<ScenarioResult> {
+    let mut env = TestEnvironment::begin(RedisCluster::USUAL, &[], "").await?;
+    env.redis.create(&env.kubectl)?;
+    env.until_healthy().await?;
+    env.watch().await?;
+    let clusters = clusters(&env.client);
+    let pods = Api::namespaced(env.client.clone(), NAMESPACE);
     let start = Instant::now();
-    let mut noted = vec![ProcessSizes::of(&story, 0)?];
+    let mut sizes_by_cycle = vec![ProcessSizes::of(&env, 0)?];
     for cycle in 1..=CYCLES {
-        come_and_go(&clusters, &pods, &format!("guest-{cycle:03}")).await?;
-        if cycle.is_multiple_of(NOTED_EACH) {
-            let sizes = ProcessSizes::of(&story, cycle)?;
-            say(&format!("L3 {cycle:3} cycles: host {}; local {}", sizes.host, sizes.local));
-            noted.push(sizes);
+        create_and_delete(&clusters, &pods, &format!("guest-{cycle:03}")).await?;
+        if cycle.is_multiple_of(RECORD_EVERY) {
+            let sizes = ProcessSizes::of(&env, cycle)?;
+            print_line(&format!("L3 {cycle:3} cycles: host {}; local {}", sizes.host, sizes.local));
+            sizes_by_cycle.push(sizes);
         }
     }
     let took = start.elapsed();
-    judge(&noted)?;
-    let report = story.end(QUIET).await?;
-    let ends = noted.iter().filter(|sizes| [0, SETTLED, CYCLES].contains(&sizes.cycles));
-    let outcome = ScenarioResult::new("200 clusters came and went", took, 400.0, &report);
+    judge(&sizes_by_cycle)?;
+    let report = env.end(QUIET).await?;
+    let ends = sizes_by_cycle.iter().filter(|sizes| [0, SETTLED, CYCLES].contains(&sizes.cycles));
+    let outcome = ScenarioResult::new("200 clusters created and deleted", took, 400.0, &report);
     Ok(ends.fold(outcome, |outcome, ProcessSizes { cycles, host, local }| {
         outcome.note(format!("after {cycles}: host {host}, local {local}"))
     }))
 }
 
-/// Checks every note after [`SETTLED`] cycles against that one.
-fn judge(noted: &[ProcessSizes]) -> Result<()> {
-    let settled = noted.iter().skip_while(|sizes| sizes.cycles < SETTLED);
-    let Some(base) = settled.clone().next() else { bail!("nothing was noted") };
+/// Compares the sizes after [`SETTLED`] cycles with all later ones.
+fn judge(sizes_by_cycle: &[ProcessSizes]) -> Result<()> {
+    let settled = sizes_by_cycle.iter().skip_while(|sizes| sizes.cycles < SETTLED);
+    let Some(base) = settled.clone().next() else { bail!("no size was recorded") };
     for now in settled {
         let pairs = [
             ("host", base.host, now.host, HOST_GROWTH_MAX_KIB),
@@ -126,8 +124,12 @@ fn judge(noted: &[ProcessSizes]) -> Result<()> {
     Ok(())
 }
 
-/// Creates a cluster, waits until it is ready, deletes it, and waits until its Pods are gone.
-async fn come_and_go(clusters: &Api<DynamicObject>, pods: &Api<Pod>, name: &str) -> Result<()> {
+/// Creates a cluster, waits until it is ready, deletes it, and waits until its Pods are deleted.
+async fn create_and_delete(
+    clusters: &Api<DynamicObject>,
+    pods: &Api<Pod>,
+    name: &str,
+) -> Result<()> {
     let cluster = json!({
         "apiVersion": "redis.tholepin.dev/v1alpha1",
         "kind": "RedisCluster",
@@ -140,20 +142,18 @@ async fn come_and_go(clusters: &Api<DynamicObject>, pods: &Api<Pod>, name: &str)
         },
     });
     clusters.create(&PostParams::default(), &serde_json::from_value(cluster)?).await?;
-    let start = Instant::now();
-    while !is_ready(&clusters.get(name).await?) {
-        ensure!(start.elapsed() < GIVE_UP, "{name} is not ready");
-        pause().await;
-    }
+    let poll = || async {
+        let is_ready = is_ready(&clusters.get(name).await?);
+        Ok(if is_ready { Poll::Done(()) } else { Poll::NotYet("not Ready".to_owned()) })
+    };
+    until(format!("{name} to be ready"), GIVE_UP, poll).await?;
     clusters.delete(name, &DeleteParams::default()).await?;
-    let its = ListParams::default().labels(&format!("redis.tholepin.dev/cluster={name}"));
-    while clusters.get_opt(name).await?.is_some() || !pods.list(&its).await?.items.is_empty() {
-        ensure!(start.elapsed() < GIVE_UP, "{name} is not gone");
-        pause().await;
-    }
-    Ok(())
-}
-
-async fn pause() {
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    let own_pods = ListParams::default().labels(&format!("redis.tholepin.dev/cluster={name}"));
+    let poll = || async {
+        let object = clusters.get_opt(name).await?;
+        let pods = pods.list(&own_pods).await?.items.len();
+        let is_deleted = object.is_none() && pods == 0;
+        Ok(if is_deleted { Poll::Done(()) } else { Poll::NotYet(format!("{pods} Pods")) })
+    };
+    until(format!("{name} to be deleted"), GIVE_UP, poll).await.map(drop)
 }

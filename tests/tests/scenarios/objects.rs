@@ -1,4 +1,4 @@
-//! Many objects of the test kinds.
+//! Creates, changes and lists many objects of the test kinds.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +12,8 @@ use kube::{
 use serde_json::{Value, json};
 use tests::redis_cluster::NAMESPACE;
 
-/// How many requests are under way at once.
-const AT_ONCE: usize = 32;
+/// How many requests are sent concurrently.
+const CONCURRENCY_MAX: usize = 32;
 
 /// The objects of one test kind.
 pub(crate) struct TestObjects {
@@ -22,7 +22,7 @@ pub(crate) struct TestObjects {
 }
 
 impl TestObjects {
-    /// `Greeting` or `Probe`.
+    /// Selects the kind `Greeting` or `Probe`.
     pub(crate) fn new(client: &Client, kind: &'static str) -> Self {
         let plural = kind.to_lowercase() + "s";
         let gvk = GroupVersionKind::gvk("tests.tholepin.dev", "v1", kind);
@@ -30,7 +30,7 @@ impl TestObjects {
         Self { api: Api::namespaced_with(client.clone(), NAMESPACE, &resource), kind }
     }
 
-    /// Creates this many, each with the spec of its name.
+    /// Creates `count` objects; `spec` gives the spec for each name.
     pub(crate) async fn create(
         &self,
         count: usize,
@@ -51,20 +51,23 @@ impl TestObjects {
                 anyhow::Ok(())
             }
         });
-        stream::iter(items).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        stream::iter(items).buffer_unordered(CONCURRENCY_MAX).try_collect::<()>().await?;
         Ok(names)
     }
 
-    /// Changes the specs of these objects, all at once.
+    /// Changes the specs of these objects, concurrently.
     pub(crate) async fn change(&self, names: &[String], spec: &Value) -> Result<()> {
         let patch = Patch::Merge(json!({ "spec": spec }));
         let parameters = PatchParams::default();
         let changes = names.iter().map(|name| self.api.patch(name, &parameters, &patch));
-        stream::iter(changes).buffer_unordered(AT_ONCE).try_for_each(|_| async { Ok(()) }).await?;
+        stream::iter(changes)
+            .buffer_unordered(CONCURRENCY_MAX)
+            .try_for_each(|_| async { Ok(()) })
+            .await?;
         Ok(())
     }
 
-    /// All objects by name.
+    /// Returns all objects by name.
     pub(crate) async fn all(&self) -> Result<BTreeMap<String, Value>> {
         let list = self.api.list(&ListParams::default()).await?;
         let named = list.items.into_iter().map(|object| {
@@ -75,14 +78,16 @@ impl TestObjects {
     }
 }
 
-/// The host's conditions on an object: type and reason, for its present generation.
+/// Returns the host's conditions on an object at its present generation: type and reason.
 pub(crate) fn conditions(object: &Value) -> Vec<(String, String)> {
     let text = |condition: &Value, field: &str| {
         condition.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
     };
     let generation = object.pointer("/metadata/generation");
     let all = object.pointer("/status/conditions").and_then(Value::as_array);
-    let of_now =
-        all.into_iter().flatten().filter(|one| one.get("observedGeneration") == generation);
+    let of_now = all
+        .into_iter()
+        .flatten()
+        .filter(|condition| condition.get("observedGeneration") == generation);
     of_now.map(|condition| (text(condition, "type"), text(condition, "reason"))).collect()
 }

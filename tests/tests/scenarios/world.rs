@@ -1,5 +1,5 @@
-//! The world goes bad and comes back: the API server is away, hangs or forgets; Redis hangs; a disk is
-//! full. Each story tells what was seen and how long it took until all was well again.
+//! Faults of the surroundings: the API server is away, hangs or forgets; Redis hangs; a disk is full; the clock
+//! jumps. Each scenario prints what was observed and how long it took until the cluster was healthy again.
 
 use std::{
     fs,
@@ -26,46 +26,46 @@ use tests::{
     oracle::WriterReport,
     process::signal,
     redis_cluster::{ClusterPod, NAMESPACE, RedisCluster},
-    wait::{Poll, until},
+    wait::{Poll, elapse, until},
 };
 
 use crate::{
     ScenarioResult,
-    engine::greeted,
+    engine::until_greeted,
     healing::{find, healed, kill_a_primary, primary, same_processes},
     objects::TestObjects,
 };
 
 /// How many objects of the test kind there are.
 const GREETINGS: usize = 20;
-/// What a watch that hangs may cost: the server ends it after 30 s, five more are allowed.
+/// The bound for a hung watch: the server should end each watch after 30 s; 5 s more are allowed.
 const HUNG_WATCH_S: f64 = 35.0;
 const HOUR_S: i64 = 3_600;
-/// How many changes push the oldest out of the API server's memory of one kind.
+/// How many changes push the oldest one of a kind out of the API server's memory.
 const CHANGES: usize = 2_200;
 
-/// A story in which the host reaches the API server through a proxy, with greetings beside the cluster.
-async fn begin(reach: ApiAccess) -> Result<(TestEnvironment, TestObjects, Vec<String>)> {
+/// Starts a scenario with greetings beside the cluster.
+async fn begin(access: ApiAccess) -> Result<(TestEnvironment, TestObjects, Vec<String>)> {
     let plugins = [("config-maker", guests::config_maker("Hello")?)];
-    let mut story = TestEnvironment::begin_by(reach, RedisCluster::USUAL, &plugins, "").await?;
-    story.redis.create(&story.kubectl)?;
-    let greetings = TestObjects::new(&story.client, "Greeting");
+    let mut env = TestEnvironment::begin_by(access, RedisCluster::USUAL, &plugins, "").await?;
+    env.redis.create(&env.kubectl)?;
+    let greetings = TestObjects::new(&env.client, "Greeting");
     let names = greetings.create(GREETINGS, |_| json!({"text": "before"})).await?;
-    story.well().await?;
-    greeted(&story, "Hello, before", &names).await?;
-    story.watch().await?;
-    Ok((story, greetings, names))
+    env.until_healthy().await?;
+    until_greeted(&env, "Hello, before", &names).await?;
+    env.watch().await?;
+    Ok((env, greetings, names))
 }
 
-/// Changes the greetings back and hears the oracles.
+/// Changes the greetings back and judges the oracles.
 async fn end(
-    story: TestEnvironment,
+    env: TestEnvironment,
     greetings: &TestObjects,
     names: &[String],
 ) -> Result<WriterReport> {
     greetings.change(names, &json!({"text": "before"})).await?;
-    greeted(&story, "Hello, before", names).await?;
-    story.end(QUIET).await
+    until_greeted(&env, "Hello, before", names).await?;
+    env.end(QUIET).await
 }
 
 /// W1: the API server is away for 10 s.
@@ -78,54 +78,53 @@ pub(crate) async fn the_api_server_is_away_for_a_minute() -> Result<ScenarioResu
     away(Duration::from_secs(60), "the API server is away for 60 s").await
 }
 
-/// A primary dies, objects are changed and a plugin is swapped, all while the host reaches no API
-/// server.
+/// A primary is killed, objects are changed and a plugin is swapped, all while the host reaches no API server.
 async fn away(time: Duration, fault: &'static str) -> Result<ScenarioResult> {
-    let (story, greetings, names) = begin(ApiAccess::Proxied).await?;
-    let (tag, died) = primary(&story, 0).await?;
-    let before = story.plugin("config-maker")?;
-    story.road()?.set(ApiLink::Cut);
-    story.writer()?.forget_outages();
-    signal(died.member.pid()?, "KILL")?;
+    let (env, greetings, names) = begin(ApiAccess::Proxied).await?;
+    let (tag, died) = primary(&env, 0).await?;
+    let before = env.plugin("config-maker")?;
+    env.api_proxy()?.set(ApiLink::Cut);
+    env.writer()?.forget_outages();
+    signal(died.server.pid()?, "KILL")?;
     greetings.change(&names, &json!({"text": "meanwhile"})).await?;
-    story.put("config-maker.wasm", &guests::config_maker("Howdy")?)?;
-    tokio::time::sleep(time).await;
-    let outage = story.writer()?.outage(&tag)?;
-    ensure!(story.plugin("config-maker")? == before, "the host wrote although it was cut off");
+    env.put("config-maker.wasm", &guests::config_maker("Howdy")?)?;
+    elapse(time).await;
+    let outage = env.writer()?.outage(&tag)?;
+    ensure!(env.plugin("config-maker")? == before, "the host wrote although it was cut off");
 
     let start = Instant::now();
-    story.road()?.set(ApiLink::Clear);
+    env.api_proxy()?.set(ApiLink::Clear);
     let all = async {
-        greeted(&story, "Howdy, meanwhile", &names).await?;
-        healed(&story, &died).await
+        until_greeted(&env, "Howdy, meanwhile", &names).await?;
+        healed(&env, &died).await
     };
-    all.await.context("after the API server was back")?;
+    all.await.context("after the API server returned")?;
     let took = start.elapsed();
     let swapped = || async {
-        let now = story.plugin("config-maker")?;
+        let now = env.plugin("config-maker")?;
         let swapped = now.pointer("/status/active") != before.pointer("/status/active");
-        Ok(if swapped { Poll::There(()) } else { Poll::NotYet(now.to_string()) })
+        Ok(if swapped { Poll::Done(()) } else { Poll::NotYet(now.to_string()) })
     };
-    until("the swap to be told", GIVE_UP, swapped).await?;
-    let log = story.host_log()?;
-    story.put("config-maker.wasm", &guests::config_maker("Hello")?)?;
+    until("the swap to be reported", GIVE_UP, swapped).await?;
+    let log = env.host_log()?;
+    env.put("config-maker.wasm", &guests::config_maker("Hello")?)?;
     let failing = log.lines().filter(|line| line.contains("watch waits")).count();
-    ensure!(0 < failing, "the host did not say that its watches fail");
-    let report = end(story, &greetings, &names).await?;
+    ensure!(0 < failing, "the host did not log that its watches fail");
+    let report = end(env, &greetings, &names).await?;
     let seen = format!(
         "{failing} warnings about watches; new code served within; writes to the dead primary's slots \
          went on after {:.1} s, by the cluster's own vote",
         outage.as_secs_f64()
     );
-    Ok(ScenarioResult::new("well again", took, 8.0, &report).fault(fault, seen))
+    Ok(ScenarioResult::new("healthy again", took, 8.0, &report).fault(fault, seen))
 }
 
-/// W3: the API server is away, and so much changes meanwhile that no watch can go on where it was.
+/// W3: the API server is away, and so much changes meanwhile that no watch can resume at its resource version.
 pub(crate) async fn watches_have_expired() -> Result<ScenarioResult> {
-    let (story, _, names) = begin(ApiAccess::Proxied).await?;
-    let maps: Api<ConfigMap> = Api::namespaced(story.client.clone(), NAMESPACE);
-    let road = story.road()?;
-    road.set(ApiLink::Cut);
+    let (env, _, names) = begin(ApiAccess::Proxied).await?;
+    let maps: Api<ConfigMap> = Api::namespaced(env.client.clone(), NAMESPACE);
+    let proxy = env.api_proxy()?;
+    proxy.set(ApiLink::Cut);
     let [deleted, edited] = [0, 1].map(|index| names.get(index).cloned().unwrap_or_default());
     maps.delete(&deleted, &DeleteParams::default()).await?;
     let by_hand = Patch::Merge(json!({"data": {"greeting": "by hand"}}));
@@ -145,129 +144,129 @@ pub(crate) async fn watches_have_expired() -> Result<ScenarioResult> {
     maps.delete(noise, &DeleteParams::default()).await?;
 
     let start = Instant::now();
-    road.set(ApiLink::Clear);
-    greeted(&story, "Hello, before", &names).await?;
+    proxy.set(ApiLink::Clear);
+    until_greeted(&env, "Hello, before", &names).await?;
     let took = start.elapsed();
-    let expired = road.expired();
-    ensure!(0 < expired, "no watch was told that its position is too old");
-    let report = story.end(QUIET).await?;
+    let expired = proxy.expired();
+    ensure!(0 < expired, "no watch got 410 Gone");
+    let report = env.end(QUIET).await?;
     let seen = format!(
-        "{expired} watches were told 410 and listed anew; what was deleted and edited meanwhile was found"
+        "{expired} watches got 410 and listed again; objects deleted and edited meanwhile were repaired"
     );
-    Ok(ScenarioResult::new("well again", took, 8.0, &report).fault("watches have expired", seen))
+    Ok(ScenarioResult::new("healthy again", took, 8.0, &report).fault("watches have expired", seen))
 }
 
-/// W4: every open watch goes silent; nobody closes a connection.
+/// W4: every open watch stops forwarding events, and no connection is closed.
 pub(crate) async fn watches_hang() -> Result<ScenarioResult> {
-    let (story, greetings, names) = begin(ApiAccess::Proxied).await?;
-    story.road()?.hang_watches();
+    let (env, greetings, names) = begin(ApiAccess::Proxied).await?;
+    env.api_proxy()?.hang_watches();
     let start = Instant::now();
     greetings.change(&names, &json!({"text": "unheard"})).await?;
-    greeted(&story, "Hello, unheard", &names).await?;
+    until_greeted(&env, "Hello, unheard", &names).await?;
     let took = start.elapsed();
-    ensure!(took.as_secs_f64() < HUNG_WATCH_S + 5.0, "a hung watch was noticed after {took:?}");
+    ensure!(took.as_secs_f64() < HUNG_WATCH_S + 5.0, "a hung watch was replaced after {took:?}");
     ensure!(Duration::from_secs(5) < took, "the watches did not hang: {took:?}");
-    let report = end(story, &greetings, &names).await?;
-    let seen = "nothing, until each watch had been silent for 35 s; then it went on where it was";
+    let report = end(env, &greetings, &names).await?;
+    let seen = "nothing, until each watch had been silent for 35 s; then it resumed";
     let outcome = ScenarioResult::new("noticed and done", took, HUNG_WATCH_S, &report);
     Ok(outcome.fault("watches hang, connections stay open", seen.to_owned()))
 }
 
-/// W5: the API server takes connections and answers nothing for 12 s.
+/// W5: the API server accepts connections and answers nothing for 12 s.
 pub(crate) async fn the_api_server_hangs() -> Result<ScenarioResult> {
-    let (story, greetings, names) = begin(ApiAccess::Proxied).await?;
+    let (env, greetings, names) = begin(ApiAccess::Proxied).await?;
     greetings.change(&names, &json!({"text": "first"})).await?;
-    story.road()?.set(ApiLink::Silent);
+    env.api_proxy()?.set(ApiLink::Silent);
     greetings.change(&names, &json!({"text": "silence"})).await?;
-    tokio::time::sleep(Duration::from_secs(12)).await;
+    elapse(Duration::from_secs(12)).await;
     let start = Instant::now();
-    story.road()?.set(ApiLink::Clear);
-    greeted(&story, "Hello, silence", &names).await?;
-    story.well().await?;
+    env.api_proxy()?.set(ApiLink::Clear);
+    until_greeted(&env, "Hello, silence", &names).await?;
+    env.until_healthy().await?;
     let took = start.elapsed();
-    let report = end(story, &greetings, &names).await?;
+    let report = end(env, &greetings, &names).await?;
     let seen = "requests ended at their deadline of 5 s and were tried again".to_owned();
-    let outcome = ScenarioResult::new("well again", took, 8.0, &report);
+    let outcome = ScenarioResult::new("healthy again", took, 8.0, &report);
     Ok(outcome.fault("the API server hangs for 12 s", seen))
 }
 
-/// W6: a primary hangs until the others have replaced it, and then goes on.
+/// W6: a primary hangs until the others have replaced it, and then continues.
 pub(crate) async fn a_primary_hangs() -> Result<ScenarioResult> {
-    let story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
-    let (tag, hung) = primary(&story, 0).await?;
-    story.writer()?.forget_outages();
-    let pid = hung.member.pid()?;
+    let env = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
+    let (tag, hung) = primary(&env, 0).await?;
+    env.writer()?.forget_outages();
+    let pid = hung.server.pid()?;
     signal(pid, "STOP")?;
     let replaced = || async {
-        let shard = |seat: &ClusterPod| seat.shard == hung.shard && seat.pod != hung.pod;
-        let others = story.redis.answering(&story.client).await?;
-        let serves = others.iter().any(|seat| shard(seat) && seat.serves(&tag));
-        Ok(if serves { Poll::There(()) } else { Poll::NotYet("nobody else serves".to_owned()) })
+        let shard = |member: &ClusterPod| member.shard == hung.shard && member.pod != hung.pod;
+        let others = env.redis.answering(&env.client).await?;
+        let serves = others.iter().any(|member| shard(member) && member.serves(&tag));
+        Ok(if serves { Poll::Done(()) } else { Poll::NotYet("no other member serves".to_owned()) })
     };
-    let (_, replaced) = until("another to serve", GIVE_UP, replaced).await?;
+    let (_, replaced) = until("another member to serve", GIVE_UP, replaced).await?;
     let start = Instant::now();
     signal(pid, "CONT")?;
-    let (seats, _) = story.well().await?;
+    let (members, _) = env.until_healthy().await?;
     let took = start.elapsed();
-    let now = find(&seats, &hung.pod)?;
-    ensure!(!now.member.is_primary(), "{} went on as the primary", now.pod);
-    let outage = story.writer()?.outage(&tag)?;
-    let report = story.end(QUIET).await?;
+    let now = find(&members, &hung.pod)?;
+    ensure!(!now.server.is_primary(), "{} continued as the primary", now.pod);
+    let outage = env.writer()?.outage(&tag)?;
+    let report = env.end(QUIET).await?;
     let seen = format!(
-        "replaced after {:.1} s by the cluster's vote, outage {:.1} s; it came back as a replica",
+        "replaced after {:.1} s, outage {:.1} s; it returned as a replica",
         replaced.as_secs_f64(),
         outage.as_secs_f64()
     );
-    Ok(ScenarioResult::new("well again", took, 10.0, &report)
+    Ok(ScenarioResult::new("healthy again", took, 10.0, &report)
         .fault("a primary hangs (SIGSTOP)", seen))
 }
 
-/// W7: a replica answers slowly for 10 s: it runs a fifth of the time.
+/// W7: a replica is slow for 10 s: it runs a fifth of the time.
 pub(crate) async fn a_replica_is_slow() -> Result<ScenarioResult> {
-    let story = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
-    let seats = story.redis.seats(&story.client).await?;
-    let replica = seats.iter().find(|seat| !seat.member.is_primary()).context("a replica")?;
-    let pid = replica.member.pid()?;
+    let env = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
+    let members = env.redis.members(&env.client).await?;
+    let replica = members.iter().find(|member| !member.server.is_primary()).context("a replica")?;
+    let pid = replica.server.pid()?;
     for _ in 0..20 {
         signal(pid, "STOP")?;
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        elapse(Duration::from_millis(400)).await;
         signal(pid, "CONT")?;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        elapse(Duration::from_millis(100)).await;
     }
     let start = Instant::now();
-    let (after, _) = story.well().await?;
+    let (after, _) = env.until_healthy().await?;
     let took = start.elapsed();
-    same_processes(&seats, &after)?;
-    let report = story.end(QUIET).await?;
+    same_processes(&members, &after)?;
+    let report = env.end(QUIET).await?;
     let seen = "no failover, no restart".to_owned();
     Ok(ScenarioResult::new("in sync", took, 5.0, &report).fault("a replica is slow for 10 s", seen))
 }
 
-/// W8: there is no room for compiled code; new code arrives.
+/// W8: the disk of the compile cache is full when new code arrives.
 pub(crate) async fn the_disk_is_full() -> Result<ScenarioResult> {
     let disk = SmallDisk::mount()?;
     let setup = HostOptions { cache: Some(disk.path.clone()), ..HostOptions::default() };
-    let (story, _, names) = begin(ApiAccess::Direct(setup)).await?;
+    let (env, _, names) = begin(ApiAccess::Direct(setup)).await?;
     disk.fill()?;
     let start = Instant::now();
-    story.put("config-maker.wasm", &guests::config_maker("Howdy")?)?;
-    greeted(&story, "Howdy, before", &names).await?;
+    env.put("config-maker.wasm", &guests::config_maker("Howdy")?)?;
+    until_greeted(&env, "Howdy, before", &names).await?;
     let took = start.elapsed();
-    let log = story.host_log()?;
+    let log = env.host_log()?;
     ensure!(
         log.contains("compiled code cannot be kept"),
-        "the host did not say that there is no room"
+        "the host did not log that the disk is full"
     );
-    let plugin = story.plugin("config-maker")?;
+    let plugin = env.plugin("config-maker")?;
     ensure!(plugin.pointer("/status/reason").is_none(), "the new code is refused: {plugin}");
     disk.empty()?;
     let start = Instant::now();
-    story.put("config-maker.wasm", &guests::renamed(&guests::config_maker("Hello")?, 1))?;
-    greeted(&story, "Hello, before", &names).await?;
+    env.put("config-maker.wasm", &guests::renamed(&guests::config_maker("Hello")?, 1))?;
+    until_greeted(&env, "Hello, before", &names).await?;
     let emptied = start.elapsed();
-    let report = story.end(QUIET).await?;
+    let report = env.end(QUIET).await?;
     let seen = format!(
-        "a warning that says where to make room; new code served from memory, and after room was made \
+        "a warning that names the folder; new code served from memory, and after space was freed \
          within {:.1} s",
         emptied.as_secs_f64()
     );
@@ -275,58 +274,58 @@ pub(crate) async fn the_disk_is_full() -> Result<ScenarioResult> {
     Ok(outcome.fault("the disk under the compile cache is full", seen))
 }
 
-/// W9: the host's wall clock jumps an hour ahead, then two hours back. After each jump new code comes and a
-/// primary dies.
+/// W9: the host's wall clock jumps an hour ahead, then two hours back. After each jump new code arrives and a
+/// primary is killed.
 pub(crate) async fn the_clock_jumps() -> Result<ScenarioResult> {
     let clock = FakedClock::new()?;
     let setup = HostOptions { clock: Some(clock.clone()), ..HostOptions::default() };
-    let (story, greetings, names) = begin(ApiAccess::Direct(setup)).await?;
+    let (env, greetings, names) = begin(ApiAccess::Direct(setup)).await?;
     let (mut seen, mut slowest) = (Vec::new(), Duration::ZERO);
     for (shard, (ahead_s, code)) in [(HOUR_S, "Howdy"), (-HOUR_S, "Salut")].into_iter().enumerate()
     {
         clock.jump(ahead_s)?;
-        lives_at(&story, ahead_s).await?;
-        story.put("config-maker.wasm", &guests::config_maker(code)?)?;
-        greeted(&story, &format!("{code}, before"), &names).await?;
-        let (outage, took, _) = kill_a_primary(&story, shard).await?;
+        until_clock_is(&env, ahead_s).await?;
+        env.put("config-maker.wasm", &guests::config_maker(code)?)?;
+        until_greeted(&env, &format!("{code}, before"), &names).await?;
+        let (outage, took, _) = kill_a_primary(&env, shard).await?;
         seen.push(format!("{ahead_s:+} s: outage {:.1} s", outage.as_secs_f64()));
         slowest = slowest.max(took);
     }
     clock.jump(0)?;
-    story.put("config-maker.wasm", &guests::config_maker("Hello")?)?;
-    let report = end(story, &greetings, &names).await?;
-    let outcome = ScenarioResult::new("well again", slowest, 10.0, &report);
+    env.put("config-maker.wasm", &guests::config_maker("Hello")?)?;
+    let report = end(env, &greetings, &names).await?;
+    let outcome = ScenarioResult::new("healthy again", slowest, 10.0, &report);
     Ok(outcome.fault("the host's clock jumps", seen.join("; ")))
 }
 
-/// Waits until the host's log tells times of a clock that is so far ahead; each look has it tell one.
-async fn lives_at(story: &TestEnvironment, ahead_s: i64) -> Result<()> {
+/// Waits until the host's log has times of a clock that is so far ahead; each poll makes the host log a line.
+async fn until_clock_is(env: &TestEnvironment, ahead_s: i64) -> Result<()> {
     let component = guests::config_maker("Hello")?;
     let mut variant = 0;
-    let look = || {
+    let poll = || {
         variant = u8::wrapping_add(variant, 1);
-        let put = story.put("config-maker.wasm", &guests::renamed(&component, variant));
+        let put = env.put("config-maker.wasm", &guests::renamed(&component, variant));
         async move {
             put?;
-            let log = story.host_log()?;
+            let log = env.host_log()?;
             let time = log.lines().rev().find_map(|line| line.split(' ').next()?.parse().ok());
             let time: Timestamp = time.context("a line of the log begins with a time")?;
             let off_s = time.duration_since(Timestamp::now()).as_secs() - ahead_s;
             let near = off_s.abs() < HOUR_S / 2;
-            Ok(if near { Poll::There(()) } else { Poll::NotYet(format!("{off_s} s off")) })
+            Ok(if near { Poll::Done(()) } else { Poll::NotYet(format!("{off_s} s off")) })
         }
     };
-    until(format!("the host's clock to be {ahead_s} s ahead"), GIVE_UP, look).await.map(drop)
+    until(format!("the host's clock to be {ahead_s} s ahead"), GIVE_UP, poll).await.map(drop)
 }
 
-/// A small disk of the test's own; unmounted when dropped.
+/// A small disk for one test; unmounted when dropped.
 struct SmallDisk {
     path: PathBuf,
     directory: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    /// Needs root, or the right to mount.
+    /// Mounts a tmpfs, which needs root.
     fn mount() -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("tholepin-disk-").tempdir()?;
         let path = directory.path().join("disk");
@@ -334,8 +333,11 @@ impl SmallDisk {
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", "size=64m,mode=0700", "tholepin-test"]).arg(&path);
         let done = mount.output()?;
-        let said = String::from_utf8_lossy(&done.stderr).into_owned();
-        ensure!(done.status.success(), "this story mounts a small disk, run it as root: {said}");
+        let stderr = String::from_utf8_lossy(&done.stderr).into_owned();
+        ensure!(
+            done.status.success(),
+            "this scenario mounts a small disk; run it as root: {stderr}"
+        );
         Ok(Self { path, directory })
     }
 

@@ -1,8 +1,8 @@
-//! A well-behaved plugin for tests: turns a `Greeting` into a ConfigMap that it owns, and tells in the
-//! status what it made.
+//! A well-behaved plugin for tests: creates a ConfigMap from a `Greeting`, owns it, and writes the result into
+//! the status.
 //!
-//! [`GREETING`] is what the tests of hot swap change: in the source, or by the environment variable
-//! `GREETING` at build time. With the greeting `Trap` every reconcile traps.
+//! The tests of hot swap change [`GREETING`] by the environment variable `GREETING` at build time. With the
+//! greeting `Trap` every reconcile traps.
 
 use serde_json::{Value, json};
 use tholepin_sdk::{
@@ -11,13 +11,13 @@ use tholepin_sdk::{
     WatchMapping, WatchedKind, manifest,
 };
 
-/// What precedes the text in the ConfigMap.
+/// The text before the `Greeting`'s own in the ConfigMap.
 pub const GREETING: &str = match option_env!("GREETING") {
     Some(greeting) => greeting,
     None => "Hello",
 };
 
-/// The kind that the plugin reconciles and brings.
+/// The kind that the plugin reconciles, and whose CRD it contains.
 const API_VERSION: &str = "tests.tholepin.dev/v1";
 const KIND: &str = match option_env!("PLUGIN_KIND") {
     Some(kind) => kind,
@@ -42,7 +42,7 @@ impl Reconciler for ConfigMaker {
             }],
             grants: Grants {
                 kubernetes: vec![
-                    // With force: whoever edits the ConfigMap by hand is overruled.
+                    // With force: manual edits of the ConfigMap are overwritten.
                     KubernetesGrant {
                         force: true,
                         ..grant("v1", "ConfigMap", &["get", "apply", "delete"])
@@ -94,7 +94,7 @@ impl Reconciler for ConfigMaker {
     }
 }
 
-/// Deletes the ConfigMap, and is finished when it is gone.
+/// Deletes the ConfigMap; the clean-up is finished when it does not exist any more.
 fn clean_up(host: &dyn Host, greeting: &ObjectRef) -> Result<ReconcileOutcome, ReconcileFailure> {
     let made = ObjectRef::new("v1", "ConfigMap", &greeting.namespace, &greeting.name);
     match host.get(&made, ReadMode::Cached, &[".metadata"]) {

@@ -1,8 +1,8 @@
-//! A plugin that misbehaves as the object's `spec.do` says: one guest for every way to break a limit.
+//! A plugin that misbehaves in the way that the object's `spec.do` names: one guest for all limits.
 //!
-//! `PROBE_DESCRIBE` at build time makes `describe` misbehave: `trap`, or `garbage` (a manifest without
-//! kinds). `PLUGIN_KIND` is the kind that it reconciles. With `PROBE_ASKS=redis` it asks for what it needs
-//! to observe and to set things.
+//! `PROBE_DESCRIBE` at build time makes `describe` misbehave: `trap`, or `garbage` (a manifest without kinds).
+//! `PLUGIN_KIND` is the kind that it reconciles. With `PROBE_ASKS=redis` its manifest asks for the grants to
+//! observe and configure Redis.
 
 #![expect(
     clippy::indexing_slicing,
@@ -54,7 +54,7 @@ impl Reconciler for Probe {
         if task(&new) == "trap-in-validate" {
             panic!("validate was told to trap");
         }
-        // A map with random keys asks for randomness, which is answered but not recorded here.
+        // A map with random keys calls for randomness, which is answered but not recorded in `validate`.
         let seen: HashMap<&str, &str> = HashMap::from([("do", task(&new))]);
         match seen.get("do") {
             // The SDK gives `validate` no host; a guest in another language could still call it.
@@ -125,7 +125,7 @@ impl Reconciler for Probe {
             }
             "clock" => wall_clock(),
             "file" => format!("{:?}", std::fs::read_to_string("/etc/hostname").is_ok()),
-            // Where the host validates first, `call` ends there.
+            // Where the host calls `validate` first, `call` ends there.
             "call" | "call-in-reconcile" => {
                 call(host, spec["function"].as_str().unwrap_or_default())
             }
@@ -161,7 +161,7 @@ fn manifest_for_redis() -> Manifest {
     }
 }
 
-/// Sets what the object says for as long as the pass goes on, which ends as the object says.
+/// Changes the settings that the object names for the rest of the reconcile, which ends as the object says.
 fn suspend(host: &dyn Host, spec: &Value) -> String {
     let args = json!({"pod": spec["pod"], "settings": spec["settings"], "temporary": true});
     let facts = spec["presume"].as_array().cloned().unwrap_or_default();
@@ -226,7 +226,7 @@ fn many_calls(host: &dyn Host, count: u64) -> String {
 fn hash_map() -> String {
     let map: HashMap<u32, u32> = (0..100).map(|number| (number, number * 2)).collect();
     let sum: u32 = map.values().sum();
-    // The order depends on the seed: two passes with the same recording must agree.
+    // The order depends on the seed: two reconciles with the same recording must agree.
     let first: Vec<String> = map.keys().take(8).map(u32::to_string).collect();
     format!("{sum} {}", first.join(","))
 }
@@ -237,7 +237,7 @@ fn wall_clock() -> String {
     format!("{} {}", since.unwrap_or_default().as_millis(), elapsed.as_secs())
 }
 
-/// Calls one import and tells how it was answered.
+/// Calls one import and returns its answer as text.
 fn call(host: &dyn Host, function: &str) -> String {
     let object = ObjectRef::new("v1", "ConfigMap", "default", "a");
     let intent = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "namespace": "default"}});

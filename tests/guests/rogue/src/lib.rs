@@ -1,8 +1,7 @@
-//! A plugin that takes the place of `redis-cluster` and makes the calls that the object's annotation
-//! [`CALLS`] lists, with every grant that there is: what the host must refuse all the same.
+//! A plugin that takes the place of `redis-cluster` and, with every grant, makes the calls that the object's
+//! annotation [`CALLS`] lists: calls that the host must refuse nevertheless.
 //!
-//! What became of the calls is logged as one line: `rogue`, the text of the annotation [`TURN`], and one
-//! answer per call.
+//! The results are logged as one line: `rogue`, the value of the annotation [`TURN`], and one answer per call.
 
 use serde_json::{Value, json};
 use tholepin_sdk::{
@@ -13,10 +12,10 @@ use tholepin_sdk::{
 
 /// The calls: a list of objects with one field each, `delete`, `patch`, `apply`, `observe` or `act`.
 pub const CALLS: &str = "tests.tholepin.dev/calls";
-/// Which calls these are; told with the answers.
+/// A name of the list of calls, logged with the answers.
 pub const TURN: &str = "tests.tholepin.dev/turn";
 
-/// Kinds on which it may do everything.
+/// The kinds on which the manifest asks for all verbs.
 const KINDS: &[(&str, &str)] = &[
     ("v1", "ConfigMap"),
     ("v1", "PersistentVolumeClaim"),
@@ -86,7 +85,7 @@ fn granted((api_version, name): &(&str, &str)) -> KubernetesGrant {
     }
 }
 
-/// Makes one call and tells how it was answered.
+/// Makes one call and returns its answer as text.
 fn make(host: &dyn Host, namespace: &str, call: &Value) -> String {
     let object = |target: &Value| {
         let text = |field: &str| target.get(field).and_then(Value::as_str).unwrap_or_default();

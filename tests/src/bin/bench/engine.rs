@@ -1,5 +1,5 @@
-//! The host's parts in this process: real watches and requests, the real gate, and a Redis port of one's
-//! choice. What the binary adds is the queue, which is not what is measured here.
+//! The host's parts in this process: real watches and requests, the real gate, and a Redis port that the caller
+//! chooses. The host also has the queue, which is not measured here.
 
 use std::{
     path::Path,
@@ -23,7 +23,7 @@ use tholepin_schema::{
 use tokio::{task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
 
-/// After this a watch that has not listed its kind is given up.
+/// How long a watch may take to list its kind.
 const FOLLOW_MAX: Duration = Duration::from_secs(60);
 /// As in the host.
 const CALLS_MAX: u32 = 2_000;
@@ -35,25 +35,25 @@ pub(crate) struct BenchEngine {
     pub(crate) kubernetes: Arc<KubernetesApi>,
     gate: Arc<Gate>,
     leases: Vec<Box<dyn WatchLease>>,
-    /// Aborted when dropped.
+    /// The tasks are aborted when this is dropped.
     _tasks: JoinSet<()>,
 }
 
-/// One pass that went well.
+/// One successful reconcile.
 pub(crate) struct MeasuredReconcile {
     pub(crate) request: ReconcileRequest,
     pub(crate) outcome: ReconcileOutcome,
-    /// From the call of the guest to its outcome.
+    /// The time from the call of the guest to its outcome.
     pub(crate) took: Duration,
     pub(crate) recording: Recording,
 }
 
 impl BenchEngine {
-    /// Connects; nothing is watched yet.
+    /// Connects to the API server; nothing is watched yet.
     pub(crate) async fn connect(kubeconfig: &Path, redis: Arc<dyn Redis>) -> Result<Self> {
         let options = KubernetesApiOptions {
             kubeconfig: Some(kubeconfig.to_owned()),
-            // Nobody else may guess it in production; here nothing is secret.
+            // In production it must be unguessable; here nothing is secret.
             fingerprint_key: SecretFingerprinter::new([7; 32]),
             reporting_instance: "bench".to_owned(),
             hub: WatchHubOptions::default(),
@@ -72,16 +72,16 @@ impl BenchEngine {
         Ok(Self { kubernetes, gate, leases: Vec::new(), _tasks: tasks })
     }
 
-    /// Watches a kind until this engine goes; returns when it is listed.
+    /// Watches a kind until this value is dropped; returns when the kind is listed.
     pub(crate) async fn follow(&mut self, kind: KindName) -> Result<()> {
         let lease = self.kubernetes.lease(WatchScope::all(kind.clone()));
         let listed = time::timeout(FOLLOW_MAX, lease.following()).await;
-        listed.with_context(|| format!("{kind} is not followed: {:?}", lease.state()))?;
+        listed.with_context(|| format!("{kind} is not listed: {:?}", lease.state()))?;
         self.leases.push(lease);
         Ok(())
     }
 
-    /// Watches all that a manifest names.
+    /// Watches all kinds that a manifest names.
     pub(crate) async fn follow_all(&mut self, manifest: &Manifest) -> Result<()> {
         let own = manifest.reconciles.iter().map(|kind| &kind.name);
         for kind in own.chain(manifest.watches.iter().map(|kind| &kind.name)) {
@@ -90,7 +90,7 @@ impl BenchEngine {
         Ok(())
     }
 
-    /// Lets a plugin reconcile an object of the store in a live pass.
+    /// Makes a plugin reconcile an object of the store with live writes.
     pub(crate) async fn reconcile(
         &self,
         plugin: &LoadedPlugin,
@@ -104,7 +104,7 @@ impl BenchEngine {
             namespace: object.namespace.clone(),
             name: object.name.clone(),
         });
-        let pass = self.gate.open(ReconcileScope {
+        let reconcile_context = self.gate.open(ReconcileScope {
             key: key.clone(),
             object: stored.clone(),
             grants: plugin.grants.clone(),
@@ -121,12 +121,17 @@ impl BenchEngine {
             causes: Vec::new(),
             memo: None,
         };
-        let (context, given) = (plugin.context(Some(key)), request.clone());
+        let (context, request_copy) = (plugin.context(Some(key)), request.clone());
         let start = Instant::now();
-        let outcome = plugin.reconcile(context, given, pass.clone()).await?;
+        let outcome = plugin.reconcile(context, request_copy, reconcile_context.clone()).await?;
         let took = start.elapsed();
         let outcome = outcome.map_err(|failure| anyhow!("{failure:?}"))?;
-        Ok(MeasuredReconcile { request, outcome, took, recording: pass.take_recording() })
+        Ok(MeasuredReconcile {
+            request,
+            outcome,
+            took,
+            recording: reconcile_context.take_recording(),
+        })
     }
 }
 
@@ -140,7 +145,7 @@ impl Clock for WallClock {
     }
 }
 
-/// No plugin that is measured asks for random bytes but to seed a map.
+/// A constant, because the measured plugins ask for random bytes only to seed a map.
 struct NoEntropy;
 
 impl Entropy for NoEntropy {

@@ -1,7 +1,7 @@
-//! From a change of an object to the reconcile that it causes, at 1,000 objects of a test kind.
+//! The time from a change of an object to the reconcile that it causes, with 1,000 objects of a test kind.
 //!
-//! The clock is the machine's, read by the client right before it sends the change, and by the host's log
-//! when the guest that was entered says which change it sees: both are microseconds of one clock.
+//! The start is read right before the client sends the change, the end is the time of the host's log line in
+//! which the guest names the change: both are microseconds of the machine's clock.
 
 use std::{
     collections::BTreeMap,
@@ -34,19 +34,19 @@ use crate::{
 
 const OBJECTS: u32 = 1_000;
 const CHANGES: u32 = 1_000;
-/// One change after the other at this pace, whether or not the one before was seen: so that a slow one
-/// does not hide that those behind it wait.
+/// The time between two changes, whether or not the previous one was seen: so that a slow reconcile does not
+/// hide the waiting time of those behind it.
 const PACE: Duration = Duration::from_millis(10);
-/// Spreads the changes over the objects; has no divisor in common with their number.
+/// Spreads the changes over the objects; coprime to their number.
 const STRIDE: u32 = 617;
 const GOAL_P99_MS: f64 = 10.0;
 const GOAL_BYTES: f64 = 256.0 * 1024.0 * 1024.0;
-/// After this what was not seen is given up.
+/// How long the host may take to log all changes.
 const SEEN_MAX: Duration = Duration::from_secs(60);
-/// What the guest says before the number that it sees.
-const TOLD: &str = "told number ";
+/// The guest logs this text before the number that it sees.
+const NUMBER_PREFIX: &str = "told number ";
 
-/// Measures it.
+/// Measures this part.
 pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let cluster = LocalClusterProcess::start_api_only()?;
     let client = cluster.client().await?;
@@ -55,15 +55,18 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let host = cluster.host()?;
     let probes = objects::api(&client, ["tests.tholepin.dev", "v1", "Probe"]);
     objects::create(&probes, "bench", (0..OBJECTS).map(probe)).await?;
-    // Each says its own number once at least, beyond those of the changes.
-    seen(&cluster, (0..OBJECTS).map(|number| CHANGES + number)).await?;
+    // Each object logs its initial number first; those are larger than the numbers of the changes.
+    until_logged(&cluster, (0..OBJECTS).map(|number| CHANGES + number)).await?;
 
     let sent = change(&probes).await?;
-    let told = seen(&cluster, 0..CHANGES).await?;
+    let logged = until_logged(&cluster, 0..CHANGES).await?;
     let mut waited = Vec::new();
     for (number, (at, _)) in &sent {
-        let entered = told.get(number).with_context(|| format!("change {number} was not seen"))?;
-        waited.push(Duration::try_from(entered.duration_since(*at)).context("a clock went back")?);
+        let entered =
+            logged.get(number).with_context(|| format!("change {number} was not logged"))?;
+        waited.push(
+            Duration::try_from(entered.duration_since(*at)).context("the clock went backwards")?,
+        );
     }
     let answered: Vec<Duration> = sent.values().map(|(_, took)| *took).collect();
     let answered = BenchRow::ms("change answered by the API server, 1,000 objects", &answered);
@@ -91,7 +94,7 @@ fn name(number: u32) -> String {
     format!("object-{number:04}")
 }
 
-/// Sends the changes; gives when each was sent, and how long the API server took to answer.
+/// Sends the changes; returns when each was sent, and how long the API server took to respond.
 async fn change(probes: &Api<DynamicObject>) -> Result<BTreeMap<u32, (Timestamp, Duration)>> {
     let mut ticks = interval(PACE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -115,31 +118,31 @@ async fn change(probes: &Api<DynamicObject>) -> Result<BTreeMap<u32, (Timestamp,
     Ok(sent)
 }
 
-/// Waits until the host has logged all these numbers; gives when each was first.
-async fn seen(
+/// Waits until the host has logged all these numbers; returns the time of each number's first line.
+async fn until_logged(
     cluster: &LocalClusterProcess,
     numbers: impl Iterator<Item = u32> + Clone,
 ) -> Result<BTreeMap<u32, Timestamp>> {
-    let look = || async {
-        let told = delivered(&fs::read_to_string(cluster.host_log())?)?;
-        let missing = numbers.clone().filter(|number| !told.contains_key(number)).count();
+    let poll = || async {
+        let logged = logged_numbers(&fs::read_to_string(cluster.host_log())?)?;
+        let missing = numbers.clone().filter(|number| !logged.contains_key(number)).count();
         let wait = || Poll::NotYet(format!("{missing} are missing"));
-        Ok(if missing == 0 { Poll::There(told) } else { wait() })
+        Ok(if missing == 0 { Poll::Done(logged) } else { wait() })
     };
-    Ok(until("each change to be seen", SEEN_MAX, look).await?.0)
+    Ok(until("each change to be logged", SEEN_MAX, poll).await?.0)
 }
 
-/// When each number was told first, by a log.
-fn delivered(log: &str) -> Result<BTreeMap<u32, Timestamp>> {
-    let mut told = BTreeMap::new();
+/// Returns the time of the first line with each number in a log.
+fn logged_numbers(log: &str) -> Result<BTreeMap<u32, Timestamp>> {
+    let mut logged = BTreeMap::new();
     for line in log.lines() {
-        let Some((_, number)) = line.split_once(TOLD) else { continue };
-        // The last line may be half written: its number is told by whoever looks next.
+        let Some((_, number)) = line.split_once(NUMBER_PREFIX) else { continue };
+        // The last line may be incomplete; the next poll reads it whole.
         let Some((number, _)) = number.split_once('.') else { continue };
-        let time = line.split_whitespace().next().context("a line begins with its time")?;
-        told.entry(number.parse()?).or_insert(time.parse().context("a time")?);
+        let time = line.split_whitespace().next().context("the line does not begin with a time")?;
+        logged.entry(number.parse()?).or_insert(time.parse().context("a time")?);
     }
-    Ok(told)
+    Ok(logged)
 }
 
 #[cfg(test)]
@@ -147,13 +150,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_time_counts_and_half_a_line_does_not() {
+    fn the_first_line_counts_and_an_incomplete_line_does_not() {
         let log = "2026-11-21T14:00:00.000100Z  INFO reconcile: plugin: told number 7.\n\
                    2026-11-21T14:00:01Z  INFO other\n\
                    2026-11-21T14:00:02.5Z  INFO reconcile: plugin: told number 7.\n\
                    2026-11-21T14:00:03Z  INFO reconcile: plugin: told number 1";
-        let told = delivered(log).unwrap();
-        assert_eq!(told.len(), 1);
-        assert_eq!(told[&7].to_string(), "2026-11-21T14:00:00.0001Z");
+        let logged = logged_numbers(log).unwrap();
+        assert_eq!(logged.len(), 1);
+        assert_eq!(logged[&7].to_string(), "2026-11-21T14:00:00.0001Z");
     }
 }

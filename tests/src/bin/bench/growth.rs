@@ -1,9 +1,8 @@
-//! How the cost of a pass grows: with the size of the cluster that it is about, and with the number of
-//! clusters that it is not about.
+//! How the cost of a reconcile grows: with the size of its cluster, and with the number of other clusters.
 //!
-//! A pass goes through all of the host but the queue and the network: the plugin in Wasm, the gate with its
-//! ledger, the store with every object, and applies that find nothing to change. Only what the servers say
-//! is made up, and the Pods have no processes.
+//! A reconcile here uses all of the host but the queue and the network: the plugin in Wasm, the gate with its
+//! ledger, the store with every object, and applies that change nothing. The replies of the Redis servers are
+//! generated, and the Pods have no processes.
 
 use std::{fs, sync::Arc, time::Duration};
 
@@ -30,25 +29,25 @@ use crate::{
     table::{BenchRow, RowUnit},
 };
 
-/// Shards and replicas of each: 3, 10, 30 and 100 nodes.
+/// Shards and replicas per shard: 3, 10, 30 and 100 nodes.
 const SIZES: [(u16, u16); 4] = [(3, 0), (5, 1), (15, 1), (50, 1)];
-/// How many clusters of [`USUAL`] there are at a time.
+/// The numbers of clusters of the size [`USUAL`].
 const COUNTS: [usize; 3] = [1, 10, 100];
 const USUAL: (u16, u16) = (3, 1);
-/// Which Pods belong to a cluster.
+/// The label of a cluster's Pods.
 const CLUSTER_LABEL: &str = "redis.tholepin.dev/cluster";
-/// All cases take turns, so that all have the same machine.
-const TURNS: usize = 8;
-/// Passes that are measured of each in a turn.
-const PASSES: usize = 5;
+/// The cases are measured in turns, so that the machine's load affects all alike.
+const ROUNDS: usize = 8;
+/// The number of measured reconciles of each case in a turn.
+const RECONCILES: usize = 5;
 /// Ten times the nodes may cost ten times as much.
 const GOAL_TIMES: f64 = 10.0;
-/// A hundred times the clusters may cost a pass nothing: a tenth is left to chance.
+/// A hundred times the clusters may cost nothing more; a tenth is allowed for noise.
 const GOAL_CONSTANT: f64 = 1.1;
-/// After this a cluster that does not settle is given up.
+/// How long a cluster may take to settle before the measurement is given up.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 
-/// Measures both.
+/// Measures this part.
 pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let mut rows = by_size().await?;
     rows.extend(by_count().await?);
@@ -56,63 +55,64 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
 }
 
 async fn by_size() -> Result<Vec<BenchRow>> {
-    let site = GrowthEnvironment::open().await?;
+    let env = GrowthEnvironment::open().await?;
     let mut cases = Vec::new();
     for (shards, replicas) in SIZES {
         let name = format!("c-{shards}-{replicas}");
-        site.make(&name, (shards, replicas)).await?;
-        let row = format!("pass, {} nodes", shards * (1 + replicas));
-        cases.push(GrowthCase { site: &site, name, row });
+        env.create(&name, (shards, replicas)).await?;
+        let row = format!("reconcile, {} nodes", shards * (1 + replicas));
+        cases.push(GrowthCase { env: &env, name, row });
     }
-    in_turns(&cases, (3, 1), ("pass, 100 nodes ÷ 10 nodes", GOAL_TIMES)).await
+    measure_in_rounds(&cases, (3, 1), ("reconcile, 100 nodes ÷ 10 nodes", GOAL_TIMES)).await
 }
 
 async fn by_count() -> Result<Vec<BenchRow>> {
-    let mut sites = Vec::new();
+    let mut environments = Vec::new();
     for count in COUNTS {
-        let site = GrowthEnvironment::open().await?;
+        let env = GrowthEnvironment::open().await?;
         for number in 0..count {
-            site.make(&format!("n-{number:03}"), USUAL).await?;
+            env.create(&format!("n-{number:03}"), USUAL).await?;
         }
-        sites.push((site, format!("pass, 6 nodes, {count} clusters")));
+        environments.push((env, format!("reconcile, 6 nodes, {count} clusters")));
     }
     let first = "n-000";
     let case =
-        |(site, row): (_, &String)| GrowthCase { site, name: first.to_owned(), row: row.clone() };
-    let cases: Vec<GrowthCase<'_>> = sites.iter().map(|(site, row)| case((site, row))).collect();
-    in_turns(&cases, (2, 0), ("pass, 100 clusters ÷ 1 cluster", GOAL_CONSTANT)).await
+        |(env, row): (_, &String)| GrowthCase { env, name: first.to_owned(), row: row.clone() };
+    let cases: Vec<GrowthCase<'_>> =
+        environments.iter().map(|(env, row)| case((env, row))).collect();
+    measure_in_rounds(&cases, (2, 0), ("reconcile, 100 clusters ÷ 1 cluster", GOAL_CONSTANT)).await
 }
 
-/// One cluster whose passes are measured.
+/// A cluster whose reconciles are measured.
 struct GrowthCase<'a> {
-    site: &'a GrowthEnvironment,
+    env: &'a GrowthEnvironment,
     name: String,
     row: String,
 }
 
-/// A row for each case, and last the ratio of two of them in each turn, with its goal.
-async fn in_turns(
+/// Measures the cases in turns. Returns a row per case, and last the ratio of two of them per turn, with its goal.
+async fn measure_in_rounds(
     cases: &[GrowthCase<'_>],
     (one, other): (usize, usize),
     (ratio, goal): (&str, f64),
 ) -> Result<Vec<BenchRow>> {
-    let (mut taken, mut medians) = (vec![Vec::new(); cases.len()], Vec::new());
-    for _ in 0..TURNS {
-        let mut turn = Vec::new();
-        for (case, taken) in cases.iter().zip(&mut taken) {
-            let passes = case.site.passes(&case.name).await?;
-            turn.push(BenchRow::ms("", &passes).median());
-            taken.extend(passes);
+    let (mut times, mut medians) = (vec![Vec::new(); cases.len()], Vec::new());
+    for _ in 0..ROUNDS {
+        let mut round = Vec::new();
+        for (case, times) in cases.iter().zip(&mut times) {
+            let reconciles = case.env.reconciles(&case.name).await?;
+            round.push(BenchRow::ms("", &reconciles).median());
+            times.extend(reconciles);
         }
-        medians.push(turn);
+        medians.push(round);
     }
-    let of = |turn: &Vec<f64>, index: usize| turn.get(index).copied().unwrap_or(f64::NAN);
-    let ratios = medians.iter().map(|turn| of(turn, one) / of(turn, other)).collect();
-    let rows = cases.iter().zip(&taken).map(|(case, taken)| BenchRow::ms(case.row.clone(), taken));
+    let of = |round: &Vec<f64>, index: usize| round.get(index).copied().unwrap_or(f64::NAN);
+    let ratios = medians.iter().map(|round| of(round, one) / of(round, other)).collect();
+    let rows = cases.iter().zip(&times).map(|(case, times)| BenchRow::ms(case.row.clone(), times));
     Ok(rows.chain([BenchRow::new(ratio, RowUnit::Ratio, ratios).goal(goal)]).collect())
 }
 
-/// An API server of its own, the host's parts, and the plugin.
+/// An API server, the host's parts, and the plugin.
 struct GrowthEnvironment {
     engine: BenchEngine,
     plugin: BenchPlugin,
@@ -134,8 +134,8 @@ impl GrowthEnvironment {
         Ok(Self { engine, plugin, client, cluster })
     }
 
-    /// Makes a cluster with its Pods, and reconciles it until nothing is left to do.
-    async fn make(&self, name: &str, (shards, replicas): (u16, u16)) -> Result<()> {
+    /// Creates a cluster with its Pods, and reconciles it until nothing is left to do.
+    async fn create(&self, name: &str, (shards, replicas): (u16, u16)) -> Result<()> {
         let object = json!({
             "apiVersion": "redis.tholepin.dev/v1alpha1",
             "kind": "RedisCluster",
@@ -150,22 +150,22 @@ impl GrowthEnvironment {
         objects::create(&objects::api(&self.client, kind), "bench", [object]).await?;
         let object = snapshot::object(name);
         self.in_store(&object, 1).await?;
-        // Makes all but the Pods.
+        // This reconcile creates everything but the Pods.
         self.engine.reconcile(&self.plugin.loaded, &object).await?;
-        self.make_pods(name).await?;
+        self.create_pods(name).await?;
         let pods = usize::from(shards * (1 + replicas));
         self.in_store(&pods_like(name), pods).await?;
-        let look = || async {
+        let poll = || async {
             let summary =
                 self.engine.reconcile(&self.plugin.loaded, &object).await?.outcome.summary;
             let is_ready = summary.starts_with(&format!("ready: {shards}/{shards} shards"));
-            Ok(if is_ready { Poll::There(()) } else { Poll::NotYet(summary) })
+            Ok(if is_ready { Poll::Done(()) } else { Poll::NotYet(summary) })
         };
-        until(format!("{name} to be ready"), SETTLE_MAX, look).await.map(drop)
+        until(format!("{name} to be ready"), SETTLE_MAX, poll).await.map(drop)
     }
 
-    /// Makes the Pods that its StatefulSets ask for, running.
-    async fn make_pods(&self, cluster: &str) -> Result<()> {
+    /// Creates the Pods of the cluster's StatefulSets, running.
+    async fn create_pods(&self, cluster: &str) -> Result<()> {
         let sets = objects::api(&self.client, ["apps", "v1", "StatefulSet"]);
         let selector = format!("{CLUSTER_LABEL}={cluster}");
         let sets = sets.list(&ListParams::default().labels(&selector)).await?;
@@ -174,12 +174,12 @@ impl GrowthEnvironment {
         let made = made.collect::<Result<Vec<_>>>()?.concat();
         objects::create(&pods, "bench", made.clone()).await?;
         let numbered = made.iter().enumerate();
-        objects::at_once(numbered.map(|(number, pod)| run(&pods, pod, number))).await
+        objects::run_all(numbered.map(|(number, pod)| run(&pods, pod, number))).await
     }
 
-    /// Waits until the store holds this many objects of a kind whose names begin so, each complete.
+    /// Waits until the store has this many complete objects of a kind whose names begin with this one's.
     async fn in_store(&self, like: &ObjectRef, count: usize) -> Result<()> {
-        let look = || async {
+        let poll = || async {
             let view = self.engine.kubernetes.view();
             let all = view.references(&like.kind, &like.namespace);
             let ours = all.iter().filter(|object| object.name.starts_with(&like.name));
@@ -188,40 +188,43 @@ impl GrowthEnvironment {
                 let object = view.get(object);
                 !is_pod || object.is_some_and(|pod| pod.pointer("/status/podIP").is_some())
             };
-            let there = ours.filter(is_whole).count();
-            let wait = || Poll::NotYet(format!("{there} of {count}"));
-            Ok(if there == count { Poll::There(()) } else { wait() })
+            let complete = ours.filter(is_whole).count();
+            let wait = || Poll::NotYet(format!("{complete} of {count}"));
+            Ok(if complete == count { Poll::Done(()) } else { wait() })
         };
-        until(format!("{} in the store", like.name), SETTLE_MAX, look).await.map(drop)
+        until(format!("{} in the store", like.name), SETTLE_MAX, poll).await.map(drop)
     }
 
-    /// Times of passes that have nothing to do, which is checked.
-    async fn passes(&self, name: &str) -> Result<Vec<Duration>> {
+    /// Returns the times of reconciles that have nothing to do; fails if one writes.
+    async fn reconciles(&self, name: &str) -> Result<Vec<Duration>> {
         let object = snapshot::object(name);
-        let mut taken = Vec::new();
+        let mut times = Vec::new();
         let mut written = 0;
-        // The first warms up, and may write what a watch brought last.
-        for number in 0..=PASSES {
-            let passed = self.engine.reconcile(&self.plugin.loaded, &object).await?;
-            let summary = passed.outcome.summary;
+        // The first reconcile warms up, and may write what the last watch event requires.
+        for number in 0..=RECONCILES {
+            let measured = self.engine.reconcile(&self.plugin.loaded, &object).await?;
+            let summary = measured.outcome.summary;
             ensure!(summary.starts_with("ready:"), "{name}: {summary}");
             if number == 0 {
                 written = self.written()?;
             } else {
-                taken.push(passed.took);
+                times.push(measured.took);
             }
         }
-        ensure!(self.written()? == written, "{name}: a pass with nothing to do wrote something");
-        Ok(taken)
+        ensure!(
+            self.written()? == written,
+            "{name}: a reconcile with nothing to do wrote something"
+        );
+        Ok(times)
     }
 
-    /// How long the API server's list of writes is.
+    /// Returns the size of the API server's audit log.
     fn written(&self) -> Result<u64> {
         Ok(fs::metadata(self.cluster.audit_log())?.len())
     }
 }
 
-/// The Pods that a StatefulSet asks for.
+/// Returns the Pods of a StatefulSet.
 fn pods_of(set: &Value) -> Result<Vec<Value>> {
     let part = |path: &str| set.pointer(path).cloned().with_context(|| format!("no {path}"));
     let (name, labels) = (part("/metadata/name")?, part("/spec/template/metadata/labels")?);
@@ -251,7 +254,7 @@ fn pods_of(set: &Value) -> Result<Vec<Value>> {
     Ok((0..count).map(pod).collect())
 }
 
-/// Says that a Pod runs, as its node would.
+/// Writes the status of a running Pod, as its node would.
 async fn run(pods: &Api<DynamicObject>, pod: &Value, number: usize) -> Result<()> {
     let since = "2026-11-20T08:15:09Z";
     let address = format!("10.0.{}.{}", number >> 8 & 255, number & 255);
@@ -275,13 +278,14 @@ async fn run(pods: &Api<DynamicObject>, pod: &Value, number: usize) -> Result<()
             "lastState": {},
         }],
     });
-    let name = pod.pointer("/metadata/name").and_then(Value::as_str).context("a Pod has a name")?;
+    let name =
+        pod.pointer("/metadata/name").and_then(Value::as_str).context("the Pod has no name")?;
     let patch = Patch::Merge(json!({ "status": status }));
     pods.patch_status(name, &PatchParams::default(), &patch).await?;
     Ok(())
 }
 
-/// The Pods of a cluster: their names begin so.
+/// Returns a reference whose name is the beginning of the names of a cluster's Pods.
 fn pods_like(cluster: &str) -> ObjectRef {
     ObjectRef {
         kind: KindName { api_version: "v1".to_owned(), kind: "Pod".to_owned() },

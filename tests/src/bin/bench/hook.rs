@@ -1,7 +1,7 @@
-//! What a reconcile costs the processor, beside two other ways to have policy in plugins: a shell hook,
-//! started for each event, and an HTTP hook, asked over a new connection.
+//! The processor time of a reconcile, beside two other ways to run policy as plugins: a shell hook that is
+//! started for each event, and an HTTP hook that is called over a new connection.
 //!
-//! All three make the same ConfigMap and status of the same object; that they do is checked.
+//! All three create the same ConfigMap and status for the same object, which is checked.
 
 use std::{
     fs,
@@ -27,19 +27,19 @@ use crate::{
     world::FakeKubernetes,
 };
 
-/// How often all three are measured in turn.
+/// How many times all three are measured in turn.
 const TURNS: usize = 5;
-/// Calls of a turn: each is so many that a hundredth of a second is little.
+/// The calls of a turn: so many that the resolution of a hundredth of a second does not matter.
 const WASM_CALLS: u32 = 4_000;
 const SHELL_CALLS: u32 = 40;
 const HTTP_CALLS: u32 = 600;
-/// The goals: so many times less than a shell hook, and than an HTTP hook.
+/// The goals: how many times less processor time than a shell hook and than an HTTP hook.
 const TIMES_LESS_THAN_SHELL: f64 = 150.0;
 const TIMES_LESS_THAN_HTTP: f64 = 6.0;
-/// After this an HTTP hook that does not answer is given up.
+/// How long an HTTP hook may take to answer.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 
-/// Reads the object from a file, as shell-operator hands it over, and prints what it wants.
+/// Reads the object from a file, as shell-operator passes it, and prints the objects to apply.
 const SHELL_HOOK: &str = r#"#!/usr/bin/env bash
 set -euo pipefail
 jq --compact-output '
@@ -56,7 +56,7 @@ jq --compact-output '
     ]' "$1"
 "#;
 
-/// Is sent the object, as metacontroller does it, and answers what it wants. Prints its port.
+/// Gets the object in a request, as metacontroller sends it, and returns the objects to apply. Prints its port.
 const HTTP_HOOK: &str = r#"
 import http.server, json
 
@@ -88,7 +88,7 @@ print(server.server_port, flush=True)
 server.serve_forever()
 "#;
 
-/// Measures it.
+/// Measures this part.
 pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let home = tempfile::Builder::new().prefix("tholepin-bench-").tempdir()?;
     let plugin = BenchPlugin::load("config-maker", &guests::config_maker("Hello")?).await?;
@@ -100,11 +100,11 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let (mut wasm, mut shell, mut over_http) = (Vec::new(), Vec::new(), Vec::new());
     // The first turn warms up.
     for turn in 0..=TURNS {
-        let (wanted, in_wasm) = of_wasm(&plugin, &object).await?;
-        let (by_shell, in_shell) = of_shell(&script, &object)?;
+        let (expected, in_wasm) = run_wasm(&plugin, &object).await?;
+        let (by_shell, in_shell) = run_shell(&script, &object)?;
         let (by_http, in_http) = http.turn(&object)?;
-        ensure!(by_shell == wanted, "the shell hook wants {by_shell}, the plugin {wanted}");
-        ensure!(by_http == wanted, "the HTTP hook wants {by_http}, the plugin {wanted}");
+        ensure!(by_shell == expected, "the shell hook returned {by_shell}, the plugin {expected}");
+        ensure!(by_http == expected, "the HTTP hook returned {by_http}, the plugin {expected}");
         if turn != 0 {
             wasm.push(in_wasm);
             shell.push(in_shell);
@@ -124,7 +124,7 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     ])
 }
 
-/// As the store holds it: with what kubectl and the host leave on an object.
+/// Returns an object as the store has it, with the fields that kubectl and the host add.
 fn greeting() -> Value {
     json!({
         "apiVersion": "tests.tholepin.dev/v1",
@@ -145,9 +145,9 @@ fn greeting() -> Value {
     })
 }
 
-/// A turn of the plugin: what it wants, and the processor time of a call.
-async fn of_wasm(plugin: &BenchPlugin, object: &Value) -> Result<(Value, Duration)> {
-    let before = proc::cpu_of_us()?;
+/// Runs a turn of the plugin: the objects that it applies, and the processor time of a call.
+async fn run_wasm(plugin: &BenchPlugin, object: &Value) -> Result<(Value, Duration)> {
+    let before = proc::cpu_of_this()?;
     let mut world = Arc::new(FakeKubernetes::default());
     for _ in 0..WASM_CALLS {
         world = Arc::new(FakeKubernetes::default());
@@ -161,27 +161,27 @@ async fn of_wasm(plugin: &BenchPlugin, object: &Value) -> Result<(Value, Duratio
         let outcome = plugin.loaded.reconcile(context, request, world.clone()).await?;
         outcome.map_err(|failure| anyhow!("{failure:?}"))?;
     }
-    let used = proc::cpu_of_us()?.saturating_sub(before);
+    let used = proc::cpu_of_this()?.saturating_sub(before);
     Ok((Value::Array(world.written()), used / WASM_CALLS))
 }
 
-/// A turn of the shell hook: its own processor time and that of whoever starts it.
-fn of_shell(script: &Path, object: &Value) -> Result<(Value, Duration)> {
+/// Runs a turn of the shell hook: its processor time includes that of the process that starts it.
+fn run_shell(script: &Path, object: &Value) -> Result<(Value, Duration)> {
     let file = script.with_file_name("object.json");
-    let before = proc::cpu_of_us()?;
-    let mut wanted = Value::Null;
+    let before = proc::cpu_of_this()?;
+    let mut expected = Value::Null;
     for _ in 0..SHELL_CALLS {
         fs::write(&file, object.to_string())?;
         let output = Command::new("bash").arg(script).arg(&file).output();
         let output = output.context("cannot start bash")?;
         let stderr = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "the shell hook failed, is jq there? {stderr}");
-        wanted = serde_json::from_slice(&output.stdout)?;
+        ensure!(output.status.success(), "the shell hook failed (is jq installed?): {stderr}");
+        expected = serde_json::from_slice(&output.stdout)?;
     }
-    Ok((wanted, (proc::cpu_of_us()?.saturating_sub(before)) / SHELL_CALLS))
+    Ok((expected, (proc::cpu_of_this()?.saturating_sub(before)) / SHELL_CALLS))
 }
 
-/// The HTTP hook's process.
+/// The process of the HTTP hook.
 struct HttpHook {
     child: Child,
     port: u16,
@@ -197,19 +197,19 @@ impl HttpHook {
         let stdout = hook.child.stdout.take().context("stdout is piped")?;
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        hook.port = line.trim().parse().context("the HTTP hook does not say its port")?;
+        hook.port = line.trim().parse().context("the HTTP hook did not print its port")?;
         Ok(hook)
     }
 
-    /// A turn: the processor time of the hook and of whoever asks it.
+    /// Runs a turn of the HTTP hook: its processor time includes that of the caller.
     fn turn(&self, object: &Value) -> Result<(Value, Duration)> {
-        let used = || anyhow::Ok(proc::cpu_of_us()? + proc::cpu(self.child.id())?);
+        let used = || anyhow::Ok(proc::cpu_of_this()? + proc::cpu(self.child.id())?);
         let before = used()?;
-        let mut wanted = Value::Null;
+        let mut expected = Value::Null;
         for _ in 0..HTTP_CALLS {
-            wanted = self.ask(object)?;
+            expected = self.ask(object)?;
         }
-        Ok((wanted, (used()?.saturating_sub(before)) / HTTP_CALLS))
+        Ok((expected, (used()?.saturating_sub(before)) / HTTP_CALLS))
     }
 
     fn ask(&self, object: &Value) -> Result<Value> {
@@ -223,14 +223,14 @@ impl HttpHook {
         connection.write_all(request.as_bytes())?;
         let mut answer = String::new();
         connection.read_to_string(&mut answer)?;
-        let (_, body) = answer.split_once("\r\n\r\n").context("an answer has a body")?;
+        let (_, body) = answer.split_once("\r\n\r\n").context("the answer has no body")?;
         Ok(serde_json::from_str(body)?)
     }
 }
 
 impl Drop for HttpHook {
     fn drop(&mut self) {
-        // It serves until it is killed; there is nobody to tell if it ended before.
+        // It serves until it is killed; an error means that it has already ended.
         self.child.kill().ok();
         self.child.wait().ok();
     }

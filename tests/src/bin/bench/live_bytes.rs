@@ -1,4 +1,4 @@
-//! Counts the bytes that this process holds on its heap, for as long as somebody wants to know.
+//! Counts the bytes on this process' heap while a measurement asks for it.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -8,12 +8,12 @@ use std::{
 #[global_allocator]
 static HEAP: CountingAllocator = CountingAllocator;
 
-/// Counting costs time, which other measurements should not pay.
+/// Counting costs time, which must not be added to other measurements.
 static IS_COUNTING: AtomicBool = AtomicBool::new(false);
 static BYTES: AtomicIsize = AtomicIsize::new(0);
 
-/// Gives what was done and by how many bytes the heap grew meanwhile, as asked for: what the allocator
-/// adds to each block is not in it.
+/// Returns the result of `work` and by how many requested bytes the heap grew meanwhile, without what the
+/// allocator adds to each block.
 pub(crate) async fn grown<T>(work: impl Future<Output = T>) -> (T, isize) {
     BYTES.store(0, Relaxed);
     IS_COUNTING.store(true, Relaxed);
@@ -40,7 +40,7 @@ impl CountingAllocator {
 unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         self.count(layout.size().cast_signed());
-        // SAFETY: the caller keeps what the trait asks for.
+        // SAFETY: the caller fulfils the trait's contract.
         unsafe { System.alloc(layout) }
     }
 

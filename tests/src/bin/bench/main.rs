@@ -1,12 +1,11 @@
-//! The benchmark behind `make bench`: what the product costs and how fast it is, beside the goals.
-//! Prints a table for people and writes the same as JSON beside it. `README.md` here says what each row
-//! means, and what is in and what is out of it.
+//! The benchmark behind `make bench`: speed and cost of the product, beside the goals. Prints a table and writes
+//! the same as JSON. `README.md` here says what each row means, and what it includes and excludes.
 //!
-//! It measures and judges nothing: a goal that is missed is printed as a ratio above 1, not as a failure.
+//! It measures and does not judge: a missed goal is printed as a ratio above 1 and is no failure.
 //! It ends only processes that it started itself.
 //!
-//! `bench [JSON] [PART…]`: all parts if none is named; the file defaults to `bench.json` beside the
-//! `tholepin` binary.
+//! `bench [JSON] [PART…]`: all parts if none is named; the file defaults to `bench.json` beside the `tholepin`
+//! binary.
 
 mod engine;
 mod events;
@@ -40,10 +39,10 @@ use tests::process;
 
 use crate::{
     part::BenchPart,
-    table::{BenchRow, say},
+    table::{BenchRow, print_line},
 };
 
-/// How long the whole may take; every part is bounded by itself, this is for what hangs.
+/// How long all parts may take together. Each part has bounds of its own; this one is for a part that hangs.
 const GIVE_UP: Duration = Duration::from_mins(15);
 
 fn main() -> Result<()> {
@@ -52,41 +51,41 @@ fn main() -> Result<()> {
     let start = Instant::now();
     let (file, parts) = arguments()?;
     let mut rows = Vec::new();
-    let mut told = Vec::new();
+    let mut parts_done = Vec::new();
     let mut failed = Vec::new();
     for part in parts {
-        say(&format!("{}: {}", part.name(), part.about()));
-        let begun = Instant::now();
+        print_line(&format!("{}: {}", part.name(), part.about()));
+        let part_start = Instant::now();
         let left = GIVE_UP.saturating_sub(start.elapsed());
         let measured = runtime.block_on(async { tokio::time::timeout(left, part.measure()).await });
-        let measured = measured.unwrap_or_else(|_| anyhow::bail!("not at its end after {left:?}"));
-        let seconds = begun.elapsed().as_secs_f64();
-        say(&format!("  took {seconds:.0} s"));
-        // The others are worth having all the same.
+        let measured = measured.unwrap_or_else(|_| anyhow::bail!("not finished after {left:?}"));
+        let seconds = part_start.elapsed().as_secs_f64();
+        print_line(&format!("  took {seconds:.0} s"));
+        // After a failure the other parts are still measured.
         let error = match measured {
             Ok(measured) => {
                 rows.extend(measured);
                 None
             }
             Err(error) => {
-                say(&format!("  failed: {error:#}"));
+                print_line(&format!("  failed: {error:#}"));
                 failed.push(part.name());
                 Some(format!("{error:#}"))
             }
         };
-        told.push(json!({"name": part.name(), "seconds": seconds, "error": error}));
+        parts_done.push(json!({"name": part.name(), "seconds": seconds, "error": error}));
     }
     let profile = process::tholepin()?;
     let profile = profile.parent().and_then(|folder| folder.file_name()).context("a profile")?;
     let report = json!({
         "profile": profile.to_string_lossy(),
         "seconds": start.elapsed().as_secs_f64(),
-        "parts": told,
+        "parts": parts_done,
         "rows": rows.iter().map(BenchRow::json).collect::<Vec<Value>>(),
     });
     fs::write(&file, format!("{report:#}\n")).with_context(|| file.display().to_string())?;
     table::print(&rows);
-    say(&format!(
+    print_line(&format!(
         "profile {}, {} s in all; the same as JSON in {}",
         profile.display(),
         start.elapsed().as_secs(),
@@ -96,18 +95,20 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The file for the JSON, and which parts are asked for.
+/// Returns the file for the JSON, and the requested parts.
 fn arguments() -> Result<(PathBuf, Vec<BenchPart>)> {
-    let mut words = env::args().skip(1).filter(|word| !word.starts_with('-')).peekable();
-    let file = match words.next_if(|word| BenchPart::named(word).is_none()) {
+    let mut remaining =
+        env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
+    let file = match remaining.next_if(|argument| BenchPart::named(argument).is_none()) {
         Some(file) => file.into(),
         None => process::tholepin()?.with_file_name("bench.json"),
     };
     let mut parts = Vec::new();
-    for word in words {
+    for argument in remaining {
         let names = BenchPart::ALL.map(BenchPart::name).join(", ");
         parts.push(
-            BenchPart::named(&word).with_context(|| format!("`{word}` is no part: {names}"))?,
+            BenchPart::named(&argument)
+                .with_context(|| format!("`{argument}` is not a part; the parts are {names}"))?,
         );
     }
     Ok((file, if parts.is_empty() { BenchPart::ALL.to_vec() } else { parts }))

@@ -1,4 +1,4 @@
-//! Objects by the hundred, through the API server.
+//! Creates many objects through the API server.
 
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -10,16 +10,16 @@ use kube::{
 use serde_json::Value;
 use tests::redis_cluster::NAMESPACE;
 
-/// How many requests are under way at once.
-const AT_ONCE: usize = 16;
+/// How many requests are sent concurrently.
+const CONCURRENCY_MAX: usize = 16;
 
-/// The objects of a kind in the namespace of the tests.
+/// Returns the API of a kind in the namespace of the tests.
 pub(crate) fn api(client: &Client, [group, version, kind]: [&str; 3]) -> Api<DynamicObject> {
     let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
     Api::namespaced_with(client.clone(), NAMESPACE, &kind)
 }
 
-/// Creates objects as this field manager, several at once.
+/// Creates objects as this field manager, several concurrently.
 pub(crate) async fn create(
     api: &Api<DynamicObject>,
     manager: &str,
@@ -31,12 +31,12 @@ pub(crate) async fn create(
         api.create(params, &object).await.context("cannot create an object")?;
         anyhow::Ok(())
     };
-    at_once(objects.into_iter().map(create)).await
+    run_all(objects.into_iter().map(create)).await
 }
 
-/// Waits for all of these, several at once, or for the first that fails.
-pub(crate) async fn at_once(
+/// Waits for all futures, several concurrently, or until the first one fails.
+pub(crate) async fn run_all(
     work: impl Iterator<Item = impl Future<Output = Result<()>>>,
 ) -> Result<()> {
-    stream::iter(work).buffer_unordered(AT_ONCE).try_collect().await
+    stream::iter(work).buffer_unordered(CONCURRENCY_MAX).try_collect().await
 }

@@ -1,4 +1,4 @@
-//! The parts of the benchmark, each of which can be asked for by name.
+//! The parts of the benchmark; each can be selected by name.
 
 use anyhow::Result;
 
@@ -6,7 +6,7 @@ use crate::{
     events, failover, growth, hook, idle, plugins, sandbox, store, swap, table::BenchRow, wasm,
 };
 
-/// One part.
+/// A part of the benchmark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BenchPart {
     Swap,
@@ -22,7 +22,7 @@ pub(crate) enum BenchPart {
 }
 
 impl BenchPart {
-    /// All, in the order in which they are measured.
+    /// All parts, in the order in which they are measured.
     pub(crate) const ALL: [Self; 10] = [
         Self::Swap,
         Self::Failover,
@@ -36,7 +36,7 @@ impl BenchPart {
         Self::Growth,
     ];
 
-    /// The part of this name.
+    /// Returns the part with this name.
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|part| part.name() == name)
     }
@@ -56,23 +56,23 @@ impl BenchPart {
         }
     }
 
-    /// What it measures, in a line.
+    /// Returns one line about what the part measures.
     pub(crate) const fn about(self) -> &'static str {
         match self {
             Self::Swap => "from the rename of a plugin's file to the effect of its new code",
-            Self::Failover => "how long a shard cannot be written after its primary's death",
+            Self::Failover => "how long a shard cannot be written after its primary was killed",
             Self::Wasm => "a recorded reconcile in Wasm beside the same code natively",
             Self::Sandbox => "a fresh instance for a call that does nothing",
             Self::Hook => "processor time of a reconcile beside a shell hook's and an HTTP hook's",
             Self::Store => "memory per Pod that is watched",
             Self::Plugins => "memory of the host by how many plugins it serves",
             Self::Events => "from a change to the reconcile that it causes, at 1,000 objects",
-            Self::Idle => "what the host writes while nothing happens",
-            Self::Growth => "a pass by how large the cluster is, and by how many there are",
+            Self::Idle => "the host's writes while nothing changes",
+            Self::Growth => "a reconcile by the size of its cluster, and by the number of clusters",
         }
     }
 
-    /// Measures it.
+    /// Measures the part.
     pub(crate) async fn measure(self) -> Result<Vec<BenchRow>> {
         match self {
             Self::Swap => swap::measure().await,

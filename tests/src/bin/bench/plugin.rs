@@ -1,4 +1,4 @@
-//! Plugins loaded into this process by the product's own registry, with the engine that the host has.
+//! Plugins loaded into this process by the product's own registry, with the host's engine.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -8,19 +8,19 @@ use tests::guests;
 use tholepin_core::PluginName;
 use tholepin_guest::{GuestEngine, LoadedPlugin, PluginRegistry, RegistryOptions};
 
-/// How many calls may be under way at once, as the host has it.
+/// How many calls may run concurrently, as in the host.
 const CALLS_MAX: u32 = 64;
 
 /// A loaded plugin.
 pub(crate) struct BenchPlugin {
-    /// What the host would call.
+    /// The plugin as the host would call it.
     pub(crate) loaded: Arc<LoadedPlugin>,
-    /// Compiled code is mapped from here.
+    /// The folder from which compiled code is mapped.
     _home: TempDir,
 }
 
 impl BenchPlugin {
-    /// Loads a component with all that it asks for.
+    /// Loads a component, granted what it asks for.
     pub(crate) async fn load(name: &str, component: &[u8]) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("tholepin-bench-").tempdir()?;
         let directory: PathBuf = home.path().join("plugins");

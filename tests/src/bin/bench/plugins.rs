@@ -1,5 +1,5 @@
-//! How much memory the host needs by how many plugins it serves. Each has code, a name, a kind and an
-//! object of its own, and has reconciled that object.
+//! The host's memory by the number of plugins that it serves. Each plugin has its own code, name, kind and object,
+//! and has reconciled that object.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tests::{
     guests,
     process::Process,
     redis_cluster::NAMESPACE,
-    wait::{Poll, until},
+    wait::{Poll, elapse, until},
 };
 
 use crate::{
@@ -19,20 +19,20 @@ use crate::{
     table::{BenchRow, RowUnit},
 };
 
-/// How many plugins there are, step by step.
+/// The numbers of plugins, step by step.
 const STEPS: [usize; 3] = [1, 10, 100];
 const GOAL_BYTES: f64 = 48e6;
-/// After this plugins that do not serve are given up: the first time each is compiled.
+/// How long the plugins may take to serve: the first time each one is compiled.
 const SERVE_MAX: Duration = Duration::from_secs(180);
-/// How long the host may let go of what it needed to begin: it gives code back that was not called for 20 s.
+/// How long the host gets to release memory: it releases code that was not called for 20 s.
 const SETTLE: Duration = Duration::from_secs(25);
 
-/// What is replaced in the component, so that one build makes all. Long enough not to become a constant in
-/// the code.
+/// The texts that are replaced in the component, so that one build gives all plugins. They are so long that the
+/// compiler does not inline them into the code.
 const NAME: &str = "bench-plugin-of-the-memory-measurement-number-0000";
 const KIND: &str = "BenchKindOfTheMemoryMeasurementNumber0000";
 
-/// Measures it.
+/// Measures this part.
 pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let component =
         guests::build("guest-config-maker", &[("PLUGIN_NAME", NAME), ("PLUGIN_KIND", KIND)])?;
@@ -41,48 +41,50 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let folder = cluster.plugins()?;
     let mut host = cluster.host()?;
     let mut rows = Vec::new();
-    let mut there = 0;
+    let mut installed = 0;
     for count in STEPS {
-        for number in there..count {
+        for number in installed..count {
             let (name, kind) = (variant(NAME, number), variant(KIND, number));
             let component = guests::replaced(&component, NAME, &name)?;
             let component = guests::replaced(&component, KIND, &kind)?;
             guests::install(&folder, &name, &component)?;
         }
-        there = count;
+        installed = count;
         serve(&client, count).await?;
-        rows.push(row(&format!("host's memory, {count} plugins, compiled by it"), &host).await?);
+        rows.push(
+            row(&format!("host's memory, {count} plugins, compiled by this host"), &host).await?,
+        );
     }
     host.end()?;
     let host = cluster.host()?;
-    // What each must do again is seen by what it does to a change.
-    objects::at_once((0..there).map(|number| change(&client, number, "again"))).await?;
-    greeted(&client, there, "again").await?;
-    let row = row(&format!("host's memory, {there} plugins, started again"), &host).await?;
+    // The reaction to a change shows that each plugin serves again.
+    objects::run_all((0..installed).map(|number| change(&client, number, "again"))).await?;
+    greeted(&client, installed, "again").await?;
+    let row = row(&format!("host's memory, {installed} plugins, restarted"), &host).await?;
     rows.push(row.goal(GOAL_BYTES));
     let own = vec![proc::own_bytes(host.pid())?];
-    rows.push(BenchRow::new("  of it, no pages of mapped files", RowUnit::Bytes, own));
+    rows.push(BenchRow::new("  of it, without pages of mapped files", RowUnit::Bytes, own));
     Ok(rows)
 }
 
 async fn row(name: &str, host: &Process) -> Result<BenchRow> {
-    tokio::time::sleep(SETTLE).await;
+    elapse(SETTLE).await;
     Ok(BenchRow::new(name, RowUnit::Bytes, vec![proc::resident_bytes(host.pid())?]))
 }
 
-/// The text with another number at its end.
+/// Returns the text with another number at its end.
 fn variant(text: &str, number: usize) -> String {
     format!("{}{number:04}", text.trim_end_matches('0'))
 }
 
-/// Makes an object for each plugin that has none, and waits until each has reconciled its own.
+/// Creates an object for each plugin that has none, and waits until each plugin has reconciled its own.
 async fn serve(client: &Client, count: usize) -> Result<()> {
     let make = |number| async move {
-        // The kind comes with the plugin.
-        let made = || async { Ok(Poll::There(change(client, number, "there").await?)) };
+        // The kind is installed with the plugin.
+        let made = || async { Ok(Poll::Done(change(client, number, "there").await?)) };
         until(variant(KIND, number), SERVE_MAX, made).await.map(drop)
     };
-    objects::at_once((0..count).map(make)).await?;
+    objects::run_all((0..count).map(make)).await?;
     greeted(client, count, "there").await
 }
 
@@ -102,19 +104,19 @@ async fn change(client: &Client, number: usize, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits until each plugin has made its ConfigMap with this text.
+/// Waits until each plugin has created its ConfigMap with this text.
 async fn greeted(client: &Client, count: usize, text: &str) -> Result<()> {
     let maps = objects::api(client, ["", "v1", "ConfigMap"]);
-    let look = || async {
+    let poll = || async {
         let maps = maps.list(&kube::api::ListParams::default()).await?;
-        let wanted = format!("Hello, {text}");
-        let says = |map: &&kube::api::DynamicObject| {
-            map.data.pointer("/data/greeting").and_then(Value::as_str) == Some(&wanted)
+        let expected = format!("Hello, {text}");
+        let has_text = |map: &&kube::api::DynamicObject| {
+            map.data.pointer("/data/greeting").and_then(Value::as_str) == Some(&expected)
         };
-        let done = maps.iter().filter(says).count();
-        Ok(if done == count { Poll::There(()) } else { Poll::NotYet(format!("{done} of {count}")) })
+        let done = maps.iter().filter(has_text).count();
+        Ok(if done == count { Poll::Done(()) } else { Poll::NotYet(format!("{done} of {count}")) })
     };
-    until(format!("{count} plugins to have greeted"), SERVE_MAX, look).await.map(drop)
+    until(format!("{count} plugins to have greeted"), SERVE_MAX, poll).await.map(drop)
 }
 
 fn object_name(number: usize) -> String {

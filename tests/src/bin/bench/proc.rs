@@ -1,4 +1,4 @@
-//! What the kernel tells of processes: processor time and memory; and on which processor they run.
+//! Processor time and memory of processes as the kernel reports them, and processor affinity.
 
 use std::{fs, time::Duration};
 
@@ -8,39 +8,39 @@ use nix::{
     unistd::Pid,
 };
 
-/// How many ticks of `/proc/PID/stat` a second has, on every Linux that we run on.
+/// The ticks per second in `/proc/PID/stat`, the same on every supported Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
-/// Where the processor times of the process, and of its children that have ended and were waited for,
-/// stand behind the name in `/proc/PID/stat`.
+/// The positions after the name in `/proc/PID/stat` of the processor times of the process, and of its children that
+/// have ended and were waited for.
 const OWN: usize = 11;
 const CHILDREN: usize = 13;
 
-/// The processor time that a process has used, in user and kernel mode, to a hundredth of a second.
+/// Returns the processor time of a process in user and kernel mode, to a hundredth of a second.
 pub(crate) fn cpu(pid: u32) -> Result<Duration> {
     ticks(&format!("/proc/{pid}/stat"), OWN)
 }
 
-/// The processor time that this process and its children that have ended have used.
-pub(crate) fn cpu_of_us() -> Result<Duration> {
+/// Returns the processor time of this process and its ended children.
+pub(crate) fn cpu_of_this() -> Result<Duration> {
     Ok(ticks("/proc/self/stat", OWN)? + ticks("/proc/self/stat", CHILDREN)?)
 }
 
 fn ticks(file: &str, from: usize) -> Result<Duration> {
     let text = fs::read_to_string(file).with_context(|| file.to_owned())?;
-    // The name stands in parentheses and may hold anything, also parentheses.
-    let (_, fields) = text.rsplit_once(") ").context("the process has a name")?;
+    // The name is in parentheses and may contain anything, also parentheses.
+    let (_, fields) = text.rsplit_once(") ").context("the process has no name")?;
     let fields = fields.split(' ').skip(from).take(2);
     let ticks: f64 = fields.map(|ticks| ticks.parse::<f64>().unwrap_or(f64::NAN)).sum();
     Duration::try_from_secs_f64(ticks / TICKS_PER_SECOND).with_context(|| format!("{file}: {text}"))
 }
 
-/// The bytes of memory that a process has in use, of its own and of files.
+/// Returns the resident memory of a process in bytes, with pages of files.
 pub(crate) fn resident_bytes(pid: u32) -> Result<f64> {
     status(pid, "VmRSS:")
 }
 
-/// Of these, the bytes that are its own: no page of a file, which processes share and the kernel drops
-/// when it needs room.
+/// Returns the part of it that belongs to the process alone, in bytes: without pages of files, which processes
+/// share and the kernel drops when it needs memory.
 pub(crate) fn own_bytes(pid: u32) -> Result<f64> {
     status(pid, "RssAnon:")
 }
@@ -54,14 +54,14 @@ fn status(pid: u32, field: &str) -> Result<f64> {
     Ok(kib * 1024.0)
 }
 
-/// Keeps this thread, and the programs that it starts, on one processor: two may differ in speed for as long
-/// as something else runs beside one of them.
+/// Binds this thread, and the programs that it starts, to one processor: two processors may differ in speed while
+/// something else runs on one of them. Released when dropped.
 pub(crate) struct OneProcessor {
     before: CpuSet,
 }
 
 impl OneProcessor {
-    /// Chooses the one that this thread is on.
+    /// Binds to the processor on which this thread runs.
     pub(crate) fn choose() -> Result<Self> {
         let this = Pid::from_raw(0);
         let before = sched_getaffinity(this)?;
@@ -74,7 +74,7 @@ impl OneProcessor {
 
 impl Drop for OneProcessor {
     fn drop(&mut self) {
-        // Else all that follows is measured on one; there is nobody to tell.
+        // A failure would bind all later measurements to one processor; a drop cannot report it.
         sched_setaffinity(Pid::from_raw(0), &self.before).ok();
     }
 }

@@ -1,5 +1,5 @@
-//! What the sandbox costs: a fresh instance, a call that does nothing, and the end of the instance, with
-//! the engine's settings as the host has them.
+//! The cost of the sandbox: a fresh instance, a call that does nothing, and the end of the instance, with the
+//! host's settings of the engine.
 
 use std::{sync::Arc, time::Instant};
 
@@ -11,11 +11,11 @@ use tholepin_schema::reconcile::ReconcileRequest;
 
 use crate::{plugin::BenchPlugin, table::BenchRow, world::FakeKubernetes};
 
-/// How many calls are measured, after as many that are not.
+/// How many calls are measured, after as many for warm-up.
 const CALLS: usize = 3_000;
 const GOAL_US: f64 = 25.0;
 
-/// Measures it.
+/// Measures this part.
 pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let plugin = BenchPlugin::load("probe", &guests::probe()?).await?;
     let object = json!({

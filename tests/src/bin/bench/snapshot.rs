@@ -1,4 +1,4 @@
-//! A healthy Redis Cluster of any size, made up: what a Redis port would have seen of it.
+//! Generated snapshots of a healthy Redis Cluster of any size, as a Redis port would return them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,10 +26,10 @@ use tholepin_schema::{
 
 use crate::engine::WallClock;
 
-/// What the spec of a made-up cluster must ask for.
+/// The node timeout that the spec of a generated cluster must have.
 pub(crate) const NODE_TIMEOUT_MS: u32 = 5_000;
 
-/// A RedisCluster of this name.
+/// Returns a reference to the RedisCluster with this name.
 pub(crate) fn object(name: &str) -> ObjectRef {
     let kind = KindName {
         api_version: "redis.tholepin.dev/v1alpha1".to_owned(),
@@ -38,8 +38,8 @@ pub(crate) fn object(name: &str) -> ObjectRef {
     ObjectRef { kind, namespace: NAMESPACE.to_owned(), name: name.to_owned() }
 }
 
-/// Sees a healthy cluster in whatever members it is given: those whose names end in `-0` are primaries,
-/// as in a cluster that was just formed.
+/// A Redis port that reports a healthy cluster for any members: those whose names end in `-0` are primaries, as
+/// in a newly formed cluster.
 pub(crate) struct FakeRedis;
 
 impl Redis for FakeRedis {
@@ -48,7 +48,7 @@ impl Redis for FakeRedis {
         members: &'a InstanceMembers,
         _: &'a [String],
     ) -> BoxedFuture<'a, Snapshot> {
-        Box::pin(async { made_up(&members.members) })
+        Box::pin(async { generated(&members.members) })
     }
 
     fn pipeline<'a>(
@@ -88,7 +88,7 @@ impl Redis for FakeRedis {
     }
 
     fn join(&self, _: &InstanceMembers, _: &[String]) -> Result<Box<dyn PollStream>, CallError> {
-        Err(CallError::Unsupported("to look again and again".to_owned()))
+        Err(CallError::Unsupported("to poll".to_owned()))
     }
 
     fn unwatch(&self, _: &str) {}
@@ -97,43 +97,48 @@ impl Redis for FakeRedis {
 fn nothing_to_act_on(action: &Action) -> PerformedAction {
     let outcome = ActionOutcome::Failed {
         reason: "Unsupported".to_owned(),
-        message: format!("nothing is there to {}", action.verb.name()),
+        message: format!("no server to {}", action.verb.name()),
         may_have_run: false,
     };
     PerformedAction { outcome, commands: Vec::new() }
 }
 
-/// The place of a member, told by its Pod's name: which shard, and which Pod of it.
+/// The position of a member, taken from its Pod's name: which shard, and which Pod of it.
 #[derive(Clone, Copy)]
 struct FakePosition {
     shard: u16,
     ordinal: u16,
 }
 
-fn place(pod: &str) -> FakePosition {
+fn position(pod: &str) -> FakePosition {
     let mut parts = pod.rsplit('-').map(|part| part.parse().unwrap_or_default());
     let ordinal = parts.next().unwrap_or_default();
     FakePosition { shard: parts.next().unwrap_or_default(), ordinal }
 }
 
-fn made_up(members: &[port::MemberPod]) -> Snapshot {
+fn generated(members: &[port::MemberPod]) -> Snapshot {
     let now_ms = WallClock.now_ms();
-    let places: Vec<FakePosition> = members.iter().map(|member| place(&member.pod)).collect();
-    let shards = places.iter().map(|place| place.shard + 1).max().unwrap_or_default();
-    let rows = members.iter().zip(&places).map(|(member, place)| {
+    let positions: Vec<FakePosition> = members.iter().map(|member| position(&member.pod)).collect();
+    let shards = positions.iter().map(|position| position.shard + 1).max().unwrap_or_default();
+    let rows = members.iter().zip(&positions).map(|(member, position)| {
         let row = NodeRow {
-            role: if place.ordinal == 0 { Role::Primary } else { Role::Replica },
+            role: if position.ordinal == 0 { Role::Primary } else { Role::Replica },
             address: member.address.map(|address| address.to_string()),
-            primary: (place.ordinal != 0).then(|| node(FakePosition { ordinal: 0, ..*place })),
-            epoch: ConfigEpoch(u64::from(place.shard) + 1),
-            slots: if place.ordinal == 0 { slots(place.shard, shards) } else { SlotSet::EMPTY },
+            primary: (position.ordinal != 0)
+                .then(|| node(FakePosition { ordinal: 0, ..*position })),
+            epoch: ConfigEpoch(u64::from(position.shard) + 1),
+            slots: if position.ordinal == 0 {
+                slots(position.shard, shards)
+            } else {
+                SlotSet::EMPTY
+            },
             flags: BTreeSet::new(),
             connected: true,
         };
-        (node(*place), row)
+        (node(*position), row)
     });
     let view: BTreeMap<NodeId, NodeRow> = rows.collect();
-    let member = |(member, place): (&port::MemberPod, &FakePosition)| {
+    let member = |(member, position): (&port::MemberPod, &FakePosition)| {
         let is = |field: &str| member.facts.get(field).and_then(Value::as_bool).unwrap_or(false);
         Member {
             pod: member.pod.clone(),
@@ -145,12 +150,12 @@ fn made_up(members: &[port::MemberPod]) -> Snapshot {
             deleting: is("deleting"),
             address: member.address.map(|address| address.to_string()),
             kubernetes: member.facts.clone(),
-            answer: MemberAnswer::Answered(facts(*place, shards, &view, now_ms)),
+            answer: MemberAnswer::Answered(facts(*position, shards, &view, now_ms)),
         }
     };
     Snapshot {
         observed_at_ms: now_ms,
-        members: members.iter().zip(&places).map(member).collect(),
+        members: members.iter().zip(&positions).map(member).collect(),
         view,
         strangers: Vec::new(),
         credentials: Default::default(),
@@ -158,22 +163,22 @@ fn made_up(members: &[port::MemberPod]) -> Snapshot {
 }
 
 fn facts(
-    place: FakePosition,
+    position: FakePosition,
     shards: u16,
     view: &BTreeMap<NodeId, NodeRow>,
     now_ms: u64,
 ) -> MemberFacts {
-    let primary = node(FakePosition { ordinal: 0, ..place });
+    let primary = node(FakePosition { ordinal: 0, ..position });
     let address =
         |id: NodeId| view.get(&id).and_then(|row| row.address.clone()).unwrap_or_default();
-    let followers = view.iter().filter(|(_, row)| row.primary == Some(node(place)));
+    let followers = view.iter().filter(|(_, row)| row.primary == Some(node(position)));
     let replicas = followers.map(|(id, _)| AttachedReplica {
         address: address(*id),
         state: "online".to_owned(),
         offset_bytes: 123_456,
         lag_s: Some(1),
     });
-    let upstream = (place.ordinal != 0).then(|| Upstream {
+    let upstream = (position.ordinal != 0).then(|| Upstream {
         address: address(primary),
         link_up: true,
         sync_in_progress: false,
@@ -190,30 +195,30 @@ fn facts(
     };
     MemberFacts {
         answered_at_ms: now_ms,
-        node: Some(node(place)),
-        run_id: Some(hex(node(place))),
+        node: Some(node(position)),
+        run_id: Some(hex(node(position))),
         version: Some("7.0.15".to_owned()),
         uptime_s: Some(3_600),
         loading: Some(false),
         keys: Some(1_000),
         used_memory_bytes: Some(2_000_000),
-        role: Some(if place.ordinal == 0 { Role::Primary } else { Role::Replica }),
+        role: Some(if position.ordinal == 0 { Role::Primary } else { Role::Replica }),
         replication: Some(replication),
         cluster: Some(ClusterFacts {
             ok: true,
             known_nodes: view.len() as u64,
             size: shards.into(),
             current_epoch: shards.into(),
-            epoch: ConfigEpoch(u64::from(place.shard) + 1),
+            epoch: ConfigEpoch(u64::from(position.shard) + 1),
             slots_assigned: Slot::COUNT.into(),
             slots_ok: Slot::COUNT.into(),
         }),
-        settings: settings(&address(node(place))),
+        settings: settings(&address(node(position))),
         ..MemberFacts::default()
     }
 }
 
-/// The settings of every snapshot, as the plugin wants them for a spec with this node timeout.
+/// Returns the settings of every member, as the plugin expects them for a spec with this node timeout.
 fn settings(address: &str) -> BTreeMap<String, String> {
     let node_timeout = NODE_TIMEOUT_MS.to_string();
     let own_ip = address.rsplit_once(':').map_or("", |(ip, _)| ip);
@@ -227,18 +232,18 @@ fn settings(address: &str) -> BTreeMap<String, String> {
     SETTINGS_SHOWN.iter().map(|name| ((*name).to_owned(), value(name).to_owned())).collect()
 }
 
-/// A node's id, made of its place.
-fn node(place: FakePosition) -> NodeId {
-    let digits = format!("{:020x}{:020x}", place.shard + 1, place.ordinal + 1);
+/// Returns a node's id, made from its position.
+fn node(position: FakePosition) -> NodeId {
+    let digits = format!("{:020x}{:020x}", position.shard + 1, position.ordinal + 1);
     digits.parse().unwrap_or_else(|error| unreachable!("40 hex digits: {error}"))
 }
 
-/// Another name of 40 digits with the same digits.
+/// Returns another type of identifier with the same 40 digits.
 fn hex<T: std::str::FromStr<Err: std::fmt::Display>>(id: NodeId) -> T {
     id.to_string().parse().unwrap_or_else(|error| unreachable!("40 hex digits: {error}"))
 }
 
-/// The slots of a shard: runs of equal length, the last takes the rest.
+/// Returns the slots of a shard: equal ranges, the last one has the remainder.
 fn slots(shard: u16, shards: u16) -> SlotSet {
     let bound = |shard: u16| u32::from(shard) * u32::from(Slot::COUNT) / u32::from(shards);
     let slot = |number: u32| u16::try_from(number).ok().and_then(|number| Slot::new(number).ok());
@@ -247,7 +252,7 @@ fn slots(shard: u16, shards: u16) -> SlotSet {
     range.map(SlotSet::from).unwrap_or_default()
 }
 
-/// Whether what is made up has the fields of a real snapshot: no more, no less.
+/// Checks that a generated snapshot has exactly the fields of a real one.
 pub(crate) fn check_shape(real: &Snapshot) -> Result<()> {
     let members = real.members.iter().map(|member| port::MemberPod {
         pod: member.pod.clone(),
@@ -263,13 +268,17 @@ pub(crate) fn check_shape(real: &Snapshot) -> Result<()> {
         collect("", &serde_json::to_value(snapshot)?, &mut fields);
         Ok(fields)
     };
-    let (real, made_up) = (fields(real)?, fields(&made_up(&members.collect::<Vec<_>>()))?);
-    let apart: Vec<_> = real.symmetric_difference(&made_up).cloned().collect();
-    ensure!(apart.is_empty(), "made-up snapshots are not as real ones: {}", apart.join(", "));
+    let (real, generated) = (fields(real)?, fields(&generated(&members.collect::<Vec<_>>()))?);
+    let different: Vec<_> = real.symmetric_difference(&generated).cloned().collect();
+    ensure!(
+        different.is_empty(),
+        "generated snapshots differ from real ones in: {}",
+        different.join(", ")
+    );
     Ok(())
 }
 
-/// The paths of all fields; list items and ids count as one.
+/// Collects the paths of all fields; list items and ids count as one.
 fn collect(path: &str, value: &Value, into: &mut BTreeSet<String>) {
     match value {
         Value::Object(fields) => {

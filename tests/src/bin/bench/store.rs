@@ -1,4 +1,4 @@
-//! What a Pod that is watched costs: the bytes that the host's store holds for it, of many realistic ones.
+//! The memory of a watched Pod in the host's store, measured with many realistic Pods.
 
 use std::sync::Arc;
 
@@ -23,18 +23,18 @@ use crate::{
 const PODS: u32 = 10_000;
 const GOAL_BYTES: f64 = 8_000.0;
 
-/// Measures it.
+/// Measures this part.
 pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let cluster = LocalClusterProcess::start_api_only()?;
     let client = cluster.client().await?;
     let pods = objects::api(&client, ["", "v1", "Pod"]);
     objects::create(&pods, "kube-controller-manager", (0..PODS).map(pod)).await?;
-    objects::at_once((0..PODS).map(|number| report(&pods, number))).await?;
+    objects::run_all((0..PODS).map(|number| report(&pods, number))).await?;
     let received = serde_json::to_string(&pods.get(&name(0)).await?)?;
 
     let mut engine = BenchEngine::connect(cluster.kubeconfig(), Arc::new(FakeRedis)).await?;
     let kind = |kind: &str| KindName { api_version: "v1".to_owned(), kind: kind.to_owned() };
-    // The first watch brings the connection.
+    // The first watch opens the connection, which must not be counted.
     engine.follow(kind("ConfigMap")).await?;
     let (followed, bytes) = grown(engine.follow(kind("Pod"))).await;
     followed?;
@@ -42,7 +42,7 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let held = view.references(&kind("Pod"), "").len();
     ensure!(held == usize::try_from(PODS)?, "the store holds {held} Pods");
     let first = ObjectRef { kind: kind("Pod"), namespace: NAMESPACE.to_owned(), name: name(0) };
-    let text = view.get(&first).context("the first Pod is in the store")?.to_string();
+    let text = view.get(&first).context("the first Pod is not in the store")?.to_string();
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
     let [bytes, received, text] =
         [bytes as f64 / f64::from(PODS), received.len() as f64, text.len() as f64];
@@ -57,11 +57,11 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
 }
 
 fn name(number: u32) -> String {
-    // As a ReplicaSet of a Deployment names them.
+    // As the ReplicaSet of a Deployment names its Pods.
     format!("checkout-service-{:09x}-{:05x}", 0x7_5bc_d15 + number / 5, number)
 }
 
-/// A Pod as the controller of a ReplicaSet makes it.
+/// Returns a Pod as a ReplicaSet's controller creates it.
 fn pod(number: u32) -> Value {
     let hash = format!("{:09x}", 0x7_5bc_d15 + number / 5);
     json!({

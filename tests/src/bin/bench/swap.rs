@@ -1,9 +1,9 @@
-//! How long a hot swap takes: from the rename of a plugin's file until the effect of the new code's first
-//! reconcile is seen in Kubernetes.
+//! The time of a hot swap: from the rename of a plugin's file to the effect of the new code's first reconcile in
+//! Kubernetes.
 //!
-//! Each variant of a component differs in a text that the plugin writes into an object, so that only
-//! code that really ran is counted. The text is replaced in the binary: that costs no build, and as the
-//! digest is another, it is code that the host never compiled.
+//! Each variant of a component differs in a text that the plugin writes into an object, so that only code that
+//! really ran is counted. The text is replaced in the binary, which needs no build; the variant has another
+//! digest, so the host has never compiled it.
 
 use std::{
     fs,
@@ -21,31 +21,31 @@ use kube::{
 };
 use tests::{cluster::LocalClusterProcess, guests, redis_cluster::NAMESPACE, wait};
 
-use crate::table::{BenchRow, say};
+use crate::table::{BenchRow, print_line};
 
-/// How many swaps are measured of each sort.
+/// How many swaps of each sort are measured.
 const COUNT: u64 = 20;
-/// After this a swap is given up.
+/// How long a swap may take before the measurement is given up.
 const SWAP_MAX: Duration = Duration::from_secs(10);
-/// How long the host has between two swaps to write down what it did.
+/// The pause between two swaps, in which the host writes its status of the last one.
 const PAUSE: Duration = Duration::from_millis(150);
 const GOAL_NEW_MS: f64 = 150.0;
 const GOAL_SEEN_MS: f64 = 20.0;
 
-/// As long as every text that is replaced.
+/// A text of the same length as every text that replaces it.
 const GREETING: &str = "what the benchmark says.";
 
-/// A plugin and where its text is seen.
+/// A plugin and the object that shows its text.
 struct SwappedPlugin {
     plugin: &'static str,
     component: Vec<u8>,
-    /// What is replaced in the component.
+    /// The text that is replaced in the component.
     text: &'static str,
-    /// The kind that is reconciled and the object of it, as YAML.
+    /// The reconciled object, as YAML.
     object: &'static str,
     /// `group`, `version`, `kind` of the object `bench` that shows the text.
     shown_by: [&'static str; 3],
-    /// The CRD that must be there before.
+    /// The CRD that must be installed first.
     crd: &'static str,
 }
 
@@ -63,7 +63,7 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let large = SwappedPlugin {
         plugin: "redis-cluster",
         component: guests::redis_cluster()?,
-        // Of the message that the Secret is missing: a pass that needs no server.
+        // From the message about a missing Secret: a reconcile that needs no server.
         text: "does not exist: `kubectl",
         object: "{apiVersion: redis.tholepin.dev/v1alpha1, kind: RedisCluster, metadata: {name: bench, \
                  namespace: default}, spec: {shards: 3, image: 'redis:7.0', auth: {secretName: none}}}",
@@ -79,7 +79,7 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
 
 impl SwappedPlugin {
     async fn measure(&self) -> Result<[BenchRow; 2]> {
-        say(&format!("swap of {} ({} KiB)", self.plugin, self.component.len() / 1024));
+        print_line(&format!("swap of {} ({} KiB)", self.plugin, self.component.len() / 1024));
         let cluster = LocalClusterProcess::start_api_only()?;
         let plugins = cluster.plugins()?;
         guests::install(&plugins, self.plugin, &self.component)?;
@@ -87,17 +87,17 @@ impl SwappedPlugin {
         let kubectl = cluster.kubectl()?;
         let apply = || async {
             let arguments = ["apply", "--server-side", "-f", "-"];
-            Ok(wait::Poll::There(kubectl.run_with(&arguments, self.object)?))
+            Ok(wait::Poll::Done(kubectl.run_with(&arguments, self.object)?))
         };
         wait::until(self.crd, SWAP_MAX, apply).await?;
         let client = cluster.client().await?;
         let events = self.events(&client, self.text).await?;
         let mut events = pin!(events);
 
-        // Later runs must not find what this one left in the cache of compiled code.
-        let begun = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
+        // A later run must not find the variants of this run in the cache of compiled code.
+        let start_us = SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros();
         let mark = |number: u64| {
-            let mark = format!("n{number}-{begun:x}-{}", process::id());
+            let mark = format!("n{number}-{start_us:x}-{}", process::id());
             format!("{mark:-<width$}", width = self.text.len())
         };
         let mut new = Vec::new();
@@ -114,7 +114,7 @@ impl SwappedPlugin {
         Ok([row("new", &new).goal(GOAL_NEW_MS), row("seen", &seen).goal(GOAL_SEEN_MS)])
     }
 
-    /// The changes of the object that shows the text, as JSON; begins after it shows this one.
+    /// Returns the changes of the object that shows the text, as JSON, after it shows `first`.
     async fn events(
         &self,
         client: &Client,
@@ -123,17 +123,17 @@ impl SwappedPlugin {
         let [group, version, kind] = self.shown_by;
         let kind = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
         let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), NAMESPACE, &kind);
-        let look = || async {
+        let poll = || async {
             let object = api.get("bench").await?;
             let text = serde_json::to_string(&object)?;
             let version = object.metadata.resource_version.unwrap_or_default();
             Ok(if text.contains(first) {
-                wait::Poll::There(version)
+                wait::Poll::Done(version)
             } else {
                 wait::Poll::NotYet(text)
             })
         };
-        let (version, _) = wait::until("the first code's effect", SWAP_MAX, look).await?;
+        let (version, _) = wait::until("the first code's effect", SWAP_MAX, poll).await?;
         let params = WatchParams::default().fields("metadata.name=bench");
         let events = api.watch(&params, &version).await?;
         Ok(events.map_err(anyhow::Error::from).and_then(|event| async {
@@ -149,14 +149,14 @@ impl SwappedPlugin {
         }))
     }
 
-    /// Renames the variant with this mark into place, and waits for its effect.
+    /// Renames the variant with this text into place, and waits for its effect.
     async fn swap(
         &self,
         plugins: &Path,
         mark: &str,
         events: &mut (impl Stream<Item = Result<String>> + Unpin),
     ) -> Result<Duration> {
-        tokio::time::sleep(PAUSE).await;
+        wait::elapse(PAUSE).await;
         let file = plugins.join(format!("{}.wasm", self.plugin));
         let fresh = plugins.join(format!(".{}.wasm.new", self.plugin));
         fs::write(&fresh, guests::replaced(&self.component, self.text, mark)?)?;

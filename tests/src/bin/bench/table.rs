@@ -1,6 +1,6 @@
-//! What was measured, as a table for people and as JSON for programs.
+//! The measurements as a table and as JSON.
 //!
-//! Of everything that is measured here less is better, so one rule serves all goals.
+//! For every measurement here less is better, so one rule serves all goals.
 
 use std::{
     io::{self, Write},
@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// What a row's numbers are.
+/// The unit of a row's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RowUnit {
     /// Milliseconds.
@@ -18,9 +18,9 @@ pub(crate) enum RowUnit {
     Microseconds,
     /// How many times as much as something else.
     Ratio,
-    /// Bytes; shown to people in KB or MB (powers of 1000).
+    /// Bytes; printed in KB or MB (powers of 1000).
     Bytes,
-    /// How often in a minute.
+    /// Occurrences per minute.
     PerMinute,
 }
 
@@ -35,7 +35,7 @@ impl RowUnit {
         }
     }
 
-    /// A number with its unit, for people.
+    /// Returns a number with its unit, for the table.
     fn show(self, number: f64) -> String {
         match self {
             Self::Milliseconds => format!("{number:.1} ms"),
@@ -49,65 +49,65 @@ impl RowUnit {
     }
 }
 
-/// What one percentile of a row should not exceed.
+/// The goal of one percentile of a row: the value must not exceed `max`.
 #[derive(Clone, Copy, Debug)]
 struct RowGoal {
     percentile: usize,
     max: f64,
 }
 
-/// Some measurements of one thing.
+/// Several measurements of one thing.
 #[derive(Debug)]
 pub(crate) struct BenchRow {
-    /// What was measured.
+    /// The measured thing.
     name: String,
     unit: RowUnit,
-    /// In the order in which they were taken.
+    /// The samples in the order in which they were taken.
     samples: Vec<f64>,
     goal: Option<RowGoal>,
-    /// What others need for the same: their name and their median.
+    /// The name and the median of the row for comparison.
     beside: Option<(&'static str, f64)>,
 }
 
 impl BenchRow {
-    /// A row without a goal.
+    /// Creates a row without a goal.
     pub(crate) fn new(name: impl Into<String>, unit: RowUnit, samples: Vec<f64>) -> Self {
         Self { name: name.into(), unit, samples, goal: None, beside: None }
     }
 
-    /// Times, without a goal.
+    /// Creates a row of times in milliseconds, without a goal.
     pub(crate) fn ms(name: impl Into<String>, samples: &[Duration]) -> Self {
         let samples = samples.iter().map(|time| time.as_secs_f64() * 1e3).collect();
         Self::new(name, RowUnit::Milliseconds, samples)
     }
 
-    /// Short times, without a goal.
+    /// Creates a row of times in microseconds, without a goal.
     pub(crate) fn us(name: impl Into<String>, samples: &[Duration]) -> Self {
         let samples = samples.iter().map(|time| time.as_secs_f64() * 1e6).collect();
         Self::new(name, RowUnit::Microseconds, samples)
     }
 
-    /// The same with a goal for the median, in the row's unit.
+    /// Adds a goal for the median, in the row's unit.
     pub(crate) fn goal(self, max: f64) -> Self {
         Self { goal: Some(RowGoal { percentile: 50, max }), ..self }
     }
 
-    /// The same with a goal for the 99th percentile, in the row's unit.
+    /// Adds a goal for the 99th percentile, in the row's unit.
     pub(crate) fn goal_p99(self, max: f64) -> Self {
         Self { goal: Some(RowGoal { percentile: 99, max }), ..self }
     }
 
-    /// The same with what others need.
+    /// Adds a row for comparison.
     pub(crate) fn beside(self, name: &'static str, other: &Self) -> Self {
         Self { beside: Some((name, other.median())), ..self }
     }
 
-    /// The median.
+    /// Returns the median.
     pub(crate) fn median(&self) -> f64 {
         self.percentile(50)
     }
 
-    /// The smallest sample that at least this many percent do not exceed; zero of none.
+    /// Returns the smallest sample that at least this many percent do not exceed; zero without samples.
     fn percentile(&self, percent: usize) -> f64 {
         let mut sorted = self.samples.clone();
         sorted.sort_unstable_by(f64::total_cmp);
@@ -115,7 +115,7 @@ impl BenchRow {
         sorted.get(rank).copied().unwrap_or_default()
     }
 
-    /// At most 1 where the goal is met. Nothing is a goal that is met by nothing alone.
+    /// Returns the ratio to the goal: at most 1 if it is met. A goal of zero is met only by zero.
     fn to_goal(&self) -> Option<f64> {
         let RowGoal { percentile, max } = self.goal?;
         let is = self.percentile(percentile);
@@ -127,8 +127,8 @@ impl BenchRow {
         Some(self.median() / other)
     }
 
-    /// Numbers in the row's unit; ratios below 1 are better than the goal or the other. A ratio to a
-    /// goal of zero is null where it is missed.
+    /// Returns the row as JSON, with numbers in the row's unit. Ratios below 1 are better than the goal or the
+    /// compared row. The ratio to a missed goal of zero is null.
     pub(crate) fn json(&self) -> Value {
         json!({
             "name": self.name,
@@ -152,7 +152,7 @@ impl BenchRow {
 /// Prints the table: medians, higher percentiles, goals, and the ratio to each.
 pub(crate) fn print(rows: &[BenchRow]) {
     let wide = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or_default() + 2;
-    say(&format!(
+    print_line(&format!(
         "{:<wide$}{:>6}{:>13}{:>13}{:>13}{:>18}{:>9}  {}",
         "", "n", "p50", "p95", "p99", "goal", "to goal", "beside"
     ));
@@ -173,13 +173,13 @@ pub(crate) fn print(rows: &[BenchRow]) {
             ratio.unwrap_or_default(),
             beside.unwrap_or_default(),
         );
-        say(line.trim_end());
+        print_line(line.trim_end());
     }
 }
 
-/// One line for people.
-pub(crate) fn say(line: &str) {
-    // Whoever closed the pipe does not want to know.
+/// Prints one line.
+pub(crate) fn print_line(line: &str) {
+    // An error means that the reader closed the pipe.
     writeln!(io::stdout(), "{line}").ok();
 }
 
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn people_read_each_unit() {
+    fn each_unit_is_formatted() {
         let cases = [
             (RowUnit::Milliseconds, 1.25, "1.2 ms"),
             (RowUnit::Microseconds, 24.96, "25.0 µs"),

@@ -1,8 +1,8 @@
-//! A recorded pass of `redis-cluster` in a fresh Wasm instance, beside the same crate, built with the same
-//! profile, as native code.
+//! A recorded reconcile of `redis-cluster` in a fresh Wasm instance, beside the same crate as native code, built
+//! with the same profile.
 //!
-//! The recording is real: a healthy RedisCluster on real servers, reconciled once through the real gate.
-//! Both sides are then answered from it by key, so that neither waits for anything.
+//! The recording is real: a healthy RedisCluster on real servers, reconciled once through the real gate. The
+//! calls of both sides are answered from it by key, so that neither waits for anything.
 
 use std::{
     collections::BTreeMap,
@@ -32,23 +32,23 @@ use crate::{
     engine::{BenchEngine, MeasuredReconcile, WallClock},
     plugin::BenchPlugin,
     proc, snapshot,
-    table::{BenchRow, RowUnit, say},
+    table::{BenchRow, RowUnit, print_line},
     world::RecordedCalls,
 };
 
 const REDIS: RedisCluster = RedisCluster::USUAL;
-/// After this a cluster that is not well is given up.
-const WELL_MAX: Duration = Duration::from_secs(90);
-/// Both sides take turns, so that both have the same machine.
+/// How long a cluster may take to be healthy before the measurement is given up.
+const HEALTHY_MAX: Duration = Duration::from_secs(90);
+/// Both sides are measured in turns, so that the machine's load affects both alike.
 const TURNS: usize = 20;
-const PASSES_PER_TURN: usize = 25;
+const RECONCILES_PER_TURN: usize = 25;
 const GOAL: f64 = 1.3;
 
-/// Measures it.
+/// Measures this part.
 pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     let plugin = BenchPlugin::load("redis-cluster", &guests::redis_cluster()?).await?;
     let MeasuredReconcile { request, outcome, recording, .. } = record(&plugin).await?;
-    check_made_up(&recording)?;
+    check_generated(&recording)?;
     let _processor = proc::OneProcessor::choose()?;
     let mut native = NativeProcess::start(&request, &recording)?;
     let answers = Arc::new(recording.answers());
@@ -57,7 +57,7 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     for turn in 0..=TURNS {
         let replayed = replay(&plugin, &request, &answers, &outcome).await?;
         let [through_json, with_values] =
-            ["json", "values"].map(|way| native.take_turn(way, &outcome));
+            ["json", "values"].map(|order| native.take_turn(order, &outcome));
         if turn != 0 {
             wasm.push(replayed);
             json.push(through_json?);
@@ -81,22 +81,22 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
     ])
 }
 
-/// The ratio of the medians of each turn.
+/// Returns the ratio of the medians of each turn.
 fn ratios(ones: &[Vec<Duration>], others: &[Vec<Duration>]) -> Vec<f64> {
     let median = |turn: &Vec<Duration>| BenchRow::us("", turn).median();
     ones.iter().zip(others).map(|(one, other)| median(one) / median(other)).collect()
 }
 
-/// Has a RedisCluster made by a host, ends the host, and takes its place for two passes: the second is
-/// one in which nothing is left to do.
+/// Lets a host create a RedisCluster, ends the host, and reconciles twice in its place: the second reconcile has
+/// nothing left to do and is returned.
 async fn record(plugin: &BenchPlugin) -> Result<MeasuredReconcile> {
     let cluster = LocalClusterProcess::start()?;
     let (kubectl, client) = (cluster.kubectl()?, cluster.client().await?);
     guests::install(&cluster.plugins()?, "redis-cluster", &guests::redis_cluster()?)?;
     let mut host = cluster.host()?;
     REDIS.create(&kubectl)?;
-    let look = || async { Ok(Poll::There(REDIS.well(&kubectl, &client).await?)) };
-    until(format!("{} to be well", REDIS.name), WELL_MAX, look).await?;
+    let poll = || async { Ok(Poll::Done(REDIS.check_healthy(&kubectl, &client).await?)) };
+    until(format!("{} to be healthy", REDIS.name), HEALTHY_MAX, poll).await?;
     host.end()?;
     let (changed, _changes) = mpsc::channel(16);
     let redis = RedisPort::new(RedisClientLimits::default(), Arc::new(WallClock), changed);
@@ -104,28 +104,28 @@ async fn record(plugin: &BenchPlugin) -> Result<MeasuredReconcile> {
     engine.follow_all(&plugin.loaded.manifest).await?;
     let object = snapshot::object(REDIS.name);
     engine.reconcile(&plugin.loaded, &object).await?;
-    let passed = engine.reconcile(&plugin.loaded, &object).await?;
-    let summary = &passed.outcome.summary;
-    ensure!(summary.starts_with("ready: 3/3"), "not a pass of a healthy cluster: {summary}");
-    say(&format!(
+    let measured = engine.reconcile(&plugin.loaded, &object).await?;
+    let summary = &measured.outcome.summary;
+    ensure!(summary.starts_with("ready: 3/3"), "not a reconcile of a healthy cluster: {summary}");
+    print_line(&format!(
         "  recorded {} calls, {} bytes: {summary}",
-        passed.recording.calls().len(),
-        serde_json::to_string(&passed.recording)?.len()
+        measured.recording.calls().len(),
+        serde_json::to_string(&measured.recording)?.len()
     ));
-    Ok(passed)
+    Ok(measured)
 }
 
-/// Whether the snapshots that the part `growth` makes up still look like real ones.
-fn check_made_up(recording: &Recording) -> Result<()> {
+/// Checks that the generated snapshots of the part `growth` have the fields of real ones.
+fn check_generated(recording: &Recording) -> Result<()> {
     let observed = recording.calls().iter().find(|call| call.call.function() == "redis/observe");
     let Some(Ok(Reply::Document(real))) = observed.map(|observed| &observed.answer) else {
-        return Err(anyhow!("the recording holds no snapshot"));
+        return Err(anyhow!("the recording has no snapshot"));
     };
     let real: Snapshot = serde_json::from_value(real.clone())?;
     snapshot::check_shape(&real)
 }
 
-/// One turn of the guest.
+/// Runs one turn of the guest.
 async fn replay(
     plugin: &BenchPlugin,
     request: &ReconcileRequest,
@@ -133,25 +133,25 @@ async fn replay(
     expected: &ReconcileOutcome,
 ) -> Result<Vec<Duration>> {
     let mut taken = Vec::new();
-    for _ in 0..PASSES_PER_TURN {
-        let (context, given) = (plugin.loaded.context(None), request.clone());
+    for _ in 0..RECONCILES_PER_TURN {
+        let (context, request_copy) = (plugin.loaded.context(None), request.clone());
         let world = RecordedCalls::of(answers);
         let start = Instant::now();
-        let outcome = plugin.loaded.reconcile(context, given, world).await?;
+        let outcome = plugin.loaded.reconcile(context, request_copy, world).await?;
         taken.push(start.elapsed());
-        ensure!(outcome.as_ref() == Ok(expected), "the replay came to {outcome:?}");
+        ensure!(outcome.as_ref() == Ok(expected), "the replay returned {outcome:?}");
     }
     Ok(taken)
 }
 
-/// The native plugin in its own process; ends when its standard input does.
+/// The native plugin in its own process, which ends when its stdin is closed.
 struct NativeProcess {
     orders: Option<ChildStdin>,
     answers: Lines<BufReader<ChildStdout>>,
     child: Child,
 }
 
-/// What it answers to an order.
+/// The answer to an order.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct NativeAnswer {
@@ -170,12 +170,12 @@ impl NativeProcess {
         Ok(Self { orders: Some(orders), answers, child })
     }
 
-    fn take_turn(&mut self, way: &str, expected: &ReconcileOutcome) -> Result<Vec<Duration>> {
-        let orders = self.orders.as_mut().context("it takes orders")?;
-        writeln!(orders, "{way} {PASSES_PER_TURN}")?;
+    fn take_turn(&mut self, order: &str, expected: &ReconcileOutcome) -> Result<Vec<Duration>> {
+        let orders = self.orders.as_mut().context("the native plugin's stdin is closed")?;
+        writeln!(orders, "{order} {RECONCILES_PER_TURN}")?;
         let line = self.answers.next().context("the native plugin has ended")??;
         let turn: NativeAnswer = serde_json::from_str(&line)?;
-        ensure!(turn.outcome == *expected, "natively it came to {:?}", turn.outcome);
+        ensure!(turn.outcome == *expected, "the native plugin returned {:?}", turn.outcome);
         Ok(turn.taken_ns.into_iter().map(Duration::from_nanos).collect())
     }
 }
@@ -183,7 +183,7 @@ impl NativeProcess {
 impl Drop for NativeProcess {
     fn drop(&mut self) {
         drop(self.orders.take());
-        // It ends with its input; there is nobody to tell if not.
+        // The process ends with its stdin; a drop cannot report an error.
         self.child.wait().ok();
     }
 }

@@ -1,4 +1,4 @@
-//! Who answers a guest's calls where the world is not what is measured.
+//! Answers to a guest's calls where Kubernetes and Redis are not measured.
 
 use std::{
     collections::BTreeMap,
@@ -11,14 +11,14 @@ use tholepin_core::{
     Recording, Reply, RuntimeCall,
 };
 
-/// Answers from a recording, by key; what it does not hold is an error.
+/// Answers calls from a recording, by key; a call without an answer is an error.
 pub(crate) struct RecordedCalls {
     answers: Arc<BTreeMap<CallKey, Answer>>,
     asked: Mutex<Recording>,
 }
 
 impl RecordedCalls {
-    /// One pass over these answers.
+    /// Creates the answers for one reconcile.
     pub(crate) fn of(answers: &Arc<BTreeMap<CallKey, Answer>>) -> Arc<Self> {
         Arc::new(Self { answers: answers.clone(), asked: Mutex::default() })
     }
@@ -36,14 +36,14 @@ impl HostCalls for RecordedCalls {
     }
 }
 
-/// Takes every write as the API server would, at once, and remembers it.
+/// Accepts every write immediately, as the API server would, and records it.
 #[derive(Default)]
 pub(crate) struct FakeKubernetes {
     written: Mutex<Vec<serde_json::Value>>,
 }
 
 impl FakeKubernetes {
-    /// What was applied, in order.
+    /// Returns the applied objects, in order.
     pub(crate) fn written(&self) -> Vec<serde_json::Value> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
