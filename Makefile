@@ -43,8 +43,9 @@ demo: build plugins ## Start the local host with an example RedisCluster (CI=1: 
 test: setup-tests build wasm ## Run all tests
 	$(WITH_KUBECTL) cargo test --locked --workspace
 
-scenarios: setup-tests build wasm ## Run the scenarios one after the other (N=F1,F7: these)
-	$(WITH_KUBECTL) cargo test --locked --workspace --test scenarios -- $(if $(N),--only $(N),--all)
+scenarios: setup-tests build wasm ## Run the scenarios one after the other (N=F1,F7: these; COMMIT=HASH: three minutes of them)
+	$(WITH_KUBECTL) cargo test --locked --workspace --test scenarios -- \
+		$(if $(COMMIT),--sample $(COMMIT) $(or $(MINUTES),3),$(if $(N),--only $(N),--all))
 
 faults: setup-tests build wasm ## Print the table of faults (N=4,7a@1x1: these; COMMIT=HASH: a minute of them)
 	$(WITH_KUBECTL) cargo test --locked --workspace --test faults -- \
