@@ -201,10 +201,15 @@ fn source(
     if !is_inside(Path::new(&sub_path)) {
         return Err(outside());
     }
-    if !path.exists() && !volume.read_only {
+    // A symlink in the volume must not lead out of it: neither the directory that is used, nor one that is created
+    // on the way to it.
+    let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(&path);
+    if !existing.canonicalize().map_err(disk)?.starts_with(&volume.path) {
+        return Err(outside());
+    }
+    if existing != path && !volume.read_only {
         fs::create_dir_all(&path).map_err(disk)?;
     }
-    // A symlink in the volume must not lead out of it.
     let path = path.canonicalize().map_err(disk)?;
     if path.starts_with(&volume.path) { Ok(path) } else { Err(outside()) }
 }
@@ -279,7 +284,9 @@ mod tests {
     fn a_sub_path_stays_in_its_volume() {
         let directory = tempfile::tempdir().unwrap();
         let volumes = prepared(directory.path(), false);
-        std::os::unix::fs::symlink("/", directory.path().join("out")).unwrap();
+        let machine = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(machine.path(), directory.path().join("out")).unwrap();
+        fs::create_dir(machine.path().join("etc")).unwrap();
         let env = BTreeMap::from([("POD".to_owned(), "a-0".to_owned())]);
         let cases = [
             (json!({"subPath": "x/y"}), Some("x/y")),
@@ -287,6 +294,7 @@ mod tests {
             (json!({"subPath": "../x"}), None),
             (json!({"subPath": "/etc"}), None),
             (json!({"subPath": "out/etc"}), None),
+            (json!({"subPath": "out/new/directory"}), None),
         ];
         for (mut mount, expected) in cases {
             mount["name"] = "v".into();
@@ -295,6 +303,7 @@ mod tests {
             let found = mounts(&container(mount), &volumes, &env).ok();
             let source = found.map(|mounts| mounts[0].source.clone());
             assert_eq!(source, expected.map(|path| volumes["v"].path.join(path)), "{text}");
+            assert!(!machine.path().join("new").exists(), "{text} created a directory outside");
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use jiff::Timestamp;
 use kube::Client;
-use tholepin_agent::{AgentOptions, ImageTable, NodeOptions, PodLogFiles};
+use tholepin_agent::{AgentOptions, ImageTable, LogError, NodeOptions, PodLogFiles};
 use tholepin_apiserver as api;
 
 use crate::addresses::PodAddresses;
@@ -91,7 +91,10 @@ impl api::PodLogs for AgentLogs {
         Box::pin(async move {
             let log_options = agent_options(&options, Timestamp::now());
             let opened = self.files.open(&target.uid, &target.container, log_options);
-            let lines = opened.map_err(|error| api::LogError::NotFound(error.into()))?;
+            let lines = opened.map_err(|error| match error {
+                LogError::Read { source, .. } => api::LogError::Io(source),
+                LogError::NoLog { .. } | _ => api::LogError::NotFound(error.into()),
+            })?;
             let bytes = lines.map(|line| line.map(Into::into).map_err(io::Error::other));
             let limit = options.limit_bytes;
             Ok(limited(bytes.boxed(), limit))
