@@ -302,18 +302,18 @@ fn assemble(options: &EngineOptions, kubernetes: Arc<KubernetesApi>) -> Result<A
         clock: clock.clone(),
         entropy: Arc::new(SystemEntropy),
     });
-    let passes = Arc::new(GateContextFactory(gate.clone()));
-    let parts = ControllerPorts {
+    let contexts = Arc::new(GateContextFactory(gate.clone()));
+    let ports = ControllerPorts {
         kubernetes: kubernetes.clone(),
         watches: kubernetes.clone(),
-        marks: kubernetes,
+        status_writer: kubernetes,
         redis: redis.clone(),
         plugins: Arc::new(ServingPlugins(registry.clone())),
-        passes: passes.clone(),
-        wakes: passes,
+        contexts: contexts.clone(),
+        wakes: contexts,
         clock,
     };
-    let controller = Arc::new(Controller::new(parts, settings(&options.arguments)));
+    let controller = Arc::new(Controller::new(ports, settings(&options.arguments)));
     Ok(AssembledEngine { registry, directory, redis, gate, controller, looks })
 }
 

@@ -1,18 +1,19 @@
-//! Decides when which plugin is called for which object, and what follows from its answer.
+//! Decides when a plugin is called for an object, and acts on its answer.
 //!
 //! ```text
-//! changes ─► mapper ─► queue ─► pass (validate, reconcile) ─► conditions, requeue, strikes
+//! store changes ─► mapper ─► queue ─► reconcile_once (validate, reconcile) ─► conditions, requeue, strikes, report
+//!                                        └─ the plan command runs it as well, and writes nothing
 //! ```
 //!
-//! It knows ports only: no Kubernetes client, no Wasm runtime, no gate.
+//! It works through ports and knows no Kubernetes client, no Wasm runtime and no gate.
 //!
 //! Invariants:
-//! - One pass per object at a time; different objects in parallel: so many compute, and more wait for
-//!   the host, up to a second bound.
-//! - A pass uses one revision of its plugin from its start to its end, whatever is swapped meanwhile.
-//! - A plan changes nothing that is remembered here.
-//! - A spec that its plugin refuses never stops the reconciling of the one that was accepted before.
-//! - A fault of a plugin counts against that revision and that object alone.
+//! - One reconcile per object at a time. Different objects are reconciled concurrently: a bounded number computes, and
+//!   a larger bounded number has begun and may wait for the host.
+//! - A reconcile uses one revision of its plugin from start to end, whatever is swapped meanwhile.
+//! - A plan changes nothing that the controller remembers.
+//! - While a plugin refuses a new spec, the spec that it accepted before is reconciled.
+//! - A fault of a plugin counts against that revision and that object only.
 //! - Every task is joined.
 
 mod conditions;
@@ -33,6 +34,7 @@ mod plugins;
 pub mod queue;
 mod reconcile;
 mod report_builder;
+mod run;
 mod shared_state;
 mod strikes;
 

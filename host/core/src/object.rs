@@ -68,8 +68,8 @@ pub struct OwnerReference {
     pub controller: bool,
 }
 
-/// Why a document is no object.
-#[derive(Debug, thiserror::Error)]
+/// A field without which a document is no object.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the object has no `{0}`")]
 pub struct ObjectError(&'static str);
 
