@@ -5,6 +5,9 @@
 //!                                        └─ the plan command runs it as well, and writes nothing
 //! ```
 //!
+//! For people, it also makes plans, keeps the reports of the last reconciles, collects the status of objects and
+//! members, and writes the `Plugin` objects.
+//!
 //! It works through ports and knows no Kubernetes client, no Wasm runtime and no gate.
 //!
 //! Invariants:
@@ -16,12 +19,15 @@
 //! - A fault of a plugin counts against that revision and that object only.
 //! - Every task is joined.
 
+mod clock;
 mod conditions;
 mod controller;
 mod ended;
 mod field;
 mod gauges;
 mod history;
+pub mod host_name;
+mod kinds;
 mod liveness;
 mod mapper;
 mod metrics;
@@ -30,21 +36,33 @@ mod overdue;
 mod permit;
 mod phase;
 mod plan;
+mod planner;
+mod plugin_objects;
 mod plugins;
 pub mod queue;
 mod reconcile;
 mod report_builder;
 mod run;
 mod shared_state;
+mod status;
 mod strikes;
 
 #[cfg(test)]
 mod testing;
 
+pub use clock::SteadyClock;
 pub use controller::{Controller, PluginHealth};
+pub use kinds::{ApiKinds, FoundKind, install_when_available};
 pub use plan::PlanError;
+pub use planner::{
+    FileError, ObjectArgument, PlanRequest, Planner, PlannerError, ReportPart, ReportSelection,
+};
+pub use plugin_objects::{PluginFollower, PluginObjects, PluginReports};
 pub use plugins::{
     ActivePlugin, ActivePlugins, ClosedContext, ContextFactory, OpenContext, PluginEvent,
     ReconcilePurpose, WakeSubscriber,
 };
 pub use shared_state::{ControllerPorts, ControllerSettings};
+pub use status::{
+    DEGRADED, HostStatus, MemberReader, MemberRow, ObjectStatus, PluginStatus, StatusReporter,
+};

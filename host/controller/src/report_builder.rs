@@ -9,11 +9,14 @@ use tholepin_core::{
     port::GuestError,
     step::{FieldChange, ObjectChange},
 };
+use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome};
 
 use crate::{
-    mapper::reference_of, phase::ObjectPhase, plugins::ActivePlugin, run::CallOutcome,
-    shared_state::SharedState,
+    mapper::reference_of, phase::ObjectPhase, plugins::ActivePlugin, shared_state::SharedState,
 };
+
+/// The result of calling `reconcile`.
+pub(crate) type CallOutcome = Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError>;
 
 /// The parts of a report that are known so far.
 pub(crate) struct ReportBuilder {

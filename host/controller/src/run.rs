@@ -24,10 +24,7 @@ use tholepin_core::{
 };
 use tholepin_schema::{
     fact::FACTS_MAX,
-    reconcile::{
-        MEMO_BYTES_MAX, ReconcileFailure, ReconcileOutcome, ReconcileRequest, Violation,
-        WakeTrigger,
-    },
+    reconcile::{MEMO_BYTES_MAX, ReconcileOutcome, ReconcileRequest, Violation, WakeTrigger},
 };
 
 use crate::{
@@ -35,13 +32,12 @@ use crate::{
     permit::{ComputePermit, PermitLender},
     phase::{ObjectPhase, finalizer_of, phase},
     plugins::{ActivePlugin, ClosedContext, ReconcilePurpose},
-    report_builder::{ReportBuilder, finalizer_step, not_called, result_of, result_of_error},
+    report_builder::{
+        CallOutcome, ReportBuilder, finalizer_step, not_called, result_of, result_of_error,
+    },
     shared_state::SharedState,
 };
 use accept::AcceptedObject;
-
-/// The result of calling `reconcile`.
-pub(crate) type CallOutcome = Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError>;
 
 /// The object and the plugin of one reconcile.
 pub(crate) struct ReconcileTarget<'a> {

@@ -46,7 +46,7 @@ async fn nothing_looks_alive_when_no_host_runs() {
     story.says(&PLUGIN, ("", NAME), "/status/conditions", "AllWell").await;
     story.host.kill().unwrap();
     let killed = list(&story);
-    assert!(killed.contains("which wrote this, runs no more"), "{killed}");
+    assert!(killed.contains("which wrote this, has ended"), "{killed}");
 }
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn a_plugin_object_without_a_file_is_told_of_with_its_objects() {
     let message = made["status"]["message"].as_str().unwrap();
     assert!(message.contains("put `by-hand.wasm` and `by-hand.yaml`"), "{message}");
     let shown = CommandLine::of(&story.cluster).run(&["status"]).unwrap().stdout;
-    for words in ["Greeting fileless/a", "nobody looks after it"] {
+    for words in ["Greeting fileless/a", "not reconciled: the plugin"] {
         assert!(shown.contains(words), "no {words:?} in {shown}");
     }
 

@@ -127,13 +127,13 @@ async fn a_plugin_whose_files_are_gone_stays_visible_while_it_has_objects() {
     );
     let command = CommandLine::of(&story.cluster);
     let shown = command.run(&["status"]).unwrap();
-    for words in ["Unloaded: its files are gone", "Greeting back/a", "nobody looks after it"] {
+    for words in ["Unloaded: its files are gone", "Greeting back/a", "not reconciled: the plugin"] {
         assert!(shown.stdout.contains(words), "no {words:?} in {shown:?}");
     }
     announced(&story, "Unloaded").await;
     story.says(&GREETING, ("back", "a"), "/status/conditions", "PluginMissing").await;
     // What was known of its objects is still told.
-    for (asked, told) in [("status", "nobody looks after it"), ("calls", "Hello, one")] {
+    for (asked, told) in [("status", "not reconciled: the plugin"), ("calls", "Hello, one")] {
         let answer = command.run(&[asked, "greeting/a", "-n", "back"]).unwrap();
         assert!(answer.stdout.contains(told), "no {told:?} in {answer:?}");
     }

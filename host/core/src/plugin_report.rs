@@ -1,9 +1,10 @@
-//! What the registry tells about a plugin, as values.
+//! The reports of the plugin registry: the stage of each plugin, and why a revision does not serve.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use serde_json::Value;
-use tholepin_core::{PluginName, RevisionDigest};
+
+use crate::{PluginName, RevisionDigest};
 
 /// How far a revision has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
