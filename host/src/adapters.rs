@@ -1,83 +1,29 @@
-//! Fits the parts of the host to each other: they know traits, and only here meet.
+//! Adapters that implement the ports of one part with another part: the parts know traits only.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use rand::Rng;
 use serde_json::Value;
 use tholepin_controller::{
-    ActivePlugin, ActivePlugins, ClosedContext, ContextFactory, OpenContext, ReconcilePurpose,
-    WakeSubscriber,
+    ActivePlugin, ActivePlugins, ApiKinds, ClosedContext, ContextFactory, FoundKind, MemberReader,
+    OpenContext, PluginReports, ReconcilePurpose, WakeSubscriber,
 };
 use tholepin_core::{
-    Answer, BoxedFuture, Call, CallContext, HostCalls, ObjectKey, PluginName, RevisionDigest,
-    WriteMode,
-    port::{Clock, Entropy},
+    Answer, BoxedFuture, Call, CallContext, CallError, ErrorChain, HostCalls, ObjectKey,
+    PluginName, RevisionDigest, WriteMode,
+    port::{Entropy, WatchState},
 };
 use tholepin_gate::{Gate, ReconcileContext, ReconcileScope};
-use tholepin_guest::{LoadedPlugin, PluginRegistry};
-use tholepin_schema::reconcile::WakeTrigger;
+use tholepin_guest::{LoadedPlugin, PluginRegistry, PluginReport};
+use tholepin_kube::KubernetesApi;
+use tholepin_schema::{manifest::KindName, reconcile::WakeTrigger, snapshot::Snapshot};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
-/// The most calls and the most writes of one pass.
+/// The most calls and the most writes of one reconcile.
 const CALLS_MAX: u32 = 2_000;
 const WRITES_MAX: u32 = 500;
 
-/// How far the machine's clock may be from ours before that is worth a warning.
-const JUMP_MS: u64 = 1_000;
-
-/// The machine's clock as it was at the start, and the time that has passed since. A clock that is set
-/// while the host runs must neither prove an age that is none nor make a wait endless.
-pub(crate) struct SteadyClock {
-    start: Instant,
-    start_ms: u64,
-    has_warned: AtomicBool,
-}
-
-impl SteadyClock {
-    /// Starts at the machine's clock.
-    pub(crate) fn start() -> Self {
-        Self::at(Instant::now(), wall_ms())
-    }
-
-    const fn at(start: Instant, start_ms: u64) -> Self {
-        Self { start, start_ms, has_warned: AtomicBool::new(false) }
-    }
-
-    /// The time after this much has passed; says once that the machine's clock was set since.
-    fn after(&self, passed: Duration, wall_ms: u64) -> u64 {
-        let passed_ms = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
-        let now_ms = self.start_ms.saturating_add(passed_ms);
-        let apart_ms = now_ms.abs_diff(wall_ms);
-        if JUMP_MS < apart_ms && !self.has_warned.swap(true, Ordering::Relaxed) {
-            warn!(
-                apart_ms,
-                "the machine's clock was set; times go on from before until the host is started again"
-            );
-        }
-        now_ms
-    }
-}
-
-impl Clock for SteadyClock {
-    fn now_ms(&self) -> u64 {
-        self.after(self.start.elapsed(), wall_ms())
-    }
-}
-
-/// A clock before 1970 is no clock; zero makes every age look like none, which refuses.
-fn wall_ms() -> u64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The machine's randomness.
+/// The machine's random bytes.
 pub(crate) struct SystemEntropy;
 
 impl Entropy for SystemEntropy {
@@ -88,16 +34,16 @@ impl Entropy for SystemEntropy {
     }
 }
 
-/// The registry, as the controller sees it.
-pub(crate) struct ServingPlugins(pub(crate) Arc<PluginRegistry>);
+/// The plugin registry as the controller's port.
+pub(crate) struct RegistryAdapter(pub(crate) Arc<PluginRegistry>);
 
-impl ActivePlugins for ServingPlugins {
+impl ActivePlugins for RegistryAdapter {
     fn active(&self, name: &PluginName) -> Option<Arc<ActivePlugin>> {
-        self.0.active(name).map(serving)
+        self.0.active(name).map(active_plugin)
     }
 
     fn all(&self) -> Vec<Arc<ActivePlugin>> {
-        self.0.plugins().values().cloned().map(serving).collect()
+        self.0.plugins().values().cloned().map(active_plugin).collect()
     }
 
     fn take_back<'a>(
@@ -107,12 +53,19 @@ impl ActivePlugins for ServingPlugins {
         why: &'a str,
     ) -> BoxedFuture<'a, Result<RevisionDigest, String>> {
         Box::pin(async move {
-            self.0.take_back(name, revision, why).await.map_err(|error| error.to_string())
+            let taken_back = self.0.take_back(name, revision, why).await;
+            taken_back.map_err(|error| ErrorChain(&error).to_string())
         })
     }
 }
 
-fn serving(plugin: Arc<LoadedPlugin>) -> Arc<ActivePlugin> {
+impl PluginReports for RegistryAdapter {
+    fn reports(&self) -> BTreeMap<PluginName, PluginReport> {
+        self.0.reports()
+    }
+}
+
+fn active_plugin(plugin: Arc<LoadedPlugin>) -> Arc<ActivePlugin> {
     Arc::new(ActivePlugin {
         name: plugin.name.clone(),
         revision: plugin.digest.clone(),
@@ -123,10 +76,41 @@ fn serving(plugin: Arc<LoadedPlugin>) -> Arc<ActivePlugin> {
     })
 }
 
-/// The gate, as the controller sees it.
-pub(crate) struct GateContextFactory(pub(crate) Arc<Gate>);
+/// The Kubernetes client as the controller's port to kinds.
+pub(crate) struct KindsAdapter(pub(crate) Arc<KubernetesApi>);
 
-impl ContextFactory for GateContextFactory {
+impl ApiKinds for KindsAdapter {
+    fn find<'a>(
+        &'a self,
+        argument: &'a str,
+        among: &'a [KindName],
+    ) -> BoxedFuture<'a, Result<Option<FoundKind>, CallError>> {
+        Box::pin(async move {
+            let found = self.0.find_kind(argument, among).await?;
+            Ok(found
+                .map(|found| FoundKind { kind: found.kind, is_namespaced: found.is_namespaced }))
+        })
+    }
+
+    fn is_namespaced<'a>(&'a self, kind: &'a KindName) -> BoxedFuture<'a, Result<bool, CallError>> {
+        Box::pin(self.0.is_namespaced(kind))
+    }
+
+    fn install<'a>(&'a self, definition: &'a Value) -> BoxedFuture<'a, Result<(), CallError>> {
+        Box::pin(self.0.install_crd(definition))
+    }
+
+    fn missing(&self) -> Vec<KindName> {
+        let watches = self.0.watches().into_iter();
+        let missing = watches.filter(|watch| watch.state == WatchState::KindMissing);
+        missing.map(|watch| watch.scope.kind).collect()
+    }
+}
+
+/// The gate as the controller's ports.
+pub(crate) struct GateAdapter(pub(crate) Arc<Gate>);
+
+impl ContextFactory for GateAdapter {
     fn open(
         &self,
         plugin: &ActivePlugin,
@@ -134,24 +118,22 @@ impl ContextFactory for GateContextFactory {
         object: &Arc<Value>,
         purpose: ReconcilePurpose,
     ) -> Arc<dyn OpenContext> {
-        let opened = match purpose {
-            ReconcilePurpose::Live { urgent } => context(plugin, key, object, urgent),
-            ReconcilePurpose::Plan => {
-                // Nobody hurries a plan, which does not wait.
-                let context = context(plugin, key, object, CancellationToken::new());
-                ReconcileScope { mode: WriteMode::Plan, ..context }
+        match purpose {
+            ReconcilePurpose::Live { urgent } => {
+                let scope = scope(plugin, key, object, WriteMode::Live, urgent);
+                Arc::new(GateContext(self.0.open(scope)))
             }
-        };
-        let mode = opened.mode;
-        let pass = self.0.open(opened);
-        if mode == WriteMode::Plan {
-            pass.add_assumed((**object).clone());
+            ReconcilePurpose::Plan => {
+                let scope = uninterrupted(plugin, key, object, WriteMode::Plan);
+                let context = self.0.open(scope);
+                context.add_assumed((**object).clone());
+                Arc::new(GateContext(context))
+            }
         }
-        Arc::new(GateContext(pass))
     }
 }
 
-/// A pass of the gate, as the controller sees it.
+/// A context of the gate as the controller's port.
 struct GateContext(Arc<ReconcileContext>);
 
 impl HostCalls for GateContext {
@@ -169,7 +151,7 @@ impl OpenContext for GateContext {
     }
 }
 
-impl WakeSubscriber for GateContextFactory {
+impl WakeSubscriber for GateAdapter {
     fn subscribe<'a>(
         &'a self,
         plugin: &'a ActivePlugin,
@@ -178,9 +160,7 @@ impl WakeSubscriber for GateContextFactory {
         wakes: &'a [WakeTrigger],
     ) -> BoxedFuture<'a, Option<Duration>> {
         Box::pin(async move {
-            // Nobody waits under it.
-            let urgent = CancellationToken::new();
-            self.0.subscribe(&context(plugin, key, object, urgent), wakes).await
+            self.0.subscribe(&uninterrupted(plugin, key, object, WriteMode::Live), wakes).await
         })
     }
 
@@ -189,11 +169,35 @@ impl WakeSubscriber for GateContextFactory {
     }
 }
 
-/// What a pass of a plugin for an object knows and may do.
-pub(crate) fn context(
+impl MemberReader for GateAdapter {
+    fn read<'a>(
+        &'a self,
+        plugin: &'a ActivePlugin,
+        key: &'a Arc<ObjectKey>,
+        object: &'a Arc<Value>,
+    ) -> BoxedFuture<'a, Result<BTreeMap<String, Snapshot>, CallError>> {
+        Box::pin(async move {
+            self.0.members_now(&uninterrupted(plugin, key, object, WriteMode::Plan)).await
+        })
+    }
+}
+
+/// Returns a scope whose calls nothing interrupts, because none of them waits for facts.
+fn uninterrupted(
     plugin: &ActivePlugin,
     key: &Arc<ObjectKey>,
     object: &Arc<Value>,
+    mode: WriteMode,
+) -> ReconcileScope {
+    scope(plugin, key, object, mode, CancellationToken::new())
+}
+
+/// Returns the scope of one reconcile of a plugin for an object.
+fn scope(
+    plugin: &ActivePlugin,
+    key: &Arc<ObjectKey>,
+    object: &Arc<Value>,
+    mode: WriteMode,
     urgent: CancellationToken,
 ) -> ReconcileScope {
     ReconcileScope {
@@ -202,7 +206,7 @@ pub(crate) fn context(
         grants: plugin.grants.clone(),
         safety: Arc::new(plugin.manifest.safety.clone()),
         parameters: plugin.parameters.clone(),
-        mode: WriteMode::Live,
+        mode,
         urgent,
         calls_max: CALLS_MAX,
         writes_max: WRITES_MAX,

@@ -1,24 +1,23 @@
-//! What the admin API of this host can do: each route a line here, its work elsewhere.
+//! The routes of the admin API: each parses its parameters and calls the part that does the work.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 use tholepin_admin::{AdminError, AdminMethod, AdminRequest, AdminRoutes};
-use tholepin_controller::PlanError;
-use tholepin_core::{BoxedFuture, CallError, NameError, PluginName};
+use tholepin_controller::{
+    ObjectArgument, PlanError, PlanRequest, Planner, PlannerError, ReportPart, ReportSelection,
+    StatusReporter,
+};
+use tholepin_core::{BoxedFuture, CallError, ErrorChain, NameError, PluginName};
 use tholepin_guest::{PluginRegistry, RollbackError};
 
-use crate::{
-    admin_routes::{
-        CALLS_ROUTE, CompletionNames, HISTORY_ROUTE, NAMES_ROUTE, PLAN_ROUTE, ROLLBACK_ROUTE,
-        RollbackRequest, STATUS_ROUTE,
-    },
-    planner::{ObjectArgument, PlanRequest, Planner, PlannerError, ReportPart, ReportSelection},
-    status::StatusReporter,
+use crate::admin_routes::{
+    CALLS_ROUTE, CompletionNames, HISTORY_ROUTE, NAMES_ROUTE, PLAN_ROUTE, ROLLBACK_ROUTE,
+    RollbackRequest, STATUS_ROUTE,
 };
 
-/// The routes.
+/// The parts behind the routes.
 pub(crate) struct HostRoutes {
     pub(crate) planner: Planner,
     pub(crate) registry: Arc<PluginRegistry>,
@@ -40,7 +39,7 @@ impl AdminRoutes for HostRoutes {
                 (AdminMethod::Get, HISTORY_ROUTE) => self.history(&query),
                 (AdminMethod::Post, ROLLBACK_ROUTE) => self.roll_back(body).await,
                 (AdminMethod::Get | AdminMethod::Post, _) => Err(AdminError::NotFound(format!(
-                    "this host ({}) has no `{path}` for this method; is the command line newer?",
+                    "this host ({}) has no route `{path}` for this method; is the command line newer?",
                     env!("CARGO_PKG_VERSION")
                 ))),
             }
@@ -50,13 +49,14 @@ impl AdminRoutes for HostRoutes {
 
 impl HostRoutes {
     async fn plan(&self, body: Value) -> Result<Value, AdminError> {
-        let request: PlanRequest = serde_json::from_value(body)
-            .map_err(|error| AdminError::Invalid(format!("the request is no plan's: {error}")))?;
+        let request: PlanRequest = serde_json::from_value(body).map_err(|error| {
+            AdminError::Invalid(format!("the body is no plan request: {error}"))
+        })?;
         document(&self.planner.plan(request).await.map_err(refused)?)
     }
 
     async fn status(&self, query: &BTreeMap<String, String>) -> Result<Value, AdminError> {
-        let words = match query.get("kind") {
+        let argument = match query.get("kind") {
             None => None,
             Some(kind) => Some(ObjectArgument {
                 kind: kind.clone(),
@@ -64,7 +64,8 @@ impl HostRoutes {
                 namespace: query.get("namespace").cloned(),
             }),
         };
-        document(&self.statuses.status(&self.planner, words.as_ref()).await.map_err(refused)?)
+        let status = self.statuses.status(&self.planner, argument.as_ref()).await;
+        document(&status.map_err(refused)?)
     }
 
     fn names(&self, query: &BTreeMap<String, String>) -> Result<Value, AdminError> {
@@ -91,47 +92,49 @@ impl HostRoutes {
 
     async fn roll_back(&self, body: Value) -> Result<Value, AdminError> {
         let request: RollbackRequest = serde_json::from_value(body).map_err(|error| {
-            AdminError::Invalid(format!("the request is no rollback's: {error}"))
+            AdminError::Invalid(format!("the body is no rollback request: {error}"))
         })?;
         let RollbackRequest { name, revision } = request;
-        let gone = self.registry.roll_back(&name, revision.as_deref()).await;
-        let serving = gone.map_err(|error| match error {
-            RollbackError::NoPlugin(_)
-            | RollbackError::NoneBefore(_)
-            | RollbackError::NoSuch { .. }
-            | RollbackError::NotOne { .. } => AdminError::NotFound(error.to_string()),
-            RollbackError::NotServing(_)
-            | RollbackError::ServesAlready(_)
-            | RollbackError::NotLoaded { .. }
-            | _ => AdminError::Conflict(error.to_string()),
+        let rolled_back = self.registry.roll_back(&name, revision.as_deref()).await;
+        let serving = rolled_back.map_err(|error| {
+            let text = ErrorChain(&error).to_string();
+            match error {
+                RollbackError::NoPlugin(_)
+                | RollbackError::NoneBefore(_)
+                | RollbackError::NoSuch { .. }
+                | RollbackError::NotOne { .. } => AdminError::NotFound(text),
+                RollbackError::NotServing(_)
+                | RollbackError::ServesAlready(_)
+                | RollbackError::NotLoaded { .. }
+                | _ => AdminError::Conflict(text),
+            }
         })?;
         Ok(json!({"serving": serving}))
     }
 
     async fn calls(&self, query: &BTreeMap<String, String>) -> Result<Value, AdminError> {
-        let words = ObjectArgument {
+        let argument = ObjectArgument {
             kind: required(query, "kind")?,
             name: required(query, "name")?,
             namespace: query.get("namespace").cloned(),
         };
-        let pass = match query.get("pass") {
+        let number = match query.get("pass") {
             None => None,
-            Some(text) => Some(
-                text.parse()
-                    .map_err(|_| AdminError::Invalid(format!("`{text}` is no number of a pass")))?,
-            ),
+            Some(text) => Some(text.parse().map_err(|_| {
+                AdminError::Invalid(format!("`{text}` is no number of a reconcile"))
+            })?),
         };
         let part = match query.get("part").map(String::as_str) {
             None | Some("calls") => ReportPart::Calls,
             Some("writes") => ReportPart::Writes,
             Some(other) => {
-                let text = format!("`{other}` is no part of a pass: use `calls` or `writes`");
+                let text = format!("`{other}` is no part of a report: use `calls` or `writes`");
                 return Err(AdminError::Invalid(text));
             }
         };
-        let passes =
-            self.planner.calls(&words, ReportSelection { pass, part }).await.map_err(refused)?;
-        Ok(json!({"passes": document(&passes)?}))
+        let selection = ReportSelection { number, part };
+        let reports = self.planner.calls(&argument, selection).await.map_err(refused)?;
+        Ok(json!({"passes": document(&reports)?}))
     }
 }
 
@@ -145,10 +148,12 @@ fn document(value: &impl Serialize) -> Result<Value, AdminError> {
 }
 
 fn refused(error: PlannerError) -> AdminError {
-    let text = error.to_string();
+    let text = ErrorChain(&error).to_string();
     match error {
         PlannerError::NoKind { .. }
-        | PlannerError::NoPass(_)
+        | PlannerError::NoObject(_)
+        | PlannerError::NotReconciled(_)
+        | PlannerError::NoReport { .. }
         | PlannerError::Plan(PlanError::NoPlugin(..) | PlanError::NoObject(_))
         | PlannerError::Kubernetes(CallError::NotFound(_)) => AdminError::NotFound(text),
         PlannerError::File(_)

@@ -1,23 +1,23 @@
-//! The routes of the admin API and the documents that only it has: what the command line asks a running host.
+//! The routes of the admin API and their documents.
 
 use serde::{Deserialize, Serialize};
 use tholepin_core::PluginName;
 
-/// Plans one pass; the body is a [`PlanRequest`](crate::planner::PlanRequest), the answer a report.
+/// Plans one reconcile; the body is a [`PlanRequest`](tholepin_controller::PlanRequest), the answer a report.
 pub(crate) const PLAN_ROUTE: &str = "/v1/plan";
-/// What the last passes for an object did; parameters `kind`, `name`, `namespace`, `pass` and `part`
+/// Returns the reports of the last reconciles of an object; parameters `kind`, `name`, `namespace`, `pass` and `part`
 /// (`calls` or `writes`).
 pub(crate) const CALLS_ROUTE: &str = "/v1/calls";
-/// How everything is; parameters `kind`, `name` and `namespace` for one object.
+/// Returns the status of the host; parameters `kind`, `name` and `namespace` for one object.
 pub(crate) const STATUS_ROUTE: &str = "/v1/status";
-/// The names that a shell completes; parameter `namespace`.
+/// Returns the names that a shell completes; parameter `namespace`.
 pub(crate) const NAMES_ROUTE: &str = "/v1/names";
-/// The last revisions of a plugin; parameter `name`.
+/// Returns the last revisions of a plugin; parameter `name`.
 pub(crate) const HISTORY_ROUTE: &str = "/v1/plugins/history";
-/// Lets an earlier revision serve; the body is a [`RollbackRequest`].
+/// Makes an earlier revision serve; the body is a [`RollbackRequest`].
 pub(crate) const ROLLBACK_ROUTE: &str = "/v1/plugins/rollback";
 
-/// Which plugin goes back, and to which revision: the last good one if none is named.
+/// A rollback of a plugin: to this revision, or to the last one that was not taken back.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct RollbackRequest {
     pub(crate) name: PluginName,

@@ -1,4 +1,4 @@
-//! What can be asked on the command line. The doc comments are the help texts.
+//! The command line. The doc comments are the help texts.
 
 mod report;
 
@@ -26,12 +26,12 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
-/// The variable for the filter of log lines.
+/// The environment variable for the filter of log lines.
 const LOG_VARIABLE: &str = "THOLEPIN_LOG";
-/// The variable for the format of log lines.
+/// The environment variable for the format of log lines.
 const LOG_FORMAT_VARIABLE: &str = "THOLEPIN_LOG_FORMAT";
 
-/// What a command that runs a host logs. The others take the variables alone.
+/// The log options of the commands that run a host. The other commands have the environment variables only.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Log options")]
 pub(crate) struct LogArgs {
@@ -45,15 +45,15 @@ pub(crate) struct LogArgs {
 }
 
 impl LogArgs {
-    /// What the variables say, for a command without these options.
+    /// Reads the environment variables, for a command without these options.
     ///
     /// # Errors
     ///
-    /// Fails if the format is none, and names the variable.
+    /// Fails if the format is unknown, and names the variable.
     pub(crate) fn of_environment() -> anyhow::Result<Self> {
         let log_format = match env::var(LOG_FORMAT_VARIABLE) {
             Ok(format) => LogFormat::from_str(&format, true).map_err(|_| {
-                anyhow!("cannot log as {LOG_FORMAT_VARIABLE}=`{format}` says; use `text` or `json`")
+                anyhow!("{LOG_FORMAT_VARIABLE}=`{format}` is no log format; use `text` or `json`")
             })?,
             Err(_) => LogFormat::Text,
         };
@@ -92,17 +92,17 @@ pub(crate) enum Command {
     Demo(DemoArgs),
     /// Print what the plugin in charge would do to an object now, touching nothing
     ///
-    /// A plan covers one pass: what the plugin would read, decide and write if it were called now. Every
+    /// A plan covers one reconcile: what the plugin would read, decide and write if it were called now. Every
     /// write to Kubernetes is checked by a dry run, every command to Redis is shown and not sent; guards
-    /// are evaluated. The running host makes the plan, because it is the one that reaches the Pods.
+    /// are evaluated. The running host makes the plan, because it can reach the Pods.
     ///
     /// Exits with 0 if there is nothing to do, with 2 if there is, with 1 if there is no plan or the plugin
     /// fails.
     Plan(PlanArgs),
     /// Print what the last reconciles of an object did, as the running host remembers it
     ///
-    /// A pass is one reconcile: one call of the plugin for one object. The host keeps the last passes of each
-    /// object in memory; those that wrote nothing are dropped first.
+    /// A reconcile is one call of the plugin for one object; the output numbers them as passes. The host keeps the
+    /// last reconciles of each object in memory; those that wrote nothing are dropped first.
     Calls(CallsArgs),
     /// Show the plugins and objects of the running host, and what every member of an object answers now
     ///
@@ -117,32 +117,32 @@ pub(crate) enum Command {
     Crds,
     /// Check whether this machine has what the local host and plugin developers need, and say what to do
     ///
-    /// Exits with 1 if something that everybody needs is missing; a warning is about what only some need.
+    /// Exits with 1 if something that every user needs is missing; a warning is about what only some need.
     Doctor(DoctorArgs),
     /// Print the script by which a shell completes commands, plugins and objects
     ///
-    /// Put it where that shell looks, such as ~/.local/share/bash-completion/completions/tholepin, and write it
-    /// again after an update of tholepin. The names of plugins and objects come from the running host.
+    /// Put it where that shell reads completions, such as ~/.local/share/bash-completion/completions/tholepin, and
+    /// write it again after an update of tholepin. The names of plugins and objects come from the running host.
     Completions {
         /// Which shell
         shell: clap_complete::Shell,
     },
     /// Write the manual: one page for the program and one for each subcommand
     Man {
-        /// Where to; `man -l DIR/tholepin.1` shows it
+        /// The directory to write to; `man -l DIR/tholepin.1` shows the first page
         #[arg(value_name = "DIR")]
         directory: PathBuf,
     },
     /// Become the first process of a container (the node agent calls this)
     #[command(hide = true)]
     Container {
-        /// What to become
+        /// The file that describes the container
         spec: PathBuf,
     },
 }
 
 impl Command {
-    /// The log options, if the command has them: those that run a host do.
+    /// Returns the log options of a command that runs a host.
     pub(crate) fn log(&self) -> Option<&LogArgs> {
         if let Self::Local(LocalArgs { log, .. })
         | Self::Run(RunArgs { log, .. })
@@ -158,24 +158,24 @@ impl Command {
 pub(crate) enum PluginCommand {
     /// Write the project of a new plugin, which brings a kind of its own and builds as it stands
     New(NewArgs),
-    /// Build a plugin's project, check the component, and put it where a running host sees it
+    /// Build a plugin's project, check the component, and copy it into the plugin directory of a running host
     ///
     /// Projects share what they compile, in the user's cache, so that the first build of a second plugin is a
     /// short one. CARGO_TARGET_DIR, or `build.target-dir` of a cargo configuration, names another place.
     Build(BuildArgs),
     /// Run a project's native tests, build it, and have the component describe itself
     ///
-    /// What is compiled lies where `tholepin plugin build` puts it.
+    /// Uses the same target directory as `tholepin plugin build`.
     Test {
         /// The plugin's project
         #[arg(value_name = "DIR", default_value = ".")]
         project: PathBuf,
     },
-    /// Build a project at every save, put it where a running host sees it, and show what its reconciles did
+    /// Build a project at every save, copy it into the plugin directory of a running host, and show its reconciles
     Watch(WatchArgs),
     /// Show the plugins of a cluster: the serving revision, since when, for how many objects, and what is wrong
     ///
-    /// The API server has what a host wrote last. Whether that host still runs is looked up on this machine.
+    /// Reads what a host wrote into the API server last, and checks on this machine whether that host still runs.
     List {
         /// How to print it; JSON has the whole Plugin objects
         #[arg(short, long, value_name = "FORMAT", default_value = "text")]
@@ -210,7 +210,7 @@ pub(crate) enum PluginCommand {
         #[command(flatten)]
         admin: AdminArgs,
     },
-    /// Show what a component says of itself: manifest, imports, digest
+    /// Show how a component describes itself: manifest, imports, digest
     Inspect {
         /// The plugin's component, a .wasm file
         file: PathBuf,
@@ -220,7 +220,7 @@ pub(crate) enum PluginCommand {
     },
     /// Print NAME.yaml for a component: the Plugin object that grants all it asks for
     ///
-    /// Read it, remove what it should not have, and save it beside the .wasm.
+    /// Read it, remove the grants that it should not have, and save it beside the .wasm.
     Grant {
         /// The plugin's component, a .wasm file
         file: PathBuf,
@@ -283,7 +283,7 @@ pub(crate) struct ClusterArgs {
     pub(crate) kubeconfig: Option<PathBuf>,
 }
 
-/// Where the command line finds a running host.
+/// The admin file of a running host.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct AdminArgs {
     /// The file by which commands find the running host, which writes its admin address and token there
@@ -292,7 +292,7 @@ pub(crate) struct AdminArgs {
     pub(crate) admin_file: Option<PathBuf>,
 }
 
-/// Where a host can be asked.
+/// The addresses of a host.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ListenArgs {
     #[command(flatten)]
@@ -314,7 +314,7 @@ pub(crate) struct EngineArgs {
     /// Directory to load plugins from (NAME.yaml beside NAME.wasm) and to watch for changes
     #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR")]
     pub(crate) plugins: PathBuf,
-    /// Where the last revisions of plugins are kept, so that a rollback outlives the process
+    /// Where to keep the last revisions of plugins, so that a rollback survives a restart
     /// [default: tholepin/revisions in the cache directory]
     #[arg(long, env = "THOLEPIN_HISTORY", value_name = "DIR")]
     pub(crate) history: Option<PathBuf>,
@@ -326,7 +326,7 @@ pub(crate) struct EngineArgs {
         value_parser = clap::value_parser!(u16).range(1..=1024),
     )]
     pub(crate) concurrency: Option<u16>,
-    /// How many reconciles may be under way at once, those that wait for an answer included
+    /// How many reconciles may run at once, those that wait for an answer included
     #[arg(
         long,
         env = "THOLEPIN_IN_FLIGHT",
@@ -335,15 +335,15 @@ pub(crate) struct EngineArgs {
         value_parser = clap::value_parser!(u16).range(1..=1024),
     )]
     pub(crate) in_flight: u16,
-    /// Milliseconds between two polls of each member of a Redis instance that a plugin wants to hear of
+    /// Milliseconds between two polls of each member of a Redis instance that a plugin watches
     #[arg(
         long,
-        env = "THOLEPIN_LOOK_INTERVAL_MS",
+        env = "THOLEPIN_POLL_INTERVAL_MS",
         value_name = "MILLISECONDS",
         default_value_t = 1000,
         value_parser = clap::value_parser!(u64).range(20..=60_000),
     )]
-    pub(crate) look_interval_ms: u64,
+    pub(crate) poll_interval_ms: u64,
     /// Seconds after which a healthy object is reconciled again although nothing changed
     #[arg(
         long,
@@ -356,14 +356,14 @@ pub(crate) struct EngineArgs {
 }
 
 impl EngineArgs {
-    /// How many passes may compute at once.
+    /// Returns how many reconciles may compute concurrently.
     pub(crate) fn computing(&self) -> u16 {
         self.concurrency.unwrap_or_else(usual_concurrency)
     }
 }
 
-/// More than the processors do at once would only make each pass slower. Few processors are shared all
-/// the same, so that one guest that loops does not stop the others.
+/// Returns the default concurrency: the number of processors, because more would only make each reconcile slower,
+/// and at least 4, so that a guest that loops does not stop the others on a small machine.
 pub(crate) fn usual_concurrency() -> u16 {
     let processors = available_parallelism().map_or(1, NonZero::get);
     u16::try_from(processors).unwrap_or(u16::MAX).max(4)
@@ -377,7 +377,7 @@ pub(crate) struct RunArgs {
     pub(crate) engine: EngineArgs,
     #[command(flatten)]
     pub(crate) listen: ListenArgs,
-    /// Let plugins have whatever they ask for (`grants: asRequested`) and install the kinds that they
+    /// Grant plugins everything they ask for (`grants: asRequested`) and install the kinds that they
     /// bring; never on a shared cluster
     #[arg(long, env = "THOLEPIN_TRUST_PLUGINS")]
     pub(crate) trust_plugins: bool,

@@ -1,4 +1,4 @@
-//! The subcommands: each a few lines from arguments to the parts that do the work.
+//! The subcommands: each passes its arguments to the part that does the work.
 
 pub(crate) mod container;
 mod demo;
@@ -32,14 +32,14 @@ use crate::{
 ///
 /// Fails with what is printed as the last line on stderr.
 pub(crate) fn run(cli: Cli) -> Result<u8> {
-    // A server is followed by its log; the output of the others says what they do.
+    // `local` and `run` report through the log, the other commands through their output.
     let is_server = matches!(cli.command, Command::Local(_) | Command::Run(_));
-    let usual = if is_server { "info" } else { "warn" };
+    let default = if is_server { "info" } else { "warn" };
     let LogArgs { log, log_format } = match cli.command.log() {
         Some(log) => log.clone(),
         None => LogArgs::of_environment()?,
     };
-    telemetry::start(log.as_deref().unwrap_or(usual), log_format)?;
+    telemetry::start(log.as_deref().unwrap_or(default), log_format)?;
     match cli.command {
         Command::Local(arguments) => on_runtime(usual_concurrency(), local::run(arguments)),
         Command::Run(arguments) => on_runtime(arguments.engine.computing(), run_engine(arguments)),
@@ -61,7 +61,7 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
             manual::pages(&directory)?;
             Ok(exit::DONE)
         }
-        // `main` has taken it before any thread.
+        // `main` handles this command before any thread starts.
         Command::Container { .. } => Ok(exit::FAILED),
     }
 }
@@ -70,42 +70,42 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
 ///
 /// # Errors
 ///
-/// Fails if nobody reads it.
+/// Fails if stdout is closed.
 pub(crate) fn print(text: &str) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
     stdout.flush()
 }
 
-/// Prints an error as the last line on stderr, each fact once.
-pub(crate) fn complain(error: &anyhow::Error) {
+/// Prints an error with its causes as the last line on stderr.
+pub(crate) fn print_error(error: &anyhow::Error) {
     let chain = tholepin_core::ErrorChain(error.as_ref());
-    // Nobody can be told if stderr is closed; the exit code says it too.
+    // If stderr is closed, only the exit code reports the error.
     writeln!(io::stderr(), "tholepin: {chain}").ok();
 }
 
-/// Cancelled by SIGINT and SIGTERM.
+/// Returns a token that SIGINT and SIGTERM cancel.
 ///
 /// # Errors
 ///
 /// Fails if the signals cannot be received.
-pub(crate) fn until_told(tasks: &mut tokio::task::JoinSet<()>) -> Result<CancellationToken> {
+pub(crate) fn stop_on_signal(tasks: &mut tokio::task::JoinSet<()>) -> Result<CancellationToken> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot receive SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot receive SIGTERM")?;
     let stop = CancellationToken::new();
-    let told = stop.clone();
+    let token = stop.clone();
     tasks.spawn(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
-        told.cancel();
+        token.cancel();
     });
     Ok(stop)
 }
 
-/// Guests compute on the runtime's threads. Some are left for those who talk to the world, so that an
-/// event need not wait until a guest yields.
+/// Runs a command on a runtime with a thread per guest that computes, and two more for I/O, so that an event need not
+/// wait until a guest yields.
 fn on_runtime(computing: u16, command: impl Future<Output = Result<u8>>) -> Result<u8> {
     let workers = usize::from(computing) + 2;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -114,7 +114,7 @@ fn on_runtime(computing: u16, command: impl Future<Output = Result<u8>>) -> Resu
 
 async fn run_engine(arguments: RunArgs) -> Result<u8> {
     let mut signals = tokio::task::JoinSet::new();
-    let stop = until_told(&mut signals)?;
+    let stop = stop_on_signal(&mut signals)?;
     let options = EngineOptions {
         kubeconfig: arguments.cluster.kubeconfig,
         arguments: arguments.engine,

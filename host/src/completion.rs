@@ -1,8 +1,8 @@
-//! Completes the command line for a shell: the script that `tholepin completions` prints calls this program again
-//! for every word, so that names of plugins and objects are those of the running host.
+//! Completes the command line for a shell. The script that `tholepin completions` prints calls this program again for
+//! every argument, so that the names of plugins and objects are those of the running host.
 //!
-//! A shell waits for this at every press of a key: the host has [`DEADLINE`] to answer, and whatever goes wrong
-//! leaves the word as it is, without a message.
+//! A shell waits for this at every key press, so the host has [`DEADLINE`] to answer; after an error nothing is
+//! completed and nothing is printed.
 
 use std::{env, ffi::OsStr, path::PathBuf, time::Duration};
 
@@ -17,17 +17,17 @@ use crate::{
     user_files::admin_file,
 };
 
-/// The variable by which a shell asks for completions; its value is the shell's name.
+/// The environment variable with which a shell requests completions; its value is the shell's name.
 pub(crate) const VARIABLE: &str = "THOLEPIN_COMPLETE";
 /// How long a running host may take to answer.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// Answers a shell that asks about this command line, and says whether one did. Nothing may be printed before, and
-/// no thread started.
+/// Answers a shell that requests completions for this command line. Returns true if one did. Must run before
+/// anything is printed and before any thread starts.
 pub(crate) fn answered(command_line: fn() -> clap::Command) -> bool {
     let completion = CompleteEnv::with_factory(command_line).var(VARIABLE);
     let directory = env::current_dir().ok();
-    // A shell of which nothing is known gets no completions.
+    // An unknown shell gets no completions.
     completion.try_complete(env::args_os(), directory.as_deref()).unwrap_or(true)
 }
 
@@ -47,17 +47,17 @@ fn beginning(current: &OsStr, names: Vec<String>) -> Vec<CompletionCandidate> {
     fitting.map(CompletionCandidate::new).collect()
 }
 
-/// What the running host knows; nothing if it cannot be asked.
+/// Returns the names of the running host, or none if it does not answer.
 fn names() -> CompletionNames {
-    let words: Vec<String> = env::args().collect();
-    ask(&words).unwrap_or_default()
+    let arguments: Vec<String> = env::args().collect();
+    ask(&arguments).unwrap_or_default()
 }
 
-fn ask(words: &[String]) -> Option<CompletionNames> {
-    let named = option(words, &["--admin-file"]).map(PathBuf::from);
+fn ask(arguments: &[String]) -> Option<CompletionNames> {
+    let named = option(arguments, &["--admin-file"]).map(PathBuf::from);
     let named = named.or_else(|| env::var_os("THOLEPIN_ADMIN_FILE").map(PathBuf::from));
     let client = AdminClient::of_file(&admin_file(named).ok()?).ok()?;
-    let namespace = option(words, &["-n", "--namespace"]);
+    let namespace = option(arguments, &["-n", "--namespace"]);
     let parameters: Vec<_> =
         namespace.map(|namespace| ("namespace", namespace)).into_iter().collect();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
@@ -65,13 +65,13 @@ fn ask(words: &[String]) -> Option<CompletionNames> {
     serde_json::from_value(answer).ok()
 }
 
-/// The value of an option on a command line that is still being typed, as `--NAME VALUE` or `--NAME=VALUE`.
-fn option<'a>(words: &'a [String], names: &[&str]) -> Option<&'a str> {
-    let mut values = words.iter().enumerate().filter_map(|(index, word)| {
-        if names.contains(&word.as_str()) {
-            return words.get(index + 1).map(String::as_str);
+/// Returns the value of an option on an unfinished command line, as `--NAME VALUE` or `--NAME=VALUE`.
+fn option<'a>(arguments: &'a [String], names: &[&str]) -> Option<&'a str> {
+    let mut values = arguments.iter().enumerate().filter_map(|(index, argument)| {
+        if names.contains(&argument.as_str()) {
+            return arguments.get(index + 1).map(String::as_str);
         }
-        let (name, value) = word.split_once('=')?;
+        let (name, value) = argument.split_once('=')?;
         names.contains(&name).then_some(value)
     });
     values.rfind(|value| !value.is_empty())
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_option_is_found_while_the_line_is_typed() {
+    fn an_option_is_found_on_an_unfinished_command_line() {
         let rows = [
             (&["plan", "-n", "blue", ""][..], Some("blue")),
             (&["plan", "--namespace=blue", "r"], Some("blue")),
@@ -91,14 +91,14 @@ mod tests {
             (&["plan", "-n", ""], None),
             (&["plan", "thing"], None),
         ];
-        for (words, expected) in rows {
-            let words: Vec<_> = words.iter().map(|&word| word.to_owned()).collect();
-            assert_eq!(option(&words, &["-n", "--namespace"]), expected, "{words:?}");
+        for (arguments, expected) in rows {
+            let arguments: Vec<_> = arguments.iter().map(|&text| text.to_owned()).collect();
+            assert_eq!(option(&arguments, &["-n", "--namespace"]), expected, "{arguments:?}");
         }
     }
 
     #[test]
-    fn names_are_those_that_begin_as_was_typed() {
+    fn names_are_completed_by_prefix() {
         let names = || ["thing/a", "thing/b", "other/a"].map(str::to_owned).to_vec();
         let found = |current: &str| beginning(OsStr::new(current), names()).len();
         assert_eq!((found(""), found("thing/"), found("thing/b"), found("x")), (3, 2, 1, 0));

@@ -1,21 +1,24 @@
-//! The host: connects the parts and runs them until told to stop.
+//! Connects the parts of the host and runs them until a stop.
 
 use std::{
-    collections::BTreeMap,
     path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow};
 use tholepin_admin::{AdminServer, HealthServer};
-use tholepin_controller::{Controller, ControllerPorts, ControllerSettings, queue::QueuePriority};
+use tholepin_controller::{
+    Controller, ControllerPorts, ControllerSettings, PlanRequest, Planner, PluginFollower,
+    PluginObjects, StatusReporter, SteadyClock, host_name, install_when_available,
+    queue::QueuePriority,
+};
 use tholepin_core::{
     ReconcileReport,
-    port::{PollReport, StoreEvent, StoreSubscription, WatchScope, WatchSource},
+    port::{PollReport, StoreEvent, StoreSubscription, WatchSource},
 };
 use tholepin_gate::{Gate, GatePorts};
 use tholepin_guest::{CompilationNotice, GuestEngine, PluginRegistry, RegistryOptions};
@@ -25,59 +28,52 @@ use tholepin_redis::{RedisClientLimits, RedisPort};
 use tokio::{
     sync::{broadcast, mpsc},
     task::{JoinSet, coop::consume_budget},
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    adapters::{GateContextFactory, ServingPlugins, SteadyClock, SystemEntropy},
+    adapters::{GateAdapter, KindsAdapter, RegistryAdapter, SystemEntropy},
     admin::HostRoutes,
     cli::{EngineArgs, ListenArgs},
     health::HostHealth,
-    instance, metrics,
-    planner::{PlanRequest, Planner},
-    plugin_follower::PluginFollower,
-    plugin_objects::{PluginObjects, plugin_reference},
-    status::StatusReporter,
+    metrics,
+    plugin_kind::plugin_kind,
     user_files::{admin_file, cache_directory, own_cache},
 };
 
-/// Signals about plugins and instances that wait to be taken in.
-const SIGNALS_MAX: usize = 1024;
+/// The most notices about plugins and instances that wait to be processed.
+const NOTICES_MAX: usize = 1024;
 
-/// How long a plan in the command line's own process waits for what the plugin needs to be watched.
+/// How long a plan in the command line's own process waits for the watches that the plugin needs.
 const STANDALONE_DEADLINE: Duration = Duration::from_secs(20);
 
-/// The code of a plugin that is not called for so long is given back. Longer than a healthy RedisCluster
-/// waits between two looks.
+/// The code of a plugin that was not called for this long is unloaded. Longer than the requeue of a healthy
+/// RedisCluster.
 const CODE_IDLE_MAX: Duration = Duration::from_secs(20);
 
-/// How long a host that starts waits for the API server, and how long between two tries.
-const API_SERVER_PATIENCE: Duration = Duration::from_secs(300);
-const API_SERVER_PAUSE: Duration = Duration::from_secs(1);
+/// The task that writes the `Plugin` objects.
+const PLUGIN_OBJECTS_TASK: &str = "plugin objects";
 
-/// The part that shows plugins in Kubernetes.
-const REPORTS: &str = "plugin reports";
-
-/// How long it may take to say in Kubernetes that the host stops.
+/// How long it may take to write into the `Plugin` objects that the host stops.
 const ENDING_DEADLINE: Duration = Duration::from_secs(2);
 
-/// How the host is started.
+/// The options of a host.
 pub(crate) struct EngineOptions {
-    /// The kubeconfig; the usual places if absent.
+    /// The kubeconfig; kubectl's default places if absent.
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// The command line's.
+    /// The options of the command line.
     pub(crate) arguments: EngineArgs,
-    /// Keep the last revisions of plugins, and heed which was taken back.
+    /// Keeps the last revisions of plugins, and refuses those that were taken back.
     pub(crate) keeps_history: bool,
-    /// Hears of each compilation, when it begins and when it has ended.
+    /// Called when a compilation begins and when it has ended.
     pub(crate) on_compilation: fn(&CompilationNotice),
-    /// Accept `grants: asRequested`, and install the kinds that plugins bring.
+    /// Accepts `grants: asRequested`, and installs the kinds that plugins bring.
     pub(crate) trusts_plugins: bool,
 }
 
-/// Connects to a cluster without starting anything.
+/// Connects to a cluster and starts no task.
 ///
 /// # Errors
 ///
@@ -86,17 +82,17 @@ pub(crate) async fn connect(kubeconfig: Option<PathBuf>) -> Result<Arc<Kubernete
     let options = KubernetesApiOptions {
         kubeconfig,
         fingerprint_key: SecretFingerprinter::new(rand::random()),
-        reporting_instance: instance::own_name(),
+        reporting_instance: host_name::own_name(),
         hub: WatchHubOptions::default(),
     };
     Ok(KubernetesApi::connect(options).await?)
 }
 
-/// Runs the host until `stop`. Calls `ready` when the plugins of the directory were looked at once.
+/// Runs the host until `stop`. Calls `ready` when the plugins of the directory were scanned once.
 ///
 /// # Errors
 ///
-/// Fails if a part does not start, or if one that everything rests on ends by itself.
+/// Fails if a part does not start, or if a part ends before `stop`.
 pub(crate) async fn run(
     options: EngineOptions,
     addresses: ListenArgs,
@@ -105,89 +101,81 @@ pub(crate) async fn run(
 ) -> Result<()> {
     let recorder = metrics::install()?;
     let kubernetes = connect(options.kubeconfig.clone()).await?;
-    let AssembledEngine { registry, mut directory, redis, gate, controller, looks } =
+    let AssembledEngine { registry, mut directory, redis, gate, controller, polls } =
         assemble(&options, kubernetes.clone())?;
-    let planner = Planner { controller: controller.clone(), kubernetes: kubernetes.clone() };
-    let vitals = Arc::new(HostHealth {
+    let health = Arc::new(HostHealth {
         controller: controller.clone(),
         kubernetes: kubernetes.clone(),
         registry: registry.clone(),
         recorder,
         started: AtomicBool::new(false),
     });
+    let kinds = Arc::new(KindsAdapter(kubernetes.clone()));
 
     let mut tasks: JoinSet<&'static str> = JoinSet::new();
-    let statuses = StatusReporter {
-        controller: controller.clone(),
-        kubernetes: kubernetes.clone(),
-        plugins: ServingPlugins(registry.clone()),
-        gate: gate.clone(),
-    };
-    let routes = Arc::new(HostRoutes { planner, registry: registry.clone(), statuses });
-    listen(&mut tasks, addresses, vitals.clone(), routes, &stop).await?;
-    if !install_kinds(&kubernetes, &stop).await? {
+    let routes = Arc::new(HostRoutes {
+        planner: Planner::new(controller.clone(), kinds.clone()),
+        registry: registry.clone(),
+        statuses: StatusReporter::new(
+            controller.clone(),
+            Arc::new(GateAdapter(gate.clone())),
+            plugin_kind(),
+        ),
+    });
+    listen(&mut tasks, addresses, health.clone(), routes, &stop).await?;
+    let definitions = tholepin_crd::definitions();
+    let installed = install_when_available(&*kinds, definitions, &stop).await;
+    if !installed.context("cannot install the engine's kinds")? {
         return Ok(());
     }
-    let (events, plugin_events) = mpsc::channel(SIGNALS_MAX);
-    let objects = PluginObjects {
-        kubernetes: kubernetes.clone(),
-        controller: controller.clone(),
-        host: instance::own_name(),
-        shown: BTreeMap::new(),
-        watched: kubernetes.lease(WatchScope::all(plugin_reference("").kind)),
-        kept: BTreeMap::new(),
-        events: events.clone(),
-    };
-    let follower = PluginFollower {
-        registry: registry.clone(),
-        kubernetes: kubernetes.clone(),
-        events,
-        installs_kinds: options.trusts_plugins,
-        objects,
-    };
+    let (events, plugin_events) = mpsc::channel(NOTICES_MAX);
+    let objects =
+        PluginObjects::new(controller.clone(), kinds, plugin_kind(), host_name::own_name(), events);
+    let reports = Arc::new(RegistryAdapter(registry.clone()));
+    let follower = PluginFollower::new(objects, reports, options.trusts_plugins);
     let reports = registry.subscribe();
     let compilations = registry.compilations();
     tasks.spawn(named("compilations", follow(compilations, options.on_compilation)));
     directory.scan().await;
-    // Before anybody watches: a kind that is not there yet is looked for again only after a while.
+    // Before the watches start: a watch whose kind is missing is retried only after a pause.
     for name in registry.plugins().keys() {
         follower.install_kinds(name).await;
     }
     let ending = CancellationToken::new();
-    tasks.spawn(named(REPORTS, follower.run(reports, ending.clone())));
+    tasks.spawn(named(PLUGIN_OBJECTS_TASK, follower.run(reports, ending.clone())));
     tasks.spawn(named("plugin directory", directory.run()));
     {
         let (kubernetes, stop) = (kubernetes.clone(), stop.clone());
         tasks.spawn(named("watches", async move { kubernetes.run(stop).await }));
     }
-    tasks.spawn(named("redis watches", async move { redis.run_polling().await }));
-    tasks.spawn(named("wakes", wake(gate, controller.clone(), looks, kubernetes.changes())));
+    tasks.spawn(named("redis polling", async move { redis.run_polling().await }));
+    tasks.spawn(named("wakes", wake(gate, controller.clone(), polls, kubernetes.changes())));
     {
         let stop = stop.clone();
         tasks.spawn(named("controller", async move { controller.run(plugin_events, stop).await }));
     }
-    vitals.started.store(true, Ordering::Release);
+    health.started.store(true, Ordering::Release);
     info!("ready");
     ready()?;
     finish(tasks, stop, ending).await
 }
 
-/// Hands on each compilation for as long as the host runs.
+/// Passes each compilation to `notify` as long as the host runs.
 async fn follow(
     mut compilations: broadcast::Receiver<CompilationNotice>,
-    tell: fn(&CompilationNotice),
+    notify: fn(&CompilationNotice),
 ) {
     loop {
         match compilations.recv().await {
-            Ok(compilation) => tell(&compilation),
-            // Those that were lost are old.
+            Ok(compilation) => notify(&compilation),
+            // Lost notices are outdated.
             Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => return,
         }
     }
 }
 
-/// Logs a compilation.
+/// Logs the begin and the end of a compilation.
 pub(crate) fn log_compilation(CompilationNotice { plugin, bytes, took }: &CompilationNotice) {
     match took {
         None => info!(%plugin, bytes, "compiling the plugin"),
@@ -195,30 +183,11 @@ pub(crate) fn log_compilation(CompilationNotice { plugin, bytes, took }: &Compil
     }
 }
 
-/// Installs the engine's own kinds; an API server that is away is waited for, so that a host that starts
-/// meanwhile needs nobody to start it again. Whether it did: it was not told to stop before.
-async fn install_kinds(kubernetes: &KubernetesApi, stop: &CancellationToken) -> Result<bool> {
-    let since = Instant::now();
-    for definition in tholepin_crd::definitions() {
-        while let Err(error) = kubernetes.install_crd(&definition).await {
-            if !error.is_passing() || API_SERVER_PATIENCE < since.elapsed() {
-                return Err(error).context("cannot install the engine's kinds");
-            }
-            warn!(%error, "the API server does not answer; trying again in {API_SERVER_PAUSE:?}");
-            tokio::select! {
-                () = stop.cancelled() => return Ok(false),
-                () = sleep(API_SERVER_PAUSE) => {}
-            }
-        }
-    }
-    Ok(true)
-}
-
-/// Begins to answer the command line, scrapers and the kubelet.
+/// Starts the servers for the command line, scrapers and the kubelet.
 async fn listen(
     tasks: &mut JoinSet<&'static str>,
     addresses: ListenArgs,
-    vitals: Arc<HostHealth>,
+    health: Arc<HostHealth>,
     routes: Arc<HostRoutes>,
     stop: &CancellationToken,
 ) -> Result<()> {
@@ -226,14 +195,14 @@ async fn listen(
     let server = HealthServer::bind(metrics_address).await?;
     let admin = AdminServer::bind(admin_file(admin.admin_file)?, server.address(), routes).await?;
     info!(address = %server.address(), "serving /metrics, /healthz and /readyz");
-    tasks.spawn(named("upkeep of metrics", HostHealth::upkeep(vitals.recorder.clone())));
-    tasks.spawn(named("vital signs", server.run(vitals, stop.clone())));
+    tasks.spawn(named("upkeep of metrics", HostHealth::upkeep(health.recorder.clone())));
+    tasks.spawn(named("health server", server.run(health, stop.clone())));
     tasks.spawn(named("admin API", admin.run(stop.clone())));
     Ok(())
 }
 
 fn limits(arguments: &EngineArgs) -> RedisClientLimits {
-    let watch_interval = Duration::from_millis(arguments.look_interval_ms);
+    let watch_interval = Duration::from_millis(arguments.poll_interval_ms);
     RedisClientLimits { watch_interval, ..RedisClientLimits::default() }
 }
 
@@ -245,7 +214,7 @@ fn settings(arguments: &EngineArgs) -> ControllerSettings {
     }
 }
 
-/// Plans one pass in this process: connects, waits until what the plugin needs is watched, plans, ends.
+/// Plans one reconcile in this process: connects, waits for the watches that the plugin needs, plans, ends.
 ///
 /// # Errors
 ///
@@ -253,7 +222,7 @@ fn settings(arguments: &EngineArgs) -> ControllerSettings {
 pub(crate) async fn plan(options: EngineOptions, request: PlanRequest) -> Result<ReconcileReport> {
     let kubernetes = connect(options.kubeconfig.clone()).await?;
     let assembled = assemble(&options, kubernetes.clone())?;
-    let AssembledEngine { registry, mut directory, controller, redis: _, gate: _, looks: _ } =
+    let AssembledEngine { registry, mut directory, controller, redis: _, gate: _, polls: _ } =
         assembled;
     let mut tasks = JoinSet::new();
     tasks.spawn(follow(registry.compilations(), options.on_compilation));
@@ -269,7 +238,7 @@ pub(crate) async fn plan(options: EngineOptions, request: PlanRequest) -> Result
         let (kubernetes, stop) = (kubernetes.clone(), stop.clone());
         tasks.spawn(async move { kubernetes.run(stop).await });
     }
-    let planner = Planner { controller: controller.clone(), kubernetes };
+    let planner = Planner::new(controller.clone(), Arc::new(KindsAdapter(kubernetes)));
     let kind = planner.kind(&request).await?;
     let plugin = controller.plugin_for(&kind)?;
     let leases = controller.watch_for(&plugin, STANDALONE_DEADLINE).await?;
@@ -280,19 +249,19 @@ pub(crate) async fn plan(options: EngineOptions, request: PlanRequest) -> Result
     Ok(report?)
 }
 
-/// The parts, connected to each other; nothing runs yet.
+/// The connected parts, of which none runs yet.
 struct AssembledEngine {
     registry: Arc<PluginRegistry>,
     directory: tholepin_guest::DirectoryWatch,
     redis: Arc<RedisPort>,
     gate: Arc<Gate>,
     controller: Arc<Controller>,
-    looks: mpsc::Receiver<PollReport>,
+    polls: mpsc::Receiver<PollReport>,
 }
 
 fn assemble(options: &EngineOptions, kubernetes: Arc<KubernetesApi>) -> Result<AssembledEngine> {
     let (registry, directory) = open_registry(options)?;
-    let (reports, looks) = mpsc::channel(SIGNALS_MAX);
+    let (reports, polls) = mpsc::channel(NOTICES_MAX);
     let clock = Arc::new(SteadyClock::start());
     let redis = Arc::new(RedisPort::new(limits(&options.arguments), clock.clone(), reports));
     let gate = Gate::new(GatePorts {
@@ -302,23 +271,26 @@ fn assemble(options: &EngineOptions, kubernetes: Arc<KubernetesApi>) -> Result<A
         clock: clock.clone(),
         entropy: Arc::new(SystemEntropy),
     });
-    let passes = Arc::new(GateContextFactory(gate.clone()));
-    let parts = ControllerPorts {
+    let contexts = Arc::new(GateAdapter(gate.clone()));
+    let ports = ControllerPorts {
         kubernetes: kubernetes.clone(),
         watches: kubernetes.clone(),
-        marks: kubernetes,
+        status_writer: kubernetes,
         redis: redis.clone(),
-        plugins: Arc::new(ServingPlugins(registry.clone())),
-        passes: passes.clone(),
-        wakes: passes,
+        plugins: Arc::new(RegistryAdapter(registry.clone())),
+        contexts: contexts.clone(),
+        wakes: contexts,
         clock,
     };
-    let controller = Arc::new(Controller::new(parts, settings(&options.arguments)));
-    Ok(AssembledEngine { registry, directory, redis, gate, controller, looks })
+    let controller = Arc::new(Controller::new(ports, settings(&options.arguments)));
+    Ok(AssembledEngine { registry, directory, redis, gate, controller, polls })
 }
 
-/// Waits for the stop, or for a part that ends before it; then for the controller's calls in flight, and for
-/// what is said of the end.
+/// Waits for the stop, then for the running reconciles, and then until the `Plugin` objects show the stop.
+///
+/// # Errors
+///
+/// Fails if a part ends before the stop.
 async fn finish(
     mut tasks: JoinSet<&'static str>,
     stop: CancellationToken,
@@ -328,7 +300,9 @@ async fn finish(
     if !stop.is_cancelled() {
         stop.cancel();
         return match first {
-            Some(Ok(part)) => Err(anyhow!("`{part}` ended although nobody told it to")),
+            Some(Ok(part)) => {
+                Err(anyhow!("the task `{part}` ended although no stop was requested"))
+            }
             Some(Err(error)) => Err(anyhow!(error)),
             None => Err(anyhow!("nothing was started")),
         };
@@ -338,9 +312,10 @@ async fn finish(
         ended = tasks.join_next().await;
     }
     ending.cancel();
-    let told = async { while !matches!(tasks.join_next().await, Some(Ok(REPORTS)) | None) {} };
-    if timeout(ENDING_DEADLINE, told).await.is_err() {
-        warn!("the API server does not take in time that this host stops");
+    let written =
+        async { while !matches!(tasks.join_next().await, Some(Ok(PLUGIN_OBJECTS_TASK)) | None) {} };
+    if timeout(ENDING_DEADLINE, written).await.is_err() {
+        warn!("could not write in time into the Plugin objects that this host stops");
     }
     tasks.shutdown().await;
     Ok(())
@@ -354,7 +329,7 @@ async fn named(name: &'static str, task: impl Future<Output = ()>) -> &'static s
 fn open_registry(
     options: &EngineOptions,
 ) -> Result<(Arc<PluginRegistry>, tholepin_guest::DirectoryWatch)> {
-    // Every pass under way keeps an instance.
+    // Every running reconcile keeps an instance.
     let calls = options.arguments.in_flight.max(options.arguments.computing());
     let history = match &options.arguments.history {
         _ if !options.keeps_history => None,
@@ -371,17 +346,17 @@ fn open_registry(
     Ok(PluginRegistry::open(Arc::new(GuestEngine::new(calls.into())?), registry)?)
 }
 
-/// Marks the objects that want to hear of what a look at Redis showed, or of a change in the store.
+/// Enqueues the objects that wait for a result of polling Redis, or for a change of the store.
 async fn wake(
     gate: Arc<Gate>,
     controller: Arc<Controller>,
-    mut looks: mpsc::Receiver<PollReport>,
+    mut polls: mpsc::Receiver<PollReport>,
     mut changes: Box<dyn StoreSubscription>,
 ) {
     loop {
         let woken = tokio::select! {
-            look = looks.recv() => match look {
-                Some(look) => gate.woken_by_poll(&look),
+            poll = polls.recv() => match poll {
+                Some(poll) => gate.woken_by_poll(&poll),
                 None => return,
             },
             event = changes.next() => match event {
@@ -394,7 +369,7 @@ async fn wake(
         for (key, cause) in woken {
             controller.enqueue(&key, QueuePriority::Event, cause);
         }
-        // A long backlog of the one must not keep the other waiting.
+        // Yields now and then, so that a long backlog does not delay the other tasks.
         consume_budget().await;
     }
 }

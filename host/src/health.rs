@@ -1,4 +1,4 @@
-//! Tells how the host is: what it measures, whether it lives, whether it does its work.
+//! The health of the host: its metrics, its liveness (`/healthz`) and its readiness (`/readyz`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,30 +13,30 @@ use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tholepin_admin::{Check, CheckOutcome, CheckReport, HealthSource};
 use tholepin_controller::Controller;
-use tholepin_core::{BoxedFuture, port::WatchState};
+use tholepin_core::{BoxedFuture, PluginName, port::WatchState};
 use tholepin_guest::{PluginRegistry, PluginReport, RevisionStage};
 use tholepin_kube::{KubernetesApi, WatchReport};
 use tholepin_schema::manifest::KindName;
 use tokio::time::{interval, timeout};
 
-use crate::metrics::{CurrentLabels, ServingPlugin, only, plugin_info};
+use crate::metrics::{CurrentLabels, ServingPlugin, plugin_info, without_stale_series};
 
-/// A watch of which nothing was heard for so long is stale. The server is asked every 30 s, and a watch
-/// that hangs is given up after 35 s: two in a row were lost.
+/// A watch without any answer of the server for this long is stale. The server must answer every 30 s, and a watch that
+/// hangs is restarted after 35 s, so that two attempts in a row failed.
 const STALE_AFTER: Duration = Duration::from_secs(90);
-/// How long the controller's loop may take to say that it is there.
-const PULSE_DEADLINE: Duration = Duration::from_secs(2);
-/// How often samples of histograms are sorted into their steps, so that they do not pile up when nobody
+/// How long the controller's loop may take to answer.
+const LIVENESS_DEADLINE: Duration = Duration::from_secs(2);
+/// The interval in which samples are sorted into the buckets of histograms, so that they do not pile up without
 /// scrapes.
-const UPKEEP: Duration = Duration::from_secs(15);
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(15);
 
-/// The parts that are asked.
+/// The parts whose health is checked.
 pub(crate) struct HostHealth {
     pub(crate) controller: Arc<Controller>,
     pub(crate) kubernetes: Arc<KubernetesApi>,
     pub(crate) registry: Arc<PluginRegistry>,
     pub(crate) recorder: PrometheusHandle,
-    /// Set once the directory of plugins was looked at.
+    /// Set once the directory of plugins was scanned.
     pub(crate) started: AtomicBool,
 }
 
@@ -44,24 +44,24 @@ impl HealthSource for HostHealth {
     fn metrics(&self) -> String {
         self.controller.show_metrics();
         let watches = self.kubernetes.watches();
-        show_watches(&watches);
+        set_watch_gauges(&watches);
         let current = CurrentLabels {
             plugins: loaded(&self.registry).keys().map(ToString::to_string).collect(),
             kinds: watches.iter().map(|watch| watch.scope.kind.to_string()).collect(),
         };
-        let mut text = only(&current, &self.recorder.render());
+        let mut text = without_stale_series(&current, &self.recorder.render());
         text.push_str(&plugin_info(&serving(&self.registry)));
         text
     }
 
     fn health(&self) -> BoxedFuture<'_, CheckReport> {
         Box::pin(async {
-            let verdict = match timeout(PULSE_DEADLINE, self.controller.answers()).await {
+            let verdict = match timeout(LIVENESS_DEADLINE, self.controller.answers()).await {
                 Ok(()) => CheckOutcome::Pass,
-                // Before the start it has no loop yet, and that is no reason to start again.
+                // Before the start the loop does not run yet, which is no reason for a restart.
                 Err(_) if !self.has_started() => CheckOutcome::Notice("it is starting".to_owned()),
                 Err(_) => {
-                    CheckOutcome::Fail(format!("it did not answer within {PULSE_DEADLINE:?}"))
+                    CheckOutcome::Fail(format!("it did not answer within {LIVENESS_DEADLINE:?}"))
                 }
             };
             CheckReport { checks: vec![Check { name: "controller".to_owned(), verdict }] }
@@ -70,7 +70,7 @@ impl HealthSource for HostHealth {
 
     fn readiness(&self) -> BoxedFuture<'_, CheckReport> {
         Box::pin(async {
-            let wanted: BTreeSet<KindName> = self
+            let needed: BTreeSet<KindName> = self
                 .registry
                 .plugins()
                 .values()
@@ -79,7 +79,7 @@ impl HealthSource for HostHealth {
                 .collect();
             let plugins: Vec<_> = loaded(&self.registry).into_values().collect();
             let mut report =
-                readiness(self.has_started(), &self.kubernetes.watches(), &wanted, &plugins);
+                readiness(self.has_started(), &self.kubernetes.watches(), &needed, &plugins);
             let unreadable = self.registry.unreadable();
             let verdict = unreadable.map_or(CheckOutcome::Pass, CheckOutcome::Fail);
             report.checks.push(Check { name: "directory of plugins".to_owned(), verdict });
@@ -93,9 +93,9 @@ impl HostHealth {
         self.started.load(Ordering::Acquire)
     }
 
-    /// Sorts samples for as long as the host runs.
+    /// Sorts samples into buckets as long as the host runs.
     pub(crate) async fn upkeep(recorder: PrometheusHandle) {
-        let mut ticks = interval(UPKEEP);
+        let mut ticks = interval(UPKEEP_INTERVAL);
         loop {
             ticks.tick().await;
             recorder.run_upkeep();
@@ -103,26 +103,26 @@ impl HostHealth {
     }
 }
 
-/// What is known of the plugins that were not taken away.
-fn loaded(registry: &PluginRegistry) -> BTreeMap<tholepin_core::PluginName, PluginReport> {
+/// Returns the reports of the plugins whose files exist.
+fn loaded(registry: &PluginRegistry) -> BTreeMap<PluginName, PluginReport> {
     let mut reports = registry.reports();
     reports.retain(|_, report| report.stage != Some(RevisionStage::Unloaded));
     reports
 }
 
-/// The plugins that serve, by name.
+/// Returns the active plugins, by name.
 fn serving(registry: &PluginRegistry) -> Vec<ServingPlugin> {
     let plugins = registry.plugins();
-    let told = plugins.values().map(|plugin| ServingPlugin {
+    let serving = plugins.values().map(|plugin| ServingPlugin {
         name: plugin.name.to_string(),
         version: plugin.manifest.version.clone(),
         revision: plugin.digest.short().to_owned(),
     });
-    told.collect()
+    serving.collect()
 }
 
-/// Several watches of one kind are one series: the worst of them.
-fn show_watches(watches: &[WatchReport]) {
+/// Sets the gauges of the watches. Several watches of one kind are one series with the values of the worst.
+fn set_watch_gauges(watches: &[WatchReport]) {
     let mut kinds: BTreeMap<&KindName, (Duration, bool)> = BTreeMap::new();
     for WatchReport { scope, state, quiet_for, .. } in watches {
         let (quiet, following) = kinds.entry(&scope.kind).or_insert((Duration::ZERO, true));
@@ -139,37 +139,36 @@ fn show_watches(watches: &[WatchReport]) {
     }
 }
 
-/// Decides whether the host does its work: every watch is fresh, and every plugin has a revision that
-/// serves.
+/// Checks that every watch is fresh and that every plugin has an active revision.
 fn readiness(
     has_started: bool,
     watches: &[WatchReport],
-    wanted: &BTreeSet<KindName>,
+    needed: &BTreeSet<KindName>,
     plugins: &[PluginReport],
 ) -> CheckReport {
     let mut report = CheckReport::default();
-    let mut say = |name: String, verdict| report.checks.push(Check { name, verdict });
+    let mut add = |name: String, verdict| report.checks.push(Check { name, verdict });
     if !has_started {
         let text = "the plugins of the directory are being loaded".to_owned();
-        say("start".to_owned(), CheckOutcome::Fail(text));
+        add("start".to_owned(), CheckOutcome::Fail(text));
     }
     for watch in watches {
         let WatchReport { scope, state, quiet_for, .. } = watch;
-        let place = match (scope.namespace.as_str(), scope.selector.as_str()) {
+        let part = match (scope.namespace.as_str(), scope.selector.as_str()) {
             ("", "") => String::new(),
             (namespace, selector) => format!(" in {namespace:?} with {selector:?}"),
         };
-        say(
-            format!("watch {}{place}", scope.kind),
+        add(
+            format!("watch {}{part}", scope.kind),
             freshness(watch.has_followed, state, *quiet_for),
         );
     }
     let watched: BTreeSet<_> = watches.iter().map(|watch| &watch.scope.kind).collect();
-    for kind in wanted.iter().filter(|kind| !watched.contains(kind)) {
-        say(format!("watch {kind}"), CheckOutcome::Fail("it has not begun".to_owned()));
+    for kind in needed.iter().filter(|kind| !watched.contains(kind)) {
+        add(format!("watch {kind}"), CheckOutcome::Fail("it has not started".to_owned()));
     }
     for plugin in plugins {
-        say(format!("plugin {}", plugin.name), serves(plugin));
+        add(format!("plugin {}", plugin.name), serves(plugin));
     }
     report
 }
@@ -178,7 +177,7 @@ fn freshness(has_followed: bool, state: &WatchState, quiet_for: Duration) -> Che
     let seconds = quiet_for.as_secs();
     match state {
         WatchState::Starting => CheckOutcome::Fail("it was not listed yet".to_owned()),
-        // Nobody else's watch suffers, and the plugin's objects cannot exist.
+        // No failure: no other watch depends on it, and objects of a missing kind cannot exist.
         WatchState::KindMissing => CheckOutcome::Notice(
             "the server does not know the kind; install its definition".to_owned(),
         ),
@@ -186,13 +185,13 @@ fn freshness(has_followed: bool, state: &WatchState, quiet_for: Duration) -> Che
             CheckOutcome::Fail(format!("it was never listed: {reason}"))
         }
         WatchState::Failing(reason) if STALE_AFTER < quiet_for => {
-            CheckOutcome::Fail(format!("nothing was heard for {seconds} s: {reason}"))
+            CheckOutcome::Fail(format!("the server did not answer for {seconds} s: {reason}"))
         }
         WatchState::Failing(reason) => {
             CheckOutcome::Notice(format!("it fails since {seconds} s: {reason}"))
         }
         WatchState::Following if STALE_AFTER < quiet_for => {
-            CheckOutcome::Fail(format!("nothing was heard for {seconds} s"))
+            CheckOutcome::Fail(format!("the server did not answer for {seconds} s"))
         }
         WatchState::Following => CheckOutcome::Pass,
     }
@@ -202,8 +201,8 @@ fn serves(plugin: &PluginReport) -> CheckOutcome {
     let PluginReport { stage, reason, message, .. } = plugin;
     let why = || match (reason, stage) {
         (Some(reason), _) => format!("{reason}: {message}"),
-        (None, Some(stage)) => format!("it is {stage} and on its way"),
-        (None, None) => "it is on its way".to_owned(),
+        (None, Some(stage)) => format!("it is being loaded, and is {stage}"),
+        (None, None) => "it is being loaded".to_owned(),
     };
     match plugin.active() {
         None => CheckOutcome::Fail(format!("no revision serves; {}", why())),
@@ -255,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_is_fresh_while_the_server_is_heard() {
+    fn a_watch_is_fresh_while_the_server_answers() {
         let failing = || WatchState::Failing("refused".to_owned());
         let rows = [
             (WatchState::Following, 0, true),
@@ -282,12 +281,12 @@ mod tests {
             let watches = [WatchReport { has_followed, ..watch.clone() }];
             readiness(true, &watches, &BTreeSet::new(), &[]).passes()
         };
-        assert!(report(true), "it will be tried again");
-        assert!(!report(false), "nothing of it is known");
+        assert!(report(true), "it was listed before");
+        assert!(!report(false), "its objects are not known");
     }
 
     #[test]
-    fn a_plugin_without_a_revision_makes_the_host_unready_and_a_refused_one_is_named() {
+    fn a_plugin_without_an_active_revision_makes_the_host_unready_and_a_refused_one_is_a_notice() {
         let refused = Some(RejectReason::GrantsMissing);
         let rows = [
             (plugin(Some("1"), None), true, "Pass"),
@@ -300,7 +299,7 @@ mod tests {
             (
                 plugin(None, None),
                 false,
-                "Fail(\"no revision serves; it is Compiled and on its way\")",
+                "Fail(\"no revision serves; it is being loaded, and is Compiled\")",
             ),
         ];
         for (plugin, passes, verdict) in rows {
@@ -311,11 +310,11 @@ mod tests {
     }
 
     #[test]
-    fn what_has_not_begun_is_not_ready() {
+    fn a_host_is_not_ready_before_its_start_and_its_watches() {
         assert!(readiness(true, &[], &BTreeSet::new(), &[]).passes(), "a host without plugins");
         assert!(!readiness(false, &[], &BTreeSet::new(), &[]).passes());
-        let wanted = BTreeSet::from([kind("Pod"), kind("Thing")]);
-        let report = readiness(true, &[watch(WatchState::Following, 0)], &wanted, &[]);
+        let needed = BTreeSet::from([kind("Pod"), kind("Thing")]);
+        let report = readiness(true, &[watch(WatchState::Following, 0)], &needed, &[]);
         assert!(!report.passes());
         assert_eq!(report.checks[1].name, "watch v1/Thing");
     }

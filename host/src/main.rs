@@ -9,13 +9,8 @@ mod completion;
 mod engine;
 mod exit;
 mod health;
-mod instance;
 mod metrics;
-mod planner;
-mod plugin_follower;
-mod plugin_objects;
-mod plugin_status;
-mod status;
+mod plugin_kind;
 mod telemetry;
 mod user_files;
 
@@ -33,22 +28,22 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse(&error),
     };
-    // A container's first process changes its mount namespace, which it must do before any thread.
+    // The first process of a container changes its mount namespace, which must happen before any thread starts.
     if let Command::Container { spec } = &cli.command {
         return commands::container::run(spec);
     }
     match commands::run(cli) {
         Ok(code) => exit::code(code),
         Err(error) => {
-            commands::complain(&error);
+            commands::print_error(&error);
             exit::code(exit::FAILED)
         }
     }
 }
 
-/// Prints what is wrong with the command line, or the help that was asked for.
+/// Prints the usage error, or the requested help.
 fn refuse(error: &clap::Error) -> ExitCode {
-    // Nobody can be told if the stream is closed; the exit code says it too.
+    // If the stream is closed, only the exit code reports the error.
     error.print().ok();
     exit::code(exit::of_usage(error))
 }

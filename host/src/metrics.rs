@@ -1,8 +1,12 @@
 //! The table of all metrics, and the recorder that keeps them.
 //!
-//! The parts count through the facade `metrics`; here is said what each number means and in which steps
-//! it is measured. Series of what is gone (an unloaded plugin, an ended watch) are not shown any more,
-//! and go on where they were if it comes back.
+//! The parts count through the facade `metrics`. This table has the meaning, the labels and the buckets of each family.
+//! The page leaves out the series of unloaded plugins and ended watches; they continue with their values if the plugin
+//! or the watch returns.
+//!
+//! The rendered text is filtered, because the recorder cannot remove single series. Its idle timeout is no replacement:
+//! it would also remove the counters of active plugins that change rarely, such as `tholepin_strikes_total`, and would
+//! show an unloaded plugin until the timeout.
 
 use std::collections::BTreeSet;
 
@@ -10,14 +14,14 @@ use anyhow::Result;
 use metrics::{describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-/// What a number does.
+/// The type of a family.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum MetricKind {
     /// It only grows.
     Counter,
-    /// It goes up and down.
+    /// It rises and falls.
     Gauge,
-    /// It is sorted into these steps.
+    /// It has these buckets.
     Histogram(&'static [f64]),
 }
 
@@ -29,10 +33,10 @@ pub(crate) struct MetricFamily {
     /// The labels, in order.
     #[cfg_attr(
         not(test),
-        expect(dead_code, reason = "documents, as the test of the page sees to")
+        expect(dead_code, reason = "documentation, compared with README.md by a test")
     )]
     pub(crate) labels: &'static str,
-    /// What it counts, as one sentence.
+    /// Its meaning, as one sentence.
     pub(crate) meaning: &'static str,
 }
 
@@ -46,7 +50,7 @@ const RECONCILE: &[f64] = &[
 const QUEUE: &[f64] = &[1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0, 1000.0];
 /// Seconds of a request to the API server, as client-go has them.
 const REQUEST: &[f64] = &[0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 45.0, 60.0];
-/// Seconds of computing in one call: an instance alone is 20 µs.
+/// Seconds of processor time in one call; creating the instance takes 20 µs.
 const COMPUTING: &[f64] = &[
     2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0,
 ];
@@ -70,10 +74,10 @@ const fn seconds(
     MetricFamily { name, kind: MetricKind::Histogram(steps), labels, meaning }
 }
 
-/// The family that tells which revision serves.
+/// The family with the active revisions.
 const PLUGIN_INFO: &str = "tholepin_plugin_info";
 
-/// Everything that the host measures. `controller` is the plugin's name.
+/// All families. The label `controller` is the plugin's name.
 pub(crate) const FAMILIES: &[MetricFamily] = &[
     counter(
         "controller_runtime_reconcile_total",
@@ -83,12 +87,12 @@ pub(crate) const FAMILIES: &[MetricFamily] = &[
     counter(
         "controller_runtime_reconcile_errors_total",
         "controller",
-        "Those that ended with `error`.",
+        "Calls that ended with `error`.",
     ),
     counter(
         "controller_runtime_terminal_reconcile_errors_total",
         "controller",
-        "Those of them that only a change can mend: an invalid spec, a failure without retry, a quarantine.",
+        "Errors that are not retried until a change: an invalid spec, a failure without retry, a quarantine.",
     ),
     counter(
         "controller_runtime_reconcile_panics_total",
@@ -104,14 +108,14 @@ pub(crate) const FAMILIES: &[MetricFamily] = &[
         "controller_runtime_reconcile_time_seconds",
         "controller",
         RECONCILE,
-        "How long a pass took, from the object to its last condition.",
+        "How long a reconcile took, from reading the object to writing its last condition.",
     ),
     gauge(
         "controller_runtime_max_concurrent_reconciles",
         "controller",
         "How many objects are reconciled at once, over all plugins.",
     ),
-    gauge("controller_runtime_active_workers", "controller", "Passes under way."),
+    gauge("controller_runtime_active_workers", "controller", "Running reconciles."),
     gauge(
         "workqueue_depth",
         "name, controller, priority",
@@ -120,7 +124,7 @@ pub(crate) const FAMILIES: &[MetricFamily] = &[
     counter(
         "workqueue_adds_total",
         "name, controller",
-        "How often an object was marked, duplicates included.",
+        "How often an object was enqueued, duplicates included.",
     ),
     seconds(
         "workqueue_queue_duration_seconds",
@@ -132,22 +136,22 @@ pub(crate) const FAMILIES: &[MetricFamily] = &[
         "workqueue_work_duration_seconds",
         "name, controller",
         QUEUE,
-        "How long an object was worked on.",
+        "How long a reconcile of an object took.",
     ),
     gauge(
         "workqueue_unfinished_work_seconds",
         "name, controller",
-        "The ages of the passes under way, added up.",
+        "The sum of the ages of the running reconciles.",
     ),
     gauge(
         "workqueue_longest_running_processor_seconds",
         "name, controller",
-        "The age of the oldest pass under way.",
+        "The age of the oldest running reconcile.",
     ),
     counter(
         "workqueue_retries_total",
         "name, controller",
-        "How often an object was given back to be tried again.",
+        "How often an object was enqueued again after a failure.",
     ),
     counter("rest_client_requests_total", "code, method, host", "Requests to the API server."),
     seconds(
@@ -167,7 +171,7 @@ pub(crate) const FAMILIES: &[MetricFamily] = &[
     counter(
         "dynamic_controller_informer_events_total",
         "kind, event",
-        "Objects that a watch told of: `listed`, `applied`, `deleted`.",
+        "Objects in the events of a watch: `listed`, `applied`, `deleted`.",
     ),
     counter(
         "dynamic_controller_handler_attach_total",
@@ -177,23 +181,23 @@ pub(crate) const FAMILIES: &[MetricFamily] = &[
     counter(
         "dynamic_controller_handler_detach_total",
         "kind",
-        "Leases of a watch that were given back.",
+        "Leases of a watch that were dropped.",
     ),
     counter("dynamic_controller_route_total", "kind", "Changes of the store."),
     counter(
         "dynamic_controller_route_match_total",
         "kind",
-        "Changes of the store that marked an object.",
+        "Changes of the store that enqueued an object.",
     ),
     gauge(
         "tholepin_watch_quiet_seconds",
         "kind",
-        "Since when the server said nothing about a watch; it is asked every 30 s.",
+        "Seconds since the last answer of the server on a watch; it must answer every 30 s.",
     ),
     gauge(
         "tholepin_watch_following",
         "kind",
-        "1 while a watch follows, 0 while it starts, fails, or its kind is missing.",
+        "1 while a watch has listed its objects and follows them, 0 while it starts, fails, or its kind is missing.",
     ),
     counter("tholepin_watch_failures_total", "kind", "Attempts to watch that failed."),
     counter(
@@ -210,17 +214,17 @@ pub(crate) const FAMILIES: &[MetricFamily] = &[
         "tholepin_plugin_cpu_seconds",
         "controller, function",
         COMPUTING,
-        "Processor time of one call of a plugin's `reconcile` or `validate`, the host's part in it included.",
+        "Processor time of one call of a plugin's `reconcile` or `validate`, including the host's work in it.",
     ),
     gauge(
         "tholepin_plugin_memory_peak_bytes",
         "controller",
-        "The most memory that one call of the serving revision has had.",
+        "The most memory that one call of the active revision has used.",
     ),
     counter(
         "tholepin_plugin_stages_total",
         "controller, stage, reason",
-        "Stages that revisions reached, and why one went no further.",
+        "Stages that revisions reached, and why one was rejected.",
     ),
     seconds(
         "tholepin_plugin_stage_seconds",
@@ -231,7 +235,7 @@ pub(crate) const FAMILIES: &[MetricFamily] = &[
     counter(
         "tholepin_plugin_rollbacks_total",
         "controller",
-        "How often an earlier revision was let serve again, by itself or by hand.",
+        "How often an earlier revision was activated again, automatically or by hand.",
     ),
     counter(
         "tholepin_strikes_total",
@@ -241,28 +245,28 @@ pub(crate) const FAMILIES: &[MetricFamily] = &[
     gauge(
         "tholepin_quarantined_objects",
         "controller",
-        "Objects for which a plugin is not called any more.",
+        "Quarantined objects, for which a plugin is not called.",
     ),
     gauge(
         PLUGIN_INFO,
         "plugin, version, revision",
-        "Always 1, for each plugin that serves; the labels tell which version and revision.",
+        "Always 1, for each active plugin; the labels name its version and revision.",
     ),
-    gauge("tholepin_build_info", "version", "Always 1; the label tells the version."),
+    gauge("tholepin_build_info", "version", "Always 1; the label names the version."),
 ];
 
-/// What still is: series of plugins and kinds that are not here are not shown.
+/// The present plugins and watched kinds; series of others are left out.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CurrentLabels {
     pub(crate) plugins: BTreeSet<String>,
     pub(crate) kinds: BTreeSet<String>,
 }
 
-/// Starts to measure for the rest of the process.
+/// Installs the recorder for the rest of the process.
 ///
 /// # Errors
 ///
-/// Fails if something measures already.
+/// Fails if the process has a recorder already.
 pub(crate) fn install() -> Result<PrometheusHandle> {
     let mut builder = PrometheusBuilder::new();
     for family in FAMILIES {
@@ -283,18 +287,18 @@ pub(crate) fn install() -> Result<PrometheusHandle> {
     Ok(handle)
 }
 
-/// The text without the series of what is gone.
-pub(crate) fn only(current: &CurrentLabels, text: &str) -> String {
-    let is_gone = |line: &str, label: &str, known: &BTreeSet<String>| {
+/// Returns the rendered text without the series of plugins and kinds that are not present.
+pub(crate) fn without_stale_series(current: &CurrentLabels, text: &str) -> String {
+    let is_stale = |line: &str, label: &str, known: &BTreeSet<String>| {
         label_value(line, label).is_some_and(|value| !known.contains(value))
     };
     let mut kept = String::with_capacity(text.len());
     for line in text.lines() {
         let is_series = !line.is_empty() && !line.starts_with('#');
-        let gone = is_series
-            && (is_gone(line, "controller", &current.plugins)
-                || is_gone(line, "kind", &current.kinds));
-        if !gone {
+        let is_left_out = is_series
+            && (is_stale(line, "controller", &current.plugins)
+                || is_stale(line, "kind", &current.kinds));
+        if !is_left_out {
             kept.push_str(line);
             kept.push('\n');
         }
@@ -302,15 +306,15 @@ pub(crate) fn only(current: &CurrentLabels, text: &str) -> String {
     kept
 }
 
-/// A plugin that serves.
+/// An active plugin.
 pub(crate) struct ServingPlugin {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) revision: String,
 }
 
-/// The family that tells which revision serves. The recorder does not keep it: it would hold a series for each
-/// revision that ever served.
+/// Renders the family with the active revisions. The recorder does not keep it, because it would hold a series for
+/// every revision that was ever active.
 pub(crate) fn plugin_info(serving: &[ServingPlugin]) -> String {
     let meaning = FAMILIES.iter().find(|family| family.name == PLUGIN_INFO);
     let meaning = meaning.map_or("", |family| family.meaning);
@@ -325,12 +329,12 @@ pub(crate) fn plugin_info(serving: &[ServingPlugin]) -> String {
     text
 }
 
-/// The value of a label as the text format has it: a plugin may call its version what it likes.
+/// Escapes a label value for the text format: the version of a plugin may hold any characters.
 fn escaped(value: &str) -> String {
     value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
 }
 
-/// A label of a series; names of plugins and kinds hold nothing that would be escaped.
+/// Returns the value of a label of a series. Names of plugins and kinds hold no characters that need escaping.
 fn label_value<'a>(line: &'a str, label: &str) -> Option<&'a str> {
     let (_, labels) = line.split_once('{')?;
     let mut pairs = labels.split(',');
@@ -343,21 +347,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn series_of_what_is_gone_are_not_shown() {
+    fn series_of_unloaded_plugins_and_ended_watches_are_left_out() {
         let text = "# TYPE a counter\na{controller=\"one\",result=\"x\"} 1\na{result=\"x\",controller=\"two\"} 2\n\n\
                     b{kind=\"apps/v1/StatefulSet\"} 3\nb{kind=\"v1/Pod\"} 4\nc 5\nd_bucket{le=\"1\",controller=\"two\"} 6\n";
         let current = CurrentLabels {
             plugins: BTreeSet::from(["one".to_owned()]),
             kinds: BTreeSet::from(["v1/Pod".to_owned()]),
         };
-        let kept = only(&current, text);
+        let kept = without_stale_series(&current, text);
         let expected =
             "# TYPE a counter\na{controller=\"one\",result=\"x\"} 1\n\nb{kind=\"v1/Pod\"} 4\nc 5\n";
         assert_eq!(kept, expected);
     }
 
     #[test]
-    fn a_plugin_that_serves_is_told_with_its_version_and_revision() {
+    fn an_active_plugin_has_a_series_with_its_version_and_revision() {
         let serving = ServingPlugin {
             name: "one".to_owned(),
             version: "1 \"a\\b\"\nc".to_owned(),
@@ -368,7 +372,7 @@ mod tests {
             r#"tholepin_plugin_info{plugin="one",version="1 \"a\\b\"\nc",revision="0123"} 1"#;
         assert_eq!(text.lines().nth(2), Some(series), "{text}");
         assert!(text.starts_with("# HELP tholepin_plugin_info Always 1"), "{text}");
-        assert!(!plugin_info(&[]).contains('{'), "what does not serve has no series");
+        assert!(!plugin_info(&[]).contains('{'), "without an active plugin there is no series");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Where log lines go: stderr, as text or JSON. Results go to stdout and never pass here.
+//! Writes log lines to stderr, as text or JSON. Results go to stdout and do not pass through here.
 
 use std::io::{IsTerminal, stderr};
 
@@ -14,7 +14,7 @@ use crate::cli::LogFormat;
 /// Fails if the filter cannot be parsed.
 pub(crate) fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter: EnvFilter = filter.parse().with_context(|| {
-        format!("cannot log by `{filter}`; give --log or THOLEPIN_LOG a value such as `info`")
+        format!("`{filter}` is no log filter; give --log or THOLEPIN_LOG a value such as `info`")
     })?;
     let layer = fmt::layer().with_writer(stderr).with_ansi(stderr().is_terminal());
     match format {

@@ -1,10 +1,10 @@
-//! Where this program's files are among the user's.
+//! The paths of this program's files in the user's directories.
 
 use std::{env, path::PathBuf};
 
 use anyhow::{Context, Result};
 
-/// The admin file that was named, or the usual one.
+/// Returns the named admin file, or the default one.
 ///
 /// # Errors
 ///
@@ -21,7 +21,7 @@ pub(crate) fn admin_file(named: Option<PathBuf>) -> Result<PathBuf> {
     Ok(directory.join("admin.json"))
 }
 
-/// This program's folder among the user's caches.
+/// Returns this program's directory in the user's cache.
 ///
 /// # Errors
 ///
@@ -33,7 +33,7 @@ pub(crate) fn own_cache() -> Result<PathBuf> {
     Ok(base.join("tholepin"))
 }
 
-/// The directory of compiled code.
+/// Returns the directory of compiled code.
 ///
 /// # Errors
 ///

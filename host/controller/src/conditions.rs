@@ -1,4 +1,4 @@
-//! What the host says on a reconciled object, and who says `Ready` there.
+//! The conditions that the host writes on a reconciled object, and when it writes `Ready` in place of the plugin.
 
 use serde_json::Value;
 use tholepin_core::{
@@ -8,26 +8,26 @@ use tholepin_core::{
     },
 };
 
-/// What the host has to say on an object.
+/// A finding about an object that the host writes as a condition.
 #[derive(Clone, Debug)]
 pub(crate) struct HostConditionUpdate {
     pub(crate) reason: Reason,
-    /// One line for people, with the way out.
+    /// One line for people, with how to fix it.
     pub(crate) message: String,
     pub(crate) attention: ReconcilerPresence,
 }
 
-/// Whether a plugin looks at an object.
+/// Whether a plugin reconciles an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReconcilerPresence {
-    /// It is called for it, or will be soon.
+    /// A plugin is called for it, or will be soon.
     Plugin,
-    /// No plugin is called for it until something changes: whatever was reported of it may be wrong.
+    /// No plugin is called for it until something changes, so that its reported status may be wrong.
     Nobody,
 }
 
 impl HostConditionUpdate {
-    /// The host's conditions that say this on the object, as it is now.
+    /// Returns the host's conditions for this finding, given the object's present conditions.
     pub(crate) fn conditions(&self, object: &Value, meta: &ObjectMeta) -> Vec<HostCondition> {
         let condition = |condition_type, status, reason| HostCondition {
             condition_type,
@@ -46,8 +46,8 @@ impl HostConditionUpdate {
         std::iter::once(own).chain(ready).collect()
     }
 
-    /// Who says `Ready`: the plugin, as long as it looks at the object. While it does not, the host says
-    /// for this reason that nobody knows. A kind without the condition does not get it.
+    /// Returns the reason of a `Ready=Unknown` that the host writes, or `None` if `Ready` is the plugin's. The host
+    /// writes it only while no plugin reconciles the object, and only if the object has the condition.
     fn ready_by_host(&self, object: &Value) -> Option<Reason> {
         let has_ready = conditions(object).any(|condition| condition["type"] == READY);
         match (self.attention, self.reason) {
@@ -59,9 +59,9 @@ impl HostConditionUpdate {
     }
 }
 
-/// What the host says on an object of which all is well: nothing. Where the plugin has not reported
-/// `Ready` since the host took it, the host says that it was called: with its last condition the host
-/// stops owning `Ready`, and the plugin must own it by then.
+/// Returns the host's conditions for a healthy object: none. If the plugin has not reported `Ready` since the host
+/// took that condition over, returns `Reconciled=True`: with its last condition the host stops owning `Ready`, and
+/// the plugin must own it by then.
 pub(crate) fn of_success(object: &Value, meta: &ObjectMeta) -> Vec<HostCondition> {
     let called = || HostCondition {
         condition_type: RECONCILED,
@@ -73,7 +73,7 @@ pub(crate) fn of_success(object: &Value, meta: &ObjectMeta) -> Vec<HostCondition
     conditions(object).any(is_host_ready).then(called).into_iter().collect()
 }
 
-/// Whether the host has said something on the object.
+/// Returns true if the object has a condition of the host.
 pub(crate) fn has_hosts(object: &Value) -> bool {
     conditions(object)
         .any(|condition| condition["type"] == RECONCILED || condition["type"] == QUARANTINED)
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_says_ready_only_where_nobody_looks_and_the_kind_has_it() {
+    fn the_host_writes_ready_only_without_a_plugin_and_where_the_kind_has_it() {
         let reported = object(&json!([{"type": "Ready", "status": "True"}]));
         let bare = object(&json!([{"type": "Other", "status": "True"}]));
         let rows = [
@@ -116,17 +116,18 @@ mod tests {
             ),
         ];
         for (reason, attention, object, expected) in rows {
-            let said = HostConditionUpdate { reason, message: "m".to_owned(), attention };
-            let conditions = said.conditions(object, &ObjectMeta::of(object).unwrap());
+            let update = HostConditionUpdate { reason, message: "m".to_owned(), attention };
+            let conditions = update.conditions(object, &ObjectMeta::of(object).unwrap());
             assert_eq!(conditions[0].reason, reason);
-            let ready = conditions.get(1).map(|it| (it.condition_type, it.status, it.reason));
+            let ready =
+                conditions.get(1).map(|ready| (ready.condition_type, ready.status, ready.reason));
             let unknown = |reason| (READY, ConditionStatus::Unknown, reason);
             assert_eq!(ready, expected.map(unknown), "{reason:?} {attention:?}");
         }
     }
 
     #[test]
-    fn the_host_stays_until_the_plugin_has_reported_ready() {
+    fn the_host_keeps_a_condition_until_the_plugin_has_reported_ready() {
         let status = |status: &str, reason: &str| {
             object(&json!([{"type": "Ready", "status": status, "reason": reason}]))
         };
@@ -138,8 +139,8 @@ mod tests {
             (object(&json!([])), 0),
         ];
         for (object, expected) in rows {
-            let said = of_success(&object, &ObjectMeta::of(&object).unwrap());
-            assert_eq!(said.len(), expected, "{object}");
+            let conditions = of_success(&object, &ObjectMeta::of(&object).unwrap());
+            assert_eq!(conditions.len(), expected, "{object}");
         }
     }
 }

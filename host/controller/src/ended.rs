@@ -1,11 +1,11 @@
-//! Which containers' ends a change of a Pod tells: the first sign of a death.
+//! Container ids that stopped in a Pod update: the first sign that a process has ended.
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 use tholepin_core::port::StoreChange;
 
-/// The ids of containers that ran before the change and do not run after it.
+/// Returns the ids of containers that ran before the change and do not run after it.
 pub(crate) fn ended_containers(change: &StoreChange) -> Vec<String> {
     if change.object.kind.kind != "Pod" || !change.object.kind.group().is_empty() {
         return Vec::new();

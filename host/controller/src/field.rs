@@ -1,8 +1,8 @@
-//! Reads field paths as manifests write them: `.spec.auth.secretName`, `.spec.volumes[].name`.
+//! Reads the field paths of manifests: `.spec.auth.secretName`, `.spec.volumes[].name`.
 
 use serde_json::Value;
 
-/// The texts at a path; a segment that ends in `[]` stands for every item of a list.
+/// Returns the strings at a path; a segment that ends in `[]` stands for every item of a list.
 pub(crate) fn texts<'a>(object: &'a Value, path: &str) -> Vec<&'a str> {
     let mut found = vec![object];
     for segment in path.split('.').filter(|segment| !segment.is_empty()) {
@@ -24,7 +24,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_path_finds_texts() {
+    fn a_path_finds_strings() {
         let object =
             json!({"spec": {"name": "a", "list": [{"name": "b"}, {}, {"name": "c"}], "n": 1}});
         let cases: [(&str, &[&str]); 6] = [

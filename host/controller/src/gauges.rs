@@ -1,4 +1,4 @@
-//! Brings the gauges up to date, when somebody asks for them.
+//! Sets the gauges of the active plugins at each scrape.
 
 use std::time::Duration;
 
@@ -7,8 +7,7 @@ use metrics::gauge;
 use crate::{controller::Controller, queue::QueuePriority};
 
 impl Controller {
-    /// Brings the gauges of the plugins that serve up to date: asked at each scrape, so that nothing is
-    /// done while nobody looks.
+    /// Sets the gauges of the active plugins. Called at each scrape, so that they cost nothing in between.
     pub fn show_metrics(&self) {
         let waiting = self.queue_stats().waiting;
         for plugin in self.serving() {
@@ -25,7 +24,7 @@ impl Controller {
                 )
                 .set(number(depth));
             }
-            let ages = self.under_way().ages(&plugin);
+            let ages = self.running().ages(&plugin);
             let seconds = |age: &Duration| age.as_secs_f64();
             of_queue("workqueue_unfinished_work_seconds", ages.iter().map(seconds).sum());
             let longest = ages.iter().max().map(seconds).unwrap_or_default();
@@ -40,7 +39,7 @@ impl Controller {
     }
 }
 
-/// Counts of objects and passes are far below what a float counts exactly.
+/// Converts a count; counts of objects and reconciles are far below the largest integer that a float holds exactly.
 fn number(count: usize) -> f64 {
     u32::try_from(count).unwrap_or(u32::MAX).into()
 }

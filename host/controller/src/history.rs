@@ -1,12 +1,11 @@
-//! Remembers what the last passes did, for `tholepin calls`. In memory only, and bounded: by passes and
-//! bytes per object, and by bytes over all. Those of an object that is gone are kept for a while, to tell
-//! how its deletion went, and within a smaller bound.
+//! Keeps the reports of the last reconciles, for `tholepin calls`. In memory only, and bounded by reports and bytes per
+//! object and by bytes in all. The reports of a deleted object are kept for ten minutes within a smaller bound, so
+//! that people can see how its deletion went.
 //!
 //! Invariants:
-//! - What is kept weighs no more than the limits, whatever plugins do. It is kept as text, because a
-//!   parsed report takes many times the memory.
-//! - A pass that did nothing goes before one that did something: an idle night does not drive out the
-//!   last repair.
+//! - The reports take no more memory than the limits, whatever plugins do. They are kept as JSON text, because a parsed
+//!   report takes many times the memory.
+//! - Evicts reconciles without writes first, so that many idle reconciles do not evict the last repair.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,33 +16,33 @@ use tholepin_core::{ObjectKey, ObjectRef, ReconcileReport, ReconcileResult};
 
 use crate::mapper::reference_of;
 
-/// How much is kept.
+/// The limits of a history.
 #[derive(Clone, Copy, Debug)]
 struct HistoryLimits {
-    /// Passes of one object.
-    passes: usize,
-    /// Bytes of JSON of one object's passes.
+    /// Reports of one object.
+    reports: usize,
+    /// Bytes of JSON of one object's reports.
     object_bytes: usize,
-    /// Bytes of JSON of all passes.
+    /// Bytes of JSON of all reports.
     all_bytes: usize,
-    /// Bytes of JSON of one pass; what is larger is kept without its calls, or without its steps.
-    pass_bytes: usize,
-    /// Bytes of JSON of the passes of all objects that are gone.
-    gone_bytes: usize,
-    /// How many milliseconds the passes of an object that is gone are kept.
-    gone_ms: u64,
+    /// Bytes of JSON of one report; a larger one is kept without its calls, or without its steps as well.
+    report_bytes: usize,
+    /// Bytes of JSON of the reports of all deleted objects.
+    deleted_bytes: usize,
+    /// How many milliseconds the reports of a deleted object are kept.
+    deleted_ms: u64,
 }
 
 const LIMITS: HistoryLimits = HistoryLimits {
-    passes: 32,
+    reports: 32,
     object_bytes: 256 * 1024,
     all_bytes: 8 * 1024 * 1024,
-    pass_bytes: 96 * 1024,
-    gone_bytes: 512 * 1024,
-    gone_ms: 10 * 60 * 1000,
+    report_bytes: 96 * 1024,
+    deleted_bytes: 512 * 1024,
+    deleted_ms: 10 * 60 * 1000,
 };
 
-/// The last passes of all objects.
+/// The reports of the last reconciles of all objects.
 #[derive(Debug)]
 pub(crate) struct ReconcileHistory {
     ring: Mutex<ReportRing>,
@@ -56,21 +55,21 @@ impl Default for ReconcileHistory {
 }
 
 impl ReconcileHistory {
-    /// Keeps a pass, if there is one to keep.
+    /// Keeps a report, if there is one.
     pub(crate) fn extend(&self, report: Option<ReconcileReport>) {
         if let Some(report) = report {
             self.ring().add(report);
         }
     }
 
-    /// The passes of an object that are kept, the oldest first.
+    /// Returns the reports of an object, the oldest first.
     pub(crate) fn of(&self, object: &ObjectRef) -> Vec<Arc<ReconcileReport>> {
         self.ring().of(object)
     }
 
-    /// An object is gone.
-    pub(crate) fn gone(&self, object: &ObjectKey, now_ms: u64) {
-        self.ring().gone(object, now_ms);
+    /// Marks an object as deleted.
+    pub(crate) fn deleted(&self, object: &ObjectKey, now_ms: u64) {
+        self.ring().delete(object, now_ms);
     }
 
     fn ring(&self) -> MutexGuard<'_, ReportRing> {
@@ -82,12 +81,12 @@ impl ReconcileHistory {
 struct ReportRing {
     limits: HistoryLimits,
     /// By number, which grows: the first is the oldest.
-    passes: BTreeMap<u64, RecordedReconcile>,
-    /// The numbers of passes that did nothing.
+    reports: BTreeMap<u64, RecordedReconcile>,
+    /// The numbers of the reconciles without writes.
     quiet: BTreeSet<u64>,
     objects: HashMap<ObjectKey, ObjectUsage>,
-    /// The objects that are gone and still have passes here, by when they went.
-    gone: BTreeSet<(u64, ObjectKey)>,
+    /// The deleted objects that still have reports here, by the time of their deletion.
+    deleted: BTreeSet<(u64, ObjectKey)>,
     bytes: usize,
     last_number: u64,
 }
@@ -97,26 +96,26 @@ struct RecordedReconcile {
     object: ObjectKey,
     /// The report as JSON.
     text: Box<[u8]>,
-    /// How it ended, if the plugin was not called.
+    /// The end, if the plugin was not called.
     not_called: Option<ReconcileResult>,
 }
 
-/// What one object has in the ring.
+/// The reports of one object in the ring.
 #[derive(Debug, Default)]
 struct ObjectUsage {
     numbers: BTreeSet<u64>,
     bytes: usize,
-    gone_at_ms: Option<u64>,
+    deleted_at_ms: Option<u64>,
 }
 
 impl ReportRing {
     fn new(limits: HistoryLimits) -> Self {
         Self {
             limits,
-            passes: BTreeMap::new(),
+            reports: BTreeMap::new(),
             quiet: BTreeSet::new(),
             objects: HashMap::new(),
-            gone: BTreeSet::new(),
+            deleted: BTreeSet::new(),
             bytes: 0,
             last_number: 0,
         }
@@ -125,9 +124,9 @@ impl ReportRing {
     fn of(&self, object: &ObjectRef) -> Vec<Arc<ReconcileReport>> {
         let of_object = self.objects.iter().filter(|(key, _)| reference_of(key) == *object);
         let numbers: BTreeSet<u64> =
-            of_object.flat_map(|(_, weighed)| &weighed.numbers).copied().collect();
-        let kept = numbers.iter().filter_map(|number| self.passes.get(number));
-        // What was written here can be read here.
+            of_object.flat_map(|(_, usage)| &usage.numbers).copied().collect();
+        let kept = numbers.iter().filter_map(|number| self.reports.get(number));
+        // The text was written from a report, so it parses.
         kept.filter_map(|kept| Some(Arc::new(serde_json::from_slice(&kept.text).ok()?))).collect()
     }
 
@@ -140,13 +139,13 @@ impl ReportRing {
         self.last_number = self.last_number.saturating_add(1);
         let number = self.last_number;
         report.number = number;
-        let (report, text) = fitted(report, self.limits.pass_bytes);
+        let (report, text) = fitted(report, self.limits.report_bytes);
         let key = report.object.clone();
-        let weighed = self.objects.entry(key.clone()).or_default();
-        weighed.numbers.insert(number);
-        weighed.bytes = weighed.bytes.saturating_add(text.len());
-        if let Some(gone_at_ms) = weighed.gone_at_ms.take() {
-            self.gone.remove(&(gone_at_ms, key.clone()));
+        let usage = self.objects.entry(key.clone()).or_default();
+        usage.numbers.insert(number);
+        usage.bytes = usage.bytes.saturating_add(text.len());
+        if let Some(deleted_at_ms) = usage.deleted_at_ms.take() {
+            self.deleted.remove(&(deleted_at_ms, key.clone()));
         }
         self.bytes = self.bytes.saturating_add(text.len());
         if report.is_quiet() {
@@ -154,64 +153,66 @@ impl ReportRing {
         }
         let is_call = !matches!(report.end, ReconcileResult::NotCalled { .. });
         let not_called = (!is_call && report.is_quiet()).then_some(report.end);
-        self.passes.insert(number, RecordedReconcile { object: key.clone(), text, not_called });
-        while let Some(oldest) = self.too_much_of(&key, number) {
+        self.reports.insert(number, RecordedReconcile { object: key.clone(), text, not_called });
+        while let Some(oldest) = self.excess_of(&key, number) {
             self.remove(oldest);
         }
         while self.limits.all_bytes < self.bytes {
             let quiet = self.quiet.first().copied();
-            let Some(oldest) = quiet.or_else(|| self.passes.keys().next().copied()) else { return };
+            let Some(oldest) = quiet.or_else(|| self.reports.keys().next().copied()) else {
+                return;
+            };
             self.remove(oldest);
         }
     }
 
-    /// Marks an object as gone. Those that went first make room.
-    fn gone(&mut self, object: &ObjectKey, now_ms: u64) {
+    /// Marks an object as deleted. Evicts the objects that were deleted first if the limit is exceeded.
+    fn delete(&mut self, object: &ObjectKey, now_ms: u64) {
         self.expire(now_ms);
-        let Some(weighed) = self.objects.get_mut(object) else { return };
-        if weighed.gone_at_ms.is_none() {
-            weighed.gone_at_ms = Some(now_ms);
-            self.gone.insert((now_ms, object.clone()));
+        let Some(usage) = self.objects.get_mut(object) else { return };
+        if usage.deleted_at_ms.is_none() {
+            usage.deleted_at_ms = Some(now_ms);
+            self.deleted.insert((now_ms, object.clone()));
         }
-        while self.limits.gone_bytes < self.gone_bytes() {
-            self.drop_first_gone();
+        while self.limits.deleted_bytes < self.deleted_bytes() {
+            self.evict_first_deleted();
         }
     }
 
-    fn gone_bytes(&self) -> usize {
-        let gone = self.gone.iter().filter_map(|(_, object)| self.objects.get(object));
-        gone.map(|weighed| weighed.bytes).sum()
+    fn deleted_bytes(&self) -> usize {
+        let deleted = self.deleted.iter().filter_map(|(_, object)| self.objects.get(object));
+        deleted.map(|usage| usage.bytes).sum()
     }
 
-    /// Drops the passes of the objects that went long ago.
+    /// Evicts the objects that were deleted longer ago than the limit.
     fn expire(&mut self, now_ms: u64) {
-        let gone_ms = self.limits.gone_ms;
-        let is_old = |(at_ms, _): &(u64, ObjectKey)| at_ms.saturating_add(gone_ms) <= now_ms;
-        while self.gone.first().is_some_and(is_old) {
-            self.drop_first_gone();
+        let deleted_ms = self.limits.deleted_ms;
+        let is_old = |(at_ms, _): &(u64, ObjectKey)| at_ms.saturating_add(deleted_ms) <= now_ms;
+        while self.deleted.first().is_some_and(is_old) {
+            self.evict_first_deleted();
         }
     }
 
-    fn drop_first_gone(&mut self) {
-        let Some((_, object)) = self.gone.pop_first() else { return };
-        let weighed = self.objects.get(&object);
-        for number in weighed.map(|weighed| weighed.numbers.clone()).unwrap_or_default() {
+    fn evict_first_deleted(&mut self) {
+        let Some((_, object)) = self.deleted.pop_first() else { return };
+        let usage = self.objects.get(&object);
+        for number in usage.map(|usage| usage.numbers.clone()).unwrap_or_default() {
             self.remove(number);
         }
     }
 
-    /// Whether it only says once more that the plugin was not called, such as for a paused object.
+    /// Returns true if the last report of the object had the same end without a call, such as for a paused object.
     fn is_repeated(&self, report: &ReconcileReport) -> bool {
-        let last = self.objects.get(&report.object).and_then(|weighed| weighed.numbers.last());
-        let last = last.and_then(|number| self.passes.get(number));
+        let last = self.objects.get(&report.object).and_then(|usage| usage.numbers.last());
+        let last = last.and_then(|number| self.reports.get(number));
         let last = last.and_then(|last| last.not_called.as_ref());
         report.is_quiet() && last == Some(&report.end)
     }
 
-    /// The pass of an object that must go, if it has too many.
-    fn too_much_of(&self, key: &ObjectKey, newest: u64) -> Option<u64> {
-        let ObjectUsage { numbers, bytes, gone_at_ms: _ } = self.objects.get(key)?;
-        if numbers.len() <= self.limits.passes && *bytes <= self.limits.object_bytes {
+    /// Returns the report of an object to evict, if the object exceeds its limits.
+    fn excess_of(&self, key: &ObjectKey, newest: u64) -> Option<u64> {
+        let ObjectUsage { numbers, bytes, deleted_at_ms: _ } = self.objects.get(key)?;
+        if numbers.len() <= self.limits.reports && *bytes <= self.limits.object_bytes {
             return None;
         }
         let mut older = numbers.iter().copied().filter(|number| *number != newest);
@@ -221,23 +222,24 @@ impl ReportRing {
 
     fn remove(&mut self, number: u64) {
         self.quiet.remove(&number);
-        let Some(RecordedReconcile { object, text, .. }) = self.passes.remove(&number) else {
+        let Some(RecordedReconcile { object, text, .. }) = self.reports.remove(&number) else {
             return;
         };
         self.bytes = self.bytes.saturating_sub(text.len());
-        let Some(weighed) = self.objects.get_mut(&object) else { return };
-        weighed.numbers.remove(&number);
-        weighed.bytes = weighed.bytes.saturating_sub(text.len());
-        if weighed.numbers.is_empty() {
-            if let Some(gone_at_ms) = weighed.gone_at_ms {
-                self.gone.remove(&(gone_at_ms, object.clone()));
+        let Some(usage) = self.objects.get_mut(&object) else { return };
+        usage.numbers.remove(&number);
+        usage.bytes = usage.bytes.saturating_sub(text.len());
+        if usage.numbers.is_empty() {
+            if let Some(deleted_at_ms) = usage.deleted_at_ms {
+                self.deleted.remove(&(deleted_at_ms, object.clone()));
             }
             self.objects.remove(&object);
         }
     }
 }
 
-/// A report that fits, with its text: without its calls if it must be, or without its steps.
+/// Returns a report within `bytes_max` with its text. Drops the calls of a larger report, and its steps if that is not
+/// enough.
 fn fitted(mut report: ReconcileReport, bytes_max: usize) -> (ReconcileReport, Box<[u8]>) {
     let whole = text(&report);
     if whole.len() <= bytes_max {
@@ -258,7 +260,7 @@ fn fitted(mut report: ReconcileReport, bytes_max: usize) -> (ReconcileReport, Bo
     (report, without_steps)
 }
 
-/// A report's parts have text keys only, so that writing it cannot fail.
+/// Returns a report as JSON. All its keys are strings, so this cannot fail.
 fn text(report: &ReconcileReport) -> Box<[u8]> {
     serde_json::to_vec(report).unwrap_or_default().into_boxed_slice()
 }
@@ -297,16 +299,16 @@ mod tests {
     }
 
     const SMALL: HistoryLimits = HistoryLimits {
-        passes: 3,
+        reports: 3,
         object_bytes: 20_000,
         all_bytes: 30_000,
-        pass_bytes: 9_000,
-        gone_bytes: 10_000,
-        gone_ms: 60_000,
+        report_bytes: 9_000,
+        deleted_bytes: 10_000,
+        deleted_ms: 60_000,
     };
 
     #[test]
-    fn what_did_nothing_goes_first() {
+    fn reconciles_without_writes_are_evicted_first() {
         let mut ring = ReportRing::new(SMALL);
         ring.add(report("a", Some(1)));
         for _ in 0..9 {
@@ -321,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_pass_is_kept_without_what_makes_it_large() {
+    fn a_large_report_is_kept_without_its_steps() {
         let mut ring = ReportRing::new(SMALL);
         ring.add(report("a", Some(50_000)));
         let kept = ring.of(&reference_of(&key("p", "a")));
@@ -347,63 +349,63 @@ mod tests {
     }
 
     #[test]
-    fn passes_of_an_object_that_is_gone_go_after_a_while() {
+    fn the_reports_of_a_deleted_object_expire() {
         let mut ring = ReportRing::new(SMALL);
         ring.add(report("a", Some(1)));
         ring.add(report("b", Some(1)));
-        ring.gone(&key("p", "a"), 1_000);
-        ring.gone(&key("p", "never"), 1_000);
+        ring.delete(&key("p", "a"), 1_000);
+        ring.delete(&key("p", "never"), 1_000);
         assert_eq!(kept(&ring, "a"), [1]);
         ring.expire(61_000);
         assert!(kept(&ring, "a").is_empty());
-        assert_eq!(kept(&ring, "b"), [2], "it is there");
-        ring.gone(&key("p", "b"), 61_000);
+        assert_eq!(kept(&ring, "b"), [2], "it was not deleted");
+        ring.delete(&key("p", "b"), 61_000);
         ring.add(report("b", Some(1)));
         ring.expire(200_000);
         assert_eq!(kept(&ring, "b"), [2, 3], "another object of the name appeared");
     }
 
     #[test]
-    fn objects_that_are_gone_leave_little() {
+    fn deleted_objects_stay_within_their_own_limit() {
         let mut ring = ReportRing::new(LIMITS);
         for number in 0..500_u64 {
             let name = number.to_string();
-            for _ in 0..LIMITS.passes {
+            for _ in 0..LIMITS.reports {
                 ring.add(report(&name, Some(2_000)));
             }
-            ring.gone(&key("p", &name), number);
+            ring.delete(&key("p", &name), number);
         }
-        assert!(ring.bytes <= LIMITS.gone_bytes, "{}", ring.bytes);
-        assert_eq!(kept(&ring, "499").len(), LIMITS.passes);
-        assert!(ring.objects.len() < 10 && ring.gone.len() < 10 && ring.passes.len() < 320);
+        assert!(ring.bytes <= LIMITS.deleted_bytes, "{}", ring.bytes);
+        assert_eq!(kept(&ring, "499").len(), LIMITS.reports);
+        assert!(ring.objects.len() < 10 && ring.deleted.len() < 10 && ring.reports.len() < 320);
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn no_limit_is_ever_passed(
-            passes in proptest::collection::vec((0..6_u8, 0..12_000_usize), 1..80),
+        fn no_limit_is_ever_exceeded(
+            reports in proptest::collection::vec((0..6_u8, 0..12_000_usize), 1..80),
         ) {
             let mut ring = ReportRing::new(SMALL);
-            for (object, bytes) in passes {
+            for (object, bytes) in reports {
                 let command = Some(bytes).filter(|bytes| 6_000 < *bytes);
                 ring.add(report(&object.to_string(), command));
                 if bytes < 1_000 {
-                    ring.gone(&key("p", &object.to_string()), 1);
-                    prop_assert!(ring.gone_bytes() <= SMALL.gone_bytes);
+                    ring.delete(&key("p", &object.to_string()), 1);
+                    prop_assert!(ring.deleted_bytes() <= SMALL.deleted_bytes);
                 }
-                for (at_ms, object) in &ring.gone {
-                    prop_assert_eq!(ring.objects[object].gone_at_ms, Some(*at_ms));
+                for (at_ms, object) in &ring.deleted {
+                    prop_assert_eq!(ring.objects[object].deleted_at_ms, Some(*at_ms));
                 }
-                let sum: usize = ring.passes.values().map(|kept| kept.text.len()).sum();
+                let sum: usize = ring.reports.values().map(|kept| kept.text.len()).sum();
                 prop_assert_eq!(sum, ring.bytes);
                 prop_assert!(ring.bytes <= SMALL.all_bytes);
-                for weighed in ring.objects.values() {
-                    prop_assert!(weighed.numbers.len() <= SMALL.passes);
-                    prop_assert!(weighed.bytes <= SMALL.object_bytes);
-                    prop_assert!(!weighed.numbers.is_empty());
+                for usage in ring.objects.values() {
+                    prop_assert!(usage.numbers.len() <= SMALL.reports);
+                    prop_assert!(usage.bytes <= SMALL.object_bytes);
+                    prop_assert!(!usage.numbers.is_empty());
                 }
-                prop_assert!(ring.quiet.iter().all(|number| ring.passes.contains_key(number)));
+                prop_assert!(ring.quiet.iter().all(|number| ring.reports.contains_key(number)));
             }
         }
     }

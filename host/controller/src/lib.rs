@@ -1,26 +1,33 @@
-//! Decides when which plugin is called for which object, and what follows from its answer.
+//! Decides when a plugin is called for an object, and acts on its answer.
 //!
 //! ```text
-//! changes ─► mapper ─► queue ─► pass (validate, reconcile) ─► conditions, requeue, strikes
+//! store changes ─► mapper ─► queue ─► reconcile_once (validate, reconcile) ─► conditions, requeue, strikes, report
+//!                                        └─ the plan command runs it as well, and writes nothing
 //! ```
 //!
-//! It knows ports only: no Kubernetes client, no Wasm runtime, no gate.
+//! For people, it also makes plans, keeps the reports of the last reconciles, collects the status of objects and
+//! members, and writes the `Plugin` objects.
+//!
+//! It works through ports and knows no Kubernetes client, no Wasm runtime and no gate.
 //!
 //! Invariants:
-//! - One pass per object at a time; different objects in parallel: so many compute, and more wait for
-//!   the host, up to a second bound.
-//! - A pass uses one revision of its plugin from its start to its end, whatever is swapped meanwhile.
-//! - A plan changes nothing that is remembered here.
-//! - A spec that its plugin refuses never stops the reconciling of the one that was accepted before.
-//! - A fault of a plugin counts against that revision and that object alone.
+//! - One reconcile per object at a time. Different objects are reconciled concurrently: a bounded number computes, and
+//!   a larger bounded number has begun and may wait for the host.
+//! - A reconcile uses one revision of its plugin from start to end, whatever is swapped meanwhile.
+//! - A plan changes nothing that the controller remembers.
+//! - While a plugin refuses a new spec, the spec that it accepted before is reconciled.
+//! - A fault of a plugin counts against that revision and that object only.
 //! - Every task is joined.
 
+mod clock;
 mod conditions;
 mod controller;
 mod ended;
 mod field;
 mod gauges;
 mod history;
+pub mod host_name;
+mod kinds;
 mod liveness;
 mod mapper;
 mod metrics;
@@ -29,20 +36,33 @@ mod overdue;
 mod permit;
 mod phase;
 mod plan;
+mod planner;
+mod plugin_objects;
 mod plugins;
 pub mod queue;
 mod reconcile;
 mod report_builder;
+mod run;
 mod shared_state;
+mod status;
 mod strikes;
 
 #[cfg(test)]
 mod testing;
 
+pub use clock::SteadyClock;
 pub use controller::{Controller, PluginHealth};
+pub use kinds::{ApiKinds, FoundKind, install_when_available};
 pub use plan::PlanError;
+pub use planner::{
+    FileError, ObjectArgument, PlanRequest, Planner, PlannerError, ReportPart, ReportSelection,
+};
+pub use plugin_objects::{PluginFollower, PluginObjects, PluginReports};
 pub use plugins::{
     ActivePlugin, ActivePlugins, ClosedContext, ContextFactory, OpenContext, PluginEvent,
     ReconcilePurpose, WakeSubscriber,
 };
 pub use shared_state::{ControllerPorts, ControllerSettings};
+pub use status::{
+    DEGRADED, HostStatus, MemberReader, MemberRow, ObjectStatus, PluginStatus, StatusReporter,
+};

@@ -1,29 +1,29 @@
-//! Tells whether the controller's loop is alive: whoever asks is answered by the loop itself.
+//! Checks that the controller's loop still runs: the loop itself answers each ping.
 
 use tokio::sync::{Notify, watch};
 
-/// The loop's side and the asking side in one.
+/// The answering and the asking side.
 #[derive(Debug, Default)]
 pub(crate) struct Liveness {
-    asked: Notify,
-    beats: watch::Sender<u64>,
+    pinged: Notify,
+    answers: watch::Sender<u64>,
 }
 
 impl Liveness {
-    /// Answers for ever; a part of the loop.
+    /// Answers pings; never ends. Runs as a part of the loop.
     pub(crate) async fn serve(&self) {
         loop {
-            self.asked.notified().await;
-            self.beats.send_modify(|beats| *beats += 1);
+            self.pinged.notified().await;
+            self.answers.send_modify(|count| *count += 1);
         }
     }
 
-    /// Waits until the loop has answered, which may be never: the caller sets the deadline.
+    /// Waits until the loop has answered. Without a running loop this never ends: the caller sets the deadline.
     pub(crate) async fn ping(&self) {
-        let mut beats = self.beats.subscribe();
-        self.asked.notify_one();
-        // The sender lives as long as `self`.
-        beats.changed().await.ok();
+        let mut answers = self.answers.subscribe();
+        self.pinged.notify_one();
+        // The sender lives as long as `self`, so this cannot fail.
+        answers.changed().await.ok();
     }
 }
 
@@ -35,11 +35,12 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_loop_that_runs_answers() {
-        let pulse = Liveness::default();
-        assert!(timeout(Duration::ZERO, pulse.ping()).await.is_err(), "nobody runs the loop");
+        let liveness = Liveness::default();
+        assert!(timeout(Duration::ZERO, liveness.ping()).await.is_err(), "no loop runs");
+        let pings = async { tokio::join!(liveness.ping(), liveness.ping()) };
         tokio::select! {
-            () = pulse.serve() => {}
-            felt = async { tokio::join!(pulse.ping(), pulse.ping()) } => assert_eq!(felt, ((), ())),
+            () = liveness.serve() => {}
+            answered = timeout(Duration::from_secs(5), pings) => assert_eq!(answered, Ok(((), ()))),
         }
     }
 }

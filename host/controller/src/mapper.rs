@@ -1,13 +1,12 @@
-//! Answers which reconciled objects a change of the store concerns, by what the manifests say.
+//! Maps a change of the store to the reconciled objects that it concerns, by the watches of the manifests.
 //!
 //! Pure over a view of the store.
 //!
 //! Invariants:
-//! - Kinds are compared by group and name, never by version: an owner reference may name another
-//!   version than the one watched.
+//! - Kinds are compared by group and name, never by version: an owner reference may name another version than the
+//!   watched one.
 //! - An owner counts only if it still has the uid that the reference names.
-//! - Of the reconciled object itself, a change of its status alone concerns nobody: a plugin that
-//!   reports would otherwise wake itself.
+//! - A change of the reconciled object's own status maps to nothing: a plugin that reports would otherwise wake itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,18 +21,18 @@ use tholepin_schema::manifest::{KindName, Manifest, WatchMapping};
 
 use crate::field;
 
-/// A chain of owners longer than this is a mistake: Pod, ReplicaSet, Deployment is three.
+/// The longest chain of owners that is followed. Usual ones are short: Pod, ReplicaSet, Deployment is three.
 const CHAIN_LENGTH_MAX: usize = 8;
 
-/// How changes of each kind lead to reconciled objects.
+/// The routes from changes of each kind to reconciled objects.
 #[derive(Default)]
 pub(crate) struct EventRoutes {
     by_kind: BTreeMap<GroupKind, Vec<EventRoute>>,
-    /// In which version a kind is watched.
+    /// The version in which a kind is watched.
     watched: BTreeMap<GroupKind, KindName>,
 }
 
-/// A kind whatever its version.
+/// The group and the name of a kind.
 type GroupKind = (String, String);
 
 struct EventRoute {
@@ -42,14 +41,14 @@ struct EventRoute {
     source: RouteSource,
 }
 
-/// Whether changes are of the reconciled kind itself, or of one that leads to it.
+/// The source of a change: the reconciled object itself, or an object that maps to it.
 enum RouteSource {
     Itself,
     By(WatchMapping),
 }
 
 impl EventRoutes {
-    /// The routes that these manifests ask for.
+    /// Creates the routes of these manifests.
     pub(crate) fn new<'a>(
         plugins: impl IntoIterator<Item = (&'a PluginName, &'a Manifest)>,
     ) -> Self {
@@ -68,7 +67,7 @@ impl EventRoutes {
         routes
     }
 
-    /// The kinds that plugins reconcile, each with its plugin.
+    /// Returns the reconciled kinds, each with its plugin.
     pub(crate) fn reconciled(&self) -> Vec<(PluginName, KindName)> {
         let routes = self.by_kind.iter().flat_map(|(kind, routes)| {
             let own = routes.iter().filter(|route| matches!(route.source, RouteSource::Itself));
@@ -90,13 +89,13 @@ impl EventRoutes {
         self.watched.entry(group_kind(kind)).or_insert_with(|| kind.clone());
     }
 
-    /// The watches that these routes need.
+    /// Returns the watches that these routes need.
     #[must_use]
     pub(crate) fn scopes(&self) -> BTreeSet<WatchScope> {
         self.watched.values().cloned().map(WatchScope::all).collect()
     }
 
-    /// The keys that a change concerns.
+    /// Returns the keys that a change concerns.
     #[must_use]
     pub(crate) fn keys(&self, change: &StoreChange, view: &dyn StoreView) -> BTreeSet<ObjectKey> {
         let mut keys = BTreeSet::new();
@@ -105,14 +104,15 @@ impl EventRoutes {
             let found = match &route.source {
                 RouteSource::Itself if is_significant(change) => vec![change.object.clone()],
                 RouteSource::Itself => Vec::new(),
-                RouteSource::By(leads) => self.led_to(route, leads, change, view),
+                RouteSource::By(leads) => self.mapped(route, leads, change, view),
             };
             keys.extend(found.into_iter().map(|object| key(&route.plugin, object)));
         }
         keys
     }
 
-    fn led_to(
+    /// Returns the reconciled objects to which a change of another object maps.
+    fn mapped(
         &self,
         route: &EventRoute,
         leads: &WatchMapping,
@@ -138,12 +138,12 @@ impl EventRoutes {
                 names.flat_map(|name| route.named(&object.namespace, &name, view)).collect()
             }
             WatchMapping::ReferredBy(path) => route.referring(object, path, view),
-            // A lead that this host does not know was refused when the plugin was checked.
+            // A mapping that this host does not know is refused when the plugin is checked.
             _ => Vec::new(),
         }
     }
 
-    /// The reconciled object at the end of an object's chain of controllers.
+    /// Returns the reconciled object at the end of an object's chain of controllers.
     fn chain_end(
         &self,
         route: &EventRoute,
@@ -165,13 +165,13 @@ impl EventRoutes {
 }
 
 impl EventRoute {
-    /// The reconciled objects of this name, beside the changed object or without namespace.
+    /// Returns the reconciled objects of this name, in the namespace of the changed object or cluster-scoped.
     fn named(&self, namespace: &str, name: &str, view: &dyn StoreView) -> Vec<ObjectRef> {
         let kinds = self.reconciles.iter();
         kinds.filter_map(|kind| Some(find(view, kind, namespace, name)?.object.clone())).collect()
     }
 
-    /// The reconciled objects whose field holds the changed object's name.
+    /// Returns the reconciled objects whose field holds the name of the changed object.
     fn referring(&self, changed: &ObjectRef, path: &str, view: &dyn StoreView) -> Vec<ObjectRef> {
         let mut found = Vec::new();
         for kind in &*self.reconciles {
@@ -196,7 +196,7 @@ fn key(plugin: &PluginName, object: ObjectRef) -> ObjectKey {
     ObjectKey { plugin: plugin.clone(), kind, namespace, name }
 }
 
-/// An object lies in the same namespace, or in none.
+/// Returns an object of this name in the namespace, or else a cluster-scoped one.
 fn find(
     view: &dyn StoreView,
     kind: &KindName,
@@ -220,10 +220,10 @@ fn owner_in(
     find(view, kind, namespace, &owner.name).filter(|found| found.uid == owner.uid)
 }
 
-/// Whether a change of a reconciled object is more than a report about it.
+/// Returns true if a change of a reconciled object is more than a change of its status.
 fn is_significant(change: &StoreChange) -> bool {
     let (Some(before), Some(after)) = (&change.before, &change.after) else { return true };
-    let asks = |state: &StoredObject| {
+    let relevant = |state: &StoredObject| {
         let meta = state.meta();
         (
             meta.uid.clone(),
@@ -237,10 +237,10 @@ fn is_significant(change: &StoreChange) -> bool {
         Some(generation) => generation.to_string(),
         None => state.meta().resource_version.clone(),
     };
-    asks(before) != asks(after) || version(before) != version(after)
+    relevant(before) != relevant(after) || version(before) != version(after)
 }
 
-/// All objects that a plugin reconciles.
+/// Returns all objects that a plugin reconciles.
 #[must_use]
 pub(crate) fn all(
     plugin: &PluginName,
@@ -252,14 +252,14 @@ pub(crate) fn all(
     objects.map(|object| key(plugin, object)).collect()
 }
 
-/// The object that a key names.
+/// Returns the object that a key names.
 #[must_use]
 pub(crate) fn reference_of(key: &ObjectKey) -> ObjectRef {
     let ObjectKey { plugin: _, kind, namespace, name } = key;
     ObjectRef { kind: kind.clone(), namespace: namespace.clone(), name: name.clone() }
 }
 
-/// Says what happened, for people.
+/// Returns the cause that reports and requests name for a change.
 #[must_use]
 pub(crate) fn cause(change: &StoreChange) -> String {
     let what = match (&change.before, &change.after) {

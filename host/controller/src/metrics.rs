@@ -1,7 +1,7 @@
-//! What the controller counts, under the names of controller-runtime, so that dashboards made for it work.
+//! The counters and histograms of the controller, under the names of controller-runtime, so that its dashboards work.
 //!
-//! Labels are plugin names and closed sets of words, never names of objects. What the queue does is counted
-//! there ([`SharedQueue`](crate::queue::SharedQueue)); what goes up and down is looked at when somebody asks
+//! Labels are plugin names and closed sets of values, never names of objects. The queue counts its own operations
+//! ([`SharedQueue`](crate::queue::SharedQueue)); gauges are set at each scrape
 //! ([`show_metrics`](crate::Controller::show_metrics)).
 
 use std::{
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::queue::KeyCompletion;
 
-/// A change of the store came, and marked so many keys.
+/// Counts a change of the store, which enqueued this many keys.
 pub(crate) fn routed(change: &StoreChange, keys: usize) {
     let kind = || change.object.kind.to_string();
     counter!("dynamic_controller_route_total", "kind" => kind()).increment(1);
@@ -28,7 +28,7 @@ pub(crate) fn routed(change: &StoreChange, keys: usize) {
     }
 }
 
-/// The plugin was called and all went well.
+/// Counts a call that succeeded.
 pub(crate) fn succeeded(plugin: &PluginName, done: KeyCompletion, resync: Duration) {
     let result = match done {
         KeyCompletion::AwaitChange => "success",
@@ -40,28 +40,28 @@ pub(crate) fn succeeded(plugin: &PluginName, done: KeyCompletion, resync: Durati
         .increment(1);
 }
 
-/// Whether trying again can help.
+/// Whether a failed reconcile is retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ErrorClass {
-    /// It is tried again by itself.
+    /// The queue tries it again.
     Retried,
-    /// Only a change helps.
+    /// Only a change of the object or of the plugin helps.
     Terminal,
 }
 
-/// The plugin was called, or its object looked at, and it did not go well.
-pub(crate) fn failed(plugin: &PluginName, hope: ErrorClass) {
+/// Counts a reconcile that failed.
+pub(crate) fn failed(plugin: &PluginName, class: ErrorClass) {
     let name = || plugin.to_string();
     counter!("controller_runtime_reconcile_total", "controller" => name(), "result" => "error")
         .increment(1);
     counter!("controller_runtime_reconcile_errors_total", "controller" => name()).increment(1);
-    if hope == ErrorClass::Terminal {
+    if class == ErrorClass::Terminal {
         counter!("controller_runtime_terminal_reconcile_errors_total", "controller" => name())
             .increment(1);
     }
 }
 
-/// The plugin went wrong by its own fault, for which `reason` is a word.
+/// Counts a strike under the label value `reason`.
 pub(crate) fn struck(plugin: &PluginName, error: &GuestError, reason: &'static str) {
     let name = || plugin.to_string();
     counter!("tholepin_strikes_total", "controller" => name(), "reason" => reason).increment(1);
@@ -73,57 +73,57 @@ pub(crate) fn struck(plugin: &PluginName, error: &GuestError, reason: &'static s
     counter!(family, "controller" => name()).increment(1);
 }
 
-/// How long a pass took, from the object to its last condition.
+/// Records the duration of a reconcile, from reading the object to writing its last condition.
 pub(crate) fn reconciled(plugin: &PluginName, took: Duration) {
     histogram!("controller_runtime_reconcile_time_seconds", "controller" => plugin.to_string())
         .record(took);
 }
 
-/// The passes that are under way.
+/// The reconciles that are running.
 #[derive(Debug, Default)]
-pub(crate) struct RunningReconciles(Mutex<Begun>);
+pub(crate) struct RunningReconciles(Mutex<RunningSet>);
 
 #[derive(Debug, Default)]
-struct Begun {
+struct RunningSet {
     last_id: u64,
-    passes: BTreeMap<u64, (PluginName, Instant)>,
+    started: BTreeMap<u64, (PluginName, Instant)>,
 }
 
-/// One pass under way; counted as over when dropped.
+/// One running reconcile; it counts as ended when dropped.
 pub(crate) struct ReconcileTimer<'a> {
-    under_way: &'a RunningReconciles,
+    running: &'a RunningReconciles,
     id: u64,
 }
 
 impl RunningReconciles {
-    /// A key was taken after it waited so long.
+    /// Counts a reconcile as running, and records how long its key waited.
     pub(crate) fn begin(&self, plugin: &PluginName, waited: Duration) -> ReconcileTimer<'_> {
         let name = plugin.to_string();
         histogram!("workqueue_queue_duration_seconds", "name" => name.clone(), "controller" => name)
             .record(waited);
-        let mut begun = self.lock();
-        begun.last_id += 1;
-        let id = begun.last_id;
-        begun.passes.insert(id, (plugin.clone(), Instant::now()));
-        ReconcileTimer { under_way: self, id }
+        let mut running = self.lock();
+        running.last_id += 1;
+        let id = running.last_id;
+        running.started.insert(id, (plugin.clone(), Instant::now()));
+        ReconcileTimer { running: self, id }
     }
 
-    /// How long each pass of a plugin has been under way.
+    /// Returns how long each reconcile of a plugin has been running.
     pub(crate) fn ages(&self, plugin: &PluginName) -> Vec<Duration> {
-        let begun = self.lock();
-        let theirs = begun.passes.values().filter(|(name, _)| name == plugin);
-        theirs.map(|(_, since)| since.elapsed()).collect()
+        let running = self.lock();
+        let of_plugin = running.started.values().filter(|(name, _)| name == plugin);
+        of_plugin.map(|(_, since)| since.elapsed()).collect()
     }
 
-    /// A poisoned lock is taken as it is: each change is a single insertion or removal.
-    fn lock(&self) -> MutexGuard<'_, Begun> {
+    /// Ignores poisoning: each change is a single insertion or removal.
+    fn lock(&self) -> MutexGuard<'_, RunningSet> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for ReconcileTimer<'_> {
     fn drop(&mut self) {
-        let Some((plugin, since)) = self.under_way.lock().passes.remove(&self.id) else { return };
+        let Some((plugin, since)) = self.running.lock().started.remove(&self.id) else { return };
         let name = plugin.to_string();
         histogram!("workqueue_work_duration_seconds", "name" => name.clone(), "controller" => name)
             .record(since.elapsed());
@@ -135,15 +135,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pass_is_under_way_until_its_meter_goes() {
-        let under_way = RunningReconciles::default();
+    fn a_reconcile_runs_until_its_timer_is_dropped() {
+        let running = RunningReconciles::default();
         let [one, two] = ["one", "two"].map(|name| name.parse::<PluginName>().unwrap());
-        let first = under_way.begin(&one, Duration::ZERO);
-        let second = under_way.begin(&one, Duration::ZERO);
-        assert_eq!([under_way.ages(&one).len(), under_way.ages(&two).len()], [2, 0]);
+        let first = running.begin(&one, Duration::ZERO);
+        let second = running.begin(&one, Duration::ZERO);
+        assert_eq!([running.ages(&one).len(), running.ages(&two).len()], [2, 0]);
         drop(first);
-        assert_eq!(under_way.ages(&one).len(), 1);
+        assert_eq!(running.ages(&one).len(), 1);
         drop(second);
-        assert!(under_way.lock().passes.is_empty());
+        assert!(running.lock().started.is_empty());
     }
 }

@@ -1,5 +1,5 @@
-//! What the host remembers of an object between two passes. In memory only: nothing that must survive
-//! is here.
+//! What the controller remembers of each object between two reconciles. In memory only: nothing here has to
+//! survive a restart.
 
 use std::{
     collections::HashMap,
@@ -9,75 +9,75 @@ use std::{
 use serde_json::Value;
 use tholepin_core::{AcceptedSpec, ObjectKey, ObjectMeta, PluginName, RevisionDigest};
 
-/// A state of an object that a revision has seen.
+/// A version of an object, for one revision of its plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ObservedVersion {
     pub(crate) revision: RevisionDigest,
     pub(crate) uid: String,
-    /// The generation, or the resource version of a kind that has none.
+    /// The generation, or the resource version of a kind without generations.
     pub(crate) version: String,
 }
 
-/// What a plugin accepted last of an object.
+/// The spec that a plugin accepted last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AcceptedByPlugin {
     pub(crate) uid: String,
     pub(crate) spec: AcceptedSpec,
-    /// Whether a restarted host finds it.
+    /// Whether it is stored where a restarted host finds it.
     pub(crate) is_stored: bool,
 }
 
-/// What is remembered of one object.
+/// The memory of one object.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ObjectState {
-    /// What the last outcome kept.
+    /// The memo of the last outcome, which the next request carries.
     pub(crate) memo: Option<Value>,
-    /// The last state for which `validate` found nothing.
-    pub(crate) valid: Option<ObservedVersion>,
-    /// What was accepted last: it stays in force while a later spec is refused.
-    pub(crate) kept: Option<AcceptedByPlugin>,
-    /// Why it is quarantined, while the object does not say so because that could not be written.
-    pub(crate) untold: Option<String>,
-    /// What was said last, so that only changes are logged.
-    pub(crate) said: String,
-    /// Whether it was found paused when it was looked at last.
-    pub(crate) paused: bool,
-    /// The value of the annotation that pauses it which an event has told of, as neither true nor false.
+    /// The last version that `validate` accepted.
+    pub(crate) validated: Option<ObservedVersion>,
+    /// The spec that was accepted last. It stays in force while a later spec is refused.
+    pub(crate) accepted: Option<AcceptedByPlugin>,
+    /// The message of a quarantine that could not be written on the object yet.
+    pub(crate) unwritten_quarantine: Option<String>,
+    /// The text that was logged last, so that only changes are logged.
+    logged: String,
+    /// Whether it was paused at its last reconcile.
+    is_paused: bool,
+    /// The value of the pause annotation, neither true nor false, for which an event was published.
     unclear_pause: Option<String>,
-    /// Whether its last pass failed, or went on with an earlier spec because this one is refused.
-    pub(crate) failing: bool,
+    /// Whether its last reconcile failed, or used an earlier spec because the plugin refuses this one.
+    pub(crate) is_failing: bool,
 }
 
 impl ObjectState {
-    /// Notes whether the object is paused.
-    pub(crate) fn note_pause(&mut self, meta: &ObjectMeta) {
-        self.paused = meta.is_paused();
+    /// Records whether the object is paused.
+    pub(crate) fn record_pause(&mut self, meta: &ObjectMeta) {
+        self.is_paused = meta.is_paused();
         if meta.unclear_pause().is_none() {
             self.unclear_pause = None;
         }
     }
 
-    /// Notes that an event tells of this unclear value, and says whether that is news.
-    pub(crate) fn is_news_of_pause(&mut self, value: &str) -> bool {
+    /// Records an unclear value of the pause annotation. Returns true if it is another than the recorded one.
+    pub(crate) fn record_unclear_pause(&mut self, value: &str) -> bool {
         let is_new = self.unclear_pause.as_deref() != Some(value);
         self.unclear_pause = Some(value.to_owned());
         is_new
     }
 }
 
-/// The notes of all objects; an object's note goes with it.
+/// The memory of all objects; dropped per object when it is deleted.
 #[derive(Debug, Default)]
 pub(crate) struct ObjectStates {
-    notes: Mutex<HashMap<ObjectKey, ObjectState>>,
+    states: Mutex<HashMap<ObjectKey, ObjectState>>,
 }
 
 impl ObjectStates {
-    /// A copy of an object's note.
+    /// Returns a copy of an object's state.
     pub(crate) fn get(&self, key: &ObjectKey) -> ObjectState {
         self.lock().get(key).cloned().unwrap_or_default()
     }
 
-    /// Changes an object's note.
+    /// Changes an object's state.
     pub(crate) fn change<T>(
         &self,
         key: &ObjectKey,
@@ -86,40 +86,40 @@ impl ObjectStates {
         change(self.lock().entry(key.clone()).or_default())
     }
 
-    /// How many objects are paused.
+    /// Returns how many objects are paused.
     pub(crate) fn paused(&self) -> usize {
-        self.lock().values().filter(|note| note.paused).count()
+        self.lock().values().filter(|state| state.is_paused).count()
     }
 
-    /// How many objects of a plugin are paused.
+    /// Returns how many objects of a plugin are paused.
     pub(crate) fn paused_of(&self, plugin: &PluginName) -> usize {
-        let notes = self.lock();
-        notes.iter().filter(|(key, note)| key.plugin == *plugin && note.paused).count()
+        let states = self.lock();
+        states.iter().filter(|(key, state)| key.plugin == *plugin && state.is_paused).count()
     }
 
-    /// How many objects of a plugin fail.
+    /// Returns how many objects of a plugin fail.
     pub(crate) fn failing(&self, plugin: &PluginName) -> usize {
-        let notes = self.lock();
-        notes.iter().filter(|(key, note)| key.plugin == *plugin && note.failing).count()
+        let states = self.lock();
+        states.iter().filter(|(key, state)| key.plugin == *plugin && state.is_failing).count()
     }
 
-    /// Forgets an object.
+    /// Drops the state of an object.
     pub(crate) fn forget(&self, key: &ObjectKey) {
         self.lock().remove(key);
     }
 
-    /// Notes what is said of an object, and tells whether that is news.
-    pub(crate) fn is_news(&self, key: &ObjectKey, said: &str) -> bool {
-        self.change(key, |note| {
-            let news = note.said != said;
-            if news {
-                said.clone_into(&mut note.said);
+    /// Records the text that is logged for an object. Returns true if it is another than the recorded one.
+    pub(crate) fn record_logged(&self, key: &ObjectKey, text: &str) -> bool {
+        self.change(key, |state| {
+            let is_new = state.logged != text;
+            if is_new {
+                text.clone_into(&mut state.logged);
             }
-            news
+            is_new
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, ObjectState>> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! Objects that no pass has looked at for too long: what their status says may be wrong by now.
+//! Finds objects that were not reconciled for too long, and writes a condition on each: their status may be wrong.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
 const SEARCH_INTERVAL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 
 impl Controller {
-    /// Searches for such objects and says so on each, once; never ends.
+    /// Searches for overdue objects and writes `ReconcileOverdue` on each, once; never ends.
     pub(crate) async fn report_overdue(&self) {
         let (shortest, longest) = SEARCH_INTERVAL;
         let resync = self.shared.settings.resync;
@@ -35,15 +35,15 @@ impl Controller {
 
 async fn report(shared: &SharedState, overdue: &OverdueKey) {
     let OverdueKey { key, unseen, is_running } = overdue;
-    let why = if *is_running { "a pass has begun and not ended" } else { "it waits for its turn" };
+    let why = if *is_running { "its reconcile has not ended" } else { "it waits in the queue" };
     let message = format!(
-        "no pass has looked at it for {} s: {why}; what its status says may be wrong by now",
+        "it was not reconciled for {} s: {why}; its status may be wrong by now",
         unseen.as_secs()
     );
     let (reason, attention) = (Reason::ReconcileOverdue, ReconcilerPresence::Nobody);
-    let statement = HostConditionUpdate { reason, message, attention };
-    // What cannot be written for a reason that passes is tried again by the next search.
-    if write_finding_of(shared, key, statement).await != KeyCompletion::Retry {
+    let update = HostConditionUpdate { reason, message, attention };
+    // A write that fails for a reason that can pass is tried again by the next search.
+    if write_finding_of(shared, key, update).await != KeyCompletion::Retry {
         shared.queue.mark_reported(key);
     }
 }

@@ -1,11 +1,11 @@
-//! The right to compute, which a pass gives back while it waits for the host.
+//! The right to compute, which a reconcile releases while it waits for the host.
 //!
-//! Two bounds: how many passes compute at once (the processor's), and how many are under way, waiting
-//! ones included (the memory's: each keeps an instance of its guest).
+//! Two bounds: how many reconciles compute concurrently (bounds the processor), and how many have begun, waiting
+//! ones included (bounds the memory: each keeps an instance of its guest).
 //!
 //! Invariants:
 //! - A guest computes only under a permit.
-//! - Who waits longer than [`TRIVIAL`] for a host call holds none, whatever the call is.
+//! - A reconcile that waits longer than [`SHORT_WAIT`] for a host call holds no permit, whatever the call is.
 
 use std::{
     pin::pin,
@@ -19,10 +19,10 @@ use tokio::{
     time::timeout,
 };
 
-/// A wait for the host up to this long is not worth a change of hands.
-const TRIVIAL: Duration = Duration::from_millis(5);
+/// The longest wait for the host during which the permit is kept: handing it over would cost more.
+const SHORT_WAIT: Duration = Duration::from_millis(5);
 
-/// How many may do what at once.
+/// The permits for all reconciles.
 #[derive(Debug)]
 pub(crate) struct ComputePermits {
     computing: Arc<Semaphore>,
@@ -38,20 +38,20 @@ impl ComputePermits {
         }
     }
 
-    /// Waits for a place among the passes under way.
-    pub(crate) async fn place(&self) -> Option<OwnedSemaphorePermit> {
-        // The semaphores are never closed; were they, a pass without a permit would do no harm.
+    /// Waits until one more reconcile may begin.
+    pub(crate) async fn slot(&self) -> Option<OwnedSemaphorePermit> {
+        // The semaphores are never closed. If they were, a reconcile without a permit would do no harm.
         self.in_flight.clone().acquire_owned().await.ok()
     }
 
-    /// Waits, first come, first served, for the right to compute.
+    /// Waits for the right to compute; first come, first served.
     pub(crate) async fn permit(&self) -> ComputePermit {
         let held = self.computing.clone().acquire_owned().await.ok();
         ComputePermit { computing: self.computing.clone(), held: Mutex::new(held) }
     }
 }
 
-/// One pass' right to compute.
+/// The right of one reconcile to compute.
 #[derive(Debug)]
 pub(crate) struct ComputePermit {
     computing: Arc<Semaphore>,
@@ -59,40 +59,40 @@ pub(crate) struct ComputePermit {
 }
 
 impl ComputePermit {
-    /// Waits for `work`. If that takes longer than [`TRIVIAL`], others compute meanwhile, and this pass
-    /// goes on when it has a permit again.
+    /// Waits for `work`. If that takes longer than [`SHORT_WAIT`], the permit is released meanwhile, and this
+    /// reconcile continues when it has one again.
     pub(crate) async fn lend<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
-        if let Ok(done) = timeout(TRIVIAL, &mut work).await {
+        if let Ok(done) = timeout(SHORT_WAIT, &mut work).await {
             return done;
         }
-        self.give_back();
+        self.release();
         let done = work.await;
         let held = self.computing.clone().acquire_owned().await.ok();
         *self.held() = held;
         done
     }
 
-    /// Gives the right back for good: what is left to do is the host's work.
-    pub(crate) fn give_back(&self) {
+    /// Releases the permit for good: the rest of the reconcile is the host's work.
+    pub(crate) fn release(&self) {
         self.held().take();
     }
 
-    /// A poisoned lock is taken as it is: each change is a single assignment.
+    /// Ignores poisoning: each change is a single assignment.
     fn held(&self) -> MutexGuard<'_, Option<OwnedSemaphorePermit>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Performs a guest's calls, and lends its permit meanwhile.
+/// Performs a guest's calls, and releases its permit while one takes long.
 pub(crate) struct PermitLender {
     pub(crate) permit: Arc<ComputePermit>,
-    pub(crate) perform: Arc<dyn HostCalls>,
+    pub(crate) calls: Arc<dyn HostCalls>,
 }
 
 impl HostCalls for PermitLender {
     fn perform<'a>(&'a self, context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
-        Box::pin(self.permit.lend(self.perform.perform(context, call)))
+        Box::pin(self.permit.lend(self.calls.perform(context, call)))
     }
 }
 
@@ -100,7 +100,7 @@ impl HostCalls for PermitLender {
 mod tests {
     use super::*;
 
-    /// What a future gives without being waited for.
+    /// Returns the value of a future that is ready.
     async fn now<T>(future: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
@@ -110,28 +110,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn passes_under_way_are_bounded_whether_they_wait_or_not() {
+    async fn running_reconciles_are_bounded_including_those_that_wait() {
         let permits = ComputePermits::new(1, 2);
-        let places = (now(permits.place()).await, now(permits.place()).await);
-        assert!(places.0.is_some() && places.1.is_some());
-        assert!(now(permits.place()).await.is_none());
-        drop(places);
-        assert!(now(permits.place()).await.is_some());
+        let slots = (now(permits.slot()).await, now(permits.slot()).await);
+        assert!(slots.0.is_some() && slots.1.is_some());
+        assert!(now(permits.slot()).await.is_none());
+        drop(slots);
+        assert!(now(permits.slot()).await.is_some());
         assert!(
-            now(ComputePermits::new(2, 1).place()).await.is_some(),
-            "who computes is under way"
+            now(ComputePermits::new(2, 1).slot()).await.is_some(),
+            "no fewer may begin than compute"
         );
     }
 
     #[tokio::test]
-    async fn a_permit_is_lent_while_its_holder_waits_and_not_for_a_trifle() {
+    async fn a_permit_is_released_during_a_long_wait_and_kept_during_a_short_one() {
         let permits = ComputePermits::new(1, 2);
         let permit = permits.permit().await;
         permit.lend(async { assert!(now(permits.permit()).await.is_none()) }).await;
-        // Ends only if another gets the permit meanwhile, and gives it back.
+        // Ends only if this inner wait gets the permit.
         permit.lend(async { drop(permits.permit().await) }).await;
-        assert!(now(permits.permit()).await.is_none(), "its holder goes on");
-        permit.give_back();
+        assert!(now(permits.permit()).await.is_none(), "its holder has it again");
+        permit.release();
         assert!(now(permits.permit()).await.is_some());
     }
 }

@@ -1,29 +1,29 @@
-//! Decides what is done with an object before its plugin is asked. Pure.
+//! Decides whether the plugin is called for an object, by its finalizer and its deletion. Pure.
 
 use tholepin_core::{ObjectKey, ObjectMeta};
 
-/// What is to be done with an object before its plugin is asked.
+/// The step that comes before a call of the plugin, or replaces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ObjectPhase {
     /// The plugin is called.
     Call,
-    /// The plugin is called once the object has its finalizer.
+    /// The finalizer is added, then the plugin is called.
     Adopt,
-    /// An earlier revision set a finalizer that nobody would ever remove: it goes.
+    /// The finalizer is removed: an earlier revision set it, and this one would never remove it.
     Release,
-    /// Whoever deletes it has all it needs; what it owns goes with it.
+    /// Nothing: the object is being deleted, and Kubernetes collects what it owns.
     Leave,
 }
 
-/// The finalizer that the host sets for a plugin.
+/// Returns the finalizer that the host sets for a plugin.
 pub(crate) fn finalizer_of(key: &ObjectKey) -> String {
     format!("tholepin.dev/{}", key.plugin)
 }
 
-/// Decides by the object's finalizers and by whether the plugin wants one.
-pub(crate) fn phase(meta: &ObjectMeta, finalizer: &str, is_wanted: bool) -> ObjectPhase {
+/// Decides by the object's finalizers and by whether the manifest asks for one.
+pub(crate) fn phase(meta: &ObjectMeta, finalizer: &str, is_requested: bool) -> ObjectPhase {
     let has = meta.finalizers.iter().any(|name| name == finalizer);
-    match (has, is_wanted) {
+    match (has, is_requested) {
         (true, false) => ObjectPhase::Release,
         (false, _) if meta.deleting => ObjectPhase::Leave,
         (false, true) => ObjectPhase::Adopt,
@@ -37,9 +37,9 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_finalizer_is_set_kept_and_let_go() {
+    fn a_finalizer_is_added_kept_and_removed() {
         let rows = [
-            // finalizers, deleting, wanted, phase
+            // finalizers, deleting, requested, phase
             (vec!["other"], false, false, ObjectPhase::Call),
             (vec!["other"], false, true, ObjectPhase::Adopt),
             (vec!["other", "mine"], false, true, ObjectPhase::Call),
@@ -49,14 +49,14 @@ mod tests {
             (vec![], true, true, ObjectPhase::Leave),
             (vec![], true, false, ObjectPhase::Leave),
         ];
-        for (finalizers, deleting, wanted, expected) in rows {
+        for (finalizers, deleting, requested, expected) in rows {
             let mut object = json!({"apiVersion": "v1", "kind": "K",
                 "metadata": {"name": "a", "finalizers": finalizers}});
             if deleting {
                 object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
             }
             let meta = ObjectMeta::of(&object).unwrap();
-            assert_eq!(phase(&meta, "mine", wanted), expected, "{object}");
+            assert_eq!(phase(&meta, "mine", requested), expected, "{object}");
         }
     }
 }

@@ -1,81 +1,81 @@
-//! One pass that writes nothing: what the active revision would do to an object now.
+//! A reconcile that writes nothing: what the active revision would do to an object now.
 //!
-//! Nothing that the controller remembers changes by it: no memo, no strike, no wake, no queue. It reads
-//! what a live pass would be given, and so shows what the next one would do.
+//! A plan runs the same [`reconcile_once`] as the live loop, with the same memo and the same accepted spec, and so
+//! shows what the next live reconcile would do. It changes nothing that the controller remembers: no memo, no
+//! strike, no wake, no queue entry.
 
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    CallContext, ObjectKey, ObjectMeta, ObjectRef, PluginName, ReconcileHeader, ReconcileReport,
-    ReconcileResult, WriteMode, condition::Reason, port::WatchLease,
+    AcceptedSpec, CallError, ObjectError, ObjectKey, ObjectMeta, ObjectRef, PluginName,
+    ReconcileReport, WriteMode, port::WatchLease,
 };
-use tholepin_schema::{manifest::KindName, reconcile::ReconcileRequest};
+use tholepin_schema::manifest::KindName;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     Controller,
     mapper::EventRoutes,
-    permit::PermitLender,
-    phase::{ObjectPhase, finalizer_of, phase},
-    plugins::{ActivePlugin, ClosedContext, ReconcilePurpose},
-    reconcile::accept::{self, RejectedSpec, SpecInForce},
-    report_builder::{end, finalizer_step, not_called, went_wrong},
-    shared_state::SharedState,
+    phase::finalizer_of,
+    plugins::{ActivePlugin, ReconcilePurpose},
+    reconcile::accepted,
+    report_builder::{ReportBuilder, finalizer_step},
+    run::{ReconcileTarget, RunEffects, reconcile_once},
     strikes::ObjectVersion,
 };
 
-/// What a plan gives as its cause.
+/// The cause that a plan's report and the plugin's request name.
 const CAUSE: &str = "plan";
 
-/// Why there is no plan, with the way out.
+/// Why there is no plan, with how to fix it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
-    /// Nobody reconciles the kind.
+    /// No active plugin reconciles the kind.
     #[error(
         "no active plugin reconciles {0}; reconciled are: {1}; `tholepin plugin list` shows the plugins"
     )]
     NoPlugin(KindName, String),
-    /// The object is not there.
+    /// The object does not exist.
     #[error(
         "{0} does not exist; to plan for an object that does not exist yet give it with -f FILE"
     )]
     NoObject(ObjectRef),
-    /// A watch that the plugin needs does not follow in time.
-    #[error("the watch of {0} does not follow in time; see the log for the reason")]
+    /// A watch that the plugin needs has not listed its objects in time.
+    #[error("the watch of {0} has not listed its objects in time; see the log for the reason")]
     NotWatched(KindName),
-    /// The object cannot be used.
-    #[error("the object cannot be planned for: {0}")]
-    Object(String),
+    /// The object has no kind or no name.
+    #[error("the object cannot be planned for")]
+    Object(#[source] ObjectError),
 }
 
 impl Controller {
-    /// The plugin that serves a kind.
+    /// Returns the plugin that reconciles a kind.
     ///
     /// # Errors
     ///
-    /// Fails if none does, naming the kinds that are served.
+    /// Fails if there is none, and names the kinds that active plugins reconcile.
     pub fn plugin_for(&self, kind: &KindName) -> Result<Arc<ActivePlugin>, PlanError> {
         let serves = |plugin: &Arc<ActivePlugin>| {
             plugin.manifest.reconciles.iter().any(|served| served.name == *kind)
         };
-        let serving = self.shared.parts.plugins.all().into_iter().find(serves);
+        let serving = self.shared.ports.plugins.all().into_iter().find(serves);
         serving.ok_or_else(|| PlanError::NoPlugin(kind.clone(), self.known_kinds()))
     }
 
-    /// The kinds that active plugins reconcile, for messages.
+    /// Returns the names of the kinds that active plugins reconcile, for messages.
     #[must_use]
     pub fn known_kinds(&self) -> String {
         let known: Vec<_> = self.kinds().iter().map(|kind| kind.kind.clone()).collect();
         if known.is_empty() { "none".to_owned() } else { known.join(", ") }
     }
 
-    /// Leases the watches that a plugin needs, and waits until they follow. The controller that runs has
-    /// them already; this is for one that only plans.
+    /// Leases the watches that a plugin needs, and waits until each has listed its objects. For a controller that
+    /// only plans: one that runs holds these leases already.
     ///
     /// # Errors
     ///
-    /// Fails with the first watch that does not follow in time.
+    /// Fails with the first watch that has not listed its objects within `deadline`.
     pub async fn watch_for(
         &self,
         plugin: &ActivePlugin,
@@ -85,7 +85,7 @@ impl Controller {
         let routes = EventRoutes::new([(&plugin.name, &*plugin.manifest)]);
         let mut leases = Vec::new();
         for scope in routes.scopes() {
-            leases.push((scope.kind.clone(), self.shared.parts.watches.lease(scope)));
+            leases.push((scope.kind.clone(), self.shared.ports.watches.lease(scope)));
         }
         for (kind, lease) in &leases {
             let following = timeout_at(until, lease.following()).await;
@@ -94,12 +94,12 @@ impl Controller {
         Ok(leases.into_iter().map(|(_, lease)| lease).collect())
     }
 
-    /// Plans one pass for an object: as it is in the store, or as it is given.
+    /// Plans one reconcile of an object: as it is in the store, or as `given`.
     ///
     /// # Errors
     ///
-    /// Fails if nobody reconciles the kind, or the object does not exist. What the plugin does wrong is in
-    /// the report.
+    /// Fails if no plugin reconciles the kind, or the object does not exist. An error of the plugin is no error
+    /// here: the report holds it.
     pub async fn plan(
         &self,
         object: &ObjectRef,
@@ -111,188 +111,112 @@ impl Controller {
             Some(given) => Arc::new(given),
             None => self.stored(object)?,
         };
-        let meta = ObjectMeta::of(&value).map_err(|error| PlanError::Object(error.to_string()))?;
+        let meta = ObjectMeta::of(&value).map_err(PlanError::Object)?;
         let ObjectRef { kind, namespace, name } = object.clone();
         let key = Arc::new(ObjectKey { plugin: plugin.name.clone(), kind, namespace, name });
-        let shared = &self.shared;
-        let planned = PlanOutcome { shared, plugin: &plugin, key: &key, meta: &meta, is_stored };
-        Ok(planned.run(value).await)
+        let since = Instant::now();
+        let mut report =
+            ReportBuilder::begin(&self.shared, WriteMode::Plan, vec![CAUSE.to_owned()]);
+        // A plan computes, so it waits for a permit like every live reconcile.
+        let permit = Arc::new(self.shared.permits.permit().await);
+        let shared = &*self.shared;
+        let target = ReconcileTarget { shared, key: &key, plugin: &plugin, meta: &meta, permit };
+        report.remarks = remarks(&target);
+        let planned = PlannedReconcile { target: &target, is_stored };
+        let end = reconcile_once(&target, &planned, value, &mut report).await;
+        if end.ends_finalizer(&meta) {
+            report.after.push(finalizer_step("remove-finalizer", &key, &finalizer_of(&key)));
+        }
+        Ok(report.finish(&key, &plugin, since.elapsed(), end.result()))
     }
 
     fn stored(&self, object: &ObjectRef) -> Result<Arc<Value>, PlanError> {
-        let view = self.shared.parts.kubernetes.view();
+        let view = self.shared.ports.kubernetes.view();
         if !view.covers(&object.kind) {
             return Err(PlanError::NotWatched(object.kind.clone()));
         }
         view.get(object).ok_or_else(|| PlanError::NoObject(object.clone()))
     }
 
-    /// The kinds that active plugins reconcile.
+    /// Returns the kinds that active plugins reconcile.
     #[must_use]
     pub fn kinds(&self) -> Vec<KindName> {
-        let serving = self.shared.parts.plugins.all();
+        let serving = self.shared.ports.plugins.all();
         let kinds = serving.iter().flat_map(|plugin| &plugin.manifest.reconciles);
         kinds.map(|served| served.name.clone()).collect()
     }
 
-    /// The kinds whose objects this host follows, each with its plugin: those that serve, and those that served
-    /// and whose objects wait for them.
+    /// Returns the kinds whose objects this host follows, each with its plugin: those of active plugins, and those
+    /// of plugins that are not loaded any more and whose kinds no other plugin reconciles.
     #[must_use]
     pub fn followed(&self) -> Vec<(PluginName, KindName)> {
         self.shared.followed()
     }
 
-    /// What the last passes for an object did, the oldest first.
+    /// Returns the reports of the last reconciles of an object, the oldest first.
     #[must_use]
     pub fn calls(&self, object: &ObjectRef) -> Vec<Arc<ReconcileReport>> {
         self.shared.history.of(object)
     }
 
-    /// How many objects are paused by their annotation.
+    /// Returns how many objects are paused by their annotation.
     #[must_use]
     pub fn paused(&self) -> usize {
-        self.shared.notes.paused()
+        self.shared.object_states.paused()
     }
 }
 
-/// A plan with what it began with.
-struct PlanOutcome<'a> {
-    shared: &'a SharedState,
-    plugin: &'a Arc<ActivePlugin>,
-    key: &'a Arc<ObjectKey>,
-    meta: &'a ObjectMeta,
-    /// Whether the object is as the API server has it: then an earlier spec may be in force.
+/// Returns the facts that make a live reconcile differ from this plan.
+fn remarks(target: &ReconcileTarget<'_>) -> Vec<String> {
+    let ReconcileTarget { shared, key, plugin, meta, .. } = target;
+    let version = ObjectVersion { uid: meta.uid.clone(), generation: meta.generation };
+    let is_quarantined =
+        shared.strikes(|strikes| strikes.is_quarantined(&plugin.revision, key, &version));
+    let paused = "the object is paused: nothing of this is done until the annotation \
+                  `tholepin.dev/paused` is removed";
+    let quarantined = "the object is quarantined: nothing of this is done until it or the \
+                       plugin changes";
+    let remarks = [(meta.is_paused(), paused), (is_quarantined, quarantined)];
+    let holds = remarks.into_iter().filter(|(holds, _)| *holds);
+    holds.map(|(_, remark)| remark.to_owned()).collect()
+}
+
+/// The effects of a plan: none outside the report.
+struct PlannedReconcile<'a> {
+    target: &'a ReconcileTarget<'a>,
+    /// Whether the object is as the API server has it: only then an earlier spec may be in force.
     is_stored: bool,
 }
 
-/// What calling the plugin gave.
-struct PluginCallOutcome {
-    closed: ClosedContext,
-    end: ReconcileResult,
-    remark: Option<String>,
-}
-
-impl PluginCallOutcome {
-    fn ended(end: ReconcileResult) -> Self {
-        Self { closed: ClosedContext::default(), end, remark: None }
-    }
-}
-
-impl PlanOutcome<'_> {
-    async fn run(&self, object: Arc<Value>) -> ReconcileReport {
-        let since = Instant::now();
-        let mut header = ReconcileHeader {
-            mode: WriteMode::Plan,
-            object: (**self.key).clone(),
-            revision: self.plugin.revision.clone(),
-            started_at_ms: self.shared.parts.clock.now_ms(),
-            causes: vec![CAUSE.to_owned()],
-            remarks: self.remarks(),
-        };
-        let finalizer = finalizer_of(self.key);
-        let phase = phase(self.meta, &finalizer, self.plugin.manifest.finalizer);
-        let PluginCallOutcome { closed, end, remark } = match phase {
-            ObjectPhase::Call | ObjectPhase::Adopt => {
-                self.call(with(object, phase, &finalizer)).await
-            }
-            ObjectPhase::Release | ObjectPhase::Leave => {
-                PluginCallOutcome::ended(not_called(phase))
-            }
-        };
-        let ClosedContext { recording, put_back } = closed;
-        header.remarks.extend(remark);
-        let took_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let mut report = ReconcileReport::new(header, &recording, end, took_ms);
-        report.steps.extend(put_back);
-        let finished = matches!(report.end, ReconcileResult::Answered { finished: true, .. });
-        if phase == ObjectPhase::Adopt {
-            report.steps.insert(0, finalizer_step("add-finalizer", self.key, &finalizer));
-        }
-        if phase == ObjectPhase::Release || finished && self.meta.deleting {
-            report.steps.push(finalizer_step("remove-finalizer", self.key, &finalizer));
-        }
-        report
+impl RunEffects for PlannedReconcile<'_> {
+    fn purpose(&self) -> ReconcilePurpose {
+        ReconcilePurpose::Plan
     }
 
-    /// What must be known to read the plan rightly.
-    fn remarks(&self) -> Vec<String> {
-        let state = ObjectVersion { uid: self.meta.uid.clone(), generation: self.meta.generation };
-        let revision = &self.plugin.revision;
-        let is_quarantined =
-            self.shared.strikes(|strikes| strikes.is_quarantined(revision, self.key, &state));
-        let paused = "the object is paused: nothing of this is done until the annotation \
-                      `tholepin.dev/paused` is removed";
-        let quarantined = "the object is quarantined: nothing of this is done until it or the \
-                           plugin changes";
-        let remarks = [(self.meta.is_paused(), paused), (is_quarantined, quarantined)];
-        let holds = remarks.into_iter().filter(|(holds, _)| *holds);
-        holds.map(|(_, remark)| remark.to_owned()).collect()
+    async fn add_finalizer(
+        &self,
+        object: Arc<Value>,
+        finalizer: &str,
+    ) -> Result<Arc<Value>, CallError> {
+        Ok(with_finalizer(&object, finalizer))
     }
 
-    fn context(&self) -> CallContext {
-        CallContext {
-            plugin: self.key.plugin.clone(),
-            revision: self.plugin.revision.clone(),
-            object: Some(self.key.clone()),
-        }
+    /// A quarantined object is planned for; [`remarks`] names the quarantine.
+    fn may_call(&self) -> bool {
+        true
     }
 
-    async fn call(&self, mut object: Arc<Value>) -> PluginCallOutcome {
-        let guests = &self.plugin.guests;
-        // It computes, so that it takes its turn among the passes that do.
-        let permit = Arc::new(self.shared.permits.permit().await);
-        let mut remark = None;
-        if !self.meta.deleting {
-            match guests.validate(self.context(), None, (*object).clone()).await {
-                Ok(violations) if violations.is_empty() => {}
-                Ok(violations) => match self.in_force(&object).await {
-                    SpecInForce::Earlier(earlier, generation) => {
-                        let lines = accept::lines(&violations);
-                        let refusal =
-                            RejectedSpec::with_earlier(Reason::InvalidSpec, &lines, generation);
-                        remark = Some(format!("the spec is refused: {}", refusal.message));
-                        object = earlier;
-                    }
-                    SpecInForce::None(_) => {
-                        return PluginCallOutcome::ended(ReconcileResult::Invalid { violations });
-                    }
-                },
-                Err(error) => return PluginCallOutcome::ended(went_wrong(&error)),
-            }
-        }
-        let request = ReconcileRequest {
-            object: (*object).clone(),
-            deleting: self.meta.deleting,
-            causes: vec![CAUSE.to_owned()],
-            memo: self.shared.notes.get(self.key).memo,
-        };
-        let pass =
-            self.shared.parts.passes.open(self.plugin, self.key, &object, ReconcilePurpose::Plan);
-        let lending = PermitLender { permit, perform: pass.clone() };
-        let outcome = guests.reconcile(self.context(), request, Arc::new(lending)).await;
-        PluginCallOutcome { closed: pass.close().await, end: end(&outcome), remark }
-    }
-
-    /// The spec that a live pass would go on with.
-    async fn in_force(&self, object: &Value) -> SpecInForce {
+    async fn accepted_spec(&self) -> Result<Option<AcceptedSpec>, CallError> {
         if !self.is_stored {
-            return SpecInForce::None("the file has no earlier spec");
+            return Ok(None);
         }
-        match accept::kept(self.shared, self.key, self.meta).await {
-            Ok(kept) => {
-                accept::in_force(self.plugin, self.context(), object, kept.as_ref(), false).await
-            }
-            Err(_) => SpecInForce::None("the last accepted spec cannot be read"),
-        }
+        accepted::accepted_spec(self.target).await
     }
 }
 
-/// The object as the plugin is given it: with the finalizer that the host sets before.
-fn with(object: Arc<Value>, phase: ObjectPhase, finalizer: &str) -> Arc<Value> {
-    if phase != ObjectPhase::Adopt {
-        return object;
-    }
-    let mut changed = (*object).clone();
+/// Returns a copy of the object with a finalizer more.
+fn with_finalizer(object: &Value, finalizer: &str) -> Arc<Value> {
+    let mut changed = object.clone();
     if let Some(metadata) = changed.get_mut("metadata").and_then(Value::as_object_mut) {
         let list = metadata.entry("finalizers").or_insert_with(|| json!([]));
         if let Some(list) = list.as_array_mut() {

@@ -1,5 +1,4 @@
-//! What the controller needs from the plugin registry and from the gate, as traits that the binary
-//! wires.
+//! The ports to the plugin registry and to the gate. The binary implements them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,32 +13,32 @@ use tholepin_schema::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// A revision that serves.
+/// An active revision of a plugin.
 pub struct ActivePlugin {
     /// The plugin.
     pub name: PluginName,
-    /// Which revision.
+    /// The revision.
     pub revision: RevisionDigest,
-    /// What it said of itself.
+    /// The manifest that the component describes itself with.
     pub manifest: Arc<Manifest>,
-    /// What it may do.
+    /// Its granted permissions.
     pub grants: Arc<Grants>,
     /// Its parameters.
     pub parameters: Arc<Value>,
-    /// Its code. A pass keeps it, so that a swap never takes the code away from a call in flight.
+    /// Its code. A reconcile holds it, so that a swap never takes the code away from a running call.
     pub guests: Arc<dyn GuestRuntime>,
 }
 
-/// The plugins that serve now.
+/// The active plugins.
 pub trait ActivePlugins: Send + Sync {
-    /// The revision of a plugin that serves, if one does.
+    /// Returns the active revision of a plugin, if it has one.
     fn active(&self, name: &PluginName) -> Option<Arc<ActivePlugin>>;
 
-    /// All revisions that serve, in order of name.
+    /// Returns all active revisions, in order of name.
     fn all(&self) -> Vec<Arc<ActivePlugin>>;
 
-    /// Takes back a revision that went wrong for many objects: gives the earlier one that serves from now
-    /// on, or why none does.
+    /// Takes back a revision that failed for many objects. Returns the earlier revision that serves from now on, or
+    /// the reason why there is none.
     fn take_back<'a>(
         &'a self,
         name: &'a PluginName,
@@ -48,19 +47,19 @@ pub trait ActivePlugins: Send + Sync {
     ) -> BoxedFuture<'a, Result<RevisionDigest, String>>;
 }
 
-/// A change of the plugins that serve.
+/// A change of the active plugins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PluginEvent {
-    /// Another revision serves, or the first one, or none any more.
+    /// The plugin has another active revision, its first one, or none any more.
     Changed(PluginName),
-    /// No revision of it serves or has served here, and an earlier host reconciled these kinds with it: their
-    /// objects are told, as long as nobody else reconciles them.
+    /// The plugin was never active in this process, and an earlier host reconciled these kinds with it. Their
+    /// objects get the condition that it is missing, as long as no other plugin reconciles them.
     Missing(PluginName, Vec<KindName>),
 }
 
-/// Opens passes of the gate.
+/// Opens contexts of the gate.
 pub trait ContextFactory: Send + Sync {
-    /// A pass of a plugin for an object. In a plan the object need not be in the store.
+    /// Opens the context of one reconcile. In a plan the object need not be in the store.
     fn open(
         &self,
         plugin: &ActivePlugin,
@@ -70,36 +69,36 @@ pub trait ContextFactory: Send + Sync {
     ) -> Arc<dyn OpenContext>;
 }
 
-/// What a pass is opened for.
+/// The purpose of a reconcile.
 pub enum ReconcilePurpose {
-    /// Its writes reach the world.
+    /// Its writes are executed.
     Live {
-        /// Cancelled when something more urgent has come up for the object: the pass stops waiting.
+        /// Cancelled when something more urgent has come up for the object: a waiting call ends.
         urgent: CancellationToken,
     },
-    /// To tell what would be done. It never waits.
+    /// Its writes are recorded and not executed. It never waits for facts.
     Plan,
 }
 
-/// A pass that was opened.
+/// The context of one reconcile.
 pub trait OpenContext: HostCalls {
-    /// Ends the pass, however its guest call ended: what it suspended is put back.
+    /// Closes the context, however the guest call ended: settings that it changed temporarily are restored.
     fn close(&self) -> BoxedFuture<'_, ClosedContext>;
 }
 
-/// What is left of a pass that has ended.
+/// The results of a closed context.
 #[derive(Default)]
 pub struct ClosedContext {
-    /// What was asked and answered.
+    /// The calls with their answers.
     pub recording: Recording,
-    /// How what it suspended was put back, or would be.
+    /// The steps that restored temporary settings, or would restore them.
     pub put_back: Vec<PlanStep>,
 }
 
-/// Arms what brings an object back besides its requeue. What arms again replaces what was armed.
+/// Subscribes objects to the changes and facts that bring them back before their requeue.
 pub trait WakeSubscriber: Send + Sync {
-    /// Arms the wakes that an outcome declared; those of the last outcome end. Says after which time the
-    /// object must come back at the latest, because what it wants to be woken by is so already.
+    /// Subscribes the wakes that an outcome declared, in place of those of the last outcome. Returns the delay after
+    /// which the object must be reconciled at the latest, if what it waits for holds already.
     fn subscribe<'a>(
         &'a self,
         plugin: &'a ActivePlugin,
@@ -108,6 +107,6 @@ pub trait WakeSubscriber: Send + Sync {
         wakes: &'a [WakeTrigger],
     ) -> BoxedFuture<'a, Option<Duration>>;
 
-    /// Ends what is armed for an object that is gone.
+    /// Ends the subscriptions of an object that was deleted or is paused.
     fn disarm(&self, key: &ObjectKey);
 }

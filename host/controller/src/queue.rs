@@ -1,14 +1,14 @@
-//! The keyed queue: which object is looked at next.
+//! The keyed work queue: decides which object is reconciled next.
 //!
-//! Pure: every method takes `now`, so that a test needs no clock. Whoever drives it takes a key with
-//! [`WorkQueue::take`], works on it, and gives it back with [`WorkQueue::done`].
+//! Pure: every method takes `now`, so that a test needs no clock. The caller takes a key with [`WorkQueue::take`],
+//! reconciles it, and completes it with [`WorkQueue::done`].
 //!
 //! Invariants:
-//! - A key is in flight at most once. What is added meanwhile makes it run again afterwards.
+//! - A key runs at most once at a time. A key that is added while it runs runs again afterwards.
 //! - A key waits at most once, at the highest priority it was added with.
 //! - Within one priority, plugins take turns; within one plugin, first come, first served.
-//! - Of several delays for one key the earliest wins; taking the key drops it.
-//! - It holds nothing about a key that neither waits, runs, is delayed nor has failed.
+//! - Of several delays for one key the earliest counts; taking the key drops it.
+//! - The queue holds no entry for a key that does not wait, run, have a delay or have failures.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
@@ -25,15 +25,15 @@ pub use shared::SharedQueue;
 
 /// The first pause after a failure.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(5);
-/// How many causes are kept per key; more are counted as one.
+/// How many causes are kept per key; all others are kept as one, [`MORE_CAUSES`].
 const CAUSES_MAX: usize = 16;
-/// What stands for the causes beyond [`CAUSES_MAX`].
+/// The cause in place of those beyond [`CAUSES_MAX`].
 const MORE_CAUSES: &str = "more";
 
-/// How soon a key is looked at.
+/// The priority of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum QueuePriority {
-    /// Before everything else: a member's container ended, a pause began or ended, the plugin is gone.
+    /// Before everything else: a member's container ended, a pause began or ended, the plugin is missing.
     Urgent,
     /// Something changed.
     Event,
@@ -42,10 +42,10 @@ pub enum QueuePriority {
 }
 
 impl QueuePriority {
-    /// All, the most urgent first.
+    /// All priorities, the most urgent first.
     pub const ALL: [Self; 3] = [Self::Urgent, Self::Event, Self::Resync];
 
-    /// The label value.
+    /// Returns the label value.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -56,12 +56,12 @@ impl QueuePriority {
     }
 }
 
-/// A key that was taken.
+/// A key that was taken from the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DequeuedKey {
-    /// Which object.
+    /// The object.
     pub key: ObjectKey,
-    /// Why, as far as is known.
+    /// The causes for which it was added.
     pub causes: Vec<String>,
     /// How long it waited since it became due.
     pub waited: Duration,
@@ -69,44 +69,44 @@ pub struct DequeuedKey {
     pub failures: u32,
 }
 
-/// What becomes of a key after its pass.
+/// The completion of a key after its reconcile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyCompletion {
-    /// Went well: again after this time, change or no change.
+    /// Success: due again after this time, also without a change.
     After(Duration),
-    /// Nothing more until something changes; earlier failures are forgotten.
+    /// Not due until something changes; earlier failures are forgotten.
     AwaitChange,
-    /// Failed: again after the backoff.
+    /// Failure: due again after the backoff.
     Retry,
 }
 
-/// A key that is due, and that nobody has looked at for too long.
+/// A key that is due and was not reconciled for too long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverdueKey {
-    /// Which object.
+    /// The object.
     pub key: ObjectKey,
-    /// For how long nobody has.
+    /// The time since its last reconcile ended.
     pub unseen: Duration,
-    /// Whether a pass has begun.
+    /// Whether a reconcile of it runs.
     pub is_running: bool,
 }
 
 /// Numbers for metrics.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueStats {
-    /// Keys that wait, by plugin and priority.
+    /// Waiting keys, by plugin and priority.
     pub waiting: BTreeMap<(PluginName, QueuePriority), usize>,
     /// Keys with a delay.
     pub delayed: usize,
 }
 
-/// The queue.
+/// The work queue.
 #[derive(Debug)]
 pub struct WorkQueue {
     entries: HashMap<ObjectKey, QueueEntry>,
     lanes: BTreeMap<QueuePriority, PriorityLane>,
     delays: BTreeMap<(Instant, u64), ObjectKey>,
-    /// Tells apart the places that one key had in the lanes: an old place is skipped.
+    /// Distinguishes the entries that one key had in the lanes: an outdated entry is skipped.
     last_ticket: u64,
     backoff_max: Duration,
     random: SmallRng,
@@ -114,28 +114,28 @@ pub struct WorkQueue {
 
 #[derive(Debug, Default)]
 struct QueueEntry {
-    /// Where it waits, and since when.
+    /// The lane in which it waits, its ticket there, and since when it waits.
     waiting: Option<(QueuePriority, u64, Instant)>,
     running: bool,
-    /// Added while it ran.
+    /// The priority with which it was added while it ran.
     again: Option<QueuePriority>,
     delay: Option<(Instant, u64)>,
     failures: u32,
     causes: BTreeSet<String>,
     /// Since when it is due.
     due: Option<Instant>,
-    /// When it was given back last.
+    /// When its last reconcile ended.
     seen: Option<Instant>,
-    /// Whether its object says that nobody has looked at it.
-    is_told: bool,
+    /// Whether its object has the condition that it is overdue.
+    is_reported: bool,
 }
 
-/// The keys of one priority: plugins in turn, and the keys of each.
+/// The keys of one priority: the plugins in turn, and the keys of each.
 #[derive(Debug, Default)]
 struct PriorityLane {
     turns: VecDeque<PluginName>,
     keys: HashMap<PluginName, VecDeque<(ObjectKey, u64)>>,
-    places: usize,
+    entries: usize,
 }
 
 impl PriorityLane {
@@ -145,25 +145,25 @@ impl PriorityLane {
             self.turns.push_back(key.plugin.clone());
         }
         keys.push_back((key, ticket));
-        self.places += 1;
+        self.entries += 1;
     }
 
-    /// Drops the places that keys have left for a more urgent lane.
-    fn sweep(&mut self, stands: impl Fn(&ObjectKey, u64) -> bool) {
+    /// Drops the entries of keys that moved to a more urgent lane.
+    fn sweep(&mut self, is_current: impl Fn(&ObjectKey, u64) -> bool) {
         self.keys.retain(|_, keys| {
-            keys.retain(|(key, ticket)| stands(key, *ticket));
+            keys.retain(|(key, ticket)| is_current(key, *ticket));
             !keys.is_empty()
         });
         self.turns.retain(|plugin| self.keys.contains_key(plugin));
-        self.places = self.keys.values().map(VecDeque::len).sum();
+        self.entries = self.keys.values().map(VecDeque::len).sum();
     }
 
-    /// The next place; the plugin goes to the end of the line.
+    /// Takes the next entry; its plugin goes to the end of the line.
     fn pop(&mut self) -> Option<(ObjectKey, u64)> {
         let plugin = self.turns.pop_front()?;
         let keys = self.keys.get_mut(&plugin)?;
         let next = keys.pop_front();
-        self.places = self.places.saturating_sub(1);
+        self.entries = self.entries.saturating_sub(1);
         if keys.is_empty() {
             self.keys.remove(&plugin);
         } else {
@@ -174,7 +174,7 @@ impl PriorityLane {
 }
 
 impl WorkQueue {
-    /// An empty queue. `backoff_max` is the longest pause after failures; `seed` makes the jitter.
+    /// Creates an empty queue. `backoff_max` is the longest pause after failures; `seed` seeds the jitter.
     #[must_use]
     pub fn new(backoff_max: Duration, seed: u64) -> Self {
         Self {
@@ -205,7 +205,7 @@ impl WorkQueue {
         }
     }
 
-    /// Makes a key due after a time, at the priority of a resync unless something else adds it first.
+    /// Makes a key due after a delay, with the priority of a resync unless it is added otherwise before.
     pub fn add_after(&mut self, key: &ObjectKey, delay: Duration, now: Instant) {
         let ticket = self.ticket();
         let at = now + delay;
@@ -221,8 +221,8 @@ impl WorkQueue {
         self.delays.insert((at, ticket), key.clone());
     }
 
-    /// Makes the keys due that failed and wait to be tried again: what they failed for may be over.
-    /// How often they failed stays, so that whoever fails again waits on.
+    /// Makes the keys due that failed and wait for their backoff, because the cause of the failures may be over. The
+    /// count of failures stays, so that a key that fails again has the longer pause.
     pub fn hurry(&mut self, now: Instant) {
         let failed =
             |entry: &QueueEntry| 0 < entry.failures && entry.delay.is_some() && !entry.running;
@@ -255,25 +255,24 @@ impl WorkQueue {
         None
     }
 
-    /// Whether [`take`](Self::take) may find a key. It may find none all the same, and then this is so no
-    /// more.
+    /// Returns true if [`take`](Self::take) may return a key. If it returns none, this is false afterwards.
     pub fn is_due(&mut self, now: Instant) -> bool {
         self.wake(now);
-        self.lanes.values().any(|lane| lane.places != 0)
+        self.lanes.values().any(|lane| lane.entries != 0)
     }
 
-    /// Gives a taken key back.
-    pub fn done(&mut self, key: &ObjectKey, done: KeyCompletion, now: Instant) {
+    /// Completes a taken key.
+    pub fn done(&mut self, key: &ObjectKey, completion: KeyCompletion, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.running = false;
         entry.due = None;
         entry.seen = Some(now);
-        // The host has said `Unknown` on it: the plugin is called once more, to report what it knows.
-        let is_told = std::mem::take(&mut entry.is_told);
-        if is_told && matches!(done, KeyCompletion::After(_)) {
+        // The host has written `Ready=Unknown` on it: the plugin is called once more to report its status.
+        let is_reported = std::mem::take(&mut entry.is_reported);
+        if is_reported && matches!(completion, KeyCompletion::After(_)) {
             entry.again.get_or_insert(QueuePriority::Resync);
         }
-        let delay = match done {
+        let delay = match completion {
             KeyCompletion::After(delay) => {
                 entry.failures = 0;
                 Some(delay)
@@ -298,30 +297,18 @@ impl WorkQueue {
         self.tidy(key);
     }
 
-    /// Forgets a key that is not in flight: its object is gone.
-    pub fn forget(&mut self, key: &ObjectKey) {
-        if let Some(entry) = self.entries.get(key)
-            && !entry.running
-        {
-            if let Some(delay) = entry.delay {
-                self.delays.remove(&delay);
-            }
-            self.entries.remove(key);
-        }
-    }
-
-    /// When a delayed key becomes due.
+    /// Returns when the next delayed key becomes due.
     #[must_use]
     pub fn next_due(&self) -> Option<Instant> {
         self.delays.keys().next().map(|(at, _)| *at)
     }
 
-    /// The keys that have been due for this time and that nobody has looked at for twice this time, as far
-    /// as their objects do not say so.
+    /// Returns the keys that have been due for `interval` and were not reconciled for twice as long, unless their
+    /// objects have the condition already.
     #[must_use]
     pub fn overdue(&self, interval: Duration, now: Instant) -> Vec<OverdueKey> {
         let is_overdue = |(key, entry): (&ObjectKey, &QueueEntry)| {
-            let due = entry.due.filter(|due| *due + interval <= now && !entry.is_told)?;
+            let due = entry.due.filter(|due| *due + interval <= now && !entry.is_reported)?;
             let unseen = now.saturating_duration_since(entry.seen.unwrap_or(due));
             let overdue = OverdueKey { key: key.clone(), unseen, is_running: entry.running };
             (interval * 2 <= unseen).then_some(overdue)
@@ -329,14 +316,14 @@ impl WorkQueue {
         self.entries.iter().filter_map(is_overdue).collect()
     }
 
-    /// Notes that an overdue object says so.
+    /// Records that an overdue object has the condition.
     pub fn mark_reported(&mut self, key: &ObjectKey) {
         if let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.due.is_some()) {
-            entry.is_told = true;
+            entry.is_reported = true;
         }
     }
 
-    /// Numbers for metrics.
+    /// Returns the numbers for metrics.
     #[must_use]
     pub fn stats(&self) -> QueueStats {
         let mut waiting = BTreeMap::new();
@@ -348,7 +335,7 @@ impl WorkQueue {
         QueueStats { waiting, delayed: self.delays.len() }
     }
 
-    /// Moves the delayed keys that are due into their lane.
+    /// Moves the delayed keys that are due into the lane of resyncs.
     fn wake(&mut self, now: Instant) {
         while let Some(first) = self.delays.first_entry() {
             let (at, _) = *first.key();
@@ -367,7 +354,7 @@ impl WorkQueue {
         }
     }
 
-    /// Puts a key in its lane, or moves it to a more urgent one.
+    /// Puts a key into a lane, or moves it to a more urgent one.
     fn enqueue(&mut self, key: &ObjectKey, priority: QueuePriority, now: Instant) {
         let ticket = self.ticket();
         let entry = self.entries.entry(key.clone()).or_default();
@@ -380,13 +367,13 @@ impl WorkQueue {
         entry.due.get_or_insert(since);
         let Some(lane) = self.lanes.get_mut(&priority) else { return };
         lane.push(key.clone(), ticket);
-        if lane.places > 2 * self.entries.len() + 64 {
+        if lane.entries > 2 * self.entries.len() + 64 {
             let waits = |key: &ObjectKey| self.entries.get(key).and_then(|entry| entry.waiting);
             lane.sweep(|key, ticket| waits(key).is_some_and(|(_, current, _)| current == ticket));
         }
     }
 
-    /// Drops the entry of a key about which there is nothing to remember.
+    /// Drops the entry of a key that does not wait, run, have a delay or have failures.
     fn tidy(&mut self, key: &ObjectKey) {
         if let Some(entry) = self.entries.get(key)
             && entry.waiting.is_none()
@@ -404,7 +391,7 @@ impl WorkQueue {
     }
 }
 
-/// The pause after `failures` failures and one more: doubles from [`BACKOFF_FIRST`] to the longest.
+/// Returns the pause after `failures + 1` failures in a row: doubles from [`BACKOFF_FIRST`] up to `longest`.
 fn backoff(failures: u32, longest: Duration) -> Duration {
     let factor = 1_u32.checked_shl(failures).unwrap_or(u32::MAX);
     BACKOFF_FIRST.saturating_mul(factor).min(longest)

@@ -8,7 +8,7 @@ fn queue() -> (WorkQueue, Instant) {
     (WorkQueue::new(MINUTE, 1), Instant::now())
 }
 
-/// Takes everything that is due, and gives it back as done.
+/// Takes every due key and completes it.
 fn drain(queue: &mut WorkQueue, now: Instant) -> Vec<String> {
     let mut taken = Vec::new();
     while let Some(next) = queue.take(now) {
@@ -31,20 +31,22 @@ fn a_key_waits_once_and_its_causes_are_merged() {
 }
 
 #[test]
-fn what_failed_can_be_hurried_and_what_merely_waits_cannot() {
+fn a_failed_key_can_be_hurried_and_a_delayed_one_cannot() {
     let (mut queue, now) = queue();
     let (failed, resting) = (key("p", "failed"), key("p", "resting"));
-    for (key, done) in [(&failed, KeyCompletion::Retry), (&resting, KeyCompletion::After(SECOND))] {
+    for (key, completion) in
+        [(&failed, KeyCompletion::Retry), (&resting, KeyCompletion::After(SECOND))]
+    {
         queue.add(key, QueuePriority::Event, "", now);
         queue.take(now).unwrap();
-        queue.done(key, done, now);
+        queue.done(key, completion, now);
     }
     queue.hurry(now);
     let taken = queue.take(now).unwrap();
     assert_eq!((taken.key, taken.failures), (failed.clone(), 1));
     assert_eq!(queue.take(now), None);
     queue.hurry(now);
-    assert_eq!(queue.take(now), None, "what is in flight is let be");
+    assert_eq!(queue.take(now), None, "a running key is not added");
     queue.done(&failed, KeyCompletion::AwaitChange, now);
     queue.hurry(now);
     assert_eq!(drain(&mut queue, now + SECOND), ["p/resting"]);
@@ -62,14 +64,14 @@ fn causes_are_bounded() {
 }
 
 #[test]
-fn a_key_in_flight_is_not_taken_and_runs_again_if_it_was_added_meanwhile() {
+fn a_running_key_is_not_taken_and_runs_again_if_it_was_added_meanwhile() {
     let (mut queue, now) = queue();
     let x = key("p", "x");
     queue.add(&x, QueuePriority::Event, "one", now);
     assert!(queue.take(now).is_some());
     queue.add(&x, QueuePriority::Resync, "two", now);
     queue.add(&x, QueuePriority::Urgent, "three", now);
-    assert_eq!(queue.take(now), None, "in flight");
+    assert_eq!(queue.take(now), None, "it runs");
     queue.add(&key("p", "y"), QueuePriority::Event, "", now);
     queue.done(&x, KeyCompletion::After(SECOND), now);
     let again = queue.take(now).unwrap();
@@ -107,7 +109,7 @@ fn plugins_take_turns_within_a_priority() {
 }
 
 #[test]
-fn of_several_delays_the_earliest_wins() {
+fn of_several_delays_the_earliest_counts() {
     let (mut queue, now) = queue();
     let x = key("p", "x");
     for seconds in [30, 10, 20] {
@@ -148,7 +150,7 @@ fn failures_back_off_and_success_resets_them() {
 }
 
 #[test]
-fn a_change_runs_at_once_although_a_backoff_is_on() {
+fn a_change_ends_the_backoff() {
     let (mut queue, now) = queue();
     let x = key("p", "x");
     queue.add(&x, QueuePriority::Event, "", now);
@@ -159,21 +161,18 @@ fn a_change_runs_at_once_although_a_backoff_is_on() {
 }
 
 #[test]
-fn nothing_is_kept_of_a_key_that_is_done_or_gone() {
+fn nothing_is_kept_of_a_key_that_is_done() {
     let (mut queue, now) = queue();
-    let (x, y) = (key("p", "x"), key("p", "y"));
+    let x = key("p", "x");
     queue.add(&x, QueuePriority::Event, "", now);
     queue.take(now).unwrap();
     queue.done(&x, KeyCompletion::AwaitChange, now);
-    queue.add(&y, QueuePriority::Event, "", now);
-    queue.add_after(&y, SECOND, now);
-    queue.forget(&y);
     assert!(queue.entries.is_empty() && queue.delays.is_empty());
     assert_eq!(queue.take(now), None);
 }
 
 #[test]
-fn places_left_behind_are_swept_while_a_lane_starves() {
+fn outdated_entries_are_dropped_while_a_lane_starves() {
     let (mut queue, now) = queue();
     let x = key("p", "x");
     queue.add(&key("p", "starves"), QueuePriority::Resync, "", now);
@@ -183,32 +182,34 @@ fn places_left_behind_are_swept_while_a_lane_starves() {
         assert_eq!(queue.take(now).unwrap().key, x);
         queue.done(&x, KeyCompletion::AwaitChange, now);
     }
-    assert!(queue.lanes[&QueuePriority::Resync].places < 100);
+    assert!(queue.lanes[&QueuePriority::Resync].entries < 100);
     assert_eq!(drain(&mut queue, now), ["p/starves"]);
 }
 
 #[test]
-fn a_key_is_overdue_that_was_due_for_one_interval_and_not_looked_at_for_two() {
+fn a_key_is_overdue_that_was_due_for_one_interval_and_not_reconciled_for_two() {
     let (mut queue, start) = queue();
     let x = key("p", "x");
     let overdue = |queue: &WorkQueue, seconds: u64| {
         let at = start + SECOND * u32::try_from(seconds).unwrap();
         let found = queue.overdue(SECOND * 10, at);
-        found.first().map(|it| (it.unseen.as_secs(), it.is_running))
+        found.first().map(|key| (key.unseen.as_secs(), key.is_running))
     };
     queue.add(&x, QueuePriority::Event, "", start);
     assert_eq!(overdue(&queue, 19), None);
-    assert_eq!(overdue(&queue, 20), Some((20, false)), "it was never looked at");
+    assert_eq!(overdue(&queue, 20), Some((20, false)), "it was never reconciled");
     queue.take(start).unwrap();
     assert_eq!(overdue(&queue, 20), Some((20, true)));
     queue.mark_reported(&x);
-    assert_eq!(overdue(&queue, 60), None, "it is said once");
+    assert_eq!(overdue(&queue, 60), None, "it is reported once");
     queue.done(&x, KeyCompletion::After(SECOND * 3600), start + SECOND * 60);
     assert_eq!(overdue(&queue, 79), None, "the plugin is called once more, in time");
-    queue.take(start + SECOND * 60).expect("it is due at once, to report anew");
+    queue
+        .take(start + SECOND * 60)
+        .expect("it is due immediately, so that the plugin reports again");
     queue.done(&x, KeyCompletion::After(SECOND * 3600), start + SECOND * 60);
     assert_eq!(queue.take(start + SECOND * 3600), None, "and only once");
-    assert_eq!(overdue(&queue, 3660), None, "it asked for the pause");
+    assert_eq!(overdue(&queue, 3660), None, "the delay was requested");
     assert!(queue.is_due(start + SECOND * 3660));
     assert_eq!(overdue(&queue, 3669), None);
     assert_eq!(overdue(&queue, 3670), Some((3610, false)));

@@ -1,45 +1,48 @@
-//! One pass for one key: from the object in the store to what the queue is told.
+//! A live reconcile of one key: from the object in the store to when the queue takes the key again.
+//!
+//! [`reconcile_once`] makes the call. This module writes what follows from it: the finalizer, the host's
+//! conditions, the accepted spec, strikes and wakes.
 
-pub(crate) mod accept;
+pub(crate) mod accepted;
+mod findings;
 mod pause;
 
 use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tholepin_core::{
-    CallContext, ErrorChain, ObjectKey, ObjectMeta, PluginName,
-    condition::{HostCondition, Reason},
+    AcceptedSpec, CallError, ErrorChain, ObjectKey, ObjectMeta, PluginName, condition::Reason,
     port::GuestError,
 };
-use tholepin_schema::{
-    fact::FACTS_MAX,
-    reconcile::{
-        MEMO_BYTES_MAX, ReconcileFailure, ReconcileOutcome, ReconcileRequest, WakeTrigger,
-    },
-};
+use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome, WakeTrigger};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Span, field::Empty, info, instrument, warn};
 
 use crate::{
-    conditions::{self, HostConditionUpdate, ReconcilerPresence},
+    conditions::{HostConditionUpdate, ReconcilerPresence},
     mapper::{self, reference_of},
     metrics::{self, ErrorClass},
-    object_state::ObjectState,
-    permit::{ComputePermit, PermitLender},
-    phase::{ObjectPhase, finalizer_of, phase},
-    plugins::{ActivePlugin, ClosedContext, ReconcilePurpose},
+    object_state::ObservedVersion,
+    permit::ComputePermit,
+    phase::{ObjectPhase, finalizer_of},
+    plugins::ReconcilePurpose,
     queue::KeyCompletion,
-    report_builder::{ReportBuilder, end, finalizer_step, not_called, went_wrong},
+    report_builder::{ReportBuilder, finalizer_step},
+    run::{
+        CalledRun, NoSpecInForce, ReconcileTarget, RejectedRun, RejectedSpec, Rejection,
+        RunEffects, RunEnd, reason_of, reconcile_once,
+    },
     shared_state::SharedState,
     strikes::{ObjectVersion, StrikeDecision},
 };
-use accept::{AcceptedObject, RejectedSpec};
+use findings::write_finding;
+pub(crate) use findings::write_finding_of;
 
-/// The shortest and the longest wait that an outcome can ask for.
+/// The shortest and the longest requeue that an outcome can ask for.
 const REQUEUE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(3600));
 
-/// Reconciles one key and tells when it is due again.
+/// Reconciles one key and returns when it is due again.
 #[instrument(
     skip_all,
     fields(plugin = %key.plugin, object = %key, revision = Empty, outcome = Empty)
@@ -48,37 +51,42 @@ pub(crate) async fn reconcile(
     shared: &SharedState,
     key: &Arc<ObjectKey>,
     causes: Vec<String>,
-    run: &ReconcileSettings,
+    settings: &ReconcileSettings,
 ) -> KeyCompletion {
-    let Some(object) = shared.parts.kubernetes.view().get(&reference_of(key)) else {
+    let Some(object) = shared.ports.kubernetes.view().get(&reference_of(key)) else {
         forget(shared, key);
         return KeyCompletion::AwaitChange;
     };
     let Ok(meta) = ObjectMeta::of(&object) else { return KeyCompletion::AwaitChange };
-    let plugin = shared.parts.plugins.active(&key.plugin);
-    shared.notes.change(key, |note| note.note_pause(&meta));
+    let plugin = shared.ports.plugins.active(&key.plugin);
+    shared.object_states.change(key, |state| state.record_pause(&meta));
     if meta.is_paused() {
         pause::pause(shared, key, &meta, plugin.as_deref()).await;
         return KeyCompletion::AwaitChange;
     }
+    let ReconcileSettings { permit, urgent } = settings;
     let Some(plugin) = plugin else {
         let message = missing(&key.plugin, meta.deleting);
         let (reason, attention) = (Reason::PluginMissing, ReconcilerPresence::Nobody);
-        run.permit.give_back();
-        return mark(shared, key, &meta, HostConditionUpdate { reason, message, attention }).await;
+        permit.release();
+        let update = HostConditionUpdate { reason, message, attention };
+        return write_finding(shared, key, &meta, update).await;
     };
     Span::current().record("revision", plugin.revision.short());
-    let pass = ReconcileInProgress { shared, key, plugin: &plugin, meta: &meta, run };
-    let (since, mut story) = (Instant::now(), ReportBuilder::begin(shared, causes));
-    let done = pass.run(object, &mut story).await;
+    let target =
+        ReconcileTarget { shared, key, plugin: &plugin, meta: &meta, permit: permit.clone() };
+    let live = LiveReconcile { target: &target, urgent };
+    let (since, mut report) = (Instant::now(), ReportBuilder::live(shared, causes));
+    let end = reconcile_once(&target, &live, object, &mut report).await;
+    let completion = live.conclude(end, &mut report).await;
     let took = since.elapsed();
     metrics::reconciled(&key.plugin, took);
-    Span::current().record("outcome", name(done));
-    shared.history.extend(story.build(key, &plugin, took));
-    done
+    Span::current().record("outcome", name(completion));
+    shared.history.extend(report.build(key, &plugin, took));
+    completion
 }
 
-/// What a pass runs under.
+/// The permit and the interruption of one live reconcile.
 pub(crate) struct ReconcileSettings {
     /// Its right to compute.
     pub(crate) permit: Arc<ComputePermit>,
@@ -86,242 +94,240 @@ pub(crate) struct ReconcileSettings {
     pub(crate) urgent: CancellationToken,
 }
 
-/// One pass with what it began with.
-struct ReconcileInProgress<'a> {
-    shared: &'a SharedState,
-    key: &'a Arc<ObjectKey>,
-    plugin: &'a Arc<ActivePlugin>,
-    meta: &'a ObjectMeta,
-    run: &'a ReconcileSettings,
+/// The effects of a live reconcile: it writes to the API server and to what the controller remembers.
+struct LiveReconcile<'a> {
+    target: &'a ReconcileTarget<'a>,
+    urgent: &'a CancellationToken,
 }
 
-impl ReconcileInProgress<'_> {
-    async fn run(&self, mut object: Arc<Value>, story: &mut ReportBuilder) -> KeyCompletion {
-        let finalizer = finalizer_of(self.key);
-        let phase = phase(self.meta, &finalizer, self.plugin.manifest.finalizer);
-        match phase {
-            ObjectPhase::Call => {}
-            ObjectPhase::Leave => return KeyCompletion::AwaitChange,
-            ObjectPhase::Release => {
-                story.end = Some(not_called(phase));
-                return self.finish(&finalizer, story).await;
-            }
-            ObjectPhase::Adopt => {
-                let marks = &self.shared.parts.marks;
-                let added = marks.add_finalizer(reference_of(self.key), finalizer.clone());
-                match self.run.permit.lend(added).await {
-                    Ok(stored) => object = Arc::new(stored),
-                    Err(error) => {
-                        say(self.shared, self.key, &format!("cannot add the finalizer: {error}"));
-                        return KeyCompletion::Retry;
-                    }
-                }
-                story.before.push(finalizer_step("add-finalizer", self.key, &finalizer));
-            }
-        }
-        let (revision, state) = (&self.plugin.revision, self.state());
-        let note = self.shared.notes.get(self.key);
-        if self.shared.strikes(|strikes| strikes.is_quarantined(revision, self.key, &state)) {
-            return match note.untold {
-                Some(message) => self.quarantine(&message).await,
-                None => KeyCompletion::AwaitChange,
-            };
-        }
-        let accepted = match self.accept(object, &note, story).await {
-            Ok(accepted) => accepted,
-            Err(done) => return done,
-        };
-        let outcome = self.call(&accepted.object, note, story).await;
-        self.keep_accepted().await;
-        self.conclude(&accepted, &finalizer, outcome, story).await
+impl RunEffects for LiveReconcile<'_> {
+    fn purpose(&self) -> ReconcilePurpose {
+        ReconcilePurpose::Live { urgent: self.urgent.clone() }
     }
 
-    fn state(&self) -> ObjectVersion {
-        ObjectVersion { uid: self.meta.uid.clone(), generation: self.meta.generation }
-    }
-
-    fn context(&self) -> CallContext {
-        CallContext {
-            plugin: self.key.plugin.clone(),
-            revision: self.plugin.revision.clone(),
-            object: Some(self.key.clone()),
-        }
-    }
-
-    async fn call(
+    async fn add_finalizer(
         &self,
-        object: &Arc<Value>,
-        note: ObjectState,
-        story: &mut ReportBuilder,
-    ) -> Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError> {
-        let request = ReconcileRequest {
-            object: (**object).clone(),
-            deleting: self.meta.deleting,
-            causes: story.causes.clone(),
-            memo: note.memo,
-        };
-        let ReconcileSettings { permit, urgent } = self.run;
-        let purpose = ReconcilePurpose::Live { urgent: urgent.clone() };
-        let pass = self.shared.parts.passes.open(self.plugin, self.key, object, purpose);
-        let lending = PermitLender { permit: permit.clone(), perform: pass.clone() };
-        let outcome =
-            self.plugin.guests.reconcile(self.context(), request, Arc::new(lending)).await;
-        permit.give_back();
-        let ClosedContext { recording, put_back } = pass.close().await;
-        story.recording = recording;
-        story.after.extend(put_back);
-        story.end = Some(end(&outcome));
-        outcome
-    }
-
-    async fn conclude(
-        &self,
-        accepted: &AcceptedObject,
+        _object: Arc<Value>,
         finalizer: &str,
-        outcome: Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError>,
-        story: &mut ReportBuilder,
+    ) -> Result<Arc<Value>, CallError> {
+        let writer = &self.target.shared.ports.status_writer;
+        let stored =
+            writer.add_finalizer(reference_of(self.target.key), finalizer.to_owned()).await?;
+        Ok(Arc::new(stored))
+    }
+
+    fn may_call(&self) -> bool {
+        let ReconcileTarget { shared, key, plugin, .. } = self.target;
+        let version = self.version();
+        !shared.strikes(|strikes| strikes.is_quarantined(&plugin.revision, key, &version))
+    }
+
+    async fn accepted_spec(&self) -> Result<Option<AcceptedSpec>, CallError> {
+        accepted::accepted_spec(self.target).await
+    }
+
+    fn is_validated(&self, version: &ObservedVersion) -> bool {
+        let state = self.target.shared.object_states.get(self.target.key);
+        state.validated.as_ref() == Some(version)
+    }
+
+    fn record_validated(&self, object: &Value, version: ObservedVersion) {
+        accepted::record_validated(self.target, object, version);
+    }
+
+    fn record_in_force(&self, spec: AcceptedSpec, version: ObservedVersion) {
+        accepted::record_in_force(self.target, spec, version);
+    }
+}
+
+impl LiveReconcile<'_> {
+    /// Writes what follows from the end of a reconcile, and returns when the key is due again.
+    async fn conclude(&self, end: RunEnd, report: &mut ReportBuilder) -> KeyCompletion {
+        report.end = is_reported(&end).then(|| end.result());
+        let ends_finalizer = end.ends_finalizer(self.target.meta);
+        match end {
+            RunEnd::NotCalled(_) if ends_finalizer => self.remove_finalizer(report).await,
+            RunEnd::NotCalled(_) => KeyCompletion::AwaitChange,
+            RunEnd::NoFinalizer(error) => {
+                self.log(&format!("cannot add the finalizer: {error}"));
+                KeyCompletion::Retry
+            }
+            RunEnd::Withheld => {
+                let state = self.target.shared.object_states.get(self.target.key);
+                match state.unwritten_quarantine {
+                    Some(message) => self.quarantine(&message).await,
+                    None => KeyCompletion::AwaitChange,
+                }
+            }
+            RunEnd::NotValidated(error) => self.strike(&error, None).await,
+            RunEnd::Rejected(rejected) => self.reject(rejected).await,
+            RunEnd::Called(called) => {
+                accepted::keep_accepted(self.target).await;
+                self.conclude_call(called, ends_finalizer, report).await
+            }
+        }
+    }
+
+    /// Writes what follows from a call of the plugin.
+    async fn conclude_call(
+        &self,
+        called: CalledRun,
+        ends_finalizer: bool,
+        report: &mut ReportBuilder,
     ) -> KeyCompletion {
-        let AcceptedObject { object, refusal } = accepted;
+        let CalledRun { object, refusal, outcome } = called;
         let refusal = refusal.as_ref();
+        let ReconcileTarget { shared, key, .. } = self.target;
         let outcome = match outcome {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(failure)) => {
-                self.shared.strikes(|strikes| strikes.clear(self.key));
+                shared.strikes(|strikes| strikes.clear(key));
                 return self.fail(failure, refusal).await;
             }
             Err(error) => return self.strike(&error, refusal).await,
         };
-        if let Some(message) = excess(&outcome) {
-            let error = GuestError::BadAnswer { export: "reconcile", message };
-            story.end = Some(went_wrong(&error));
-            return self.strike(&error, refusal).await;
-        }
-        self.shared.strikes(|strikes| strikes.clear(self.key));
-        self.shared.notes.change(self.key, |note| note.failing = refusal.is_some());
-        self.log_outcome(object, &outcome.summary, refusal).await;
-        let done = if outcome.finished && self.meta.deleting {
-            self.finish(finalizer, story).await
+        shared.strikes(|strikes| strikes.clear(key));
+        shared.object_states.change(key, |state| state.is_failing = refusal.is_some());
+        self.report_success(&object, &outcome.summary, refusal).await;
+        let completion = if ends_finalizer {
+            self.remove_finalizer(report).await
         } else {
-            self.take_in(object, outcome).await
+            self.schedule(&object, outcome).await
         };
         match refusal {
-            None => metrics::succeeded(&self.key.plugin, done, self.shared.settings.resync),
-            Some(_) => metrics::failed(&self.key.plugin, ErrorClass::Terminal),
+            None => metrics::succeeded(&key.plugin, completion, shared.settings.resync),
+            Some(_) => metrics::failed(&key.plugin, ErrorClass::Terminal),
         }
-        done
+        completion
     }
 
-    /// Says how the call went: nothing on the object if all is well, and that its spec is refused if it is.
-    async fn log_outcome(&self, object: &Value, summary: &str, refusal: Option<&RejectedSpec>) {
-        let Some(RejectedSpec { reason, message }) = refusal else {
-            if !summary.is_empty() {
-                say(self.shared, self.key, summary);
-            }
-            return self.clear_findings(object).await;
-        };
-        say(self.shared, self.key, &format!("the spec is refused: {message}; {summary}"));
-        let (reason, message) = (*reason, message.clone());
-        // What cannot be written now is written by the next pass.
-        self.mark(HostConditionUpdate { reason, message, attention: ReconcilerPresence::Plugin })
-            .await;
-    }
-
-    /// Keeps what an outcome wants kept, and says when the object is due again.
-    async fn take_in(&self, object: &Arc<Value>, outcome: ReconcileOutcome) -> KeyCompletion {
+    /// Keeps the memo, subscribes the wakes, and returns when the object is due again.
+    async fn schedule(&self, object: &Arc<Value>, outcome: ReconcileOutcome) -> KeyCompletion {
+        let ReconcileTarget { shared, key, plugin, .. } = self.target;
         let ReconcileOutcome { requeue_ms, summary: _, wake, memo, finished: _ } = outcome;
-        self.shared.notes.change(self.key, |note| note.memo = memo);
-        let at_latest =
-            self.shared.parts.wakes.subscribe(self.plugin, self.key, object, &wake).await;
+        shared.object_states.change(key, |state| state.memo = memo);
+        let at_latest = shared.ports.wakes.subscribe(plugin, key, object, &wake).await;
         let after = wake.iter().filter_map(|wake| match wake {
             WakeTrigger::After { ms } => Some(*ms),
             WakeTrigger::Change { .. } | WakeTrigger::Fact(_) | _ => None,
         });
-        let asked = after.chain(requeue_ms).map(Duration::from_millis).chain(at_latest).min();
+        let requested = after.chain(requeue_ms).map(Duration::from_millis).chain(at_latest).min();
         let (shortest, longest) = REQUEUE;
-        KeyCompletion::After(asked.unwrap_or(self.shared.settings.resync).clamp(shortest, longest))
+        KeyCompletion::After(requested.unwrap_or(shared.settings.resync).clamp(shortest, longest))
     }
 
-    async fn finish(&self, finalizer: &str, story: &mut ReportBuilder) -> KeyCompletion {
-        if self.shared.is_paused(self.key) {
+    async fn remove_finalizer(&self, report: &mut ReportBuilder) -> KeyCompletion {
+        let ReconcileTarget { shared, key, .. } = self.target;
+        if shared.is_paused(key) {
             return KeyCompletion::AwaitChange;
         }
-        let marks = &self.shared.parts.marks;
-        match marks.remove_finalizer(reference_of(self.key), finalizer.to_owned()).await {
+        let (writer, finalizer) = (&shared.ports.status_writer, finalizer_of(key));
+        match writer.remove_finalizer(reference_of(key), finalizer.clone()).await {
             Ok(()) => {
-                story.after.push(finalizer_step("remove-finalizer", self.key, finalizer));
+                report.after.push(finalizer_step("remove-finalizer", key, &finalizer));
                 KeyCompletion::AwaitChange
             }
             Err(error) => {
-                say(self.shared, self.key, &format!("cannot remove the finalizer: {error}"));
+                self.log(&format!("cannot remove the finalizer: {error}"));
                 KeyCompletion::Retry
             }
         }
     }
 
+    /// Reports a refused spec in place of which no earlier one is in force.
+    async fn reject(&self, rejected: RejectedRun) -> KeyCompletion {
+        let ReconcileTarget { shared, key, .. } = self.target;
+        let RejectedRun { rejection, cause } = rejected;
+        let cause = match cause {
+            NoSpecInForce::Unusable(cause) => cause.to_owned(),
+            NoSpecInForce::Unreadable(error) if error.is_passing() => {
+                self.log(&format!("cannot read the last accepted spec: {error}"));
+                return KeyCompletion::Retry;
+            }
+            NoSpecInForce::Unreadable(error) => {
+                format!("the last accepted spec cannot be read: {error}")
+            }
+        };
+        let (reason, text) = (rejection.reason(), rejection.text());
+        if let Rejection::Fault(error) = rejection {
+            return self.strike(&error, None).await;
+        }
+        // The plugin answered, so that its strikes are cleared; the reconcile ends with this answer.
+        shared.strikes(|strikes| strikes.clear(key));
+        shared.object_states.change(key, |state| state.is_failing = true);
+        metrics::failed(&key.plugin, ErrorClass::Terminal);
+        let message = format!("{text}; nothing is reconciled: {cause}");
+        self.log(&format!("the spec is invalid: {message}"));
+        let attention = ReconcilerPresence::Nobody;
+        self.write_finding(HostConditionUpdate { reason, message, attention }).await
+    }
+
+    /// Reports a failure that the plugin returned.
     async fn fail(
         &self,
         failure: ReconcileFailure,
         refusal: Option<&RejectedSpec>,
     ) -> KeyCompletion {
+        let ReconcileTarget { shared, key, .. } = self.target;
         let ReconcileFailure { reason, message, retry } = failure;
-        metrics::failed(
-            &self.key.plugin,
-            if retry { ErrorClass::Retried } else { ErrorClass::Terminal },
-        );
-        self.shared.notes.change(self.key, |note| note.failing = true);
+        let class = if retry { ErrorClass::Retried } else { ErrorClass::Terminal };
+        metrics::failed(&key.plugin, class);
+        shared.object_states.change(key, |state| state.is_failing = true);
         let text = format!("{reason}: {message}");
-        say(self.shared, self.key, &text);
-        self.mark(went_badly(Reason::Failed, text, refusal)).await;
-        if retry { KeyCompletion::Retry } else { KeyCompletion::After(self.shared.settings.resync) }
+        self.log(&text);
+        self.write_finding(findings::of_failure(Reason::Failed, text, refusal)).await;
+        if retry { KeyCompletion::Retry } else { KeyCompletion::After(shared.settings.resync) }
     }
 
+    /// Counts a fault of the plugin, and quarantines the object or takes the revision back after too many.
     async fn strike(&self, error: &GuestError, refusal: Option<&RejectedSpec>) -> KeyCompletion {
         if let Some(failure) = error.as_failure() {
             return self.fail(failure, refusal).await;
         }
+        let ReconcileTarget { shared, key, plugin, .. } = self.target;
         let text = ErrorChain(error).to_string();
         warn!(error = text, "strike");
-        metrics::struck(&self.key.plugin, error, reason(error).as_str());
-        self.shared.notes.change(self.key, |note| note.failing = true);
-        let (revision, state) = (&self.plugin.revision, self.state());
-        match self
-            .shared
-            .strikes(|strikes| strikes.strike(revision, self.key, state, Instant::now()))
-        {
+        let reason = reason_of(error);
+        metrics::struck(&key.plugin, error, reason.as_str());
+        shared.object_states.change(key, |state| state.is_failing = true);
+        let (version, now) = (self.version(), Instant::now());
+        match shared.strikes(|strikes| strikes.strike(&plugin.revision, key, version, now)) {
             StrikeDecision::Retry => {
-                metrics::failed(&self.key.plugin, ErrorClass::Retried);
-                self.mark(went_badly(reason(error), text, refusal)).await;
+                metrics::failed(&key.plugin, ErrorClass::Retried);
+                self.write_finding(findings::of_failure(reason, text, refusal)).await;
                 return KeyCompletion::Retry;
             }
-            StrikeDecision::Quarantine => metrics::failed(&self.key.plugin, ErrorClass::Terminal),
+            StrikeDecision::Quarantine => metrics::failed(&key.plugin, ErrorClass::Terminal),
         }
-        if self.takes_back(&text).await {
-            // All objects are called again with the revision that serves from now on.
+        if self.take_back(&text).await {
+            // The revision that serves from now on is called for all objects again.
             return KeyCompletion::AwaitChange;
         }
-        let way_out = "change the object or the plugin to have it called again";
-        let message = format!("two strikes in a row, {way_out}; the last: {text}");
+        let how_to_fix = "change the object or the plugin to have it called again";
+        let message = format!("two strikes in a row, {how_to_fix}; the last: {text}");
         self.quarantine(&message).await
     }
 
-    /// Takes the revision back if it has gone wrong for many objects by now. Whether it did.
-    async fn takes_back(&self, last: &str) -> bool {
-        let (view, revision) = (self.shared.parts.kubernetes.view(), &self.plugin.revision);
-        let objects = mapper::all(&self.key.plugin, &self.plugin.manifest, &*view);
+    /// Takes the revision back if it has failed for many objects by now. Returns true if another revision serves
+    /// in its place.
+    async fn take_back(&self, last_error: &str) -> bool {
+        let ReconcileTarget { shared, key, plugin, .. } = self.target;
+        let (view, revision) = (shared.ports.kubernetes.view(), &plugin.revision);
+        let objects = mapper::all(&key.plugin, &plugin.manifest, &*view);
         let is_called =
             |key: &&ObjectKey| view.meta(&reference_of(key)).is_some_and(|meta| !meta.is_paused());
         let called = objects.iter().filter(is_called).count();
-        let condemning = self.shared.strikes(|strikes| {
+        let condemning = shared.strikes(|strikes| {
             let struck = strikes.condemning(revision, called, Instant::now()).into_iter();
             struck.map(|key| format!("{}/{}", key.namespace, key.name)).collect::<Vec<_>>()
         });
         let Some(first) = condemning.first() else { return false };
         let why = format!(
-            "it failed twice in a row for {} of {called} objects, {first} among them; the last time: {last}",
+            "it failed twice in a row for {} of {called} objects, {first} among them; the last time: {last_error}",
             condemning.len()
         );
-        let (plugins, since) = (&self.shared.parts.plugins, Instant::now());
-        match plugins.take_back(&self.key.plugin, revision, &why).await {
+        let (plugins, since) = (&shared.ports.plugins, Instant::now());
+        match plugins.take_back(&key.plugin, revision, &why).await {
             Ok(now) => {
                 let (bad, now) = (revision.short(), now.short());
                 let took = since.elapsed();
@@ -329,156 +335,69 @@ impl ReconcileInProgress<'_> {
                 true
             }
             Err(error) => {
-                warn!(
-                    revision = revision.short(),
-                    why, error, "no other revision can take its place"
-                );
+                let revision = revision.short();
+                warn!(revision, why, error, "no other revision can take its place");
                 false
             }
         }
     }
 
-    /// Says on the object that it is quarantined. While that cannot be written it is tried again, and
-    /// the plugin is not called for it.
-    async fn quarantine(&self, message: &str) -> KeyCompletion {
-        let (reason, attention) = (Reason::TooManyStrikes, ReconcilerPresence::Nobody);
-        let done =
-            self.mark(HostConditionUpdate { reason, message: message.to_owned(), attention }).await;
-        let untold = (done == KeyCompletion::Retry).then(|| message.to_owned());
-        self.shared.notes.change(self.key, |note| note.untold = untold);
-        done
+    /// Returns the version of the object that strikes count against.
+    fn version(&self) -> ObjectVersion {
+        let meta = self.target.meta;
+        ObjectVersion { uid: meta.uid.clone(), generation: meta.generation }
     }
 
-    async fn mark(&self, statement: HostConditionUpdate) -> KeyCompletion {
-        mark(self.shared, self.key, self.meta, statement).await
+    fn log(&self, text: &str) {
+        log(self.target.shared, self.target.key, text);
     }
+}
 
-    /// All is well: the host has nothing to say on the object. Asked only where it has said something,
-    /// so that a kind without conditions is never written.
-    async fn clear_findings(&self, object: &Value) {
-        // As it is now: the host may have said something while the pass was under way.
-        let now = self.shared.parts.kubernetes.view().get(&reference_of(self.key));
-        let now = now.as_deref().unwrap_or(object);
-        if !conditions::has_hosts(now) || self.shared.is_paused(self.key) {
-            return;
+/// Returns false for a reconcile that did nothing worth a report: no call, no write, no answer.
+fn is_reported(end: &RunEnd) -> bool {
+    match end {
+        RunEnd::NotCalled(phase) => *phase != ObjectPhase::Leave,
+        RunEnd::NoFinalizer(_) | RunEnd::Withheld => false,
+        RunEnd::Rejected(RejectedRun { cause: NoSpecInForce::Unreadable(error), .. }) => {
+            !error.is_passing()
         }
-        let left = conditions::of_success(now, self.meta);
-        let marks = &self.shared.parts.marks;
-        if let Err(error) = marks.set_conditions(reference_of(self.key), left).await {
-            warn!(%error, "cannot clear the host's conditions");
-        }
+        RunEnd::Rejected(_) | RunEnd::NotValidated(_) | RunEnd::Called(_) => true,
     }
 }
 
-/// What an outcome has too much of, if anything.
-fn excess(outcome: &ReconcileOutcome) -> Option<String> {
-    let memo_bytes = outcome.memo.as_ref().map_or(0, |memo| memo.to_string().len());
-    let facts = outcome.wake.iter().filter(|wake| matches!(wake, WakeTrigger::Fact(_))).count();
-    if MEMO_BYTES_MAX < memo_bytes {
-        return Some(format!("a memo of {memo_bytes} bytes; {MEMO_BYTES_MAX} are allowed"));
-    }
-    let text = || format!("{facts} facts to be woken by; {FACTS_MAX} are allowed");
-    (FACTS_MAX < facts).then(text)
-}
-
-/// What is said of a call that went badly. A refused spec is said first: it stays when the call goes well
-/// again.
-fn went_badly(
-    reason: Reason,
-    message: String,
-    refusal: Option<&RejectedSpec>,
-) -> HostConditionUpdate {
-    let attention = ReconcilerPresence::Plugin;
-    match refusal {
-        None => HostConditionUpdate { reason, message, attention },
-        Some(refused) => HostConditionUpdate {
-            reason: refused.reason,
-            message: format!("{}; its last pass: {message}", refused.message),
-            attention,
-        },
-    }
-}
-
-/// [`mark`] for an object of which nothing is known.
-pub(crate) async fn write_finding_of(
-    shared: &SharedState,
-    key: &ObjectKey,
-    statement: HostConditionUpdate,
-) -> KeyCompletion {
-    let meta = shared.parts.kubernetes.view().meta(&reference_of(key));
-    match meta {
-        Some(meta) => mark(shared, key, &meta, statement).await,
-        None => KeyCompletion::AwaitChange,
-    }
-}
-
-/// Writes what the host has to say in place of what it said on the object before. Nothing more is due
-/// then until something changes; what cannot be written for a reason that passes is tried again, or
-/// nobody would ever be told.
-async fn mark(
-    shared: &SharedState,
-    key: &ObjectKey,
-    meta: &ObjectMeta,
-    statement: HostConditionUpdate,
-) -> KeyCompletion {
-    // As it is now: the pass may have reported on it.
-    let Some(object) = shared.parts.kubernetes.view().get(&reference_of(key)) else {
-        return KeyCompletion::AwaitChange;
-    };
-    if shared.is_paused(key) {
-        return KeyCompletion::AwaitChange;
-    }
-    let conditions: Vec<HostCondition> = statement.conditions(&object, meta);
-    match shared.parts.marks.set_conditions(reference_of(key), conditions).await {
-        Ok(()) => KeyCompletion::AwaitChange,
-        Err(error) => {
-            warn!(%error, "cannot write the host's condition");
-            if error.is_passing() { KeyCompletion::Retry } else { KeyCompletion::AwaitChange }
-        }
-    }
-}
-
-/// Says what an object waits for whose plugin serves no more, and how that ends.
+/// Returns the message for an object whose plugin is not loaded: what is not done, and how to fix it.
 fn missing(plugin: &PluginName, deleting: bool) -> String {
-    let put_back = format!(
+    let restore = format!(
         "the Plugin object `{plugin}` says why; if its files are gone, put `{plugin}.wasm` and `{plugin}.yaml` \
          back into the directory of plugins"
     );
     if deleting {
         return format!(
-            "the plugin `{plugin}` is not loaded, so nothing cleans up: {put_back}, or remove the \
+            "the plugin `{plugin}` is not loaded, so nothing cleans up: {restore}, or remove the \
              finalizer `tholepin.dev/{plugin}` to let the object go as it is"
         );
     }
-    format!("the plugin `{plugin}` is not loaded, so nothing is reconciled: {put_back}")
+    format!("the plugin `{plugin}` is not loaded, so nothing is reconciled: {restore}")
 }
 
+/// Drops what is remembered of an object that was deleted.
 fn forget(shared: &SharedState, key: &ObjectKey) {
-    shared.notes.forget(key);
+    shared.object_states.forget(key);
     shared.strikes(|strikes| strikes.clear(key));
-    shared.history.gone(key, shared.parts.clock.now_ms());
-    shared.parts.wakes.disarm(key);
+    shared.history.deleted(key, shared.ports.clock.now_ms());
+    shared.ports.wakes.disarm(key);
 }
 
-/// Logs what is said of an object when it is news.
-fn say(shared: &SharedState, key: &ObjectKey, text: &str) {
-    if shared.notes.is_news(key, text) {
+/// Logs a text about an object, unless it is the one that was logged last.
+fn log(shared: &SharedState, key: &ObjectKey, text: &str) {
+    if shared.object_states.record_logged(key, text) {
         info!("{text}");
     }
 }
 
-const fn reason(error: &GuestError) -> Reason {
-    match error {
-        GuestError::Trapped { .. } => Reason::Trapped,
-        GuestError::TimedOut { .. } => Reason::TimedOut,
-        GuestError::OutOfMemory { .. } => Reason::OutOfMemory,
-        GuestError::BadAnswer { .. } => Reason::BadOutcome,
-        GuestError::NotLoaded { .. } => Reason::Failed,
-    }
-}
-
-const fn name(done: KeyCompletion) -> &'static str {
-    match done {
+/// Returns the value of the span field `outcome`.
+const fn name(completion: KeyCompletion) -> &'static str {
+    match completion {
         KeyCompletion::AwaitChange => "idle",
         KeyCompletion::After(_) => "requeued",
         KeyCompletion::Retry => "failed",

@@ -1,4 +1,4 @@
-//! What a pass did, as its report tells it, planned or done.
+//! Collects what one reconcile did, live or planned, and makes its report.
 
 use std::time::Duration;
 
@@ -15,23 +15,36 @@ use crate::{
     mapper::reference_of, phase::ObjectPhase, plugins::ActivePlugin, shared_state::SharedState,
 };
 
-/// What a pass did so far, for its report.
+/// The result of calling `reconcile`.
+pub(crate) type CallOutcome = Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError>;
+
+/// The parts of a report that are known so far.
 pub(crate) struct ReportBuilder {
+    mode: WriteMode,
     started_at_ms: u64,
     pub(crate) causes: Vec<String>,
-    /// What must be known to read the report rightly.
+    /// Facts without which a reader would misread the report, such as that the object is paused.
     pub(crate) remarks: Vec<String>,
-    /// What the host did before the plugin was called, and after.
+    /// The host's own steps before the plugin was called.
     pub(crate) before: Vec<PlanStep>,
+    /// The host's own steps after the call.
     pub(crate) after: Vec<PlanStep>,
     pub(crate) recording: Recording,
+    /// Set at the end; a reconcile without it has no report.
     pub(crate) end: Option<ReconcileResult>,
 }
 
 impl ReportBuilder {
-    pub(crate) fn begin(shared: &SharedState, causes: Vec<String>) -> Self {
+    /// Begins the report of a live reconcile.
+    pub(crate) fn live(shared: &SharedState, causes: Vec<String>) -> Self {
+        Self::begin(shared, WriteMode::Live, causes)
+    }
+
+    /// Begins a report now.
+    pub(crate) fn begin(shared: &SharedState, mode: WriteMode, causes: Vec<String>) -> Self {
         Self {
-            started_at_ms: shared.parts.clock.now_ms(),
+            mode,
+            started_at_ms: shared.ports.clock.now_ms(),
             causes,
             remarks: Vec::new(),
             before: Vec::new(),
@@ -41,16 +54,28 @@ impl ReportBuilder {
         }
     }
 
-    /// The report, if there is anything to tell.
+    /// Returns the report, unless the end is missing because nothing happened.
     pub(crate) fn build(
-        self,
+        mut self,
         key: &ObjectKey,
         plugin: &ActivePlugin,
         took: Duration,
     ) -> Option<ReconcileReport> {
-        let Self { started_at_ms, causes, remarks, before, after, recording, end } = self;
+        let end = self.end.take()?;
+        Some(self.finish(key, plugin, took, end))
+    }
+
+    /// Returns the report with this end.
+    pub(crate) fn finish(
+        self,
+        key: &ObjectKey,
+        plugin: &ActivePlugin,
+        took: Duration,
+        end: ReconcileResult,
+    ) -> ReconcileReport {
+        let Self { mode, started_at_ms, causes, remarks, before, after, recording, end: _ } = self;
         let header = ReconcileHeader {
-            mode: WriteMode::Live,
+            mode,
             object: key.clone(),
             revision: plugin.revision.clone(),
             started_at_ms,
@@ -58,17 +83,15 @@ impl ReportBuilder {
             remarks,
         };
         let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
-        let mut report = ReconcileReport::new(header, &recording, end?, took_ms);
+        let mut report = ReconcileReport::new(header, &recording, end, took_ms);
         report.steps.splice(0..0, before);
         report.steps.extend(after);
-        Some(report)
+        report
     }
 }
 
-/// How a pass ended, as its report says it.
-pub(crate) fn end(
-    outcome: &Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError>,
-) -> ReconcileResult {
+/// Returns the end of a reconcile in which the plugin was called.
+pub(crate) fn result_of(outcome: &CallOutcome) -> ReconcileResult {
     match outcome {
         Ok(Ok(outcome)) => ReconcileResult::Answered {
             summary: outcome.summary.clone(),
@@ -76,18 +99,19 @@ pub(crate) fn end(
             finished: outcome.finished,
         },
         Ok(Err(failure)) => ReconcileResult::Failed(failure.clone()),
-        Err(error) => went_wrong(error),
+        Err(error) => result_of_error(error),
     }
 }
 
-pub(crate) fn went_wrong(error: &GuestError) -> ReconcileResult {
+/// Returns the end of a reconcile in which a call of the plugin went wrong.
+pub(crate) fn result_of_error(error: &GuestError) -> ReconcileResult {
     match error.as_failure() {
         Some(failure) => ReconcileResult::Failed(failure),
         None => ReconcileResult::Trapped { message: ErrorChain(error).to_string() },
     }
 }
 
-/// Why a plugin is not called in a phase.
+/// Returns the end of a reconcile whose phase needs no call.
 pub(crate) fn not_called(phase: ObjectPhase) -> ReconcileResult {
     let why = match phase {
         ObjectPhase::Release => "only the finalizer of an earlier revision is removed",
@@ -97,7 +121,7 @@ pub(crate) fn not_called(phase: ObjectPhase) -> ReconcileResult {
     ReconcileResult::NotCalled { why: why.to_owned() }
 }
 
-/// The host's own write of a finalizer, as a step.
+/// Returns the host's own write of a finalizer as a step.
 pub(crate) fn finalizer_step(by: &str, key: &ObjectKey, finalizer: &str) -> PlanStep {
     let (from, to) = match by {
         "add-finalizer" => (None, Some(json!(finalizer))),

@@ -1,4 +1,4 @@
-//! What the passes and the loops of a controller share.
+//! The state that the reconciles and the loops of a controller share.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -23,77 +23,76 @@ use crate::{
     strikes::StrikeTracker,
 };
 
-/// What the controller works with.
+/// The ports through which the controller works.
 pub struct ControllerPorts {
     /// The store and the writes.
     pub kubernetes: Arc<dyn Kubernetes>,
     /// The watches that feed the store.
     pub watches: Arc<dyn WatchSource>,
-    /// The host's own marks on objects.
-    pub marks: Arc<dyn StatusWriter>,
-    /// Told when a member's container has ended.
+    /// Writes the host's own conditions, finalizers and accepted specs.
+    pub status_writer: Arc<dyn StatusWriter>,
+    /// Notified when the container of a member has ended.
     pub redis: Arc<dyn Redis>,
-    /// The plugins that serve.
+    /// The active plugins.
     pub plugins: Arc<dyn ActivePlugins>,
-    /// Opens passes of the gate.
-    pub passes: Arc<dyn ContextFactory>,
-    /// Arms wakes.
+    /// Opens contexts of the gate.
+    pub contexts: Arc<dyn ContextFactory>,
+    /// Subscribes wakes.
     pub wakes: Arc<dyn WakeSubscriber>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
 }
 
-/// How the controller works.
+/// The limits and intervals of a controller.
 #[derive(Clone, Copy, Debug)]
 pub struct ControllerSettings {
-    /// How many passes compute at once.
+    /// How many reconciles compute concurrently.
     pub concurrency: usize,
-    /// How many passes are under way at once, those included that wait for the host; at least
-    /// `concurrency`.
+    /// How many reconciles run concurrently, those included that wait for the host; at least `concurrency`.
     pub in_flight: usize,
-    /// When a healthy object is looked at again.
+    /// After how long a healthy object is reconciled again.
     pub resync: Duration,
 }
 
-/// What passes and loops share.
+/// The shared state.
 pub(crate) struct SharedState {
-    pub(crate) parts: ControllerPorts,
+    pub(crate) ports: ControllerPorts,
     pub(crate) settings: ControllerSettings,
-    pub(crate) notes: ObjectStates,
+    pub(crate) object_states: ObjectStates,
     pub(crate) history: ReconcileHistory,
     pub(crate) queue: SharedQueue,
     pub(crate) permits: ComputePermits,
-    pub(crate) under_way: RunningReconciles,
-    pub(crate) pulse: Liveness,
+    pub(crate) running: RunningReconciles,
+    pub(crate) liveness: Liveness,
     strikes: Mutex<StrikeTracker>,
     routes: Mutex<Arc<EventRoutes>>,
 }
 
 impl SharedState {
-    pub(crate) fn new(parts: ControllerPorts, settings: ControllerSettings) -> Self {
+    pub(crate) fn new(ports: ControllerPorts, settings: ControllerSettings) -> Self {
         Self {
-            parts,
+            ports,
             settings,
-            notes: ObjectStates::default(),
+            object_states: ObjectStates::default(),
             history: ReconcileHistory::default(),
-            // What fails is looked at no more rarely than what is well.
+            // A failing object is reconciled no less often than a healthy one.
             queue: SharedQueue::new(settings.resync),
             permits: ComputePermits::new(settings.concurrency, settings.in_flight),
-            under_way: RunningReconciles::default(),
-            pulse: Liveness::default(),
+            running: RunningReconciles::default(),
+            liveness: Liveness::default(),
             strikes: Mutex::default(),
             routes: Mutex::default(),
         }
     }
 
-    /// Looks at the strikes or counts one.
-    pub(crate) fn strikes<T>(&self, look: impl FnOnce(&mut StrikeTracker) -> T) -> T {
-        look(&mut self.strikes.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Reads or changes the strikes.
+    pub(crate) fn strikes<T>(&self, access: impl FnOnce(&mut StrikeTracker) -> T) -> T {
+        access(&mut self.strikes.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Whether the object is paused, as the store says now: asked right before the host's own writes.
+    /// Returns true if the object is paused in the store now. Checked right before each write of the host.
     pub(crate) fn is_paused(&self, key: &ObjectKey) -> bool {
-        let meta = self.parts.kubernetes.view().meta(&mapper::reference_of(key));
+        let meta = self.ports.kubernetes.view().meta(&mapper::reference_of(key));
         meta.is_some_and(|meta| meta.is_paused())
     }
 

@@ -1,4 +1,4 @@
-//! Keys and objects for the tests of this crate.
+//! Keys and objects for the unit tests of this crate.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -1,13 +1,13 @@
-//! What a plugin accepted of an object, as it is kept for the time when it refuses a later one.
+//! The spec that a plugin accepted last, which stays in force while it refuses a later one.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-/// Fields that are not part of what a generation counts.
+/// Fields whose changes do not change the generation.
 const NOT_COUNTED: [&str; 2] = ["metadata", "status"];
 
-/// What a plugin accepted of an object: everything that its generation counts.
+/// An accepted spec: all fields of an object whose changes change its generation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcceptedSpec {
     /// The `metadata.generation` that was accepted.
@@ -17,7 +17,7 @@ pub struct AcceptedSpec {
 }
 
 impl AcceptedSpec {
-    /// What a generation of an object counts.
+    /// Returns the accepted spec of an object that was accepted as it is.
     #[must_use]
     pub fn of(object: &Value, generation: i64) -> Self {
         let fields = object.as_object().into_iter().flatten();
@@ -27,10 +27,10 @@ impl AcceptedSpec {
         Self { generation, fields: Value::Object(fields).to_string().into() }
     }
 
-    /// The object with these fields in place of its own. Its metadata and its status stay, but for the
-    /// generation: what is reported about the result must name the generation that it rests on.
+    /// Returns the object with these fields in place of its own. Its metadata and its status stay, except for the
+    /// generation: conditions about the result must name the generation that they rest on.
     ///
-    /// None if the fields are unreadable, or are of another kind or version.
+    /// Returns `None` if the fields are unreadable, or are of another kind or version.
     #[must_use]
     pub fn put_into(&self, object: &Value) -> Option<Value> {
         let mut fields: Map<String, Value> = serde_json::from_str(&self.fields).ok()?;
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn accepted_fields_replace_those_that_a_generation_counts() {
+    fn accepted_fields_replace_all_but_metadata_and_status() {
         let accepted = AcceptedSpec::of(&object(3, &json!({"size": 1})), 3);
         let mut newer = object(4, &json!({"size": -1}));
         newer["extra"] = json!(true);

@@ -1,4 +1,4 @@
-//! What the host answers to a call, as values.
+//! The answers of the host to calls, as values.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -8,11 +8,11 @@ use crate::RespReply;
 /// The result of a call.
 pub type Answer = Result<Reply, CallError>;
 
-/// What a call that went well returned.
+/// The reply of a call that succeeded.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Reply {
-    /// Done, nothing to say.
+    /// Done, without a value.
     Done,
     /// A document.
     Document(Value),
@@ -30,50 +30,50 @@ pub enum Reply {
     FanOut(Vec<Result<Vec<RespReply>, CallError>>),
 }
 
-/// Why a call gave no reply. Mirrors the WIT variant `error` case by case.
+/// The error of a call. Mirrors the WIT variant `error` case by case.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, thiserror::Error)]
 #[serde(rename_all = "kebab-case")]
 pub enum CallError {
-    /// The thing named does not exist.
+    /// The named object or member does not exist.
     #[error("{0} does not exist")]
     NotFound(String),
-    /// Somebody else changed or owns it; observe again before repeating.
+    /// Another writer changed or owns it; observe again before repeating the call.
     #[error("conflict: {0}")]
     Conflict(String),
     /// The plugin's grants do not cover this; the text names the missing grant.
     #[error("denied: {0}")]
     Denied(String),
-    /// A guard refused; the text says which and what it saw.
+    /// A guard refused; the text names the guard and what it observed.
     #[error("refused: {0}")]
     Refused(String),
-    /// Another holder has the instance's turn.
+    /// Another plugin holds the instance.
     #[error("busy: {0}")]
     Busy(String),
     /// The write is not among those approved.
     #[error("needs approval: {0}")]
     NeedsApproval(String),
-    /// No answer in time. A write may have happened all the same.
+    /// No answer in time. A write may have happened nevertheless.
     #[error("timed out: {0}")]
     Timeout(String),
-    /// The process asked has ended.
+    /// The process that was called has ended.
     #[error("gone: {0}")]
     Gone(String),
-    /// Something more urgent has come up; end the pass.
+    /// Something more urgent has come up; the plugin must end this reconcile.
     #[error("interrupted")]
     Interrupted,
-    /// Too much; try again after this many milliseconds.
+    /// Too many calls; retry after this many milliseconds.
     #[error("throttled for {0} ms")]
     Throttled(u32),
-    /// A passing fault; repeating can help.
+    /// A transient fault; repeating the call can help.
     #[error("transient: {0}")]
     Transient(String),
-    /// The arguments are wrong; repeating cannot help.
+    /// The arguments are wrong; repeating the call cannot help.
     #[error("invalid: {0}")]
     Invalid(String),
     /// This host or this server cannot do it.
     #[error("unsupported: {0}")]
     Unsupported(String),
-    /// The plan ends here: what follows depends on an answer that only a real effect can give.
+    /// The plan ends here: the next steps depend on an answer that only a real effect can give.
     #[error("plan ends: {0}")]
     PlanEnds(String),
     /// Anything else.
@@ -82,7 +82,7 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// Whether the same call can go well later although nobody mends anything.
+    /// Returns true if the same call can succeed later without anyone fixing something.
     #[must_use]
     pub const fn is_passing(&self) -> bool {
         match self {
@@ -104,7 +104,7 @@ impl CallError {
         }
     }
 
-    /// A stable name for labels and events: few values, no data in them.
+    /// Returns a stable name for labels and events, from a closed set.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -126,7 +126,7 @@ impl CallError {
         }
     }
 
-    /// Whether what was asked may have happened all the same.
+    /// Returns true if the call may have taken effect although it failed.
     #[must_use]
     pub const fn may_have_run(&self) -> bool {
         match self {

@@ -1,4 +1,4 @@
-//! What a plugin asks the host to do, as values.
+//! The calls of a plugin to the host, as values.
 
 use std::fmt;
 
@@ -21,7 +21,7 @@ pub enum Call {
     Runtime(RuntimeCall),
 }
 
-/// Which object a call is about.
+/// A reference to an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectRef {
@@ -42,23 +42,23 @@ impl fmt::Display for ObjectRef {
     }
 }
 
-/// Where a read is answered from.
+/// The source of a read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReadMode {
-    /// From the store: one revision per pass, plus the pass' own writes.
+    /// The store: one revision per reconcile, plus the reconcile's own writes.
     #[default]
     Cached,
-    /// From the API server.
+    /// The API server.
     Live,
 }
 
-/// Whether an event tells of something ordinary.
+/// The type of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum EventType {
     /// Something ordinary.
     Normal,
-    /// Something that somebody may want to look at.
+    /// Something that may need attention.
     Warning,
 }
 
@@ -69,9 +69,9 @@ pub enum KubernetesCall {
     /// Reads one object.
     #[serde(rename_all = "camelCase")]
     Get {
-        /// Which object.
+        /// The object.
         object: ObjectRef,
-        /// Where from.
+        /// The source.
         #[serde(default)]
         read: ReadMode,
         /// Field paths to keep (`.spec`, `.status.phase`); everything if empty. Identity
@@ -82,15 +82,15 @@ pub enum KubernetesCall {
     /// Reads the objects of a kind in one namespace.
     #[serde(rename_all = "camelCase")]
     List {
-        /// Which kind.
+        /// The kind.
         kind: KindName,
-        /// In which namespace; empty for all, or for a cluster-scoped kind.
+        /// The namespace; empty for all, or for a cluster-scoped kind.
         #[serde(default)]
         namespace: String,
         /// A label selector as kubectl writes it; empty for all.
         #[serde(default)]
         selector: String,
-        /// Where from.
+        /// The source.
         #[serde(default)]
         read: ReadMode,
         /// Field paths to keep; everything if empty.
@@ -100,7 +100,7 @@ pub enum KubernetesCall {
     /// Server-side apply of an object under the plugin's own field manager.
     #[serde(rename_all = "camelCase")]
     Apply {
-        /// The intent: a whole object with the fields that the plugin wants to own.
+        /// The intent: an object with the fields that the plugin will own.
         object: Value,
         /// Whether to take fields from other managers; needs a grant.
         #[serde(default)]
@@ -111,9 +111,9 @@ pub enum KubernetesCall {
         /// `apiVersion`, `kind`, `metadata.namespace`, `metadata.name` and `status`.
         object: Value,
     },
-    /// JSON merge patch (RFC 7386).
+    /// Sends a JSON merge patch (RFC 7386).
     MergePatch {
-        /// Which object.
+        /// The object.
         object: ObjectRef,
         /// The patch.
         patch: Value,
@@ -121,31 +121,31 @@ pub enum KubernetesCall {
     /// Deletes one object.
     #[serde(rename_all = "camelCase")]
     Delete {
-        /// Which object.
+        /// The object.
         object: ObjectRef,
-        /// Only if it still has this uid.
+        /// Deletes only an object with this uid.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         uid: Option<String>,
-        /// Only if it still has this resource version.
+        /// Deletes only this resource version.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         resource_version: Option<String>,
-        /// Seconds until it is killed; the object's own grace period if absent.
+        /// Seconds until a Pod is killed; its own grace period if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         grace_seconds: Option<u32>,
     },
     /// Publishes an event about the reconciled object. Repeats of one event are merged.
     #[serde(rename_all = "camelCase")]
     Publish {
-        /// Ordinary or not.
+        /// The type.
         event_type: EventType,
         /// A stable CamelCase name.
         reason: String,
         /// One line for people.
         message: String,
     },
-    /// The warnings that others have published about one object.
+    /// Reads the warning events about one object.
     Warnings {
-        /// Which object.
+        /// The object.
         object: ObjectRef,
     },
 }
@@ -156,17 +156,17 @@ pub enum KubernetesCall {
 pub enum RedisCall {
     /// Sends commands to one member, in order, on one connection.
     Pipeline(Pipeline),
-    /// Sends several pipelines at once; one result per pipeline, in order.
+    /// Sends several pipelines concurrently; one result per pipeline, in order.
     FanOut {
         /// The pipelines.
         pipelines: Vec<Pipeline>,
     },
-    /// Looks at every member of an instance in one fan-out.
+    /// Reads every member of an instance concurrently.
     Observe {
         /// The instance (`tholepin_schema::instance::Instance`).
         instance: Value,
     },
-    /// Performs verbs under the guards they carry.
+    /// Performs actions under guards.
     Act {
         /// The instance.
         instance: Value,
@@ -185,7 +185,7 @@ pub struct Pipeline {
     pub pod: String,
     /// The commands with their arguments: any bytes.
     pub commands: Vec<Vec<Vec<u8>>>,
-    /// How long the whole may take, at most 5000 ms.
+    /// How long the whole pipeline may take, at most 5000 ms.
     pub deadline_ms: u32,
 }
 
@@ -195,7 +195,7 @@ pub struct Pipeline {
 pub enum RuntimeCall {
     /// The wall clock in milliseconds since 1970.
     Now,
-    /// This many random bytes.
+    /// Returns random bytes.
     Random {
         /// How many; at most 1024.
         bytes: u32,
@@ -209,9 +209,9 @@ pub enum RuntimeCall {
         /// The longest wait in milliseconds.
         ms: u32,
     },
-    /// Asks a port of a Pod whether somebody answers.
+    /// Probes a port of a Pod.
     Probe(PodProbe),
-    /// A line for the log.
+    /// Writes a line to the log.
     Log {
         /// `trace`, `debug`, `info`, `warn` or `error`.
         level: String,
@@ -220,25 +220,25 @@ pub enum RuntimeCall {
     },
 }
 
-/// What finds a call's answer again: what was asked, and how often it was asked before in this pass.
+/// The key of a recorded answer: the call, and how many equal calls the reconcile made before.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 pub struct CallKey {
-    /// As [`Call::to_json`] gives it.
+    /// The call as [`Call::to_json`] returns it.
     pub call: String,
-    /// How many equal calls this pass made before.
+    /// How many equal calls the reconcile made before.
     pub occurrence: u32,
 }
 
 impl Call {
-    /// The call as JSON without white space. Equal calls give equal texts: fields stand in the order of
-    /// their type.
+    /// Returns the call as JSON without white space. Equal calls have equal texts: fields are in the order of their
+    /// type.
     #[must_use]
     pub fn to_json(&self) -> String {
-        // `Value` sorts its keys: the workspace does not enable `preserve_order`, and a test says so.
+        // `Value` sorts its keys: the workspace does not enable `preserve_order`, which a test checks.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Whether the call can change anything outside the host.
+    /// Returns true if the call can change anything outside the host.
     #[must_use]
     pub const fn is_write(&self) -> bool {
         match self {
@@ -254,14 +254,14 @@ impl Call {
             },
             Self::Redis(call) => match call {
                 RedisCall::Observe { .. } => false,
-                // The gate's command table knows better; a caller that asks here must be safe.
+                // The gate's command table is more precise; here every command counts as a write.
                 RedisCall::Act { .. } | RedisCall::Pipeline(_) | RedisCall::FanOut { .. } => true,
             },
             Self::Runtime(_) => false,
         }
     }
 
-    /// The WIT function, such as `kubernetes/apply`: a closed set, fit for labels.
+    /// Returns the WIT function, such as `kubernetes/apply`: from a closed set, usable as a label.
     #[must_use]
     pub const fn function(&self) -> &'static str {
         match self {
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_reads_like_the_contract() {
+    fn a_call_is_named_as_in_the_contract() {
         let call = Call::Redis(RedisCall::Observe { instance: json!({"port": 6379}) });
         assert_eq!(
             call.to_json(),

@@ -1,10 +1,10 @@
-//! The conditions that the host writes on a reconciled object, and the reasons it gives.
+//! The conditions that the host writes on a reconciled object, and their reasons.
 //!
-//! They are owned by the field manager `tholepin`; a plugin that applies one of these types with one
-//! of these reasons would fight the host, so the gate refuses the types listed in [`RESERVED`].
+//! The field manager `tholepin` owns them. A plugin that applied one of these types would take it from the host and
+//! lose it again, so the gate refuses the types in [`RESERVED`].
 //!
-//! [`READY`] is the plugin's. The host writes it only while no plugin looks at the object, and stops
-//! owning it when the plugin has written it again.
+//! [`READY`] is the plugin's. The host writes it only while no plugin reconciles the object, and stops owning it when
+//! the plugin has written it again.
 
 use serde_json::Value;
 
@@ -14,16 +14,16 @@ pub const HOST_FIELD_MANAGER: &str = "tholepin";
 /// Condition types that only the host writes.
 pub const RESERVED: &[&str] = &[RECONCILED, QUARANTINED];
 
-/// Whether the last call of the plugin for this object went through.
+/// The type of the condition whether the last call of the plugin for this object succeeded.
 pub const RECONCILED: &str = "Reconciled";
 
-/// Whether the plugin is no longer called for this object.
+/// The type of the condition whether the plugin is no longer called for this object.
 pub const QUARANTINED: &str = "Quarantined";
 
-/// Whether the object does what its spec says: the plugin's condition, where the kind has it.
+/// The type of the condition whether the object is as its spec says: the plugin's, where the kind has it.
 pub const READY: &str = "Ready";
 
-/// Whether this condition is a [`READY`] that the host wrote because no plugin looks at the object.
+/// Returns true if this condition is a [`READY`] that the host wrote because no plugin reconciles the object.
 #[must_use]
 pub fn is_host_ready(condition: &Value) -> bool {
     let text = |field: &str| condition.get(field).and_then(Value::as_str).unwrap_or_default();
@@ -34,19 +34,19 @@ pub fn is_host_ready(condition: &Value) -> bool {
         && reasons.iter().any(|reason| reason.as_str() == text("reason"))
 }
 
-/// Whether a condition holds.
+/// The status of a condition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConditionStatus {
     /// It holds.
     True,
     /// It does not hold.
     False,
-    /// Nobody knows.
+    /// It is not known whether it holds.
     Unknown,
 }
 
 impl ConditionStatus {
-    /// The status as the condition has it.
+    /// Returns the status as the condition shows it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -57,14 +57,14 @@ impl ConditionStatus {
     }
 }
 
-/// Why a condition of the host has the status it has. The whole set.
+/// The reasons of the host's conditions; the set is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
-    /// The last call went well.
+    /// The last call succeeded.
     Succeeded,
-    /// The plugin said that the spec is invalid.
+    /// The plugin refuses the spec.
     InvalidSpec,
-    /// The plugin answered with a failure.
+    /// The plugin returned a failure.
     Failed,
     /// The plugin trapped.
     Trapped,
@@ -72,20 +72,20 @@ pub enum Reason {
     TimedOut,
     /// The plugin used more memory than allowed.
     OutOfMemory,
-    /// The plugin answered something that the host cannot read.
+    /// The plugin returned something that the host cannot read.
     BadOutcome,
     /// Two strikes in a row.
     TooManyStrikes,
     /// No plugin that reconciles this kind is loaded.
     PluginMissing,
-    /// The plugin is no longer called for this object; [`QUARANTINED`] says why.
+    /// The plugin is no longer called for this object; the condition [`QUARANTINED`] has the cause.
     Quarantined,
-    /// No pass has looked at this object for two resync intervals.
+    /// The object was not reconciled for two resync intervals.
     ReconcileOverdue,
 }
 
 impl Reason {
-    /// The reason as conditions, events and labels show it.
+    /// Returns the reason as conditions, events and labels show it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -109,12 +109,12 @@ impl Reason {
 pub struct HostCondition {
     /// One of [`RESERVED`], or [`READY`].
     pub condition_type: &'static str,
-    /// Whether it holds.
+    /// Its status.
     pub status: ConditionStatus,
-    /// Why.
+    /// Its reason.
     pub reason: Reason,
-    /// One line for people, with the way out.
+    /// One line for people, with how to fix it.
     pub message: String,
-    /// The `metadata.generation` that it speaks of; absent for kinds that have none.
+    /// The `metadata.generation` that it is about; absent for kinds without generations.
     pub observed_generation: Option<i64>,
 }

@@ -1,11 +1,11 @@
-//! The one place that prints an error with its causes.
+//! Prints an error with its causes.
 
 use std::{error::Error, fmt, iter::successors};
 
 /// Displays an error and its causes on one line: `outer: middle: root`.
 ///
-/// Leaves out a cause whose text is in the line already, because some libraries (`kube` among them)
-/// repeat the source in their own message.
+/// Leaves out a cause whose text is in the line already, because some libraries (such as `kube`) repeat the source in
+/// their own message. `tholepin-agent` has a copy, because it depends on no part of the host.
 pub struct ErrorChain<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for ErrorChain<'_> {

@@ -1,11 +1,11 @@
-//! How the objects look that the host keeps for a reconciled object.
+//! Builds the objects that the host keeps for a reconciled object.
 
 use serde_json::{Value, json};
 
 use crate::ObjectRef;
 
-/// An object that the host keeps, with these fields: owned by the reconciled object, so that it goes with it.
-/// With a resource version it replaces the object of that version.
+/// Returns an object that the host keeps, with these fields. The reconciled object owns it, so that it is deleted
+/// together with its owner. With a resource version it replaces the object of that version.
 #[must_use]
 pub fn kept_object(
     name: &ObjectRef,

@@ -1,11 +1,12 @@
-//! The vocabulary that the host's parts share: keys, calls, answers, and the ports as traits.
+//! The types that the host's parts share: keys, calls, answers, reports, and the ports as traits.
 //!
-//! This crate does no I/O and knows no Kubernetes client, no Redis client and no Wasm runtime, so
-//! that whatever is written against it can be tested against a fake.
+//! A guest call becomes a [`Call`]; the gate performs it through the [ports](port) and returns an [`Answer`]; the
+//! [`Recording`] of both becomes a [`ReconcileReport`]. This crate does no I/O and knows no Kubernetes client, no Redis
+//! client and no Wasm runtime, so that code written against it can be tested against a fake.
 //!
 //! Invariants:
 //! - Every effect of a plugin is a [`Call`], every result an [`Answer`]; both are serialisable.
-//! - A call is found again by its [`CallKey`], never by its position.
+//! - A recorded call is found by its [`CallKey`], never by its position.
 //! - A secret value never appears in a call or an answer: only its fingerprint.
 
 mod accepted;
@@ -17,6 +18,7 @@ mod kept;
 mod name;
 mod object;
 mod perform;
+pub mod plugin_report;
 pub mod port;
 mod recording;
 pub mod report;

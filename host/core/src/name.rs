@@ -1,4 +1,4 @@
-//! Names and keys: parsed once at the border, compared everywhere else.
+//! Names and keys. They are parsed and checked when they enter the host.
 
 use std::{fmt, str::FromStr};
 
@@ -13,7 +13,7 @@ pub struct PluginName(
     String,
 );
 
-/// Why a text is no plugin name.
+/// A text that is no plugin name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{0}` is no plugin name: use at most 63 lowercase letters, digits and `-`, with a letter or \
@@ -22,7 +22,7 @@ pub struct PluginName(
 pub struct NameError(String);
 
 impl PluginName {
-    /// The name as text.
+    /// Returns the name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -62,7 +62,7 @@ impl fmt::Display for PluginName {
     }
 }
 
-/// What identifies one object to the queue.
+/// The key of an object in the queue.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectKey {
@@ -83,12 +83,12 @@ impl fmt::Display for ObjectKey {
     }
 }
 
-/// Names one revision of a plugin: the SHA-256 of its component and of its settings, in hex.
+/// The name of one revision of a plugin: the SHA-256 of its component and its settings, in hex.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 pub struct RevisionDigest(pub String);
 
 impl RevisionDigest {
-    /// The first 12 digits, for people.
+    /// Returns the first 12 digits, for people.
     #[must_use]
     pub fn short(&self) -> &str {
         self.0.get(..12).unwrap_or(&self.0)

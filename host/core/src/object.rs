@@ -1,11 +1,10 @@
-//! An object as the store keeps it: its text, and of its content only the metadata parsed.
+//! An object as the store keeps it: JSON text with parsed metadata.
 //!
-//! A parsed Pod takes about nine times its size on the wire, so the body stays text until somebody
-//! asks for it.
+//! A parsed Pod takes about nine times its size on the wire, so the body is parsed only on request.
 //!
 //! Invariants:
 //! - The text has `apiVersion` and `kind`, and no `managedFields`.
-//! - The metadata says what the text says.
+//! - The parsed metadata equals that of the text.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -14,28 +13,28 @@ use tholepin_schema::manifest::KindName;
 
 use crate::ObjectRef;
 
-/// The annotation that stops the engine from writing anything for an object, unless its value is `false`, in
-/// whatever case; plans still work.
+/// The annotation that stops the engine from writing anything for an object, unless its value is `false` in any case;
+/// plans still work.
 pub const PAUSED: &str = "tholepin.dev/paused";
 
-/// What the keys of annotations begin with by which a person speaks to the host. No plugin writes one.
+/// The prefix of the annotations by which a person instructs the host. No plugin can write one.
 pub const ANNOTATION_PREFIX: &str = "tholepin.dev/";
 
-/// The annotation by which a person says that processes have ended: `NODE_ID/POD_UID`, several separated
-/// by commas or spaces.
+/// The annotation by which a person confirms that processes have ended: `NODE_ID/POD_UID`, several separated by commas
+/// or spaces.
 pub const CONFIRM_DEAD: &str = "tholepin.dev/confirm-dead";
 
-/// One object of the store; a copy shares the text.
+/// One object of the store; clones share the text.
 #[derive(Clone)]
 pub struct StoredObject {
     meta: Arc<ObjectMeta>,
     text: Arc<str>,
 }
 
-/// What the host reads of an object without parsing it whole.
+/// The parsed metadata of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectMeta {
-    /// Which object.
+    /// The object's reference.
     pub object: ObjectRef,
     /// `metadata.uid`.
     pub uid: String,
@@ -64,18 +63,17 @@ pub struct OwnerReference {
     pub name: String,
     /// The owner's uid.
     pub uid: String,
-    /// Whether it is the one that controls the object.
+    /// Whether this owner controls the object.
     pub controller: bool,
 }
 
-/// Why a document is no object.
-#[derive(Debug, thiserror::Error)]
+/// A field without which a document is no object.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the object has no `{0}`")]
 pub struct ObjectError(&'static str);
 
 impl StoredObject {
-    /// Takes an object in: drops `managedFields` and kubectl's last-applied annotation, and reads the
-    /// metadata.
+    /// Creates a stored object: drops `managedFields` and kubectl's last-applied annotation, and parses the metadata.
     ///
     /// # Errors
     ///
@@ -91,27 +89,27 @@ impl StoredObject {
             }
         }
         let meta = ObjectMeta::of(&object)?;
-        // Its keys are strings, so printing cannot fail.
+        // All keys are strings, so this cannot fail.
         let text = serde_json::to_string(&object).unwrap_or_default();
         Ok(Self { meta: Arc::new(meta), text: text.into() })
     }
 
-    /// The metadata.
+    /// Returns the metadata.
     #[must_use]
     pub fn meta(&self) -> &Arc<ObjectMeta> {
         &self.meta
     }
 
-    /// The object as JSON text.
+    /// Returns the object as JSON text.
     #[must_use]
     pub fn text(&self) -> &Arc<str> {
         &self.text
     }
 
-    /// The whole object, parsed anew: about 20 µs for a Pod.
+    /// Parses and returns the whole object: takes about 20 µs for a Pod.
     #[must_use]
     pub fn value(&self) -> Value {
-        // The text was printed from a value, so it parses.
+        // The text was written from a value, so it parses.
         serde_json::from_str(&self.text).unwrap_or_default()
     }
 }
@@ -154,21 +152,21 @@ impl ObjectMeta {
         })
     }
 
-    /// Whether the annotation [`PAUSED`] stops the engine from writing for it.
+    /// Returns true if the annotation [`PAUSED`] stops the engine from writing for the object.
     #[must_use]
     pub fn is_paused(&self) -> bool {
         self.annotations.get(PAUSED).is_some_and(|value| !value.eq_ignore_ascii_case("false"))
     }
 
-    /// The value of the annotation [`PAUSED`] if it is neither true nor false. Such an object is paused: a
-    /// person who wrote it most likely meant that.
+    /// Returns the value of the annotation [`PAUSED`] if it is neither true nor false. Such an object is paused,
+    /// because that is most likely what the person who wrote the value meant.
     #[must_use]
     pub fn unclear_pause(&self) -> Option<&str> {
         let value = self.annotations.get(PAUSED).filter(|_| self.is_paused())?;
         (!value.eq_ignore_ascii_case("true")).then_some(value)
     }
 
-    /// The owner that controls the object.
+    /// Returns the owner that controls the object.
     #[must_use]
     pub fn controller(&self) -> Option<&OwnerReference> {
         self.owners.iter().find(|owner| owner.controller)
@@ -212,7 +210,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_only_the_server_needs_is_left_outside() {
+    fn managed_fields_and_last_applied_are_dropped() {
         let stored = StoredObject::new(json!({
             "apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "1"},
             "metadata": {
@@ -234,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn any_value_but_false_pauses_and_one_that_is_not_true_either_is_unclear() {
+    fn any_value_but_false_pauses_and_values_other_than_true_are_unclear() {
         let cases = [
             (None, false, None),
             (Some("false"), false, None),
@@ -258,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_without_identity_is_refused_by_name() {
+    fn a_document_without_a_name_is_refused() {
         let refused = StoredObject::new(json!({"apiVersion": "v1", "kind": "Pod"})).unwrap_err();
         assert_eq!(refused.to_string(), "the object has no `metadata.name`");
     }

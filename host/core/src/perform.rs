@@ -1,4 +1,4 @@
-//! The one way from a guest to the world.
+//! The trait through which a guest's calls are performed.
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
@@ -9,18 +9,18 @@ use crate::{Answer, Call, ObjectKey, PluginName, RevisionDigest};
 /// A future that can be kept behind a trait object.
 pub type BoxedFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Whether the writes of a pass reach the world.
+/// Whether the writes of a reconcile are executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WriteMode {
     /// Reads and writes are executed.
     Live,
-    /// Reads are executed; writes are recorded: Kubernetes checks them by a dry run, and later reads
-    /// of the pass see them; Redis is not asked.
+    /// Reads are executed, writes are recorded. Kubernetes checks writes by a dry run, and later reads of the reconcile
+    /// see them; writes to Redis are not sent.
     Plan,
 }
 
-/// On whose behalf a call is made.
+/// The plugin and the object on whose behalf a call is made.
 #[derive(Clone, Debug)]
 pub struct CallContext {
     /// The plugin.
@@ -31,10 +31,9 @@ pub struct CallContext {
     pub object: Option<Arc<ObjectKey>>,
 }
 
-/// Performs the calls of one guest call (one *pass*).
+/// Performs the calls of one guest call.
 ///
-/// The guest runtime knows only this. In production the gate implements it; tests answer from a
-/// saved list.
+/// The guest runtime knows only this trait. In production the gate implements it; tests answer from a saved list.
 pub trait HostCalls: Send + Sync {
     /// Performs one call.
     ///

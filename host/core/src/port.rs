@@ -1,7 +1,7 @@
-//! The ports: what the host's deciding parts need from the world, as traits.
+//! The ports: traits through which the host's parts reach Kubernetes, Redis, plugins and the machine.
 //!
-//! Each is implemented once for production and once as a fake in tests. All methods have deadlines of
-//! their own; an implementation that cannot keep its deadline answers [`CallError::Timeout`](crate::CallError::Timeout).
+//! Each has one implementation for production, and fakes in tests. All methods have deadlines of their own; an
+//! implementation that cannot keep its deadline returns [`CallError::Timeout`](crate::CallError::Timeout).
 
 mod guests;
 mod kubernetes;
@@ -23,19 +23,18 @@ pub use watches::{
     WatchState,
 };
 
-/// Gives random bytes.
+/// A source of random bytes.
 pub trait Entropy: Send + Sync {
-    /// `count` bytes that nobody can guess.
+    /// Returns `count` unpredictable bytes.
     fn bytes(&self, count: usize) -> Vec<u8>;
 }
 
-/// Reads the time.
+/// A clock.
 ///
 /// # Guarantees
 ///
-/// It passes as time does: it never goes back and never jumps, whatever is done to the machine's clock
-/// meanwhile, because guards measure ages with it.
+/// It never goes back and never jumps, also if the machine's clock is changed, because guards measure ages with it.
 pub trait Clock: Send + Sync {
-    /// Milliseconds since 1970.
+    /// Returns the milliseconds since 1970.
     fn now_ms(&self) -> u64;
 }

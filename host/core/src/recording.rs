@@ -1,4 +1,4 @@
-//! What was asked and what was answered during one pass.
+//! The calls of one reconcile with their answers.
 
 use std::collections::BTreeMap;
 
@@ -9,18 +9,18 @@ use crate::{Answer, Call, CallKey, PlanStep};
 /// One call with its answer.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Recorded {
-    /// What was asked.
+    /// The call.
     pub call: Call,
-    /// How many equal calls came before in the same pass.
+    /// How many equal calls the reconcile made before.
     pub occurrence: u32,
-    /// What was answered.
+    /// The answer.
     pub answer: Answer,
-    /// What it changed outside, or would change; empty for a read.
+    /// The steps of the call, done or planned; empty for a read.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<PlanStep>,
 }
 
-/// The calls of one pass in the order in which they were made.
+/// The calls of one reconcile in the order in which they were answered.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Recording {
     calls: Vec<Recorded>,
@@ -29,7 +29,7 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Gives the key under which the next call equal to `call` is kept, and counts it as made.
+    /// Returns the key of the next call equal to `call`, and counts it as made.
     pub fn key(&mut self, call: &Call) -> CallKey {
         let text = call.to_json();
         let next = self.seen.entry(text.clone()).or_insert(0);
@@ -38,18 +38,18 @@ impl Recording {
         CallKey { call: text, occurrence }
     }
 
-    /// Keeps an answer, and what the call changed, under the occurrence that [`key`](Self::key) gave.
+    /// Adds a call with its answer and steps, under the occurrence that [`key`](Self::key) returned.
     pub fn keep(&mut self, call: Call, occurrence: u32, answer: Answer, steps: Vec<PlanStep>) {
         self.calls.push(Recorded { call, occurrence, answer, steps });
     }
 
-    /// The calls in the order in which they were answered.
+    /// Returns the calls in the order in which they were answered.
     #[must_use]
     pub fn calls(&self) -> &[Recorded] {
         &self.calls
     }
 
-    /// The answers by key, as replay looks them up.
+    /// Returns the answers by key, for a replay.
     #[must_use]
     pub fn answers(&self) -> BTreeMap<CallKey, Answer> {
         let entry = |recorded: &Recorded| {
@@ -66,7 +66,7 @@ mod tests {
     use crate::{Reply, RuntimeCall};
 
     #[test]
-    fn equal_calls_are_told_apart_by_occurrence_and_found_again() {
+    fn equal_calls_are_distinguished_by_occurrence_and_found_again() {
         let mut recording = Recording::default();
         let now = Call::Runtime(RuntimeCall::Now);
         for number in [5, 7] {

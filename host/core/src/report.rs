@@ -1,11 +1,10 @@
-//! What one pass did, or would do, as people and programs read it: `tholepin plan` and
-//! `tholepin calls` show the same document.
+//! The report of one reconcile, done or planned: the document of `tholepin plan` and `tholepin calls`.
 //!
-//! JSON, version [`VERSION`]: fields may be added, none changes its meaning.
+//! JSON, version [`VERSION`]: fields may be added, and none changes its meaning.
 //!
 //! Invariants:
-//! - A report is made of a recording and of how the pass ended, whatever the mode.
-//! - A report has a bounded size: long texts are cut and say so.
+//! - A report is made from a recording and from the end of the reconcile, in every mode.
+//! - The size of a report is bounded: long texts are cut and marked as cut.
 
 mod line;
 
@@ -18,41 +17,41 @@ use crate::{Answer, CallError, ObjectKey, PlanStep, Recording, RevisionDigest, W
 
 /// The version of the document.
 pub const VERSION: u32 = 1;
-/// The most calls that a report shows; what is beyond is counted.
+/// The most calls in a report; more are counted.
 const CALLS_MAX: usize = 200;
 
-/// What one pass did, or would do.
+/// The report of one reconcile.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReconcileReport {
-    /// [`VERSION`].
+    /// The version of the document: [`VERSION`].
     pub version: u32,
-    /// Whether it was done.
+    /// Whether the writes were executed.
     pub mode: WriteMode,
     /// The plugin and the object.
     pub object: ObjectKey,
-    /// Which revision of the plugin.
+    /// The revision of the plugin.
     pub revision: RevisionDigest,
-    /// Which pass of this object since the host began to watch it; 0 for a plan.
+    /// The number of the report in the history of the host; 0 for a plan.
     #[serde(default)]
     pub number: u64,
     /// When it began, in milliseconds since 1970.
     pub started_at_ms: u64,
     /// How long it took.
     pub took_ms: u64,
-    /// Why it was made.
+    /// The causes of the reconcile.
     pub causes: Vec<String>,
-    /// What must be known to read it rightly: the object is paused, quarantined, …
+    /// Facts without which a reader would misread the report: the object is paused, quarantined, …
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remarks: Vec<String>,
-    /// What it changed, or would change, in order.
+    /// The changes, done or planned, in order.
     pub steps: Vec<PlanStep>,
-    /// Where a plan stops and why: what comes after depends on an answer that only a real effect gives.
+    /// The answer at which a plan stops, because the next steps depend on it and only a real effect gives it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stops: Option<String>,
-    /// How it ended.
+    /// The end.
     pub end: ReconcileResult,
-    /// All calls in order, in one line each; those beyond a bound are left out.
+    /// The calls in order, one line each, up to a bound.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<CallLine>,
     /// How many calls were left out.
@@ -60,59 +59,59 @@ pub struct ReconcileReport {
     pub calls_left_out: usize,
 }
 
-/// How a pass ended.
+/// The end of a reconcile.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum ReconcileResult {
-    /// The plugin answered.
+    /// The plugin returned an outcome.
     Answered {
-        /// Its own line for people.
+        /// The plugin's summary, one line for people.
         summary: String,
-        /// When it wants to be called again, in milliseconds.
+        /// The requested requeue, in milliseconds.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         requeue_ms: Option<u64>,
-        /// Whether it is done with an object that is being deleted.
+        /// Whether the plugin has finished with an object that is being deleted.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         finished: bool,
     },
-    /// The plugin answered with a failure.
+    /// The plugin returned a failure.
     Failed(ReconcileFailure),
-    /// The plugin refused the spec, and was not called to reconcile.
+    /// The plugin refused the spec, and `reconcile` was not called.
     Invalid {
-        /// What is wrong.
+        /// The violations.
         violations: Vec<Violation>,
     },
-    /// The plugin trapped, took too long or too much, or answered nonsense.
+    /// The plugin trapped, broke a limit, or returned something unreadable.
     Trapped {
-        /// What happened.
+        /// The error.
         message: String,
     },
-    /// The plugin was not called, for this reason.
+    /// The plugin was not called.
     NotCalled {
-        /// Why.
+        /// The reason.
         why: String,
     },
 }
 
-/// What is known of a pass besides its calls.
+/// The parts of a report besides the calls and the end.
 #[derive(Clone, Debug)]
 pub struct ReconcileHeader {
-    /// Whether it is done.
+    /// Whether the writes are executed.
     pub mode: WriteMode,
     /// The plugin and the object.
     pub object: ObjectKey,
-    /// Which revision of the plugin.
+    /// The revision of the plugin.
     pub revision: RevisionDigest,
     /// When it began, in milliseconds since 1970.
     pub started_at_ms: u64,
-    /// Why it was made.
+    /// The causes of the reconcile.
     pub causes: Vec<String>,
-    /// What must be known to read it rightly.
+    /// Facts without which a reader would misread the report.
     pub remarks: Vec<String>,
 }
 
 impl ReconcileReport {
-    /// Makes the report of a pass that has ended.
+    /// Creates the report of a reconcile that has ended.
     #[must_use]
     pub fn new(
         header: ReconcileHeader,
@@ -142,13 +141,13 @@ impl ReconcileReport {
         }
     }
 
-    /// Whether there is anything to do, be it refused: what only tells people does not count.
+    /// Returns true if there is a step other than an event, also if it was refused.
     #[must_use]
     pub fn has_work(&self) -> bool {
         self.steps.iter().any(PlanStep::is_work)
     }
 
-    /// Whether the pass came to an answer of the plugin.
+    /// Returns true if the reconcile ended without an error of the plugin.
     #[must_use]
     pub const fn is_answered(&self) -> bool {
         match self.end {
@@ -159,7 +158,7 @@ impl ReconcileReport {
         }
     }
 
-    /// Whether nobody will miss it: nothing was to be done and all went well.
+    /// Returns true if the reconcile had no steps and no error, so that its report may be evicted first.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.steps.is_empty() && self.is_answered()

@@ -1,4 +1,4 @@
-//! A Redis reply as a flat arena, because WIT types cannot be recursive.
+//! A Redis reply as a flat list of nodes, because WIT types cannot be recursive.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +14,7 @@ pub enum RespNode {
     Bulk(Vec<u8>),
     /// A simple string such as `OK`.
     Status(String),
-    /// An error in its place; its first word is the code.
+    /// An error reply; its first word is the code.
     Error(String),
     /// A double.
     Double(f64),

@@ -1,11 +1,10 @@
-//! What a pass does, or would do, outside the host: one type for the plan and for what was done, so that
-//! the two can be compared.
+//! The steps of a reconcile outside the host. A plan and a live reconcile use the same type, so that the two can be
+//! compared.
 //!
 //! Invariants:
 //! - A write that changes nothing is no step.
-//! - Equal effects are equal steps, whether they were planned or done: a step holds no time, no resource
-//!   version and no measurement of its own.
-//! - A secret value is in no step: values of Secrets are fingerprints, or the template that makes them.
+//! - Equal effects are equal steps, planned or done: a step holds no time, no resource version and no measurement.
+//! - No step holds a secret value: values of Secrets are fingerprints, or the template that generates them.
 
 mod difference;
 mod redis_cli;
@@ -18,19 +17,19 @@ pub use redis_cli::redis_cli;
 
 use crate::{CallError, EventType, ObjectRef};
 
-/// One step, in the order in which the plugin asked for it.
+/// One step. Steps are in the order of the plugin's calls.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanStep {
-    /// What it changes.
+    /// The change.
     #[serde(flatten)]
     pub effect: StepEffect,
-    /// Why it was not done, or would not be; absent if nothing stands against it.
+    /// Why it was not done, or would not be; absent for a step that is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_done: Option<SkipReason>,
 }
 
-/// What a step changes.
+/// The change of a step.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum StepEffect {
@@ -41,10 +40,10 @@ pub enum StepEffect {
         by: String,
         /// Which object.
         object: ObjectRef,
-        /// What becomes of it.
+        /// The kind of change.
         change: ObjectChange,
-        /// Field by field. A created object shows the fields that the plugin asked for, with the values
-        /// that the server gave them; a deleted one shows none.
+        /// The changed fields. A created object shows the fields of the plugin's intent with the values that the server
+        /// stored; a deleted one shows none.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         fields: Vec<FieldChange>,
     },
@@ -54,7 +53,7 @@ pub enum StepEffect {
         verb: String,
         /// Its arguments.
         args: Value,
-        /// The commands that it stands for on the members as they are.
+        /// Its commands for the members in their present state.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         commands: Vec<MemberCommandLine>,
     },
@@ -63,7 +62,7 @@ pub enum StepEffect {
         /// The commands in order.
         commands: Vec<MemberCommandLine>,
     },
-    /// An event about the object: tells people, changes nothing else.
+    /// An event about the object, which has no other effect.
     Event {
         /// Ordinary or not.
         event_type: EventType,
@@ -74,30 +73,30 @@ pub enum StepEffect {
     },
 }
 
-/// What becomes of an object.
+/// The kind of change of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ObjectChange {
-    /// It is made.
+    /// It is created.
     Created,
     /// It is changed.
     Changed,
-    /// It goes.
+    /// It is deleted.
     Deleted,
-    /// It was not looked at, because the call was refused before.
+    /// Not known, because the call was refused before the object was read.
     Unknown,
 }
 
-/// One field of an object that changes.
+/// The change of one field of an object.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FieldChange {
-    /// Where, such as `.spec.containers[name=redis].image`.
+    /// The path, such as `.spec.containers[name=redis].image`.
     pub field: String,
-    /// What it was; absent if it was not there.
+    /// The value before; absent for an added field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Value>,
-    /// What it becomes; absent if it goes.
+    /// The value after; absent for a removed field.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<Value>,
 }
@@ -108,7 +107,7 @@ pub struct FieldChange {
 pub struct MemberCommandLine {
     /// The member, by the name of its Pod.
     pub pod: String,
-    /// The command as redis-cli takes it.
+    /// The command in the syntax of redis-cli.
     pub command: String,
 }
 
@@ -116,25 +115,25 @@ pub struct MemberCommandLine {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum SkipReason {
-    /// A guard or a presumption did not hold; nothing was sent.
+    /// A guard or a precondition refused it; nothing was sent.
     Refused {
         /// The guard's name.
         guard: String,
-        /// What was wanted and what was seen.
+        /// What the guard requires and what it observed.
         message: String,
     },
-    /// It was refused or did not work.
+    /// The API server or Redis refused it, or it failed.
     Failed {
         /// A stable CamelCase name.
         reason: String,
-        /// What happened, for people.
+        /// The error, for people.
         message: String,
-        /// Whether it may have taken effect all the same.
+        /// Whether it may have taken effect nevertheless.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         may_have_run: bool,
     },
-    /// A step that must come first was not done; in a plan also: whether this one may be done depends on
-    /// the effect of that step.
+    /// A step that must come before it was not done. In a plan also: a guard of this step depends on the effect of that
+    /// step.
     Skipped {
         /// The id of that action.
         after: String,
@@ -142,13 +141,13 @@ pub enum SkipReason {
 }
 
 impl PlanStep {
-    /// A step against which nothing stands.
+    /// Creates a step that is done.
     #[must_use]
     pub const fn new(effect: StepEffect) -> Self {
         Self { effect, not_done: None }
     }
 
-    /// The step, not done because of an error.
+    /// Creates a step that was not done because of an error.
     #[must_use]
     pub fn failed(effect: StepEffect, error: &CallError) -> Self {
         let (reason, message) = (error.reason().to_owned(), error.to_string());
@@ -156,7 +155,7 @@ impl PlanStep {
         Self { effect, not_done: Some(not_done) }
     }
 
-    /// Whether it changes more than what people are told.
+    /// Returns true for every step except an event.
     #[must_use]
     pub const fn is_work(&self) -> bool {
         match self.effect {
@@ -174,7 +173,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_step_reads_like_a_sentence_and_comes_back() {
+    fn a_step_survives_serialisation() {
         let step = PlanStep {
             effect: StepEffect::Verb {
                 verb: "failover".into(),
@@ -201,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_no_work() {
+    fn an_event_does_not_count_as_work() {
         let event = StepEffect::Event {
             event_type: EventType::Normal,
             reason: "Ready".into(),

@@ -7,7 +7,6 @@
 
 mod directory;
 mod history;
-mod report;
 mod rollback;
 mod stages;
 mod watch;
@@ -26,9 +25,11 @@ use tholepin_core::{PluginName, RevisionDigest};
 use tokio::sync::{Mutex as AsyncMutex, broadcast};
 
 pub use history::{PluginHistory, RevisionRecord, RollbackRecord};
-pub use report::{CompilationNotice, PluginReport, RejectReason, RevisionStage, ServingRevision};
 pub use rollback::RollbackError;
 pub(crate) use stages::revision;
+pub use tholepin_core::plugin_report::{
+    CompilationNotice, PluginReport, RejectReason, RevisionStage, ServingRevision,
+};
 pub use watch::DirectoryWatch;
 
 use history::HistoryStore;

@@ -49,13 +49,13 @@ pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
     /// Plan in this process instead of asking the running host; it must reach the API server and the
-    /// Pods, and knows nothing of what the host remembers
+    /// Pods, and has no memo and no accepted spec of the host
     #[arg(long, requires = "plugins")]
     pub(crate) standalone: bool,
     /// With --standalone: directory to load plugins from
     #[arg(long, value_name = "DIR", requires = "standalone")]
     pub(crate) plugins: Option<PathBuf>,
-    /// With --standalone: let plugins have whatever they ask for (`grants: asRequested`)
+    /// With --standalone: grant plugins everything they ask for (`grants: asRequested`)
     #[arg(long, requires = "standalone")]
     pub(crate) trust_plugins: bool,
     #[command(flatten)]
@@ -71,13 +71,13 @@ pub(crate) struct CallsArgs {
     /// The object's namespace [default: `default`]
     #[arg(short, long, value_name = "NAME")]
     pub(crate) namespace: Option<String>,
-    /// Print only writes, and only passes that wrote
+    /// Print only writes, and only reconciles that wrote
     #[arg(long)]
     pub(crate) writes: bool,
-    /// Print only this pass; the output shows each pass with its number
+    /// Print only the reconcile with this number, which the output shows as `pass N`
     #[arg(long, value_name = "N")]
     pub(crate) pass: Option<u64>,
-    /// Print the passes as JSON
+    /// Print the reconciles as JSON
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
@@ -121,18 +121,21 @@ mod tests {
 
     #[test]
     fn a_plan_is_about_an_object_or_a_file() {
-        let parse = |words: &[&str]| Cli::try_parse_from([&["tholepin", "plan"], words].concat());
-        for words in [
+        let parse =
+            |arguments: &[&str]| Cli::try_parse_from([&["tholepin", "plan"], arguments].concat());
+        for arguments in [
             &["rediscluster/demo"][..],
             &["-f", "a.yaml", "-n", "x"],
             &["rdc/demo", "--standalone", "--plugins", "d"],
         ] {
-            let Command::Plan(_) = parse(words).unwrap().command else { panic!("{words:?}") };
+            let Command::Plan(_) = parse(arguments).unwrap().command else {
+                panic!("{arguments:?}")
+            };
         }
-        for words in
+        for arguments in
             [&[][..], &["a/b", "-f", "c"], &["a/b", "--standalone"], &["a/b", "--plugins", "d"]]
         {
-            assert!(parse(words).is_err(), "{words:?}");
+            assert!(parse(arguments).is_err(), "{arguments:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `tholepin demo`: a local cluster with an example RedisCluster, shown stage by stage.
+//! `tholepin demo`: starts a local cluster with an example RedisCluster, and prints its stages.
 
 mod stages;
 
@@ -17,18 +17,18 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use self::stages::DemoStages;
-use super::{complain, local, print, until_told};
+use super::{local, print, print_error, stop_on_signal};
 use crate::{cli::DemoArgs, exit};
 
 /// The example that is applied.
 const EXAMPLE: &str = include_str!("../../../examples/demo.yaml");
-/// The example's password; it is in the file for everybody to read.
+/// The password of the example, as the file has it in clear text.
 const PASSWORD: &str = "tholepin";
 /// How long the cluster may take to become Ready, from the start of the local host.
 const READY_DEADLINE: Duration = Duration::from_secs(120);
 /// How long one `redis-cli` may take.
 const REDIS_CLI_DEADLINE: Duration = Duration::from_secs(10);
-/// The pause between two looks.
+/// The pause between two reads of the API server.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs the demo to its end.
@@ -39,7 +39,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub(crate) async fn run(arguments: DemoArgs) -> Result<u8> {
     let DemoArgs { cluster, listen, plugins, ci, log: _ } = arguments;
     let mut signals = JoinSet::new();
-    let stop = until_told(&mut signals)?;
+    let stop = stop_on_signal(&mut signals)?;
     let start = Instant::now();
     print("Starting the local host: API server, three nodes, and the host with its plugins.\n")?;
     let mut running = local::start(&cluster, |options| options.discard_volumes = true).await?;
@@ -61,7 +61,7 @@ pub(crate) async fn run(arguments: DemoArgs) -> Result<u8> {
     result
 }
 
-/// Applies the example, shows it become Ready, and stays unless told otherwise.
+/// Applies the example and waits until it is Ready; without `ci` then waits for the stop.
 async fn show(
     kubeconfig: &Path,
     plugins: &Path,
@@ -77,7 +77,7 @@ async fn show(
     let address = match ready {
         Ok(address) => address?,
         Err(_) if ci => {
-            complain(&anyhow::anyhow!("not Ready within {} s", READY_DEADLINE.as_secs()));
+            print_error(&anyhow::anyhow!("not Ready within {} s", READY_DEADLINE.as_secs()));
             return Ok(exit::NOT_READY);
         }
         Err(_) => bail!("not Ready within {} s; see the log above", READY_DEADLINE.as_secs()),
@@ -94,7 +94,7 @@ async fn show(
     Ok(exit::DONE)
 }
 
-/// The address of the client Service, once the cluster is Ready.
+/// Waits until the cluster is Ready, and returns the address of its client Service.
 async fn become_ready(kubeconfig: &Path) -> Result<(String, u16)> {
     let mut stages = DemoStages::connect(kubeconfig).await?;
     stages.plugin_active("redis-cluster").await?;
@@ -141,19 +141,19 @@ The cluster answers on {ip}:{port}. Three things to try, each in another termina
   kubectl --kubeconfig {kubeconfig} get redisclusters,plugins,pods{optional}
 
   change HEALTHY_REQUEUE_MS in plugins/redis-cluster/plan/src/lib.rs of the source tree, run there
-  `make plugins PLUGINS={plugins}`, watch: the new code serves in about a second, and no Redis restarts
+  `make plugins PLUGINS={plugins}`, and watch: the new code is active in about a second, and no Redis restarts
 
 Ctrl-C stops everything.
 "
     )
 }
 
-/// A pause between two looks.
+/// Waits between two reads of the API server.
 pub(super) async fn pause() {
     sleep(PAUSE).await;
 }
 
-/// The text at a JSON pointer, or nothing.
+/// Returns the string at a JSON pointer, or an empty one.
 pub(super) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! `tholepin doctor`: looks at the machine, has it judged, and tells.
+//! `tholepin doctor`: collects facts about the machine and prints what `tholepin-devkit` finds wrong with them.
 
 use std::{
     env, fs,
@@ -25,15 +25,15 @@ use crate::{
     user_files::{admin_file, cache_directory},
 };
 
-/// How long a program may take to tell its version.
+/// How long a program may take to print its version.
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long a running host may take to answer.
 const HOST_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Gives the exit code: failed if anything is bad.
+/// Prints the findings; the exit code is 1 if one of them is bad.
 pub(super) async fn run(DoctorArgs { json: as_json, admin }: DoctorArgs) -> Result<u8> {
-    let findings = judge(&look(admin).await?);
+    let findings = judge(&facts(admin).await?);
     let is_bad = findings.iter().any(|finding| finding.verdict == FindingLevel::Bad);
     let text = if as_json {
         format!("{:#}\n", json!({"ok": !is_bad, "findings": findings}))
@@ -46,16 +46,16 @@ pub(super) async fn run(DoctorArgs { json: as_json, admin }: DoctorArgs) -> Resu
 
 fn line(finding: &DoctorFinding) -> String {
     let DoctorFinding { check, verdict, seen, advice } = finding;
-    let mark = match verdict {
+    let level = match verdict {
         FindingLevel::Good => "ok  ",
         FindingLevel::Warning => "warn",
         FindingLevel::Bad => "BAD ",
     };
     let advice = if advice.is_empty() { String::new() } else { format!("\n     → {advice}") };
-    format!("{mark} {check}: {seen}{advice}\n")
+    format!("{level} {check}: {seen}{advice}\n")
 }
 
-async fn look(admin: AdminArgs) -> Result<MachineFacts> {
+async fn facts(admin: AdminArgs) -> Result<MachineFacts> {
     let folder = tempfile::tempdir()?;
     let options = LocalOptions::new(folder.path(), env::current_exe()?);
     let containers =
@@ -82,7 +82,7 @@ async fn look(admin: AdminArgs) -> Result<MachineFacts> {
     })
 }
 
-/// What an image lacks; the line begins with the image's name already.
+/// Formats what an image lacks, without its name, with which the line begins.
 fn missing(error: &ImageError) -> String {
     if let ImageError::NoProgram { program, .. } = error {
         return format!("the program `{program}` is not on this machine");
@@ -90,7 +90,7 @@ fn missing(error: &ImageError) -> String {
     error.to_string()
 }
 
-/// Takes an address block as a local host does, and listens for a moment where its API server would.
+/// Takes an address block as the local host does, and checks that the port of its API server is free.
 fn free_address(port: u16) -> Result<String, String> {
     let (block, _) = AddressBlock::take(&addresses::lock_directory(), None, port)
         .map_err(|error| ErrorChain(&error).to_string())?;
@@ -99,11 +99,11 @@ fn free_address(port: u16) -> Result<String, String> {
 
 fn cache_is_private() -> Result<String, String> {
     cache().map_err(|error| format!("{error:#}"))?;
-    let directory = cache_directory().map_err(|error| error.to_string())?;
+    let directory = cache_directory().map_err(|error| format!("{error:#}"))?;
     Ok(format!("{} is closed to others", directory.display()))
 }
 
-/// The running host, by the file that it leaves for this user.
+/// Returns the running host of this user, by its admin file.
 async fn host(file: &Path) -> Result<String, String> {
     if !file.exists() {
         return Ok("none is running for this user".to_owned());
@@ -142,7 +142,7 @@ async fn has_wasm_target() -> bool {
     output("rustc", &arguments).await.is_some_and(|folder| PathBuf::from(folder).is_dir())
 }
 
-/// What a program prints, if it is there and ends well in time.
+/// Returns the output of a program, if it exists and succeeds in time.
 async fn output(program: &str, arguments: &[&str]) -> Option<String> {
     let mut command = Command::new(program);
     command.args(arguments).kill_on_drop(true);

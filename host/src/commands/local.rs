@@ -1,4 +1,4 @@
-//! `tholepin local`: a cluster on this machine, with or without the host.
+//! `tholepin local`: starts a cluster on this machine, with or without the host.
 
 use std::{env, path::PathBuf};
 
@@ -9,7 +9,7 @@ use tholepin_local::{ImageSource, LocalCluster, LocalOptions};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{print, until_told};
+use super::{print, stop_on_signal};
 use crate::{
     cli::{ClusterOptions, EngineArgs, ListenArgs, LocalArgs},
     engine::{self, EngineOptions},
@@ -19,7 +19,7 @@ use crate::{
 pub(crate) async fn run(arguments: LocalArgs) -> Result<u8> {
     let LocalArgs { cluster, no_host: _, api_only, plugins, listen, log: _ } = arguments;
     let mut signals = JoinSet::new();
-    let stop = until_told(&mut signals)?;
+    let stop = stop_on_signal(&mut signals)?;
     let mut running = start(&cluster, |options| options.api_only = api_only).await?;
     print(&format!("kubeconfig {}\n", running.cluster.kubeconfig.display()))?;
     let result = match plugins {
@@ -30,17 +30,16 @@ pub(crate) async fn run(arguments: LocalArgs) -> Result<u8> {
     result.map(|()| exit::DONE)
 }
 
-/// A local cluster and the directory that goes with it.
+/// A running local cluster and its directory.
 pub(crate) struct RunningCluster {
     pub(crate) cluster: LocalCluster,
-    /// Hears of each compilation; logs it unless somebody else is named.
+    /// Called for each compilation; logs it by default.
     pub(crate) on_compilation: fn(&CompilationNotice),
-    /// Removed at the end, if the user named none.
+    /// The temporary directory to remove at the end, if the user named no directory.
     temporary: Option<TempDir>,
 }
 
-/// Starts a cluster in the directory that was named, or in a temporary one; `adjust` has the last word on
-/// its options.
+/// Starts a cluster in the named directory, or in a temporary one. `adjust` changes the options last.
 ///
 /// # Errors
 ///
@@ -55,7 +54,7 @@ pub(crate) async fn start(
     };
     let named = options.directory.clone();
     let directory = named.or_else(|| temporary.as_ref().map(|dir| dir.path().to_owned()));
-    let directory = directory.context("a directory is named or made")?;
+    let directory = directory.context("no directory was named or created")?;
     let program = env::current_exe().context("cannot find this program's own file")?;
     let mut local = LocalOptions::new(directory, program);
     local.block = options.block;
@@ -69,7 +68,7 @@ pub(crate) async fn start(
 }
 
 impl RunningCluster {
-    /// Runs until told to stop, or until a part of the cluster ends.
+    /// Runs until `stop` is cancelled, or until a part of the cluster ends.
     ///
     /// # Errors
     ///
@@ -81,7 +80,7 @@ impl RunningCluster {
         }
     }
 
-    /// Runs the host beside the cluster until told to stop, or until either ends.
+    /// Runs the host with the cluster until `stop` is cancelled, or until either ends.
     ///
     /// # Errors
     ///
@@ -100,7 +99,7 @@ impl RunningCluster {
                 history: None,
                 concurrency: None,
                 in_flight: 64,
-                look_interval_ms: 1000,
+                poll_interval_ms: 1000,
                 resync_seconds: 30,
             },
             keeps_history: true,
@@ -114,7 +113,7 @@ impl RunningCluster {
             result = &mut engine => result,
             error = self.cluster.wait() => {
                 engine_stop.cancel();
-                // The cluster's end is the reason; what the host says after it is a consequence.
+                // The end of the cluster is the cause; an error of the host is its consequence.
                 engine.await.ok();
                 Err(error.into())
             }

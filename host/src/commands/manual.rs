@@ -1,4 +1,4 @@
-//! `tholepin completions` and `tholepin man`: both made from the definition of the command line.
+//! `tholepin completions` and `tholepin man`: both are generated from the definition of the command line.
 
 use std::{fs, path::Path};
 
@@ -9,11 +9,11 @@ use clap_complete::{Shell, env::Shells};
 use super::print;
 use crate::{cli::Cli, completion};
 
-/// Prints the script by which a shell asks this program for completions.
+/// Prints the script with which a shell requests completions from this program.
 ///
 /// # Errors
 ///
-/// Fails if there is no script for the shell, or nobody reads it.
+/// Fails if there is no script for the shell, or stdout is closed.
 pub(super) fn completions(shell: Shell) -> Result<()> {
     let shells = Shells::builtins();
     let name = shell.to_string();
@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_page_for_each_subcommand_that_is_shown() {
+    fn each_visible_subcommand_has_a_page() {
         let folder = tempfile::tempdir().unwrap();
         pages(folder.path()).unwrap();
         let exists = |page: &str| folder.path().join(format!("{page}.1")).is_file();

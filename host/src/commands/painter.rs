@@ -1,42 +1,42 @@
-//! Colours, on a terminal only.
+//! Colours for terminals.
 
 use std::{
     env,
     io::{IsTerminal, stdout},
 };
 
-/// Whether and how words are coloured.
+/// Whether text is coloured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Painter {
-    /// As ANSI terminals take it.
+    /// With ANSI escape sequences.
     Ansi,
-    /// Plain.
+    /// Without colours.
     Plain,
 }
 
 impl Painter {
-    /// Colours if stdout is a terminal, unless `NO_COLOR` is set.
+    /// Returns `Ansi` if stdout is a terminal, unless `NO_COLOR` is set.
     pub(crate) fn of_stdout() -> Self {
-        let is_wanted = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        if stdout().is_terminal() && is_wanted { Self::Ansi } else { Self::Plain }
+        let is_allowed = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        if stdout().is_terminal() && is_allowed { Self::Ansi } else { Self::Plain }
     }
 
-    /// What is new.
+    /// Colours something added or healthy.
     pub(crate) fn green(self, text: &str) -> String {
         self.wrap("32", text)
     }
 
-    /// What goes, or does not work.
+    /// Colours something removed or broken.
     pub(crate) fn red(self, text: &str) -> String {
         self.wrap("31", text)
     }
 
-    /// What changes, or needs a look.
+    /// Colours something changed or doubtful.
     pub(crate) fn yellow(self, text: &str) -> String {
         self.wrap("33", text)
     }
 
-    /// A title.
+    /// Formats a title.
     pub(crate) fn bold(self, text: &str) -> String {
         self.wrap("1", text)
     }

@@ -1,4 +1,4 @@
-//! `tholepin plan` and `tholepin calls`: what a pass would do, and what the last ones did.
+//! `tholepin plan` and `tholepin calls`: print what a reconcile would do, and what the last ones did.
 
 mod text;
 
@@ -7,6 +7,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tholepin_admin::AdminClient;
+use tholepin_controller::{ObjectArgument, PlanRequest, ReportPart, ReportSelection};
 use tholepin_core::{ReconcileReport, report};
 
 use super::painter::Painter;
@@ -16,16 +17,15 @@ use crate::{
     cli::{AdminArgs, CallsArgs, EngineArgs, ObjectName, PlanArgs},
     engine::{self, EngineOptions},
     exit,
-    planner::{ObjectArgument, PlanRequest, ReportPart, ReportSelection},
     user_files::admin_file,
 };
 
-/// How long the host may take: a plan is a whole pass of a plugin, and may wait for its turn.
+/// How long the host may take: a plan is a whole reconcile, and may wait for a permit to compute.
 const DEADLINE: Duration = Duration::from_secs(100);
-/// The largest file that is planned for; what Kubernetes stores is smaller.
+/// The largest file that is planned for; objects that Kubernetes can store are smaller.
 const FILE_BYTES_MAX: u64 = 3 << 20;
 
-/// Prints the plan; the exit code says whether there is anything to do.
+/// Prints the plan. The exit code is 2 if there is something to do.
 ///
 /// # Errors
 ///
@@ -43,9 +43,9 @@ pub(crate) async fn plan(arguments: PlanArgs) -> Result<u8> {
         cluster,
     } = arguments;
     let request = match (object, file) {
-        (Some(object), _) => PlanRequest::Object(words(object, namespace)),
+        (Some(object), _) => PlanRequest::Object(argument(object, namespace)),
         (None, Some(file)) => PlanRequest::File { object: read(&file)?, namespace },
-        // The command line asks for one of the two.
+        // The command line requires one of the two.
         (None, None) => bail!("name an object, or a file with -f"),
     };
     let report = match plugins.filter(|_| standalone) {
@@ -57,7 +57,7 @@ pub(crate) async fn plan(arguments: PlanArgs) -> Result<u8> {
                     history: None,
                     concurrency: Some(1),
                     in_flight: 1,
-                    look_interval_ms: 1000,
+                    poll_interval_ms: 1000,
                     resync_seconds: 30,
                 },
                 keeps_history: false,
@@ -76,39 +76,39 @@ pub(crate) async fn plan(arguments: PlanArgs) -> Result<u8> {
     Ok(code(&report))
 }
 
-/// Prints what the last passes for an object did.
+/// Prints what the last reconciles of an object did.
 ///
 /// # Errors
 ///
-/// Fails if the host knows nothing of the object.
+/// Fails if the host does not answer, or has no report of the object.
 pub(crate) async fn calls(arguments: CallsArgs) -> Result<u8> {
     let CallsArgs { object, namespace, writes, pass, json, admin } = arguments;
-    let wanted =
-        ReportSelection { pass, part: if writes { ReportPart::Writes } else { ReportPart::Calls } };
+    let part = if writes { ReportPart::Writes } else { ReportPart::Calls };
+    let selection = ReportSelection { number: pass, part };
     let client = AdminClient::of_file(&admin_file(admin.admin_file)?)?;
-    let passes = ask_for_calls(&client, &words(object, namespace), wanted).await?;
+    let reports = ask_for_calls(&client, &argument(object, namespace), selection).await?;
     if json {
-        let document = json!({"version": report::VERSION, "passes": passes});
+        let document = json!({"version": report::VERSION, "passes": reports});
         print(&format!("{document:#}\n"))?;
     } else {
-        print(&shown(&passes))?;
+        print(&shown(&reports))?;
     }
     Ok(exit::DONE)
 }
 
-/// The last passes for an object, as the running host remembers them, the oldest first.
+/// Returns the reports of the last reconciles of an object from the running host, the oldest first.
 ///
 /// # Errors
 ///
-/// Fails if the host cannot be asked, or knows nothing of the object.
+/// Fails if the host does not answer, or has no report of the object.
 pub(super) async fn ask_for_calls(
     host: &AdminClient,
     object: &ObjectArgument,
-    wanted: ReportSelection,
+    selection: ReportSelection,
 ) -> Result<Vec<ReconcileReport>> {
     let ObjectArgument { kind, name, namespace } = object;
-    let ReportSelection { pass, part } = wanted;
-    let number = pass.map(|number| number.to_string());
+    let ReportSelection { number, part } = selection;
+    let number = number.map(|number| number.to_string());
     let mut parameters = vec![("kind", kind.as_str()), ("name", name.as_str())];
     parameters.extend(namespace.as_deref().map(|namespace| ("namespace", namespace)));
     parameters.extend(number.as_deref().map(|number| ("pass", number)));
@@ -117,13 +117,13 @@ pub(super) async fn ask_for_calls(
         ReportPart::Writes => parameters.push(("part", "writes")),
     }
     let answer = host.get(CALLS_ROUTE, &parameters, DEADLINE).await?;
-    let passes = answer.get("passes").cloned().unwrap_or_default();
-    serde_json::from_value(passes).context("the host's answer")
+    let reports = answer.get("passes").cloned().unwrap_or_default();
+    serde_json::from_value(reports).context("the host's answer holds no reports; is it older?")
 }
 
-/// Passes as people read them on stdout.
-pub(super) fn shown(passes: &[ReconcileReport]) -> String {
-    text::calls(passes, Painter::of_stdout())
+/// Formats reports for people on stdout.
+pub(super) fn shown(reports: &[ReconcileReport]) -> String {
+    text::calls(reports, Painter::of_stdout())
 }
 
 async fn ask_for_plan(admin: AdminArgs, request: &PlanRequest) -> Result<ReconcileReport> {
@@ -132,7 +132,7 @@ async fn ask_for_plan(admin: AdminArgs, request: &PlanRequest) -> Result<Reconci
     serde_json::from_value(answer).context("the host's answer is no plan; is it older?")
 }
 
-fn words(object: ObjectName, namespace: Option<String>) -> ObjectArgument {
+fn argument(object: ObjectName, namespace: Option<String>) -> ObjectArgument {
     let ObjectName { kind, name } = object;
     ObjectArgument { kind, name, namespace }
 }
@@ -141,7 +141,10 @@ fn words(object: ObjectName, namespace: Option<String>) -> ObjectArgument {
 fn read(file: &Path) -> Result<Value> {
     let shown = file.display();
     let size = std::fs::metadata(file).with_context(|| format!("cannot read `{shown}`"))?.len();
-    anyhow::ensure!(size <= FILE_BYTES_MAX, "`{shown}` has {size} bytes, which is no object");
+    anyhow::ensure!(
+        size <= FILE_BYTES_MAX,
+        "`{shown}` has {size} bytes; an object has at most {FILE_BYTES_MAX}"
+    );
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read `{shown}`"))?;
     let mut objects: Vec<Value> =
         serde_saphyr::from_multiple(&text).with_context(|| format!("`{shown}` is no YAML"))?;
@@ -153,7 +156,7 @@ fn read(file: &Path) -> Result<Value> {
     }
 }
 
-/// 0 nothing to do, 2 something, 1 no answer of the plugin.
+/// Returns 0 if there is nothing to do, 2 if there is, 1 if the plugin failed.
 fn code(report: &ReconcileReport) -> u8 {
     if report.stops.is_some() {
         exit::CHANGES
@@ -193,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exit_code_tells_what_there_is_to_do() {
+    fn the_exit_code_is_2_if_there_is_something_to_do() {
         let answered = || ReconcileResult::Answered {
             summary: String::new(),
             requeue_ms: None,
@@ -228,8 +231,8 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             match (read(&path), expected) {
                 (Ok(object), Ok(())) => assert_eq!(object["kind"], "A"),
-                (Err(error), Err(words)) => {
-                    assert!(format!("{error:#}").contains(words), "{error:#}");
+                (Err(error), Err(expected)) => {
+                    assert!(format!("{error:#}").contains(expected), "{error:#}");
                 }
                 (found, _) => panic!("{text}: {found:?}"),
             }

@@ -1,4 +1,4 @@
-//! `tholepin plugin`: writes plugins, and looks at components and at the plugins of a running host.
+//! `tholepin plugin`: creates and builds plugins, and inspects components and the plugins of a running host.
 
 mod develop;
 mod list;
@@ -40,7 +40,7 @@ pub(crate) async fn run(command: PluginCommand) -> Result<u8> {
     Ok(exit::DONE)
 }
 
-/// Where compiled code is kept, private to the user.
+/// Opens the cache of compiled code, which is private to the user.
 ///
 /// # Errors
 ///

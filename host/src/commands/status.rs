@@ -1,4 +1,4 @@
-//! `tholepin status`: asks the running host how everything is, and shows it on one screen.
+//! `tholepin status`: prints the status of the running host on one screen.
 
 use std::{
     io::{IsTerminal, stdout},
@@ -8,6 +8,7 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 use tholepin_admin::AdminClient;
+use tholepin_controller::{DEGRADED, HostStatus, MemberRow, ObjectStatus, PluginStatus};
 use tokio::time::sleep;
 
 use super::{painter::Painter, print, table::table};
@@ -15,22 +16,21 @@ use crate::{
     admin_routes::STATUS_ROUTE,
     cli::{OutputFormat, StatusArgs},
     exit,
-    status::{DEGRADED, HostStatus, MemberRow, ObjectStatus, PluginStatus},
     user_files::admin_file,
 };
 
-/// How long the host may take: it asks every member.
+/// How long the host may take: it reads every member.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// Between two looks.
+/// The pause between two requests with --watch.
 const PAUSE: Duration = Duration::from_secs(2);
-/// Clears a terminal and goes to its beginning.
+/// Clears a terminal and moves the cursor to its start.
 const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 
-/// Prints how everything is, once or until it is stopped.
+/// Prints the status, once or until Ctrl-C.
 ///
 /// # Errors
 ///
-/// Fails if the host cannot be asked, or knows nothing of the object.
+/// Fails if the host does not answer, or the object does not exist.
 pub(super) async fn run(arguments: StatusArgs) -> Result<u8> {
     let StatusArgs { object, namespace, output, watch, admin } = arguments;
     let client = AdminClient::of_file(&admin_file(admin.admin_file)?)?;
@@ -59,7 +59,7 @@ pub(super) async fn run(arguments: StatusArgs) -> Result<u8> {
     }
 }
 
-/// The whole screen; with `all` every condition of the objects.
+/// Formats the whole screen; with `all` every condition of the objects.
 fn shown(status: &HostStatus, all: bool, paint: Painter) -> String {
     let HostStatus { plugins, objects, left_out } = status;
     let mut text = String::new();
@@ -88,7 +88,7 @@ fn plugins_shown(plugins: &[PluginStatus], paint: Painter) -> String {
             _ => "-".to_owned(),
         };
         let state = match text("reason") {
-            reason if reason == "-" => paint.green("well"),
+            reason if reason == "-" => paint.green("healthy"),
             reason => paint.red(&format!("{reason}: {}", text("message"))),
         };
         let cells = ["revision", "version", "activatedAt", "objects", "unhealthyObjects"].map(text);
@@ -109,8 +109,8 @@ fn object_shown(object: &ObjectStatus, all: bool, paint: Painter) -> String {
     };
     let mut text = format!("{}  {}\n", paint.bold(&title), state(object, paint));
     if !object.is_served {
-        let said = format!("nobody looks after it: the plugin `{}` does not serve", object.plugin);
-        text.push_str(&format!("  {}\n", paint.red(&said)));
+        let warning = format!("not reconciled: the plugin `{}` is not loaded", object.plugin);
+        text.push_str(&format!("  {}\n", paint.red(&warning)));
     }
     if all {
         for condition in &object.conditions {
@@ -128,47 +128,47 @@ fn object_shown(object: &ObjectStatus, all: bool, paint: Painter) -> String {
         text.push_str(&members_shown(group, members, paint));
     }
     if let Some(why) = object.unasked.as_ref().filter(|_| object.is_served) {
-        text.push_str(&format!("  {}\n", paint.yellow(&format!("members not asked: {why}"))));
+        text.push_str(&format!("  {}\n", paint.yellow(&format!("members not read: {why}"))));
     }
     text.push('\n');
     text
 }
 
-/// How an object is, in one line.
+/// Formats the state of an object in one line.
 fn state(object: &ObjectStatus, paint: Painter) -> String {
     let mut parts = Vec::new();
     if object.is_deleting {
         parts.push(paint.yellow("being deleted"));
     }
     if object.is_paused {
-        parts.push(paint.yellow("paused: what it reports may be old"));
+        parts.push(paint.yellow("paused: its status may be outdated"));
     }
-    let mut said = Vec::new();
+    let mut messages = Vec::new();
     for kind in ["Ready", "Reconciled", "Quarantined", DEGRADED] {
         let Some([status, reason, message]) = object.condition(kind) else { continue };
         let is_good = [DEGRADED, "Quarantined"].contains(&kind) != (status == "True");
-        // What Ready says already is not said again.
-        if said.contains(&message) || is_good && kind == DEGRADED {
+        // A message that an earlier condition has is not repeated.
+        if messages.contains(&message) || is_good && kind == DEGRADED {
             continue;
         }
-        said.push(message);
-        let told = format!("{kind}={status} {reason}: {message}");
+        messages.push(message);
+        let text = format!("{kind}={status} {reason}: {message}");
         parts.push(match (is_good, status) {
-            (true, _) => paint.green(&told),
-            (false, "Unknown") => paint.yellow(&told),
-            (false, _) => paint.red(&told),
+            (true, _) => paint.green(&text),
+            (false, "Unknown") => paint.yellow(&text),
+            (false, _) => paint.red(&text),
         });
     }
     if parts.is_empty() {
         parts.push(match object.conditions.as_slice() {
-            [] => paint.yellow("no condition says how it is"),
+            [] => paint.yellow("no conditions"),
             conditions => conditions.iter().map(brief).collect::<Vec<_>>().join(", "),
         });
     }
     parts.join("; ")
 }
 
-/// A condition of a kind that has none of those that are known everywhere.
+/// Formats a condition of a kind without the conditions above.
 fn brief(condition: &Value) -> String {
     let field = |name: &str| condition[name].as_str().unwrap_or_default();
     format!("{}={} {}", field("type"), field("status"), field("reason")).trim_end().to_owned()
@@ -201,9 +201,10 @@ fn members_shown(group: &str, members: &[MemberRow], paint: Painter) -> String {
     format!("  {group}: {}\n{}", counts(members), lines.collect::<String>())
 }
 
-/// How many members there are of each role, and how many slots the primaries have.
+/// Formats the number of members of each role.
 fn counts(members: &[MemberRow]) -> String {
-    let of = |role: &str| members.iter().filter(|it| it.role.as_deref() == Some(role)).count();
+    let of =
+        |role: &str| members.iter().filter(|member| member.role.as_deref() == Some(role)).count();
     let silent = members.iter().filter(|member| member.role.is_none()).count();
     let mut parts =
         vec![format!("{} primaries", of("primary")), format!("{} replicas", of("replica"))];
@@ -247,31 +248,31 @@ mod tests {
     }
 
     #[test]
-    fn one_screen_tells_what_is_wrong() {
+    fn one_screen_shows_what_is_unhealthy() {
         let text = shown(&status(), false, Painter::Plain);
-        for words in [
+        for expected in [
             "TakenBack: it trapped",
-            "Thing n/x  paused: what it reports may be old; Ready=False Bad: why; Degraded=True Broken: so\n",
+            "Thing n/x  paused: its status may be outdated; Ready=False Bad: why; Degraded=True Broken: so\n",
             "servers: 1 primaries, 0 replicas, 1 without an answer",
             "does not answer",
             "2 more objects are left out",
         ] {
-            assert!(text.contains(words), "no {words:?} in {text}");
+            assert!(text.contains(expected), "no {expected:?} in {text}");
         }
         let one = shown(&status(), true, Painter::Plain);
         assert!(!one.contains("PLUGIN") && one.contains("  Ready=False Bad: why"), "{one}");
     }
 
     #[test]
-    fn what_is_well_needs_nobody() {
+    fn an_object_is_healthy_if_its_plugin_conditions_and_members_are() {
         let mut object = status().objects.remove(0);
-        assert!(!object.is_well());
+        assert!(!object.is_healthy());
         object.is_paused = false;
         object.conditions = vec![json!({"type": "Ready", "status": "True"})];
-        assert!(!object.is_well(), "a member does not answer");
+        assert!(!object.is_healthy(), "a member does not answer");
         object.members.clear();
-        assert!(object.is_well());
+        assert!(object.is_healthy());
         object.is_served = false;
-        assert!(!object.is_well());
+        assert!(!object.is_healthy());
     }
 }

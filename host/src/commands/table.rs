@@ -1,6 +1,7 @@
-//! Tables for people.
+//! Formats tables for people.
 
-/// Columns as wide as their widest cell; the last one is as it is. A row is one line, whatever a cell holds.
+/// Formats rows with columns as wide as their widest cell; the last column is not padded. Line breaks in a cell become
+/// spaces.
 pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let rows: Vec<[String; N]> =
         rows.iter().map(|row| row.each_ref().map(|cell| one_line(cell))).collect();

@@ -45,7 +45,7 @@ async fn nothing_is_shown_as_serving_when_no_host_runs() {
     env.until_contains(&PLUGIN, ("", NAME), "/status/conditions", "AllWell").await;
     env.host.kill().unwrap();
     let killed = list(&env);
-    assert!(killed.contains("which wrote this, runs no more"), "{killed}");
+    assert!(killed.contains("which wrote this, has ended"), "{killed}");
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn a_plugin_object_without_a_file_is_reported_with_its_objects() {
     let message = made["status"]["message"].as_str().unwrap();
     assert!(message.contains("put `by-hand.wasm` and `by-hand.yaml`"), "{message}");
     let shown = CommandLine::of(&env.cluster).run(&["status"]).unwrap().stdout;
-    for texts in ["Greeting fileless/a", "nobody looks after it"] {
+    for texts in ["Greeting fileless/a", "not reconciled: the plugin"] {
         assert!(shown.contains(texts), "no {texts:?} in {shown}");
     }
 

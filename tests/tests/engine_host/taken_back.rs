@@ -129,13 +129,13 @@ async fn a_plugin_without_files_stays_visible_while_it_has_objects() {
     );
     let command = CommandLine::of(&env.cluster);
     let shown = command.run(&["status"]).unwrap();
-    for texts in ["Unloaded: its files are gone", "Greeting back/a", "nobody looks after it"] {
+    for texts in ["Unloaded: its files are gone", "Greeting back/a", "not reconciled: the plugin"] {
         assert!(shown.stdout.contains(texts), "no {texts:?} in {shown:?}");
     }
     until_event(&env, "Unloaded").await;
     env.until_contains(&GREETING, ("back", "a"), "/status/conditions", "PluginMissing").await;
     // The records of its objects are still shown.
-    for (asked, found) in [("status", "nobody looks after it"), ("calls", "Hello, one")] {
+    for (asked, found) in [("status", "not reconciled: the plugin"), ("calls", "Hello, one")] {
         let answer = command.run(&[asked, "greeting/a", "-n", "back"]).unwrap();
         assert!(answer.stdout.contains(found), "no {found:?} in {answer:?}");
     }

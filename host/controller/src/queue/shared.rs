@@ -1,5 +1,4 @@
-//! The queue behind a lock, for the one who waits for it; counts what it is given, under the names of
-//! controller-runtime.
+//! The work queue behind a lock, with waiting and with the counters of controller-runtime.
 
 use std::{
     collections::HashMap,
@@ -21,51 +20,51 @@ use super::{DequeuedKey, KeyCompletion, QueuePriority, WorkQueue};
 #[derive(Debug)]
 pub struct SharedQueue {
     queue: Mutex<WorkQueue>,
-    /// What is told to the keys in flight when they are marked as urgent.
+    /// The tokens of the running keys, cancelled when a key is added as urgent.
     urgent: Mutex<HashMap<ObjectKey, CancellationToken>>,
-    /// Told at each mark; who waits looks again.
-    marked: Notify,
+    /// Notified at each change of the queue.
+    changed: Notify,
 }
 
 impl SharedQueue {
-    /// An empty queue with a jitter of its own; `backoff_max` is the longest pause after failures.
+    /// Creates an empty queue with a random seed for the jitter; `backoff_max` is the longest pause after failures.
     #[must_use]
     pub fn new(backoff_max: Duration) -> Self {
         Self {
             queue: Mutex::new(WorkQueue::new(backoff_max, rand::random())),
             urgent: Mutex::default(),
-            marked: Notify::new(),
+            changed: Notify::new(),
         }
     }
 
-    /// Marks a key as due now.
+    /// Makes a key due now.
     pub fn add(&self, key: &ObjectKey, priority: QueuePriority, cause: &str) {
         count_added(&key.plugin);
         let mut queue = self.lock();
         queue.add(key, priority, cause, Instant::now());
         if priority == QueuePriority::Urgent
-            && let Some(in_flight) = self.urgent().get(key)
+            && let Some(running) = self.urgent().get(key)
         {
-            in_flight.cancel();
+            running.cancel();
         }
         drop(queue);
-        self.marked.notify_one();
+        self.changed.notify_one();
     }
 
-    /// Marks a key as due after a time.
+    /// Makes a key due after a delay.
     pub fn add_after(&self, key: &ObjectKey, delay: Duration) {
         self.lock().add_after(key, delay, Instant::now());
-        self.marked.notify_one();
+        self.changed.notify_one();
     }
 
-    /// Makes the keys due that failed and wait to be tried again.
+    /// Makes the keys due that failed and wait for their backoff.
     pub fn hurry(&self) {
         self.lock().hurry(Instant::now());
-        self.marked.notify_one();
+        self.changed.notify_one();
     }
 
-    /// Waits until a key may be due. One waits at a time; [`take`](Self::take) then takes the most urgent
-    /// of that moment, if there still is one.
+    /// Waits until a key may be due; one task waits at a time. [`take`](Self::take) then returns the most urgent key of
+    /// that moment, if one is still due.
     pub async fn due(&self) {
         loop {
             let due = {
@@ -77,42 +76,42 @@ impl SharedQueue {
             };
             match due {
                 Some(due) => tokio::select! {
-                    () = self.marked.notified() => {}
+                    () = self.changed.notified() => {}
                     () = sleep_until(due) => {}
                 },
-                None => self.marked.notified().await,
+                None => self.changed.notified().await,
             }
         }
     }
 
-    /// Takes the next key that is due. `urgent` is cancelled if the key is marked as urgent before it is
+    /// Takes the next key that is due. `urgent` is cancelled if the key is added as urgent before it is
     /// [`done`](Self::done).
     pub fn take(&self, urgent: &CancellationToken) -> Option<DequeuedKey> {
-        // One lock after the other, in this order everywhere: a mark meets the key waiting or in flight.
+        // Both locks are taken in this order everywhere, so that an urgent key is found either waiting or running.
         let mut queue = self.lock();
         let taken = queue.take(Instant::now())?;
         self.urgent().insert(taken.key.clone(), urgent.clone());
         Some(taken)
     }
 
-    /// Tells that a key has run.
-    pub fn done(&self, key: &ObjectKey, done: KeyCompletion) {
-        if done == KeyCompletion::Retry {
+    /// Completes a taken key.
+    pub fn done(&self, key: &ObjectKey, completion: KeyCompletion) {
+        if completion == KeyCompletion::Retry {
             count_retried(&key.plugin);
         }
         let mut queue = self.lock();
-        queue.done(key, done, Instant::now());
+        queue.done(key, completion, Instant::now());
         self.urgent().remove(key);
         drop(queue);
-        self.marked.notify_one();
+        self.changed.notify_one();
     }
 
-    /// Looks at the queue itself.
-    pub fn inspect<T>(&self, look: impl FnOnce(&WorkQueue) -> T) -> T {
-        look(&self.lock())
+    /// Reads the queue.
+    pub fn inspect<T>(&self, read: impl FnOnce(&WorkQueue) -> T) -> T {
+        read(&self.lock())
     }
 
-    /// Notes that the object of an overdue key says so.
+    /// Records that the object of an overdue key has the condition.
     pub fn mark_reported(&self, key: &ObjectKey) {
         self.lock().mark_reported(key);
     }
@@ -121,19 +120,19 @@ impl SharedQueue {
         self.urgent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A poisoned lock is taken as it is: no operation of the queue leaves it half changed.
+    /// Ignores poisoning: no operation of the queue leaves it half changed.
     fn lock(&self) -> MutexGuard<'_, WorkQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A key was marked.
+/// Counts an added key.
 fn count_added(plugin: &PluginName) {
     counter!("workqueue_adds_total", "name" => plugin.to_string(), "controller" => plugin.to_string())
         .increment(1);
 }
 
-/// A key was given back as failed.
+/// Counts a key that failed.
 fn count_retried(plugin: &PluginName) {
     let name = plugin.to_string();
     counter!("workqueue_retries_total", "name" => name.clone(), "controller" => name).increment(1);
@@ -145,7 +144,7 @@ mod tests {
     use tholepin_schema::manifest::KindName;
 
     #[tokio::test]
-    async fn it_is_waited_for_a_mark_and_for_a_time() {
+    async fn due_waits_for_an_added_key_and_for_a_delay() {
         let queue = SharedQueue::new(Duration::from_secs(1));
         let kind = KindName { api_version: "v1".into(), kind: "K".into() };
         let key = ObjectKey {
@@ -168,14 +167,17 @@ mod tests {
     }
 
     #[test]
-    fn an_urgent_mark_reaches_the_key_in_flight_and_no_other() {
+    fn an_urgent_key_cancels_its_running_reconcile_and_no_other() {
         let queue = SharedQueue::new(Duration::from_secs(1));
         let [a, b] = ["a", "b"].map(|name| crate::testing::key("p", name));
         let [of_a, of_b] = [CancellationToken::new(), CancellationToken::new()];
         for (key, urgent) in [(&a, &of_a), (&b, &of_b)] {
             queue.add(key, QueuePriority::Urgent, "");
             assert_eq!(queue.take(urgent).unwrap().key, *key);
-            assert!(!urgent.is_cancelled(), "what it was taken for is no interruption");
+            assert!(
+                !urgent.is_cancelled(),
+                "the cause for which it was taken does not interrupt it"
+            );
         }
         queue.add(&a, QueuePriority::Event, "");
         assert!(!of_a.is_cancelled());
@@ -183,6 +185,6 @@ mod tests {
         assert!(of_a.is_cancelled() && !of_b.is_cancelled());
         queue.done(&b, KeyCompletion::AwaitChange);
         queue.add(&b, QueuePriority::Urgent, "");
-        assert!(!of_b.is_cancelled(), "it is in flight no more");
+        assert!(!of_b.is_cancelled(), "it does not run any more");
     }
 }

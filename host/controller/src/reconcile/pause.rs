@@ -1,7 +1,7 @@
-//! What a paused object gets instead of a pass: nothing is written on it, and nothing looks at its instance.
+//! Handles a paused object in place of a reconcile: nothing is written on it, and its instance is not polled.
 //!
-//! That it is paused is in the log, in `tholepin calls` and in a metric. An event tells what nobody may
-//! miss: a value of the annotation that was not understood, and a deletion that waits.
+//! The pause shows in the log, in `tholepin calls` and in a metric. Events report the two cases in which a person has
+//! to act: an annotation value that is neither true nor false, and a deletion that waits for the pause to end.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use tholepin_core::{
 };
 use tracing::warn;
 
-use super::say;
+use super::log;
 use crate::{
     mapper::reference_of, phase::finalizer_of, plugins::ActivePlugin,
     report_builder::ReportBuilder, shared_state::SharedState,
 };
 
-/// Stops what is armed for a paused object, and tells that it is paused.
+/// Ends the subscriptions of a paused object, and reports that it is paused.
 pub(super) async fn pause(
     shared: &SharedState,
     key: &ObjectKey,
@@ -28,22 +28,22 @@ pub(super) async fn pause(
         None => format!("paused by the annotation `{PAUSED}`"),
         Some(value) => format!("paused by the annotation `{PAUSED}` with the value \"{value}\""),
     };
-    say(shared, key, &why);
-    shared.parts.wakes.disarm(key);
-    tell_unclear_value(shared, key, meta).await;
+    log(shared, key, &why);
+    shared.ports.wakes.disarm(key);
+    report_unclear_value(shared, key, meta).await;
     if meta.deleting && meta.finalizers.contains(&finalizer_of(key)) {
-        tell_what_it_waits_for(shared, key, meta).await;
+        report_waiting_deletion(shared, key, meta).await;
     }
     let Some(plugin) = plugin else { return };
-    let mut story = ReportBuilder::begin(shared, Vec::new());
-    story.end = Some(ReconcileResult::NotCalled { why: format!("{why}; remove it to go on") });
-    shared.history.extend(story.build(key, plugin, Duration::ZERO));
+    let mut report = ReportBuilder::live(shared, Vec::new());
+    report.end = Some(ReconcileResult::NotCalled { why: format!("{why}; remove it to resume") });
+    shared.history.extend(report.build(key, plugin, Duration::ZERO));
 }
 
-/// Tells once that the value of the annotation is neither true nor false, and how it is read.
-async fn tell_unclear_value(shared: &SharedState, key: &ObjectKey, meta: &ObjectMeta) {
+/// Publishes an event, once per value, that the annotation is neither true nor false and counts as true.
+async fn report_unclear_value(shared: &SharedState, key: &ObjectKey, meta: &ObjectMeta) {
     let Some(value) = meta.unclear_pause() else { return };
-    if !shared.notes.change(key, |note| note.is_news_of_pause(value)) {
+    if !shared.object_states.change(key, |state| state.record_unclear_pause(value)) {
         return;
     }
     let namespace = match key.namespace.as_str() {
@@ -53,13 +53,13 @@ async fn tell_unclear_value(shared: &SharedState, key: &ObjectKey, meta: &Object
     let (kind, name) = (key.kind.kind.to_lowercase(), &key.name);
     let message = format!(
         "`{PAUSED}` is \"{value}\", which is neither `true` nor `false`; the object counts as paused. Write \
-         `true` to keep it so. To go on: `kubectl annotate {kind} {name}{namespace} {PAUSED}-`"
+         `true` to keep it so. To resume: `kubectl annotate {kind} {name}{namespace} {PAUSED}-`"
     );
     publish(shared, key, meta, message).await;
 }
 
-/// Whoever deletes a paused object must not wonder why it stays.
-async fn tell_what_it_waits_for(shared: &SharedState, key: &ObjectKey, meta: &ObjectMeta) {
+/// Publishes an event that says why a paused object is not deleted.
+async fn report_waiting_deletion(shared: &SharedState, key: &ObjectKey, meta: &ObjectMeta) {
     let message = format!(
         "it is being deleted and paused: nothing cleans up until the annotation `{PAUSED}` is removed, or \
          the finalizer `{}`, which lets it go as it is",
@@ -77,8 +77,8 @@ async fn publish(shared: &SharedState, key: &ObjectKey, meta: &ObjectMeta, messa
         reason: "Paused".to_owned(),
         message,
     };
-    // An event that is lost changes nothing.
-    if let Err(error) = shared.parts.kubernetes.publish(request).await {
+    // A lost event has no other effect.
+    if let Err(error) = shared.ports.kubernetes.publish(request).await {
         warn!(%error, "the event was not published");
     }
 }

@@ -1,4 +1,4 @@
-//! The last accepted spec stays in force, and `Ready` says whether anybody looks.
+//! Tests of the last accepted spec, and of `Ready` while no plugin reconciles an object.
 
 use serde_json::{Value, json};
 use tholepin_controller::PluginEvent;
@@ -11,7 +11,7 @@ use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome};
 
 use crate::{ControllerFixture, fake::GuestScript, reference, thing, until};
 
-/// An object whose spec is refused if `x` is 2, and of which the plugin reported that it is ready.
+/// An object whose spec is refused if `x` is 2, with `Ready=True` reported by the plugin.
 fn sized(generation: i64, x: &Value) -> Value {
     let mut thing = thing("a", generation);
     thing["spec"]["x"] = x.clone();
@@ -20,7 +20,7 @@ fn sized(generation: i64, x: &Value) -> Value {
 }
 
 impl ControllerFixture {
-    /// The spec and the generation of each call.
+    /// Returns the spec and the generation of each call.
     fn specs(&self) -> Vec<(Value, i64)> {
         let objects = self.objects.lock().unwrap();
         let spec = |object: &Value| {
@@ -33,16 +33,19 @@ impl ControllerFixture {
         self.world.kept.lock().unwrap().get("a").cloned()
     }
 
-    /// The host's last conditions: type, status, reason and message.
-    fn said(&self) -> Vec<(&'static str, ConditionStatus, Reason, String)> {
+    /// Returns the host's last conditions: type, status, reason and message.
+    fn conditions(&self) -> Vec<(&'static str, ConditionStatus, Reason, String)> {
         let marks = self.world.marks.lock().unwrap();
         let last = marks.last().map(|(_, conditions)| conditions.clone()).unwrap_or_default();
-        last.into_iter().map(|it| (it.condition_type, it.status, it.reason, it.message)).collect()
+        last.into_iter()
+            .map(|found| (found.condition_type, found.status, found.reason, found.message))
+            .collect()
     }
 
-    fn says(&self, expected: &[(&str, ConditionStatus, Reason)]) -> bool {
-        let said = self.said();
-        said.iter()
+    fn has_conditions(&self, expected: &[(&str, ConditionStatus, Reason)]) -> bool {
+        let conditions = self.conditions();
+        conditions
+            .iter()
             .map(|(name, status, reason, _)| (*name, *status, *reason))
             .eq(expected.iter().copied())
     }
@@ -58,13 +61,13 @@ async fn while_a_spec_is_refused_the_last_accepted_one_is_reconciled() {
     bench.world.put(sized(4, &json!(1)));
     until(|| bench.kept().is_some()).await;
     bench.world.put(sized(5, &json!(2)));
-    until(|| bench.says(&[REFUSED])).await;
+    until(|| bench.has_conditions(&[REFUSED])).await;
     assert_eq!(bench.specs(), [(json!(1), 4), (json!(1), 4)]);
-    let message = bench.said()[0].3.clone();
+    let message = bench.conditions()[0].3.clone();
     assert_eq!(message, ".spec.x: must be 1; the spec of generation 4 stays in force");
     assert_eq!(bench.world.marks.lock().unwrap().last().unwrap().1[0].observed_generation, Some(5));
 
-    // The next pass is one like any other.
+    // The next reconcile uses the same spec.
     bench.world.put(json!({"apiVersion": "v1", "kind": "Secret",
         "metadata": {"name": "a-secret", "namespace": "n", "uid": "s"}}));
     until(|| bench.specs().len() == 3).await;
@@ -77,13 +80,13 @@ async fn while_a_spec_is_refused_the_last_accepted_one_is_reconciled() {
     let mut mended = sized(6, &json!(3));
     mended["status"] = bench.world.get(&reference("a")).unwrap()["status"].clone();
     bench.world.put(mended);
-    until(|| bench.specs().last() == Some(&(json!(3), 6)) && bench.said().is_empty()).await;
+    until(|| bench.specs().last() == Some(&(json!(3), 6)) && bench.conditions().is_empty()).await;
     until(|| bench.kept().unwrap().0.generation == 6).await;
     bench.end().await;
 }
 
 #[tokio::test]
-async fn another_host_finds_what_was_kept_and_asks_the_plugin_about_it() {
+async fn another_host_reads_the_stored_spec_and_validates_it() {
     let rows = [
         (json!(1), 4, Some((json!(1), 4)), ""),
         (json!(2), 4, None, "refuses the last accepted spec too"),
@@ -98,22 +101,22 @@ async fn another_host_finds_what_was_kept_and_asks_the_plugin_about_it() {
         until(|| bench.reasons_of("a").contains(&Reason::InvalidSpec)).await;
         assert_eq!(bench.specs(), Vec::from_iter(reconciled.clone()), "{x}");
         let unknown = (READY, ConditionStatus::Unknown, Reason::InvalidSpec);
-        let nobody = [REFUSED, unknown];
-        assert!(bench.says(if reconciled.is_some() { &nobody[..1] } else { &nobody }), "{x}");
-        assert!(bench.said()[0].3.contains(why), "{:?}", bench.said());
+        let both = [REFUSED, unknown];
+        assert!(bench.has_conditions(if reconciled.is_some() { &both[..1] } else { &both }), "{x}");
+        assert!(bench.conditions()[0].3.contains(why), "{:?}", bench.conditions());
         assert_eq!(bench.kept().unwrap().1, 1);
         bench.end().await;
     }
 }
 
 #[tokio::test]
-async fn an_accepted_spec_is_kept_once_and_again_when_it_could_not_be() {
+async fn an_accepted_spec_is_stored_once_and_retried_after_a_failed_write() {
     let bench = ControllerFixture::start(false);
     bench.world.away.store(true, std::sync::atomic::Ordering::Relaxed);
     bench.swap("1", &[]).await;
     bench.world.put(sized(4, &json!(1)));
     until(|| bench.specs().len() == 1).await;
-    // The host itself remembers it: what it cannot write stops nothing.
+    // The spec is in memory, so that the failed write delays nothing.
     bench.world.put(sized(5, &json!(2)));
     until(|| bench.specs().len() == 2).await;
     assert_eq!(bench.kept(), None);
@@ -129,7 +132,7 @@ async fn an_accepted_spec_is_kept_once_and_again_when_it_could_not_be() {
 }
 
 #[tokio::test]
-async fn what_is_kept_is_waited_for_while_the_server_is_away() {
+async fn the_stored_spec_is_read_again_after_the_server_was_away() {
     let bench = ControllerFixture::start(false);
     let spec = AcceptedSpec::of(&sized(4, &json!(1)), 4);
     bench.world.kept.lock().unwrap().insert("a".to_owned(), (spec, 1));
@@ -141,33 +144,36 @@ async fn what_is_kept_is_waited_for_while_the_server_is_away() {
     bench.world.away.store(false, std::sync::atomic::Ordering::Relaxed);
     bench.world.say(StoreEvent::Resumed);
     until(|| bench.specs().contains(&(json!(1), 4))).await;
-    until(|| bench.says(&[REFUSED])).await;
+    until(|| bench.has_conditions(&[REFUSED])).await;
     bench.end().await;
 }
 
 #[tokio::test]
-async fn a_spec_at_which_validate_traps_is_a_refused_one_and_no_strike() {
+async fn a_trap_in_validate_refuses_the_spec_and_is_no_strike_live_or_planned() {
     let bench = ControllerFixture::start(false);
     bench.swap("1", &[]).await;
     bench.world.put(sized(4, &json!(1)));
     until(|| bench.specs().len() == 1).await;
     bench.world.put(sized(5, &json!("trap")));
-    until(|| bench.says(&[(RECONCILED, ConditionStatus::False, Reason::Trapped)])).await;
+    until(|| bench.has_conditions(&[(RECONCILED, ConditionStatus::False, Reason::Trapped)])).await;
     let secret = |uid: &str| {
         json!({"apiVersion": "v1", "kind": "Secret",
             "metadata": {"name": "a-secret", "namespace": "n", "uid": uid}})
     };
-    for (pass, uid) in ["s", "t", "u"].into_iter().enumerate() {
+    for (count, uid) in ["s", "t", "u"].into_iter().enumerate() {
         bench.world.put(secret(uid));
-        until(|| bench.specs().len() == 3 + pass).await;
+        until(|| bench.specs().len() == 3 + count).await;
     }
     assert!(bench.specs().iter().all(|spec| *spec == (json!(1), 4)));
     assert!(!bench.reasons_of("a").contains(&Reason::TooManyStrikes));
+    let planned = bench.controller.plan(&reference("a"), None).await.unwrap();
+    assert!(matches!(planned.end, ReconcileResult::Answered { .. }), "{planned:?}");
+    assert!(planned.remarks[0].contains("generation 4 stays in force"), "{planned:?}");
     bench.end().await;
 }
 
 #[tokio::test]
-async fn a_failure_of_the_spec_in_force_does_not_hide_that_another_is_refused() {
+async fn a_failure_of_the_spec_in_force_is_shown_beside_the_refusal() {
     let bench = ControllerFixture::start(false);
     let failure = ReconcileFailure { reason: "NoLuck".into(), message: "try".into(), retry: false };
     bench.swap("1", &[]).await;
@@ -175,8 +181,8 @@ async fn a_failure_of_the_spec_in_force_does_not_hide_that_another_is_refused() 
     until(|| bench.specs().len() == 1).await;
     bench.script("a", GuestScript::Answer(Err(failure)));
     bench.world.put(sized(5, &json!(2)));
-    until(|| bench.says(&[REFUSED])).await;
-    let message = bench.said()[0].3.clone();
+    until(|| bench.has_conditions(&[REFUSED])).await;
+    let message = bench.conditions()[0].3.clone();
     assert!(message.contains("must be 1") && message.contains("NoLuck: try"), "{message}");
     bench.end().await;
 }
@@ -188,7 +194,7 @@ async fn a_stored_object_is_planned_with_the_spec_in_force_and_a_file_is_not() {
     bench.world.put(sized(4, &json!(1)));
     until(|| bench.specs().len() == 1).await;
     bench.world.put(sized(5, &json!(2)));
-    until(|| bench.says(&[REFUSED])).await;
+    until(|| bench.has_conditions(&[REFUSED])).await;
     let calls = bench.specs().len();
     let plan = async |given| bench.controller.plan(&reference("a"), given).await.unwrap();
     let stored = plan(None).await;
@@ -211,18 +217,18 @@ async fn ready_is_unknown_while_the_plugin_is_missing_or_the_object_quarantined(
     bench.events.send(event()).await.unwrap();
     let unknown = |reason| (READY, ConditionStatus::Unknown, reason);
     let missing = (RECONCILED, ConditionStatus::False, Reason::PluginMissing);
-    until(|| bench.says(&[missing, unknown(Reason::PluginMissing)])).await;
+    until(|| bench.has_conditions(&[missing, unknown(Reason::PluginMissing)])).await;
 
-    // The plugin is back and has not reported: the host says only that it was called.
+    // The plugin is back and has not reported yet: the host writes only that it was called.
     *bench.plugins.active.lock().unwrap() = active;
     bench.events.send(event()).await.unwrap();
-    until(|| bench.says(&[(RECONCILED, ConditionStatus::True, Reason::Succeeded)])).await;
+    until(|| bench.has_conditions(&[(RECONCILED, ConditionStatus::True, Reason::Succeeded)])).await;
     bench.world.put(sized(2, &json!(1)));
     until(|| bench.calls_of("a", "1") == 3).await;
 
     bench.swap("2", &[("a", GuestScript::Trap)]).await;
-    until(|| bench.said().len() == 2).await;
-    assert_eq!(bench.said()[1].2, Reason::Quarantined);
+    until(|| bench.conditions().len() == 2).await;
+    assert_eq!(bench.conditions()[1].2, Reason::Quarantined);
     let mut paused = bench.world.get(&reference("a")).unwrap();
     paused["metadata"]["annotations"] = json!({"tholepin.dev/paused": "true"});
     bench.world.put(paused);
@@ -241,7 +247,7 @@ async fn ready_is_unknown_while_the_plugin_is_missing_or_the_object_quarantined(
 }
 
 #[tokio::test]
-async fn an_object_that_goes_is_deleted_whatever_its_spec() {
+async fn an_object_with_an_invalid_spec_is_deleted() {
     let bench = ControllerFixture::start(true);
     let finished = ReconcileOutcome { finished: true, ..ReconcileOutcome::default() };
     bench.swap("1", &[("a", GuestScript::Answer(Ok(finished)))]).await;

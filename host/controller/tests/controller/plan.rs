@@ -1,4 +1,4 @@
-//! Plans, what is remembered of passes, and the pause.
+//! Tests of plans, of the history of reconciles, and of the pause.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ fn ends(reports: &[Arc<ReconcileReport>]) -> Vec<&'static str> {
 }
 
 #[tokio::test]
-async fn a_plan_calls_the_plugin_and_changes_nothing_that_is_remembered() {
+async fn a_plan_calls_the_plugin_and_changes_nothing_in_memory() {
     let bench = ControllerFixture::start(false);
     let memo = json!({"seen": 1});
     let outcome =
@@ -31,7 +31,7 @@ async fn a_plan_calls_the_plugin_and_changes_nothing_that_is_remembered() {
     until(|| bench.calls_of("a", "1") == 1).await;
     until(|| bench.controller.calls(&reference("a")).len() == 1).await;
 
-    // The new revision traps: a plan says so, however often, and is no strike.
+    // The new revision traps: each plan reports the trap, and none counts as a strike.
     bench.swap("2", &[("a", GuestScript::Answer(Ok(ReconcileOutcome::default())))]).await;
     until(|| bench.calls_of("a", "2") == 1).await;
     until(|| bench.controller.calls(&reference("a")).len() == 2).await;
@@ -46,7 +46,7 @@ async fn a_plan_calls_the_plugin_and_changes_nothing_that_is_remembered() {
     bench.world.put(thing("a", 2));
     until(|| bench.calls_of("a", "2") == 5).await;
     until(|| bench.controller.calls(&reference("a")).len() == 3).await;
-    assert!(bench.reasons_of("a").is_empty(), "no mark was left");
+    assert!(bench.reasons_of("a").is_empty(), "no condition was written");
     assert_eq!(
         ends(&bench.controller.calls(&reference("a"))),
         ["answered"; 3],
@@ -56,7 +56,7 @@ async fn a_plan_calls_the_plugin_and_changes_nothing_that_is_remembered() {
 }
 
 #[tokio::test]
-async fn a_plan_is_made_for_what_is_not_there_and_says_what_is_missing() {
+async fn a_plan_for_a_given_object_needs_no_stored_one() {
     let bench = ControllerFixture::start(true);
     bench.swap("1", &[]).await;
     let refused = bench.controller.plan(&reference("a"), None).await.unwrap_err();
@@ -77,7 +77,7 @@ async fn a_plan_is_made_for_what_is_not_there_and_says_what_is_missing() {
 }
 
 #[tokio::test]
-async fn a_quarantined_object_is_planned_for_and_it_says_so() {
+async fn a_plan_for_a_quarantined_object_has_a_remark() {
     let bench = ControllerFixture::start(false);
     bench.world.put(thing("a", 1));
     bench.swap("1", &[("a", GuestScript::Trap)]).await;
@@ -92,7 +92,7 @@ async fn a_quarantined_object_is_planned_for_and_it_says_so() {
 }
 
 #[tokio::test]
-async fn a_paused_object_is_left_alone_planned_for_and_urgent_when_it_goes_on() {
+async fn a_paused_object_is_planned_for_but_not_reconciled_until_it_is_resumed() {
     let bench = ControllerFixture::start(true);
     let failure = ReconcileFailure { reason: "NoLuck".into(), message: "m".into(), retry: true };
     bench.swap("1", &[("a", GuestScript::Answer(Err(failure)))]).await;
@@ -108,7 +108,7 @@ async fn a_paused_object_is_left_alone_planned_for_and_urgent_when_it_goes_on() 
     assert!(report.remarks[0].contains("paused"), "{:?}", report.remarks);
     assert_eq!(ends(&bench.controller.calls(&reference("a"))), ["not called"]);
     let stored = bench.world.get(&reference("a")).unwrap();
-    assert!(stored["metadata"].get("finalizers").is_none(), "not even the finalizer is set");
+    assert!(stored["metadata"].get("finalizers").is_none(), "the finalizer is not set either");
     assert!(bench.reasons_of("a").is_empty());
     assert_eq!(bench.calls_of("a", "1"), 1, "by the plan alone");
     bench.world.put(thing("a", 2));

@@ -13,8 +13,8 @@ pub trait GuestRuntime: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Fails if the guest trapped or broke a limit, or if its code cannot be loaded. `Ok(Err(_))` is a
-    /// failure the plugin understood.
+    /// Fails if the guest trapped or broke a limit, or if its code cannot be loaded. `Ok(Err(_))` is a failure that
+    /// the plugin returned.
     fn reconcile<'a>(
         &'a self,
         context: CallContext,
@@ -22,7 +22,7 @@ pub trait GuestRuntime: Send + Sync {
         perform: Arc<dyn HostCalls>,
     ) -> BoxedFuture<'a, Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError>>;
 
-    /// Calls `validate`; every import but `log` is denied meanwhile.
+    /// Calls `validate`; every import except `log` is denied during the call.
     ///
     /// # Errors
     ///
@@ -35,8 +35,8 @@ pub trait GuestRuntime: Send + Sync {
     ) -> BoxedFuture<'a, Result<Vec<Violation>, GuestError>>;
 }
 
-/// How a guest call went wrong: the plugin's fault and a strike, except where
-/// [`as_failure`](Self::as_failure) says otherwise.
+/// The error of a guest call. It is a fault of the plugin and counts as a strike, unless
+/// [`as_failure`](Self::as_failure) returns a failure.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GuestError {
     /// The guest trapped, or broke the component ABI.
@@ -44,7 +44,7 @@ pub enum GuestError {
     Trapped {
         /// The export that was running.
         export: &'static str,
-        /// The panic's text and line where the guest told them, else the trap.
+        /// The panic's text and line if the guest reported them, else the trap.
         message: String,
     },
     /// The guest computed or waited longer than allowed.
@@ -55,34 +55,34 @@ pub enum GuestError {
         /// The limit in milliseconds.
         limit_ms: u64,
     },
-    /// The guest wanted more memory than allowed.
-    #[error("the plugin wanted more than {limit_bytes} bytes of memory in `{export}`")]
+    /// The guest requested more memory than allowed.
+    #[error("the plugin requested more than {limit_bytes} bytes of memory in `{export}`")]
     OutOfMemory {
         /// The export that was running.
         export: &'static str,
         /// The limit in bytes.
         limit_bytes: usize,
     },
-    /// The guest answered something that is no document of the kind expected, or one too large.
+    /// The guest returned no document of the expected type, or one that is too large.
     #[error("the plugin's answer from `{export}` is unusable: {message}")]
     BadAnswer {
-        /// The export that answered.
+        /// The export that returned it.
         export: &'static str,
         /// What is wrong with it.
         message: String,
     },
-    /// The host had given back the plugin's code while nobody called it, and cannot load it again.
+    /// The host unloaded the plugin's idle code, and cannot load it again.
     #[error(
         "cannot load the plugin's code again; is the host short of memory or of open files? {message}"
     )]
     NotLoaded {
-        /// What stands in the way.
+        /// The cause.
         message: String,
     },
 }
 
 impl GuestError {
-    /// What it is instead of a strike where the host is to blame: a failure that is tried again.
+    /// Returns the failure to report in place of a strike if the error is a fault of the host.
     #[must_use]
     pub fn as_failure(&self) -> Option<ReconcileFailure> {
         let reason = match self {

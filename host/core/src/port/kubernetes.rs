@@ -8,12 +8,12 @@ use tholepin_schema::manifest::KindName;
 
 use crate::{BoxedFuture, CallError, EventType, ObjectMeta, ObjectRef, PluginName};
 
-/// One revision of the store: reads from it agree with each other however long a pass takes.
+/// One revision of the store: its reads are consistent with each other, however long a reconcile takes.
 pub trait StoreView: Send + Sync {
-    /// One object, with `apiVersion` and `kind`, without `managedFields`.
+    /// Returns one object, with `apiVersion` and `kind`, without `managedFields`.
     fn get(&self, object: &ObjectRef) -> Option<Arc<Value>>;
 
-    /// The objects of a kind, ordered by namespace and name. An empty namespace means all.
+    /// Returns the objects of a kind, ordered by namespace and name. An empty namespace means all.
     ///
     /// # Errors
     ///
@@ -25,59 +25,59 @@ pub trait StoreView: Send + Sync {
         selector: &str,
     ) -> Result<Vec<Arc<Value>>, CallError>;
 
-    /// The metadata of one object, which costs less than the whole.
+    /// Returns the metadata of one object, which costs less than the whole object.
     fn meta(&self, object: &ObjectRef) -> Option<Arc<ObjectMeta>> {
         self.get(object).and_then(|object| ObjectMeta::of(&object).ok()).map(Arc::new)
     }
 
-    /// Which objects of a kind there are, ordered by namespace and name. An empty namespace means all.
+    /// Returns the references of the objects of a kind, ordered by namespace and name. An empty namespace means all.
     fn references(&self, kind: &KindName, namespace: &str) -> Vec<ObjectRef> {
         let objects = self.list(kind, namespace, "").unwrap_or_default();
         let metas = objects.iter().filter_map(|object| ObjectMeta::of(object).ok());
         metas.map(|meta| meta.object).collect()
     }
 
-    /// The metadata of the objects whose controller reference (`controller: true`) names this uid.
+    /// Returns the metadata of the objects whose controller reference (`controller: true`) names this uid.
     fn owned_by(&self, uid: &str) -> Vec<Arc<ObjectMeta>>;
 
-    /// Whether the kind is watched and has been listed at least once.
+    /// Returns true if the kind is watched and was listed at least once.
     fn covers(&self, kind: &KindName) -> bool;
 
-    /// This view with one object put in its place: how a pass sees its own writes. The store itself
+    /// Returns this view with one object replaced or added: a reconcile sees its own writes by it. The store itself
     /// does not change.
     fn with(&self, object: Value) -> Arc<dyn StoreView>;
 
-    /// This view without one object.
+    /// Returns this view without one object.
     fn without(&self, object: &ObjectRef) -> Arc<dyn StoreView>;
 }
 
-/// Server-side apply.
+/// A server-side apply.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ApplyRequest {
-    /// Who owns the fields.
+    /// The manager that will own the fields.
     pub field_manager: String,
     /// The intent.
     pub object: Value,
-    /// Take fields from other managers.
+    /// Takes fields from other managers.
     pub force: bool,
-    /// Apply to the status subresource.
+    /// Applies to the status subresource.
     pub status: bool,
-    /// Let the server check and answer, but keep nothing.
+    /// The server checks and answers, and stores nothing.
     pub dry_run: bool,
 }
 
-/// Deletion of one object.
+/// The deletion of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeleteRequest {
     /// Which object.
     pub object: ObjectRef,
-    /// Only if it still has this uid.
+    /// Deletes only an object with this uid.
     pub uid: Option<String>,
-    /// Only if it still has this resource version.
+    /// Deletes only this resource version.
     pub resource_version: Option<String>,
-    /// Seconds until it is killed.
+    /// Seconds until a Pod is killed; its own grace period if absent.
     pub grace_seconds: Option<u32>,
-    /// Let the server check, but keep everything.
+    /// The server checks, and deletes nothing.
     pub dry_run: bool,
 }
 
@@ -86,7 +86,7 @@ pub struct DeleteRequest {
 pub struct PublishRequest {
     /// The component that reports: `tholepin` or `tholepin:<plugin>`.
     pub reporter: String,
-    /// What it is about.
+    /// The object that it is about.
     pub regarding: ObjectRef,
     /// Its uid.
     pub regarding_uid: String,
@@ -101,7 +101,7 @@ pub struct PublishRequest {
 /// The most warnings about an object that are read.
 pub const WARNINGS_MAX: usize = 20;
 
-/// A warning that somebody has published about an object.
+/// A warning event about an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Warning {
@@ -115,13 +115,13 @@ pub struct Warning {
     pub last_seen: String,
 }
 
-/// Kubernetes as the gate and the controller see it. Secret values never leave the port except
-/// through [`secret_value`](Self::secret_value), which only the gate calls.
+/// Kubernetes for the gate and the controller. Secret values leave the port only through
+/// [`secret_value`](Self::secret_value), which only the gate calls.
 pub trait Kubernetes: Send + Sync {
-    /// The same port, whose requests name this plugin to the API server.
+    /// Returns the same port with requests that name this plugin to the API server.
     fn on_behalf_of(self: Arc<Self>, plugin: &PluginName) -> Arc<dyn Kubernetes>;
 
-    /// The store as it is now.
+    /// Returns the store's present revision.
     fn view(&self) -> Arc<dyn StoreView>;
 
     /// Reads one object from the API server. Values in a Secret are fingerprints.
@@ -135,8 +135,8 @@ pub trait Kubernetes: Send + Sync {
         selector: String,
     ) -> BoxedFuture<'_, Result<Vec<Value>, CallError>>;
 
-    /// Applies an object and returns it as stored. An apply that would change nothing is not sent
-    /// (`design.md` section 5 has the rule).
+    /// Applies an object and returns it as stored. An apply is not sent if its intent, and the part of the server's
+    /// answer that it can change, are the same as at the last one.
     fn apply(&self, request: ApplyRequest) -> BoxedFuture<'_, Result<Value, CallError>>;
 
     /// Sends a merge patch under a field manager and returns the object as stored.
@@ -148,19 +148,19 @@ pub trait Kubernetes: Send + Sync {
         dry_run: bool,
     ) -> BoxedFuture<'_, Result<Value, CallError>>;
 
-    /// Creates an object, for what the host itself keeps, and returns it as stored.
+    /// Creates an object that the host itself keeps, and returns it as stored.
     ///
-    /// Fails with `Conflict` if there is one of this name already.
+    /// Fails with `Conflict` if an object of this name exists.
     fn create(
         &self,
         object: Value,
         field_manager: String,
     ) -> BoxedFuture<'_, Result<Value, CallError>>;
 
-    /// Puts an object in the place of the one that has this object's `metadata.resourceVersion`, for
-    /// what the host itself keeps, and returns it as stored.
+    /// Replaces the object that has this object's `metadata.resourceVersion`, for objects that the host itself
+    /// keeps, and returns it as stored.
     ///
-    /// Fails with `Conflict` if it has another version by now, and with `NotFound` if it is gone.
+    /// Fails with `Conflict` if it has another version by now, and with `NotFound` if it was deleted.
     fn replace(
         &self,
         object: Value,
@@ -173,15 +173,14 @@ pub trait Kubernetes: Send + Sync {
     /// Publishes an event; repeats within ten minutes become a count.
     fn publish(&self, request: PublishRequest) -> BoxedFuture<'_, Result<(), CallError>>;
 
-    /// The warnings about an object that the API server keeps, the newest first and [`WARNINGS_MAX`] at
-    /// most.
+    /// Returns the warnings about an object that the API server keeps, the newest first and at most [`WARNINGS_MAX`].
     fn warnings(
         &self,
         object: ObjectRef,
         uid: String,
     ) -> BoxedFuture<'_, Result<Vec<Warning>, CallError>>;
 
-    /// The clear value of a Secret's key, for the host's own connections.
+    /// Returns the clear value of a Secret's key, for the host's own connections.
     fn secret_value(
         &self,
         namespace: String,

@@ -1,4 +1,4 @@
-//! The port to whatever else listens in a Pod.
+//! The port to other listeners in a Pod.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -6,10 +6,10 @@ use tholepin_schema::probe::ProbeOutcome;
 
 use crate::BoxedFuture;
 
-/// Asks a port whether somebody answers.
+/// Probes TCP ports.
 pub trait Prober: Send + Sync {
-    /// Connects, and sends one HTTP GET of a path if one is given: it begins with `/` and holds nothing but
-    /// visible ASCII. Ends within the deadline.
+    /// Connects, and sends one HTTP GET if a path is given. The path begins with `/` and holds only visible ASCII. Ends
+    /// within the deadline.
     fn probe<'a>(
         &'a self,
         address: SocketAddr,

@@ -10,7 +10,7 @@ use tholepin_schema::{
 
 use crate::{BoxedFuture, CallError, RespReply, step::MemberCommandLine};
 
-/// One process that belongs to an instance, as Kubernetes tells it.
+/// One process that belongs to an instance, as Kubernetes reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberPod {
     /// The Pod's name: how actions and snapshots name the member.
@@ -25,28 +25,28 @@ pub struct MemberPod {
     pub running: bool,
     /// Where it listens; absent while the Pod has no address.
     pub address: Option<SocketAddr>,
-    /// Facts about the Pod that the snapshot shows as they are (phase, readiness, restarts, limits,
+    /// Facts about the Pod that the snapshot contains unchanged (phase, readiness, restarts, limits,
     /// deletion).
     pub facts: Value,
 }
 
-/// The members of an instance with what is needed to talk to them.
+/// The members of an instance with the credentials for their connections.
 #[derive(Clone, Debug)]
 pub struct InstanceMembers {
-    /// Names the instance in caches, locks and the ledger: the owner's uid and the group.
+    /// The name of the instance in caches, locks and the ledger: the owner's uid and the group.
     pub instance: String,
-    /// All Pods whose controllers lead to the owner, or that the ledger holds, in order of name; the selector
-    /// leaves none out.
+    /// All Pods whose chain of controllers ends at the owner, or that the ledger holds, in order of name; also
+    /// those that the selector does not match.
     pub members: Vec<MemberPod>,
-    /// Pods that match the selector and belong elsewhere: shown, never written.
+    /// Pods that match the selector and have another owner: in the snapshot, never written.
     pub strangers: Vec<String>,
-    /// How to authenticate.
+    /// The credentials.
     pub credentials: RedisCredentials,
-    /// How that compares with what the instance names.
+    /// How they compare with those that the instance names.
     pub credentials_facts: CredentialsFacts,
 }
 
-/// How to authenticate; never printed.
+/// The credentials of a connection; the password is never printed.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct RedisCredentials {
     /// The ACL user; `default` if absent.
@@ -64,16 +64,16 @@ impl fmt::Debug for RedisCredentials {
     }
 }
 
-/// What became of one action, and the commands that it came down to.
+/// The result of one action, and its commands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PerformedAction {
-    /// What became of it.
+    /// The outcome.
     pub outcome: ActionOutcome,
-    /// What was decided to be sent; empty if all is as wanted already.
+    /// The commands that were sent or would be sent; empty if the state is as requested already.
     pub commands: Vec<MemberCommandLine>,
 }
 
-/// Redis as the gate sees it. It performs; whether it may is the gate's question.
+/// Redis for the gate. It performs every request; the gate decides which are allowed.
 pub trait Redis: Send + Sync {
     /// Sends commands to one member, in order, on one connection. A timeout closes the connection;
     /// the commands may have run.
@@ -85,55 +85,55 @@ pub trait Redis: Send + Sync {
         deadline: Duration,
     ) -> BoxedFuture<'a, Result<Vec<RespReply>, CallError>>;
 
-    /// Looks at every member in one fan-out, 300 ms at most per member; a member that does not answer
-    /// is in the snapshot with the reason. `settings` are shown beside the usual ones.
+    /// Reads every member concurrently, at most 300 ms per member; a member that does not answer is in the snapshot
+    /// with the reason. `settings` are read besides the default ones.
     fn observe<'a>(
         &'a self,
         members: &'a InstanceMembers,
         settings: &'a [String],
     ) -> BoxedFuture<'a, Snapshot>;
 
-    /// Performs one wave of actions that the guards let pass, concurrently per node and in order on
-    /// each, and gives one deed per action. Speaks to the addresses in `members` and to no other.
+    /// Performs one wave of actions that the guards allowed: concurrently for different nodes, in order for each.
+    /// Returns one result per action. Connects to the addresses in `members` only.
     fn act<'a>(
         &'a self,
         members: &'a InstanceMembers,
         wave: &'a [Action],
     ) -> BoxedFuture<'a, Vec<PerformedAction>>;
 
-    /// Decides what [`act`](Self::act) would send, by the same reads and the same rules, and sends
-    /// nothing that changes anything. The outcomes are those of commands that work.
+    /// Decides what [`act`](Self::act) would send, by the same reads and the same rules, and sends only reads. The
+    /// outcomes assume that the commands succeed.
     fn decide<'a>(
         &'a self,
         members: &'a InstanceMembers,
         wave: &'a [Action],
     ) -> BoxedFuture<'a, Vec<PerformedAction>>;
 
-    /// Whether a dial to this address is refused: nobody listens there. A dial that is answered, or
-    /// not answered in time, is not refused. Nothing is said on the connection.
+    /// Returns true if a dial to this address is refused, so that no process listens there. A dial that is accepted, or
+    /// not answered in time, is not refused. Nothing is sent on the connection.
     fn refuses(&self, address: SocketAddr) -> BoxedFuture<'_, bool>;
 
-    /// Says that this container's process has ended: calls to it that are under way fail at once with
+    /// Notifies that the process of this container has ended: running calls to it fail immediately with
     /// [`CallError::Gone`].
     fn member_ended(&self, container_id: &str);
 
-    /// Looks at each member once a second (settable) and reports, on the channel that the
-    /// implementation was made with, when a role, an epoch, the slot map, the peers, a replica's link, a
-    /// usual setting, or whether it holds keys differ from the last look, and at once when a connection is lost; at [`PollDetail::Whole`] it reports every look. One
-    /// look serves all who watch the same instance; a second call for an instance replaces its members
-    /// and the depth. Ends with [`unwatch`](Self::unwatch).
+    /// Polls each member once a second (settable) until [`unwatch`](Self::unwatch), and reports on the channel that the
+    /// implementation was created with: when a role, an epoch, the slot map, the peers, a replica's link, a default
+    /// setting, or whether it holds keys differ from the last poll, and immediately when a connection is lost. With
+    /// [`PollDetail::Whole`] it reports every poll. One poll serves all watchers of an instance; a second call for an
+    /// instance replaces its members and the detail.
     ///
     /// # Errors
     ///
     /// Fails if too many instances are watched already.
-    fn watch(&self, members: &InstanceMembers, depth: PollDetail<'_>) -> Result<(), CallError>;
+    fn watch(&self, members: &InstanceMembers, detail: PollDetail<'_>) -> Result<(), CallError>;
 
-    /// Ends the look at an instance, unless somebody has joined it.
+    /// Ends the polling of an instance, unless a stream of [`join`](Self::join) exists.
     fn unwatch(&self, instance: &str);
 
-    /// Joins the looks at an instance, whether it is watched or not: as long as somebody has joined they
-    /// are whole and follow each other quickly (20 ms, settable), and the first begins at once. Members
-    /// and settings are those of the last call. Ends when what is returned is dropped.
+    /// Returns a stream of the polls of an instance, also of one that is not watched. As long as a stream exists, each
+    /// poll reads a whole snapshot, the pause between two polls is short (20 ms, settable), and the first begins
+    /// immediately. Members and settings are those of the last call. Dropping the stream ends this.
     ///
     /// # Errors
     ///
@@ -145,32 +145,32 @@ pub trait Redis: Send + Sync {
     ) -> Result<Box<dyn PollStream>, CallError>;
 }
 
-/// How much a look at an instance shows.
+/// How much a poll of an instance reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollDetail<'a> {
-    /// How each member sees the nodes: enough to tell that something has changed.
+    /// How each member sees the nodes: enough to detect a change.
     Changes,
     /// A snapshot.
     Whole {
-        /// Settings to show beside the usual ones.
+        /// Settings to read besides the default ones.
         settings: &'a [String],
     },
 }
 
-/// What the channel of [`Redis::watch`] reports.
+/// A report on the channel of [`Redis::watch`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct PollReport {
     /// The instance's name.
     pub instance: String,
-    /// Whether something differs from the last look, or a connection was lost.
+    /// Whether something differs from the last poll, or a connection was lost.
     pub changed: bool,
-    /// What was seen, if the look was whole.
+    /// The snapshot, with [`PollDetail::Whole`].
     pub snapshot: Option<Arc<Snapshot>>,
 }
 
-/// The looks at an instance that somebody has joined.
+/// A stream of the polls of one instance.
 pub trait PollStream: Send {
-    /// The next look that began after the last one given, or after the joining. May never come: the
-    /// caller sets the deadline.
+    /// Returns the next poll that began after the last returned one, or after the stream was created. May never return:
+    /// the caller sets the deadline.
     fn next(&mut self) -> BoxedFuture<'_, Arc<Snapshot>>;
 }

@@ -1,4 +1,4 @@
-//! The ports to the watches that feed the store, and to the marks that the host leaves on objects.
+//! The ports to the watches that feed the store, and to the host's own writes on reconciled objects.
 
 use serde_json::Value;
 use tholepin_schema::manifest::KindName;
@@ -7,93 +7,92 @@ use crate::{
     AcceptedSpec, BoxedFuture, CallError, ObjectRef, StoredObject, condition::HostCondition,
 };
 
-/// What one watch covers.
+/// The scope of one watch.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WatchScope {
-    /// Which kind.
+    /// The kind.
     pub kind: KindName,
-    /// In which namespace; empty for all, or for a cluster-scoped kind.
+    /// The namespace; empty for all, or for a cluster-scoped kind.
     pub namespace: String,
     /// A label selector as kubectl writes it; empty for all.
     pub selector: String,
 }
 
 impl WatchScope {
-    /// All objects of a kind.
+    /// Returns the scope of all objects of a kind.
     #[must_use]
     pub const fn all(kind: KindName) -> Self {
         Self { kind, namespace: String::new(), selector: String::new() }
     }
 }
 
-/// How a watch stands.
+/// The state of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WatchState {
-    /// It has not been listed yet.
+    /// It has not listed its objects yet.
     Starting,
-    /// The server does not know the kind; asked again now and then.
+    /// The server does not serve the kind; retried now and then.
     KindMissing,
-    /// Listed, and following.
+    /// It has listed its objects and follows their changes.
     Following,
-    /// The last attempt failed for this reason; what was seen before stays.
+    /// The last attempt failed for this reason; the objects of before stay in the store.
     Failing(String),
 }
 
-/// One change of the store. Several changes of one object between two reads are one: `before` is what
-/// the reader saw last.
+/// One change of the store. Several changes of one object between two reads are merged: `before` is the state that the
+/// reader saw last.
 #[derive(Clone, Debug)]
 pub struct StoreChange {
     /// Which object.
     pub object: ObjectRef,
-    /// As it was; absent if it was not there.
+    /// The state before; absent for a new object.
     pub before: Option<StoredObject>,
-    /// As it is; absent if it is gone.
+    /// The state after; absent for a deleted object.
     pub after: Option<StoredObject>,
 }
 
-/// What a reader of changes gets.
+/// An event for a reader of the store's changes.
 #[derive(Clone, Debug)]
 pub enum StoreEvent {
     /// One object changed.
     Changed(Box<StoreChange>),
-    /// The reader was so slow that changes were dropped: look at everything.
+    /// The reader was so slow that changes were dropped: it must read everything again.
     Overflowed,
-    /// A watch that had failed follows again: what failed for the same reason can be tried again.
+    /// A watch that failed before follows again: operations that failed for the same reason can be retried.
     Resumed,
 }
 
 /// A reader of the store's changes. Dropping it ends the subscription.
 pub trait StoreSubscription: Send {
-    /// The next change; `None` when the store has ended.
+    /// Returns the next event, or `None` when the store has ended.
     fn next(&mut self) -> BoxedFuture<'_, Option<StoreEvent>>;
 }
 
-/// Holds a watch: it goes on, or at least lingers, until every lease on it is dropped.
+/// A lease of a watch: the watch runs at least until every lease on it is dropped.
 pub trait WatchLease: Send + Sync {
-    /// How the watch stands now.
+    /// Returns the state of the watch.
     fn state(&self) -> WatchState;
 
-    /// Waits until the watch follows, which may be never: the caller sets the deadline.
+    /// Waits until the watch follows. That may never happen: the caller sets the deadline.
     fn following(&self) -> BoxedFuture<'_, ()>;
 }
 
 /// The watches that feed the store.
 pub trait WatchSource: Send + Sync {
-    /// Asks for a watch, and starts it if nobody else has.
+    /// Leases a watch, and starts it if it does not run.
     fn lease(&self, scope: WatchScope) -> Box<dyn WatchLease>;
 
-    /// Begins to read changes: those from now on.
+    /// Subscribes to the changes from now on.
     fn changes(&self) -> Box<dyn StoreSubscription>;
 }
 
-/// What the host itself leaves on a reconciled object. An object that is gone is no error: there is
-/// nothing left to mark.
+/// The host's own writes on reconciled objects. A deleted object is no error.
 pub trait StatusWriter: Send + Sync {
-    /// Makes these the conditions that the host owns on the object; others of its own go. Writes only
-    /// if something changes; `lastTransitionTime` moves only with the status.
+    /// Makes these the conditions that the host owns on the object, and removes its other ones. Writes only if
+    /// something changes; `lastTransitionTime` changes only with the status.
     ///
-    /// A `Ready` among them is taken from the plugin by force. One that is no longer among them stays as
-    /// it is until the plugin has written it again: without the host's fields it would be incomplete.
+    /// A `Ready` among them is taken from the plugin by force. A `Ready` that is no longer among them stays as it is
+    /// until the plugin has written it again: without the host's fields it would be incomplete.
     fn set_conditions(
         &self,
         object: ObjectRef,
@@ -114,16 +113,15 @@ pub trait StatusWriter: Send + Sync {
         finalizer: String,
     ) -> BoxedFuture<'_, Result<(), CallError>>;
 
-    /// What the host kept for the object with this uid as accepted last, if it kept anything.
+    /// Returns the accepted spec that the host stored for the object with this uid, if there is one.
     fn accepted_spec(
         &self,
         object: ObjectRef,
         uid: String,
     ) -> BoxedFuture<'_, Result<Option<AcceptedSpec>, CallError>>;
 
-    /// Keeps what a plugin accepted for the object with this uid, where another host finds it and no
-    /// plugin reaches it. Writes only if something else is kept; what is kept of a newer generation
-    /// stays.
+    /// Stores the accepted spec for the object with this uid, where another host finds it and no plugin reaches it.
+    /// Writes only if it differs from the stored one; a stored spec of a newer generation stays.
     fn keep_accepted_spec(
         &self,
         object: ObjectRef,
@@ -131,7 +129,7 @@ pub trait StatusWriter: Send + Sync {
         accepted: AcceptedSpec,
     ) -> BoxedFuture<'_, Result<(), CallError>>;
 
-    /// Whether the store shows that nothing is kept for the object with this uid, such as after somebody
-    /// deleted it; `false` where the store does not cover it.
+    /// Returns true if the store shows that no accepted spec is stored for the object with this uid, such as after
+    /// somebody deleted it; false if the store does not cover it.
     fn lacks_accepted_spec(&self, object: &ObjectRef, uid: &str) -> bool;
 }

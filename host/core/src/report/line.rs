@@ -1,9 +1,11 @@
-//! One call in one line: what was asked and what was answered, short, and without anything that could be
-//! a secret.
+//! One call and its answer in one line.
+//!
+//! Lives in this crate because a report holds the lines and not the calls: the controller's history keeps only what a
+//! reader may see, and the line is where secrets are dropped.
 //!
 //! Invariants:
-//! - The intent of a Secret is not shown: a plugin may have made a value up.
-//! - What Redis replied to a plugin's own commands is counted and not shown: it is the users' data.
+//! - The intent of a Secret is not shown: a plugin may have generated a value in it.
+//! - The replies of Redis to a plugin's own commands are counted and not shown: they are users' data.
 
 use std::{fmt::Write as _, io};
 
@@ -31,14 +33,14 @@ const COMMANDS_MAX: usize = 8;
 pub struct CallLine {
     /// The WIT function, such as `kubernetes/apply`.
     pub function: String,
-    /// What it was about.
+    /// The arguments, shortened.
     pub about: String,
-    /// What was answered.
+    /// The answer, shortened.
     pub answer: String,
 }
 
 impl CallLine {
-    /// The line of a recorded call.
+    /// Returns the line of a recorded call.
     #[must_use]
     pub fn of(recorded: &Recorded) -> Self {
         let Recorded { call, occurrence: _, answer, steps: _ } = recorded;
@@ -105,7 +107,8 @@ fn kubernetes(call: &KubernetesCall) -> String {
 
 fn commands(pipeline: &Pipeline) -> String {
     let Pipeline { instance: _, pod, commands, deadline_ms: _ } = pipeline;
-    let shown: Vec<_> = commands.iter().take(COMMANDS_MAX).map(|words| redis_cli(words)).collect();
+    let shown: Vec<_> =
+        commands.iter().take(COMMANDS_MAX).map(|arguments| redis_cli(arguments)).collect();
     let more = commands.len().saturating_sub(shown.len());
     let more = if more == 0 { String::new() } else { format!("; {more} more") };
     cut(&format!("{pod}: {}{more}", shown.join("; ")))
@@ -122,11 +125,11 @@ fn verbs(actions: &[Value]) -> String {
     cut(&actions.iter().map(describe).collect::<Vec<_>>().join(", "))
 }
 
-/// What is waited for, without the values: of a Secret they could be one.
+/// Returns the facts without their values, which could be those of a Secret.
 fn facts_about(facts: &[Value]) -> String {
     let describe = |fact: &Value| match serde_json::from_value::<Fact>(fact.clone()) {
         Ok(fact) => format!("{} `{}`", fact.subject(), fact.field()),
-        Err(_) => "what is no fact".to_owned(),
+        Err(_) => "an unknown fact".to_owned(),
     };
     facts.iter().map(describe).collect::<Vec<_>>().join(", ")
 }
@@ -137,12 +140,12 @@ fn waited(outcome: &Value) -> String {
         Ok(WaitOutcome::TimedOut { took_ms, missing }) => {
             format!("{} facts did not hold after {took_ms} ms", missing.len())
         }
-        // The schema may learn more.
+        // A newer schema may have more outcomes.
         Ok(_) | Err(_) => "a document".to_owned(),
     }
 }
 
-/// How it was answered, without the body, which is not ours to show.
+/// Returns the outcome of a probe without the body, which may hold users' data.
 fn probed(outcome: &Value) -> String {
     match serde_json::from_value::<ProbeOutcome>(outcome.clone()) {
         Ok(ProbeOutcome::Connected { took_ms }) => format!("connected after {took_ms} ms"),
@@ -151,7 +154,7 @@ fn probed(outcome: &Value) -> String {
         }
         Ok(ProbeOutcome::Refused) => "refused".to_owned(),
         Ok(ProbeOutcome::Silent { why } | ProbeOutcome::Failed { why }) => cut(&why),
-        // The schema may learn more.
+        // A newer schema may have more outcomes.
         Ok(_) | Err(_) => "a document".to_owned(),
     }
 }
@@ -174,7 +177,7 @@ fn answered(call: &Call, answer: &Answer) -> String {
         Reply::Document(outcome) if matches!(call, Call::Runtime(RuntimeCall::Probe(_))) => {
             probed(outcome)
         }
-        // Parameters are written by whoever installs a plugin; still, they are his and not ours to show.
+        // The plugin's parameters may hold what the person who installed it does not want to show.
         Reply::Document(_) => "a document".to_owned(),
         Reply::Documents(documents) => format!("{} objects", documents.len()),
         Reply::Results(results) => {
@@ -202,15 +205,15 @@ fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// The start of a document as JSON: what will be cut is not written.
+/// Returns the start of a document as JSON, only as long as the line can be.
 fn json(value: &Value) -> String {
     let mut start = BoundedPrefix(Vec::new());
-    // It fails when it is long enough.
+    // The writer fails when it is full.
     serde_json::to_writer(&mut start, value).ok();
     String::from_utf8_lossy(&start.0).into_owned()
 }
 
-/// Takes the first bytes and fails on more.
+/// A writer that keeps the first bytes and fails on more.
 struct BoundedPrefix(Vec<u8>);
 
 impl io::Write for BoundedPrefix {
@@ -293,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_long_is_cut() {
+    fn a_long_text_is_cut() {
         let message = "x".repeat(10_000);
         let log = Call::Runtime(RuntimeCall::Log { level: "info".into(), message });
         let line = line(log, Ok(Reply::Done));

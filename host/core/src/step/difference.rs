@@ -1,4 +1,4 @@
-//! Where two states of an object differ, field by field. Pure.
+//! Compares two states of an object field by field. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,13 +6,13 @@ use serde_json::{Map, Value};
 
 use super::FieldChange;
 
-/// The longest text that a difference shows whole.
+/// The longest text that a difference shows uncut.
 const TEXT_BYTES_MAX: usize = 4096;
-/// How much of two long texts is shown before they part.
+/// How many bytes of two long texts are shown before their first difference.
 const LEAD_BYTES: usize = 64;
-/// The most fields of one object; what is beyond is counted.
+/// The most fields of one object; more are counted.
 const FIELDS_MAX: usize = 500;
-/// What the server counts, stamps and keeps for itself.
+/// Metadata fields that the server sets.
 const NOISE: &[&str] = &[
     "creationTimestamp",
     "deletionGracePeriodSeconds",
@@ -23,7 +23,7 @@ const NOISE: &[&str] = &[
     "selfLink",
     "uid",
 ];
-/// The fields by which items of a list are told apart, in this order of preference.
+/// The fields by which items of a list are matched, in this order of preference.
 const ITEM_KEYS: &[&str] = &["name", "type", "containerPort", "port", "uid"];
 
 /// Which part of an object a call can change.
@@ -35,8 +35,8 @@ pub enum ChangeScope {
     Status,
 }
 
-/// The fields in which `after` differs from `before`, in order of their names. What the server counts
-/// and stamps (`resourceVersion`, `generation`, `managedFields`, …) is left out.
+/// Returns the fields in which `after` differs from `before`, in order of their names. Metadata that the server sets
+/// (`resourceVersion`, `generation`, `managedFields`, …) is left out.
 #[must_use]
 pub fn differences(before: &Value, after: &Value, scope: ChangeScope) -> Vec<FieldChange> {
     let mut found = Vec::new();
@@ -44,8 +44,8 @@ pub fn differences(before: &Value, after: &Value, scope: ChangeScope) -> Vec<Fie
     bounded(found)
 }
 
-/// The fields of an object that is made: those that the intent names, with the values that the server
-/// gave them. What the server adds to them would hide what somebody decided.
+/// Returns the fields of a created object: those of the intent, with the values that the server stored. The defaults
+/// that the server adds are left out, because they would hide the intent.
 #[must_use]
 pub fn created(intent: &Value, stored: &Value, scope: ChangeScope) -> Vec<FieldChange> {
     let mut found = Vec::new();
@@ -64,7 +64,7 @@ fn bounded(mut found: Vec<FieldChange>) -> Vec<FieldChange> {
     found
 }
 
-/// The object without what names it, what the server keeps for itself, and what is out of scope.
+/// Returns the object without its names, the metadata that the server sets, and the fields out of scope.
 fn shown(object: &Value, scope: ChangeScope) -> Value {
     let Some(fields) = object.as_object() else { return object.clone() };
     let mut kept = Map::new();
@@ -85,7 +85,7 @@ fn shown(object: &Value, scope: ChangeScope) -> Value {
     Value::Object(kept)
 }
 
-/// Of `whole` what `pattern` names too.
+/// Returns the fields of `whole` that `pattern` has as well.
 fn like(whole: &Value, pattern: &Value) -> Value {
     match (whole, pattern) {
         (Value::Object(whole), Value::Object(pattern)) => {
@@ -119,7 +119,7 @@ fn compare(
         (Some(Value::Array(before)), Some(Value::Array(after))) => {
             compare_lists(path, (before, after), found);
         }
-        // A field of an object that comes or goes is told leaf by leaf.
+        // An object that is added or removed is shown leaf by leaf.
         (None, Some(Value::Object(after))) if !after.is_empty() => {
             for (name, after) in after {
                 compare(&inside(path, name), None, Some(after), found);
@@ -134,18 +134,18 @@ fn compare(
     }
 }
 
-/// Items are matched by the field that names them; without one, by their place.
+/// Matches items by the field that names them, or else by position.
 fn compare_lists(path: &str, (before, after): (&[Value], &[Value]), found: &mut Vec<FieldChange>) {
     let keyed = ITEM_KEYS.iter().find_map(|key| Some((by_key(before, key)?, by_key(after, key)?)));
     if let Some((before, after)) = keyed {
         let names: BTreeSet<&String> = before.keys().chain(after.keys()).collect();
         for name in names {
-            let place = format!("{path}[{name}]");
+            let item_path = format!("{path}[{name}]");
             let (before, after) = (before.get(name).copied(), after.get(name).copied());
             match (before, after) {
-                (Some(_), Some(_)) => compare(&place, before, after, found),
-                // An item that comes or goes is one thing.
-                _ => found.push(change(&place, before, after)),
+                (Some(_), Some(_)) => compare(&item_path, before, after, found),
+                // An added or removed item is one change.
+                _ => found.push(change(&item_path, before, after)),
             }
         }
         return;
@@ -155,12 +155,12 @@ fn compare_lists(path: &str, (before, after): (&[Value], &[Value]), found: &mut 
         found.push(change(path, Some(&before), Some(&after)));
         return;
     }
-    for (place, (before, after)) in before.iter().zip(after).enumerate() {
-        compare(&format!("{path}[{place}]"), Some(before), Some(after), found);
+    for (position, (before, after)) in before.iter().zip(after).enumerate() {
+        compare(&format!("{path}[{position}]"), Some(before), Some(after), found);
     }
 }
 
-/// The items by `key=value`, if every one has the key and no two the same value.
+/// Returns the items by `key=value`, if every item has the key and no two have the same value.
 fn by_key<'a>(items: &'a [Value], key: &str) -> Option<BTreeMap<String, &'a Value>> {
     let mut keyed = BTreeMap::new();
     for item in items {
@@ -198,16 +198,16 @@ fn change(path: &str, before: Option<&Value>, after: Option<&Value>) -> FieldCha
     }
 }
 
-/// How many bytes two texts have in common at their start.
+/// Returns the length of the common start of two texts in bytes.
 fn common(one: &str, other: &str) -> usize {
     one.bytes().zip(other.bytes()).take_while(|(one, other)| one == other).count()
 }
 
-/// Cuts long texts: of two that differ, both where they part.
-fn cut(value: &Value, parts_at: usize) -> Value {
+/// Cuts long texts around the position where two texts differ first.
+fn cut(value: &Value, differs_at: usize) -> Value {
     match value {
         Value::String(text) if TEXT_BYTES_MAX < text.len() => {
-            let start = text.floor_char_boundary(parts_at.saturating_sub(LEAD_BYTES));
+            let start = text.floor_char_boundary(differs_at.saturating_sub(LEAD_BYTES));
             let end = text.floor_char_boundary(start.saturating_add(TEXT_BYTES_MAX));
             let part = text.get(start..end).unwrap_or_default();
             let lead = if start == 0 { "" } else { "…" };
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_told_one_by_one_and_noise_is_not() {
+    fn fields_are_compared_one_by_one_without_the_server_s_metadata() {
         let before = json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "a", "resourceVersion": "1", "generation": 1, "uid": "u",
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn items_of_a_list_are_matched_by_what_names_them() {
+    fn items_of_a_list_are_matched_by_name_or_position() {
         let before = json!({"spec": {"c": [{"name": "a", "v": 1}, {"name": "b", "v": 1}],
             "n": [1, 2], "m": [1, 2]}});
         let after = json!({"spec": {"c": [{"name": "c", "v": 1}, {"name": "a", "v": 2}],
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_object_shows_what_was_asked_for_with_the_server_s_values() {
+    fn a_created_object_shows_the_intent_with_the_server_s_values() {
         let intent = json!({"metadata": {"name": "a", "labels": {"x": "1"}},
             "spec": {"cpu": "1000m", "ports": [{"port": 1}]}});
         let stored = json!({"metadata": {"name": "a", "uid": "u", "labels": {"x": "1"}},
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_cut_where_they_part_and_many_fields_are_counted() {
+    fn long_texts_are_cut_around_their_difference_and_many_fields_are_counted() {
         let long = |end: &str| json!({"data": {"k": format!("{}{end}", "x".repeat(9000))}});
         let found = differences(&long("one"), &long("two"), ChangeScope::Object);
         let [FieldChange { from: Some(from), to: Some(to), .. }] = &found[..] else { panic!() };

@@ -1,34 +1,37 @@
-//! Writes a command as redis-cli takes it.
+//! Formats a command in the syntax of redis-cli.
+//!
+//! In this crate because steps hold commands as text, in JSON documents too: Redis and the gate both make steps.
 
 use std::fmt::Write;
 
 /// The longest argument that is shown whole.
 const ARGUMENT_BYTES_MAX: usize = 128;
 
-/// A command as one line that redis-cli takes: words with white space, quotes or bytes that are no text
-/// are quoted. A long argument is cut, and says so.
+/// Returns a command as one line for redis-cli: arguments with white space, quotes or non-ASCII bytes are quoted. A
+/// long argument is cut and marked as cut.
 #[must_use]
-pub fn redis_cli<W: AsRef<[u8]>>(words: &[W]) -> String {
-    let words: Vec<String> = words.iter().map(|word| shown(word.as_ref())).collect();
-    words.join(" ")
+pub fn redis_cli<A: AsRef<[u8]>>(arguments: &[A]) -> String {
+    let arguments: Vec<String> =
+        arguments.iter().map(|argument| shortened(argument.as_ref())).collect();
+    arguments.join(" ")
 }
 
-fn shown(word: &[u8]) -> String {
-    match word.get(..ARGUMENT_BYTES_MAX) {
-        Some(start) if start.len() < word.len() => {
-            format!("{}…({} bytes)", quoted(start), word.len())
+fn shortened(argument: &[u8]) -> String {
+    match argument.get(..ARGUMENT_BYTES_MAX) {
+        Some(start) if start.len() < argument.len() => {
+            format!("{}…({} bytes)", quoted(start), argument.len())
         }
-        _ => quoted(word),
+        _ => quoted(argument),
     }
 }
 
-fn quoted(word: &[u8]) -> String {
+fn quoted(argument: &[u8]) -> String {
     let is_plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\'' | b'\\');
-    if !word.is_empty() && word.iter().all(is_plain) {
-        return String::from_utf8_lossy(word).into_owned();
+    if !argument.is_empty() && argument.iter().all(is_plain) {
+        return String::from_utf8_lossy(argument).into_owned();
     }
     let mut text = String::from("\"");
-    for byte in word {
+    for byte in argument {
         match byte {
             b'"' | b'\\' => {
                 text.push('\\');
@@ -58,8 +61,8 @@ mod tests {
             (&[b"SET", b"", b"\xff\n"], r#"SET "" "\xff\n""#),
             (&[b"GET", b"it's"], r#"GET "it's""#),
         ];
-        for (words, text) in cases {
-            assert_eq!(redis_cli(words), text);
+        for (arguments, text) in cases {
+            assert_eq!(redis_cli(arguments), text);
         }
         let long = redis_cli(&[vec![b'x'; 1000]]);
         assert!(long.len() < 160 && long.ends_with("…(1000 bytes)"), "{long}");

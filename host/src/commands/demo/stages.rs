@@ -1,4 +1,4 @@
-//! What the demo waits for, a line per stage.
+//! The stages that the demo waits for, with a line of output for each.
 
 use std::{
     io::{IsTerminal, stdout},
@@ -17,40 +17,40 @@ use tholepin_kube::KubernetesApi;
 use tholepin_schema::manifest::KindName;
 
 use super::{super::print, pause, text};
-use crate::{engine, plugin_objects::plugin_reference};
+use crate::{engine, plugin_kind::plugin_reference};
 
 /// The demo's own field manager.
 const FIELD_MANAGER: &str = "tholepin-demo";
 
-/// Prints a compilation, when it begins and when it has ended.
+/// Prints the begin and the end of a compilation.
 pub(super) fn show_compilation(CompilationNotice { plugin, bytes, took }: &CompilationNotice) {
     let megabytes = (bytes / 1000) as f64 / 1000.0;
     let text = match took {
         None => format!("  compiling   {plugin} ({megabytes:.1} MB)\n"),
         Some(took) => format!("  compiled    {plugin} in {:.1} s\n", took.as_secs_f32()),
     };
-    // Nobody reads it if stdout is closed; the demo goes on.
+    // The demo continues if stdout is closed.
     print(&text).ok();
 }
 
-/// Looks at the cluster and tells what it sees.
+/// Reads the cluster and prints its progress.
 pub(super) struct DemoStages {
     kubernetes: Arc<KubernetesApi>,
-    /// What was told last: a line is printed on change only.
-    told: String,
+    /// The last printed line: only another one is printed.
+    printed: String,
 }
 
 impl DemoStages {
     pub(super) async fn connect(kubeconfig: &Path) -> Result<Self> {
         let kubernetes = engine::connect(Some(kubeconfig.to_owned())).await?;
-        Ok(Self { kubernetes, told: String::new() })
+        Ok(Self { kubernetes, printed: String::new() })
     }
 
-    /// Waits until a plugin serves.
+    /// Waits until a plugin is active.
     pub(super) async fn plugin_active(&mut self, name: &str) -> Result<()> {
         let plugin = plugin_reference(name);
         loop {
-            let found = self.look(&plugin).await?;
+            let found = self.read(&plugin).await?;
             let (stage, reason) = match &found {
                 Some(found) => (text(found, "/status/stage"), text(found, "/status/message")),
                 None => ("", ""),
@@ -86,7 +86,7 @@ impl DemoStages {
         Ok(())
     }
 
-    /// Waits until a RedisCluster is Ready, and gives the address of its client Service.
+    /// Waits until a RedisCluster is Ready, and returns the address of its client Service.
     pub(super) async fn cluster_ready(
         &mut self,
         namespace: &str,
@@ -94,7 +94,7 @@ impl DemoStages {
     ) -> Result<(String, u16)> {
         let cluster = reference("redis.tholepin.dev/v1alpha1", "RedisCluster", namespace, name);
         loop {
-            let found = self.look(&cluster).await?.unwrap_or_default();
+            let found = self.read(&cluster).await?.unwrap_or_default();
             let conditions = found.pointer("/status/conditions").and_then(Value::as_array);
             let ready =
                 conditions.into_iter().flatten().find(|found| text(found, "/type") == "Ready");
@@ -105,7 +105,7 @@ impl DemoStages {
             self.print(&format!("  waiting     {message}"))?;
             pause().await;
         }
-        let service = self.look(&reference("v1", "Service", namespace, name)).await?;
+        let service = self.read(&reference("v1", "Service", namespace, name)).await?;
         let service = service.context("the cluster has no client Service")?;
         let port = service.pointer("/spec/ports/0/port").and_then(Value::as_u64);
         let port =
@@ -113,7 +113,7 @@ impl DemoStages {
         Ok((text(&service, "/spec/clusterIP").to_owned(), port))
     }
 
-    async fn look(&self, object: &ObjectRef) -> Result<Option<Value>> {
+    async fn read(&self, object: &ObjectRef) -> Result<Option<Value>> {
         match Kubernetes::get(&*self.kubernetes, object.clone()).await {
             Ok(found) => Ok(Some(found)),
             // The kind itself may be missing at first, and the API server may be busy.
@@ -124,16 +124,16 @@ impl DemoStages {
         }
     }
 
-    /// Prints a line when it says something new; on a terminal in the place of the last wait.
+    /// Prints a line unless it is the last one again; on a terminal it replaces a line that begins with `waiting`.
     fn print(&mut self, line: &str) -> Result<bool> {
         let line = line.trim_end();
-        if self.told == line {
+        if self.printed == line {
             return Ok(false);
         }
-        let replaces = stdout().is_terminal() && self.told.trim_start().starts_with("waiting");
+        let replaces = stdout().is_terminal() && self.printed.trim_start().starts_with("waiting");
         let back = if replaces { "\x1b[1A\x1b[2K" } else { "" };
         print(&format!("{back}{line}\n"))?;
-        line.clone_into(&mut self.told);
+        line.clone_into(&mut self.printed);
         Ok(true)
     }
 }

@@ -1,4 +1,4 @@
-//! Reports as people read them.
+//! Formats reports for people.
 
 use serde_json::Value;
 use tholepin_core::{
@@ -14,12 +14,12 @@ const VALUE_BYTES_MAX: usize = 160;
 /// The most lines of a text that changes.
 const TEXT_LINES_MAX: usize = 40;
 
-/// A plan.
+/// Formats a plan.
 pub(super) fn plan(report: &ReconcileReport, paint: Painter) -> String {
     let mut out = DiffWriter(Vec::new());
     let what = object(&report.object);
     let who = plugin(report);
-    out.add(0, paint.bold(&format!("Plan for {what} by {who}: one pass, nothing is written")));
+    out.add(0, paint.bold(&format!("Plan for {what} by {who}: one reconcile, nothing is written")));
     for remark in &report.remarks {
         out.add(0, paint.yellow(&format!("! {remark}")));
     }
@@ -37,14 +37,14 @@ pub(super) fn plan(report: &ReconcileReport, paint: Painter) -> String {
     out.text()
 }
 
-/// The last passes for an object, the oldest first.
-pub(super) fn calls(passes: &[ReconcileReport], paint: Painter) -> String {
+/// Formats the last reconciles of an object, the oldest first.
+pub(super) fn calls(reports: &[ReconcileReport], paint: Painter) -> String {
     let mut out = DiffWriter(Vec::new());
-    let Some(first) = passes.first() else {
-        return "no pass that is kept wrote anything; without --writes all are shown\n".to_owned();
+    let Some(first) = reports.first() else {
+        return "no kept reconcile wrote anything; without --writes all are shown\n".to_owned();
     };
     out.add(0, paint.bold(&format!("{} by {}", object(&first.object), first.object.plugin)));
-    for report in passes {
+    for report in reports {
         out.add(0, String::new());
         let causes = match report.causes.join(", ") {
             causes if causes.is_empty() => String::new(),
@@ -97,8 +97,8 @@ fn time(ms: u64) -> String {
 
 fn steps(all: &[PlanStep], indent: usize, paint: Painter, out: &mut DiffWriter) {
     for (number, step) in all.iter().enumerate() {
-        let mark = if step.not_done.is_none() { "" } else { "not done: " };
-        let title = format!("{}. {mark}{}", number + 1, title(&step.effect));
+        let prefix = if step.not_done.is_none() { "" } else { "not done: " };
+        let title = format!("{}. {prefix}{}", number + 1, title(&step.effect));
         let title = if step.not_done.is_none() { title } else { paint.red(&title) };
         out.add(indent, title);
         match &step.effect {
@@ -139,7 +139,7 @@ fn title(effect: &StepEffect) -> String {
             None => "no commands".to_owned(),
         },
         StepEffect::Event { event_type, reason, message } => {
-            format!("tell an event, {event_type:?} {reason}: {message}")
+            format!("publish an event, {event_type:?} {reason}: {message}")
         }
     }
 }
@@ -194,22 +194,22 @@ fn change(field: &FieldChange, indent: usize, paint: Painter, out: &mut DiffWrit
 /// One line of a text that changes.
 #[derive(Debug, PartialEq, Eq)]
 enum DiffLine<'a> {
-    Gone(&'a str),
-    New(&'a str),
+    Removed(&'a str),
+    Added(&'a str),
     More(usize),
 }
 
 impl DiffLine<'_> {
     fn painted(&self, paint: Painter) -> String {
         match self {
-            Self::Gone(line) => paint.red(&format!("-{line}")),
-            Self::New(line) => paint.green(&format!("+{line}")),
+            Self::Removed(line) => paint.red(&format!("-{line}")),
+            Self::Added(line) => paint.green(&format!("+{line}")),
             Self::More(count) => format!(" {count} more lines"),
         }
     }
 }
 
-/// The lines between what two texts have in common at their start and at their end.
+/// Returns the lines that differ between the common start and the common end of two texts.
 fn text_changes<'a>(from: &'a str, to: &'a str) -> Vec<DiffLine<'a>> {
     let (from, to): (Vec<_>, Vec<_>) = (from.lines().collect(), to.lines().collect());
     let equal = |(one, other): &(&&str, &&str)| one == other;
@@ -217,9 +217,9 @@ fn text_changes<'a>(from: &'a str, to: &'a str) -> Vec<DiffLine<'a>> {
     let (from, to) = (from.get(start..).unwrap_or_default(), to.get(start..).unwrap_or_default());
     let end = from.iter().rev().zip(to.iter().rev()).take_while(equal).count();
     let until = |lines: &[&'a str]| lines.len().saturating_sub(end);
-    let gone = from.iter().take(until(from)).copied().map(DiffLine::Gone);
-    let new = to.iter().take(until(to)).copied().map(DiffLine::New);
-    let mut lines: Vec<_> = gone.chain(new).collect();
+    let removed = from.iter().take(until(from)).copied().map(DiffLine::Removed);
+    let added = to.iter().take(until(to)).copied().map(DiffLine::Added);
+    let mut lines: Vec<_> = removed.chain(added).collect();
     let more = lines.len().saturating_sub(TEXT_LINES_MAX);
     if 0 < more {
         lines.truncate(TEXT_LINES_MAX);
@@ -240,13 +240,13 @@ fn short(value: &Value) -> String {
 fn end(end: &ReconcileResult, indent: usize, paint: Painter, out: &mut DiffWriter) {
     match end {
         ReconcileResult::Answered { summary, requeue_ms, finished } => {
-            let again = requeue_ms.map(|ms| format!("; it asks to look again in {ms} ms"));
+            let again = requeue_ms.map(|ms| format!("; requeued in {ms} ms"));
             let again = again.unwrap_or_default();
-            let finished = if *finished { "; it is done with the object" } else { "" };
+            let finished = if *finished { "; it has finished with the object" } else { "" };
             out.add(indent, format!("The plugin says: {summary}{again}{finished}"));
         }
         ReconcileResult::Failed(failure) => {
-            let again = if failure.retry { "; it would be tried again" } else { "" };
+            let again = if failure.retry { "; a live reconcile would be retried" } else { "" };
             let text = format!("The plugin fails: {}: {}{again}", failure.reason, failure.message);
             out.add(indent, paint.red(&text));
         }
@@ -264,7 +264,7 @@ fn end(end: &ReconcileResult, indent: usize, paint: Painter, out: &mut DiffWrite
     }
 }
 
-/// Lines on their way to the reader.
+/// Collects the lines of the output.
 struct DiffWriter(Vec<String>);
 
 impl DiffWriter {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_reads_well() {
+    fn a_plan_shows_each_step() {
         let object =
             json!({"apiVersion": "v1", "kind": "ConfigMap", "namespace": "n", "name": "c"});
         let steps = json!([
@@ -310,7 +310,7 @@ mod tests {
             {"kind": "event", "eventType": "Normal", "reason": "R", "message": "m"},
         ]);
         let expected = "\
-Plan for K n/x by p (revision 0123456789ab): one pass, nothing is written
+Plan for K n/x by p (revision 0123456789ab): one reconcile, nothing is written
 ! paused
 
 1. change ConfigMap n/c
@@ -323,8 +323,8 @@ Plan for K n/x by p (revision 0123456789ab): one pass, nothing is written
     p-0-1> CLUSTER FAILOVER TAKEOVER
 3. not done: meet pod a, with b
     refused by the guard `foreign`: one is known
-4. tell an event, Normal R: m
-The plugin says: well; it asks to look again in 500 ms
+4. publish an event, Normal R: m
+The plugin says: well; requeued in 500 ms
 ";
         assert_eq!(shown(steps, json!({"remarks": ["paused"]})), expected);
         let none = shown(json!([]), json!({}));

@@ -1,4 +1,4 @@
-//! `tholepin plugin new | build | test`: from nothing to a component that a host takes.
+//! `tholepin plugin new`, `build` and `test`: from an empty directory to a component that a host accepts.
 
 use std::{
     env, fs,
@@ -29,7 +29,7 @@ pub(super) fn new(arguments: NewArgs) -> Result<()> {
          tholepin plugin test                  # native tests, then the component describes itself\n  \
          tholepin plugin watch --plugins DIR   # DIR: what a running host was started with\n  \
          kubectl apply -f example.yaml\n\n\
-         README.md there says what is where; begin with src/kind.rs.\n"
+         README.md there describes the files; begin with src/kind.rs.\n"
     ))?;
     Ok(())
 }
@@ -54,12 +54,12 @@ pub(super) async fn test(project: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Has cargo build where projects share what they use, or where the user says.
+/// Returns a builder with the shared target directory, or with that of `CARGO_TARGET_DIR`.
 fn builder() -> Result<ProjectBuilder> {
     Ok(ProjectBuilder::new(&own_cache()?, env::var_os("CARGO_TARGET_DIR")))
 }
 
-/// A component that was built and describes itself, with the settings beside it that grant what it asks for.
+/// A built component that describes itself, with settings that grant what it asks for.
 pub(super) struct CheckedComponent {
     inspection: ComponentInspection,
     component: PathBuf,
@@ -69,7 +69,7 @@ pub(super) struct CheckedComponent {
 }
 
 impl CheckedComponent {
-    /// Builds a project and checks what came out, as a host would.
+    /// Builds a project and checks the component as a host does.
     ///
     /// # Errors
     ///
@@ -81,7 +81,7 @@ impl CheckedComponent {
         let path = project.join(format!("{name}.yaml"));
         let settings_text = fs::read_to_string(&path).with_context(|| {
             format!(
-                "cannot read `{}`, which says what the plugin may do; `tholepin plugin grant {}` writes it",
+                "cannot read `{}`, the settings with the grants; `tholepin plugin grant {}` prints them",
                 path.display(),
                 built.component.display()
             )
@@ -109,27 +109,27 @@ impl CheckedComponent {
         })
     }
 
-    /// The plugin's name.
+    /// Returns the plugin's name.
     pub(super) fn name(&self) -> &str {
         &self.inspection.manifest.name
     }
 
-    /// The kinds that it reconciles.
+    /// Returns the kinds that it reconciles.
     pub(super) fn kinds(&self) -> Vec<tholepin_schema::manifest::KindName> {
         self.inspection.manifest.reconciles.iter().map(|kind| kind.name.clone()).collect()
     }
 
-    /// How long cargo took.
+    /// Returns how long cargo took.
     pub(super) const fn took(&self) -> Duration {
         self.took
     }
 
-    /// The revision that a host makes of it.
+    /// Returns the revision that a host makes of it.
     pub(super) fn revision(&self) -> RevisionDigest {
         self.inspection.revision(&self.settings.spec)
     }
 
-    /// Puts it where a host sees it.
+    /// Copies it into the plugin directory of a host.
     ///
     /// # Errors
     ///
@@ -156,8 +156,8 @@ impl CheckedComponent {
         for kind in &manifest.reconciles {
             text.push_str(&format!("reconciles {}\n", kind.name));
         }
-        for wish in self.inspection.requested_grants() {
-            text.push_str(&format!("granted    {wish}\n"));
+        for grant in self.inspection.requested_grants() {
+            text.push_str(&format!("granted    {grant}\n"));
         }
         text
     }

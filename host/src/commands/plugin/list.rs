@@ -1,24 +1,25 @@
-//! `tholepin plugin list`: the `Plugin` objects as a table, and whether whoever wrote them still runs.
+//! `tholepin plugin list`: prints the `Plugin` objects as a table, and whether the hosts that wrote them still run.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::Result;
 use serde_json::{Value, json};
 use tholepin_admin::AdminClient;
+use tholepin_controller::host_name;
 use tholepin_core::port::Kubernetes;
 
 use super::super::{print, table::table};
 use crate::{
     cli::{AdminArgs, ClusterArgs, OutputFormat},
-    engine, instance,
-    plugin_objects::plugin_reference,
+    engine,
+    plugin_kind::plugin_kind,
     user_files::admin_file,
 };
 
 /// How long a running host may take to answer.
 const HOST_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Prints the plugins that the API server has.
+/// Prints the `Plugin` objects of the API server.
 ///
 /// # Errors
 ///
@@ -29,26 +30,25 @@ pub(super) async fn run(
     admin: AdminArgs,
 ) -> Result<()> {
     let kubernetes = engine::connect(cluster.kubeconfig).await?;
-    let kind = plugin_reference("").kind;
-    let plugins = kubernetes.list(kind, String::new(), String::new()).await?;
+    let plugins = kubernetes.list(plugin_kind(), String::new(), String::new()).await?;
     let answering = answering(admin).await;
     if output == OutputFormat::Json {
         print(&format!("{:#}\n", json!({"plugins": plugins, "answeringHost": answering})))?;
         return Ok(());
     }
     print(&shown(&plugins))?;
-    for line in silent(&plugins, answering.as_deref(), instance::has_ended) {
+    for line in silent(&plugins, answering.as_deref(), host_name::has_ended) {
         print(&format!("{line}\n"))?;
     }
     Ok(())
 }
 
-/// The host that the admin file names, if it answers.
+/// Returns the host that the admin file names, if it answers.
 async fn answering(admin: AdminArgs) -> Option<String> {
     let client = AdminClient::of_file(&admin_file(admin.admin_file).ok()?).ok()?;
     let answer = client.get("/v1/version", &[], HOST_DEADLINE).await.ok()?;
     let pid = answer.get("pid").and_then(Value::as_u64)?;
-    Some(instance::name_of(u32::try_from(pid).ok()?))
+    Some(host_name::name_of(u32::try_from(pid).ok()?))
 }
 
 fn shown(plugins: &[Value]) -> String {
@@ -79,22 +79,22 @@ fn shown(plugins: &[Value]) -> String {
     table(&rows)
 }
 
-/// A line for each host that wrote a state and does not answer here.
+/// Returns a line for each host that wrote a status and does not answer.
 fn silent(
     plugins: &[Value],
     answering: Option<&str>,
     has_ended: impl Fn(&str) -> bool,
 ) -> Vec<String> {
-    let says_so = |plugin: &&Value| {
+    let is_stopped = |plugin: &&Value| {
         plugin.pointer("/status/reason").and_then(Value::as_str) == Some("HostStopped")
     };
-    let running = plugins.iter().filter(|plugin| !says_so(plugin));
+    let running = plugins.iter().filter(|plugin| !is_stopped(plugin));
     let hosts = running.filter_map(|plugin| plugin.pointer("/status/host")?.as_str());
     let hosts: BTreeSet<&str> = hosts.filter(|host| Some(*host) != answering).collect();
     let line = |host: &str| {
         if has_ended(host) {
             return format!(
-                "The host `{host}`, which wrote this, runs no more: nothing is reconciled until one is started \
+                "The host `{host}`, which wrote this, has ended: nothing is reconciled until one is started \
                  (`tholepin run`)."
             );
         }
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_that_does_not_answer_is_told_of_and_one_that_does_or_said_so_is_not() {
+    fn a_line_names_each_host_that_neither_answers_nor_was_stopped() {
         let plugin = |host: &str, reason: Option<&str>| json!({"metadata": {"name": "p"}, "status": {"host": host, "reason": reason}});
         let plugins = [
             plugin("here", None),
@@ -120,10 +120,10 @@ mod tests {
             plugin("stopped", Some("HostStopped")),
             json!({"metadata": {"name": "never-seen"}}),
         ];
-        let told = |answering| silent(&plugins, answering, |host| host == "ended");
-        assert_eq!(told(Some("here")).len(), 1);
-        assert!(told(Some("here"))[0].contains("`ended`, which wrote this, runs no more"));
-        let silent = told(None);
+        let lines = |answering| silent(&plugins, answering, |host| host == "ended");
+        assert_eq!(lines(Some("here")).len(), 1);
+        assert!(lines(Some("here"))[0].contains("`ended`, which wrote this, has ended"));
+        let silent = lines(None);
         assert_eq!(silent.len(), 2, "{silent:?}");
         assert!(silent[1].contains("`here`, which wrote this, does not answer here"), "{silent:?}");
     }

@@ -1,4 +1,5 @@
-//! `tholepin plugin history` and `rollback`: asks the running host for a plugin's last revisions.
+//! `tholepin plugin history` and `rollback`: reads the last revisions of a plugin from the running host, and
+//! activates one of them.
 
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 ///
-/// Fails if the host cannot be asked, or keeps none.
+/// Fails if the host does not answer, or keeps none.
 pub(super) async fn history(
     name: &PluginName,
     output: OutputFormat,
@@ -70,11 +71,11 @@ fn shown(history: &PluginHistory, serving: &str) -> String {
     text
 }
 
-/// Lets an earlier revision serve, and prints which.
+/// Activates an earlier revision, and prints which.
 ///
 /// # Errors
 ///
-/// Fails if the host cannot be asked, or refuses.
+/// Fails if the host does not answer, or refuses.
 pub(super) async fn roll_back(
     name: PluginName,
     revision: Option<String>,

@@ -1,4 +1,4 @@
-//! `tholepin plugin watch`: a save is built, put where a host sees it, and what became of it is shown.
+//! `tholepin plugin watch`: builds a project at every save, installs it, and prints what the new revision does.
 
 mod revision_progress;
 
@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tholepin_admin::{AdminClient, AdminClientError, AdminError};
+use tholepin_controller::{ObjectArgument, ReportSelection};
 use tholepin_core::{CallError, ObjectRef, ReconcileReport, port::Kubernetes};
 use tholepin_devkit::{SourceChange, SourceWatcher};
 use tholepin_kube::KubernetesApi;
@@ -19,31 +20,25 @@ use tokio::{task::JoinSet, time::sleep};
 
 use self::revision_progress::RevisionProgress;
 use super::{
-    super::{complain, plan, print, until_told},
+    super::{plan, print, print_error, stop_on_signal},
     develop::CheckedComponent,
 };
-use crate::{
-    cli::WatchArgs,
-    engine,
-    planner::{ObjectArgument, ReportSelection},
-    plugin_objects::plugin_reference,
-    user_files::admin_file,
-};
+use crate::{cli::WatchArgs, engine, plugin_kind::plugin_reference, user_files::admin_file};
 
-/// How long a host may take to take or refuse a revision.
-const TAKEN_DEADLINE: Duration = Duration::from_secs(15);
-/// How long the objects must be quiet before their passes are shown, and how long to wait for that.
+/// How long a host may take to activate or refuse a revision.
+const ACTIVATION_DEADLINE: Duration = Duration::from_secs(15);
+/// How long no new reconcile may end before the reports are printed, and how long to wait for that.
 const QUIET: Duration = Duration::from_millis(250);
 const QUIET_DEADLINE: Duration = Duration::from_secs(5);
-/// The pause between two looks.
+/// The pause between two requests.
 const PAUSE: Duration = Duration::from_millis(25);
-/// Objects whose passes are shown; more are counted.
+/// The most objects whose reports are printed; more are counted.
 const OBJECTS_MAX: usize = 10;
 
 pub(super) async fn run(arguments: WatchArgs) -> Result<()> {
     let WatchArgs { project, plugins, admin, cluster } = arguments;
     let mut signals = JoinSet::new();
-    let stop = until_told(&mut signals)?;
+    let stop = stop_on_signal(&mut signals)?;
     let project = project
         .canonicalize()
         .with_context(|| format!("cannot use the project `{}`", project.display()))?;
@@ -68,23 +63,23 @@ pub(super) async fn run(arguments: WatchArgs) -> Result<()> {
 struct PluginWatch {
     project: PathBuf,
     plugins: PathBuf,
-    /// The file by which the running host is asked.
+    /// The admin file of the running host.
     admin: PathBuf,
     kubernetes: Arc<KubernetesApi>,
 }
 
-/// An object, and the number of the last pass over it that was known before a save.
-struct Watched {
+/// An object, and the number of its last report before a save.
+struct WatchedObject {
     object: ObjectRef,
-    known: u64,
+    last_number: u64,
 }
 
 impl PluginWatch {
-    /// One save from its files to what is shown. What the developer can mend is told and is no error.
+    /// Builds, installs and shows one save. A failure that the developer can fix is printed and is no error.
     ///
     /// # Errors
     ///
-    /// Fails if nobody reads what is told.
+    /// Fails if stdout is closed.
     async fn round(&self, saved: &SourceChange) -> Result<()> {
         let SourceChange { at, files } = saved;
         if !files.is_empty() {
@@ -93,7 +88,7 @@ impl PluginWatch {
         }
         let shown = self.try_round().await;
         if let Err(error) = &shown {
-            complain(error);
+            print_error(error);
         }
         if !files.is_empty() {
             let end = if shown.is_ok() { "shown " } else { "failed" };
@@ -106,7 +101,7 @@ impl PluginWatch {
         let checked = CheckedComponent::build(&self.project).await?;
         print(&format!("built      in {:.1} s\n", checked.took().as_secs_f32()))?;
         let (kinds, revision) = (checked.kinds(), checked.revision());
-        let before = self.watched(&kinds).await?;
+        let before = self.watched_objects(&kinds).await?;
         if self.progress(checked.name(), &revision.0).await? == RevisionProgress::Active {
             let short = revision.short();
             print(&format!("unchanged  nothing new: the host serves revision {short} already\n"))?;
@@ -114,32 +109,32 @@ impl PluginWatch {
         }
         checked.install(&self.plugins)?;
         let start = Instant::now();
-        self.taken(checked.name(), &revision.0).await?;
+        self.wait_until_active(checked.name(), &revision.0).await?;
         let took = start.elapsed().as_secs_f32();
         print(&format!("active     revision {} after {took:.1} s\n", revision.short()))?;
-        self.quiet(&before, &revision.0).await?;
+        self.wait_until_quiet(&before, &revision.0).await?;
         self.print(&before, &revision.0).await
     }
 
-    /// Waits until the host serves a revision.
+    /// Waits until the host has activated a revision.
     ///
     /// # Errors
     ///
-    /// Fails if the host refuses it, with its words, or does neither in time.
-    async fn taken(&self, plugin: &str, revision: &str) -> Result<()> {
+    /// Fails with the host's reason if it refuses the revision, or if it does neither in time.
+    async fn wait_until_active(&self, plugin: &str, revision: &str) -> Result<()> {
         let start = Instant::now();
-        while start.elapsed() < TAKEN_DEADLINE {
+        while start.elapsed() < ACTIVATION_DEADLINE {
             match self.progress(plugin, revision).await? {
                 RevisionProgress::Active => return Ok(()),
                 RevisionProgress::Refused(why) => {
-                    bail!("the host refuses it, so the old code goes on: {why}")
+                    bail!("the host refuses it, and the earlier revision stays active: {why}")
                 }
                 RevisionProgress::Waiting => sleep(PAUSE).await,
             }
         }
         bail!(
-            "no host has taken it within {} s: is one running with `--plugins {}`?",
-            TAKEN_DEADLINE.as_secs(),
+            "no host has activated it within {} s: is one running with `--plugins {}`?",
+            ACTIVATION_DEADLINE.as_secs(),
             self.plugins.display()
         )
     }
@@ -156,23 +151,24 @@ impl PluginWatch {
         }
     }
 
-    /// Waits until the revision has been called for each object and nothing more comes: its keys are queued
-    /// when it becomes active, behind everything else.
+    /// Waits until the revision was called for each object and no new report appears. The objects are enqueued when it
+    /// becomes active, behind everything else.
     ///
     /// # Errors
     ///
-    /// Fails if the host cannot be asked. One that takes long is no error: what there is will be told.
-    async fn quiet(&self, objects: &[Watched], revision: &str) -> Result<()> {
+    /// Fails if the host does not answer. After the deadline the present reports are printed, which is no error.
+    async fn wait_until_quiet(&self, objects: &[WatchedObject], revision: &str) -> Result<()> {
         let start = Instant::now();
         let (mut last, mut since) = (Vec::new(), Instant::now());
         while start.elapsed() < QUIET_DEADLINE {
             let (mut now, mut all_called) = (Vec::new(), true);
-            for Watched { object, known } in objects.iter().take(OBJECTS_MAX) {
-                let passes = self.passes(object).await?;
-                let is_new =
-                    |pass: &ReconcileReport| *known < pass.number && pass.revision.0 == revision;
-                all_called &= passes.iter().any(is_new);
-                now.push(revision_progress::last_number(&passes));
+            for WatchedObject { object, last_number } in objects.iter().take(OBJECTS_MAX) {
+                let reports = self.reports(object).await?;
+                let is_new = |report: &ReconcileReport| {
+                    *last_number < report.number && report.revision.0 == revision
+                };
+                all_called &= reports.iter().any(is_new);
+                now.push(revision_progress::last_number(&reports));
             }
             if now != last {
                 (last, since) = (now, Instant::now());
@@ -185,17 +181,18 @@ impl PluginWatch {
         Ok(())
     }
 
-    /// Tells what the revision did, as `tholepin calls` does.
-    async fn print(&self, objects: &[Watched], revision: &str) -> Result<()> {
+    /// Prints what the revision did, as `tholepin calls` does.
+    async fn print(&self, objects: &[WatchedObject], revision: &str) -> Result<()> {
         if objects.is_empty() {
             print("objects    none of its kind yet; `kubectl apply -f example.yaml` makes one\n")?;
         }
-        for Watched { object, known } in objects.iter().take(OBJECTS_MAX) {
-            match revision_progress::news(self.passes(object).await?, revision, *known) {
-                news if news.is_empty() => {
+        for WatchedObject { object, last_number } in objects.iter().take(OBJECTS_MAX) {
+            let reports = self.reports(object).await?;
+            match revision_progress::new_reports(reports, revision, *last_number) {
+                new if new.is_empty() => {
                     print(&format!("waits      {object} was not reconciled by it yet\n"))?;
                 }
-                news => print(&format!("\n{}", plan::shown(&news)))?,
+                new => print(&format!("\n{}", plan::shown(&new)))?,
             }
         }
         let more = objects.len().saturating_sub(OBJECTS_MAX);
@@ -205,8 +202,9 @@ impl PluginWatch {
         Ok(())
     }
 
-    /// The objects of these kinds, with the passes that are known. A kind that is not there yet has none.
-    async fn watched(&self, kinds: &[KindName]) -> Result<Vec<Watched>> {
+    /// Returns the objects of these kinds, with the numbers of their last reports. A kind that is not installed yet has
+    /// none.
+    async fn watched_objects(&self, kinds: &[KindName]) -> Result<Vec<WatchedObject>> {
         let mut watched = Vec::new();
         for kind in kinds {
             let listed = self.kubernetes.list(kind.clone(), String::new(), String::new()).await;
@@ -218,35 +216,35 @@ impl PluginWatch {
             for (index, object) in listed.iter().enumerate() {
                 let object = reference(kind, object);
                 // Beyond the bound they are only counted.
-                let known = if index < OBJECTS_MAX {
-                    revision_progress::last_number(&self.passes(&object).await?)
+                let last_number = if index < OBJECTS_MAX {
+                    revision_progress::last_number(&self.reports(&object).await?)
                 } else {
                     0
                 };
-                watched.push(Watched { object, known });
+                watched.push(WatchedObject { object, last_number });
             }
         }
         Ok(watched)
     }
 
-    /// What the host remembers of an object; nothing before its first pass.
-    async fn passes(&self, object: &ObjectRef) -> Result<Vec<ReconcileReport>> {
-        // Read anew each time: a host that was started again has another address.
+    /// Returns the host's reports of an object; none before its first reconcile.
+    async fn reports(&self, object: &ObjectRef) -> Result<Vec<ReconcileReport>> {
+        // Read each time: a restarted host has another address.
         let host = AdminClient::of_file(&self.admin)?;
         let ObjectRef { kind, namespace, name } = object;
-        let words = ObjectArgument {
+        let argument = ObjectArgument {
             kind: kind.kind.clone(),
             name: name.clone(),
             namespace: Some(namespace.clone()).filter(|namespace| !namespace.is_empty()),
         };
-        match plan::ask_for_calls(&host, &words, ReportSelection::default()).await {
+        match plan::ask_for_calls(&host, &argument, ReportSelection::default()).await {
             Err(error) if is_unknown(&error) => Ok(Vec::new()),
-            answer => answer.context("the host serves it, but cannot be asked what it did"),
+            answer => answer.context("the revision is active, but its reports cannot be read"),
         }
     }
 }
 
-/// Whether the host says that it does not know the object, or the kind.
+/// Returns true if the host has no report of the object, or does not know the kind.
 fn is_unknown(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(AdminClientError::Refused(AdminError::NotFound(_))))
 }

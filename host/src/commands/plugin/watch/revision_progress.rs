@@ -1,4 +1,4 @@
-//! Judges what a host says of a revision, and which of its passes are news. Pure.
+//! Reads the progress of a revision from its `Plugin` object, and selects the reports to show. Pure.
 
 use serde_json::Value;
 use tholepin_core::ReconcileReport;
@@ -6,16 +6,16 @@ use tholepin_core::ReconcileReport;
 /// How far a host has come with a revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RevisionProgress {
-    /// It serves.
+    /// It is active.
     Active,
-    /// It will not serve, for this reason.
+    /// The host refuses it for this reason.
     Refused(String),
-    /// Nothing is said of it yet.
+    /// The `Plugin` object does not name it yet.
     Waiting,
 }
 
 impl RevisionProgress {
-    /// What a `Plugin` object says of a revision.
+    /// Returns the progress of a revision by its `Plugin` object.
     pub(super) fn of(plugin: &Value, revision: &str) -> Self {
         let status = |field: &str| {
             let text = plugin.pointer(&format!("/status/{field}")).and_then(Value::as_str);
@@ -33,22 +33,25 @@ impl RevisionProgress {
     }
 }
 
-/// The number of the last pass of an object; 0 if there is none.
-pub(super) fn last_number(passes: &[ReconcileReport]) -> u64 {
-    passes.iter().map(|pass| pass.number).max().unwrap_or_default()
+/// Returns the number of the last report of an object; 0 if there is none.
+pub(super) fn last_number(reports: &[ReconcileReport]) -> u64 {
+    reports.iter().map(|report| report.number).max().unwrap_or_default()
 }
 
-/// What is worth telling of an object's passes: those of this revision after number `known` that did
-/// something, or else its last one. Without the single calls, which `tholepin calls` shows.
-pub(super) fn news(
-    passes: Vec<ReconcileReport>,
+/// Returns the reports of this revision after number `known` that wrote something, or else its last report. Without the
+/// single calls, which `tholepin calls` shows.
+pub(super) fn new_reports(
+    reports: Vec<ReconcileReport>,
     revision: &str,
     known: u64,
 ) -> Vec<ReconcileReport> {
-    let mut own: Vec<_> =
-        passes.into_iter().filter(|pass| pass.revision.0 == revision).map(without_calls).collect();
+    let mut own: Vec<_> = reports
+        .into_iter()
+        .filter(|report| report.revision.0 == revision)
+        .map(without_calls)
+        .collect();
     let last = own.pop();
-    own.retain(|pass| known < pass.number && !pass.steps.is_empty());
+    own.retain(|report| known < report.number && !report.steps.is_empty());
     match last {
         Some(last) if own.is_empty() || !last.steps.is_empty() => own.push(last),
         Some(_) | None => {}
@@ -56,8 +59,8 @@ pub(super) fn news(
     own
 }
 
-fn without_calls(pass: ReconcileReport) -> ReconcileReport {
-    ReconcileReport { calls: Vec::new(), calls_left_out: 0, ..pass }
+fn without_calls(report: ReconcileReport) -> ReconcileReport {
+    ReconcileReport { calls: Vec::new(), calls_left_out: 0, ..report }
 }
 
 #[cfg(test)]
@@ -93,8 +96,8 @@ mod tests {
         }
     }
 
-    /// A pass from `NUMBER REVISION`, with `!` behind if it did something.
-    fn pass(text: &str) -> ReconcileReport {
+    /// Returns a report from `NUMBER REVISION`, followed by `!` if it wrote something.
+    fn report(text: &str) -> ReconcileReport {
         let (number, revision) = text.trim_end_matches('!').split_once(' ').unwrap();
         let event = json!({"kind": "event", "eventType": "Normal", "reason": "R", "message": "m"});
         let steps = if text.ends_with('!') { vec![event] } else { Vec::new() };
@@ -110,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn news_is_what_the_revision_did_or_else_how_it_is() {
+    fn new_reports_are_those_with_writes_or_else_the_last_one() {
         let rows: [(&[&str], u64, &[u64]); 6] = [
             (&[], 0, &[]),
             (&["1 old!"], 1, &[]),
@@ -119,17 +122,20 @@ mod tests {
             (&["1 new!", "2 old", "3 new!", "4 new!"], 2, &[3, 4]),
             (&["1 new!", "2 new"], 2, &[2]),
         ];
-        for (passes, known, expected) in rows {
-            let found = news(passes.iter().map(|text| pass(text)).collect(), "new", known);
-            let numbers: Vec<_> = found.iter().map(|pass| pass.number).collect();
-            assert_eq!(numbers, expected, "{passes:?} after {known}");
-            assert!(found.iter().all(|pass| pass.calls.is_empty() && pass.calls_left_out == 0));
+        for (reports, known, expected) in rows {
+            let found =
+                new_reports(reports.iter().map(|text| report(text)).collect(), "new", known);
+            let numbers: Vec<_> = found.iter().map(|report| report.number).collect();
+            assert_eq!(numbers, expected, "{reports:?} after {known}");
+            assert!(
+                found.iter().all(|report| report.calls.is_empty() && report.calls_left_out == 0)
+            );
         }
     }
 
     #[test]
     fn the_last_number_is_the_highest() {
         assert_eq!(last_number(&[]), 0);
-        assert_eq!(last_number(&[pass("4 new"), pass("7 old!")]), 7);
+        assert_eq!(last_number(&[report("4 new"), report("7 old!")]), 7);
     }
 }

@@ -1,5 +1,5 @@
-//! Answers how everything is that this host looks after: its plugins, their objects, and what the members of
-//! each object say at this moment.
+//! The status of this host for the command line: its plugins, their objects, and the members of each object as they
+//! answer now.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,110 +10,134 @@ use std::{
 use futures::stream::{self, StreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tholepin_controller::{ActivePlugin, ActivePlugins, Controller};
 use tholepin_core::{
-    CallError, ObjectKey, ObjectMeta, ObjectRef, PluginName, WriteMode, port::Kubernetes,
+    BoxedFuture, CallError, ObjectKey, ObjectMeta, ObjectRef, PluginName, port::Kubernetes,
 };
-use tholepin_gate::{Gate, ReconcileScope};
-use tholepin_kube::KubernetesApi;
-use tholepin_schema::snapshot::{Member, MemberAnswer, Snapshot};
-use tokio_util::sync::CancellationToken;
+use tholepin_schema::{
+    manifest::KindName,
+    snapshot::{Member, MemberAnswer, Snapshot},
+};
+use tokio::time::timeout;
 
 use crate::{
-    adapters::{ServingPlugins, context},
+    controller::Controller,
     planner::{NAMESPACE, ObjectArgument, Planner, PlannerError},
-    plugin_objects::plugin_reference,
+    plugins::ActivePlugin,
 };
 
-/// The condition of an object in which something is broken, though it may serve.
-pub(crate) const DEGRADED: &str = "Degraded";
-/// The most objects that one answer tells of; the rest is counted.
+/// The condition of an object in which something is broken, although it may serve.
+pub const DEGRADED: &str = "Degraded";
+/// The most objects in one status; the rest is counted.
 const OBJECTS_MAX: usize = 200;
-/// The most names that one answer has: more are not read by anybody who presses a key.
+/// The most names in one answer to a shell completion: people do not read more.
 const NAMES_MAX: usize = 1000;
-/// The most objects whose members are asked at once.
-const ASKED_AT_ONCE: usize = 8;
-/// Within this time all members must have been asked; those of the others are left out.
+/// The most objects whose members are read concurrently.
+const CONCURRENT_READS: usize = 8;
+/// How long reading the members of one object may take; its members are left out after that.
 const MEMBERS_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How everything is.
+/// Reads the members of an object. The binary implements it with the gate.
+pub trait MemberReader: Send + Sync {
+    /// Returns a snapshot of each group of processes of an object, as they answer now.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the ledger or the password cannot be read.
+    fn read<'a>(
+        &'a self,
+        plugin: &'a ActivePlugin,
+        key: &'a Arc<ObjectKey>,
+        object: &'a Arc<Value>,
+    ) -> BoxedFuture<'a, Result<BTreeMap<String, Snapshot>, CallError>>;
+}
+
+/// The status of a host.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct HostStatus {
-    /// The plugins, as their `Plugin` objects tell.
-    pub(crate) plugins: Vec<PluginStatus>,
-    /// Their objects; those that need somebody first.
-    pub(crate) objects: Vec<ObjectStatus>,
-    /// How many more objects there are.
+pub struct HostStatus {
+    /// The plugins, by their `Plugin` objects.
+    pub plugins: Vec<PluginStatus>,
+    /// Their objects; unhealthy ones first.
+    pub objects: Vec<ObjectStatus>,
+    /// How many objects are left out.
     #[serde(default)]
-    pub(crate) left_out: usize,
+    pub left_out: usize,
 }
 
-/// How a plugin is.
+/// The status of a plugin.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct PluginStatus {
-    pub(crate) name: String,
+pub struct PluginStatus {
+    /// Its name.
+    pub name: String,
     /// The `status` of its `Plugin` object.
-    pub(crate) status: Value,
+    pub status: Value,
 }
 
-/// How an object is.
+/// The status of an object.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct ObjectStatus {
-    pub(crate) object: ObjectRef,
-    /// Who looks after it.
-    pub(crate) plugin: PluginName,
-    /// Whether that plugin serves.
-    pub(crate) is_served: bool,
+pub struct ObjectStatus {
+    /// The object.
+    pub object: ObjectRef,
+    /// The plugin that reconciles it.
+    pub plugin: PluginName,
+    /// Whether that plugin is active.
+    pub is_served: bool,
     /// Whether the annotation pauses it.
-    pub(crate) is_paused: bool,
+    pub is_paused: bool,
     /// Whether it is being deleted.
-    pub(crate) is_deleting: bool,
+    pub is_deleting: bool,
     /// Its conditions.
-    pub(crate) conditions: Vec<Value>,
+    pub conditions: Vec<Value>,
     /// Its members by group of processes.
-    pub(crate) members: BTreeMap<String, Vec<MemberRow>>,
-    /// Why the members were not asked.
+    pub members: BTreeMap<String, Vec<MemberRow>>,
+    /// Why the members were not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) unasked: Option<String>,
+    pub unasked: Option<String>,
 }
 
-/// What one member says.
+/// One member, by the reply of its process.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct MemberRow {
-    pub(crate) pod: String,
-    pub(crate) kube_node: String,
-    pub(crate) address: Option<String>,
-    pub(crate) ready: bool,
-    /// Its id in a Redis Cluster.
-    pub(crate) node: Option<String>,
-    /// `primary` or `replica`, by its own word.
-    pub(crate) role: Option<String>,
-    /// The Pod of its primary, or its id if that is no member.
-    pub(crate) follows: Option<String>,
-    /// Its slots, by its own word.
-    pub(crate) slots: Option<String>,
-    pub(crate) keys: Option<u64>,
-    /// On a replica: `up`, `syncing`, or since how many seconds it is down.
-    pub(crate) link: Option<String>,
-    /// On a replica: how many bytes of the stream it is behind its primary.
-    pub(crate) behind_bytes: Option<u64>,
-    /// What is wrong with it; absent if nothing is.
-    pub(crate) fault: Option<String>,
+pub struct MemberRow {
+    /// Its Pod.
+    pub pod: String,
+    /// The Kubernetes node of its Pod.
+    pub kube_node: String,
+    /// Where it listens.
+    pub address: Option<String>,
+    /// Whether its Pod is ready.
+    pub ready: bool,
+    /// Its node id in a Redis Cluster.
+    pub node: Option<String>,
+    /// `primary` or `replica`, as it reports itself.
+    pub role: Option<String>,
+    /// The Pod of its primary, or the node id of a primary that is no member.
+    pub follows: Option<String>,
+    /// Its slots, as it reports them.
+    pub slots: Option<String>,
+    /// How many keys it has.
+    pub keys: Option<u64>,
+    /// On a replica: `up`, `syncing`, or `down` with the seconds since when.
+    pub link: Option<String>,
+    /// On a replica: how many bytes of the replication stream it is behind its primary.
+    pub behind_bytes: Option<u64>,
+    /// Its fault, if it has one.
+    pub fault: Option<String>,
 }
 
 impl ObjectStatus {
-    /// A condition: its status, reason and message.
-    pub(crate) fn condition(&self, kind: &str) -> Option<[&str; 3]> {
-        let found = self.conditions.iter().find(|it| it["type"] == kind)?;
+    /// Returns the status, reason and message of a condition.
+    #[must_use]
+    pub fn condition(&self, kind: &str) -> Option<[&str; 3]> {
+        let found = self.conditions.iter().find(|found| found["type"] == kind)?;
         Some(["status", "reason", "message"].map(|field| found[field].as_str().unwrap_or_default()))
     }
 
-    /// Whether nobody needs to look at it.
-    pub(crate) fn is_well(&self) -> bool {
+    /// Returns true if the object needs no attention.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
         let is_ready = self.condition("Ready").is_none_or(|[status, ..]| status == "True");
         let is_reconciled =
             self.condition("Reconciled").is_none_or(|[status, ..]| status == "True");
@@ -130,51 +154,61 @@ impl ObjectStatus {
     }
 }
 
-/// What answers.
-pub(crate) struct StatusReporter {
-    pub(crate) controller: Arc<Controller>,
-    pub(crate) kubernetes: Arc<KubernetesApi>,
-    pub(crate) plugins: ServingPlugins,
-    pub(crate) gate: Arc<Gate>,
+/// Collects the status of a host.
+pub struct StatusReporter {
+    controller: Arc<Controller>,
+    members: Arc<dyn MemberReader>,
+    /// The kind of `Plugin` objects.
+    plugin_kind: KindName,
 }
 
-/// An object, and which plugin reconciles it.
+/// The key of an object, with its plugin, and the object.
 type FoundObject = (ObjectKey, Arc<Value>);
 
 impl StatusReporter {
-    /// How everything is, or one object.
+    /// Creates a reporter over a controller. `plugin_kind` is the kind of `Plugin` objects.
+    #[must_use]
+    pub fn new(
+        controller: Arc<Controller>,
+        members: Arc<dyn MemberReader>,
+        plugin_kind: KindName,
+    ) -> Self {
+        Self { controller, members, plugin_kind }
+    }
+
+    /// Returns the status of the host, or of one object.
     ///
     /// # Errors
     ///
-    /// Fails if the API server does not answer, or if nobody follows the object's kind.
-    pub(crate) async fn status(
+    /// Fails if the API server does not answer, or if no plugin reconciles the object's kind.
+    pub async fn status(
         &self,
         planner: &Planner,
-        words: Option<&ObjectArgument>,
+        argument: Option<&ObjectArgument>,
     ) -> Result<HostStatus, PlannerError> {
-        let one = match words {
-            Some(words) => Some(planner.object(words).await?),
+        let named = match argument {
+            Some(argument) => Some(planner.object(argument).await?),
             None => None,
         };
         let plugins = self.plugin_statuses().await?;
-        let (objects, left_out) = self.objects(one.as_ref())?;
-        if let (Some(one), true) = (&one, objects.is_empty()) {
-            return Err(PlannerError::NoPass(format!("{one} does not exist")));
+        let (objects, left_out) = self.objects(named.as_ref())?;
+        if let (Some(named), true) = (&named, objects.is_empty()) {
+            return Err(PlannerError::NoObject(named.clone()));
         }
-        let told = stream::iter(objects).map(|(key, object)| self.object(key, object));
-        let mut objects: Vec<ObjectStatus> = told.buffered(ASKED_AT_ONCE).collect().await;
-        objects.sort_by_key(|object| object.is_well());
+        let statuses = stream::iter(objects).map(|(key, object)| self.object(key, object));
+        let mut objects: Vec<ObjectStatus> = statuses.buffered(CONCURRENT_READS).collect().await;
+        objects.sort_by_key(ObjectStatus::is_healthy);
         Ok(HostStatus { plugins, objects, left_out })
     }
 
-    /// The objects that the command line may name, as `KIND/NAME`: those of a namespace and those of none. Sorted,
-    /// and at most [`NAMES_MAX`].
+    /// Returns the objects that the command line can name, as `KIND/NAME`: those of a namespace and cluster-scoped
+    /// ones. Sorted, and at most 1000.
     ///
     /// # Errors
     ///
     /// Fails if a kind cannot be listed.
-    pub(crate) fn names(&self, namespace: Option<&str>) -> Result<Vec<String>, CallError> {
-        let (view, namespace) = (self.kubernetes.view(), namespace.unwrap_or(NAMESPACE));
+    pub fn names(&self, namespace: Option<&str>) -> Result<Vec<String>, CallError> {
+        let (view, namespace) = (self.kubernetes().view(), namespace.unwrap_or(NAMESPACE));
         let mut names = BTreeSet::new();
         for (_, kind) in self.controller.followed() {
             for object in view.list(&kind, "", "")? {
@@ -188,26 +222,26 @@ impl StatusReporter {
     }
 
     async fn plugin_statuses(&self) -> Result<Vec<PluginStatus>, PlannerError> {
-        let kind = plugin_reference("").kind;
-        let plugins = self.kubernetes.list(kind, String::new(), String::new()).await?;
-        let told = plugins.into_iter().map(|plugin| PluginStatus {
+        let kind = self.plugin_kind.clone();
+        let plugins = self.kubernetes().list(kind, String::new(), String::new()).await?;
+        let statuses = plugins.into_iter().map(|plugin| PluginStatus {
             name: text(&plugin, "/metadata/name"),
             status: plugin.get("status").cloned().unwrap_or_default(),
         });
-        Ok(told.collect())
+        Ok(statuses.collect())
     }
 
-    /// The objects of all kinds that are followed, or the one that was named; and how many are left out.
-    fn objects(&self, one: Option<&ObjectRef>) -> Result<(Vec<FoundObject>, usize), PlannerError> {
-        let view = self.kubernetes.view();
+    /// Returns the objects of all followed kinds, or the named one, and how many are left out.
+    fn objects(&self, named: Option<&ObjectRef>) -> Result<(Vec<FoundObject>, usize), CallError> {
+        let view = self.kubernetes().view();
         let mut found = Vec::new();
         for (plugin, kind) in self.controller.followed() {
-            if one.is_some_and(|one| one.kind != kind) {
+            if named.is_some_and(|named| named.kind != kind) {
                 continue;
             }
             for object in view.list(&kind, "", "")? {
                 let Ok(meta) = ObjectMeta::of(&object) else { continue };
-                if one.is_some_and(|one| *one != meta.object) {
+                if named.is_some_and(|named| *named != meta.object) {
                     continue;
                 }
                 let ObjectRef { kind, namespace, name } = meta.object;
@@ -221,7 +255,7 @@ impl StatusReporter {
     }
 
     async fn object(&self, key: ObjectKey, object: Arc<Value>) -> ObjectStatus {
-        let plugin = self.plugins.active(&key.plugin);
+        let plugin = self.controller.shared.ports.plugins.active(&key.plugin);
         let conditions = object.pointer("/status/conditions").and_then(Value::as_array).cloned();
         let meta = ObjectMeta::of(&object).ok();
         let ObjectKey { plugin: name, kind, namespace, name: object_name } = key.clone();
@@ -247,17 +281,19 @@ impl StatusReporter {
         key: ObjectKey,
         object: &Arc<Value>,
     ) -> (BTreeMap<String, Vec<MemberRow>>, Option<String>) {
-        let context = context(plugin, &Arc::new(key), object, CancellationToken::new());
-        let context = ReconcileScope { mode: WriteMode::Plan, ..context };
-        let asked = tokio::time::timeout(MEMBERS_DEADLINE, self.gate.members_now(&context)).await;
-        match asked {
-            Ok(Ok(seen)) => {
-                let rows = seen.into_iter().map(|(group, seen)| (group, rows(&seen)));
+        let key = Arc::new(key);
+        match timeout(MEMBERS_DEADLINE, self.members.read(plugin, &key, object)).await {
+            Ok(Ok(groups)) => {
+                let rows = groups.into_iter().map(|(group, snapshot)| (group, rows(&snapshot)));
                 (rows.collect(), None)
             }
             Ok(Err(error)) => (BTreeMap::new(), Some(error.to_string())),
             Err(_) => (BTreeMap::new(), Some(format!("no answer within {MEMBERS_DEADLINE:?}"))),
         }
+    }
+
+    fn kubernetes(&self) -> &dyn Kubernetes {
+        &*self.controller.shared.ports.kubernetes
     }
 }
 
@@ -265,7 +301,7 @@ fn text(object: &Value, pointer: &str) -> String {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// What the members of a snapshot say, in order of Pod.
+/// Returns the members of a snapshot, in order of Pod.
 fn rows(snapshot: &Snapshot) -> Vec<MemberRow> {
     snapshot.members.iter().map(|member| row(snapshot, member)).collect()
 }
@@ -301,9 +337,9 @@ fn row(snapshot: &Snapshot, member: &Member) -> MemberRow {
     });
     let in_sync = primary.map(|_| snapshot.check_in_sync(&member.pod, u64::MAX));
     let fault = if facts.loading == Some(true) {
-        Some("reads its data".to_owned())
+        Some("loads its data".to_owned())
     } else if let Some(cluster) = facts.cluster.as_ref().filter(|cluster| !cluster.ok) {
-        Some(format!("does not say `ok`: {} slots assigned", cluster.slots_assigned))
+        Some(format!("`cluster_state` is not `ok`: {} slots assigned", cluster.slots_assigned))
     } else if let Some(Err(error)) = in_sync {
         Some(error.to_string())
     } else if !member.ready {

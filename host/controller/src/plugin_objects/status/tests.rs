@@ -1,23 +1,23 @@
-use tholepin_guest::ServingRevision;
+use tholepin_core::plugin_report::ServingRevision;
 
 use super::*;
 
-fn seen(health: PluginHealth) -> ObjectsSeen {
-    ObjectsSeen { objects: Some(health.objects), health, ..ObjectsSeen::default() }
+fn counts(health: PluginHealth) -> PluginObjectCounts {
+    PluginObjectCounts { objects: Some(health.objects), health, ..PluginObjectCounts::default() }
 }
 
 const ALONE: Hosts<'_> = Hosts { this: "h", other: None };
 
 #[test]
-fn a_second_host_is_told_of_and_an_earlier_process_is_none() {
+fn a_second_host_is_a_condition_and_an_earlier_process_is_not() {
     let well = PluginHealth { objects: 1, ..PluginHealth::default() };
     let theirs = json!({"host": "other"});
-    assert_eq!(other_host(&theirs, "h", false), None, "it was there when this one started");
+    assert_eq!(other_host(&theirs, "h", false), None, "the status is from before this process");
     assert_eq!(other_host(&json!({"host": "h"}), "h", true), None);
     let other = other_host(&theirs, "h", true);
     let hosts = Hosts { this: "h", other };
-    let told = plugin_status(&report(Some("c"), None), &seen(well), hosts, &theirs, 1_000);
-    assert!(reports_hosts(&told.into()) && !reports_hosts(&theirs));
+    let status = plugin_status(&report(Some("c"), None), &counts(well), hosts, &theirs, 1_000);
+    assert!(reports_hosts(&status.into()) && !reports_hosts(&theirs));
 }
 
 fn digest(name: &str) -> RevisionDigest {
@@ -43,7 +43,7 @@ fn report(serving: Option<&str>, reason: Option<RejectReason>) -> PluginReport {
 }
 
 #[test]
-fn the_first_thing_that_is_wrong_is_the_reason() {
+fn the_reason_is_that_of_the_first_bad_condition() {
     let well = PluginHealth { objects: 3, ..PluginHealth::default() };
     let failing = PluginHealth { failing: 1, ..well };
     let quarantined = PluginHealth { quarantined: 2, ..failing };
@@ -83,7 +83,7 @@ fn the_first_thing_that_is_wrong_is_the_reason() {
     ];
     for (serving, refused, health, serves, healthy, reason, unhealthy) in rows {
         let report = report(serving, refused);
-        let status = plugin_status(&report, &seen(health), ALONE, &Value::Null, 5_000);
+        let status = plugin_status(&report, &counts(health), ALONE, &Value::Null, 5_000);
         let text = |index: usize| {
             let condition = &status["conditions"][index];
             let text = |field: &str| condition[field].as_str().unwrap().to_owned();
@@ -96,15 +96,15 @@ fn the_first_thing_that_is_wrong_is_the_reason() {
     }
 }
 
-/// The condition `Healthy` of a plugin that serves.
+/// Returns the condition `Healthy` of an active plugin.
 fn healthy(health: PluginHealth) -> String {
     let Condition { status, reason, message, .. } =
-        is_healthy(&report(Some("c"), None), &seen(health));
+        is_healthy(&report(Some("c"), None), &counts(health));
     format!("{status} {reason}: {message}")
 }
 
 #[test]
-fn numbers_are_told_as_people_say_them_and_none_is_left_out() {
+fn counts_are_written_with_singular_and_plural() {
     let objects = |objects, quarantined, failing, paused| PluginHealth {
         objects,
         quarantined,
@@ -120,20 +120,20 @@ fn numbers_are_told_as_people_say_them_and_none_is_left_out() {
         (objects(3, 1, 1, 0), "for them, and 1 more fails; the"),
         (objects(4, 1, 2, 0), "for them, and 2 more fail; the"),
     ];
-    for (health, words) in rows {
-        let told = healthy(health);
-        assert!(told.contains(words), "{told}");
+    for (health, expected) in rows {
+        let found = healthy(health);
+        assert!(found.contains(expected), "{found}");
     }
-    let all_paused = seen(objects(2, 0, 0, 2));
-    let told = plugin_status(&report(Some("c"), None), &all_paused, ALONE, &Value::Null, 0);
-    assert_eq!(told["reason"], ALL_PAUSED);
+    let all_paused = counts(objects(2, 0, 0, 2));
+    let status = plugin_status(&report(Some("c"), None), &all_paused, ALONE, &Value::Null, 0);
+    assert_eq!(status["reason"], ALL_PAUSED);
 }
 
 #[test]
-fn a_host_that_stops_says_so_and_the_next_one_begins_anew() {
+fn a_stopped_host_is_in_the_status_until_the_next_one_writes_it() {
     let well = PluginHealth { objects: 1, ..PluginHealth::default() };
-    let (report, seen) = (report(Some("c"), None), seen(well));
-    let running = Value::Object(plugin_status(&report, &seen, ALONE, &Value::Null, 1_000));
+    let (report, counts) = (report(Some("c"), None), counts(well));
+    let running = Value::Object(plugin_status(&report, &counts, ALONE, &Value::Null, 1_000));
     let stopped = stopped_status(&running, "h", 9_000);
     assert_eq!(
         (&stopped["reason"], &stopped["active"]),
@@ -142,34 +142,40 @@ fn a_host_that_stops_says_so_and_the_next_one_begins_anew() {
     let serving = &stopped["conditions"][0];
     assert_eq!((&serving["type"], &serving["status"]), (&json!("Serving"), &json!("Unknown")));
     assert_eq!(serving["lastTransitionTime"], "1970-01-01T00:00:09Z");
-    assert_eq!(other_host(&stopped, "other", true), None, "it is no second host any more");
-    let again = plugin_status(&report, &seen, ALONE, &stopped, 20_000);
+    assert_eq!(
+        other_host(&stopped, "other", true),
+        None,
+        "a stopped host does not count as a second one"
+    );
+    let again = plugin_status(&report, &counts, ALONE, &stopped, 20_000);
     assert_eq!(again["conditions"][0]["lastTransitionTime"], "1970-01-01T00:00:20Z");
     assert!(!again.contains_key("reason"));
 }
 
 #[test]
-fn an_object_without_a_file_is_told_of_unless_another_host_may_serve_it() {
+fn an_object_without_a_file_is_reported_unless_another_host_may_have_it() {
     let name: PluginName = "p".parse().unwrap();
-    let told = |status: &Value| {
+    let reason = |status: &Value| {
         let report = without_file(&name, Some(status))?;
-        let told = plugin_status(&report, &ObjectsSeen::default(), ALONE, status, 0);
-        assert!(!told.contains_key("objects"), "nobody knows how many there are");
-        Some(told["reason"].as_str().unwrap().to_owned())
+        let status = plugin_status(&report, &PluginObjectCounts::default(), ALONE, status, 0);
+        assert!(!status.contains_key("objects"), "the number of objects is not known");
+        Some(status["reason"].as_str().unwrap().to_owned())
     };
-    let ended = instance::name_of(u32::MAX);
-    assert_eq!(told(&Value::Null).as_deref(), Some("NoFile"), "somebody made it by hand");
-    assert_eq!(told(&json!({"host": ended})).as_deref(), Some("Unloaded"));
+    let ended = host_name::name_of(u32::MAX);
+    assert_eq!(reason(&Value::Null).as_deref(), Some("NoFile"), "it was created by hand");
+    assert_eq!(reason(&json!({"host": ended})).as_deref(), Some("Unloaded"));
     let stopped = stopped_status(&json!({"host": "elsewhere"}), "elsewhere", 0);
-    assert_eq!(told(&stopped).as_deref(), Some("Unloaded"));
-    assert_eq!(told(&json!({"host": "elsewhere"})), None);
-    assert_eq!(told(&json!({"host": instance::own_name()})), None);
+    assert_eq!(reason(&stopped).as_deref(), Some("Unloaded"));
+    assert_eq!(reason(&json!({"host": "elsewhere"})), None);
+    assert_eq!(reason(&json!({"host": host_name::own_name()})), None);
 }
 
 #[test]
-fn a_kind_that_is_not_installed_is_told_with_the_command() {
-    let missing =
-        ObjectsSeen { missing_kinds: vec!["a/v1/K".to_owned()], ..ObjectsSeen::default() };
+fn a_missing_kind_is_reported_with_the_command_that_installs_it() {
+    let missing = PluginObjectCounts {
+        missing_kinds: vec!["a/v1/K".to_owned()],
+        ..PluginObjectCounts::default()
+    };
     let status = plugin_status(&report(Some("c"), None), &missing, ALONE, &Value::Null, 0);
     assert_eq!(status["reason"], "KindMissing");
     let message = status["message"].as_str().unwrap();
@@ -179,10 +185,10 @@ fn a_kind_that_is_not_installed_is_told_with_the_command() {
 #[test]
 fn a_condition_keeps_its_time_while_its_status_stays() {
     let well = PluginHealth { objects: 1, ..PluginHealth::default() };
-    let first = plugin_status(&report(Some("c"), None), &seen(well), ALONE, &Value::Null, 1_000);
+    let first = plugin_status(&report(Some("c"), None), &counts(well), ALONE, &Value::Null, 1_000);
     let first = Value::Object(first);
     let failing = PluginHealth { failing: 1, ..well };
-    let then = plugin_status(&report(Some("c"), None), &seen(failing), ALONE, &first, 9_000);
+    let then = plugin_status(&report(Some("c"), None), &counts(failing), ALONE, &first, 9_000);
     let at =
         |status: &Value, index: usize| status["conditions"][index]["lastTransitionTime"].clone();
     let then = Value::Object(then);
@@ -191,7 +197,7 @@ fn a_condition_keeps_its_time_while_its_status_stays() {
 }
 
 #[test]
-fn what_is_news_is_told_once() {
+fn each_change_has_one_event() {
     let refused = Some(RejectReason::TakenBack);
     // before, now, the event's reason
     let rows = [
@@ -205,7 +211,7 @@ fn what_is_news_is_told_once() {
         (None, report(None, None), None),
     ];
     for (before, now, expected) in rows {
-        let told = event(before.as_ref(), &now).map(|(_, reason, _)| reason);
-        assert_eq!(told.as_deref(), expected, "{before:?} {now:?}");
+        let found = event(before.as_ref(), &now).map(|event| event.reason);
+        assert_eq!(found.as_deref(), expected, "{before:?} {now:?}");
     }
 }

@@ -1,9 +1,10 @@
-//! Reports of the registry about a plugin, as values.
+//! The reports of the plugin registry: the stage of each plugin, and why a revision does not serve.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use serde_json::Value;
-use tholepin_core::{PluginName, RevisionDigest};
+
+use crate::{PluginName, RevisionDigest};
 
 /// A stage on the way of a revision from its files to serving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,21 +1,23 @@
-//! What the status of a `Plugin` object says: pure functions from a report and from how its objects are.
+//! Builds the status of a `Plugin` object from a report of the registry and from the health of its objects. Pure, but
+//! for [`host_name::has_ended`].
 
 use serde_json::{Map, Value, json};
-use tholepin_controller::PluginHealth;
-use tholepin_core::{PAUSED, PluginName, RevisionDigest};
-use tholepin_guest::{PluginReport, RejectReason, RevisionStage};
+use tholepin_core::{
+    EventType, PAUSED, PluginName, RevisionDigest,
+    plugin_report::{PluginReport, RejectReason, RevisionStage},
+};
 use tholepin_schema::manifest::KindName;
 
-use crate::instance;
+use crate::{controller::PluginHealth, host_name};
 
-/// The condition, event and reason of a second host.
-pub(crate) const ANOTHER_HOST: &str = "AnotherHost";
+/// The condition, event and reason for a second host.
+pub(super) const ANOTHER_HOST: &str = "AnotherHost";
 /// The reason of a status whose host was stopped.
 const HOST_STOPPED: &str = "HostStopped";
 /// The reason of a plugin that is called for none of its objects, because all are paused.
 const ALL_PAUSED: &str = "AllPaused";
 
-/// A condition without its time.
+/// A condition without its transition time.
 struct Condition {
     kind: &'static str,
     status: &'static str,
@@ -23,81 +25,85 @@ struct Condition {
     message: String,
 }
 
-/// How the objects of a plugin are, and which of its kinds the API server does not know.
+/// The objects of a plugin, by health, and its kinds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ObjectsSeen {
-    pub(crate) health: PluginHealth,
-    /// How many there are; absent while that is not known.
-    pub(crate) objects: Option<usize>,
-    /// The kinds that the plugin reconciles, or did when it served last.
-    pub(crate) kinds: Vec<KindName>,
-    pub(crate) missing_kinds: Vec<String>,
+pub(super) struct PluginObjectCounts {
+    pub(super) health: PluginHealth,
+    /// How many objects exist; absent while that is not known.
+    pub(super) objects: Option<usize>,
+    /// The kinds that the plugin reconciles, or did when it was active last.
+    pub(super) kinds: Vec<KindName>,
+    /// The kinds among them that the API server does not serve.
+    pub(super) missing_kinds: Vec<String>,
 }
 
-/// What is known of hosts: this one, and another that wrote the status since.
+/// The hosts that write the status: this one, and another that wrote it since.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Hosts<'a> {
-    pub(crate) this: &'a str,
-    pub(crate) other: Option<&'a str>,
+pub(super) struct Hosts<'a> {
+    pub(super) this: &'a str,
+    pub(super) other: Option<&'a str>,
 }
 
-/// The status of a plugin. `before` is the one that it replaces: a condition whose status stays keeps its
-/// time.
-pub(crate) fn plugin_status(
+/// Returns the status of a plugin. `before` is the status that it replaces: a condition whose `status` does not change
+/// keeps its transition time.
+pub(super) fn plugin_status(
     report: &PluginReport,
-    seen: &ObjectsSeen,
+    counts: &PluginObjectCounts,
     hosts: Hosts<'_>,
     before: &Value,
     now_ms: u64,
 ) -> Map<String, Value> {
     let PluginReport { name: _, stage, candidate, serving, reason, message, object: _ } = report;
     let mut status = Map::new();
-    let mut say = |field: &str, text: Option<String>| {
+    let mut set = |field: &str, text: Option<String>| {
         if let Some(text) = text.filter(|text| !text.is_empty()) {
             status.insert(field.to_owned(), Value::String(text));
         }
     };
     let active = report.active();
     let candidate = candidate.as_ref().filter(|candidate| Some(*candidate) != active);
-    say("stage", stage.map(|stage| stage.to_string()));
-    say("active", active.map(ToString::to_string));
-    say("revision", active.map(|active| active.short().to_owned()));
-    say("candidate", candidate.map(ToString::to_string));
-    say("candidateRevision", candidate.map(|candidate| candidate.short().to_owned()));
-    say("version", serving.as_ref().map(|serving| serving.version.clone()));
-    say("component", serving.as_ref().map(|serving| serving.component.clone()));
-    say("activatedAt", serving.as_ref().and_then(|serving| time(serving.since_ms)));
+    set("stage", stage.map(|stage| stage.to_string()));
+    set("active", active.map(ToString::to_string));
+    set("revision", active.map(|active| active.short().to_owned()));
+    set("candidate", candidate.map(ToString::to_string));
+    set("candidateRevision", candidate.map(|candidate| candidate.short().to_owned()));
+    set("version", serving.as_ref().map(|serving| serving.version.clone()));
+    set("component", serving.as_ref().map(|serving| serving.component.clone()));
+    set("activatedAt", serving.as_ref().and_then(|serving| time(serving.since_ms)));
     let previous = serving.as_ref().and_then(|serving| serving.previous.as_ref());
-    say("previous", previous.map(ToString::to_string));
-    say("host", Some(hosts.this.to_owned()));
-    let conditions: Vec<Condition> = [serves(report), is_healthy(report, seen)]
+    set("previous", previous.map(ToString::to_string));
+    set("host", Some(hosts.this.to_owned()));
+    let conditions: Vec<Condition> = [serves(report), is_healthy(report, counts)]
         .into_iter()
         .chain(hosts.other.map(another_host))
         .collect();
-    let is_bad = |it: &&Condition| {
-        it.status == "False" || it.kind == ANOTHER_HOST || it.reason == ALL_PAUSED
+    let is_bad = |condition: &&Condition| {
+        condition.status == "False"
+            || condition.kind == ANOTHER_HOST
+            || condition.reason == ALL_PAUSED
     };
-    // Of two hosts neither can do well.
-    let hosts_clash = conditions.iter().find(|it| it.kind == ANOTHER_HOST);
-    let unhealthy = hosts_clash.or_else(|| conditions.iter().find(is_bad));
-    say("reason", reason.map(|it| it.to_string()).or(unhealthy.map(|it| it.reason.clone())));
-    let told = (!message.is_empty()).then(|| message.clone());
-    say("message", told.or(unhealthy.map(|it| it.message.clone())));
-    let PluginHealth { quarantined, failing, .. } = seen.health;
-    if let Some(objects) = seen.objects {
+    // A second host is named first: while two hosts reconcile the same objects, no other condition is reliable.
+    let second_host = conditions.iter().find(|condition| condition.kind == ANOTHER_HOST);
+    let bad = second_host.or_else(|| conditions.iter().find(is_bad));
+    let own_reason = reason.map(|reason| reason.to_string());
+    set("reason", own_reason.or(bad.map(|condition| condition.reason.clone())));
+    let own_message = (!message.is_empty()).then(|| message.clone());
+    set("message", own_message.or(bad.map(|condition| condition.message.clone())));
+    let PluginHealth { quarantined, failing, .. } = counts.health;
+    if let Some(objects) = counts.objects {
         status.insert("objects".to_owned(), json!(objects));
     }
-    if !seen.kinds.is_empty() {
-        status.insert("kinds".to_owned(), json!(seen.kinds));
+    if !counts.kinds.is_empty() {
+        status.insert("kinds".to_owned(), json!(counts.kinds));
     }
     status.insert("unhealthyObjects".to_owned(), json!(quarantined.saturating_add(failing)));
-    let conditions = conditions.into_iter().map(|it| with_time(it, before, now_ms));
+    let conditions = conditions.into_iter().map(|condition| with_time(condition, before, now_ms));
     status.insert("conditions".to_owned(), conditions.collect());
     status
 }
 
-/// The status of a plugin whose host stops: what it says of revisions stays true, and that they serve does not.
-pub(crate) fn stopped_status(status: &Value, host: &str, now_ms: u64) -> Value {
+/// Returns the status of a plugin whose host stops. The fields about revisions stay; the conditions become `Unknown`.
+pub(super) fn stopped_status(status: &Value, host: &str, now_ms: u64) -> Value {
     let message = format!(
         "the host `{host}` was stopped: nothing is reconciled until one runs again (`tholepin run`)"
     );
@@ -114,24 +120,25 @@ pub(crate) fn stopped_status(status: &Value, host: &str, now_ms: u64) -> Value {
     stopped
 }
 
-/// Whether the host that wrote a status said that it stops.
-pub(crate) fn reports_stop(status: &Value) -> bool {
+/// Returns true if the host that wrote a status wrote there that it stops.
+pub(super) fn reports_stop(status: &Value) -> bool {
     let conditions = status.get("conditions").and_then(Value::as_array);
     conditions
         .into_iter()
         .flatten()
-        .any(|it| it["type"] == "Serving" && it["reason"] == HOST_STOPPED)
+        .any(|condition| condition["type"] == "Serving" && condition["reason"] == HOST_STOPPED)
 }
 
-/// The kinds that a plugin reconciled when this status was written.
-pub(crate) fn kinds_of(status: &Value) -> Vec<KindName> {
+/// Returns the kinds that a plugin reconciled when this status was written.
+pub(super) fn kinds_of(status: &Value) -> Vec<KindName> {
     let kinds = status.get("kinds").cloned().unwrap_or_default();
-    // What somebody else wrote there is nothing.
+    // A field that another writer changed to something else counts as empty.
     serde_json::from_value(kinds).unwrap_or_default()
 }
 
-/// What is told of a `Plugin` object of which this host has no file, by the status that it has.
-pub(crate) fn without_file(name: &PluginName, status: Option<&Value>) -> Option<PluginReport> {
+/// Returns the report of a `Plugin` object of which this host has no file, judged by its status; `None` if another host
+/// may have the file.
+pub(super) fn without_file(name: &PluginName, status: Option<&Value>) -> Option<PluginReport> {
     let host = status.and_then(|status| status.get("host")).and_then(Value::as_str);
     let mut report = PluginReport {
         name: name.clone(),
@@ -143,15 +150,15 @@ pub(crate) fn without_file(name: &PluginName, status: Option<&Value>) -> Option<
         object: None,
     };
     match (status, host) {
-        (Some(status), Some(host)) if reports_stop(status) || instance::has_ended(host) => {
+        (Some(status), Some(host)) if reports_stop(status) || host_name::has_ended(host) => {
             report.stage = Some(RevisionStage::Unloaded);
         }
-        // The host of another directory may well serve it.
+        // A host with another directory of plugins may have it.
         (_, Some(_)) => return None,
         (_, None) => {
             report.reason = Some(RejectReason::NoFile);
             report.message = format!(
-                "no host has a file of it: a host makes this object from `{name}.yaml`, and no plugin from this \
+                "no host has a file of it: a host makes this object from `{name}.yaml`, and never a plugin from this \
                  object; put `{name}.wasm` and `{name}.yaml` into the directory of plugins, or delete the object"
             );
         }
@@ -159,7 +166,7 @@ pub(crate) fn without_file(name: &PluginName, status: Option<&Value>) -> Option<
     Some(report)
 }
 
-/// Another host writes this status as well. Both reconcile the same objects, which no guard expects.
+/// Returns the condition for a second host. Both hosts reconcile the same objects, and no guard checks for that.
 fn another_host(other: &str) -> Condition {
     let message = format!(
         "the host `{other}` writes this status as well: two hosts reconcile the same objects; stop one of them"
@@ -167,20 +174,23 @@ fn another_host(other: &str) -> Condition {
     Condition { kind: ANOTHER_HOST, status: "True", reason: ANOTHER_HOST.to_owned(), message }
 }
 
-/// The host that wrote a status after this one had, if it is another; a status of an earlier process does not
-/// count, because that has ended, nor does that of a host that says that it stops.
-pub(crate) fn other_host<'a>(status: &'a Value, this: &str, has_written: bool) -> Option<&'a str> {
+/// Returns the other host that wrote a status after this one had written it. A status from before this process
+/// (`has_written` is false) does not count, because that process has ended; nor does one of a host that stops.
+pub(super) fn other_host<'a>(status: &'a Value, this: &str, has_written: bool) -> Option<&'a str> {
     let host = status.get("host").and_then(Value::as_str)?;
     (has_written && host != this && !reports_stop(status)).then_some(host)
 }
 
-/// Whether a status says already that several hosts write it.
-pub(crate) fn reports_hosts(status: &Value) -> bool {
+/// Returns true if a status has the condition for a second host.
+pub(super) fn reports_hosts(status: &Value) -> bool {
     let conditions = status.get("conditions").and_then(Value::as_array);
-    conditions.into_iter().flatten().any(|it| it["type"] == ANOTHER_HOST && it["status"] == "True")
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition["type"] == ANOTHER_HOST && condition["status"] == "True")
 }
 
-/// Whether a revision serves, and whether it is the file's.
+/// Returns the condition `Serving`: whether a revision is active, and whether it is that of the files.
 fn serves(report: &PluginReport) -> Condition {
     let PluginReport { stage, serving, reason, message, .. } = report;
     let (status, reason, message) = match (serving, reason) {
@@ -199,13 +209,13 @@ fn serves(report: &PluginReport) -> Condition {
     Condition { kind: "Serving", status, reason, message }
 }
 
-/// Whether all objects of a plugin are well, as far as the plugin is concerned.
-fn is_healthy(report: &PluginReport, seen: &ObjectsSeen) -> Condition {
-    let ObjectsSeen { health, missing_kinds, .. } = seen;
+/// Returns the condition `Healthy`: whether the plugin fails for none of its objects.
+fn is_healthy(report: &PluginReport, counts: &PluginObjectCounts) -> Condition {
+    let PluginObjectCounts { health, missing_kinds, .. } = counts;
     let PluginHealth { objects, quarantined, failing, paused } = *health;
     if let (Some(_), false) = (&report.serving, missing_kinds.is_empty()) {
         let message = format!(
-            "the API server does not know {}, so that there can be no such objects; install the definitions: \
+            "the API server does not know {}, so no such objects can exist; install the definitions: \
              `tholepin plugin inspect --crds {}.wasm | kubectl apply --server-side -f -`",
             missing_kinds.join(", "),
             report.name
@@ -221,7 +231,7 @@ fn is_healthy(report: &PluginReport, seen: &ObjectsSeen) -> Condition {
             ALL_PAUSED,
             format!(
                 "of {of_all} all are paused by `{PAUSED}`, so that the plugin is called for none: whether it \
-                 does well is not known"
+                 is healthy is not known"
             ),
         ),
         (Some(_), 0, 0) => {
@@ -253,7 +263,7 @@ fn is_healthy(report: &PluginReport, seen: &ObjectsSeen) -> Condition {
     Condition { kind: "Healthy", status, reason: reason.to_owned(), message }
 }
 
-/// `1 object`, `2 objects`.
+/// Formats a count: `1 object`, `2 objects`.
 fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
@@ -261,43 +271,58 @@ fn counted(count: usize, what: &str) -> String {
 fn with_time(condition: Condition, before: &Value, now_ms: u64) -> Value {
     let Condition { kind, status, reason, message } = condition;
     let known = before.pointer("/conditions").and_then(Value::as_array);
-    let same = known.into_iter().flatten().find(|it| it["type"] == kind && it["status"] == status);
-    let kept = same.and_then(|it| it["lastTransitionTime"].as_str()).map(str::to_owned);
+    let is_same = |known: &&Value| known["type"] == kind && known["status"] == status;
+    let same = known.into_iter().flatten().find(is_same);
+    let kept = same.and_then(|same| same["lastTransitionTime"].as_str()).map(str::to_owned);
     json!({"type": kind, "status": status, "reason": reason, "message": message,
         "lastTransitionTime": kept.or_else(|| time(now_ms))})
 }
 
-/// A time as the API writes it.
+/// Formats a time as RFC 3339.
 fn time(at_ms: u64) -> Option<String> {
     let at = jiff::Timestamp::from_millisecond(i64::try_from(at_ms).ok()?).ok()?;
     Some(at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
-/// What happened to a plugin since the last report about it, as the event that tells it; none if that is no
-/// news.
-pub(crate) fn event(
+/// An event about a `Plugin` object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct PluginObjectEvent {
+    pub(super) event_type: EventType,
+    pub(super) reason: String,
+    pub(super) message: String,
+}
+
+/// Returns the event for a report, unless the report differs from the one before in nothing that people need to know.
+pub(super) fn event(
     before: Option<&PluginReport>,
     report: &PluginReport,
-) -> Option<(bool, String, String)> {
+) -> Option<PluginObjectEvent> {
+    let warning = |reason, message| {
+        Some(PluginObjectEvent { event_type: EventType::Warning, reason, message })
+    };
     let was = before.and_then(PluginReport::active);
-    let told =
-        before.is_some_and(|it| (it.reason, &it.message) == (report.reason, &report.message));
+    let is_known = before
+        .is_some_and(|before| (before.reason, &before.message) == (report.reason, &report.message));
     match (report.active(), report.reason) {
-        (_, Some(reason)) if !told => Some((true, reason.to_string(), report.message.clone())),
+        (_, Some(reason)) if !is_known => warning(reason.to_string(), report.message.clone()),
         (_, Some(_)) => None,
-        (Some(now), None) if Some(now) == was && before.is_some_and(|it| it.reason.is_none()) => {
+        (Some(now), None)
+            if Some(now) == was && before.is_some_and(|before| before.reason.is_none()) =>
+        {
             None
         }
         (Some(now), None) => {
-            let version = report.serving.as_ref().map(|it| it.version.as_str()).unwrap_or_default();
+            let serving = report.serving.as_ref();
+            let version = serving.map(|serving| serving.version.as_str()).unwrap_or_default();
             let instead = was.filter(|was| *was != now).map(RevisionDigest::short);
             let instead = instead.map(|was| format!(" in place of {was}")).unwrap_or_default();
             let text = format!("the revision {} (version {version}) serves{instead}", now.short());
-            Some((false, "Activated".to_owned(), text))
+            let (event_type, reason) = (EventType::Normal, "Activated".to_owned());
+            Some(PluginObjectEvent { event_type, reason, message: text })
         }
         (None, None) if was.is_some() => {
             let Condition { reason, message, .. } = serves(report);
-            Some((true, reason, message))
+            warning(reason, message)
         }
         (None, None) => None,
     }

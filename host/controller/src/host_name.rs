@@ -1,14 +1,16 @@
-//! How a host is called where several could be meant, and whether one of that name has ended.
+//! Names of host processes, as statuses and events show them: `tholepin-MACHINE-PID`.
 
 use std::{fs, path::Path};
 
-/// How this process is called: its machine and its number there.
-pub(crate) fn own_name() -> String {
+/// Returns the name of this process.
+#[must_use]
+pub fn own_name() -> String {
     name(&machine(), std::process::id())
 }
 
-/// How the process of this number on this machine is called.
-pub(crate) fn name_of(pid: u32) -> String {
+/// Returns the name of the process with this id on this machine.
+#[must_use]
+pub fn name_of(pid: u32) -> String {
     name(&machine(), pid)
 }
 
@@ -21,16 +23,17 @@ fn machine() -> String {
     name.trim().to_owned()
 }
 
-/// Whether a host that is called so was a process of this machine and runs no more. Of another machine nothing
-/// is known.
-pub(crate) fn has_ended(host: &str) -> bool {
+/// Returns true if a host name belongs to a process of this machine that has ended. Returns false for a process of
+/// another machine, of which nothing is known.
+#[must_use]
+pub fn has_ended(host: &str) -> bool {
     let of_machine = host.strip_prefix("tholepin-").and_then(|rest| rest.rsplit_once('-'));
     of_machine.is_some_and(|(theirs, pid)| {
         theirs == machine() && pid.parse::<u32>().is_ok() && !is_running(pid)
     })
 }
 
-/// A process that has ended stays in the table until its parent has asked for its end.
+/// Returns true if a process runs. A zombie, which has ended and waits for its parent, does not.
 fn is_running(pid: &str) -> bool {
     let state = fs::read_to_string(Path::new("/proc").join(pid).join("stat"));
     // The name before the state is in parentheses and may contain anything.
@@ -42,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_nobody_has_waited_for_has_ended() {
+    fn a_zombie_has_ended() {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while !has_ended(&name_of(child.id())) {
@@ -54,7 +57,7 @@ mod tests {
 
     #[test]
     fn only_a_process_of_this_machine_is_known_to_have_ended() {
-        // No process has this number: it is above the largest that a kernel gives.
+        // No process has this id: it is above the largest that a kernel assigns.
         assert!(has_ended(&name_of(u32::MAX)));
         for host in [own_name(), name("elsewhere", u32::MAX), "h".to_owned(), String::new()] {
             assert!(!has_ended(&host), "{host}");

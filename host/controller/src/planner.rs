@@ -1,0 +1,357 @@
+//! Plans and reports for the command line: finds the object that arguments name, and plans for files.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tholepin_core::{
+    CallError, ObjectError, ObjectMeta, ObjectRef, PlanStep, ReconcileReport, StepEffect,
+    port::{ApplyRequest, Kubernetes},
+    step::{self, ChangeScope, ObjectChange},
+};
+use tholepin_schema::manifest::KindName;
+
+use crate::{controller::Controller, kinds::ApiKinds, plan::PlanError};
+
+/// The namespace of an object that names none.
+pub(crate) const NAMESPACE: &str = "default";
+/// The field manager of the dry run of a file: that of `kubectl apply --server-side`.
+const FILE_MANAGER: &str = "kubectl";
+
+/// An object as the command line names it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectArgument {
+    /// A kind, plural or short name.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// Its namespace; `default` if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+}
+
+/// The object of a plan.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PlanRequest {
+    /// An object as it is stored.
+    Object(ObjectArgument),
+    /// An object as a file has it.
+    File {
+        /// The file's content.
+        object: Value,
+        /// The namespace, if the file names none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        namespace: Option<String>,
+    },
+}
+
+/// Selects reports of an object.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ReportSelection {
+    /// Only the report with this number.
+    pub number: Option<u64>,
+    /// The part of each report.
+    pub part: ReportPart,
+}
+
+/// A part of a report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReportPart {
+    /// All calls.
+    #[default]
+    Calls,
+    /// The writes; reports without writes are left out.
+    Writes,
+}
+
+/// Why there is no plan or no report.
+#[derive(Debug, thiserror::Error)]
+pub enum PlannerError {
+    /// No followed kind has this name.
+    #[error(
+        "no active plugin reconciles a kind `{argument}`; reconciled are: {known}; `tholepin plugin list` \
+         shows the plugins"
+    )]
+    NoKind {
+        /// The argument.
+        argument: String,
+        /// The kinds that active plugins reconcile.
+        known: String,
+    },
+    /// The object does not exist.
+    #[error("{0} does not exist")]
+    NoObject(ObjectRef),
+    /// The object exists, and the host has no report of it.
+    #[error("{0} was not reconciled since this host started")]
+    NotReconciled(ObjectRef),
+    /// The host does not keep the report with this number.
+    #[error("pass {number} of {object} is not kept; kept are {kept}")]
+    NoReport {
+        /// The requested number.
+        number: u64,
+        /// The object.
+        object: ObjectRef,
+        /// The numbers of the kept reports.
+        kept: String,
+    },
+    /// The file holds no object.
+    #[error("the file holds no object that can be applied")]
+    File(#[from] FileError),
+    /// The controller has no plan.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The API server refuses a request, or does not answer.
+    #[error("the API server")]
+    Kubernetes(#[from] CallError),
+}
+
+/// Why the content of a file is no object.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FileError {
+    /// A field is missing.
+    #[error("it has no `{0}`")]
+    NoField(&'static str),
+    /// The metadata cannot be read.
+    #[error(transparent)]
+    Object(#[from] ObjectError),
+    /// The file and the command line name different namespaces.
+    #[error("it is in namespace `{named}` and `--namespace {requested}` was given")]
+    OtherNamespace {
+        /// The namespace in the file.
+        named: String,
+        /// The namespace on the command line.
+        requested: String,
+    },
+}
+
+/// Makes plans and reads reports for the command line.
+pub struct Planner {
+    controller: Arc<Controller>,
+    kinds: Arc<dyn ApiKinds>,
+}
+
+impl Planner {
+    /// Creates a planner over a controller.
+    #[must_use]
+    pub fn new(controller: Arc<Controller>, kinds: Arc<dyn ApiKinds>) -> Self {
+        Self { controller, kinds }
+    }
+
+    /// Plans one reconcile.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no plugin reconciles the kind, the object does not exist, or the API server refuses it.
+    pub async fn plan(&self, request: PlanRequest) -> Result<ReconcileReport, PlannerError> {
+        match request {
+            PlanRequest::Object(argument) => {
+                let object = self.object(&argument).await?;
+                Ok(self.controller.plan(&object, None).await?)
+            }
+            PlanRequest::File { object, namespace } => self.plan_file(object, namespace).await,
+        }
+    }
+
+    /// Returns the reports of the last reconciles of an object, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no plugin reconciles the kind, or the host has no report of the object or none of this number.
+    pub async fn calls(
+        &self,
+        argument: &ObjectArgument,
+        selection: ReportSelection,
+    ) -> Result<Vec<ReconcileReport>, PlannerError> {
+        let object = self.object(argument).await?;
+        let known = self.controller.calls(&object);
+        if known.is_empty() {
+            return Err(match self.kubernetes().view().meta(&object) {
+                Some(_) => PlannerError::NotReconciled(object),
+                None => PlannerError::NoObject(object),
+            });
+        }
+        let is_selected = |report: &&Arc<ReconcileReport>| match selection.number {
+            Some(number) => report.number == number,
+            None => selection.part == ReportPart::Calls || !report.steps.is_empty(),
+        };
+        let found: Vec<_> =
+            known.iter().filter(is_selected).map(|report| part(report, selection)).collect();
+        if let (Some(number), true) = (selection.number, found.is_empty()) {
+            let kept: Vec<_> = known.iter().map(|report| report.number.to_string()).collect();
+            return Err(PlannerError::NoReport { number, object, kept: kept.join(", ") });
+        }
+        Ok(found)
+    }
+
+    /// Returns the kind that a request is about.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no plugin reconciles it.
+    pub async fn kind(&self, request: &PlanRequest) -> Result<KindName, PlannerError> {
+        match request {
+            PlanRequest::Object(argument) => Ok(self.object(argument).await?.kind),
+            PlanRequest::File { object, namespace: _ } => Ok(kind_of(object)?),
+        }
+    }
+
+    /// Returns the object that an argument names.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no plugin reconciles such a kind.
+    pub async fn object(&self, argument: &ObjectArgument) -> Result<ObjectRef, PlannerError> {
+        let ObjectArgument { kind, name, namespace } = argument;
+        // Includes the kinds of plugins that are not loaded any more.
+        let mut kinds = self.controller.kinds();
+        kinds.extend(self.controller.followed().into_iter().map(|(_, kind)| kind));
+        let found = self.kinds.find(kind, &kinds).await?;
+        let found = found.ok_or_else(|| PlannerError::NoKind {
+            argument: kind.clone(),
+            known: self.controller.known_kinds(),
+        })?;
+        let namespace = if found.is_namespaced {
+            namespace.clone().unwrap_or_else(|| NAMESPACE.to_owned())
+        } else {
+            String::new()
+        };
+        Ok(ObjectRef { kind: found.kind, namespace, name: name.clone() })
+    }
+
+    /// Plans for the object of a file as the API server would store it: its dry run adds defaults and validates.
+    async fn plan_file(
+        &self,
+        mut object: Value,
+        namespace: Option<String>,
+    ) -> Result<ReconcileReport, PlannerError> {
+        let kind = kind_of(&object)?;
+        self.controller.plugin_for(&kind)?;
+        if self.kinds.is_namespaced(&kind).await? {
+            set_namespace(&mut object, namespace)?;
+        }
+        let reference = ObjectMeta::of(&object).map_err(FileError::Object)?.object;
+        let before = match self.kubernetes().get(reference.clone()).await {
+            Ok(found) => Some(found),
+            Err(CallError::NotFound(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let request = ApplyRequest {
+            field_manager: FILE_MANAGER.to_owned(),
+            object,
+            force: true,
+            status: false,
+            dry_run: true,
+        };
+        let stored = self.kubernetes().apply(request).await?;
+        let first = file_step(&reference, before.as_ref(), &stored);
+        let mut report = self.controller.plan(&reference, Some(stored)).await?;
+        if let Some(first) = first {
+            let text =
+                "the first step is the file itself, and is not done: what follows presumes it";
+            report.remarks.insert(0, text.to_owned());
+            report.steps.insert(0, first);
+        }
+        Ok(report)
+    }
+
+    fn kubernetes(&self) -> &dyn Kubernetes {
+        &*self.controller.shared.ports.kubernetes
+    }
+}
+
+/// Returns the step of applying the file, with the defaults of the API server, if it changes something.
+fn file_step(object: &ObjectRef, before: Option<&Value>, stored: &Value) -> Option<PlanStep> {
+    let (change, fields) = match before {
+        Some(before) => {
+            (ObjectChange::Changed, step::differences(before, stored, ChangeScope::Object))
+        }
+        None => (ObjectChange::Created, step::differences(&json!({}), stored, ChangeScope::Object)),
+    };
+    if change == ObjectChange::Changed && fields.is_empty() {
+        return None;
+    }
+    let (by, object) = ("file".to_owned(), object.clone());
+    Some(PlanStep::new(StepEffect::Object { by, object, change, fields }))
+}
+
+fn part(report: &ReconcileReport, selection: ReportSelection) -> ReconcileReport {
+    let mut report = report.clone();
+    if selection.part == ReportPart::Writes {
+        report.calls.clear();
+        report.calls_left_out = 0;
+    }
+    report
+}
+
+fn kind_of(object: &Value) -> Result<KindName, FileError> {
+    let text = |field: &'static str| match object.get(field).and_then(Value::as_str) {
+        Some(text) if !text.is_empty() => Ok(text.to_owned()),
+        _ => Err(FileError::NoField(field)),
+    };
+    Ok(KindName { api_version: text("apiVersion")?, kind: text("kind")? })
+}
+
+/// Sets the requested namespace on an object that has none.
+fn set_namespace(object: &mut Value, requested: Option<String>) -> Result<(), FileError> {
+    let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
+    let metadata = metadata.ok_or(FileError::NoField("metadata"))?;
+    match (metadata.get("namespace").and_then(Value::as_str), requested) {
+        (Some(named), Some(requested)) if named != requested => {
+            Err(FileError::OtherNamespace { named: named.to_owned(), requested })
+        }
+        (Some(_), _) => Ok(()),
+        (None, requested) => {
+            let namespace = requested.unwrap_or_else(|| NAMESPACE.to_owned());
+            metadata.insert("namespace".to_owned(), namespace.into());
+            Ok(())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_namespace_of_a_file_counts_and_must_equal_the_requested_one() {
+        let object = |metadata: Value| json!({"metadata": metadata});
+        let rows = [
+            (object(json!({})), None, Some("default")),
+            (object(json!({})), Some("a"), Some("a")),
+            (object(json!({"namespace": "a"})), None, Some("a")),
+            (object(json!({"namespace": "a"})), Some("a"), Some("a")),
+            (object(json!({"namespace": "a"})), Some("b"), None),
+            (json!({}), None, None),
+        ];
+        for (mut object, requested, expected) in rows {
+            let set = set_namespace(&mut object, requested.map(str::to_owned));
+            let found = set.ok().and_then(|()| object["metadata"]["namespace"].as_str());
+            assert_eq!(found, expected, "{object} {requested:?}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_changes_nothing_has_no_step() {
+        let kind = KindName { api_version: "a/v1".into(), kind: "K".into() };
+        let reference = ObjectRef { kind, namespace: "n".into(), name: "x".into() };
+        let stored = json!({"spec": {"a": 1}, "status": {"b": 1}});
+        assert_eq!(file_step(&reference, Some(&stored), &stored), None);
+        let step = file_step(&reference, None, &stored).unwrap();
+        let StepEffect::Object { change: ObjectChange::Created, fields, .. } = step.effect else {
+            panic!("{step:?}")
+        };
+        assert_eq!(fields.len(), 1, "the status is not the file's: {fields:?}");
+    }
+
+    #[test]
+    fn an_error_names_each_fact_once() {
+        let error = PlannerError::from(FileError::NoField("kind"));
+        let text = tholepin_core::ErrorChain(&error).to_string();
+        assert_eq!(text, "the file holds no object that can be applied: it has no `kind`");
+        let error = PlannerError::from(CallError::Denied("no list".to_owned()));
+        let text = tholepin_core::ErrorChain(&error).to_string();
+        assert_eq!(text, "the API server: denied: no list");
+    }
+}

@@ -1,0 +1,132 @@
+//! Writes the host's conditions on a reconciled object. A paused object is never written.
+
+use serde_json::Value;
+use tholepin_core::{
+    ObjectKey, ObjectMeta,
+    condition::{HostCondition, Reason},
+};
+use tracing::warn;
+
+use super::{LiveReconcile, log};
+use crate::{
+    conditions::{self, HostConditionUpdate, ReconcilerPresence},
+    mapper::reference_of,
+    queue::KeyCompletion,
+    run::{ReconcileTarget, RejectedSpec},
+    shared_state::SharedState,
+};
+
+impl LiveReconcile<'_> {
+    /// Writes a condition in place of those that the host wrote before.
+    pub(super) async fn write_finding(&self, update: HostConditionUpdate) -> KeyCompletion {
+        let ReconcileTarget { shared, key, meta, .. } = self.target;
+        write_finding(shared, key, meta, update).await
+    }
+
+    /// Writes on the object that it is quarantined. A write that fails for a reason that can pass is tried again
+    /// by the next reconcile, which does not call the plugin.
+    pub(super) async fn quarantine(&self, message: &str) -> KeyCompletion {
+        let ReconcileTarget { shared, key, .. } = self.target;
+        let (reason, attention) = (Reason::TooManyStrikes, ReconcilerPresence::Nobody);
+        let update = HostConditionUpdate { reason, message: message.to_owned(), attention };
+        let completion = self.write_finding(update).await;
+        let unwritten = (completion == KeyCompletion::Retry).then(|| message.to_owned());
+        shared.object_states.change(key, |state| state.unwritten_quarantine = unwritten);
+        completion
+    }
+
+    /// Logs the summary of a call that went well. Removes the host's conditions from the object, or writes that
+    /// its spec is refused while an earlier one is in force.
+    pub(super) async fn report_success(
+        &self,
+        object: &Value,
+        summary: &str,
+        refusal: Option<&RejectedSpec>,
+    ) {
+        let ReconcileTarget { shared, key, .. } = self.target;
+        let Some(RejectedSpec { reason, message }) = refusal else {
+            if !summary.is_empty() {
+                log(shared, key, summary);
+            }
+            return self.clear_findings(object).await;
+        };
+        log(shared, key, &format!("the spec is refused: {message}; {summary}"));
+        let (reason, message) = (*reason, message.clone());
+        // If the write fails, the next reconcile writes it.
+        let attention = ReconcilerPresence::Plugin;
+        self.write_finding(HostConditionUpdate { reason, message, attention }).await;
+    }
+
+    /// Removes the host's conditions from the object. Writes only if it has some, so that a kind without
+    /// conditions is never written.
+    async fn clear_findings(&self, object: &Value) {
+        let ReconcileTarget { shared, key, meta, .. } = self.target;
+        // Read again: the host may have written a condition during the reconcile.
+        let now = shared.ports.kubernetes.view().get(&reference_of(key));
+        let now = now.as_deref().unwrap_or(object);
+        if !conditions::has_hosts(now) || shared.is_paused(key) {
+            return;
+        }
+        let remaining = conditions::of_success(now, meta);
+        let writer = &shared.ports.status_writer;
+        if let Err(error) = writer.set_conditions(reference_of(key), remaining).await {
+            warn!(%error, "cannot clear the host's conditions");
+        }
+    }
+}
+
+/// Returns the condition for a call that failed. If the spec is refused as well, the refusal is named first: it
+/// stays when the next call succeeds.
+pub(super) fn of_failure(
+    reason: Reason,
+    message: String,
+    refusal: Option<&RejectedSpec>,
+) -> HostConditionUpdate {
+    let attention = ReconcilerPresence::Plugin;
+    match refusal {
+        None => HostConditionUpdate { reason, message, attention },
+        Some(refused) => HostConditionUpdate {
+            reason: refused.reason,
+            message: format!("{}; its last reconcile: {message}", refused.message),
+            attention,
+        },
+    }
+}
+
+/// Writes a condition on an object whose metadata the caller does not have. See [`write_finding`].
+pub(crate) async fn write_finding_of(
+    shared: &SharedState,
+    key: &ObjectKey,
+    update: HostConditionUpdate,
+) -> KeyCompletion {
+    let meta = shared.ports.kubernetes.view().meta(&reference_of(key));
+    match meta {
+        Some(meta) => write_finding(shared, key, &meta, update).await,
+        None => KeyCompletion::AwaitChange,
+    }
+}
+
+/// Writes a condition in place of those that the host wrote before. Returns [`KeyCompletion::Retry`] if the write
+/// fails for a reason that can pass: otherwise the finding would never be shown.
+pub(super) async fn write_finding(
+    shared: &SharedState,
+    key: &ObjectKey,
+    meta: &ObjectMeta,
+    update: HostConditionUpdate,
+) -> KeyCompletion {
+    // Read again: the plugin may have reported its status during the reconcile.
+    let Some(object) = shared.ports.kubernetes.view().get(&reference_of(key)) else {
+        return KeyCompletion::AwaitChange;
+    };
+    if shared.is_paused(key) {
+        return KeyCompletion::AwaitChange;
+    }
+    let conditions: Vec<HostCondition> = update.conditions(&object, meta);
+    match shared.ports.status_writer.set_conditions(reference_of(key), conditions).await {
+        Ok(()) => KeyCompletion::AwaitChange,
+        Err(error) => {
+            warn!(%error, "cannot write the host's condition");
+            if error.is_passing() { KeyCompletion::Retry } else { KeyCompletion::AwaitChange }
+        }
+    }
+}
