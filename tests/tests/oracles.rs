@@ -57,7 +57,7 @@ macro_rules! case {
 }
 
 const CASES: &[OracleCase] = &[
-    case!("none", no_oracle_fails_without_a_violation),
+    case!("no-violation", no_oracle_fails_without_a_violation),
     case!("writer", a_deleted_acknowledged_key_fails_the_writer),
     case!("quiet", a_timestamp_that_is_written_again_and_again_fails_quiet),
     case!("same-end", an_object_that_a_change_leaves_behind_fails_same_end),
