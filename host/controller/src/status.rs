@@ -232,10 +232,7 @@ impl StatusReporter {
     }
 
     /// Returns the objects of all followed kinds, or the named one, and how many are left out.
-    fn objects(
-        &self,
-        named: Option<&ObjectRef>,
-    ) -> Result<(Vec<FoundObject>, usize), PlannerError> {
+    fn objects(&self, named: Option<&ObjectRef>) -> Result<(Vec<FoundObject>, usize), CallError> {
         let view = self.kubernetes().view();
         let mut found = Vec::new();
         for (plugin, kind) in self.controller.followed() {
