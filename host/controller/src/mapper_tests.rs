@@ -1,7 +1,9 @@
 use serde_json::{Value, json};
 
+use tholepin_fakes::FakeView;
+
 use super::*;
-use crate::testing::{FakeView, kind};
+use crate::testing::kind;
 
 fn object(kind_name: &str, name: &str, body: Value) -> Value {
     let mut object = json!({

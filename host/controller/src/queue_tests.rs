@@ -214,3 +214,42 @@ fn a_key_is_overdue_that_was_due_for_one_interval_and_not_reconciled_for_two() {
     assert_eq!(overdue(&queue, 3669), None);
     assert_eq!(overdue(&queue, 3670), Some((3610, false)));
 }
+
+#[test]
+fn the_numbers_for_metrics_count_waiting_keys_by_plugin_and_priority() {
+    let (mut queue, now) = queue();
+    for (plugin, name, priority) in [
+        ("p", "a", QueuePriority::Event),
+        ("p", "b", QueuePriority::Event),
+        ("p", "c", QueuePriority::Urgent),
+        ("q", "d", QueuePriority::Resync),
+    ] {
+        queue.add(&key(plugin, name), priority, "", now);
+    }
+    queue.add_after(&key("q", "later"), SECOND, now);
+    let stats = queue.stats();
+    let plugin = |name: &str| name.parse::<PluginName>().unwrap();
+    let expected = [
+        ((plugin("p"), QueuePriority::Event), 2),
+        ((plugin("p"), QueuePriority::Urgent), 1),
+        ((plugin("q"), QueuePriority::Resync), 1),
+    ];
+    assert_eq!(stats.waiting, expected.into());
+    assert_eq!(stats.delayed, 1);
+    let labels = [QueuePriority::Urgent, QueuePriority::Event, QueuePriority::Resync];
+    assert_eq!(labels.map(QueuePriority::as_str), ["urgent", "event", "resync"]);
+}
+
+/// A key that is moved to a more urgent lane leaves an entry in the lane that it left.
+#[test]
+fn entries_that_no_key_waits_under_do_not_accumulate() {
+    let (mut queue, now) = queue();
+    for _ in 0..1_000 {
+        queue.add(&key("p", "x"), QueuePriority::Resync, "", now);
+        queue.add(&key("p", "x"), QueuePriority::Urgent, "", now);
+        queue.take(now).unwrap();
+        queue.done(&key("p", "x"), KeyCompletion::AwaitChange, now);
+    }
+    let left = queue.lanes[&QueuePriority::Resync].entries;
+    assert!(left <= 66, "{left} entries of one key");
+}

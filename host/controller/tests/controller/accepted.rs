@@ -30,12 +30,12 @@ impl ControllerFixture {
     }
 
     fn kept(&self) -> Option<(AcceptedSpec, usize)> {
-        self.world.kept.lock().unwrap().get("a").cloned()
+        self.world.accepted_specs.lock().unwrap().get("a").cloned()
     }
 
     /// Returns the host's last conditions: type, status, reason and message.
     fn conditions(&self) -> Vec<(&'static str, ConditionStatus, Reason, String)> {
-        let marks = self.world.marks.lock().unwrap();
+        let marks = self.world.conditions.lock().unwrap();
         let last = marks.last().map(|(_, conditions)| conditions.clone()).unwrap_or_default();
         last.into_iter()
             .map(|found| (found.condition_type, found.status, found.reason, found.message))
@@ -65,7 +65,10 @@ async fn while_a_spec_is_refused_the_last_accepted_one_is_reconciled() {
     assert_eq!(bench.specs(), [(json!(1), 4), (json!(1), 4)]);
     let message = bench.conditions()[0].3.clone();
     assert_eq!(message, ".spec.x: must be 1; the spec of generation 4 stays in force");
-    assert_eq!(bench.world.marks.lock().unwrap().last().unwrap().1[0].observed_generation, Some(5));
+    assert_eq!(
+        bench.world.conditions.lock().unwrap().last().unwrap().1[0].observed_generation,
+        Some(5)
+    );
 
     // The next reconcile uses the same spec.
     bench.world.put(json!({"apiVersion": "v1", "kind": "Secret",
@@ -78,7 +81,7 @@ async fn while_a_spec_is_refused_the_last_accepted_one_is_reconciled() {
     assert_eq!(bench.kept().unwrap().1, 1, "nothing is kept of a refused spec");
 
     let mut mended = sized(6, &json!(3));
-    mended["status"] = bench.world.get(&reference("a")).unwrap()["status"].clone();
+    mended["status"] = bench.world.object(&reference("a")).unwrap()["status"].clone();
     bench.world.put(mended);
     until(|| bench.specs().last() == Some(&(json!(3), 6)) && bench.conditions().is_empty()).await;
     until(|| bench.kept().unwrap().0.generation == 6).await;
@@ -95,7 +98,7 @@ async fn another_host_reads_the_stored_spec_and_validates_it() {
     for (x, generation, reconciled, why) in rows {
         let bench = ControllerFixture::start(false);
         let spec = AcceptedSpec::of(&sized(generation, &x), generation);
-        bench.world.kept.lock().unwrap().insert("a".to_owned(), (spec, 1));
+        bench.world.accepted_specs.lock().unwrap().insert("a".to_owned(), (spec, 1));
         bench.world.put(sized(5, &json!(2)));
         bench.swap("1", &[]).await;
         until(|| bench.reasons_of("a").contains(&Reason::InvalidSpec)).await;
@@ -112,7 +115,7 @@ async fn another_host_reads_the_stored_spec_and_validates_it() {
 #[tokio::test]
 async fn an_accepted_spec_is_stored_once_and_retried_after_a_failed_write() {
     let bench = ControllerFixture::start(false);
-    bench.world.away.store(true, std::sync::atomic::Ordering::Relaxed);
+    bench.world.api_server_is_away.store(true, std::sync::atomic::Ordering::Relaxed);
     bench.swap("1", &[]).await;
     bench.world.put(sized(4, &json!(1)));
     until(|| bench.specs().len() == 1).await;
@@ -120,7 +123,7 @@ async fn an_accepted_spec_is_stored_once_and_retried_after_a_failed_write() {
     bench.world.put(sized(5, &json!(2)));
     until(|| bench.specs().len() == 2).await;
     assert_eq!(bench.kept(), None);
-    bench.world.away.store(false, std::sync::atomic::Ordering::Relaxed);
+    bench.world.api_server_is_away.store(false, std::sync::atomic::Ordering::Relaxed);
     bench.world.put(sized(6, &json!(1)));
     until(|| bench.kept().is_some()).await;
     bench.swap("2", &[]).await;
@@ -135,14 +138,14 @@ async fn an_accepted_spec_is_stored_once_and_retried_after_a_failed_write() {
 async fn the_stored_spec_is_read_again_after_the_server_was_away() {
     let bench = ControllerFixture::start(false);
     let spec = AcceptedSpec::of(&sized(4, &json!(1)), 4);
-    bench.world.kept.lock().unwrap().insert("a".to_owned(), (spec, 1));
-    bench.world.away.store(true, std::sync::atomic::Ordering::Relaxed);
+    bench.world.accepted_specs.lock().unwrap().insert("a".to_owned(), (spec, 1));
+    bench.world.api_server_is_away.store(true, std::sync::atomic::Ordering::Relaxed);
     bench.world.put(sized(5, &json!(2)));
     bench.world.put(thing("b", 1));
     bench.swap("1", &[]).await;
     until(|| bench.calls_of("b", "1") == 1).await;
-    bench.world.away.store(false, std::sync::atomic::Ordering::Relaxed);
-    bench.world.say(StoreEvent::Resumed);
+    bench.world.api_server_is_away.store(false, std::sync::atomic::Ordering::Relaxed);
+    bench.world.send_store_event(&StoreEvent::Resumed);
     until(|| bench.specs().contains(&(json!(1), 4))).await;
     until(|| bench.has_conditions(&[REFUSED])).await;
     bench.end().await;
@@ -229,17 +232,17 @@ async fn ready_is_unknown_while_the_plugin_is_missing_or_the_object_quarantined(
     bench.swap("2", &[("a", GuestScript::Trap)]).await;
     until(|| bench.conditions().len() == 2).await;
     assert_eq!(bench.conditions()[1].2, Reason::Quarantined);
-    let mut paused = bench.world.get(&reference("a")).unwrap();
+    let mut paused = bench.world.object(&reference("a")).unwrap();
     paused["metadata"]["annotations"] = json!({"tholepin.dev/paused": "true"});
     bench.world.put(paused);
     until(|| bench.controller.paused() == 1).await;
-    let writes = bench.world.marks.lock().unwrap().len();
+    let writes = bench.world.conditions.lock().unwrap().len();
     bench.plugins.active.lock().unwrap().take();
     bench.events.send(event()).await.unwrap();
     bench.world.put(thing("b", 1));
     until(|| bench.reasons_of("b") == [Reason::PluginMissing]).await;
     assert_eq!(
-        bench.world.marks.lock().unwrap().len(),
+        bench.world.conditions.lock().unwrap().len(),
         writes + 1,
         "a paused object is not written"
     );
@@ -255,7 +258,7 @@ async fn an_object_with_an_invalid_spec_is_deleted() {
     going["metadata"]["finalizers"] = json!(["tholepin.dev/p"]);
     going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     bench.world.put(going);
-    until(|| bench.world.get(&reference("a")).is_none()).await;
+    until(|| bench.world.object(&reference("a")).is_none()).await;
     assert_eq!(bench.kept(), None);
     bench.end().await;
 }

@@ -13,13 +13,11 @@ use std::{
     time::Duration,
 };
 
-use fake::{
-    Calls, FakeGuests, FakeKubernetes, FakePlugins, FakeStore, FakeWakes, GuestScript,
-    SlowContexts, plugin,
-};
+use fake::{Calls, FakeGuests, FakePlugins, GuestScript, NoWakes, SlowContexts, plugin};
 use serde_json::{Value, json};
 use tholepin_controller::{Controller, ControllerPorts, ControllerSettings, PluginEvent};
 use tholepin_core::{ObjectRef, condition::Reason, port::StoreEvent};
+use tholepin_fakes::{FakeCluster, FixedClock};
 use tholepin_schema::{
     manifest::{KindName, Manifest, ReconciledKind, WatchMapping, WatchedKind},
     reconcile::{ReconcileFailure, ReconcileOutcome},
@@ -32,7 +30,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 struct ControllerFixture {
-    world: Arc<FakeStore>,
+    world: Arc<FakeCluster>,
     controller: Arc<Controller>,
     plugins: Arc<FakePlugins>,
     calls: Calls,
@@ -92,7 +90,7 @@ impl ControllerFixture {
     }
 
     fn start_as(finalizer: bool, settings: ControllerSettings) -> Self {
-        let world = Arc::new(FakeStore::default());
+        let world = Arc::new(FakeCluster::default());
         let plugins = Arc::new(FakePlugins {
             active: Mutex::default(),
             earlier: Mutex::default(),
@@ -103,14 +101,14 @@ impl ControllerFixture {
         let answers = Arc::new(Semaphore::new(0));
         let closed = Arc::new(AtomicUsize::new(0));
         let ports = ControllerPorts {
-            kubernetes: Arc::new(FakeKubernetes(world.clone())),
-            watches: Arc::new(FakeKubernetes(world.clone())),
-            status_writer: Arc::new(FakeKubernetes(world.clone())),
-            redis: Arc::new(FakeWakes),
+            kubernetes: world.clone(),
+            watches: world.clone(),
+            status_writer: world.clone(),
+            redis: world.clone(),
             plugins: plugins.clone(),
             contexts: Arc::new(SlowContexts { answers: answers.clone(), closed: closed.clone() }),
-            wakes: Arc::new(FakeWakes),
-            clock: Arc::new(FakeWakes),
+            wakes: Arc::new(NoWakes),
+            clock: Arc::new(FixedClock),
         };
         let controller = Arc::new(Controller::new(ports, settings));
         let mut bench = Self {
@@ -183,7 +181,7 @@ impl ControllerFixture {
     }
 
     fn reasons_of(&self, name: &str) -> Vec<Reason> {
-        let marks = self.world.marks.lock().unwrap();
+        let marks = self.world.conditions.lock().unwrap();
         let of_name = marks.iter().filter(|(object, _)| object == name);
         of_name.flat_map(|(_, conditions)| conditions.iter().map(|c| c.reason)).collect()
     }
@@ -247,7 +245,7 @@ async fn a_failure_is_a_condition_until_a_call_succeeds() {
     assert!(bench.reasons_of("a").iter().all(|reason| *reason == Reason::Failed));
     bench.swap("2", &[]).await;
     until(|| 1 <= bench.calls_of("a", "2")).await;
-    until(|| bench.world.marks.lock().unwrap().last().unwrap().1.is_empty()).await;
+    until(|| bench.world.conditions.lock().unwrap().last().unwrap().1.is_empty()).await;
     bench.end().await;
 }
 
@@ -355,7 +353,8 @@ async fn only_traps_in_a_row_quarantine() {
         until(|| bench.calls_of(name, "1") == calls).await;
         // A call that succeeds removes the host's conditions.
         let expected: &[Reason] = if is_quarantined { &[Reason::TooManyStrikes] } else { &[] };
-        let conditions = || bench.world.marks.lock().unwrap().last().cloned().unwrap_or_default().1;
+        let conditions =
+            || bench.world.conditions.lock().unwrap().last().cloned().unwrap_or_default().1;
         let reasons = || conditions().iter().map(|it| it.reason).collect::<Vec<_>>();
         until(|| reasons() == expected).await;
         assert_eq!(bench.calls_of(name, "1"), calls, "{name}");
@@ -392,14 +391,14 @@ async fn a_condition_that_could_not_be_written_is_written_when_the_server_is_bac
     guests.scripts.lock().unwrap().insert("bad".into(), GuestScript::Trap);
     guests.invalid.lock().unwrap().insert("wrong".into());
     *bench.plugins.active.lock().unwrap() = Some(plugin(Arc::new(guests), manifest(false)));
-    bench.world.away.store(true, Ordering::Relaxed);
+    bench.world.api_server_is_away.store(true, Ordering::Relaxed);
     for name in ["bad", "wrong"] {
         bench.world.put(thing(name, 1));
     }
     bench.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
     until(|| bench.calls_of("bad", "1") == 2).await;
-    bench.world.away.store(false, Ordering::Relaxed);
-    bench.world.say(StoreEvent::Resumed);
+    bench.world.api_server_is_away.store(false, Ordering::Relaxed);
+    bench.world.send_store_event(&StoreEvent::Resumed);
     until(|| bench.reasons_of("bad") == [Reason::TooManyStrikes]).await;
     until(|| bench.reasons_of("wrong") == [Reason::InvalidSpec]).await;
     assert_eq!(bench.calls_of("bad", "1"), 2, "the write is retried without a call");
@@ -417,7 +416,7 @@ async fn a_key_in_a_long_backoff_is_retried_when_a_watch_resumes() {
     let start = Instant::now();
     // Repeated, because the ninth reconcile may still run: its key is not in the backoff yet.
     until(|| {
-        bench.world.say(StoreEvent::Resumed);
+        bench.world.send_store_event(&StoreEvent::Resumed);
         10 <= bench.calls_of("a", "1")
     })
     .await;
@@ -459,19 +458,19 @@ async fn a_finalizer_is_removed_when_the_plugin_has_finished() {
     bench.world.put(thing("a", 1));
     bench.swap("1", &[]).await;
     let finalizers =
-        || bench.world.get(&reference("a")).map(|a| a["metadata"]["finalizers"].clone());
+        || bench.world.object(&reference("a")).map(|a| a["metadata"]["finalizers"].clone());
     until(|| finalizers() == Some(json!(["tholepin.dev/p"]))).await;
     let finished = ReconcileOutcome { finished: true, ..ReconcileOutcome::default() };
     bench.swap("2", &[("a", GuestScript::Answer(Ok(finished)))]).await;
     until(|| bench.calls_of("a", "2") == 1).await;
     assert!(
-        bench.world.get(&reference("a")).is_some(),
+        bench.world.object(&reference("a")).is_some(),
         "`finished` has no meaning without a deletion"
     );
-    let mut deleting = bench.world.get(&reference("a")).unwrap();
+    let mut deleting = bench.world.object(&reference("a")).unwrap();
     deleting["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     bench.world.put(deleting);
-    until(|| bench.world.get(&reference("a")).is_none()).await;
+    until(|| bench.world.object(&reference("a")).is_none()).await;
     assert!(bench.calls.lock().unwrap().contains(&("a".into(), "2", true)));
     bench.end().await;
 }
@@ -488,7 +487,7 @@ async fn a_paused_object_is_not_reconciled() {
     assert_eq!(bench.calls_of("a", "1"), 0);
     bench.world.put(thing("a", 1));
     until(|| bench.calls_of("a", "1") == 1).await;
-    assert!(bench.world.published.lock().unwrap().is_empty());
+    assert!(bench.world.events.lock().unwrap().is_empty());
     bench.end().await;
 }
 
@@ -501,11 +500,11 @@ async fn an_unclear_pause_publishes_one_event_per_value() {
         paused["metadata"]["annotations"] = json!({"tholepin.dev/paused": value});
         bench.world.put(paused);
     };
-    let published = || bench.world.published.lock().unwrap().len();
+    let published = || bench.world.events.lock().unwrap().len();
     annotate("yes", 1);
     until(|| published() == 1).await;
     let how_to_fix = "`kubectl annotate thing a --namespace n tholepin.dev/paused-`";
-    let (name, message) = bench.world.published.lock().unwrap()[0].clone();
+    let (name, message) = bench.world.events.lock().unwrap()[0].clone();
     assert!(message.contains("\"yes\"") && message.contains(how_to_fix), "{name}: {message}");
     // Another change of the paused object publishes nothing; another value does.
     annotate("yes", 2);
@@ -551,7 +550,7 @@ async fn a_finalizer_that_the_manifest_no_longer_requests_is_removed() {
     bench.world.put(left);
     bench.swap("1", &[]).await;
     until(|| bench.calls_of("a", "1") == 1).await;
-    let stored = bench.world.get(&reference("a")).unwrap();
+    let stored = bench.world.object(&reference("a")).unwrap();
     assert_eq!(stored["metadata"]["finalizers"], json!([]));
     bench.end().await;
 }

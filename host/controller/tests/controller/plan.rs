@@ -72,7 +72,7 @@ async fn a_plan_for_a_given_object_needs_no_stored_one() {
         panic!("{report:?}")
     };
     assert_eq!((by.as_str(), &fields[0].to), ("add-finalizer", &Some(json!("tholepin.dev/p"))));
-    assert!(bench.world.get(&reference("a")).is_none());
+    assert!(bench.world.object(&reference("a")).is_none());
     bench.end().await;
 }
 
@@ -107,7 +107,7 @@ async fn a_paused_object_is_planned_for_but_not_reconciled_until_it_is_resumed()
     assert!(matches!(report.end, ReconcileResult::Failed(_)), "{report:?}");
     assert!(report.remarks[0].contains("paused"), "{:?}", report.remarks);
     assert_eq!(ends(&bench.controller.calls(&reference("a"))), ["not called"]);
-    let stored = bench.world.get(&reference("a")).unwrap();
+    let stored = bench.world.object(&reference("a")).unwrap();
     assert!(stored["metadata"].get("finalizers").is_none(), "the finalizer is not set either");
     assert!(bench.reasons_of("a").is_empty());
     assert_eq!(bench.calls_of("a", "1"), 1, "by the plan alone");
