@@ -55,7 +55,7 @@ enum NamedSecret {
 
 /// The response of the running processes to a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PasswordResponse {
+enum PasswordAcceptance {
     /// At least one accepts it.
     Accepted,
     /// At least one refuses it, and none accepts it.
@@ -121,9 +121,9 @@ async fn why_unproven(
         return None;
     }
     match response(&try_out(redis, members, value).await) {
-        PasswordResponse::Accepted => None,
-        PasswordResponse::Refused => Some(NamedPassword::Refused),
-        PasswordResponse::Nothing => Some(NamedPassword::Unproven),
+        PasswordAcceptance::Accepted => None,
+        PasswordAcceptance::Refused => Some(NamedPassword::Refused),
+        PasswordAcceptance::Nothing => Some(NamedPassword::Unproven),
     }
 }
 
@@ -133,12 +133,12 @@ async fn try_out(redis: &dyn Redis, members: &InstanceMembers, value: &str) -> S
     redis.observe(&InstanceMembers { credentials, ..members.clone() }, &[]).await
 }
 
-fn response(snapshot: &Snapshot) -> PasswordResponse {
+fn response(snapshot: &Snapshot) -> PasswordAcceptance {
     if snapshot.members.iter().any(|member| member.facts().is_some()) {
-        return PasswordResponse::Accepted;
+        return PasswordAcceptance::Accepted;
     }
     let refused = snapshot.members.iter().any(Member::refuses_password);
-    if refused { PasswordResponse::Refused } else { PasswordResponse::Nothing }
+    if refused { PasswordAcceptance::Refused } else { PasswordAcceptance::Nothing }
 }
 
 /// Replaces the kept password by the one that the object names, if every member that answers refuses the kept
@@ -158,13 +158,15 @@ pub(crate) async fn replace_refused(
 ) -> Result<bool, CallError> {
     let kubernetes = &*ports.kubernetes;
     let differs = members.credentials_facts.named == NamedPassword::Differs;
-    if !differs || response(snapshot) != PasswordResponse::Refused || !may_write(kubernetes, scope)
+    if !differs
+        || response(snapshot) != PasswordAcceptance::Refused
+        || !may_write(kubernetes, scope)
     {
         return Ok(false);
     }
     let named = named_by(kubernetes, scope, instance).await?;
     let Some(value) = named.value() else { return Ok(false) };
-    if response(&try_out(&*ports.redis, members, value).await) != PasswordResponse::Accepted {
+    if response(&try_out(&*ports.redis, members, value).await) != PasswordAcceptance::Accepted {
         return Ok(false);
     }
     info!(
@@ -321,8 +323,8 @@ async fn choose(
     (ours, stored): (Arc<str>, Arc<str>),
 ) -> Result<Arc<str>, CallError> {
     let (redis, kubernetes) = (&*ports.redis, &*ports.kubernetes);
-    if response(&try_out(redis, members, &ours).await) != PasswordResponse::Accepted {
-        if response(&try_out(redis, members, &stored).await) == PasswordResponse::Accepted {
+    if response(&try_out(redis, members, &ours).await) != PasswordAcceptance::Accepted {
+        if response(&try_out(redis, members, &stored).await) == PasswordAcceptance::Accepted {
             store.put(scope.uid(), &stored);
             return Ok(stored);
         }

@@ -43,12 +43,12 @@ struct PendingChanges {
 }
 
 /// The reading end.
-struct ChangeReader(Arc<ReaderBacklog>);
+struct StoreChangeReader(Arc<ReaderBacklog>);
 
 impl ChangeBroadcaster {
     /// Adds a reader.
     pub(crate) fn subscribe(&self) -> Box<dyn StoreSubscription> {
-        Box::new(ChangeReader(self.backlog(BACKLOG_MAX)))
+        Box::new(StoreChangeReader(self.backlog(BACKLOG_MAX)))
     }
 
     fn backlog(&self, limit: usize) -> Arc<ReaderBacklog> {
@@ -122,7 +122,7 @@ impl ReaderBacklog {
 /// There is no event in the backlog; true if no event will follow.
 struct StreamEnd(bool);
 
-impl StoreSubscription for ChangeReader {
+impl StoreSubscription for StoreChangeReader {
     fn next(&mut self) -> BoxedFuture<'_, Option<StoreEvent>> {
         Box::pin(async {
             loop {
@@ -189,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn a_reader_too_far_behind_gets_overflowed() {
         let broadcaster = ChangeBroadcaster::default();
-        let mut reader = ChangeReader(broadcaster.backlog(2));
+        let mut reader = StoreChangeReader(broadcaster.backlog(2));
         for name in ["a", "b", "c", "d"] {
             broadcaster.publish(&change(name, None, Some("1")));
         }

@@ -67,7 +67,7 @@ pub(crate) enum ContainerPhase {
 
 /// Why a Pod is ended although its containers would continue to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum TerminationCause {
+pub(crate) enum PodTerminationCause {
     /// The Pod's object is being deleted.
     Deletion,
     /// The Pod ran for longer than `activeDeadlineSeconds`.
@@ -95,7 +95,7 @@ pub(crate) struct PodLifecycle {
     /// Init containers in order, then application containers in order.
     pub containers: Vec<TrackedContainer>,
     pub initialized: bool,
-    pub ending: Option<TerminationCause>,
+    pub ending: Option<PodTerminationCause>,
     /// Why the Pod failed, if the reason is not in the status of a container.
     pub failure: Option<(&'static str, String)>,
     terminal: Option<PodPhase>,
@@ -160,9 +160,9 @@ impl PodLifecycle {
     }
 
     /// Requests the end of the Pod. The first cause stays, unless a deletion follows a deadline.
-    pub(crate) fn end(&mut self, why: TerminationCause) {
+    pub(crate) fn end(&mut self, why: PodTerminationCause) {
         // A deletion has precedence over a deadline, because it decides what happens to the object.
-        if self.ending != Some(TerminationCause::Deletion) {
+        if self.ending != Some(PodTerminationCause::Deletion) {
             self.ending = Some(why);
         }
     }
@@ -180,7 +180,7 @@ impl PodLifecycle {
             && self.terminal.is_none()
             && self.ending.is_none()
         {
-            self.ending = Some(TerminationCause::Deadline);
+            self.ending = Some(PodTerminationCause::Deadline);
             let message = "Pod was active on the node longer than the specified deadline";
             self.failure = Some(("DeadlineExceeded", message.into()));
         }

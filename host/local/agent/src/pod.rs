@@ -35,7 +35,7 @@ use crate::events::{EventKey, EventRecorder};
 use crate::handler_actions::HandlerError;
 use crate::images::ImageStore;
 use crate::lifecycle::{
-    ContainerAction, ContainerTermination, PodLifecycle, StartFailure, TerminationCause,
+    ContainerAction, ContainerTermination, PodLifecycle, PodTerminationCause, StartFailure,
 };
 use crate::options::AgentOptions;
 use crate::probe::ProbeKind;
@@ -332,7 +332,7 @@ impl PodWorker {
                 }
                 shorter
             });
-            self.lifecycle.end(TerminationCause::Deletion);
+            self.lifecycle.end(PodTerminationCause::Deletion);
         }
         // Volumes can contain labels and annotations.
         self.storage().refresh(&self.references);

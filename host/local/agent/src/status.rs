@@ -13,8 +13,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use crate::lifecycle::{
-    ContainerPhase, ContainerRole, ContainerTermination, PodLifecycle, PodPhase, TerminationCause,
-    TrackedContainer,
+    ContainerPhase, ContainerRole, ContainerTermination, PodLifecycle, PodPhase,
+    PodTerminationCause, TrackedContainer,
 };
 
 /// The addresses of a Pod and of its node.
@@ -177,7 +177,7 @@ fn conditions(
 ) -> Vec<PodCondition> {
     let is_over = matches!(lifecycle.phase(), PodPhase::Succeeded | PodPhase::Failed);
     let succeeded = lifecycle.phase() == PodPhase::Succeeded;
-    let is_being_deleted = lifecycle.ending == Some(TerminationCause::Deletion);
+    let is_being_deleted = lifecycle.ending == Some(PodTerminationCause::Deletion);
     let not_ready = unready(lifecycle);
     let containers_ready = if succeeded {
         ConditionValue::no("PodCompleted", String::new())
@@ -356,7 +356,7 @@ mod tests {
         lifecycle.started(0);
         let ready = status(&pod, &lifecycle, addresses(), &PodStatus::default(), at(1));
         assert_eq!(condition(&ready, "Ready").status, "True");
-        lifecycle.end(TerminationCause::Deletion);
+        lifecycle.end(PodTerminationCause::Deletion);
         let deleted = status(&pod, &lifecycle, addresses(), &ready, at(2));
         assert_eq!(condition(&deleted, "Ready").status, "False");
         assert_eq!(condition(&deleted, "ContainersReady").status, "True");

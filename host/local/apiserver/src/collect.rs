@@ -21,7 +21,7 @@ use crate::store::{GroupResource, ObjectKey, ObjectLocation, StoreSize, owner_ui
 use crate::verbs::delete::{self, DeleteOptions};
 use crate::verbs::update::{ObjectEdit, update};
 use crate::write_context::ObjectPart;
-use crate::write_context::WriteContext;
+use crate::write_context::ObjectWriteContext;
 
 /// The collector's name in `managedFields` and in the audit log.
 const MANAGER: &str = "tholepin-collector";
@@ -57,8 +57,11 @@ pub(crate) async fn run(server: Arc<ServerState>) {
     }
 }
 
-fn context(server: &Arc<ServerState>, (resource, key): &ObjectLocation) -> Option<WriteContext> {
-    Some(WriteContext {
+fn context(
+    server: &Arc<ServerState>,
+    (resource, key): &ObjectLocation,
+) -> Option<ObjectWriteContext> {
+    Some(ObjectWriteContext {
         server: Arc::clone(server),
         served: server.registry.of_resource(resource)?,
         namespace: key.namespace.to_string(),
@@ -208,7 +211,7 @@ async fn release_definition(server: &Arc<ServerState>, location: &ObjectLocation
 
 /// Writes an audit line for a write, except if the object did not exist any more.
 async fn audit(
-    cx: &WriteContext,
+    cx: &ObjectWriteContext,
     (resource, key): &ObjectLocation,
     verb: &'static str,
     result: Result<(), ApiError>,

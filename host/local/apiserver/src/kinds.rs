@@ -22,7 +22,7 @@ use tholepin_apimachinery::FieldError;
 use crate::registry::ServedKind;
 use crate::server_state::ServerState;
 use crate::status::ApiError;
-use crate::write_context::{ObjectPart, WriteContext};
+use crate::write_context::{ObjectPart, ObjectWriteContext};
 
 pub(crate) use follow_up::{FollowUpObject, FollowUpStatus, FollowUpWrite};
 pub(crate) use namespace::initial as initial_namespaces;
@@ -76,7 +76,7 @@ pub(crate) fn validate(served: &ServedKind, new: &Value, old: Option<&Value>) ->
 
 /// Prepares a new object after defaulting and before validation.
 pub(crate) fn before_create(
-    cx: &WriteContext,
+    cx: &ObjectWriteContext,
     object: &mut Value,
 ) -> Result<NameReservation, ApiError> {
     admission::within_quota(cx, object)?;
@@ -96,7 +96,7 @@ pub(crate) fn before_create(
 
 /// Prepares a changed object after defaulting and before validation.
 pub(crate) fn before_update(
-    cx: &WriteContext,
+    cx: &ObjectWriteContext,
     old: &Value,
     new: &mut Value,
     part: ObjectPart,
@@ -110,7 +110,7 @@ pub(crate) fn before_update(
 }
 
 /// Acts on the creation of `stored`; returns the write that the caller must make.
-pub(crate) fn after_create(cx: &WriteContext, stored: &Arc<Value>) -> Option<FollowUpWrite> {
+pub(crate) fn after_create(cx: &ObjectWriteContext, stored: &Arc<Value>) -> Option<FollowUpWrite> {
     match (&*cx.served.resource.group, &*cx.served.resource.plural) {
         ("", "namespaces") => namespace::service_account(cx, stored).map(FollowUpWrite::Create),
         ("apiextensions.k8s.io", "customresourcedefinitions") => {
@@ -122,7 +122,7 @@ pub(crate) fn after_create(cx: &WriteContext, stored: &Arc<Value>) -> Option<Fol
 
 /// Acts on a change of `stored`; returns the status write that the caller must make.
 pub(crate) fn after_update(
-    cx: &WriteContext,
+    cx: &ObjectWriteContext,
     stored: &Arc<Value>,
     part: ObjectPart,
 ) -> Option<FollowUpStatus> {
@@ -131,12 +131,12 @@ pub(crate) fn after_update(
 }
 
 /// Refuses the deletion of objects that the server needs.
-pub(crate) fn before_delete(cx: &WriteContext, object: &Value) -> Result<(), ApiError> {
+pub(crate) fn before_delete(cx: &ObjectWriteContext, object: &Value) -> Result<(), ApiError> {
     if cx.served.is("", "namespaces") { namespace::before_delete(cx, object) } else { Ok(()) }
 }
 
 /// Acts on the removal of an object, whose final state is `last`.
-pub(crate) fn after_delete(cx: &WriteContext, last: &Arc<Value>) {
+pub(crate) fn after_delete(cx: &ObjectWriteContext, last: &Arc<Value>) {
     match (&*cx.served.resource.group, &*cx.served.resource.plural) {
         ("", "services") => service::release(cx, last),
         ("apiextensions.k8s.io", "customresourcedefinitions") => crd::unregister(cx, last),

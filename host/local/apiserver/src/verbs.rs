@@ -24,7 +24,7 @@ use crate::http::route::ResourcePath;
 use crate::registry::ServedKind;
 use crate::server_state::ServerState;
 use crate::status::ApiError;
-use crate::write_context::WriteContext;
+use crate::write_context::ObjectWriteContext;
 use crate::{access, discovery};
 
 /// One request for a served resource.
@@ -47,8 +47,8 @@ impl ResourceRequest<'_> {
     /// # Errors
     ///
     /// 400 for an unknown value of `dryRun`.
-    pub(crate) fn context(&self) -> Result<WriteContext, ApiError> {
-        Ok(WriteContext {
+    pub(crate) fn context(&self) -> Result<ObjectWriteContext, ApiError> {
+        Ok(ObjectWriteContext {
             server: Arc::clone(self.server),
             served: Arc::clone(&self.served),
             namespace: self.namespace().to_owned(),

@@ -11,7 +11,7 @@ use crate::store::{CommitError, ObjectKey};
 
 /// The context of a write, by a client or by the server itself.
 #[derive(Clone)]
-pub(crate) struct WriteContext {
+pub(crate) struct ObjectWriteContext {
     /// The state that all requests share.
     pub(crate) server: Arc<ServerState>,
     /// The kind.
@@ -26,7 +26,7 @@ pub(crate) struct WriteContext {
     pub(crate) dry_run: bool,
 }
 
-impl WriteContext {
+impl ObjectWriteContext {
     /// Returns the key of an object of this name.
     pub(crate) fn key(&self, name: &str) -> ObjectKey {
         ObjectKey::new(&self.namespace, name)

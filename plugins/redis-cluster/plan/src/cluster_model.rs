@@ -54,7 +54,7 @@ impl LiveMember<'_> {
 }
 
 /// What is known of a node that does not answer.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum NodeAbsence<'a> {
     /// Nothing listens at its address, or its Pod is deleted. The host decides whether that proves its death.
     Gone(Option<&'a Member>),

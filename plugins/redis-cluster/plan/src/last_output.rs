@@ -91,6 +91,16 @@ mod tests {
                 Some("Can't open the append-only file"),
             ),
             (json!({"state": {"terminated": ended(1, "a\nb\nc\nd")}}), Some("b c d")),
+            // Seven words are no prefix if only some of their parts look like one.
+            (json!({"state": {"terminated": ended(1, "a: b c d e # g")}}), Some("a: b c d e # g")),
+            (
+                json!({"state": {"terminated": ended(1, "a b c d 1:2 # g")}}),
+                Some("a b c d 1:2 # g"),
+            ),
+            (
+                json!({"state": {"terminated": ended(1, "a: b c d 1:2 ## g")}}),
+                Some("a: b c d 1:2 ## g"),
+            ),
             (json!({"state": {"terminated": ended(137, log)}}), None),
             (json!({"state": {"terminated": ended(0, log)}}), None),
             (json!({"state": {"terminated": {"exitCode": 1}}}), None),

@@ -105,4 +105,28 @@ mod tests {
             assert_eq!(epochs.len(), 9);
         }
     }
+
+    #[test]
+    fn primaries_have_the_lowest_epochs_in_the_order_of_their_shards() {
+        let layout = ClusterLayout { shards: 3, replicas: 1 };
+        let epochs: Vec<u64> = layout
+            .positions()
+            .map(|position| layout.first_epoch(position, position.ordinal == 0).0)
+            .collect();
+        assert_eq!(epochs, [1, 5, 2, 7, 3, 9]);
+    }
+
+    #[test]
+    fn only_positions_of_the_spec_are_in_the_layout() {
+        let layout = ClusterLayout { shards: 3, replicas: 1 };
+        for (shard, ordinal, expected) in
+            [(2, 1, true), (3, 0, false), (0, 2, false), (3, 2, false)]
+        {
+            assert_eq!(
+                layout.has(MemberPosition { shard, ordinal }),
+                expected,
+                "{shard} {ordinal}"
+            );
+        }
+    }
 }

@@ -1,20 +1,21 @@
 //! Tests of whole plans on the model of a cluster.
 
 mod heal;
+mod model;
 mod outdated;
 mod wait_reasons;
 
-use alloc::{format, string::String, vec::Vec};
+use alloc::{format, string::String, vec, vec::Vec};
 
 use proptest::prelude::*;
 use tholepin_schema::{
     action::{FailoverMode, Verb},
     primitives::SlotSet,
-    snapshot::MemberAnswer,
+    snapshot::{MemberAnswer, NodeRow},
 };
 
 use crate::{
-    ClusterStage, WaitReason,
+    ClusterStage, Violation, WaitReason,
     test_cluster::{CLUSTER, Model, spec},
 };
 
@@ -257,6 +258,31 @@ proptest! {
             crate::plan(CLUSTER, &model.spec, &observed),
             crate::plan(CLUSTER, &model.spec, &shuffled)
         );
+    }
+}
+
+/// An owner of slots is forgotten only when no replica follows it any more.
+#[test]
+fn the_check_finds_an_owner_that_is_forgotten_before_its_replica_took_over() {
+    let forgets_owner = |model: &Model, node, change: fn(&mut NodeRow)| {
+        let mut observed = model.observed();
+        change(observed.snapshot.view.get_mut(&node).unwrap());
+        let mut plan = crate::plan(CLUSTER, &model.spec, &observed);
+        plan.shards[1].decision = crate::Decision::Act(vec![Verb::Forget { node }.into()]);
+        let violations = plan.check(&observed);
+        violations.contains(&Violation::ForgetsOwner(node))
+    };
+    for (replicas, change, expected) in [
+        (1, (|_| {}) as fn(&mut NodeRow), true),
+        // It owns nothing.
+        (1, |row| row.slots = SlotSet::EMPTY, false),
+        // No replica follows it.
+        (0, |_| {}, false),
+    ] {
+        let mut model = Model::formed(spec(3, replicas));
+        let node = model.id("demo-shard-1-0");
+        model.recreate("demo-shard-1-0", false);
+        assert_eq!(forgets_owner(&model, node, change), expected, "{replicas} replicas");
     }
 }
 

@@ -149,7 +149,7 @@ fn a_deletion_stops_the_application_then_the_sidecars_and_starts_nothing() {
     pod.decide(at(1));
     run(&mut pod, 2, 1);
     run(&mut pod, 3, 1);
-    pod.end(TerminationCause::Deletion);
+    pod.end(PodTerminationCause::Deletion);
     assert_eq!(pod.decide(at(2)), [ContainerAction::Stop(2), ContainerAction::Stop(3)]);
     exit(&mut pod, 2, 0, 3);
     assert_eq!((pod.decide(at(3)), pod.has_ended()), (vec![], false));
@@ -163,7 +163,7 @@ fn a_deletion_stops_the_application_then_the_sidecars_and_starts_nothing() {
 #[test]
 fn a_pod_deleted_before_any_start_ends_immediately() {
     let mut pod = single_container("Always");
-    pod.end(TerminationCause::Deletion);
+    pod.end(PodTerminationCause::Deletion);
     assert_eq!((pod.decide(at(0)), pod.has_ended()), (vec![], true));
 }
 
@@ -171,7 +171,7 @@ fn a_pod_deleted_before_any_start_ends_immediately() {
 fn a_container_being_started_is_stopped_when_it_runs() {
     let mut pod = single_container("Always");
     pod.decide(at(0));
-    pod.end(TerminationCause::Deletion);
+    pod.end(PodTerminationCause::Deletion);
     assert_eq!((pod.decide(at(0)), pod.has_ended()), (vec![], false));
     run(&mut pod, 0, 1);
     assert_eq!(pod.decide(at(1)), [ContainerAction::Stop(0)]);
@@ -181,7 +181,7 @@ fn a_container_being_started_is_stopped_when_it_runs() {
 fn a_start_that_was_held_back_does_not_keep_the_pod_from_ending() {
     let mut pod = single_container("Always");
     pod.decide(at(0));
-    pod.end(TerminationCause::Deletion);
+    pod.end(PodTerminationCause::Deletion);
     assert!(pod.is_ending() && !pod.has_ended());
     pod.not_started(0);
     assert_eq!((pod.decide(at(0)), pod.has_ended()), (vec![], true));

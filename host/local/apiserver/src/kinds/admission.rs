@@ -10,7 +10,7 @@ use crate::{
     object::{name, text},
     status::ApiError,
     store::{GroupResource, ObjectKey},
-    write_context::WriteContext,
+    write_context::ObjectWriteContext,
 };
 
 /// The resources that a quota may name without the prefix `count/`.
@@ -34,7 +34,7 @@ pub(super) fn validate_quota(new: &Value) -> Vec<FieldError> {
 }
 
 /// Refuses a new object that exceeds a quota of its namespace.
-pub(super) fn within_quota(cx: &WriteContext, object: &Value) -> Result<(), ApiError> {
+pub(super) fn within_quota(cx: &ObjectWriteContext, object: &Value) -> Result<(), ApiError> {
     let quotas = in_namespace(cx, &GroupResource::new("", "resourcequotas"));
     if quotas.is_empty() {
         return Ok(());
@@ -60,7 +60,7 @@ pub(super) fn within_quota(cx: &WriteContext, object: &Value) -> Result<(), ApiE
 }
 
 /// Refuses a new Pod that violates the Pod Security level of its namespace.
-pub(super) fn within_pod_security(cx: &WriteContext, pod: &Value) -> Result<(), ApiError> {
+pub(super) fn within_pod_security(cx: &ObjectWriteContext, pod: &Value) -> Result<(), ApiError> {
     let namespaces = GroupResource::new("", "namespaces");
     let namespace = cx.server.store.get(&namespaces, &ObjectKey::new("", &cx.namespace));
     let Some(level) = namespace.and_then(|namespace| PodSecurityLevel::of(&namespace)) else {
@@ -78,7 +78,7 @@ pub(super) fn within_pod_security(cx: &WriteContext, pod: &Value) -> Result<(), 
     )))
 }
 
-fn in_namespace(cx: &WriteContext, resource: &GroupResource) -> Vec<std::sync::Arc<Value>> {
+fn in_namespace(cx: &ObjectWriteContext, resource: &GroupResource) -> Vec<std::sync::Arc<Value>> {
     let all = cx.server.store.all(resource).into_iter();
     all.filter(|object| text(object, "/metadata/namespace") == Some(&cx.namespace)).collect()
 }

@@ -12,7 +12,7 @@ use crate::object::{
 use crate::registry::{CustomResourceSchema, ServedKind};
 use crate::status::ApiError;
 use crate::store::{GroupResource, ObjectKey};
-use crate::write_context::WriteContext;
+use crate::write_context::ObjectWriteContext;
 
 /// The finalizer that keeps a CRD until its objects are deleted.
 pub(crate) const FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io";
@@ -119,7 +119,7 @@ fn check_columns(
 }
 
 /// Refuses new objects of a kind whose CRD is being deleted.
-pub(super) fn before_create(cx: &WriteContext) -> Result<(), ApiError> {
+pub(super) fn before_create(cx: &ObjectWriteContext) -> Result<(), ApiError> {
     let definitions = GroupResource::new("apiextensions.k8s.io", "customresourcedefinitions");
     let key = ObjectKey::new("", &cx.served.kind.resource_name());
     let definition = cx.server.store.get(&definitions, &key);
@@ -162,7 +162,7 @@ pub(super) fn begin_delete(object: &mut Value) {
 }
 
 /// Registers the served versions of the kind, and returns the status that reports it.
-pub(super) fn register(cx: &WriteContext, crd: &Value) -> Option<FollowUpStatus> {
+pub(super) fn register(cx: &ObjectWriteContext, crd: &Value) -> Option<FollowUpStatus> {
     if is_deleting(crd) {
         return None;
     }
@@ -182,14 +182,14 @@ pub(super) fn register(cx: &WriteContext, crd: &Value) -> Option<FollowUpStatus>
     }
     let now = seconds(cx.now);
     Some(FollowUpStatus {
-        cx: WriteContext { manager: super::namespace::MANAGER.to_owned(), ..cx.clone() },
+        cx: ObjectWriteContext { manager: super::namespace::MANAGER.to_owned(), ..cx.clone() },
         edit: Box::new(move |old| with_status(old, conflict.as_deref(), &now)),
         failure: "cannot write the status of a CRD",
     })
 }
 
 /// Returns the reason why the kind cannot be registered: another resource of the group has the same kind.
-fn conflict(cx: &WriteContext, crd: &Value) -> Option<String> {
+fn conflict(cx: &ObjectWriteContext, crd: &Value) -> Option<String> {
     let group = text(crd, "/spec/group")?;
     let plural = text(crd, "/spec/names/plural")?;
     let kind = text(crd, "/spec/names/kind")?;
@@ -285,7 +285,7 @@ fn condition(
 }
 
 /// Unregisters the kind, and removes objects that were created after the collector deleted the others.
-pub(super) fn unregister(cx: &WriteContext, crd: &Value) {
+pub(super) fn unregister(cx: &ObjectWriteContext, crd: &Value) {
     let group = text(crd, "/spec/group").unwrap_or("");
     let plural = text(crd, "/spec/names/plural").unwrap_or("");
     cx.server.registry.remove(group, plural);

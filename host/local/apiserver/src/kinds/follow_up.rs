@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use crate::write_context::WriteContext;
+use crate::write_context::ObjectWriteContext;
 
 /// The write that follows the creation of an object. If it fails, the failure is logged and the object stays.
 pub(crate) enum FollowUpWrite {
@@ -17,7 +17,7 @@ pub(crate) enum FollowUpWrite {
 /// An object that is created because another one was.
 pub(crate) struct FollowUpObject {
     /// The context of the create.
-    pub(crate) cx: WriteContext,
+    pub(crate) cx: ObjectWriteContext,
     /// The object to create.
     pub(crate) object: Value,
     /// The log message if the create fails.
@@ -27,7 +27,7 @@ pub(crate) struct FollowUpObject {
 /// A new status for an object that was written.
 pub(crate) struct FollowUpStatus {
     /// The context of the update.
-    pub(crate) cx: WriteContext,
+    pub(crate) cx: ObjectWriteContext,
     /// Returns the object with the new status, given its latest state.
     pub(crate) edit: Box<dyn Fn(&Value) -> Value>,
     /// The log message if the update fails.

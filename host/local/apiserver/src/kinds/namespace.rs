@@ -10,7 +10,7 @@ use crate::kinds::follow_up::FollowUpObject;
 use crate::object::{child_mut, default, metadata_mut, name};
 use crate::server_state::ServerState;
 use crate::status::ApiError;
-use crate::write_context::WriteContext;
+use crate::write_context::ObjectWriteContext;
 
 /// The namespaces that exist from the start and cannot be deleted.
 const INITIAL: [&str; 3] = ["default", "kube-system", "kube-node-lease"];
@@ -36,7 +36,7 @@ pub(super) fn carry_over(old: &Value, new: &mut Value) {
 }
 
 /// Refuses to delete an initial namespace.
-pub(super) fn before_delete(cx: &WriteContext, object: &Value) -> Result<(), ApiError> {
+pub(super) fn before_delete(cx: &ObjectWriteContext, object: &Value) -> Result<(), ApiError> {
     let own_name = name(object);
     if INITIAL.contains(&own_name) {
         let message =
@@ -52,7 +52,7 @@ pub(super) fn begin_delete(object: &mut Value) {
 }
 
 /// Returns the create of the ServiceAccount `default` for a new namespace.
-pub(super) fn service_account(cx: &WriteContext, stored: &Value) -> Option<FollowUpObject> {
+pub(super) fn service_account(cx: &ObjectWriteContext, stored: &Value) -> Option<FollowUpObject> {
     let failure = "cannot create the default ServiceAccount";
     let object = json!({
         "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"},
@@ -71,7 +71,9 @@ pub(super) fn service_account(cx: &WriteContext, stored: &Value) -> Option<Follo
 /// # Errors
 ///
 /// Fails if the server does not serve namespaces.
-pub(crate) fn initial(server: &Arc<ServerState>) -> Result<(WriteContext, [Value; 3]), ApiError> {
+pub(crate) fn initial(
+    server: &Arc<ServerState>,
+) -> Result<(ObjectWriteContext, [Value; 3]), ApiError> {
     let cx = context(server, "namespaces", "", Timestamp::now())?;
     let object =
         |name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
@@ -83,8 +85,8 @@ fn context(
     plural: &str,
     namespace: &str,
     now: Timestamp,
-) -> Result<WriteContext, ApiError> {
-    Ok(WriteContext {
+) -> Result<ObjectWriteContext, ApiError> {
+    Ok(ObjectWriteContext {
         server: Arc::clone(server),
         served: server.registry.find("", "v1", plural)?,
         namespace: namespace.to_owned(),

@@ -8,7 +8,7 @@ use tholepin_apimachinery::FieldError;
 use crate::object::{as_map_mut, child_mut, default, items, items_mut, text};
 use crate::service_addresses::ServiceAddressError;
 use crate::status::ApiError;
-use crate::write_context::WriteContext;
+use crate::write_context::ObjectWriteContext;
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 
@@ -32,7 +32,7 @@ pub(super) fn defaults(object: &mut Value) {
 
 /// Reserves the Service's cluster address: the one that it requests, or a free one.
 pub(super) fn allocate(
-    cx: &WriteContext,
+    cx: &ObjectWriteContext,
     object: &mut Value,
 ) -> Result<Option<Ipv4Addr>, ApiError> {
     if text(object, "/spec/type") == Some("ExternalName") {
@@ -83,7 +83,7 @@ pub(super) fn carry_over(old: &Value, new: &mut Value) {
 }
 
 /// Releases the address.
-pub(super) fn release(cx: &WriteContext, last: &Value) {
+pub(super) fn release(cx: &ObjectWriteContext, last: &Value) {
     let address = text(last, "/spec/clusterIP").and_then(|text| text.parse().ok());
     if let Some(address) = address {
         cx.server.addresses.release(address);

@@ -14,7 +14,7 @@ use crate::status::ApiError;
 use crate::store::CommitError;
 use crate::verbs::input::{self, FieldValidation};
 use crate::verbs::{ResourceRequest, prepare, read, update};
-use crate::write_context::{ObjectPart, WriteContext};
+use crate::write_context::{ObjectPart, ObjectWriteContext};
 use crate::{kinds, view};
 
 /// The most attempts to find a free generated name.
@@ -51,7 +51,7 @@ pub(crate) fn post(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErro
 /// As in Kubernetes: 400 if a resourceVersion is set, 403 by admission or for a terminating namespace, 404 for a
 /// missing namespace, 409 for an existing name, 422 for an invalid object.
 pub(crate) fn create(
-    cx: &WriteContext,
+    cx: &ObjectWriteContext,
     mut object: Value,
     ownership: FieldOwnership,
 ) -> Result<Arc<Value>, ApiError> {
@@ -80,7 +80,7 @@ pub(crate) fn create(
 }
 
 fn create_named(
-    cx: &WriteContext,
+    cx: &ObjectWriteContext,
     mut object: Value,
     ownership: FieldOwnership,
 ) -> Result<Arc<Value>, ApiError> {

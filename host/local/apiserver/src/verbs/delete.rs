@@ -14,7 +14,7 @@ use crate::selection::ObjectSelection;
 use crate::status::ApiError;
 use crate::store::{CommitError, ListRequest, ListVersion, ObjectKey, ObjectLocation};
 use crate::verbs::{ResourceRequest, input, read};
-use crate::write_context::WriteContext;
+use crate::write_context::ObjectWriteContext;
 use crate::{kinds, view};
 
 /// The most attempts of a deletion if the object changes concurrently.
@@ -98,7 +98,7 @@ pub(crate) fn delete_collection(request: &ResourceRequest<'_>) -> Result<ApiResp
     let mut deleted = Vec::new();
     for object in &page.objects {
         let namespace = text(object, "/metadata/namespace").unwrap_or("").to_owned();
-        let cx = WriteContext { namespace, ..cx.clone() };
+        let cx = ObjectWriteContext { namespace, ..cx.clone() };
         match delete_object(&cx, name(object), &options) {
             Ok(DeleteOutcome::Removed(object) | DeleteOutcome::Waiting(object)) => {
                 deleted.push(object)
@@ -117,7 +117,7 @@ pub(crate) fn delete_collection(request: &ResourceRequest<'_>) -> Result<ApiResp
 }
 
 /// Reads the options of a DELETE from the query and the body.
-fn options(request: &ResourceRequest<'_>) -> Result<(DeleteOptions, WriteContext), ApiError> {
+fn options(request: &ResourceRequest<'_>) -> Result<(DeleteOptions, ObjectWriteContext), ApiError> {
     let query = &request.call.query;
     let body = if request.call.body.is_empty() {
         Value::Null
@@ -170,7 +170,7 @@ fn options(request: &ResourceRequest<'_>) -> Result<(DeleteOptions, WriteContext
 ///
 /// 404 if it does not exist, 409 if a precondition fails or the object keeps changing, 403 if the kind refuses.
 pub(crate) fn delete_object(
-    cx: &WriteContext,
+    cx: &ObjectWriteContext,
     object_name: &str,
     options: &DeleteOptions,
 ) -> Result<DeleteOutcome, ApiError> {
@@ -220,7 +220,7 @@ pub(crate) fn delete_object(
 }
 
 fn check_preconditions(
-    cx: &WriteContext,
+    cx: &ObjectWriteContext,
     object: &Value,
     options: &DeleteOptions,
 ) -> Result<(), ApiError> {
@@ -241,7 +241,7 @@ fn check_preconditions(
 }
 
 /// Returns the next state of an object to delete, and whether it is to be removed now.
-fn next_state(cx: &WriteContext, object: &Value, options: &DeleteOptions) -> (Value, bool) {
+fn next_state(cx: &ObjectWriteContext, object: &Value, options: &DeleteOptions) -> (Value, bool) {
     let mut new = object.clone();
     if options.propagation == PropagationPolicy::Orphan {
         drop_finalizer(&mut new, ORPHAN);
@@ -267,7 +267,7 @@ fn next_state(cx: &WriteContext, object: &Value, options: &DeleteOptions) -> (Va
     (new, false)
 }
 
-fn set_deletion(cx: &WriteContext, object: &mut Value, grace_s: u64) {
+fn set_deletion(cx: &ObjectWriteContext, object: &mut Value, grace_s: u64) {
     let seconds_from_now = i64::try_from(grace_s).unwrap_or(i64::MAX);
     let end = cx.now.checked_add(SignedDuration::from_secs(seconds_from_now)).unwrap_or(cx.now);
     let metadata = metadata_mut(object);
@@ -278,7 +278,7 @@ fn set_deletion(cx: &WriteContext, object: &mut Value, grace_s: u64) {
 /// Starts the deletion of an owner, with the finalizer `orphan`, before the owner references of its dependents are
 /// removed: a controller that adopts objects without owner must be able to see that this owner is being deleted.
 fn begin_orphaning(
-    cx: &WriteContext,
+    cx: &ObjectWriteContext,
     key: &ObjectKey,
     read: Arc<Value>,
     options: &DeleteOptions,
@@ -308,7 +308,7 @@ fn drop_finalizer(object: &mut Value, finalizer: &str) {
 }
 
 /// Removes the reference to `owner` from all its dependents.
-fn orphan_dependents(cx: &WriteContext, owner: &Value) {
+fn orphan_dependents(cx: &ObjectWriteContext, owner: &Value) {
     let Some(uid) = text(owner, "/metadata/uid") else { return };
     for (resource, key) in cx.server.store.dependents(uid) {
         drop_owners(cx, &(resource, key), &|owner| owner == uid);
@@ -318,7 +318,7 @@ fn orphan_dependents(cx: &WriteContext, owner: &Value) {
 /// Removes the owner references whose uid `is_absent` accepts. If the object changes at every attempt, they stay; the
 /// collector checks the object again.
 pub(crate) fn drop_owners(
-    cx: &WriteContext,
+    cx: &ObjectWriteContext,
     (resource, key): &ObjectLocation,
     is_absent: &dyn Fn(&str) -> bool,
 ) {

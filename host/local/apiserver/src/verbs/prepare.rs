@@ -8,7 +8,7 @@ use tholepin_apimachinery::{FieldError, validation};
 use crate::kinds;
 use crate::object::{as_map_mut, bump_generation, metadata_mut, name, seconds, spec_differs, text};
 use crate::status::ApiError;
-use crate::write_context::{ObjectPart, WriteContext};
+use crate::write_context::{ObjectPart, ObjectWriteContext};
 
 /// The members of `metadata` that only the server sets.
 const SERVER_OWNED: [&str; 5] = [
@@ -28,7 +28,7 @@ const CAN_BE_EMPTY: [&str; 5] =
 /// # Errors
 ///
 /// 400 if a resourceVersion is set.
-pub(crate) fn identity(cx: &WriteContext, object: &mut Value) -> Result<(), ApiError> {
+pub(crate) fn identity(cx: &ObjectWriteContext, object: &mut Value) -> Result<(), ApiError> {
     let kind = &cx.served.kind;
     if text(object, "/metadata/resourceVersion").is_some_and(|version| !version.is_empty()) {
         return Err(ApiError::bad_request(
@@ -59,7 +59,7 @@ pub(crate) fn identity(cx: &WriteContext, object: &mut Value) -> Result<(), ApiE
 ///
 /// 409 if `new` has another resourceVersion than `old`.
 pub(crate) fn carry_over(
-    cx: &WriteContext,
+    cx: &ObjectWriteContext,
     old: &Value,
     new: &mut Value,
     part: ObjectPart,
@@ -99,14 +99,14 @@ pub(crate) fn carry_over(
 }
 
 /// Increments the generation if the spec changed.
-pub(crate) fn count_generation(cx: &WriteContext, old: &Value, new: &mut Value) {
+pub(crate) fn count_generation(cx: &ObjectWriteContext, old: &Value, new: &mut Value) {
     if cx.served.kind.tracks_generation && spec_differs(old, new) {
         bump_generation(new);
     }
 }
 
 /// Sets the kind's defaults, and removes empty members of `metadata`.
-pub(crate) fn defaults(cx: &WriteContext, object: &mut Value) {
+pub(crate) fn defaults(cx: &ObjectWriteContext, object: &mut Value) {
     metadata_mut(object)
         .retain(|field, value| !(CAN_BE_EMPTY.contains(&&**field) && is_empty(value)));
     match &cx.served.custom {
@@ -120,7 +120,11 @@ pub(crate) fn defaults(cx: &WriteContext, object: &mut Value) {
 /// # Errors
 ///
 /// 422 with a cause per field error.
-pub(crate) fn check(cx: &WriteContext, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+pub(crate) fn check(
+    cx: &ObjectWriteContext,
+    new: &Value,
+    old: Option<&Value>,
+) -> Result<(), ApiError> {
     let mut errors: Vec<FieldError> = validation::object_meta(new, &cx.served.kind);
     if let Some(old) = old {
         errors.extend(validation::object_meta_update(new, old));
@@ -137,7 +141,12 @@ pub(crate) fn check(cx: &WriteContext, new: &Value, old: Option<&Value>) -> Resu
 }
 
 /// Records the owners of the changed fields in `metadata.managedFields`.
-pub(crate) fn track(cx: &WriteContext, old: Option<&Value>, new: &mut Value, part: ObjectPart) {
+pub(crate) fn track(
+    cx: &ObjectWriteContext,
+    old: Option<&Value>,
+    new: &mut Value,
+    part: ObjectPart,
+) {
     let options = UpdateOptions {
         manager: &cx.manager,
         subresource: part.subresource(),

@@ -12,7 +12,7 @@ use crate::status::ApiError;
 use crate::store::CommitError;
 use crate::verbs::input::{self, FieldValidation};
 use crate::verbs::{ResourceRequest, prepare, read};
-use crate::write_context::{ObjectPart, WriteContext};
+use crate::write_context::{ObjectPart, ObjectWriteContext};
 use crate::{kinds, view};
 
 /// The most attempts of an edit if the object changes concurrently.
@@ -53,7 +53,7 @@ pub(crate) fn part(request: &ResourceRequest<'_>) -> ObjectPart {
 /// 404 if the object does not exist, 409 for a stale resourceVersion or if the object keeps changing, 422 for an
 /// invalid result, or the error of `edit`.
 pub(crate) fn update(
-    cx: &WriteContext,
+    cx: &ObjectWriteContext,
     object_name: &str,
     part: ObjectPart,
     edit: &dyn Fn(&Value) -> Result<ObjectEdit, ApiError>,

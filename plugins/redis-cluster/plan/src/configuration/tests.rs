@@ -95,6 +95,8 @@ fn memory_is_compared_in_the_servers_form() {
     let taken: ShownSettings<'_> = Some(&[(backlog, "1048576")]);
     let snapshot = snapshot([taken, taken]);
     assert!(is_all_accepted(&spec, &snapshot));
+    let other: ShownSettings<'_> = Some(&[(backlog, "2097152")]);
+    assert!(!is_all_accepted(&spec, &self::snapshot([taken, other])));
     let live = live(&spec, Some(&snapshot), &RedisClusterStatus::default(), None);
     assert_eq!(live.values[backlog], "1048576");
 }

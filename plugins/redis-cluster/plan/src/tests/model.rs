@@ -1,0 +1,44 @@
+//! What the model reads from a snapshot.
+
+use tholepin_schema::snapshot::NodeFlag;
+
+use crate::{
+    cluster_model::{ClusterModel, NodeAbsence},
+    test_cluster::{CLUSTER, Model, spec},
+};
+
+#[test]
+fn a_node_at_whose_address_another_answers_has_ended() {
+    let cluster = Model::formed(spec(3, 1));
+    let observed = cluster.observed();
+    let model = ClusterModel::new(CLUSTER, &cluster.spec, &observed);
+    let [node, other] = ["demo-shard-0-0", "demo-shard-1-0"].map(|pod| cluster.id(pod));
+    let address = model.address(node);
+    let absence = model.absence(node, address.as_deref());
+    assert!(matches!(absence, NodeAbsence::Loading(_)), "{absence:?}");
+    let absence = model.absence(other, address.as_deref());
+    assert!(matches!(absence, NodeAbsence::Gone(Some(_))), "{absence:?}");
+}
+
+#[test]
+fn a_node_is_reached_only_over_a_link_that_is_up_by_a_member_that_does_not_suspect_it() {
+    for (connected, suspected, expected) in
+        [(true, false, true), (false, false, false), (true, true, false), (false, true, false)]
+    {
+        let cluster = Model::formed(spec(3, 1));
+        let node = cluster.id("demo-shard-1-0");
+        let mut observed = cluster.observed();
+        let row = observed.snapshot.view.get_mut(&node).unwrap();
+        row.connected = connected;
+        if suspected {
+            row.flags.insert(NodeFlag::MaybeFail);
+        }
+        let model = ClusterModel::new(CLUSTER, &cluster.spec, &observed);
+        // The node's own row of itself is not a link.
+        let is_reached = model.live.values().filter(|live| live.node != node).any(|live| {
+            observed.snapshot.row_seen_by(live.member, node).is_some_and(|row| row.connected)
+        });
+        assert_eq!(is_reached, connected);
+        assert_eq!(model.is_reached(node), expected, "{connected} {suspected}");
+    }
+}
