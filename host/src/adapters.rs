@@ -145,8 +145,8 @@ impl HostCalls for GateContext {
 impl OpenContext for GateContext {
     fn close(&self) -> BoxedFuture<'_, ClosedContext> {
         Box::pin(async {
-            let put_back = self.0.close().await;
-            ClosedContext { recording: self.0.take_recording(), put_back }
+            let restore_steps = self.0.close().await;
+            ClosedContext { recording: self.0.take_recording(), restore_steps }
         })
     }
 }
@@ -164,7 +164,7 @@ impl WakeSubscriber for GateAdapter {
         })
     }
 
-    fn disarm(&self, key: &ObjectKey) {
+    fn unsubscribe(&self, key: &ObjectKey) {
         self.0.unsubscribe(key);
     }
 }

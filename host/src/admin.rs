@@ -118,10 +118,10 @@ impl HostRoutes {
             name: required(query, "name")?,
             namespace: query.get("namespace").cloned(),
         };
-        let number = match query.get("pass") {
+        let number = match query.get("reconcile") {
             None => None,
             Some(text) => Some(text.parse().map_err(|_| {
-                AdminError::Invalid(format!("`{text}` is no number of a reconcile"))
+                AdminError::Invalid(format!("`{text}` is not the number of a reconcile"))
             })?),
         };
         let part = match query.get("part").map(String::as_str) {
@@ -134,7 +134,7 @@ impl HostRoutes {
         };
         let selection = ReportSelection { number, part };
         let reports = self.planner.calls(&argument, selection).await.map_err(refused)?;
-        Ok(json!({"passes": document(&reports)?}))
+        Ok(json!({"reconciles": document(&reports)?}))
     }
 }
 

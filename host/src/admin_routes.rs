@@ -5,7 +5,7 @@ use tholepin_core::PluginName;
 
 /// Plans one reconcile; the body is a [`PlanRequest`](tholepin_controller::PlanRequest), the answer a report.
 pub(crate) const PLAN_ROUTE: &str = "/v1/plan";
-/// Returns the reports of the last reconciles of an object; parameters `kind`, `name`, `namespace`, `pass` and `part`
+/// Returns the reports of the last reconciles of an object; parameters `kind`, `name`, `namespace`, `reconcile` and `part`
 /// (`calls` or `writes`).
 pub(crate) const CALLS_ROUTE: &str = "/v1/calls";
 /// Returns the status of the host; parameters `kind`, `name` and `namespace` for one object.

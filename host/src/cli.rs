@@ -101,7 +101,7 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Print what the last reconciles of an object did, as the running host remembers it
     ///
-    /// A reconcile is one call of the plugin for one object; the output numbers them as passes. The host keeps the
+    /// A reconcile is one call of the plugin for one object. The output numbers them. The host keeps the
     /// last reconciles of each object in memory; those that wrote nothing are dropped first.
     Calls(CallsArgs),
     /// Show the plugins and objects of the running host, and what every member of an object answers now

@@ -68,7 +68,7 @@ impl CommandLine {
             self.run(&[&["calls", "--json"], arguments].concat())?;
         ensure!(code == 0, "{stderr}");
         let document: Value = serde_json::from_str(&stdout)?;
-        let reconciles = document.get("passes").and_then(Value::as_array);
+        let reconciles = document.get("reconciles").and_then(Value::as_array);
         Ok(reconciles.context("the output of `calls` has no `passes`")?.clone())
     }
 }

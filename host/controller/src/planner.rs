@@ -87,7 +87,7 @@ pub enum PlannerError {
     #[error("{0} was not reconciled since this host started")]
     NotReconciled(ObjectRef),
     /// The host does not keep the report with this number.
-    #[error("pass {number} of {object} is not kept; kept are {kept}")]
+    #[error("reconcile {number} of {object} is not kept; kept are {kept}")]
     NoReport {
         /// The requested number.
         number: u64,

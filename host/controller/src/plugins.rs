@@ -92,7 +92,7 @@ pub struct ClosedContext {
     /// The calls with their answers.
     pub recording: Recording,
     /// The steps that restored temporary settings, or would restore them.
-    pub put_back: Vec<PlanStep>,
+    pub restore_steps: Vec<PlanStep>,
 }
 
 /// Subscribes objects to the changes and facts that bring them back before their requeue.
@@ -108,5 +108,5 @@ pub trait WakeSubscriber: Send + Sync {
     ) -> BoxedFuture<'a, Option<Duration>>;
 
     /// Ends the subscriptions of an object that was deleted or is paused.
-    fn disarm(&self, key: &ObjectKey);
+    fn unsubscribe(&self, key: &ObjectKey);
 }

@@ -385,7 +385,7 @@ fn forget(shared: &SharedState, key: &ObjectKey) {
     shared.object_states.forget(key);
     shared.strikes(|strikes| strikes.clear(key));
     shared.history.deleted(key, shared.ports.clock.now_ms());
-    shared.ports.wakes.disarm(key);
+    shared.ports.wakes.unsubscribe(key);
 }
 
 /// Logs a text about an object, unless it is the one that was logged last.

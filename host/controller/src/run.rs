@@ -213,9 +213,9 @@ async fn call(
     let lender = PermitLender { permit: permit.clone(), calls: context.clone() };
     let outcome = plugin.guests.reconcile(target.call_context(), request, Arc::new(lender)).await;
     permit.release();
-    let ClosedContext { recording, put_back } = context.close().await;
+    let ClosedContext { recording, restore_steps } = context.close().await;
     report.recording = recording;
-    report.after.extend(put_back);
+    report.after.extend(restore_steps);
     within_limits(outcome)
 }
 

@@ -74,9 +74,9 @@ pub(crate) struct CallsArgs {
     /// Print only writes, and only reconciles that wrote
     #[arg(long)]
     pub(crate) writes: bool,
-    /// Print only the reconcile with this number, which the output shows as `pass N`
+    /// Print only the reconcile with this number, which the output shows before its time
     #[arg(long, value_name = "N")]
-    pub(crate) pass: Option<u64>,
+    pub(crate) reconcile: Option<u64>,
     /// Print the reconciles as JSON
     #[arg(long)]
     pub(crate) json: bool,

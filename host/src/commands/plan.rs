@@ -82,13 +82,13 @@ pub(crate) async fn plan(arguments: PlanArgs) -> Result<u8> {
 ///
 /// Fails if the host does not answer, or has no report of the object.
 pub(crate) async fn calls(arguments: CallsArgs) -> Result<u8> {
-    let CallsArgs { object, namespace, writes, pass, json, admin } = arguments;
+    let CallsArgs { object, namespace, writes, reconcile, json, admin } = arguments;
     let part = if writes { ReportPart::Writes } else { ReportPart::Calls };
-    let selection = ReportSelection { number: pass, part };
+    let selection = ReportSelection { number: reconcile, part };
     let client = AdminClient::of_file(&admin_file(admin.admin_file)?)?;
     let reports = ask_for_calls(&client, &argument(object, namespace), selection).await?;
     if json {
-        let document = json!({"version": report::VERSION, "passes": reports});
+        let document = json!({"version": report::VERSION, "reconciles": reports});
         print(&format!("{document:#}\n"))?;
     } else {
         print(&shown(&reports))?;
@@ -111,13 +111,13 @@ pub(super) async fn ask_for_calls(
     let number = number.map(|number| number.to_string());
     let mut parameters = vec![("kind", kind.as_str()), ("name", name.as_str())];
     parameters.extend(namespace.as_deref().map(|namespace| ("namespace", namespace)));
-    parameters.extend(number.as_deref().map(|number| ("pass", number)));
+    parameters.extend(number.as_deref().map(|number| ("reconcile", number)));
     match part {
         ReportPart::Calls => {}
         ReportPart::Writes => parameters.push(("part", "writes")),
     }
     let answer = host.get(CALLS_ROUTE, &parameters, DEADLINE).await?;
-    let reports = answer.get("passes").cloned().unwrap_or_default();
+    let reports = answer.get("reconciles").cloned().unwrap_or_default();
     serde_json::from_value(reports).context("the host's answer holds no reports; is it older?")
 }
 

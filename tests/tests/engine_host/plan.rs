@@ -154,7 +154,7 @@ async fn a_paused_object_can_be_planned_and_is_not_changed() {
     let done = next_writes(&command, &about, last["number"].as_u64().unwrap()).await;
     assert_eq!(masked_steps(&done), masked_steps(&plan));
     let number = done["number"].as_u64().unwrap().to_string();
-    let whole = command.calls(&[&about[..], &["--pass", &number]].concat()).unwrap();
+    let whole = command.calls(&[&about[..], &["--reconcile", &number]].concat()).unwrap();
     let functions: Vec<_> = whole[0]["calls"]
         .as_array()
         .unwrap()
@@ -182,7 +182,11 @@ async fn a_failed_plan_says_how_to_fix_it() {
         (&["plan", "-f", two.to_str().unwrap()], 1, &["two.yaml", "2 objects"]),
         (&["plan", "probe"], 64, &["KIND/NAME"]),
         (&["calls", "probe/absent", "-n", "way"], 1, &["Probe way/absent", "does not exist"]),
-        (&["calls", "probe/trap", "-n", "way", "--pass", "99"], 1, &["pass 99", "kept are 1, 2"]),
+        (
+            &["calls", "probe/trap", "-n", "way", "--reconcile", "99"],
+            1,
+            &["reconcile 99", "kept are 1, 2"],
+        ),
         (
             &["plan", "probe/trap", "-n", "way", "--admin-file", "absent"],
             1,

@@ -163,7 +163,7 @@ async fn first_after(command: &CommandLine, name: &str, number: u64) -> Result<V
         let Some(found) = found else {
             return Ok(Poll::NotYet(format!("{} reconciles", reconciles.len())));
         };
-        let one = command.calls(&[name, "--writes", "--pass", &found.to_string()])?;
+        let one = command.calls(&[name, "--writes", "--reconcile", &found.to_string()])?;
         Ok(Poll::Done(one.into_iter().next().context("the reconcile is not recorded")?))
     };
     Ok(until("the first reconcile after the pause", GIVE_UP, poll).await?.0)

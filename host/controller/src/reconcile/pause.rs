@@ -29,7 +29,7 @@ pub(super) async fn pause(
         Some(value) => format!("paused by the annotation `{PAUSED}` with the value \"{value}\""),
     };
     log(shared, key, &why);
-    shared.ports.wakes.disarm(key);
+    shared.ports.wakes.unsubscribe(key);
     report_unclear_value(shared, key, meta).await;
     if meta.deleting && meta.finalizers.contains(&finalizer_of(key)) {
         report_waiting_deletion(shared, key, meta).await;

@@ -249,5 +249,5 @@ impl WakeSubscriber for NoWakes {
         Box::pin(async { None })
     }
 
-    fn disarm(&self, _: &ObjectKey) {}
+    fn unsubscribe(&self, _: &ObjectKey) {}
 }

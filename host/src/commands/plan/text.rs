@@ -51,7 +51,7 @@ pub(super) fn calls(reports: &[ReconcileReport], paint: Painter) -> String {
             causes => format!(", because: {causes}"),
         };
         let title = format!(
-            "pass {} at {}, {} ms, revision {}{causes}",
+            "reconcile {} at {}, {} ms, revision {}{causes}",
             report.number,
             time(report.started_at_ms),
             report.took_ms,
