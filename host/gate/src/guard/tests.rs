@@ -491,3 +491,21 @@ mod failover;
 mod start;
 mod stop;
 mod topology;
+
+#[test]
+fn a_refusal_before_adoption_names_the_member_that_has_never_answered() {
+    let text = |change: fn(&mut GuardFixture)| {
+        let mut fixture = GuardFixture::healthy();
+        fixture.kill(0);
+        fixture.ledger.adopted_at_ms = None;
+        change(&mut fixture);
+        fixture.refusal(fail_over(3, 0, Force))
+    };
+    let disagree = "the members that answer do not agree yet";
+    assert!(text(|_| {}).contains(disagree), "one that ended is in the ledger");
+    let never = text(|fixture| {
+        fixture.silence(5);
+        fixture.ledger.nodes.remove(&node(5));
+    });
+    assert!(never.contains("`pod-5` has never answered"), "{never}");
+}

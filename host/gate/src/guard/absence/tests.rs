@@ -118,6 +118,7 @@ fn a_confirmation_counts_where_the_pod_is_gone_and_a_taint_always() {
         (false, false, None, None, Some("no Lease")),
         // A reported end needs no confirmation.
         (false, false, ended(), Some(DeathProof::Terminated), None),
+        (false, true, ended(), Some(DeathProof::Terminated), None),
     ];
     for (confirmed, out_of_service, container_status, proof, missing) in cases {
         let dial = DialOutcome::Inconclusive;

@@ -18,13 +18,41 @@ fn a_graceful_failover_needs_a_replica_in_sync() {
         fixture.facts(0).replication.as_mut().unwrap().replicas.clear();
     });
     check_that(verb(), Err("in-sync"), |fixture| {
-        fixture.facts(0).replication.as_mut().unwrap().offset_bytes = 1_000 + (1 << 21);
+        fixture.facts(0).replication.as_mut().unwrap().offset_bytes = 1_000 + 1_048_577;
+    });
+    check_that(verb(), Ok(()), |fixture| {
+        fixture.facts(0).replication.as_mut().unwrap().offset_bytes = 1_000 + 1_048_576;
     });
     check_that(verb(), Err("open-slots"), |fixture| {
         let slot = Slot::new(7).unwrap();
         let open = OpenSlot { slot, direction: SlotDirection::Migrating, peer: node(1) };
         fixture.facts(0).open_slots.push(open);
     });
+}
+
+#[test]
+fn the_node_and_the_majority_must_both_report_the_replica_and_its_primary() {
+    let own = |change: fn(&mut NodeRow)| {
+        move |fixture: &mut GuardFixture| {
+            let mut own = row(3);
+            change(&mut own);
+            fixture.facts(3).differs.insert(node(3), own);
+        }
+    };
+    let majority = |change: fn(&mut NodeRow)| {
+        move |fixture: &mut GuardFixture| {
+            fixture.facts(3).differs.insert(node(3), row(3));
+            change(fixture.snapshot.view.get_mut(&node(3)).unwrap());
+        }
+    };
+    check_that(fail_over(3, 0, Graceful), Ok(()), own(|_| {}));
+    check_that(fail_over(3, 0, Graceful), Ok(()), majority(|_| {}));
+    for change in
+        [(|row| row.role = Role::Primary) as fn(&mut NodeRow), |row| row.primary = Some(node(1))]
+    {
+        check_that(fail_over(3, 0, Graceful), Err("replica"), own(change));
+        check_that(fail_over(3, 0, Graceful), Err("replica"), majority(change));
+    }
 }
 
 #[test]
@@ -157,6 +185,35 @@ fn takeover_needs_proof_of_death_for_every_voter_that_does_not_answer() {
         fixture.kill(1);
         fixture.silence(0);
         fixture.deaths.insert(node(0), DeathProof::PodGone);
+    });
+}
+
+/// Half of the voters cannot elect: a takeover is the only way.
+#[test]
+fn takeover_is_possible_with_half_of_the_voters_and_without_proof_about_others() {
+    let two_voters = |fixture: &mut GuardFixture| {
+        let row = fixture.snapshot.view.get_mut(&node(2)).unwrap();
+        row.slots = SlotSet::EMPTY;
+        fixture.kill(0);
+    };
+    check_that(fail_over(3, 0, Takeover), Ok(()), two_voters);
+    // A primary without slots, a replica, and a node in its handshake have no vote.
+    for index in [2, 4] {
+        check_that(fail_over(3, 0, Takeover), Ok(()), |fixture| {
+            two_voters(fixture);
+            fixture.silence(index);
+        });
+    }
+    check_that(fail_over(3, 0, Takeover), Ok(()), |fixture| {
+        two_voters(fixture);
+        fixture.silence(2);
+        let greeting = NodeRow { flags: [NodeFlag::Handshake].into(), ..row(2) };
+        fixture.facts(1).differs.insert(node(2), greeting);
+    });
+    check_that(fail_over(3, 0, Takeover), Err("death"), |fixture| {
+        two_voters(fixture);
+        fixture.silence(2);
+        fixture.facts(1).differs.insert(node(2), row(2));
     });
 }
 
