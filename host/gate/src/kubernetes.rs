@@ -265,18 +265,35 @@ async fn apply_status(
     send_apply(context, &reference, request, &before, steps).await
 }
 
-/// Checks that a write does not touch the annotations by which a person gives instructions to the host.
+/// Checks that a write does not touch the annotations by which a person or the host gives instructions, neither
+/// those of the object nor those in a template from which a controller makes other objects.
 fn no_reserved_annotations(object: &ObjectRef, written: &Value) -> Result<(), CallError> {
-    let Some(annotations) = written.pointer("/metadata/annotations") else { return Ok(()) };
-    let Some(annotations) = annotations.as_object() else {
+    if written.pointer("/metadata/annotations").is_some_and(|annotations| !annotations.is_object())
+    {
         let text = format!("a write to {object} must name its annotations, not replace them all");
         return Err(CallError::Denied(text));
-    };
-    match annotations.keys().find(|key| key.starts_with(ANNOTATION_PREFIX)) {
+    }
+    match reserved_annotation(written) {
         None => Ok(()),
         Some(key) => Err(CallError::Denied(format!(
-            "the annotation `{key}` of {object} may be written by a person only, not by a plugin"
+            "the annotation `{key}` of {object}, or of a template in it, may be written by a person or the host \
+             only, not by a plugin"
         ))),
+    }
+}
+
+/// Returns the first reserved annotation below `value`, at any depth. The depth is bounded by the parser of the
+/// document.
+fn reserved_annotation(value: &Value) -> Option<&str> {
+    match value {
+        Value::Object(fields) => {
+            let annotations = value.pointer("/metadata/annotations").and_then(Value::as_object);
+            let keys = annotations.into_iter().flat_map(|annotations| annotations.keys());
+            let own = keys.map(String::as_str).find(|key| key.starts_with(ANNOTATION_PREFIX));
+            own.or_else(|| fields.values().find_map(reserved_annotation))
+        }
+        Value::Array(items) => items.iter().find_map(reserved_annotation),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
     }
 }
 

@@ -393,6 +393,24 @@ async fn no_plugin_writes_the_annotations_of_a_person() {
         }
         assert_eq!(bench.writes(), [""; 0]);
     }
+    // In a template they would reach the Pods that a controller makes from it.
+    let may_start = json!({"tholepin.dev/may-start": format!("{}/9999999999999", "a".repeat(40))});
+    let template = json!({"template": with(json!({"metadata": {}}), &may_start)});
+    for spec in [template.clone(), json!({"jobTemplate": {"spec": template}}), json!([template])] {
+        let bench = GateFixture::new(granted.clone(), WriteMode::Live);
+        let mut map = object("v1", "ConfigMap", "mine", Some("me"));
+        map["spec"] = spec.clone();
+        let (object, patch) = (config_map("mine"), json!({"spec": spec}));
+        for call in [
+            KubernetesCall::Apply { object: map, force: false },
+            KubernetesCall::MergePatch { object, patch },
+        ] {
+            let answer = bench.kubernetes(call.clone()).await;
+            let Err(CallError::Denied(text)) = &answer else { panic!("{call:?}: {answer:?}") };
+            assert!(text.contains("`tholepin.dev/may-start`"), "{call:?}: {text}");
+        }
+        assert_eq!(bench.writes(), [""; 0]);
+    }
     let bench = GateFixture::new(granted, WriteMode::Live);
     let harmless = json!({"example.org/a": "b", "x.tholepin.dev/c": "d"});
     let map = with(object("v1", "ConfigMap", "mine", Some("me")), &harmless);
