@@ -54,7 +54,7 @@ faults: setup-tests build wasm ## Print the table of faults (N=4,7a@1x1: these; 
 chaos: ## Random faults on a cluster with and without storage (SEED=7 MINUTES=20)
 	$(MAKE) faults N=random
 
-oracles: setup-tests build wasm ## Show that each saboteur turns its oracle red
+oracles: setup-tests build wasm ## Show that each deliberate violation fails its check
 	$(WITH_KUBECTL) cargo test --locked --workspace --test oracles -- --test-threads=1 --nocapture
 
 bench: setup-tests wasm ## Measure swap and failover in a release build; JSON beside
