@@ -55,7 +55,7 @@ chaos: ## Random faults on a cluster with and without storage (SEED=7 MINUTES=20
 	$(MAKE) faults N=random
 
 oracles: setup-tests build wasm ## Show that each deliberate violation fails its check
-	$(WITH_KUBECTL) cargo test --locked --workspace --test oracles -- --test-threads=1 --nocapture
+	$(WITH_KUBECTL) cargo test --locked --workspace --test oracles
 
 bench: setup-tests wasm ## Measure swap and failover in a release build; JSON beside
 	cargo build --locked --release --workspace

@@ -31,10 +31,10 @@ pub(super) fn start(input: &GuardInput<'_>, pod: &str, node: NodeId) -> Result<(
         return refused(format!("`{pod}` answers already"));
     }
     let known = input.ledger.nodes.get(&node).filter(|known| known.pod_uid == member.pod_uid);
-    let Some(known) = known else {
+    if known.is_none() {
         return refused(format!("{} was not seen in this Pod `{pod}`", node.short()));
-    };
-    if known.slots.is_empty() && slots_of(input, node).is_empty() {
+    }
+    if slots_of(input, node).is_empty() {
         return refused(format!("{} had no slots, so it does not wait", node.short()));
     }
     if !input.deaths.get(&node).is_some_and(|proof| proof.allows_takeover()) {

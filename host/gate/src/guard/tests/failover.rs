@@ -186,6 +186,12 @@ fn takeover_needs_proof_of_death_for_every_voter_that_does_not_answer() {
         fixture.silence(0);
         fixture.deaths.insert(node(0), DeathProof::PodGone);
     });
+    // It answers, whatever was proven before.
+    check_that(verb(), Err("death"), |fixture| {
+        fixture.kill(1);
+        fixture.kill(2);
+        fixture.deaths.insert(node(0), DeathProof::Terminated);
+    });
 }
 
 /// Half of the voters cannot elect: a takeover is the only way.

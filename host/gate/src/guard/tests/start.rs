@@ -96,6 +96,12 @@ fn only_a_process_that_is_proven_to_wait_may_start() {
     assert_eq!(fixture.check(start()), Err("start"));
     let running = GuardFixture::healthy();
     assert_eq!(running.check(start()), Err("start"), "the process answers");
+    // Its slots are known from the ledger or from any member.
+    let mut fixture = ready();
+    fixture.ledger.nodes.get_mut(&node(0)).unwrap().slots = SlotSet::EMPTY;
+    assert_eq!(fixture.check(start()), Ok(()));
+    fixture.snapshot.view.get_mut(&node(0)).unwrap().slots = SlotSet::EMPTY;
+    assert_eq!(fixture.check(start()), Err("start"), "a node without slots does not wait");
 }
 
 #[test]
@@ -120,7 +126,8 @@ fn a_dead_owner_is_forgotten_when_no_copy_is_left() {
     }
     // New Pods have taken their places and know no other node.
     fixture.snapshot.view.remove(&node(3));
-    fixture.ledger.nodes.remove(&node(3));
+    let mut replica = fixture.ledger.nodes.remove(&node(3)).unwrap();
+    replica.persistent = Some(true);
     for (index, name) in [(0, "new-0"), (3, "new-3")] {
         fixture.snapshot.members[index].pod_uid = name.to_owned();
         fixture.snapshot.members[index].pod = name.to_owned();
@@ -133,4 +140,12 @@ fn a_dead_owner_is_forgotten_when_no_copy_is_left() {
     assert_eq!(fixture.check(forget()), Ok(()));
     fixture.deaths.insert(node(0), DeathProof::PodGone);
     assert_eq!(fixture.check(forget()), Err("ghost"), "its process may be alive");
+    fixture.deaths.insert(node(0), DeathProof::Terminated);
+    fixture.approved.nodes.clear();
+    fixture.policy.data_loss = true;
+    fixture.ledger.nodes.insert(node(3), replica);
+    assert_eq!(fixture.check(forget()), Err("copies"), "a volume may have the data");
+    fixture.ledger.nodes.get_mut(&node(0)).unwrap().slots = SlotSet::EMPTY;
+    fixture.snapshot.view.get_mut(&node(0)).unwrap().slots = SlotSet::EMPTY;
+    assert_eq!(fixture.check(forget()), Ok(()), "a node without slots has no data");
 }

@@ -64,3 +64,51 @@ fn a_primary_that_hangs_may_be_stopped_once_the_majority_reports_it_failed() {
         "two of three primaries are no majority"
     );
 }
+
+/// Returns the class of a stop of a Pod of the healthy instance after a change, or the guard that refuses it.
+fn stop_of(
+    index: usize,
+    change: impl FnOnce(&mut GuardFixture, &mut PodStop),
+) -> Result<LossClass, &'static str> {
+    let mut fixture = GuardFixture::healthy();
+    let uid = format!("uid-{index}");
+    let mut stopped = PodStop { pod: pod(index), uid, runs: true, drops_volume: false };
+    fixture.policy.data_loss = true;
+    change(&mut fixture, &mut stopped);
+    let GuardFixture { snapshot, ledger, policy, .. } = &fixture;
+    let result = stop(snapshot, ledger, *policy, &[stopped], NOW_MS);
+    result.map_err(|refusal| refusal.guard.as_str())
+}
+
+#[test]
+fn a_pod_that_never_served_has_nothing_to_lose_unless_it_runs_or_its_volume_goes_too() {
+    let never = |fixture: &mut GuardFixture, stopped: &mut PodStop| {
+        fixture.silence(5);
+        fixture.snapshot.members[5].running = false;
+        fixture.ledger.nodes.remove(&node(5));
+        stopped.runs = false;
+    };
+    assert_eq!(stop_of(5, never), Ok(LossClass::Safe));
+    for change in
+        [(|stopped| stopped.runs = true) as fn(&mut PodStop), |stopped| stopped.drops_volume = true]
+    {
+        let result = stop_of(5, |fixture, stopped| {
+            never(fixture, stopped);
+            change(stopped);
+        });
+        assert_eq!(result, Err("stop"));
+    }
+}
+
+#[test]
+fn a_primary_without_slots_is_stopped_safely_only_if_it_has_no_keys() {
+    let lone = |keys: u64| {
+        stop_of(5, |fixture, _| {
+            let lone = NodeRow { role: Role::Primary, primary: None, ..row(5) };
+            fixture.snapshot.view.insert(node(5), lone);
+            fixture.facts(5).keys = Some(keys);
+        })
+    };
+    assert_eq!(lone(0), Ok(LossClass::Safe));
+    assert_eq!(lone(1), Ok(LossClass::DataLoss));
+}
