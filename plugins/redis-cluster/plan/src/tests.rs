@@ -1,8 +1,10 @@
 //! Tests of whole plans on the model of a cluster.
 
+mod common;
 mod heal;
 mod model;
 mod outdated;
+mod preconditions;
 mod wait_reasons;
 
 use alloc::{format, string::String, vec, vec::Vec};

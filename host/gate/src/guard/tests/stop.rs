@@ -112,3 +112,12 @@ fn a_primary_without_slots_is_stopped_safely_only_if_it_has_no_keys() {
     assert_eq!(lone(0), Ok(LossClass::Safe));
     assert_eq!(lone(1), Ok(LossClass::DataLoss));
 }
+
+#[test]
+fn a_stop_is_recorded_with_the_node_of_the_pod() {
+    let mut fixture = GuardFixture::healthy();
+    let stop = PodStop { pod: pod(4), uid: "uid-4".into(), runs: true, drops_volume: false };
+    record_stops(&mut fixture.ledger, &[stop], NOW_MS);
+    let stopped = &fixture.ledger.stopped["uid-4"];
+    assert_eq!((stopped.node, stopped.at_ms), (Some(node(4)), NOW_MS));
+}

@@ -39,6 +39,22 @@ fn a_node_that_claims_slots_of_the_other_side_is_not_met() {
         claim(fixture, 0, "0-5460");
         claim(fixture, 1, "5460-10922");
     });
+    // It is no conflict only if each side knows the other's node.
+    let knows = |fixture: &mut GuardFixture, index: usize, other: usize| {
+        let row = NodeRow { slots: SlotSet::EMPTY, ..row(other) };
+        fixture.facts(index).differs.insert(node(other), row);
+    };
+    check_unformed(meet(0, 1), Err("meet-slots"), |fixture| {
+        claim(fixture, 0, "0-5460");
+        claim(fixture, 1, "5460-10922");
+        knows(fixture, 0, 1);
+    });
+    check_unformed(meet(0, 1), Ok(()), |fixture| {
+        claim(fixture, 0, "0-5460");
+        claim(fixture, 1, "5460-10922");
+        knows(fixture, 0, 1);
+        knows(fixture, 1, 0);
+    });
 }
 
 #[test]
@@ -59,6 +75,7 @@ fn a_forgotten_primary_that_was_replaced_may_be_met_again() {
     check_that(meet(3, 0), Ok(()), |fixture| returns(fixture, 1));
     check_that(meet(0, 3), Ok(()), |fixture| returns(fixture, 1));
     check_that(meet(3, 0), Err("meet-slots"), |fixture| returns(fixture, 8));
+    check_that(meet(3, 0), Err("meet-slots"), |fixture| returns(fixture, 7));
     check_that(meet(3, 0), Err("meet-slots"), |fixture| {
         returns(fixture, 1);
         fixture.ledger.forgotten.clear();
@@ -145,4 +162,26 @@ fn a_node_becomes_a_replica_if_it_loses_nothing() {
     check_that(Verb::Replicate { pod: pod(3), primary: node(1) }, Err("only-copy"), |fixture| {
         fixture.kill(0);
     });
+}
+
+#[test]
+fn a_replica_follows_a_primary_that_it_knows_and_leaves_a_shard_without_slots() {
+    let verb = |primary: usize| Verb::Replicate { pod: pod(3), primary: node(primary) };
+    // It follows this primary already.
+    check_that(verb(0), Ok(()), |fixture| fixture.silence(0));
+    check_that(verb(1), Ok(()), |_| {});
+    check_that(verb(1), Err("only-copy"), |fixture| fixture.silence(0));
+    check_that(verb(1), Ok(()), |fixture| {
+        fixture.silence(0);
+        fixture.snapshot.view.get_mut(&node(0)).unwrap().slots = SlotSet::EMPTY;
+    });
+    for change in [(|row| row.role = Role::Replica) as fn(&mut NodeRow), |row| {
+        row.flags.insert(NodeFlag::Handshake);
+    }] {
+        check_that(verb(1), Err("primary"), |fixture| {
+            let mut seen = row(1);
+            change(&mut seen);
+            fixture.facts(3).differs.insert(node(1), seen);
+        });
+    }
 }

@@ -82,6 +82,8 @@ impl Model {
         let differs = process.table.iter().filter(|(id, row)| view.get(id) != Some(row));
         MemberFacts {
             node: Some(process.id),
+            // Any text of the right form: the model starts a process once.
+            run_id: process.id.to_string().parse().ok(),
             keys: Some(process.keys),
             role: Some(own.role),
             replication: Some(self.replication(process)),
