@@ -62,6 +62,8 @@ pub(crate) struct RootMount {
     pub target: PathBuf,
     /// Whether writes are refused.
     pub read_only: bool,
+    /// Whether no part of the source may be a symlink when it is mounted.
+    pub no_symlinks: bool,
 }
 
 /// The paths of this machine that every container sees. They are read once, when the agent starts.
@@ -88,7 +90,7 @@ impl HostPaths {
             let target = Path::new("/etc").join(name);
             // The file behind a link is mounted, because the container may not see the target of the link.
             let source = target.canonicalize().ok();
-            steps.extend(source.map(|source| RootStep::Bind { source, target, read_only: true }));
+            steps.extend(source.map(|source| bind(&source, &target, true)));
         }
         for name in DEVICES {
             let device = Path::new("/dev").join(name);
@@ -114,7 +116,8 @@ fn mount_or_link(path: &Path) -> Option<RootStep> {
 }
 
 fn bind(source: &Path, target: &Path, read_only: bool) -> RootStep {
-    RootStep::Bind { source: source.to_owned(), target: target.to_owned(), read_only }
+    let (source, target) = (source.to_owned(), target.to_owned());
+    RootStep::Bind { source, target, read_only, no_symlinks: false }
 }
 
 /// Returns all steps for one container. `mounts` may be in any order.
@@ -160,7 +163,10 @@ pub(crate) fn steps(
     let mut mounts: Vec<&RootMount> = mounts.iter().collect();
     // A mount hides everything that was mounted below it before, so outer mounts come first.
     mounts.sort_by_key(|mount| (mount.target.components().count(), &mount.target));
-    steps.extend(mounts.iter().map(|mount| bind(&mount.source, &mount.target, mount.read_only)));
+    steps.extend(mounts.into_iter().cloned().map(|mount| {
+        let RootMount { source, target, read_only, no_symlinks } = mount;
+        RootStep::Bind { source, target, read_only, no_symlinks }
+    }));
     steps
 }
 
@@ -173,7 +179,8 @@ mod tests {
     use super::*;
 
     fn mount(source: &str, target: &str) -> RootMount {
-        RootMount { source: source.into(), target: target.into(), read_only: false }
+        let (source, target) = (source.into(), target.into());
+        RootMount { source, target, read_only: false, no_symlinks: false }
     }
 
     #[test]

@@ -175,6 +175,8 @@ pub(crate) fn mounts(
             source: source(mount, volume, env)?,
             target: Path::new("/").join(&mount.mount_path),
             read_only: volume.read_only || mount.read_only == Some(true),
+            // Containers can replace what is below the volume, but not the volume itself.
+            no_symlinks: mount.sub_path.is_some() || mount.sub_path_expr.is_some(),
         })
     })
     .collect()

@@ -4,10 +4,14 @@
 //! So a symlink inside the container, wherever it points, cannot lead a later step to the machine's files.
 
 use std::fs::{DirBuilder, File, Permissions};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
+use nix::fcntl::{OFlag, open, openat};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::pivot_root;
 
@@ -50,25 +54,54 @@ pub(super) fn perform(step: &RootStep) -> Result<(), ContainerError> {
             symlink(to, target)
                 .map_err(ContainerError::system(format!("link `{}`", target.display())))
         }
-        RootStep::Bind { source, target, read_only } => bind(source, target, *read_only),
+        RootStep::Bind { source, target, read_only, no_symlinks } => {
+            let named = format!("mount `{}` at `{}`", source.display(), target.display());
+            if !no_symlinks {
+                let source = PathBuf::from(format!("{HOST}{}", source.display()));
+                return bind(&source, target, *read_only, &named);
+            }
+            let opened = open_without_symlinks(Path::new(HOST), source)
+                .map_err(ContainerError::system(named.clone()))?;
+            // The descriptor is mounted, so that a replacement of the path after the check has no effect.
+            let source = format!("{HOST}/proc/self/fd/{}", opened.as_raw_fd());
+            bind(Path::new(&source), target, *read_only, &named)
+        }
     }
 }
 
-fn bind(source: &Path, target: &Path, read_only: bool) -> Result<(), ContainerError> {
-    let named = format!("mount `{}` at `{}`", source.display(), target.display());
-    let source = PathBuf::from(format!("{HOST}{}", source.display()));
-    let kind = std::fs::metadata(&source).map_err(ContainerError::system(named.clone()))?;
+/// Opens `path` below `root` without following any symlink in it.
+///
+/// # Errors
+///
+/// Fails if a part of the path is a symlink, or cannot be opened.
+fn open_without_symlinks(root: &Path, path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let mut opened = open(root, flags, Mode::empty())?;
+    for part in path.components() {
+        let Component::Normal(part) = part else { continue };
+        opened = openat(&opened, part, flags, Mode::empty())?;
+        // With these flags a symlink itself is opened.
+        if File::from(opened.try_clone()?).metadata()?.is_symlink() {
+            let text = format!("`{}` was replaced by a symlink", part.display());
+            return Err(io::Error::other(text));
+        }
+    }
+    Ok(opened)
+}
+
+fn bind(source: &Path, target: &Path, read_only: bool, named: &str) -> Result<(), ContainerError> {
+    let kind = std::fs::metadata(source).map_err(ContainerError::system(named))?;
     if kind.is_dir() {
         make_directory(target, 0o755)?;
     } else if !target.exists() {
         make_parent(target)?;
-        File::create(target).map_err(ContainerError::system(named.clone()))?;
+        File::create(target).map_err(ContainerError::system(named))?;
     }
     // The mount is recursive: in a user namespace the kernel refuses to bind a directory without the mounts
     // below it.
     let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-    mount(Some(&source), target, None::<&str>, flags, None::<&str>)
-        .map_err(ContainerError::errno(named.clone()))?;
+    mount(Some(source), target, None::<&str>, flags, None::<&str>)
+        .map_err(ContainerError::errno(named))?;
     if !read_only {
         return Ok(());
     }
@@ -102,4 +135,28 @@ fn make_directory(path: &Path, mode: u32) -> Result<(), ContainerError> {
 
 fn make_parent(path: &Path) -> Result<(), ContainerError> {
     path.parent().map_or(Ok(()), |parent| make_directory(parent, 0o755))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A container of the Pod exchanges a directory with a symlink after the agent has resolved the path
+    /// (CVE-2021-25741).
+    #[test]
+    fn a_part_that_was_replaced_by_a_symlink_is_not_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path();
+        std::fs::create_dir_all(root.join("v/real/inner")).unwrap();
+        std::fs::create_dir_all(root.join("machine/inner")).unwrap();
+        std::fs::write(root.join("v/file"), "x").unwrap();
+        for path in ["/v/real", "/v/real/inner", "/v/file"] {
+            assert!(open_without_symlinks(root, Path::new(path)).is_ok(), "{path}");
+        }
+        std::fs::rename(root.join("v/real"), root.join("v/other")).unwrap();
+        symlink(root.join("machine"), root.join("v/real")).unwrap();
+        for path in ["/v/real", "/v/real/inner", "/v/missing"] {
+            assert!(open_without_symlinks(root, Path::new(path)).is_err(), "{path}");
+        }
+    }
 }

@@ -86,6 +86,9 @@ pub(crate) enum RootStep {
         target: PathBuf,
         /// Whether writes through this mount are refused.
         read_only: bool,
+        /// Whether no part of the source may be a symlink. A container of the Pod can write to the source's
+        /// parent directories, so the agent resolved the path before, and a symlink is a later replacement.
+        no_symlinks: bool,
     },
 }
 

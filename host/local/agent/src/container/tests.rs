@@ -53,6 +53,8 @@ impl Fixture {
             source: self.path("volume"),
             target: target.into(),
             read_only,
+            // One of the two is mounted as the subPath of a volume is.
+            no_symlinks: read_only,
         };
         let mounts = [mount("/usr/local/etc/app", true), mount("/data", false)];
         let files = self.path("files");

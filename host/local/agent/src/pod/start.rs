@@ -192,7 +192,7 @@ fn termination_log(container: &Container, run_directory: &Path) -> std::io::Resu
     std::fs::File::create(&source)?;
     let target = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
     let target = PathBuf::from(target.unwrap_or(TERMINATION_LOG));
-    Ok(RootMount { source: source.canonicalize()?, target, read_only: false })
+    Ok(RootMount { source: source.canonicalize()?, target, read_only: false, no_symlinks: false })
 }
 
 /// Returns a name for a run that no other run ever has.
