@@ -42,8 +42,8 @@ impl ActionSummary {
 ///
 /// # Errors
 ///
-/// Fails if the host accepts no list of actions from this plugin at all, or if something more urgent
-/// happened. The results of single actions are not errors.
+/// Fails if the host accepts no list of actions from this plugin at all, or if the object was paused. The
+/// results of single actions are not errors.
 pub(crate) fn act(
     host: &dyn Host,
     target: &ReconcileTarget,

@@ -30,7 +30,8 @@ impl ReconcileFault {
     }
 }
 
-/// Something more urgent happened to the object: this reconcile ends.
+/// The object was paused during this reconcile, which therefore ends. That is the only cause of
+/// [`Error::Interrupted`] here: the others are `wait` and `probe`, which this plugin does not call.
 pub(crate) struct Interrupted;
 
 /// Applies the workload and returns the faults. While no password is in force, no Pod may start, so the
@@ -38,7 +39,7 @@ pub(crate) struct Interrupted;
 ///
 /// # Errors
 ///
-/// Fails if something more urgent happened.
+/// Fails if the object was paused.
 pub(crate) fn apply(
     host: &dyn Host,
     target: &ReconcileTarget,

@@ -1,5 +1,5 @@
-//! The configuration's part of a reconcile: the file of the settings that servers have accepted, the settings
-//! to change on running servers, unused revisions to delete, and the conditions about all this.
+//! The configuration's part of a reconcile: the ConfigMap of runtime settings, the settings to change on running
+//! servers, stuck Pods to replace, unused revisions to delete, and the conditions about all this.
 //!
 //! The decisions are in `plan::configuration`, `plan::workload::revisions` and `plan::outdated`.
 
@@ -35,11 +35,11 @@ pub(crate) fn templates(host: &dyn Host, target: &ReconcileTarget) -> Vec<Templa
     }
 }
 
-/// Applies the file of the settings that servers have accepted. Pods do not start without it.
+/// Applies the ConfigMap of runtime settings. Pods do not start without it.
 ///
 /// # Errors
 ///
-/// Fails if the file cannot be read or applied.
+/// Fails if the ConfigMap cannot be read or applied.
 pub(crate) fn apply(
     host: &dyn Host,
     target: &ReconcileTarget,
@@ -63,7 +63,7 @@ fn read(host: &dyn Host, target: &ReconcileTarget) -> Result<Option<Value>, Erro
     }
 }
 
-/// Changes the spec's settings that running servers do not have, after all other actions.
+/// Performs [`Plan::settings`]: the spec's settings that running servers do not have, and the ban on elections.
 ///
 /// # Errors
 ///
@@ -232,6 +232,8 @@ fn outdated(plan: &Plan) -> Option<ConditionValue> {
     }
 }
 
+/// Returns `LiveConfigApplied`: whether every server that answers has the runtime settings. It does not report
+/// whether the ConfigMap was applied; a failure of that is a fault.
 fn configured(plan: &Plan, set: &ActionSummary) -> Option<ConditionValue> {
     let mut members = plan.shards.iter().flat_map(|shard| shard.members.values());
     if let Some(first) = set.blocked.first() {

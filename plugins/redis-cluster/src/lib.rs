@@ -1,16 +1,19 @@
 //! The plugin that creates a Redis Cluster and keeps it available.
 //!
 //! ```text
-//! observe ─► plan (crate `plan`, pure) ─► act ─► apply the workload ─► report
+//! observe the members ─► apply the ConfigMap of runtime settings
+//!   ─► plan (crate `plan`, pure) ─► check the plan
+//!   ─► act ─► set runtime settings ─► fence hanging primaries ─► replace stuck Pods ─► forget old revisions
+//!   ─► apply the workload ─► report
 //! ```
 //!
 //! This crate reads and writes through the host. The decisions, and the constants of the policy, are in the
 //! crate `redis-cluster/plan`.
 //!
 //! Invariants:
-//! - Nothing is kept between reconciles but the object's status and the memo. The memo records since when the
-//!   members could not be observed, since when the cluster is not in the desired state, and which Pods did
-//!   not answer in time.
+//! - Three things are kept between reconciles: the object's status; the memo; and the ConfigMap of runtime
+//!   settings, which is read back together with its annotation. The memo records since when the members could
+//!   not be observed, since when the cluster is not in the desired state, and which Pods did not answer in time.
 //! - An object that cannot be applied stops neither repairs nor the rest of the workload.
 //! - A plan with a violation ([`Plan::check`]) is not performed.
 //! - The status changes only when something changed: it contains no times of observations and no offsets.
@@ -158,9 +161,8 @@ fn observe_members(
     MembersObservation { seen, may_start }
 }
 
-/// Applies the file of the settings that servers have accepted, without which no Pod starts. If it cannot be
-/// applied, its old content stays. Returns `Some` if something more urgent happened and the reconcile must
-/// end.
+/// Applies the ConfigMap of runtime settings, without which no Pod starts. If it cannot be applied, its old
+/// content stays. Returns `Some` if the object was paused, so that the reconcile must end.
 fn live_settings(
     host: &dyn Host,
     target: &ReconcileTarget,
@@ -173,7 +175,7 @@ fn live_settings(
         Err(Error::Interrupted) => Some(MembersSeen::Interrupted),
         Err(error) => {
             faults
-                .push(ReconcileFault::of("the ConfigMap of live settings was not applied", &error));
+                .push(ReconcileFault::of("the ConfigMap of runtime settings was not applied", &error));
             None
         }
     }
@@ -197,7 +199,7 @@ fn perform(
             configuration::forget(host, target, &plan);
             MembersSeen::Planned { plan, acted, set }
         }
-        // Something more urgent happened, so the observation is outdated: observe again.
+        // The object was paused: the host refuses all further writes of this reconcile.
         Err(Error::Interrupted) => MembersSeen::Interrupted,
         Err(error) => {
             faults.push(ReconcileFault::of("the plan was not performed", &error));

@@ -186,7 +186,8 @@ fn unusable(target: &ReconcileTarget, facts: CredentialsFacts) -> (&'static str,
     }
 }
 
-/// Observes all members. `asks_why` also asks Kubernetes why it does not create something.
+/// Observes all members. If `asks_for_obstacles` is true, also reads why Kubernetes does not create a Pod or a
+/// volume.
 pub(crate) fn observe(
     host: &dyn Host,
     target: &ReconcileTarget,

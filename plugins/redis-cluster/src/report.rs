@@ -1,7 +1,9 @@
 //! Reports the result: the status with its conditions, one line for people, and events about changes.
 //!
-//! Everything is computed from the decisions and results of this reconcile. The last status is used only for
-//! the times of conditions, and for members that cannot be asked.
+//! Everything is computed from the decisions and results of this reconcile, except for what comes from the last
+//! status: the times of conditions that have not changed, conditions that this reconcile cannot determine,
+//! `formed` (once true, always true), and the shards while the members cannot be observed. An event is published
+//! if a condition differs from the last status.
 
 use std::collections::BTreeMap;
 
@@ -40,7 +42,7 @@ pub(crate) struct ReconcileFindings {
 /// The observation of the members.
 #[derive(Debug)]
 pub(crate) enum MembersSeen {
-    /// Something more urgent happened before everything was observed and done.
+    /// The object was paused before everything was observed and done.
     Interrupted,
     /// The members could not be observed.
     NotObserved(Error),
@@ -169,12 +171,13 @@ fn shard_status(shard: &ShardPlan, namespace: &str) -> ShardStatus {
     }
 }
 
-/// Returns `Ready`, `Progressing` and `Degraded`. This is the only place that determines them.
+/// Returns `Ready`, `Progressing` and `Degraded`. No other part of this plugin determines them; while the plugin
+/// is missing, the host writes `Ready=Unknown`.
 fn condition_values(findings: &ReconcileFindings, unsteady_ms: u64) -> [ConditionValue; 3] {
     let ReconcileFindings { seen, faults, .. } = findings;
     match seen {
         MembersSeen::NotObserved(error) => not_observed(error, faults),
-        // Unused: an interrupted reconcile writes no status.
+        // Unused: a reconcile whose object was paused writes no status.
         MembersSeen::Interrupted => not_observed(&Error::Interrupted, faults),
         MembersSeen::Planned { plan, acted, .. } => planned(plan, acted, faults, unsteady_ms),
     }
@@ -372,7 +375,7 @@ fn announce_degraded(host: &dyn Host, target: &ReconcileTarget, status: &RedisCl
 pub(crate) fn summary(findings: &ReconcileFindings, requeue_ms: u64) -> String {
     let fault = findings.faults.first().map(|fault| fault.message.clone());
     let (plan, acted) = match &findings.seen {
-        MembersSeen::Interrupted => return "interrupted by something more urgent".to_owned(),
+        MembersSeen::Interrupted => return "ended: the object was paused".to_owned(),
         MembersSeen::NotObserved(error) => {
             let texts = [Some(format!("not observed: {error}")), fault];
             return texts.into_iter().flatten().collect::<Vec<_>>().join("; ");

@@ -125,7 +125,7 @@ pub(crate) async fn a_primary_s_end_was_reported(
         let followers = bed::replicas(&env, 0).await?;
         let pids =
             followers.iter().map(|member| member.server.pid()).collect::<Result<Vec<_>>>()?;
-        // The primary first: what it acknowledges while no replica copies it would be lost, and rightly so.
+        // The primary first: what it acknowledges while no replica copies it would be lost, as expected.
         signal(primary.server.pid()?, "KILL")?;
         pids.iter().try_for_each(|pid| signal(*pid, "STOP"))?;
         let reported = end_reported(&env, &primary).await;

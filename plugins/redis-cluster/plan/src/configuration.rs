@@ -1,8 +1,12 @@
-//! Decides which settings servers read at their next start.
+//! Decides which runtime settings (those that can be changed while a server runs) servers read at their next
+//! start, from the second ConfigMap of `workload::config`.
 //!
 //! Invariants:
-//! - A setting that can be changed at run time enters the file only after all members that answer have the
-//!   value. Only at creation, before any server has answered, the spec's values enter directly.
+//! - A value enters the file only after all members that answer have it, so that no server starts with a value
+//!   that a running one refused. There are two exceptions. Before any server has answered, all values enter
+//!   directly: there is nothing else to start with. A setting that Tholepin derives from the spec
+//!   (`of_failover`) enters directly if the file has no value of it: a server without the line would use the
+//!   default of Redis, a node timeout of 15 s.
 //! - Missing information changes nothing: a member that does not answer does not prove that it accepted a
 //!   value.
 
@@ -23,13 +27,12 @@ use tholepin_schema::{
 pub(crate) const NODE_TIMEOUT: &str = "cluster-node-timeout";
 pub(crate) const FULL_COVERAGE: &str = "cluster-require-full-coverage";
 
-/// The settings in the file that a running server has accepted.
+/// The content of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LiveSettings {
     /// The values by name, in the form of `CONFIG GET`.
     pub values: BTreeMap<String, String>,
-    /// Whether a server has ever answered. From then on, only values enter the file that a server has
-    /// accepted.
+    /// Whether a server has ever answered. Until then, all values enter the file directly.
     pub has_server_answered: bool,
 }
 

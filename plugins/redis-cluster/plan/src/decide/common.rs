@@ -1,4 +1,5 @@
-//! Decides what does not concern a single shard: first epochs, handshakes, settings, forgetting nodes.
+//! Decides what does not concern a single shard: settings that Tholepin manages, first epochs, handshakes,
+//! forgetting nodes.
 
 use alloc::{
     collections::{BTreeMap, BTreeSet},
@@ -117,8 +118,8 @@ fn has_handshake_with(model: &ClusterModel<'_>, a: &LiveMember<'_>, b: &LiveMemb
     handshakes.any(|row| row.address.is_some() && row.address == b.member.address)
 }
 
-/// Plans the settings of Tholepin that a member does not have. The spec's settings are planned separately
-/// (`settings`), because one that a server refuses must not delay these.
+/// Plans the settings that Tholepin manages and that a member does not have. The spec's settings are planned
+/// separately (`settings`), because one that a server refuses must not delay these.
 fn configure(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
     let mut desired = fixed_settings(model);
     desired.insert(NODE_TIMEOUT.into(), node_timeout_ms(model, live).to_string());

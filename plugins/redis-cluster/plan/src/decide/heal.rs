@@ -1,7 +1,8 @@
 //! Decides which member takes over a shard whose primary has ended or must end.
 //!
-//! The host proves that a primary is dead, right before the failover. The decisions here rest on the snapshot
-//! only: nothing listens at the primary's address, or its Pod is deleted.
+//! The decisions here rest on the snapshot only: nothing listens at the primary's address, or its Pod is deleted.
+//! Right before the failover, the host checks that the primary is proven dead or that the majority reports it as
+//! failed. A failover without a vote needs the proof.
 
 use alloc::{format, string::String, vec, vec::Vec};
 use core::cmp::Reverse;

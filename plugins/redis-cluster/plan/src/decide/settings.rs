@@ -1,4 +1,6 @@
-//! Decides which of the spec's settings to change on running servers.
+//! Decides which of the spec's settings to change on running servers, and whether the cluster may elect each
+//! replica (`election`). To forbid the election is the first step of fencing (`fence`). The settings that Tholepin
+//! manages are planned in `common`.
 //!
 //! Each setting is an action of its own, so that a setting that a server refuses does not delay the others. A
 //! cluster is ready without them, because it serves with its present values.

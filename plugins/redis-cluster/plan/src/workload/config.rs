@@ -1,10 +1,9 @@
-//! The ConfigMaps: `redis.conf` and the scripts by revision, and the settings that servers have accepted.
+//! The ConfigMaps: `redis.conf` and the scripts by revision, and the runtime settings.
 //!
 //! A Pod reads two files. Settings that only a restart can change are in an immutable ConfigMap, whose name
 //! contains a hash of its content. The Pod's template names this ConfigMap, so a restarted container reads
 //! the file with which its Pod was created. Settings that can be changed at run time are in a second
-//! ConfigMap. A value enters it only after a running server has accepted it ([`crate::configuration`]), so no
-//! server starts with a value that no server has accepted.
+//! ConfigMap. [`crate::configuration`] has the rule for which values enter it.
 
 use alloc::{format, string::String};
 use core::fmt::Write as _;
@@ -55,7 +54,7 @@ pub fn live_config(owner: Owner<'_>, live: &LiveSettings) -> Value {
         fields.insert("annotations".into(), json!({TAKEN: has_answered}));
     }
     let mut text = String::from(
-        "# Written by Tholepin: settings that the running servers have accepted. Changes here are overwritten.\n",
+        "# Written by Tholepin: settings that can be changed while the servers run. Changes here are overwritten.\n",
     );
     for (name, value) in &live.values {
         // Writing to a String cannot fail.
