@@ -174,8 +174,10 @@ fn live_settings(
         Ok(()) => None,
         Err(Error::Interrupted) => Some(MembersSeen::Interrupted),
         Err(error) => {
-            faults
-                .push(ReconcileFault::of("the ConfigMap of runtime settings was not applied", &error));
+            faults.push(ReconcileFault::of(
+                "the ConfigMap of runtime settings was not applied",
+                &error,
+            ));
             None
         }
     }
