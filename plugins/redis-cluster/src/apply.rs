@@ -3,7 +3,7 @@
 use tholepin_redis_cluster_plan::workload;
 use tholepin_sdk::{Error, Host, Retry};
 
-use crate::observe::ReconcileTarget;
+use crate::observe::TargetCluster;
 
 /// A problem outside the members.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub(crate) struct Interrupted;
 /// Fails if the object was paused.
 pub(crate) fn apply(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     may_start: bool,
 ) -> Result<Vec<ReconcileFault>, Interrupted> {
     let mut faults = Vec::new();

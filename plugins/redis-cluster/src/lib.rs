@@ -40,7 +40,7 @@ use tholepin_sdk::{
 };
 
 use apply::ReconcileFault;
-use observe::ReconcileTarget;
+use observe::TargetCluster;
 use report::{MembersSeen, ReconcileFindings};
 
 /// The plugin `redis-cluster`.
@@ -76,7 +76,7 @@ impl Reconciler for RedisCluster {
             let summary = "deleted; Kubernetes deletes the objects that it owns".to_owned();
             return Ok(ReconcileOutcome { summary, finished: true, ..ReconcileOutcome::default() });
         }
-        let target = ReconcileTarget::read(&request.object)?;
+        let target = TargetCluster::read(&request.object)?;
         let now_ms = host.now_ms()?;
         let before = PluginMemo::read(request.memo);
         let findings = observe_and_act(host, &target, &before, now_ms);
@@ -90,7 +90,7 @@ impl Reconciler for RedisCluster {
 /// the replacement of a dead primary.
 fn observe_and_act(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     before: &PluginMemo,
     now_ms: u64,
 ) -> ReconcileFindings {
@@ -119,7 +119,7 @@ struct MembersObservation {
 /// Observes the members and performs the plan for them.
 fn observe_members(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     (before, now_ms): (&PluginMemo, u64),
     silent: &mut BTreeMap<String, SilentPodMemo>,
     faults: &mut Vec<ReconcileFault>,
@@ -130,14 +130,14 @@ fn observe_members(
             return MembersObservation { seen: MembersSeen::Interrupted, may_start: true };
         }
         Err(error) => {
-            let ended = live_settings(host, target, None, faults);
+            let ended = apply_runtime_settings(host, target, None, faults);
             return MembersObservation {
                 seen: ended.unwrap_or(MembersSeen::NotObserved(error)),
                 may_start: true,
             };
         }
     };
-    if let Some(ended) = live_settings(host, target, Some(&observed.snapshot), faults) {
+    if let Some(ended) = apply_runtime_settings(host, target, Some(&observed.snapshot), faults) {
         return MembersObservation { seen: ended, may_start: true };
     }
     *silent = silent_pods(&observed.snapshot, silent, now_ms);
@@ -163,9 +163,9 @@ fn observe_members(
 
 /// Applies the ConfigMap of runtime settings, without which no Pod starts. If it cannot be applied, its old
 /// content stays. Returns `Some` if the object was paused, so that the reconcile must end.
-fn live_settings(
+fn apply_runtime_settings(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     snapshot: Option<&Snapshot>,
     faults: &mut Vec<ReconcileFault>,
 ) -> Option<MembersSeen> {
@@ -185,7 +185,7 @@ fn live_settings(
 
 fn perform(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     plan: Box<Plan>,
     silent: &mut BTreeMap<String, SilentPodMemo>,
     faults: &mut Vec<ReconcileFault>,
@@ -324,7 +324,7 @@ impl PluginMemo {
 }
 
 fn outcome(
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     findings: &ReconcileFindings,
     memo: &PluginMemo,
 ) -> ReconcileOutcome {

@@ -21,7 +21,7 @@ use tholepin_sdk::{Error, EventType, Host, ReconcileFailure, Retry, time};
 
 use crate::{
     PluginMemo, SilentPodMemo, act::ActionSummary, apply::ReconcileFault, configuration,
-    observe::ReconcileTarget,
+    observe::TargetCluster,
 };
 
 /// The time in milliseconds for which the last status stays if the members cannot be observed for a temporary
@@ -83,7 +83,7 @@ impl ConditionValue {
 /// Fails if the status cannot be written.
 pub(crate) fn write(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     findings: &ReconcileFindings,
     memo: &PluginMemo,
     now_ms: u64,
@@ -105,11 +105,7 @@ pub(crate) fn write(
 }
 
 /// Returns true if the last status stays: this reconcile has observed nothing, and the next one follows soon.
-fn keeps_last_status(
-    target: &ReconcileTarget,
-    seen: &MembersSeen,
-    not_observed_for_ms: u64,
-) -> bool {
+fn keeps_last_status(target: &TargetCluster, seen: &MembersSeen, not_observed_for_ms: u64) -> bool {
     match seen {
         MembersSeen::Interrupted => true,
         MembersSeen::NotObserved(error) if error.retry() != Retry::Never => {
@@ -121,7 +117,7 @@ fn keeps_last_status(
 
 /// Returns the whole status.
 fn status(
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     findings: &ReconcileFindings,
     unsteady_ms: u64,
     now_ms: u64,
@@ -310,7 +306,7 @@ fn complete(message: &str, namespace: &str) -> String {
 }
 
 pub(crate) fn condition(
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     name: &str,
     value: ConditionValue,
     now_ms: u64,
@@ -334,7 +330,7 @@ fn ready(status: &RedisClusterStatus) -> Option<&Condition> {
 }
 
 /// Publishes an event when the cluster becomes ready or degraded, and when it stops being ready.
-fn announce(host: &dyn Host, target: &ReconcileTarget, status: &RedisClusterStatus) {
+fn announce(host: &dyn Host, target: &TargetCluster, status: &RedisClusterStatus) {
     announce_degraded(host, target, status);
     let Some(now) = ready(status) else { return };
     let before = ready(&target.status).map(|condition| condition.status);
@@ -354,7 +350,7 @@ fn announce(host: &dyn Host, target: &ReconcileTarget, status: &RedisClusterStat
 }
 
 /// Publishes an event for a new fault, and when another fault replaces it.
-fn announce_degraded(host: &dyn Host, target: &ReconcileTarget, status: &RedisClusterStatus) {
+fn announce_degraded(host: &dyn Host, target: &TargetCluster, status: &RedisClusterStatus) {
     let degraded = |status: &RedisClusterStatus| {
         let found =
             status.conditions.iter().find(|condition| condition.condition_type == "Degraded")?;

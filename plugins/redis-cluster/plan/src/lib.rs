@@ -40,13 +40,13 @@ mod test_cluster;
 mod tests;
 pub mod workload;
 
-pub use check::Violation;
+pub use check::PlanViolation;
 pub use decide::plan;
 pub use last_output::last_output;
 pub use layout::{ClusterLayout, MemberPosition};
 pub use names::ObjectNames;
 pub use observed::{Observed, PodSilence, TemplateRevision};
-pub use plan::{ClusterStage, Decision, MemberView, NextPod, OutdatedPods, Plan, ShardPlan};
+pub use plan::{ClusterStage, Decision, MemberState, NextPod, OutdatedPods, Plan, ShardPlan};
 pub use reason::WaitReason;
 
 // ── The policy ──────────────────────────────────────────────────────────────────────────────────

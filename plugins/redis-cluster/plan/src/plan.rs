@@ -59,14 +59,14 @@ pub struct ShardPlan {
     /// The Pod of its primary, if the primary answers.
     pub primary: Option<String>,
     /// The members by Pod.
-    pub members: BTreeMap<String, MemberView>,
+    pub members: BTreeMap<String, MemberState>,
     /// What to do next.
     pub decision: Decision,
 }
 
 /// The state of a member that a plan reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemberView {
+pub struct MemberState {
     /// The node id that it reports, or last reported.
     pub node: Option<NodeId>,
     /// The role.
@@ -75,7 +75,7 @@ pub struct MemberView {
     pub in_sync: bool,
 }
 
-impl MemberView {
+impl MemberState {
     /// Returns true if it answers as a replica and is in sync.
     #[must_use]
     pub fn is_replica_in_sync(&self) -> bool {
