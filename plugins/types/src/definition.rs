@@ -75,7 +75,7 @@ pub(crate) fn settings_description() -> String {
         setting::OFFERED.iter().map(|offered| format!("`{}`", offered.name)).collect();
     format!(
         "Server settings by name, as in `redis.conf`. Settings that Tholepin manages are refused with the field \
-         to use instead. These can be used: {}.",
+         to use instead. Those that can be used are {}.",
         names.join(", ")
     )
 }
