@@ -10,6 +10,7 @@
 mod engine;
 mod events;
 mod failover;
+mod fake_host_calls;
 mod growth;
 mod hook;
 mod idle;
@@ -25,7 +26,6 @@ mod store;
 mod swap;
 mod table;
 mod wasm;
-mod world;
 
 use std::{
     env, fs,
