@@ -165,8 +165,7 @@ fn groups<T: Clone>(
 }
 
 /// FNV-1a, which is the same on every machine and with every toolchain.
-#[must_use]
-pub fn hash(text: &str) -> u64 {
+fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })

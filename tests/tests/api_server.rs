@@ -4,12 +4,12 @@
 //! uses. The server ends with the test's runtime, also when the test fails.
 #![cfg(test)]
 
+#[path = "api_server/authentication.rs"]
+mod authentication;
 #[path = "api_server/crds.rs"]
 mod crds;
 #[path = "api_server/deletion.rs"]
 mod deletion;
-#[path = "api_server/door.rs"]
-mod door;
 #[path = "api_server/fixture.rs"]
 mod fixture;
 #[path = "api_server/kubectl.rs"]

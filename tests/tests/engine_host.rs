@@ -17,12 +17,12 @@ mod cli;
 mod denied;
 #[path = "engine_host/environment.rs"]
 mod environment;
-#[path = "engine_host/greetings.rs"]
-mod greetings;
 #[path = "engine_host/health.rs"]
 mod health;
 #[path = "engine_host/plan.rs"]
 mod plan;
+#[path = "engine_host/reconcile.rs"]
+mod reconcile;
 #[path = "engine_host/sample.rs"]
 mod sample;
 #[path = "engine_host/stopped.rs"]

@@ -7,8 +7,13 @@
 //! cargo test -p tests --test faults -- --only 4a,5@1x1s    one case; all cases of a number with one shape
 //! cargo test -p tests --test faults -- --only random       seeded random faults (SEED=…, MINUTES=…)
 //! cargo test -p tests --test faults -- --minute COMMIT     about a minute of cases, chosen by the commit's hash
+//! cargo test -p tests --test faults -- --sample COMMIT 3   about three minutes of them
 //! cargo test -p tests --test faults -- --list              the names, with the options before it
 //! ```
+//!
+//! The same commit always selects the same cases, and each case that fits into the time is selected by some commits.
+//! A case that is expected to take longer is never in a sample of less than three minutes, and so never in `--minute`;
+//! in longer samples it is alone. It also runs by its name and with `--all`.
 //!
 //! A shape is written SHARDSxREPLICAS, followed by `s` if the Pods have volumes. Without an option nothing runs:
 //! `make test` runs the scenarios instead. A name without a case is an error, also where cargo passes the filter of
@@ -18,24 +23,26 @@
 mod attacked;
 #[path = "faults/away.rs"]
 mod away;
-#[path = "faults/bed.rs"]
-mod bed;
+#[path = "faults/corrected_spec.rs"]
+mod corrected_spec;
 #[path = "faults/credentials.rs"]
 mod credentials;
 #[path = "faults/damage.rs"]
 mod damage;
 #[path = "faults/edited.rs"]
 mod edited;
+#[path = "faults/fixture.rs"]
+mod fixture;
 #[path = "faults/guard.rs"]
 mod guard;
 #[path = "faults/hung.rs"]
 mod hung;
-#[path = "faults/mended.rs"]
-mod mended;
 #[path = "faults/others_go_on.rs"]
 mod others_go_on;
 #[path = "faults/outdated.rs"]
 mod outdated;
+#[path = "faults/proof_of_end.rs"]
+mod proof_of_end;
 #[path = "faults/random.rs"]
 mod random;
 #[path = "faults/repair.rs"]
@@ -48,8 +55,6 @@ mod rogue;
 mod settings;
 #[path = "faults/table.rs"]
 mod table;
-#[path = "faults/unseen.rs"]
-mod unseen;
 
 use std::{
     env,
@@ -60,7 +65,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use tests::{
     redis_cluster::RedisCluster,
     selection::{self, Arguments},
@@ -68,8 +73,8 @@ use tests::{
 
 use table::FaultRows;
 
-/// How many seconds of cases `--minute` selects.
-const MINUTE_S: u64 = 60;
+/// The least minutes of a sample that may be a single case that takes longer.
+const LONG_CASE_MINUTES_MIN: u64 = 3;
 /// A case is given up after its expected time multiplied by this factor, but not before this least time.
 const GIVE_UP_FACTOR: u32 = 5;
 const GIVE_UP_LEAST: Duration = Duration::from_secs(240);
@@ -142,16 +147,16 @@ const CASES: &[FaultCase] = &[
     case!(6, "6a", EACH, 30, away::a_primary_dies_unreported),
     case!(6, "6b", EACH, 20, away::a_primary_s_end_was_reported),
     case!(6, "6c", PAIR, 20, away::a_host_starts_meanwhile),
-    case!(7, "7a", USUAL_EACH, 100, unseen::pods_are_deleted_by_force),
-    case!(7, "7b", USUAL_EACH, 120, unseen::pods_are_deleted_while_the_host_is_down),
-    case!(7, "7c", PAIR, 35, unseen::a_primary_hangs),
-    case!(7, "7d", PAIR, 125, unseen::a_primary_is_cut_off),
+    case!(7, "7a", USUAL_EACH, 100, proof_of_end::pods_are_deleted_by_force),
+    case!(7, "7b", USUAL_EACH, 120, proof_of_end::pods_are_deleted_while_the_host_is_down),
+    case!(7, "7c", PAIR, 35, proof_of_end::a_primary_hangs),
+    case!(7, "7d", PAIR, 125, proof_of_end::a_primary_is_cut_off),
     case!(8, "8a", USUAL_EACH, 60, credentials::a_password_is_changed),
     case!(8, "8b", USUAL, 25, credentials::a_password_is_added),
     case!(8, "8c", PAIR, 15, credentials::a_password_is_empty),
     case!(8, "8d", MEMORY_EACH, 60, credentials::the_kept_password_is_lost),
-    case!(9, "9a", USUAL, 30, mended::a_spec_is_corrected_at_creation),
-    case!(9, "9b", USUAL, 25, mended::a_spec_is_corrected_on_a_running_cluster),
+    case!(9, "9a", USUAL, 30, corrected_spec::a_spec_is_corrected_at_creation),
+    case!(9, "9b", USUAL, 25, corrected_spec::a_spec_is_corrected_on_a_running_cluster),
     case!(10, "10a", PAIR, 50, settings::a_bad_setting_at_creation),
     case!(10, "10b", PAIR, 60, settings::a_bad_setting_and_a_restart),
     case!(10, "10c", PAIR, 15, settings::a_good_setting_survives_a_restart),
@@ -199,7 +204,9 @@ fn run() -> Result<bool> {
         return Ok(true);
     }
     if chosen.is_empty() {
-        print_line("no fault runs without a selection: --all, --only NAMES or --minute COMMIT");
+        print_line(
+            "no fault runs without a selection: --all, --only NAMES, --minute COMMIT or --sample COMMIT MINUTES",
+        );
         return Ok(true);
     }
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -228,6 +235,7 @@ fn run() -> Result<bool> {
 }
 
 /// A case with one of its shapes.
+#[derive(Clone)]
 struct ChosenCase {
     case: &'static FaultCase,
     shape: RedisCluster,
@@ -264,13 +272,17 @@ fn with_shapes(cases: &'static [FaultCase]) -> Vec<ChosenCase> {
 }
 
 /// The options that select cases, with their numbers of values.
-const OPTIONS: &[(&str, usize)] = &[("--all", 0), ("--minute", 1)];
+const OPTIONS: &[(&str, usize)] = &[("--all", 0), ("--minute", 1), ("--sample", 2)];
 
 /// Returns the cases that the arguments select: none by default, all for a list.
 fn chosen(arguments: &Arguments) -> Result<Vec<ChosenCase>> {
     let known: Vec<_> = all().iter().map(ChosenCase::name).collect();
     let selected = match &arguments.option {
-        Some(("--minute", commit)) => minute(&commit.concat()),
+        Some(("--minute", commit)) => sample(&commit.concat(), 1)?,
+        Some(("--sample", values)) => {
+            let [commit, minutes] = values.as_slice() else { bail!("--sample COMMIT MINUTES") };
+            sample(commit, minutes.parse().context("MINUTES is a whole number")?)?
+        }
         None if !arguments.names.is_empty() => arguments.named(named, &known)?,
         None if !arguments.is_list => return Ok(Vec::new()),
         _ => all(),
@@ -289,22 +301,20 @@ fn named(selector: &str) -> Vec<ChosenCase> {
     every.filter(matches).collect()
 }
 
-/// Returns the cases for a commit: ordered by a hash of the commit and the case, as many as fit into a minute.
-/// The same commit always selects the same cases, other commits select others.
-fn minute(commit: &str) -> Vec<ChosenCase> {
-    let mut ordered = all();
-    ordered.sort_by_key(|chosen_case| selection::hash(&format!("{commit} {}", chosen_case.name())));
-    let mut left = Duration::from_secs(MINUTE_S);
-    ordered.retain(|chosen_case| {
-        let fits = chosen_case.cost() <= left;
-        if fits {
-            left -= chosen_case.cost();
-        }
-        fits
-    });
-    let names: Vec<_> = ordered.iter().map(ChosenCase::name).collect();
-    print_line(&format!("a minute of faults for {commit}: {}", names.join(", ")));
-    ordered
+/// Returns the cases for a commit, as many as fit into these minutes. Cases that take longer are left out of a short
+/// sample.
+///
+/// # Errors
+///
+/// Fails if no case fits.
+fn sample(commit: &str, minutes: u64) -> Result<Vec<ChosenCase>> {
+    let budget = Duration::from_secs(minutes.saturating_mul(60));
+    let mut cases = all();
+    cases.retain(|case| LONG_CASE_MINUTES_MIN <= minutes || case.cost() <= budget);
+    let sampled = selection::sample(&cases, commit, budget, ChosenCase::cost)?;
+    let names: Vec<_> = sampled.iter().map(ChosenCase::name).collect();
+    print_line(&format!("{minutes} min of faults for {commit}: {}", names.join(", ")));
+    Ok(sampled)
 }
 
 fn label(shape: &RedisCluster) -> String {

@@ -40,10 +40,10 @@ mod load;
 mod objects;
 #[path = "scenarios/plan.rs"]
 mod plan;
+#[path = "scenarios/surroundings.rs"]
+mod surroundings;
 #[path = "scenarios/swap.rs"]
 mod swap;
-#[path = "scenarios/world.rs"]
-mod world;
 
 use std::{
     env, fmt,
@@ -183,15 +183,15 @@ const SCENARIOS: &[Scenario] = &[
     scenario!("E3", Core, 60, engine::a_plugin_misbehaves_on_one_object),
     scenario!("E4", Spine, 30, denied::every_import_is_denied),
     scenario!("E9", Spine, 45, load::live_events_overtake_a_swap),
-    scenario!("W1", Series, 45, world::the_api_server_is_away_for_ten_seconds),
-    scenario!("W2", Series, 95, world::the_api_server_is_away_for_a_minute),
-    scenario!("W3", Series, 45, world::watches_have_expired),
-    scenario!("W4", Series, 70, world::watches_hang),
-    scenario!("W5", Series, 45, world::the_api_server_hangs),
-    scenario!("W6", Series, 40, world::a_primary_hangs),
-    scenario!("W7", Series, 35, world::a_replica_is_slow),
-    scenario!("W8", Series, 30, world::the_disk_is_full),
-    scenario!("W9", Series, 60, world::the_clock_jumps),
+    scenario!("W1", Series, 45, surroundings::the_api_server_is_away_for_ten_seconds),
+    scenario!("W2", Series, 95, surroundings::the_api_server_is_away_for_a_minute),
+    scenario!("W3", Series, 45, surroundings::watches_have_expired),
+    scenario!("W4", Series, 70, surroundings::watches_hang),
+    scenario!("W5", Series, 45, surroundings::the_api_server_hangs),
+    scenario!("W6", Series, 40, surroundings::a_primary_hangs),
+    scenario!("W7", Series, 35, surroundings::a_replica_is_slow),
+    scenario!("W8", Series, 30, surroundings::the_disk_is_full),
+    scenario!("W9", Series, 60, surroundings::the_clock_jumps),
     scenario!("K1", Series, 300, killed::after_each_write_of_a_creation),
     scenario!("K2", Series, 300, killed::before_each_write_of_a_creation),
     scenario!("K3", Series, 240, killed::after_each_write_of_a_heal),

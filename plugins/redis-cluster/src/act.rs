@@ -9,7 +9,7 @@ use tholepin_schema::{
 };
 use tholepin_sdk::{DeleteOptions, Error, EventType, Host, ObjectRef, Retry, topology};
 
-use crate::{apply::ReconcileFault, observe::ReconcileTarget};
+use crate::{apply::ReconcileFault, observe::TargetCluster};
 
 /// The results of a plan's actions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,11 +42,11 @@ impl ActionSummary {
 ///
 /// # Errors
 ///
-/// Fails if the host accepts no list of actions from this plugin at all, or if something more urgent
-/// happened. The results of single actions are not errors.
+/// Fails if the host accepts no list of actions from this plugin at all, or if the object was paused. The
+/// results of single actions are not errors.
 pub(crate) fn act(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     plan: &Plan,
 ) -> Result<ActionSummary, Error> {
     perform(host, target, &plan.actions())
@@ -55,7 +55,7 @@ pub(crate) fn act(
 /// Performs a list of actions, like [`act`].
 pub(crate) fn perform(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     actions: &[Action],
 ) -> Result<ActionSummary, Error> {
     if actions.is_empty() {
@@ -166,7 +166,7 @@ const FENCE_GRACE_S: u32 = 1;
 
 /// Deletes the Pods whose processes hang and must end before replicas take over. Returns the uids of the Pods
 /// that could not be deleted.
-pub(crate) fn fence(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) -> Vec<String> {
+pub(crate) fn fence(host: &dyn Host, target: &TargetCluster, plan: &Plan) -> Vec<String> {
     let mut failed = Vec::new();
     for (pod, uid) in &plan.fenced {
         let object = ObjectRef::new("v1", "Pod", &target.namespace, pod);
@@ -221,7 +221,7 @@ pub(crate) fn set_aside(plan: &Plan, seen: &Snapshot) -> Option<ReconcileFault> 
 /// once, when it is first seen to answer.
 pub(crate) fn announce_set_aside(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     plan: &Plan,
     seen: &Snapshot,
 ) {

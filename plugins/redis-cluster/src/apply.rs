@@ -3,7 +3,7 @@
 use tholepin_redis_cluster_plan::workload;
 use tholepin_sdk::{Error, Host, Retry};
 
-use crate::observe::ReconcileTarget;
+use crate::observe::TargetCluster;
 
 /// A problem outside the members.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,8 @@ impl ReconcileFault {
     }
 }
 
-/// Something more urgent happened to the object: this reconcile ends.
+/// The object was paused during this reconcile, which therefore ends. That is the only cause of
+/// [`Error::Interrupted`] here: the others are `wait` and `probe`, which this plugin does not call.
 pub(crate) struct Interrupted;
 
 /// Applies the workload and returns the faults. While no password is in force, no Pod may start, so the
@@ -38,10 +39,10 @@ pub(crate) struct Interrupted;
 ///
 /// # Errors
 ///
-/// Fails if something more urgent happened.
+/// Fails if the object was paused.
 pub(crate) fn apply(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     may_start: bool,
 ) -> Result<Vec<ReconcileFault>, Interrupted> {
     let mut faults = Vec::new();

@@ -1,5 +1,5 @@
-//! The configuration's part of a reconcile: the file of the settings that servers have accepted, the settings
-//! to change on running servers, unused revisions to delete, and the conditions about all this.
+//! The configuration's part of a reconcile: the ConfigMap of runtime settings, the settings to change on running
+//! servers, stuck Pods to replace, unused revisions to delete, and the conditions about all this.
 //!
 //! The decisions are in `plan::configuration`, `plan::workload::revisions` and `plan::outdated`.
 
@@ -14,12 +14,12 @@ use tholepin_sdk::{DeleteOptions, Error, Host, ListQuery, ObjectRef, ReadMode};
 
 use crate::{
     act::{self, ActionSummary},
-    observe::ReconcileTarget,
+    observe::TargetCluster,
     report::{ConditionValue, MembersSeen, ReconcileFindings, condition},
 };
 
 /// Returns the templates of the StatefulSets; none if they cannot be read, which counts as unknown.
-pub(crate) fn templates(host: &dyn Host, target: &ReconcileTarget) -> Vec<TemplateRevision> {
+pub(crate) fn templates(host: &dyn Host, target: &TargetCluster) -> Vec<TemplateRevision> {
     let fields = &[
         ".metadata.name",
         ".metadata.generation",
@@ -35,26 +35,27 @@ pub(crate) fn templates(host: &dyn Host, target: &ReconcileTarget) -> Vec<Templa
     }
 }
 
-/// Applies the file of the settings that servers have accepted. Pods do not start without it.
+/// Applies the ConfigMap of runtime settings. Pods do not start without it.
 ///
 /// # Errors
 ///
-/// Fails if the file cannot be read or applied.
+/// Fails if the ConfigMap cannot be read or applied.
 pub(crate) fn apply(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     snapshot: Option<&Snapshot>,
 ) -> Result<(), Error> {
     let is_all_accepted =
         snapshot.is_some_and(|snapshot| configuration::is_all_accepted(&target.spec, snapshot));
     let before = if is_all_accepted { None } else { read(host, target)? };
-    let before = before.as_ref().map(workload::read_live_config);
-    let live = configuration::live(&target.spec, snapshot, &target.status, before.as_ref());
-    host.apply(&workload::live_config(target.owner(), &live), true).map(drop)
+    let before = before.as_ref().map(workload::read_runtime_config);
+    let settings =
+        configuration::runtime_settings(&target.spec, snapshot, &target.status, before.as_ref());
+    host.apply(&workload::runtime_config(target.owner(), &settings), true).map(drop)
 }
 
-fn read(host: &dyn Host, target: &ReconcileTarget) -> Result<Option<Value>, Error> {
-    let name = ObjectNames { cluster: &target.name }.live_config();
+fn read(host: &dyn Host, target: &TargetCluster) -> Result<Option<Value>, Error> {
+    let name = ObjectNames { cluster: &target.name }.runtime_config();
     let object = ObjectRef::new("v1", "ConfigMap", &target.namespace, &name);
     match host.get(&object, ReadMode::Cached, &[".data", ".metadata.annotations"]) {
         Ok(found) => Ok(Some(found)),
@@ -63,14 +64,14 @@ fn read(host: &dyn Host, target: &ReconcileTarget) -> Result<Option<Value>, Erro
     }
 }
 
-/// Changes the spec's settings that running servers do not have, after all other actions.
+/// Performs [`Plan::settings`]: the spec's settings that running servers do not have, and the ban on elections.
 ///
 /// # Errors
 ///
 /// Fails like [`act::perform`]; the results of single settings are not errors.
 pub(crate) fn set(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     plan: &Plan,
 ) -> Result<ActionSummary, Error> {
     act::perform(host, target, &plan.settings)
@@ -78,7 +79,7 @@ pub(crate) fn set(
 
 /// Deletes the revisions that no Pod and no template names. Checks the cached objects first, so that a
 /// cluster whose Pods still use an older revision causes no live reads.
-pub(crate) fn forget(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) {
+pub(crate) fn forget(host: &dyn Host, target: &TargetCluster, plan: &Plan) {
     if plan.stage != ClusterStage::Steady {
         return;
     }
@@ -99,7 +100,7 @@ pub(crate) fn forget(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) {
 }
 
 /// Deletes the Pods that never ran or never answered, and that a corrected template may let run.
-pub(crate) fn replace_stuck(host: &dyn Host, target: &ReconcileTarget, plan: &Plan) {
+pub(crate) fn replace_stuck(host: &dyn Host, target: &TargetCluster, plan: &Plan) {
     for (pod, uid) in &plan.stuck {
         let object = ObjectRef::new("v1", "Pod", &target.namespace, pod);
         let options = DeleteOptions { uid: Some(uid.clone()), ..DeleteOptions::default() };
@@ -118,7 +119,7 @@ pub(crate) fn replace_stuck(host: &dyn Host, target: &ReconcileTarget, plan: &Pl
 
 fn unnamed(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     read: ReadMode,
 ) -> Result<Vec<ExistingConfigMap>, Error> {
     let maps = list(host, target, "v1", "ConfigMap", read, &[".metadata.name", ".metadata.uid"])?;
@@ -152,7 +153,7 @@ fn unnamed(
     Ok(unnamed.into_iter().cloned().collect())
 }
 
-fn delete(host: &dyn Host, target: &ReconcileTarget, gone: ExistingConfigMap) -> Result<(), Error> {
+fn delete(host: &dyn Host, target: &TargetCluster, gone: ExistingConfigMap) -> Result<(), Error> {
     let object = ObjectRef::new("v1", "ConfigMap", &target.namespace, &gone.name);
     let options = DeleteOptions { uid: Some(gone.uid), ..DeleteOptions::default() };
     match host.delete(&object, &options) {
@@ -165,7 +166,7 @@ fn delete(host: &dyn Host, target: &ReconcileTarget, gone: ExistingConfigMap) ->
 /// Returns the objects of one kind with the cluster's labels.
 fn list(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     api_version: &str,
     kind: &str,
     read: ReadMode,
@@ -182,7 +183,7 @@ fn list(
 /// Returns `Outdated` and `LiveConfigApplied`. A condition that this reconcile cannot determine keeps its
 /// last value.
 pub(crate) fn conditions(
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     findings: &ReconcileFindings,
     now_ms: u64,
 ) -> Vec<Condition> {
@@ -232,6 +233,8 @@ fn outdated(plan: &Plan) -> Option<ConditionValue> {
     }
 }
 
+/// Returns `LiveConfigApplied`: whether every server that answers has the runtime settings. It does not report
+/// whether the ConfigMap was applied; a failure of that is a fault.
 fn configured(plan: &Plan, set: &ActionSummary) -> Option<ConditionValue> {
     let mut members = plan.shards.iter().flat_map(|shard| shard.members.values());
     if let Some(first) = set.blocked.first() {

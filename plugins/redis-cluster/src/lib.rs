@@ -1,16 +1,19 @@
 //! The plugin that creates a Redis Cluster and keeps it available.
 //!
 //! ```text
-//! observe ─► plan (crate `plan`, pure) ─► act ─► apply the workload ─► report
+//! observe the members ─► apply the ConfigMap of runtime settings
+//!   ─► plan (crate `plan`, pure) ─► check the plan
+//!   ─► act ─► set runtime settings ─► fence hanging primaries ─► replace stuck Pods ─► forget old revisions
+//!   ─► apply the workload ─► report
 //! ```
 //!
 //! This crate reads and writes through the host. The decisions, and the constants of the policy, are in the
 //! crate `redis-cluster/plan`.
 //!
 //! Invariants:
-//! - Nothing is kept between reconciles but the object's status and the memo. The memo records since when the
-//!   members could not be observed, since when the cluster is not in the desired state, and which Pods did
-//!   not answer in time.
+//! - Three things are kept between reconciles: the object's status; the memo; and the ConfigMap of runtime
+//!   settings, which is read back together with its annotation. The memo records since when the members could
+//!   not be observed, since when the cluster is not in the desired state, and which Pods did not answer in time.
 //! - An object that cannot be applied stops neither repairs nor the rest of the workload.
 //! - A plan with a violation ([`Plan::check`]) is not performed.
 //! - The status changes only when something changed: it contains no times of observations and no offsets.
@@ -37,7 +40,7 @@ use tholepin_sdk::{
 };
 
 use apply::ReconcileFault;
-use observe::ReconcileTarget;
+use observe::TargetCluster;
 use report::{MembersSeen, ReconcileFindings};
 
 /// The plugin `redis-cluster`.
@@ -73,7 +76,7 @@ impl Reconciler for RedisCluster {
             let summary = "deleted; Kubernetes deletes the objects that it owns".to_owned();
             return Ok(ReconcileOutcome { summary, finished: true, ..ReconcileOutcome::default() });
         }
-        let target = ReconcileTarget::read(&request.object)?;
+        let target = TargetCluster::read(&request.object)?;
         let now_ms = host.now_ms()?;
         let before = PluginMemo::read(request.memo);
         let findings = observe_and_act(host, &target, &before, now_ms);
@@ -87,7 +90,7 @@ impl Reconciler for RedisCluster {
 /// the replacement of a dead primary.
 fn observe_and_act(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     before: &PluginMemo,
     now_ms: u64,
 ) -> ReconcileFindings {
@@ -116,7 +119,7 @@ struct MembersObservation {
 /// Observes the members and performs the plan for them.
 fn observe_members(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     (before, now_ms): (&PluginMemo, u64),
     silent: &mut BTreeMap<String, SilentPodMemo>,
     faults: &mut Vec<ReconcileFault>,
@@ -127,14 +130,14 @@ fn observe_members(
             return MembersObservation { seen: MembersSeen::Interrupted, may_start: true };
         }
         Err(error) => {
-            let ended = live_settings(host, target, None, faults);
+            let ended = apply_runtime_settings(host, target, None, faults);
             return MembersObservation {
                 seen: ended.unwrap_or(MembersSeen::NotObserved(error)),
                 may_start: true,
             };
         }
     };
-    if let Some(ended) = live_settings(host, target, Some(&observed.snapshot), faults) {
+    if let Some(ended) = apply_runtime_settings(host, target, Some(&observed.snapshot), faults) {
         return MembersObservation { seen: ended, may_start: true };
     }
     *silent = silent_pods(&observed.snapshot, silent, now_ms);
@@ -158,12 +161,11 @@ fn observe_members(
     MembersObservation { seen, may_start }
 }
 
-/// Applies the file of the settings that servers have accepted, without which no Pod starts. If it cannot be
-/// applied, its old content stays. Returns `Some` if something more urgent happened and the reconcile must
-/// end.
-fn live_settings(
+/// Applies the ConfigMap of runtime settings, without which no Pod starts. If it cannot be applied, its old
+/// content stays. Returns `Some` if the object was paused, so that the reconcile must end.
+fn apply_runtime_settings(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     snapshot: Option<&Snapshot>,
     faults: &mut Vec<ReconcileFault>,
 ) -> Option<MembersSeen> {
@@ -172,8 +174,10 @@ fn live_settings(
         Ok(()) => None,
         Err(Error::Interrupted) => Some(MembersSeen::Interrupted),
         Err(error) => {
-            faults
-                .push(ReconcileFault::of("the ConfigMap of live settings was not applied", &error));
+            faults.push(ReconcileFault::of(
+                "the ConfigMap of runtime settings was not applied",
+                &error,
+            ));
             None
         }
     }
@@ -181,7 +185,7 @@ fn live_settings(
 
 fn perform(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     plan: Box<Plan>,
     silent: &mut BTreeMap<String, SilentPodMemo>,
     faults: &mut Vec<ReconcileFault>,
@@ -197,7 +201,7 @@ fn perform(
             configuration::forget(host, target, &plan);
             MembersSeen::Planned { plan, acted, set }
         }
-        // Something more urgent happened, so the observation is outdated: observe again.
+        // The object was paused: the host refuses all further writes of this reconcile.
         Err(Error::Interrupted) => MembersSeen::Interrupted,
         Err(error) => {
             faults.push(ReconcileFault::of("the plan was not performed", &error));
@@ -320,7 +324,7 @@ impl PluginMemo {
 }
 
 fn outcome(
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     findings: &ReconcileFindings,
     memo: &PluginMemo,
 ) -> ReconcileOutcome {

@@ -1,4 +1,4 @@
-//! The manifest: each grant in it is used, and each use has its grant.
+//! The manifest. It requests exactly the grants that the plugin uses.
 
 use serde_json::Value;
 use tholepin_redis_types::{API_VERSION, redis_cluster::KIND};

@@ -19,7 +19,7 @@ use crate::{apply::ReconcileFault, configuration};
 
 /// The object to reconcile, parsed once.
 #[derive(Debug)]
-pub(crate) struct ReconcileTarget {
+pub(crate) struct TargetCluster {
     pub name: String,
     pub namespace: String,
     pub uid: String,
@@ -31,7 +31,7 @@ pub(crate) struct ReconcileTarget {
     pub instance: Instance,
 }
 
-impl ReconcileTarget {
+impl TargetCluster {
     /// Parses the object of a request.
     pub(crate) fn read(object: &Value) -> Result<Self, ReconcileFailure> {
         let text = |path: &str| {
@@ -69,7 +69,7 @@ fn unreadable(path: &str, why: &str) -> ReconcileFailure {
 /// Returns a fault if the host reports a problem with the password that the object names. The password in
 /// force does not change: the members use it.
 pub(crate) fn credentials_fault(
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     facts: CredentialsFacts,
 ) -> Option<ReconcileFault> {
     let (secret, key) = secret_of(target);
@@ -127,7 +127,7 @@ pub(crate) fn credentials_fault(
 }
 
 /// Returns the name and the key of the Secret that the object names.
-fn secret_of(target: &ReconcileTarget) -> (&str, &str) {
+fn secret_of(target: &TargetCluster) -> (&str, &str) {
     match &target.spec.auth {
         Some(auth) => (auth.secret_name.as_str(), auth.key.as_str()),
         None => ("", ""),
@@ -135,7 +135,7 @@ fn secret_of(target: &ReconcileTarget) -> (&str, &str) {
 }
 
 /// Returns the problem of the Secret itself, and how to fix it.
-fn unusable(target: &ReconcileTarget, facts: CredentialsFacts) -> (&'static str, String) {
+fn unusable(target: &TargetCluster, facts: CredentialsFacts) -> (&'static str, String) {
     let (secret, key) = secret_of(target);
     let namespace = &target.namespace;
     match facts.named {
@@ -186,10 +186,11 @@ fn unusable(target: &ReconcileTarget, facts: CredentialsFacts) -> (&'static str,
     }
 }
 
-/// Observes all members. `asks_why` also asks Kubernetes why it does not create something.
+/// Observes all members. If `asks_for_obstacles` is true, also reads why Kubernetes does not create a Pod or a
+/// volume.
 pub(crate) fn observe(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     asks_for_obstacles: bool,
 ) -> Result<Observed, Error> {
     let snapshot = match topology::observe(host, &target.instance) {
@@ -208,7 +209,7 @@ pub(crate) fn observe(
 /// from the warnings of its controllers.
 fn obstacles(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     snapshot: &Snapshot,
 ) -> BTreeMap<String, String> {
     let (names, layout) = (ObjectNames { cluster: &target.name }, ClusterLayout::of(&target.spec));

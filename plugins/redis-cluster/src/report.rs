@@ -1,7 +1,9 @@
 //! Reports the result: the status with its conditions, one line for people, and events about changes.
 //!
-//! Everything is computed from the decisions and results of this reconcile. The last status is used only for
-//! the times of conditions, and for members that cannot be asked.
+//! Everything is computed from the decisions and results of this reconcile, except for what comes from the last
+//! status: the times of conditions that have not changed, conditions that this reconcile cannot determine,
+//! `formed` (once true, always true), and the shards while the members cannot be observed. An event is published
+//! if a condition differs from the last status.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +21,7 @@ use tholepin_sdk::{Error, EventType, Host, ReconcileFailure, Retry, time};
 
 use crate::{
     PluginMemo, SilentPodMemo, act::ActionSummary, apply::ReconcileFault, configuration,
-    observe::ReconcileTarget,
+    observe::TargetCluster,
 };
 
 /// The time in milliseconds for which the last status stays if the members cannot be observed for a temporary
@@ -40,7 +42,7 @@ pub(crate) struct ReconcileFindings {
 /// The observation of the members.
 #[derive(Debug)]
 pub(crate) enum MembersSeen {
-    /// Something more urgent happened before everything was observed and done.
+    /// The object was paused before everything was observed and done.
     Interrupted,
     /// The members could not be observed.
     NotObserved(Error),
@@ -81,7 +83,7 @@ impl ConditionValue {
 /// Fails if the status cannot be written.
 pub(crate) fn write(
     host: &dyn Host,
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     findings: &ReconcileFindings,
     memo: &PluginMemo,
     now_ms: u64,
@@ -103,11 +105,7 @@ pub(crate) fn write(
 }
 
 /// Returns true if the last status stays: this reconcile has observed nothing, and the next one follows soon.
-fn keeps_last_status(
-    target: &ReconcileTarget,
-    seen: &MembersSeen,
-    not_observed_for_ms: u64,
-) -> bool {
+fn keeps_last_status(target: &TargetCluster, seen: &MembersSeen, not_observed_for_ms: u64) -> bool {
     match seen {
         MembersSeen::Interrupted => true,
         MembersSeen::NotObserved(error) if error.retry() != Retry::Never => {
@@ -119,7 +117,7 @@ fn keeps_last_status(
 
 /// Returns the whole status.
 fn status(
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     findings: &ReconcileFindings,
     unsteady_ms: u64,
     now_ms: u64,
@@ -169,12 +167,13 @@ fn shard_status(shard: &ShardPlan, namespace: &str) -> ShardStatus {
     }
 }
 
-/// Returns `Ready`, `Progressing` and `Degraded`. This is the only place that determines them.
+/// Returns `Ready`, `Progressing` and `Degraded`. No other part of this plugin determines them; while the plugin
+/// is missing, the host writes `Ready=Unknown`.
 fn condition_values(findings: &ReconcileFindings, unsteady_ms: u64) -> [ConditionValue; 3] {
     let ReconcileFindings { seen, faults, .. } = findings;
     match seen {
         MembersSeen::NotObserved(error) => not_observed(error, faults),
-        // Unused: an interrupted reconcile writes no status.
+        // Unused: a reconcile whose object was paused writes no status.
         MembersSeen::Interrupted => not_observed(&Error::Interrupted, faults),
         MembersSeen::Planned { plan, acted, .. } => planned(plan, acted, faults, unsteady_ms),
     }
@@ -307,7 +306,7 @@ fn complete(message: &str, namespace: &str) -> String {
 }
 
 pub(crate) fn condition(
-    target: &ReconcileTarget,
+    target: &TargetCluster,
     name: &str,
     value: ConditionValue,
     now_ms: u64,
@@ -331,7 +330,7 @@ fn ready(status: &RedisClusterStatus) -> Option<&Condition> {
 }
 
 /// Publishes an event when the cluster becomes ready or degraded, and when it stops being ready.
-fn announce(host: &dyn Host, target: &ReconcileTarget, status: &RedisClusterStatus) {
+fn announce(host: &dyn Host, target: &TargetCluster, status: &RedisClusterStatus) {
     announce_degraded(host, target, status);
     let Some(now) = ready(status) else { return };
     let before = ready(&target.status).map(|condition| condition.status);
@@ -351,7 +350,7 @@ fn announce(host: &dyn Host, target: &ReconcileTarget, status: &RedisClusterStat
 }
 
 /// Publishes an event for a new fault, and when another fault replaces it.
-fn announce_degraded(host: &dyn Host, target: &ReconcileTarget, status: &RedisClusterStatus) {
+fn announce_degraded(host: &dyn Host, target: &TargetCluster, status: &RedisClusterStatus) {
     let degraded = |status: &RedisClusterStatus| {
         let found =
             status.conditions.iter().find(|condition| condition.condition_type == "Degraded")?;
@@ -372,7 +371,7 @@ fn announce_degraded(host: &dyn Host, target: &ReconcileTarget, status: &RedisCl
 pub(crate) fn summary(findings: &ReconcileFindings, requeue_ms: u64) -> String {
     let fault = findings.faults.first().map(|fault| fault.message.clone());
     let (plan, acted) = match &findings.seen {
-        MembersSeen::Interrupted => return "interrupted by something more urgent".to_owned(),
+        MembersSeen::Interrupted => return "ended: the object was paused".to_owned(),
         MembersSeen::NotObserved(error) => {
             let texts = [Some(format!("not observed: {error}")), fault];
             return texts.into_iter().flatten().collect::<Vec<_>>().join("; ");

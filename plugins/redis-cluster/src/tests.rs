@@ -27,8 +27,8 @@ struct ScriptedHost {
     /// The warnings of Kubernetes, by the object's name.
     warnings: BTreeMap<String, Value>,
     applied: RefCell<Vec<String>>,
-    /// The last `data` of the file of settings.
-    live: RefCell<Option<Value>>,
+    /// The last ConfigMap of runtime settings that was applied.
+    runtime_config: RefCell<Option<Value>>,
     acted: RefCell<Vec<Value>>,
     status: RefCell<Option<Value>>,
     events: RefCell<Vec<String>>,
@@ -45,8 +45,8 @@ fn unused<T>(what: &str) -> Result<T, Error> {
 impl Host for ScriptedHost {
     fn get(&self, object: &ObjectRef, _: ReadMode, _: &[&str]) -> Result<Value, Error> {
         assert_eq!(object.name, "demo-live");
-        let live = self.live.borrow().clone();
-        live.ok_or_else(|| Error::NotFound("ConfigMap demo-live".to_owned()))
+        let config = self.runtime_config.borrow().clone();
+        config.ok_or_else(|| Error::NotFound("ConfigMap demo-live".to_owned()))
     }
 
     fn list(&self, query: &ListQuery) -> Result<Vec<Value>, Error> {
@@ -65,7 +65,7 @@ impl Host for ScriptedHost {
         }
         self.applied.borrow_mut().push(title);
         if object["metadata"]["name"] == "demo-live" {
-            *self.live.borrow_mut() = Some(object.clone());
+            *self.runtime_config.borrow_mut() = Some(object.clone());
         }
         Ok(object.clone().into())
     }
@@ -338,10 +338,11 @@ fn with_slow_log(shown: &str) -> (ScriptedHost, Value) {
 
 #[test]
 fn a_setting_enters_the_file_after_the_server_has_it() {
-    let file =
-        |host: &ScriptedHost| host.live.borrow().clone().unwrap()["data"]["live.conf"].clone();
+    let file = |host: &ScriptedHost| {
+        host.runtime_config.borrow().clone().unwrap()["data"]["live.conf"].clone()
+    };
     let (host, object) = with_slow_log("128");
-    *host.live.borrow_mut() = Some(json!({
+    *host.runtime_config.borrow_mut() = Some(json!({
         "metadata": {"annotations": {"redis.tholepin.dev/taken": "yes"}},
         "data": {"live.conf": "slowlog-max-len 128\n"},
     }));

@@ -6,12 +6,12 @@
 pub mod rules;
 mod structural;
 
-use alloc::{format, string::String};
+use alloc::{format, string::String, vec::Vec};
 
 use serde_json::{Value, json};
 
 use crate::redis_cluster::{KIND, RedisClusterSpec, RedisClusterStatus};
-use crate::{GROUP, VERSION};
+use crate::{GROUP, VERSION, setting};
 
 /// Returns the definition of `RedisCluster`.
 #[must_use]
@@ -66,6 +66,18 @@ pub fn redis_cluster() -> Value {
 
 fn column(name: &str, path: &str, kind: &str) -> Value {
     json!({"name": name, "jsonPath": path, "type": kind})
+}
+
+/// Returns the description of `.spec.settings`, which lists the settings: a message that refuses a setting points
+/// to it.
+pub(crate) fn settings_description() -> String {
+    let names: Vec<String> =
+        setting::OFFERED.iter().map(|offered| format!("`{}`", offered.name)).collect();
+    format!(
+        "Server settings by name, as in `redis.conf`. Settings that Tholepin manages are refused with the field \
+         to use instead. Those that can be used are {}.",
+        names.join(", ")
+    )
 }
 
 /// Returns the name of a definition's file in `crds/`.

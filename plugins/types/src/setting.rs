@@ -84,8 +84,8 @@ impl core::fmt::Display for SettingError {
                 write!(f, "is not a setting that can be used here; did you mean `{similar}`?")
             }
             Self::Unknown { similar: None } => f.write_str(
-                "is not a setting that can be used here; remove it (`kubectl explain \
-                 rediscluster.spec.settings`)",
+                "is not a setting that can be used here; remove it, or use one that `kubectl explain \
+                 rediscluster.spec.settings` lists",
             ),
             Self::Managed { fix } => write!(f, "is managed by Tholepin: {fix}"),
             Self::ControlCharacter => f.write_str("must not contain control characters"),

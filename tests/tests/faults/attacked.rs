@@ -15,7 +15,7 @@ use tests::{
 };
 
 use crate::{
-    bed::{self, Condition},
+    fixture::{self, Condition},
     guard::approval,
     table::FaultRows,
 };
@@ -41,12 +41,12 @@ async fn write_past_a_stopped_replica(
         cmd("SET").arg(key).arg(&value).query::<()>(&mut to_primary)?;
     }
     let matches = |condition: &Condition| condition.kind == "Ready" && condition.status == "False";
-    bed::condition_where(env, "that a replica does not answer", matches).await.map(drop)
+    fixture::condition_where(env, "that a replica does not answer", matches).await.map(drop)
 }
 
 /// Checks that a replica does not become primary for as long as the cluster could elect it.
 async fn is_not_elected(env: &TestEnvironment, replica: &ClusterPod) -> Result<()> {
-    bed::holds_for("the cluster elected the replica", VOTE, || async {
+    fixture::holds_for("the cluster elected the replica", VOTE, || async {
         let members = env.redis.answering(&env.client).await?;
         let now = members.iter().find(|member| member.pod == replica.pod);
         ensure!(now.is_none_or(|member| !member.server.is_primary()), "{} leads", replica.pod);
@@ -58,17 +58,17 @@ async fn is_not_elected(env: &TestEnvironment, replica: &ClusterPod) -> Result<(
 /// 17f: a replica hangs while its primary is written to, and continues after the primary has ended or hangs.
 pub(crate) async fn a_replica_hung(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let is_kept = redis.storage;
-    let (env, keys) = bed::begin(redis).await?;
+    let (env, keys) = fixture::begin(redis).await?;
     let how = if is_kept { "SIGSTOP" } else { "kill -9" };
     let input = format!(
         "a replica stopped, {UNHEARD} keys written, its primary {how}, the replica continued"
     );
     let before =
         "the cluster elected it beside `Ready=False NoReplicaInSync`: 160 to 400 keys lost";
-    rows.row(&input, before, bed::ROW, async |row| {
+    rows.row(&input, before, fixture::ROW, async |row| {
         row.keys_before(keys.len() + UNHEARD);
-        let (tag, primary) = bed::primary(&env, 0).await?;
-        let replica = bed::replicas(&env, 0).await?.into_iter().next().context("a replica")?;
+        let (tag, primary) = fixture::primary(&env, 0).await?;
+        let replica = fixture::replicas(&env, 0).await?.into_iter().next().context("a replica")?;
         write_past_a_stopped_replica(&env, &tag, [&primary, &replica]).await?;
         signal(primary.server.pid()?, if is_kept { "STOP" } else { "KILL" })?;
         signal(replica.server.pid()?, "CONT")?;
@@ -76,12 +76,12 @@ pub(crate) async fn a_replica_hung(rows: &mut FaultRows, redis: RedisCluster) ->
         if is_kept {
             signal(primary.server.pid()?, "CONT")?;
             kept?;
-            let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+            let (_, took) = fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
             row.observed(format!(
                 "not elected; its primary continued: healthy after {:.1} s",
                 took.as_secs_f64()
             ));
-            let now = bed::primary(&env, 0).await?.1;
+            let now = fixture::primary(&env, 0).await?.1;
             let mut to_primary = connect(&now.address, env.redis.password)?;
             let unheard: Vec<String> =
                 (0..UNHEARD).map(|number| format!("{{{tag}}}:unheard-{number}")).collect();
@@ -95,10 +95,11 @@ pub(crate) async fn a_replica_hung(rows: &mut FaultRows, redis: RedisCluster) ->
             condition.kind == "Degraded" && approval(&condition.message).is_some()
         };
         let condition =
-            bed::condition_where(&env, "how to give up what only the primary had", names).await?;
+            fixture::condition_where(&env, "how to give up what only the primary had", names)
+                .await?;
         ensure!(condition.reason == "NoReplicaInSync", "{condition}");
-        bed::annotate(&env, &approval(&condition.message).context("an annotation")?)?;
-        let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+        fixture::annotate(&env, &approval(&condition.message).context("an annotation")?)?;
+        let (_, took) = fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
         row.observed(format!(
             "not elected; healthy {:.1} s after the approval",
             took.as_secs_f64()
@@ -107,7 +108,7 @@ pub(crate) async fn a_replica_hung(rows: &mut FaultRows, redis: RedisCluster) ->
         Ok(())
     })
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// 17g: all primaries of a cluster without volumes are killed while it is being created.
@@ -116,63 +117,68 @@ pub(crate) async fn killed_at_creation(rows: &mut FaultRows, redis: RedisCluster
     let env = TestEnvironment::begin_by(direct, redis, &[], "").await?;
     let before =
         "stuck for ever: `adopted: not all members have answered and agreed yet`, no remedy named";
-    rows.row("all primaries killed when slots are first served", before, bed::ROW, async |row| {
-        bed::apply(&env, &[env.redis.secret(), env.redis.object()])?;
-        let served = || async {
-            let object = bed::get(&env, "rediscluster", env.redis.name)?;
-            let served = object.pointer("/status/slotsServed").and_then(Value::as_u64);
-            Ok(if served.unwrap_or_default() == 0 {
-                Poll::NotYet("no slots".to_owned())
-            } else {
-                Poll::Done(())
-            })
-        };
-        until("slots to be served", bed::HEAL_DEADLINE, served).await?;
-        for member in env.redis.answering(&env.client).await? {
-            if member.server.is_primary() && member.server.is_serving() {
-                signal(member.server.pid()?, "KILL")?;
+    rows.row(
+        "all primaries killed when slots are first served",
+        before,
+        fixture::ROW,
+        async |row| {
+            fixture::apply(&env, &[env.redis.secret(), env.redis.object()])?;
+            let served = || async {
+                let object = fixture::get(&env, "rediscluster", env.redis.name)?;
+                let served = object.pointer("/status/slotsServed").and_then(Value::as_u64);
+                Ok(if served.unwrap_or_default() == 0 {
+                    Poll::NotYet("no slots".to_owned())
+                } else {
+                    Poll::Done(())
+                })
+            };
+            until("slots to be served", fixture::HEAL_DEADLINE, served).await?;
+            for member in env.redis.answering(&env.client).await? {
+                if member.server.is_primary() && member.server.is_serving() {
+                    signal(member.server.pid()?, "KILL")?;
+                }
             }
-        }
-        let mut approved = 0;
-        // Follows what the condition asks for, as a user would, one annotation after the other.
-        let poll = async || -> Result<Poll<()>> {
-            if env.redis.check_healthy(&env.kubectl, &env.client).await.is_ok() {
-                return Ok(Poll::Done(()));
-            }
-            let degraded = bed::condition(&env, "Degraded")?;
-            if let Some(annotation) = approval(&degraded.message)
-                && degraded.status == "True"
-            {
-                bed::annotate(&env, &annotation)?;
-                approved += 1;
-            }
-            Ok(Poll::NotYet(degraded.to_string()))
-        };
-        let pause = Duration::from_millis(500);
-        let deadline = bed::HEAL_DEADLINE * 2;
-        let (_, took) = until_every(pause, "the cluster to be healthy", deadline, poll).await?;
-        let took = took.as_secs_f64();
-        row.observed(format!(
-            "healthy after {took:.1} s, {approved} annotations as the condition named them"
-        ));
-        Ok(())
-    })
+            let mut approved = 0;
+            // Follows what the condition asks for, as a user would, one annotation after the other.
+            let poll = async || -> Result<Poll<()>> {
+                if env.redis.check_healthy(&env.kubectl, &env.client).await.is_ok() {
+                    return Ok(Poll::Done(()));
+                }
+                let degraded = fixture::condition(&env, "Degraded")?;
+                if let Some(annotation) = approval(&degraded.message)
+                    && degraded.status == "True"
+                {
+                    fixture::annotate(&env, &annotation)?;
+                    approved += 1;
+                }
+                Ok(Poll::NotYet(degraded.to_string()))
+            };
+            let pause = Duration::from_millis(500);
+            let deadline = fixture::HEAL_DEADLINE * 2;
+            let (_, took) = until_every(pause, "the cluster to be healthy", deadline, poll).await?;
+            let took = took.as_secs_f64();
+            row.observed(format!(
+                "healthy after {took:.1} s, {approved} annotations as the condition named them"
+            ));
+            Ok(())
+        },
+    )
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// 17h: a client other than the host tells a primary that another node owns one of its slots.
 pub(crate) async fn a_slot_is_disowned(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
-    let (env, keys) = bed::begin(redis).await?;
+    let (env, keys) = fixture::begin(redis).await?;
     let before = "`Ready=True`, 16383 slots, no member serves the slot";
     rows.row(
         "CLUSTER SETSLOT of an empty slot on its owner alone",
         before,
-        bed::ROW,
+        fixture::ROW,
         async |row| {
             row.keys_before(keys.len());
-            let (_, owner) = bed::primary(&env, 2).await?;
-            let (_, other) = bed::primary(&env, 0).await?;
+            let (_, owner) = fixture::primary(&env, 2).await?;
+            let (_, other) = fixture::primary(&env, 0).await?;
             let mut to_owner = connect(&owner.address, env.redis.password)?;
             let slot = 16_000..16_384;
             let empty = slot.into_iter().find(|slot| {
@@ -186,11 +192,11 @@ pub(crate) async fn a_slot_is_disowned(rows: &mut FaultRows, redis: RedisCluster
             let matches = |condition: &Condition| {
                 condition.kind == "Degraded" && condition.reason == "SlotsDisowned"
             };
-            let condition = bed::condition_where(&env, "who disowned it", matches).await?;
+            let condition = fixture::condition_where(&env, "who disowned it", matches).await?;
             let own = owner.server.own()?.id.clone();
             ensure!(condition.message.contains(&format!("NODE {own}")), "{condition}");
             set(&own).query::<()>(&mut to_owner)?;
-            let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+            let (_, took) = fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
             row.observed(format!(
                 "`{}`; followed its advice: healthy after {:.1} s",
                 condition.reason,
@@ -201,36 +207,37 @@ pub(crate) async fn a_slot_is_disowned(rows: &mut FaultRows, redis: RedisCluster
         },
     )
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// 17i: a cluster is created over the volumes of one with another number of shards.
 pub(crate) async fn other_shards(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
-    let retain = |object: &mut Value| bed::set(object, &["spec", "storage", "onDelete"], "Retain");
+    let retain =
+        |object: &mut Value| fixture::set(object, &["spec", "storage", "onDelete"], "Retain");
     let direct = ApiAccess::Direct(HostOptions::default());
-    let (env, mut keys) = bed::begin_with(redis, direct, retain).await?;
+    let (env, mut keys) = fixture::begin_with(redis, direct, retain).await?;
     let object = |shards: usize| {
         let mut object = env.redis.object();
         retain(&mut object);
-        bed::set(&mut object, &["spec", "shards"], shards);
+        fixture::set(&mut object, &["spec", "shards"], shards);
         object
     };
     let before = "never Ready, blamed a member; a replica's copy was replaced by another shard's";
     for shards in [4, 2] {
         let input = format!("deleted, created again over its volumes with {shards} shards");
-        rows.row(&input, before, bed::ROW, async |row| {
+        rows.row(&input, before, fixture::ROW, async |row| {
             row.keys_before(keys.len());
-            bed::delete(&env).await?;
-            bed::apply(&env, &[object(shards)])?;
+            fixture::delete(&env).await?;
+            fixture::apply(&env, &[object(shards)])?;
             let matches = |condition: &Condition| {
                 condition.kind == "Degraded" && condition.reason == "OtherShards"
             };
             let condition =
-                bed::condition_where(&env, "that the data is of other shards", matches).await?;
+                fixture::condition_where(&env, "that the data is of other shards", matches).await?;
             row.observed(format!("`{}`", condition.reason));
-            bed::delete(&env).await?;
-            bed::apply(&env, &[object(env.redis.shards)])?;
-            let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+            fixture::delete(&env).await?;
+            fixture::apply(&env, &[object(env.redis.shards)])?;
+            let (_, took) = fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
             keys.enter(&env.client).await?;
             row.observed(format!("with its own number: healthy after {:.1} s", took.as_secs_f64()));
             row.keys_after(keys.check()?);
@@ -238,7 +245,7 @@ pub(crate) async fn other_shards(rows: &mut FaultRows, redis: RedisCluster) -> R
         })
         .await;
     }
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// 17j: the accepted spec that the host keeps is deleted, the spec becomes invalid, the host restarts.
@@ -246,12 +253,12 @@ pub(crate) async fn the_accepted_spec_is_deleted(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (mut env, keys) = bed::begin(redis).await?;
+    let (mut env, keys) = fixture::begin(redis).await?;
     let before = "`no earlier spec of this object was accepted`: failover and healing were off";
     rows.row(
         "the accepted spec deleted, an invalid one, a new host",
         before,
-        bed::ROW,
+        fixture::ROW,
         async |row| {
             row.keys_before(keys.len());
             let maps = env.kubectl.run(&["get", "configmap", "-o", "name"])?;
@@ -264,23 +271,23 @@ pub(crate) async fn the_accepted_spec_is_deleted(
                 Ok(if is_back { Poll::Done(()) } else { Poll::NotYet("it is deleted".to_owned()) })
             };
             let (_, took) =
-                until("the accepted spec to be kept again", bed::HEAL_DEADLINE, back).await?;
+                until("the accepted spec to be kept again", fixture::HEAL_DEADLINE, back).await?;
             row.observed(format!("kept again after {:.1} s", took.as_secs_f64()));
-            bed::patch(&env, &json!({"spec": {"settings": {"maxmemry": "1gb"}}}))?;
+            fixture::patch(&env, &json!({"spec": {"settings": {"maxmemry": "1gb"}}}))?;
             env.restart()?;
             let matches = |condition: &Condition| {
                 condition.reason == "InvalidSpec" && condition.message.contains("stays in force")
             };
-            bed::condition_where(&env, "that the earlier one stays in force", matches).await?;
-            let (_, primary) = bed::primary(&env, 0).await?;
-            bed::until_shard_quiet(&env, &primary).await?;
+            fixture::condition_where(&env, "that the earlier one stays in force", matches).await?;
+            let (_, primary) = fixture::primary(&env, 0).await?;
+            fixture::until_shard_quiet(&env, &primary).await?;
             signal(primary.server.pid()?, "KILL")?;
-            let (_, took) = bed::until_servers_healthy(&env, bed::HEAL_DEADLINE).await?;
+            let (_, took) = fixture::until_servers_healthy(&env, fixture::HEAL_DEADLINE).await?;
             row.observed(format!("a primary killed: healed after {:.1} s", took.as_secs_f64()));
             row.keys_after(keys.check()?);
             Ok(())
         },
     )
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }

@@ -12,7 +12,7 @@ use tests::{
 };
 
 use crate::{
-    bed,
+    fixture,
     table::{FaultRow, FaultRows},
 };
 
@@ -33,11 +33,11 @@ pub(crate) async fn a_primary_dies_unreported(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (mut env, _) = bed::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
+    let (mut env, _) = fixture::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
     env.watch().await?;
     let before = "no failover by the host: the password was read from the API at each reconcile";
-    rows.row("API server away, then kill -9 of a primary", before, bed::ROW, async |row| {
-        let (tag, primary) = bed::primary(&env, 0).await?;
+    rows.row("API server away, then kill -9 of a primary", before, fixture::ROW, async |row| {
+        let (tag, primary) = fixture::primary(&env, 0).await?;
         env.api_proxy()?.set(ApiLink::Cut);
         env.writer()?.forget_outages();
         signal(primary.server.pid()?, "KILL")?;
@@ -45,7 +45,7 @@ pub(crate) async fn a_primary_dies_unreported(
         check_end(row, &mut env, &primary).await
     })
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// 6c: the host is started while the API server is away.
@@ -53,29 +53,34 @@ pub(crate) async fn a_host_starts_meanwhile(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (mut env, keys) = bed::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
+    let (mut env, keys) = fixture::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
     let before = "the host exited immediately: `cannot install the engine's kinds`";
-    rows.row("API server away, then the host killed and started", before, bed::ROW, async |row| {
-        row.keys_before(keys.len());
-        env.api_proxy()?.set(ApiLink::Cut);
-        env.restart_while_away(Instant::now() + STARTS_WITHIN)?;
-        let log = env.host_log()?;
-        ensure!(
-            log.contains("the API server does not answer"),
-            "the host does not log what it waits for"
-        );
-        let (_, primary) = bed::primary(&env, 0).await?;
-        signal(primary.server.pid()?, "KILL")?;
-        let (_, took) = bed::restarted(&env, &primary, bed::HEAL_DEADLINE).await?;
-        row.observed(format!(
-            "ready with the API server, and a killed primary returned after {:.1} s",
-            took.as_secs_f64()
-        ));
-        row.keys_after(keys.check()?);
-        Ok(())
-    })
+    rows.row(
+        "API server away, then the host killed and started",
+        before,
+        fixture::ROW,
+        async |row| {
+            row.keys_before(keys.len());
+            env.api_proxy()?.set(ApiLink::Cut);
+            env.restart_while_away(Instant::now() + STARTS_WITHIN)?;
+            let log = env.host_log()?;
+            ensure!(
+                log.contains("the API server does not answer"),
+                "the host does not log what it waits for"
+            );
+            let (_, primary) = fixture::primary(&env, 0).await?;
+            signal(primary.server.pid()?, "KILL")?;
+            let (_, took) = fixture::restarted(&env, &primary, fixture::HEAL_DEADLINE).await?;
+            row.observed(format!(
+                "ready with the API server, and a killed primary returned after {:.1} s",
+                took.as_secs_f64()
+            ));
+            row.keys_after(keys.check()?);
+            Ok(())
+        },
+    )
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// Without the API server: where the cluster can vote, or the server restarts with its keys, writes continue in
@@ -103,7 +108,7 @@ async fn writes_continue_or_wait(
         ensure!(serves.is_none(), "{who} serves; killed was {}", killed.pod);
         Ok(())
     };
-    let waited = bed::holds_for("it must wait for the API", AWAY, waits).await;
+    let waited = fixture::holds_for("it must wait for the API", AWAY, waits).await;
     env.api_proxy()?.set(ApiLink::Clear);
     row.observed("no majority can vote");
     waited?;
@@ -117,15 +122,15 @@ pub(crate) async fn a_primary_s_end_was_reported(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (mut env, _) = bed::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
+    let (mut env, _) = fixture::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
     env.watch().await?;
     let before = "8.3 s, by the cluster's vote";
-    rows.row("a primary's end reported, then API server away", before, bed::ROW, async |row| {
-        let (tag, primary) = bed::primary(&env, 0).await?;
-        let followers = bed::replicas(&env, 0).await?;
+    rows.row("a primary's end reported, then API server away", before, fixture::ROW, async |row| {
+        let (tag, primary) = fixture::primary(&env, 0).await?;
+        let followers = fixture::replicas(&env, 0).await?;
         let pids =
             followers.iter().map(|member| member.server.pid()).collect::<Result<Vec<_>>>()?;
-        // The primary first: what it acknowledges while no replica copies it would be lost, and rightly so.
+        // The primary first: what it acknowledges while no replica copies it would be lost, as expected.
         signal(primary.server.pid()?, "KILL")?;
         pids.iter().try_for_each(|pid| signal(*pid, "STOP"))?;
         let reported = end_reported(&env, &primary).await;
@@ -137,19 +142,23 @@ pub(crate) async fn a_primary_s_end_was_reported(
         check_end(row, &mut env, &primary).await
     })
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// Waits until the Pod's status reports the end of the container.
 async fn end_reported(env: &TestEnvironment, killed_member: &ClusterPod) -> Result<()> {
     let poll = || async {
-        let restarts = bed::restarts(env).await?;
+        let restarts = fixture::restarts(env).await?;
         let ended = restarts.iter().any(|(pod, count)| *pod == killed_member.pod && 0 < *count);
         Ok(if ended { Poll::Done(()) } else { Poll::NotYet("no end is reported".to_owned()) })
     };
-    until(format!("the end of {} to be reported", killed_member.pod), bed::REPORT_DEADLINE, poll)
-        .await
-        .map(drop)
+    until(
+        format!("the end of {} to be reported", killed_member.pod),
+        fixture::REPORT_DEADLINE,
+        poll,
+    )
+    .await
+    .map(drop)
 }
 
 /// Waits until keys with this tag can be written again, and returns how long they could not.
@@ -174,8 +183,8 @@ async fn check_end(
     env: &mut TestEnvironment,
     killed_member: &ClusterPod,
 ) -> Result<()> {
-    bed::restarted(env, killed_member, bed::HEAL_DEADLINE).await?;
-    let (members, took) = bed::until_healthy(env, bed::HEAL_DEADLINE).await?;
+    fixture::restarted(env, killed_member, fixture::HEAL_DEADLINE).await?;
+    let (members, took) = fixture::until_healthy(env, fixture::HEAL_DEADLINE).await?;
     row.observed(format!("healthy {:.1} s after the API returned", took.as_secs_f64()));
     let poll = || async {
         let (_, ledger) = env.ledger()?;
@@ -187,7 +196,7 @@ async fn check_end(
         }
         Ok(Poll::Done(()))
     };
-    until("the ledger to have the new roles", bed::REPORT_DEADLINE, poll).await?;
+    until("the ledger to have the new roles", fixture::REPORT_DEADLINE, poll).await?;
     let logs: Vec<_> =
         members.iter().map(|member| takeovers(env, &member.pod)).collect::<Result<_>>()?;
     // Where no majority can vote, the proof that comes with the API server allows one takeover.

@@ -15,7 +15,7 @@ use tests::{
 };
 
 use crate::{
-    bed::{self, Condition},
+    fixture::{self, Condition},
     table::{FaultRow, FaultRows},
 };
 
@@ -43,7 +43,7 @@ impl Change {
     fn set(self, env: &TestEnvironment) -> Result<()> {
         match self {
             Self::Secret(password) => set_password(env, password),
-            Self::Removed => bed::patch(env, &json!({"spec": {"auth": null}})),
+            Self::Removed => fixture::patch(env, &json!({"spec": {"auth": null}})),
         }
     }
 
@@ -52,28 +52,28 @@ impl Change {
             Self::Secret(_) => set_password(env, PASSWORD),
             Self::Removed => {
                 let auth = json!({"secretName": "password", "key": "password"});
-                bed::patch(env, &json!({"spec": {"auth": auth}}))
+                fixture::patch(env, &json!({"spec": {"auth": auth}}))
             }
         }
     }
 }
 
 fn set_password(env: &TestEnvironment, password: &str) -> Result<()> {
-    bed::patch_of(env, "secret", "password", &json!({"stringData": {"password": password}}))
+    fixture::patch_of(env, "secret", "password", &json!({"stringData": {"password": password}}))
 }
 
 /// 8a: the object names another password than the servers have.
 pub(crate) async fn a_password_is_changed(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
-    let (env, mut keys) = bed::begin(redis).await?;
+    let (env, mut keys) = fixture::begin(redis).await?;
     for (input, change) in CHANGES {
         let is_green = rows
-            .row(input, LOCKED_OUT, bed::ROW, async |row| {
+            .row(input, LOCKED_OUT, fixture::ROW, async |row| {
                 row.keys_before(keys.len());
                 change.set(&env)?;
                 refused(row, &env).await?;
                 members_return(row, &env, &keys).await?;
                 change.undo(&env)?;
-                let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+                let (_, took) = fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
                 row.observed(format!("changed back: healthy after {:.1} s", took.as_secs_f64()));
                 row.keys_after(keys.check()?);
                 Ok(())
@@ -81,29 +81,29 @@ pub(crate) async fn a_password_is_changed(rows: &mut FaultRows, redis: RedisClus
             .await;
         if !is_green {
             change.undo(&env)?;
-            keys = bed::recreate(&env).await?;
+            keys = fixture::recreate(&env).await?;
         }
     }
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// 8b: a password is added to a cluster that has none.
 pub(crate) async fn a_password_is_added(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let redis = RedisCluster { password: None, ..redis };
-    let (env, keys) = bed::begin(redis).await?;
-    rows.row("`.spec.auth` added", LOCKED_OUT, bed::ROW, async |row| {
+    let (env, keys) = fixture::begin(redis).await?;
+    rows.row("`.spec.auth` added", LOCKED_OUT, fixture::ROW, async |row| {
         row.keys_before(keys.len());
         Change::Removed.undo(&env)?;
         refused(row, &env).await?;
         members_return(row, &env, &keys).await?;
         Change::Removed.set(&env)?;
-        let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+        let (_, took) = fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
         row.observed(format!("removed again: healthy after {:.1} s", took.as_secs_f64()));
         row.keys_after(keys.check()?);
         Ok(())
     })
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// Waits until the object reports that the servers have another password.
@@ -114,7 +114,7 @@ async fn refused(row: &mut FaultRow, env: &TestEnvironment) -> Result<()> {
             condition.reason.starts_with("Credentials") || condition.message.contains("empty");
         is_degraded && is_told && !condition.message.is_empty()
     };
-    let condition = bed::condition_where(env, "CredentialsRefused", fits).await?;
+    let condition = fixture::condition_where(env, "CredentialsRefused", fits).await?;
     row.observed(format!("`{condition}`"));
     Ok(())
 }
@@ -125,13 +125,13 @@ async fn members_return(
     env: &TestEnvironment,
     keys: &WrittenKeys,
 ) -> Result<()> {
-    let replica = bed::replicas(env, 0).await?.into_iter().next().context("a replica")?;
+    let replica = fixture::replicas(env, 0).await?.into_iter().next().context("a replica")?;
     signal(replica.server.pid()?, "KILL")?;
-    let (_, took) = bed::restarted(env, &replica, bed::HEAL_DEADLINE).await?;
+    let (_, took) = fixture::restarted(env, &replica, fixture::HEAL_DEADLINE).await?;
     row.observed(format!("a killed replica returned after {:.1} s", took.as_secs_f64()));
-    let (_, primary) = bed::primary(env, 0).await?;
+    let (_, primary) = fixture::primary(env, 0).await?;
     signal(primary.server.pid()?, "KILL")?;
-    let (members, took) = bed::restarted(env, &primary, bed::HEAL_DEADLINE).await?;
+    let (members, took) = fixture::restarted(env, &primary, fixture::HEAL_DEADLINE).await?;
     row.observed(format!(
         "a killed primary was replaced and returned after {:.1} s",
         took.as_secs_f64()
@@ -156,7 +156,7 @@ pub(crate) async fn the_kept_password_is_lost(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (mut env, keys) = bed::begin(redis).await?;
+    let (mut env, keys) = fixture::begin(redis).await?;
     let kept = kept_secret_name(&env)?;
     for (input, wrong_is_kept) in [
         ("no host, kept Secret deleted, the user's changed, a primary killed", false),
@@ -164,12 +164,12 @@ pub(crate) async fn the_kept_password_is_lost(
     ] {
         let before = "the wrong one was kept for good, 0/3, a Pod in the start guard for ever";
         let is_green = rows
-            .row(input, before, bed::ROW, async |row| {
+            .row(input, before, fixture::ROW, async |row| {
                 row.keys_before(keys.len());
-                let (_, primary) = bed::primary(&env, 0).await?;
-                bed::until_shard_quiet(&env, &primary).await?;
+                let (_, primary) = fixture::primary(&env, 0).await?;
+                fixture::until_shard_quiet(&env, &primary).await?;
                 env.host.kill()?;
-                let of_the_host = bed::get(&env, "secret", &kept)?;
+                let of_the_host = fixture::get(&env, "secret", &kept)?;
                 env.kubectl.run(&["delete", "secret", &kept])?;
                 set_password(&env, "another password")?;
                 if wrong_is_kept {
@@ -179,14 +179,14 @@ pub(crate) async fn the_kept_password_is_lost(
                         "stringData": {"password": "another password"},
                     });
                     let owners = of_the_host.pointer("/metadata/ownerReferences").cloned();
-                    bed::set(&mut wrong, &["metadata", "ownerReferences"], owners);
-                    bed::apply(&env, &[wrong])?;
+                    fixture::set(&mut wrong, &["metadata", "ownerReferences"], owners);
+                    fixture::apply(&env, &[wrong])?;
                 }
                 signal(primary.server.pid()?, "KILL")?;
                 env.restart()?;
                 refused(row, &env).await?;
                 set_password(&env, PASSWORD)?;
-                let (_, took) = bed::until_healthy(&env, KEPT_AGAIN).await?;
+                let (_, took) = fixture::until_healthy(&env, KEPT_AGAIN).await?;
                 row.observed(format!(
                     "the right one restored: healthy after {:.1} s",
                     took.as_secs_f64()
@@ -199,7 +199,7 @@ pub(crate) async fn the_kept_password_is_lost(
             break;
         }
     }
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// Returns the name of the reserved Secret of the only object.
@@ -217,33 +217,33 @@ pub(crate) async fn a_password_is_empty(rows: &mut FaultRows, redis: RedisCluste
     let direct = ApiAccess::Direct(tests::cluster::HostOptions::default());
     let env = TestEnvironment::begin_by(direct, redis, &[], "").await?;
     let before = "the servers ran without a password";
-    rows.row("an empty password at creation", before, bed::ROW, async |row| {
+    rows.row("an empty password at creation", before, fixture::ROW, async |row| {
         let mut secret = env.redis.secret();
-        bed::set(&mut secret, &["stringData", "password"], "");
-        bed::apply(&env, &[secret, env.redis.object()])?;
+        fixture::set(&mut secret, &["stringData", "password"], "");
+        fixture::apply(&env, &[secret, env.redis.object()])?;
         let fits = |condition: &Condition| {
             let speaks =
                 condition.message.contains("empty") && condition.message.contains("password");
             speaks && (condition.kind == "Degraded") == (condition.status == "True")
         };
-        let condition = bed::condition_where(&env, "that the password is empty", fits).await?;
+        let condition = fixture::condition_where(&env, "that the password is empty", fits).await?;
         row.observed(format!("`{condition}`"));
         for pod in env.redis.list_pods(&env.client).await? {
             let Some(ip) = pod.status.and_then(|status| status.pod_ip) else { continue };
             ensure!(!is_open(&format!("{ip}:6379")), "{ip} answers without a password");
         }
         set_password(&env, PASSWORD)?;
-        let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+        let (_, took) = fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
         row.observed(format!("with a password: healthy after {:.1} s", took.as_secs_f64()));
         Ok(())
     })
     .await;
     let before = "became an empty password";
-    rows.row("an unquoted number in stringData", before, bed::ROW, async |row| {
+    rows.row("an unquoted number in stringData", before, fixture::ROW, async |row| {
         number_is_refused(row, &env).await
     })
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// Checks that the API server decodes built-in objects by their types: a number is not a string.
@@ -273,5 +273,5 @@ async fn number_is_refused(row: &mut FaultRow, env: &TestEnvironment) -> Result<
         ensure!(!found, "the Secret was created nevertheless");
         Ok(Poll::Done(()))
     };
-    until("no Secret", bed::REPORT_DEADLINE, poll).await.map(drop)
+    until("no Secret", fixture::REPORT_DEADLINE, poll).await.map(drop)
 }

@@ -9,7 +9,7 @@ use tests::{
     redis_cluster::{ClusterPod, RedisCluster},
 };
 
-use crate::{bed, guard::data_of, table::FaultRows};
+use crate::{fixture, guard::data_of, table::FaultRows};
 
 const LOOPED: &str = "a crash loop for ever";
 /// For how long the only copy must stay unchanged.
@@ -63,33 +63,36 @@ pub(crate) async fn a_replica_s_files_are_damaged(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (env, mut keys) = bed::begin(redis).await?;
+    let (env, mut keys) = fixture::begin(redis).await?;
     let inputs = [
         ("nodes.conf of a replica cut", FileDamage::CutIdentity),
         ("garbage in the AOF of a replica", FileDamage::Garbage),
     ];
     for (shard, (input, damage)) in inputs.into_iter().enumerate() {
         let is_green = rows
-            .row(input, LOOPED, bed::ROW, async |row| {
+            .row(input, LOOPED, fixture::ROW, async |row| {
                 row.keys_before(keys.len());
-                let replica =
-                    bed::replicas(&env, shard).await?.into_iter().next().context("a replica")?;
+                let replica = fixture::replicas(&env, shard)
+                    .await?
+                    .into_iter()
+                    .next()
+                    .context("a replica")?;
                 damage.done_to(&replica)?;
-                let (_, took) = bed::restarted(&env, &replica, Duration::from_secs(90)).await?;
+                let (_, took) = fixture::restarted(&env, &replica, Duration::from_secs(90)).await?;
                 row.observed(format!("joined again after {:.1} s", took.as_secs_f64()));
                 let matches = |event: &str| event.contains("aside");
-                let event = bed::event(&env, "what was set aside", matches).await?;
+                let event = fixture::event(&env, "what was set aside", matches).await?;
                 row.observed(format!("event `{event}`"));
-                bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+                fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
                 row.keys_after(keys.check()?);
                 Ok(())
             })
             .await;
         if !is_green {
-            keys = bed::recreate(&env).await?;
+            keys = fixture::recreate(&env).await?;
         }
     }
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// 12b: files of the only copy.
@@ -97,11 +100,11 @@ pub(crate) async fn the_only_copy_is_damaged(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (env, keys) = bed::begin(redis).await?;
+    let (env, keys) = fixture::begin(redis).await?;
     let before = "not touched; no condition said what to do";
-    rows.row("garbage in the AOF of the only copy", before, bed::ROW, async |row| {
+    rows.row("garbage in the AOF of the only copy", before, fixture::ROW, async |row| {
         row.keys_before(keys.len());
-        let (_, only) = bed::primary(&env, 0).await?;
+        let (_, only) = fixture::primary(&env, 0).await?;
         let pid = only.server.pid()?;
         let folder = fs::read_link(data_of(pid))?.join("appendonlydir");
         // The container's root is not reachable after its last process; the volume is reached from outside.
@@ -109,14 +112,14 @@ pub(crate) async fn the_only_copy_is_damaged(
         let saved = copy_of(&root.join("appendonlydir"))?;
         FileDamage::Garbage.done_to(&only)?;
         let damaged = copy_of(&root.join("appendonlydir"))?;
-        let fits = |condition: &bed::Condition| {
+        let fits = |condition: &fixture::Condition| {
             let speaks = ["damaged", "restore", "repair", "append"]
                 .iter()
                 .any(|text| condition.message.contains(text));
             condition.kind == "Degraded" && condition.status == "True" && speaks
         };
-        let condition = bed::condition_where(&env, "what the user must do", fits).await;
-        bed::holds_for("the only copy was touched", UNTOUCHED, || async {
+        let condition = fixture::condition_where(&env, "what the user must do", fits).await;
+        fixture::holds_for("the only copy was touched", UNTOUCHED, || async {
             let now = copy_of(&root.join("appendonlydir"))?;
             ensure!(now == damaged, "{} has changed", folder.display());
             Ok(())
@@ -126,13 +129,13 @@ pub(crate) async fn the_only_copy_is_damaged(
         for (name, bytes) in &saved {
             fs::write(root.join("appendonlydir").join(name), bytes)?;
         }
-        let (_, took) = bed::until_healthy(&env, Duration::from_secs(90)).await?;
+        let (_, took) = fixture::until_healthy(&env, Duration::from_secs(90)).await?;
         row.observed(format!("repaired by hand: healthy after {:.1} s", took.as_secs_f64()));
         row.keys_after(keys.check()?);
         Ok(())
     })
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// Returns the path of a process' data outside its container: the source of its mount.

@@ -8,7 +8,7 @@ use tests::{
     wait::{Poll, until},
 };
 
-use crate::{bed, table::FaultRows};
+use crate::{fixture, table::FaultRows};
 
 /// Objects by kind and name, and the atomic map in each to which a label is added.
 const EDITED: &[(&str, &str, &str)] = &[
@@ -22,28 +22,29 @@ pub(crate) async fn a_selector_is_edited_by_hand(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (env, keys) = bed::begin(redis).await?;
+    let (env, keys) = fixture::begin(redis).await?;
     for (kind, name, path) in EDITED {
         let input = format!("`hand: edited` added to {path} of {kind}/{name}");
-        rows.row(&input, "never undone, no endpoints, Ready=True", bed::ROW, async |row| {
+        rows.row(&input, "never undone, no endpoints, Ready=True", fixture::ROW, async |row| {
             row.keys_before(keys.len());
-            let before = bed::get(&env, kind, name)?.pointer(path).cloned().context("a map")?;
+            let before = fixture::get(&env, kind, name)?.pointer(path).cloned().context("a map")?;
             let mut edited = before.clone();
-            bed::set(&mut edited, &["hand"], "edited");
+            fixture::set(&mut edited, &["hand"], "edited");
             let fields = path.trim_start_matches('/').split('/').rev();
             let change = fields.fold(edited, |inner, field| json!({ field: inner }));
-            bed::patch_of(&env, kind, name, &change)?;
+            fixture::patch_of(&env, kind, name, &change)?;
             let poll = || async {
-                let now = bed::get(&env, kind, name)?.pointer(path).cloned().unwrap_or_default();
+                let now =
+                    fixture::get(&env, kind, name)?.pointer(path).cloned().unwrap_or_default();
                 Ok(if now == before { Poll::Done(()) } else { Poll::NotYet(now.to_string()) })
             };
-            let undone = until("the edit to be undone", bed::REPORT_DEADLINE, poll).await;
+            let undone = until("the edit to be undone", fixture::REPORT_DEADLINE, poll).await;
             if undone.is_err() {
                 // By hand, so that the next row begins with a working Service.
                 let without = json!({"hand": null});
                 let fields = path.trim_start_matches('/').split('/').rev();
                 let change = fields.fold(without, |inner, field| json!({ field: inner }));
-                bed::patch_of(&env, kind, name, &change)?;
+                fixture::patch_of(&env, kind, name, &change)?;
             }
             let (_, took) = undone?;
             row.observed(format!("undone after {:.1} s", took.as_secs_f64()));
@@ -55,7 +56,7 @@ pub(crate) async fn a_selector_is_edited_by_hand(
         })
         .await;
     }
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 async fn endpoints(env: &tests::environment::TestEnvironment, service: &str) -> Result<()> {
@@ -74,5 +75,5 @@ async fn endpoints(env: &tests::environment::TestEnvironment, service: &str) -> 
             Poll::NotYet(format!("{count} endpoints"))
         })
     };
-    until(format!("the endpoints of {service}"), bed::REPORT_DEADLINE, poll).await.map(drop)
+    until(format!("the endpoints of {service}"), fixture::REPORT_DEADLINE, poll).await.map(drop)
 }

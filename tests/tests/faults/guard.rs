@@ -13,7 +13,7 @@ use tests::{
 };
 
 use crate::{
-    bed::{self, Condition},
+    fixture::{self, Condition},
     table::FaultRows,
 };
 
@@ -27,9 +27,9 @@ pub(crate) async fn a_paused_primary_is_killed(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (env, keys) = bed::begin(redis).await?;
+    let (env, keys) = fixture::begin(redis).await?;
     kill_primary(rows, &env, &keys, "paused, kill -9 of the primary", HostPause::Paused).await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// 4b: the host acts on the last accepted spec, because the present one is invalid.
@@ -37,10 +37,10 @@ pub(crate) async fn a_primary_with_an_invalid_spec_is_killed(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (env, keys) = bed::begin(redis).await?;
+    let (env, keys) = fixture::begin(redis).await?;
     kill_primary(rows, &env, &keys, "invalid spec, kill -9 of the primary", HostPause::InvalidSpec)
         .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// 4c: both again with two shards, which have no majority for a vote.
@@ -48,7 +48,7 @@ pub(crate) async fn two_shards_cannot_vote(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (env, mut keys) = bed::begin(redis).await?;
+    let (env, mut keys) = fixture::begin(redis).await?;
     let inputs = [
         ("paused, kill -9 of the primary", HostPause::Paused),
         ("invalid spec, kill -9 of the primary", HostPause::InvalidSpec),
@@ -56,10 +56,10 @@ pub(crate) async fn two_shards_cannot_vote(
     for (input, pause) in inputs {
         if !kill_primary(rows, &env, &keys, input, pause).await {
             pause.undo(&env)?;
-            keys = bed::recreate(&env).await?;
+            keys = fixture::recreate(&env).await?;
         }
     }
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// The state of the object while the primary is killed.
@@ -72,18 +72,18 @@ enum HostPause {
 impl HostPause {
     fn set(self, env: &TestEnvironment) -> Result<()> {
         match self {
-            Self::Paused => bed::annotate(env, "tholepin.dev/paused=true"),
+            Self::Paused => fixture::annotate(env, "tholepin.dev/paused=true"),
             Self::InvalidSpec => {
-                bed::patch(env, &json!({"spec": {"settings": {"maxmemry": "1gb"}}}))
+                fixture::patch(env, &json!({"spec": {"settings": {"maxmemry": "1gb"}}}))
             }
         }
     }
 
     fn undo(self, env: &TestEnvironment) -> Result<()> {
         match self {
-            Self::Paused => bed::annotate(env, "tholepin.dev/paused-"),
+            Self::Paused => fixture::annotate(env, "tholepin.dev/paused-"),
             Self::InvalidSpec => {
-                bed::patch(env, &json!({"spec": {"settings": {"maxmemry": null}}}))
+                fixture::patch(env, &json!({"spec": {"settings": {"maxmemry": null}}}))
             }
         }
     }
@@ -96,16 +96,16 @@ async fn kill_primary(
     input: &str,
     pause: HostPause,
 ) -> bool {
-    rows.row(input, EMPTIED, bed::ROW, async |row| {
+    rows.row(input, EMPTIED, fixture::ROW, async |row| {
         row.keys_before(keys.len());
-        let (_, primary) = bed::primary(env, 0).await?;
+        let (_, primary) = fixture::primary(env, 0).await?;
         pause.set(env)?;
         signal(primary.server.pid()?, "KILL")?;
-        let kept = bed::no_key_is_lost(env, keys, GUARD).await;
+        let kept = fixture::no_key_is_lost(env, keys, GUARD).await;
         row.keys_after(keys.held(&env.client).await?);
         kept?;
         pause.undo(env)?;
-        let (_, took) = bed::until_healthy(env, bed::HEAL_DEADLINE).await?;
+        let (_, took) = fixture::until_healthy(env, fixture::HEAL_DEADLINE).await?;
         row.keys_after(keys.check()?);
         row.observed(format!(
             "kept for {} s, healthy {:.1} s after the host could act",
@@ -123,31 +123,31 @@ pub(crate) async fn a_fresh_process_is_at_a_peer_s_address(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (env, keys) = bed::begin(redis).await?;
+    let (env, keys) = fixture::begin(redis).await?;
     let (input, before) = (
         "paused, a fresh process at a peer's address, kill -9 of the primary",
         "60 keys → 0: a peer that knows nothing was read as `owns nothing`",
     );
-    rows.row(input, before, bed::ROW, async |row| {
+    rows.row(input, before, fixture::ROW, async |row| {
         row.keys_before(keys.len());
-        let (_, primary) = bed::primary(&env, 0).await?;
-        let others = bed::replicas(&env, 1).await?;
+        let (_, primary) = fixture::primary(&env, 0).await?;
+        let others = fixture::replicas(&env, 1).await?;
         let peer = others.first().context("the other shard has no replica")?;
         HostPause::Paused.set(&env)?;
         restart_without_identity(peer)?;
         until_fresh_node(peer).await?;
         signal(primary.server.pid()?, "KILL")?;
-        let kept = bed::no_key_is_lost(&env, &keys, GUARD).await;
+        let kept = fixture::no_key_is_lost(&env, &keys, GUARD).await;
         row.keys_after(keys.held(&env.client).await?);
         kept?;
         HostPause::Paused.undo(&env)?;
-        let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+        let (_, took) = fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
         row.keys_after(keys.check()?);
         row.observed(format!("kept, healthy {:.1} s after the host could act", took.as_secs_f64()));
         Ok(())
     })
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// Restarts a server without its identity, at the same address.
@@ -175,7 +175,9 @@ async fn until_fresh_node(member: &ClusterPod) -> Result<()> {
             Ok(if own == id { Poll::NotYet("the same node".to_owned()) } else { Poll::Done(()) })
         }
     };
-    until(format!("{} to be a fresh node", member.pod), bed::HEAL_DEADLINE, poll).await.map(drop)
+    until(format!("{} to be a fresh node", member.pod), fixture::HEAL_DEADLINE, poll)
+        .await
+        .map(drop)
 }
 
 /// 4e: the only replica is stopped, so that nothing reports whether it has keys.
@@ -183,17 +185,17 @@ pub(crate) async fn the_only_follower_hangs(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (env, mut keys) = bed::begin(redis).await?;
+    let (env, mut keys) = fixture::begin(redis).await?;
     for (input, pause) in [
         ("SIGSTOP of the follower, kill -9 of the primary", None),
         ("the same, paused", Some(HostPause::Paused)),
     ] {
         let before = "60 keys → 0 when the guard gave up";
         let is_green = rows
-            .row(input, before, bed::ROW, async |row| {
+            .row(input, before, fixture::ROW, async |row| {
                 row.keys_before(keys.len());
-                let (_, primary) = bed::primary(&env, 0).await?;
-                let followers = bed::replicas(&env, 0).await?;
+                let (_, primary) = fixture::primary(&env, 0).await?;
+                let followers = fixture::replicas(&env, 0).await?;
                 let pid = followers.first().context("a follower")?.server.pid()?;
                 if let Some(pause) = pause {
                     pause.set(&env)?;
@@ -201,7 +203,7 @@ pub(crate) async fn the_only_follower_hangs(
                 signal(pid, "STOP")?;
                 signal(primary.server.pid()?, "KILL")?;
                 let check =
-                    bed::holds_for("the primary serves without its keys", GUARD, || async {
+                    fixture::holds_for("the primary serves without its keys", GUARD, || async {
                         let members = env.redis.answering(&env.client).await?;
                         let empty = members.iter().find(|member| member.server.is_primary());
                         ensure!(empty.is_none(), "{} serves without its keys", primary.pod);
@@ -210,11 +212,11 @@ pub(crate) async fn the_only_follower_hangs(
                 let kept = check.await;
                 signal(pid, "CONT")?;
                 kept?;
-                bed::no_key_is_lost(&env, &keys, Duration::from_secs(2)).await?;
+                fixture::no_key_is_lost(&env, &keys, Duration::from_secs(2)).await?;
                 if let Some(pause) = pause {
                     pause.undo(&env)?;
                 }
-                let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+                let (_, took) = fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
                 row.keys_after(keys.check()?);
                 row.observed(format!(
                     "kept, healthy {:.1} s after the replica continued",
@@ -225,10 +227,10 @@ pub(crate) async fn the_only_follower_hangs(
             .await;
         if !is_green {
             HostPause::Paused.undo(&env)?;
-            keys = bed::recreate(&env).await?;
+            keys = fixture::recreate(&env).await?;
         }
     }
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// One input of 4f.
@@ -281,21 +283,21 @@ pub(crate) async fn every_copy_has_ended(rows: &mut FaultRows, redis: RedisClust
 }
 
 async fn ended(rows: &mut FaultRows, redis: RedisCluster, case: &EndedCase) -> Result<()> {
-    let edit = |object: &mut Value| bed::set(object, &["spec", "dataLoss"], case.data_loss);
+    let edit = |object: &mut Value| fixture::set(object, &["spec", "dataLoss"], case.data_loss);
     let direct = ApiAccess::Direct(tests::cluster::HostOptions::default());
     let env = if case.has_keys {
-        let (env, keys) = bed::begin_with(redis, direct, edit).await?;
+        let (env, keys) = fixture::begin_with(redis, direct, edit).await?;
         ensure!(keys.check()? == keys.len(), "keys are missing at the start");
         env
     } else {
         let env = TestEnvironment::begin_by(direct, redis, &[], "").await?;
         let mut object = env.redis.object();
         edit(&mut object);
-        bed::apply(&env, &[env.redis.secret(), object])?;
+        fixture::apply(&env, &[env.redis.secret(), object])?;
         env.until_healthy().await?;
         env
     };
-    rows.row(case.input, case.before, bed::ROW, async |row| {
+    rows.row(case.input, case.before, fixture::ROW, async |row| {
         row.keys_before(if case.has_keys { 60 } else { 0 });
         let members = env.redis.members(&env.client).await?;
         if case.fresh_pods {
@@ -311,17 +313,17 @@ async fn ended(rows: &mut FaultRows, redis: RedisCluster, case: &EndedCase) -> R
         if case.data_loss == "never" && case.has_keys {
             return asked_for_approval(row, &env).await;
         }
-        let (_, took) = bed::until_healthy(&env, Duration::from_secs(120)).await?;
+        let (_, took) = fixture::until_healthy(&env, Duration::from_secs(120)).await?;
         row.observed(format!("served again after {:.1} s", took.as_secs_f64()));
         if case.has_keys {
             let matches = |event: &str| event.to_lowercase().contains("lost");
-            let event = bed::event(&env, "what was lost", matches).await?;
+            let event = fixture::event(&env, "what was lost", matches).await?;
             row.observed(format!("event `{event}`"));
         }
         Ok(())
     })
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// Checks that no member serves until the annotation that the condition names approves it.
@@ -332,23 +334,23 @@ async fn asked_for_approval(row: &mut crate::table::FaultRow, env: &TestEnvironm
             && approval(&condition.message).is_some()
     };
     let lost =
-        bed::condition_where(env, "SlotsLost, and which annotation approves it", names).await?;
+        fixture::condition_where(env, "SlotsLost, and which annotation approves it", names).await?;
     ensure!(lost.reason == "SlotsLost", "{lost}");
-    bed::holds_for("a member serves without approval", GUARD, || async {
+    fixture::holds_for("a member serves without approval", GUARD, || async {
         let members = env.redis.answering(&env.client).await?;
         let serves =
             members.iter().find(|member| member.server.is_primary() && member.server.is_serving());
         if let Some(member) = serves {
             bail!("{} serves", member.pod);
         }
-        let ready = bed::condition(env, "Ready")?;
+        let ready = fixture::condition(env, "Ready")?;
         ensure!(ready.status != "True", "{ready}");
         Ok(())
     })
     .await?;
     let annotation = approval(&lost.message).context("an annotation")?;
-    bed::annotate(env, &annotation)?;
-    let (_, took) = bed::until_healthy(env, bed::HEAL_DEADLINE).await?;
+    fixture::annotate(env, &annotation)?;
+    let (_, took) = fixture::until_healthy(env, fixture::HEAL_DEADLINE).await?;
     row.observed(format!(
         "SlotsLost until `{annotation}`, then healthy after {:.1} s",
         took.as_secs_f64()

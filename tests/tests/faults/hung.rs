@@ -17,7 +17,7 @@ use tests::{
 };
 
 use crate::{
-    bed::{self, HEAL_DEADLINE, ROW},
+    fixture::{self, HEAL_DEADLINE, ROW},
     table::FaultRows,
 };
 
@@ -55,7 +55,7 @@ pub(crate) async fn a_primary_hangs_and_continues(
     redis: RedisCluster,
 ) -> Result<()> {
     let (mut env, _) =
-        bed::begin_with(redis, ApiAccess::Direct(Default::default()), |_| {}).await?;
+        fixture::begin_with(redis, ApiAccess::Direct(Default::default()), |_| {}).await?;
     env.watch_with(UNSERVED_MAX).await?;
     let input = "a primary SIGSTOPped for 2.3, 2.8, 3.3, 3.8 and 4.5 s";
     let before =
@@ -63,8 +63,8 @@ pub(crate) async fn a_primary_hangs_and_continues(
     rows.row(input, before, ROW * 2, async |row| {
         let mut acknowledged_late = Vec::new();
         for hangs_ms in HANGS_MS {
-            let (tag, primary) = bed::primary(&env, 0).await?;
-            bed::until_shard_quiet(&env, &primary).await?;
+            let (tag, primary) = fixture::primary(&env, 0).await?;
+            fixture::until_shard_quiet(&env, &primary).await?;
             let pid = primary.server.pid()?;
             let connections = connections(&primary, env.redis.password)?;
             signal(pid, "STOP")?;
@@ -77,13 +77,13 @@ pub(crate) async fn a_primary_hangs_and_continues(
             elapse(Duration::from_millis(hangs_ms)).await;
             // An error is ignored: the process may have been ended meanwhile.
             drop(signal(pid, "CONT"));
-            bed::until_healthy(&env, HEAL_DEADLINE).await?;
+            fixture::until_healthy(&env, HEAL_DEADLINE).await?;
             for client in waiting {
                 let key = client.join().map_err(|_| anyhow!("a client panicked"))?;
                 acknowledged_late.extend(key);
             }
         }
-        let events = bed::events(&env)?;
+        let events = fixture::events(&env)?;
         let fenced = events.iter().filter(|event| event.starts_with("Fenced")).count();
         let WriterReport { acknowledged, lost, longest_outage } = env.take_writes()?;
         row.keys_before(acknowledged + acknowledged_late.len());
@@ -99,12 +99,12 @@ pub(crate) async fn a_primary_hangs_and_continues(
         Ok(())
     })
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// Returns the keys that the primary of the first shard does not have.
 async fn missing(env: &TestEnvironment, keys: &[String]) -> Result<Vec<String>> {
-    let (_, primary) = bed::primary(env, 0).await.context("the first shard is served")?;
+    let (_, primary) = fixture::primary(env, 0).await.context("the first shard is served")?;
     let mut connection = connect(&primary.address, env.redis.password)?;
     let mut missing = Vec::new();
     for key in keys {

@@ -15,7 +15,7 @@ use tests::{
 };
 
 use crate::{
-    bed,
+    fixture,
     table::{FaultRow, FaultRows},
 };
 
@@ -57,10 +57,10 @@ impl UnappliedChange {
 
     fn apply_to(self, env: &TestEnvironment) -> Result<()> {
         match self {
-            Self::Typo => bed::patch(env, &json!({"spec": {"settings": {"maxmemry": "1gb"}}})),
+            Self::Typo => fixture::patch(env, &json!({"spec": {"settings": {"maxmemry": "1gb"}}})),
             Self::NoSecret => env.kubectl.run(&["delete", "secret", "password"]).map(drop),
             Self::NoOwner => owned_config_maps(env)?.iter().try_for_each(|name| {
-                bed::patch_of(
+                fixture::patch_of(
                     env,
                     "configmap",
                     name,
@@ -78,10 +78,10 @@ impl UnappliedChange {
     /// Undoes the change; `maps` are the ConfigMaps that had an owner before.
     fn undo(self, env: &TestEnvironment, maps: &[String]) -> Result<()> {
         match self {
-            Self::Typo => bed::patch(env, &json!({"spec": {"settings": {"maxmemry": null}}})),
-            Self::NoSecret => bed::apply(env, &[env.redis.secret()]),
+            Self::Typo => fixture::patch(env, &json!({"spec": {"settings": {"maxmemry": null}}})),
+            Self::NoSecret => fixture::apply(env, &[env.redis.secret()]),
             Self::NoOwner => {
-                let object = bed::get(env, "rediscluster", env.redis.name)?;
+                let object = fixture::get(env, "rediscluster", env.redis.name)?;
                 let uid = object.pointer("/metadata/uid").context("a uid")?;
                 let owner = json!([{
                     "apiVersion": "redis.tholepin.dev/v1alpha1", "kind": "RedisCluster",
@@ -89,12 +89,12 @@ impl UnappliedChange {
                     "controller": true, "blockOwnerDeletion": true,
                 }]);
                 let owned = json!({"metadata": {"ownerReferences": owner}});
-                maps.iter().try_for_each(|name| bed::patch_of(env, "configmap", name, &owned))
+                maps.iter().try_for_each(|name| fixture::patch_of(env, "configmap", name, &owned))
             }
             Self::Refused => {
                 env.api_proxy()?.refuse(None);
                 // A change of the object, so that it is reconciled immediately.
-                bed::annotate(env, "tests.tholepin.dev/looked=again")
+                fixture::annotate(env, "tests.tholepin.dev/looked=again")
             }
         }
     }
@@ -121,13 +121,13 @@ pub(crate) async fn one_change_cannot_be_applied(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (mut env, _) = bed::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
+    let (mut env, _) = fixture::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
     env.watch().await?;
     let before = "8.3 s by the cluster's vote and not 0.2; a deleted Pod never rejoined";
     for (round, change) in UnappliedChange::ALL.into_iter().enumerate() {
         let maps = owned_config_maps(&env)?;
         let is_green = rows
-            .row(change.input(), before, bed::ROW, async |row| {
+            .row(change.input(), before, fixture::ROW, async |row| {
                 check_continues(row, &mut env, change, round, &maps).await
             })
             .await;
@@ -136,11 +136,11 @@ pub(crate) async fn one_change_cannot_be_applied(
             change.undo(&env, &maps).ok();
             env.api_proxy()?.set(ApiLink::Clear);
             env.forget_writes().ok();
-            bed::recreate(&env).await?;
+            fixture::recreate(&env).await?;
             env.watch().await?;
         }
     }
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 async fn check_continues(
@@ -151,29 +151,29 @@ async fn check_continues(
     maps: &[String],
 ) -> Result<()> {
     let shards = env.redis.shards;
-    let (tag, primary) = bed::primary(env, round % shards).await?;
+    let (tag, primary) = fixture::primary(env, round % shards).await?;
     // A Pod of another shard, so that no shard is without both members.
-    let other = bed::replicas(env, (round + 1) % shards).await?;
+    let other = fixture::replicas(env, (round + 1) % shards).await?;
     let other = other.into_iter().next().context("a replica")?;
-    bed::until_shard_quiet(env, &primary).await?;
+    fixture::until_shard_quiet(env, &primary).await?;
     change.apply_to(env)?;
-    let condition = bed::condition_where(env, change.text(), |condition| {
+    let condition = fixture::condition_where(env, change.text(), |condition| {
         condition.message.contains(change.text())
     })
     .await;
     let condition = condition.context("no condition reports the change")?;
     env.writer()?.forget_outages();
     signal(primary.server.pid()?, "KILL")?;
-    bed::restarted(env, &primary, bed::HEAL_DEADLINE).await?;
+    fixture::restarted(env, &primary, fixture::HEAL_DEADLINE).await?;
     let outage = env.writer()?.outage(&tag)?;
     row.observed(format!("`{}`; outage {:.2} s", condition.reason, outage.as_secs_f64()));
     ensure!(outage <= OUTAGE_MAX, "writes continued after {:.2} s", outage.as_secs_f64());
     let other = now_or_another(env, other, shards, round).await?;
     env.kubectl.run(&["delete", "pod", &other.pod, "--wait=false"])?;
-    let took = bed::rejoined(env, &other, bed::HEAL_DEADLINE).await?;
+    let took = fixture::rejoined(env, &other, fixture::HEAL_DEADLINE).await?;
     row.observed(format!("the deleted Pod rejoined after {:.1} s", took.as_secs_f64()));
     change.undo(env, maps)?;
-    bed::until_healthy(env, bed::HEAL_DEADLINE).await?;
+    fixture::until_healthy(env, fixture::HEAL_DEADLINE).await?;
     written(row, env).await
 }
 
@@ -185,7 +185,7 @@ async fn now_or_another(
     shards: usize,
     round: usize,
 ) -> Result<ClusterPod> {
-    let now = bed::replicas(env, (round + 1) % shards).await?;
+    let now = fixture::replicas(env, (round + 1) % shards).await?;
     let same = now.iter().find(|condition| condition.pod == member.pod);
     same.or(now.first()).cloned().context("a replica")
 }
@@ -205,22 +205,22 @@ pub(crate) async fn the_plugin_s_files_are_removed(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (env, keys) = bed::begin(redis).await?;
+    let (env, keys) = fixture::begin(redis).await?;
     let before = "Ready=True although no plugin reconciled the object";
-    rows.row("the plugin's files removed", before, bed::ROW, async |row| {
+    rows.row("the plugin's files removed", before, fixture::ROW, async |row| {
         row.keys_before(keys.len());
         for file in ["redis-cluster.wasm", "redis-cluster.yaml"] {
             std::fs::remove_file(env.plugins.join(file))?;
         }
         let poll = || async {
-            let ready = bed::condition(&env, "Ready")?;
+            let ready = fixture::condition(&env, "Ready")?;
             let is_unknown = ready.status == "Unknown";
             Ok(if is_unknown { Poll::Done(ready) } else { Poll::NotYet(ready.to_string()) })
         };
-        let (ready, took) = until("Ready to be Unknown", bed::REPORT_DEADLINE, poll).await?;
+        let (ready, took) = until("Ready to be Unknown", fixture::REPORT_DEADLINE, poll).await?;
         row.observed(format!("{ready} after {:.1} s", took.as_secs_f64()));
         guests::install(&env.plugins, "redis-cluster", &guests::redis_cluster()?)?;
-        let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+        let (_, took) = fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
         row.observed(format!(
             "Ready=True again {:.1} s after they were restored",
             took.as_secs_f64()
@@ -229,7 +229,7 @@ pub(crate) async fn the_plugin_s_files_are_removed(
         Ok(())
     })
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// 5c: another host takes over while the spec is invalid: it must know the last accepted spec.
@@ -237,35 +237,36 @@ pub(crate) async fn another_host_finds_the_accepted_spec(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (mut env, keys): (TestEnvironment, WrittenKeys) = bed::begin(redis).await?;
+    let (mut env, keys): (TestEnvironment, WrittenKeys) = fixture::begin(redis).await?;
     env.watch().await?;
     let before = "nothing heals after the restart";
     rows.row(
         "a typing error, the host restarted, kill -9 of a primary",
         before,
-        bed::ROW,
+        fixture::ROW,
         async |row| {
             row.keys_before(keys.len());
             UnappliedChange::Typo.apply_to(&env)?;
             let text = UnappliedChange::Typo.text();
-            bed::condition_where(&env, text, |condition| condition.message.contains(text)).await?;
+            fixture::condition_where(&env, text, |condition| condition.message.contains(text))
+                .await?;
             env.restart()?;
-            let (tag, primary) = bed::primary(&env, 0).await?;
+            let (tag, primary) = fixture::primary(&env, 0).await?;
             // A host that has just started must have polled every member.
-            bed::until_servers_healthy(&env, bed::HEAL_DEADLINE).await?;
+            fixture::until_servers_healthy(&env, fixture::HEAL_DEADLINE).await?;
             env.settle(Duration::from_secs(1)).await?;
             env.writer()?.forget_outages();
             signal(primary.server.pid()?, "KILL")?;
-            bed::restarted(&env, &primary, bed::HEAL_DEADLINE).await?;
+            fixture::restarted(&env, &primary, fixture::HEAL_DEADLINE).await?;
             let outage = env.writer()?.outage(&tag)?;
             row.observed(format!("outage {:.2} s", outage.as_secs_f64()));
             ensure!(outage <= OUTAGE_MAX, "writes continued after {:.2} s", outage.as_secs_f64());
             UnappliedChange::Typo.undo(&env, &[])?;
-            bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+            fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
             row.keys_after(keys.check()?);
             Ok(())
         },
     )
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }

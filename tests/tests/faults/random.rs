@@ -21,7 +21,7 @@ use tests::{
     wait::{Poll, elapse, until},
 };
 
-use crate::{bed, print_line, table::FaultRows};
+use crate::{fixture, print_line, table::FaultRows};
 
 /// How long a cluster may take to be healthy again after each fault.
 const HEAL_DEADLINE: Duration = Duration::from_secs(180);
@@ -161,7 +161,7 @@ pub(crate) async fn faults(rows: &mut FaultRows, redis: RedisCluster) -> Result<
     let (seed, time) = (seed(), time() / 2);
     let kept = if redis.storage { "storage" } else { "memory" };
     print_line(&format!("random faults, {kept}: SEED={seed} for {} s", time.as_secs()));
-    let (mut env, _) = bed::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
+    let (mut env, _) = fixture::begin_with(redis, ApiAccess::Proxied, |_| {}).await?;
     env.watch_with(UNSERVED_MAX).await?;
     let random = SplitMix64(seed);
     let counts = BTreeMap::new();
@@ -194,7 +194,7 @@ pub(crate) async fn faults(rows: &mut FaultRows, redis: RedisCluster) -> Result<
         },
     )
     .await;
-    if rows.is_green() { run.env.end(QUIET).await.map(drop) } else { bed::end(rows, run.env) }
+    if rows.is_green() { run.env.end(QUIET).await.map(drop) } else { fixture::end(rows, run.env) }
 }
 
 impl RandomRun {
@@ -227,7 +227,7 @@ impl RandomRun {
     /// after minutes of back-off, which says nothing about the product.
     async fn avoid_back_off(&self, fault: Fault, target: Option<&ClusterPod>) -> Result<Fault> {
         let (Fault::Kill, Some(member)) = (fault, target) else { return Ok(fault) };
-        let restarts = bed::restarts(&self.env).await?;
+        let restarts = fixture::restarts(&self.env).await?;
         let often =
             restarts.iter().any(|(pod, count)| *pod == member.pod && RESTARTS_MAX <= *count);
         Ok(if often { Fault::Delete } else { fault })
@@ -250,14 +250,14 @@ impl RandomRun {
         if let Some(last) = self.undo.iter().map(|(at, _)| *at).max() {
             self.undo_until(last).await?;
         }
-        bed::until_healthy(&self.env, HEAL_DEADLINE).await.map(drop)
+        fixture::until_healthy(&self.env, HEAL_DEADLINE).await.map(drop)
     }
 
     /// Chooses the member to hit: one of a shard whose other members are all in sync.
     async fn target(&mut self, fault: Fault) -> Result<Option<ClusterPod>> {
         let number = self.random.next();
         if !self.env.redis.storage {
-            let (members, _) = bed::until_healthy(&self.env, HEAL_DEADLINE).await?;
+            let (members, _) = fixture::until_healthy(&self.env, HEAL_DEADLINE).await?;
             return Ok(chosen(fault, &members, number));
         }
         // A stopped member must not meet the next fault in the same shard.
@@ -319,7 +319,7 @@ impl RandomRun {
                 self.env.put("redis-cluster.wasm", &component)?;
             }
             Fault::InvalidSpec => {
-                bed::patch(&self.env, &json!({"spec": {"settings": {"maxmemry": "1gb"}}}))?;
+                fixture::patch(&self.env, &json!({"spec": {"settings": {"maxmemry": "1gb"}}}))?;
                 self.undo_later(WRONG_MAX, PendingUndo::Spec);
             }
             Fault::Secret => {
@@ -359,7 +359,7 @@ impl RandomRun {
             }
             PendingUndo::Spec => {
                 // The original spec has no settings.
-                bed::patch(&self.env, &json!({"spec": {"settings": null}}))?;
+                fixture::patch(&self.env, &json!({"spec": {"settings": null}}))?;
             }
             PendingUndo::Secret => set_password(&self.env, PASSWORD)?,
             PendingUndo::ApiLink => self.env.api_proxy()?.set(ApiLink::Clear),
@@ -369,7 +369,7 @@ impl RandomRun {
 }
 
 fn set_password(env: &TestEnvironment, password: &str) -> Result<()> {
-    bed::patch_of(env, "secret", "password", &json!({"stringData": {"password": password}}))
+    fixture::patch_of(env, "secret", "password", &json!({"stringData": {"password": password}}))
 }
 
 /// Chooses one of these members; for a reset, a replica.

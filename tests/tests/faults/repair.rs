@@ -13,7 +13,7 @@ use tests::{
 };
 
 use crate::{
-    bed::{self, Condition},
+    fixture::{self, Condition},
     table::FaultRows,
 };
 
@@ -35,7 +35,7 @@ pub(crate) async fn the_same_repair_recurs(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (env, keys) = bed::begin(redis).await?;
+    let (env, keys) = fixture::begin(redis).await?;
     let before = "made every 50 ms for ever";
     rows.row("CLUSTER FORGET of a replica, six times", before, BUDGET_ROW, async |row| {
         row.keys_before(keys.len());
@@ -47,10 +47,10 @@ pub(crate) async fn the_same_repair_recurs(
             Ok(if is_old { Poll::Done(()) } else { Poll::NotYet(format!("{youngest} s")) })
         };
         until("servers that are not new", OLD, aged).await?;
-        let replica = bed::replicas(&env, 0).await?.into_iter().next().context("a replica")?;
+        let replica = fixture::replicas(&env, 0).await?.into_iter().next().context("a replica")?;
         for _ in 0..REPAIRS_MAX {
             forget(&env, &replica).await?;
-            bed::until_servers_healthy(&env, bed::HEAL_DEADLINE).await?;
+            fixture::until_servers_healthy(&env, fixture::HEAL_DEADLINE).await?;
         }
         forget(&env, &replica).await?;
         let asks = |condition: &Condition| {
@@ -58,10 +58,10 @@ pub(crate) async fn the_same_repair_recurs(
                 && condition.status == "True"
                 && condition.reason == "RepairBudget"
         };
-        let condition = bed::condition_where(&env, "that a repair recurs", asks).await?;
+        let condition = fixture::condition_where(&env, "that a repair recurs", asks).await?;
         row.observed(format!("`{condition}`"));
         let sent = meetings(&env).await?;
-        bed::holds_for("the replica was repaired once more", LEFT_ALONE, || async {
+        fixture::holds_for("the replica was repaired once more", LEFT_ALONE, || async {
             let now = meetings(&env).await?;
             ensure!(now == sent, "{now} meetings, {sent} before");
             Ok(())
@@ -71,7 +71,7 @@ pub(crate) async fn the_same_repair_recurs(
         Ok(())
     })
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 fn age_s(member: &ClusterPod) -> Option<u64> {
@@ -104,15 +104,15 @@ async fn meetings(env: &TestEnvironment) -> Result<u64> {
 /// 16b: replicas of two shards return at the same time. On three Kubernetes nodes the two pairs of primary and
 /// replica share one node.
 pub(crate) async fn two_replicas_return(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
-    let (env, keys) = bed::begin(redis).await?;
+    let (env, keys) = fixture::begin(redis).await?;
     let before = "both full synchronisations at the same time";
-    rows.row("replicas of two shards deleted", before, bed::ROW, async |row| {
+    rows.row("replicas of two shards deleted", before, fixture::ROW, async |row| {
         row.keys_before(keys.len());
         let mut replicas = Vec::new();
         for shard in [0, 1] {
-            let (tag, primary) = bed::primary(&env, shard).await?;
+            let (tag, primary) = fixture::primary(&env, shard).await?;
             fill(&env, &primary, &tag)?;
-            replicas.extend(bed::replicas(&env, shard).await?);
+            replicas.extend(fixture::replicas(&env, shard).await?);
         }
         let mut delete = vec!["delete", "pod", "--wait=false"];
         delete.extend(replicas.iter().map(|member| member.pod.as_str()));
@@ -120,13 +120,13 @@ pub(crate) async fn two_replicas_return(rows: &mut FaultRows, redis: RedisCluste
         let most = at_once(&env, &replicas).await?;
         row.observed(format!("at most {most} at a time"));
         ensure!(most == 1, "{most} full synchronisations at the same time");
-        let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+        let (_, took) = fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
         row.observed(format!("healthy {:.1} s after both were in sync", took.as_secs_f64()));
         row.keys_after(keys.check()?);
         Ok(())
     })
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// Writes so many keys that a synchronisation takes time.
@@ -159,6 +159,6 @@ async fn at_once(env: &TestEnvironment, replicas: &[ClusterPod]) -> Result<usize
         let is_all = up == replicas.len();
         Ok(if is_all { Poll::Done(()) } else { Poll::NotYet(format!("{up} in sync")) })
     };
-    until("both replicas to be in sync", bed::HEAL_DEADLINE, poll).await?;
+    until("both replicas to be in sync", fixture::HEAL_DEADLINE, poll).await?;
     Ok(most.get())
 }

@@ -18,47 +18,47 @@ use tests::{
 };
 
 use crate::{
-    bed::{self, Condition},
+    fixture::{self, Condition},
     guard::data_of,
     table::FaultRows,
 };
 
 /// 17a: a primary is lost with its volume, and its replica is killed too (kubeblocks 10753).
 pub(crate) async fn a_volume_is_lost(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
-    let (env, keys) = bed::begin(redis).await?;
+    let (env, keys) = fixture::begin(redis).await?;
     let before = "`NoReplicaInSync … restore a backup` for ever, beside a replica with all keys";
     rows.row(
         "a shard's Pods deleted by force, its primary's volume too",
         before,
-        bed::ROW,
+        fixture::ROW,
         async |row| {
             row.keys_before(keys.len());
-            let (_, primary) = bed::primary(&env, 0).await?;
-            let replicas = bed::replicas(&env, 0).await?;
+            let (_, primary) = fixture::primary(&env, 0).await?;
+            let replicas = fixture::replicas(&env, 0).await?;
             let claim = format!("data-{}", primary.pod);
             env.kubectl.run(&["delete", "pvc", &claim, "--wait=false"])?;
             let mut delete = vec!["delete", "pod", "--force", "--grace-period=0", "--wait=false"];
             delete.push(&primary.pod);
             delete.extend(replicas.iter().map(|member| member.pod.as_str()));
             env.kubectl.run(&delete)?;
-            let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE * 2).await?;
+            let (_, took) = fixture::until_healthy(&env, fixture::HEAL_DEADLINE * 2).await?;
             row.observed(format!("healthy after {:.1} s", took.as_secs_f64()));
             row.keys_after(keys.check()?);
             Ok(())
         },
     )
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// 17b: both copies of a shard lose their nodes.conf (bitnami charts 7703).
 pub(crate) async fn identities_are_lost(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
-    let (env, keys) = bed::begin(redis).await?;
+    let (env, keys) = fixture::begin(redis).await?;
     let before = "the data was set aside, and the condition said \"bring it back\"";
-    rows.row("nodes.conf of both copies emptied, kill -9", before, bed::ROW, async |row| {
+    rows.row("nodes.conf of both copies emptied, kill -9", before, fixture::ROW, async |row| {
         row.keys_before(keys.len());
-        let (_, primary) = bed::primary(&env, 0).await?;
-        let mut members = bed::replicas(&env, 0).await?;
+        let (_, primary) = fixture::primary(&env, 0).await?;
+        let mut members = fixture::replicas(&env, 0).await?;
         members.push(primary);
         let folders = members.iter().map(empty_identity).collect::<Result<Vec<_>>>()?;
         let matches = |condition: &Condition| {
@@ -67,7 +67,7 @@ pub(crate) async fn identities_are_lost(rows: &mut FaultRows, redis: RedisCluste
             condition.kind == "Degraded" && condition.status == "True" && is_told
         };
         let condition =
-            bed::condition_where(&env, "where the data is, and how it is given up", matches)
+            fixture::condition_where(&env, "where the data is, and how it is given up", matches)
                 .await?;
         row.observed(format!("`{condition}`"));
         for folder in folders {
@@ -81,7 +81,7 @@ pub(crate) async fn identities_are_lost(rows: &mut FaultRows, redis: RedisCluste
         Ok(())
     })
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// Stops a server, empties its nodes.conf and kills it. Returns its open data folder, which has no path any more
@@ -101,7 +101,7 @@ pub(crate) async fn new_clients_are_refused(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (env, keys) = bed::begin(redis).await?;
+    let (env, keys) = fixture::begin(redis).await?;
     let before = "`Ready=True`, no fault";
     let cases: [(&str, &[&str], &[&str], &str); 2] = [
         (
@@ -118,10 +118,10 @@ pub(crate) async fn new_clients_are_refused(
         ),
     ];
     for (input, break_it, mend_it, reason) in cases {
-        rows.row(input, before, bed::ROW, async |row| {
+        rows.row(input, before, fixture::ROW, async |row| {
             row.keys_before(keys.len());
-            let (_, primary) = bed::primary(&env, 0).await?;
-            let (_, other) = bed::primary(&env, 1).await?;
+            let (_, primary) = fixture::primary(&env, 0).await?;
+            let (_, other) = fixture::primary(&env, 1).await?;
             let slot = primary.server.own()?.slots.first().context("a slot")?.0.to_string();
             let other = other.server.own()?.id.clone();
             // Kept open: with one client allowed no other one gets in.
@@ -142,21 +142,21 @@ pub(crate) async fn new_clients_are_refused(
                     && condition.status == "True"
                     && condition.reason == reason
             };
-            let condition = bed::condition_where(&env, reason, matches).await?;
+            let condition = fixture::condition_where(&env, reason, matches).await?;
             row.observed(format!("`{condition}`"));
             ensure!(
-                bed::condition(&env, "Ready")?.status == "False",
+                fixture::condition(&env, "Ready")?.status == "False",
                 "the cluster is reported as Ready"
             );
             send(mend_it)?;
-            let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+            let (_, took) = fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
             row.observed(format!("repaired: healthy after {:.1} s", took.as_secs_f64()));
             row.keys_after(keys.check()?);
             Ok(())
         })
         .await;
     }
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// 17d: the password ends with a line break, as it does when it was made from a file (redis-operator 29 and others).
@@ -168,25 +168,25 @@ pub(crate) async fn the_password_has_a_line_break(
     let env = TestEnvironment::begin_by(direct, redis, &[], "").await?;
     let before =
         "no server started; with the password corrected: \"a new password needs a new cluster\"";
-    rows.row("a password with a line break, then without", before, bed::ROW, async |row| {
+    rows.row("a password with a line break, then without", before, fixture::ROW, async |row| {
         let mut secret = env.redis.secret();
-        bed::set(&mut secret, &["stringData", "password"], format!("{PASSWORD}\n"));
-        bed::apply(&env, &[secret, env.redis.object()])?;
+        fixture::set(&mut secret, &["stringData", "password"], format!("{PASSWORD}\n"));
+        fixture::apply(&env, &[secret, env.redis.object()])?;
         let matches = |condition: &Condition| {
             condition.kind == "Degraded" && condition.message.contains("line break")
         };
         row.observed(format!(
             "`{}`",
-            bed::condition_where(&env, "that it has a line break", matches).await?
+            fixture::condition_where(&env, "that it has a line break", matches).await?
         ));
-        let mended = json!({"stringData": {"password": PASSWORD}});
-        bed::patch_of(&env, "secret", "password", &mended)?;
-        let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+        let corrected = json!({"stringData": {"password": PASSWORD}});
+        fixture::patch_of(&env, "secret", "password", &corrected)?;
+        let (_, took) = fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
         row.observed(format!("corrected: healthy after {:.1} s", took.as_secs_f64()));
         Ok(())
     })
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// How many keys are written while the replica is disconnected.
@@ -202,16 +202,17 @@ pub(crate) async fn a_replica_is_disconnected(
     redis: RedisCluster,
 ) -> Result<()> {
     for (pause, kills) in FALLS_AWAY {
-        let (env, keys) = bed::begin(redis.clone()).await?;
+        let (env, keys) = fixture::begin(redis.clone()).await?;
         let input = format!(
             "link of a replica lost {} s, its primary killed {kills} times",
             pause.as_secs()
         );
         let before = "the replica was promoted: what was written since was lost, `Ready=True`";
-        rows.row(&input, before, bed::ROW, async |row| {
+        rows.row(&input, before, fixture::ROW, async |row| {
             row.keys_before(keys.len() + UNHEARD);
-            let (tag, primary) = bed::primary(&env, 0).await?;
-            let replica = bed::replicas(&env, 0).await?.into_iter().next().context("a replica")?;
+            let (tag, primary) = fixture::primary(&env, 0).await?;
+            let replica =
+                fixture::replicas(&env, 0).await?.into_iter().next().context("a replica")?;
             let mut to_replica = connect(&replica.address, env.redis.password)?;
             let config = |value: &str| cmd("CONFIG").arg(&["SET", "masterauth", value]).to_owned();
             config("bad").query::<()>(&mut to_replica)?;
@@ -226,7 +227,7 @@ pub(crate) async fn a_replica_is_disconnected(
                 |condition: &Condition| condition.kind == "Ready" && condition.status == "False";
             row.observed(format!(
                 "`{}`",
-                bed::condition_where(&env, "that it is not in sync", fallen).await?
+                fixture::condition_where(&env, "that it is not in sync", fallen).await?
             ));
             elapse(pause.saturating_sub(since.elapsed())).await;
             for _ in 0..kills {
@@ -240,13 +241,13 @@ pub(crate) async fn a_replica_is_disconnected(
             let left: usize = cmd("EXISTS").arg(&unheard).query(&mut to_primary)?;
             ensure!(left == UNHEARD, "{left} of {UNHEARD} keys exist");
             config(PASSWORD).query::<()>(&mut to_replica)?;
-            let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+            let (_, took) = fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
             row.observed(format!("link restored: healthy after {:.1} s", took.as_secs_f64()));
             row.keys_after(keys.check()? + left);
             Ok(())
         })
         .await;
-        bed::end(rows, env)?;
+        fixture::end(rows, env)?;
     }
     Ok(())
 }
@@ -266,7 +267,7 @@ async fn serving(env: &TestEnvironment, tag: &str, before: &ClusterPod) -> Resul
             Poll::NotYet("the member is loading".to_owned())
         })
     };
-    let (member, _) = until("the slots to be served", bed::HEAL_DEADLINE, poll).await?;
+    let (member, _) = until("the slots to be served", fixture::HEAL_DEADLINE, poll).await?;
     ensure!(member.pod == before.pod, "{} took over", member.pod);
     Ok(member)
 }

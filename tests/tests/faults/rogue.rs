@@ -17,7 +17,7 @@ use tests::{
 };
 
 use crate::{
-    bed,
+    fixture,
     table::{FaultRow, FaultRows},
 };
 
@@ -33,7 +33,7 @@ struct RogueCluster {
 
 impl RogueCluster {
     async fn begin(redis: RedisCluster) -> Result<Self> {
-        let (env, keys) = bed::begin(redis).await?;
+        let (env, keys) = fixture::begin(redis).await?;
         Ok(Self { env, keys, round: 0 })
     }
 
@@ -43,7 +43,7 @@ impl RogueCluster {
         let round = format!("turn-{}", self.round);
         let annotations = json!({"metadata": {"annotations": {
             "tests.tholepin.dev/calls": calls.to_string(), "tests.tholepin.dev/turn": round}}});
-        bed::patch(&self.env, &annotations)?;
+        fixture::patch(&self.env, &annotations)?;
         self.env.put("redis-cluster.wasm", &guests::rogue()?)?;
         let mark = format!("rogue {round}: ");
         let poll = || async {
@@ -53,7 +53,7 @@ impl RogueCluster {
             let mut answers = serde_json::Deserializer::from_str(rest).into_iter::<Vec<String>>();
             Ok(Poll::Done(answers.next().context("a list of answers")??))
         };
-        let answers = until("the rogue's calls", bed::REPORT_DEADLINE, poll).await;
+        let answers = until("the rogue's calls", fixture::REPORT_DEADLINE, poll).await;
         self.env.put("redis-cluster.wasm", &guests::redis_cluster()?)?;
         Ok(answers?.0)
     }
@@ -68,7 +68,7 @@ impl RogueCluster {
         judge: impl AsyncFn(&TestEnvironment) -> Result<()>,
     ) -> Result<()> {
         let is_green = rows
-            .row(input, before, bed::ROW, async |row| {
+            .row(input, before, fixture::ROW, async |row| {
                 row.keys_before(self.keys.len());
                 let old = self.env.redis.members(&self.env.client).await?;
                 let nodes = nodes_of(&self.env)?;
@@ -76,7 +76,7 @@ impl RogueCluster {
                 row.observed(answers.join(" · "));
                 judge(&self.env).await?;
                 let env = &self.env;
-                bed::holds_for("a call reached a member", NOTHING, || same_members(env, &old))
+                fixture::holds_for("a call reached a member", NOTHING, || same_members(env, &old))
                     .await?;
                 ensure!(nodes_of(env)? == nodes, "the nodes in the ledger have changed");
                 let refused = answers.iter().all(|answer| is_refused(answer));
@@ -85,13 +85,13 @@ impl RogueCluster {
             })
             .await;
         if !is_green {
-            self.keys = bed::recreate(&self.env).await?;
+            self.keys = fixture::recreate(&self.env).await?;
         }
         Ok(())
     }
 
     async fn check_end(&self, row: &mut FaultRow) -> Result<()> {
-        bed::until_healthy(&self.env, bed::HEAL_DEADLINE).await?;
+        fixture::until_healthy(&self.env, fixture::HEAL_DEADLINE).await?;
         row.keys_after(self.keys.check()?);
         Ok(())
     }
@@ -136,15 +136,15 @@ fn named(api_version: &str, kind: &str, name: &str) -> Value {
 
 fn patch(api_version: &str, kind: &str, name: &str, patch: &Value) -> Value {
     let mut target = named(api_version, kind, name);
-    bed::set(&mut target, &["patch"], patch.clone());
+    fixture::set(&mut target, &["patch"], patch.clone());
     json!({ "patch": target })
 }
 
 /// 1a: members are hidden, relabelled and orphaned.
 pub(crate) async fn members_are_hidden(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
     let mut rogue = RogueCluster::begin(redis).await?;
-    let hidden = bed::replicas(&rogue.env, 2).await?.into_iter().next().context("a replica")?;
-    let (_, primary) = bed::primary(&rogue.env, 2).await?;
+    let hidden = fixture::replicas(&rogue.env, 2).await?.into_iter().next().context("a replica")?;
+    let (_, primary) = fixture::primary(&rogue.env, 2).await?;
     let node = hidden.server.own()?.id.clone();
     let shard = hidden.shard.rsplit('-').next().unwrap_or_default();
     let others =
@@ -172,11 +172,11 @@ pub(crate) async fn members_are_hidden(rows: &mut FaultRows, redis: RedisCluster
     let before = "done: a primary with slots was no member any more";
     rogue.refused(rows, "a primary's Pod relabelled", before, relabel, nothing).await?;
 
-    let (_, primary) = bed::primary(&rogue.env, 2).await?;
+    let (_, primary) = fixture::primary(&rogue.env, 2).await?;
     let orphan = json!({"metadata": {"ownerReferences": null}});
     let orphan = json!([patch("v1", "Pod", &primary.pod, &orphan)]);
     rogue.refused(rows, "a primary's Pod orphaned", before, orphan, nothing).await?;
-    bed::end(rows, rogue.env)
+    fixture::end(rows, rogue.env)
 }
 
 /// 2a: a plugin writes the ledger.
@@ -188,9 +188,9 @@ pub(crate) async fn a_plugin_writes_the_ledger(
     let (name, _) = rogue.env.ledger()?;
     let data = json!({"data": {"ledger.json": "{}"}});
     let mut whole = data.clone();
-    bed::set(&mut whole, &["apiVersion"], "v1");
-    bed::set(&mut whole, &["kind"], "ConfigMap");
-    bed::set(&mut whole, &["metadata"], json!({"name": name, "namespace": NAMESPACE}));
+    fixture::set(&mut whole, &["apiVersion"], "v1");
+    fixture::set(&mut whole, &["kind"], "ConfigMap");
+    fixture::set(&mut whole, &["metadata"], json!({"name": name, "namespace": NAMESPACE}));
     let calls = json!([
         patch("v1", "ConfigMap", &name, &data),
         {"apply": whole},
@@ -211,7 +211,7 @@ pub(crate) async fn a_plugin_writes_the_ledger(
             is_reserved,
         )
         .await?;
-    bed::end(rows, rogue.env)
+    fixture::end(rows, rogue.env)
 }
 
 /// 2b: someone other than this host writes the ledger too.
@@ -219,24 +219,24 @@ pub(crate) async fn another_host_writes_the_ledger(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (mut env, keys) = bed::begin(redis).await?;
+    let (mut env, keys) = fixture::begin(redis).await?;
     let before = "overwritten by what the first host had in memory";
     rows.row(
         "a second host writes the ledger, then a replica dies",
         before,
-        bed::ROW,
+        fixture::ROW,
         async |row| {
             row.keys_before(keys.len());
             let forgotten = "f".repeat(40);
             edit_ledger(&env, |ledger| {
-                bed::set(ledger, &["forgotten", &forgotten], 1_700_000_000_000_u64)
+                fixture::set(ledger, &["forgotten", &forgotten], 1_700_000_000_000_u64)
             })?;
             let changed = replica_dies(&env).await?;
             let (_, ledger) = env.ledger()?;
             let kept = ledger.pointer(&format!("/forgotten/{forgotten}")).is_some();
             ensure!(kept, "what the other host wrote is deleted");
             row.observed(format!("its entry is kept, and the new process {changed} is written"));
-            bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+            fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
             row.keys_after(keys.check()?);
             Ok(())
         },
@@ -246,16 +246,17 @@ pub(crate) async fn another_host_writes_the_ledger(
     rows.row(
         "a field of a newer host, the host restarted, a primary dies",
         before,
-        bed::ROW,
+        fixture::ROW,
         async |row| {
             row.keys_before(keys.len());
-            edit_ledger(&env, |ledger| bed::set(ledger, &["turn", "of"], "a newer host"))?;
+            edit_ledger(&env, |ledger| fixture::set(ledger, &["turn", "of"], "a newer host"))?;
             env.restart()?;
-            let (_, primary) = bed::primary(&env, 0).await?;
+            let (_, primary) = fixture::primary(&env, 0).await?;
             signal(primary.server.pid()?, "KILL")?;
-            let (members, took) = bed::restarted(&env, &primary, bed::HEAL_DEADLINE).await?;
+            let (members, took) =
+                fixture::restarted(&env, &primary, fixture::HEAL_DEADLINE).await?;
             until_in_ledger(&env, &members, &primary.pod).await?;
-            bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+            fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
             let (_, ledger) = env.ledger()?;
             ensure!(ledger.get("turn").is_some(), "the newer host's field is deleted");
             row.observed(format!("healthy after {:.1} s, the field is kept", took.as_secs_f64()));
@@ -265,29 +266,34 @@ pub(crate) async fn another_host_writes_the_ledger(
     )
     .await;
     let before = "named by the object's name alone";
-    rows.row("a ledger under the old name", before, bed::ROW, async |row| {
+    rows.row("a ledger under the old name", before, fixture::ROW, async |row| {
         row.keys_before(keys.len());
         adopts_old_ledger(row, &mut env).await?;
-        bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+        fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
         row.keys_after(keys.check()?);
         Ok(())
     })
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// Changes the ledger past this host.
 fn edit_ledger(env: &TestEnvironment, edit: impl FnOnce(&mut Value)) -> Result<()> {
     let (name, mut ledger) = env.ledger()?;
     edit(&mut ledger);
-    bed::patch_of(env, "configmap", &name, &json!({"data": {"ledger.json": ledger.to_string()}}))
+    fixture::patch_of(
+        env,
+        "configmap",
+        &name,
+        &json!({"data": {"ledger.json": ledger.to_string()}}),
+    )
 }
 
 /// Kills a replica's process and waits until the ledger has its successor; returns the new run id.
 async fn replica_dies(env: &TestEnvironment) -> Result<String> {
-    let replica = bed::replicas(env, 0).await?.into_iter().next().context("a replica")?;
+    let replica = fixture::replicas(env, 0).await?.into_iter().next().context("a replica")?;
     signal(replica.server.pid()?, "KILL")?;
-    let (members, _) = bed::restarted(env, &replica, bed::HEAL_DEADLINE).await?;
+    let (members, _) = fixture::restarted(env, &replica, fixture::HEAL_DEADLINE).await?;
     until_in_ledger(env, &members, &replica.pod).await
 }
 
@@ -308,7 +314,7 @@ async fn until_in_ledger(
             Poll::NotYet(known.unwrap_or_default().to_owned())
         })
     };
-    until("the new process to be in the ledger", bed::REPORT_DEADLINE, poll).await?;
+    until("the new process to be in the ledger", fixture::REPORT_DEADLINE, poll).await?;
     Ok(run.get(..8).unwrap_or_default().to_owned())
 }
 
@@ -320,18 +326,18 @@ async fn adopts_old_ledger(row: &mut FaultRow, env: &mut TestEnvironment) -> Res
     );
     env.host.kill()?;
     let old = format!("{}-ledger", env.redis.name);
-    let owners = bed::get(env, "configmap", &name)?;
+    let owners = fixture::get(env, "configmap", &name)?;
     let owners = owners.pointer("/metadata/ownerReferences").cloned().unwrap_or_default();
     let map = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": old, "namespace": NAMESPACE, "ownerReferences": owners},
         "data": {"ledger.json": ledger.to_string()},
     });
-    bed::apply(env, &[map])?;
+    fixture::apply(env, &[map])?;
     env.kubectl.run(&["delete", "configmap", &name])?;
     env.restart()?;
     let poll = || async {
-        let now = bed::get(env, "configmap", &name)?;
+        let now = fixture::get(env, "configmap", &name)?;
         let text =
             now.pointer("/data/ledger.json").and_then(Value::as_str).context("a document")?;
         let now: Value = serde_json::from_str(text)?;
@@ -339,7 +345,7 @@ async fn adopts_old_ledger(row: &mut FaultRow, env: &mut TestEnvironment) -> Res
         ensure!(same, "the ledger was started anew and not adopted");
         Ok(Poll::Done(()))
     };
-    until("the old ledger to be adopted", bed::REPORT_DEADLINE, poll).await?;
+    until("the old ledger to be adopted", fixture::REPORT_DEADLINE, poll).await?;
     row.observed("adopted under the reserved name");
     Ok(())
 }
@@ -350,7 +356,7 @@ pub(crate) async fn members_are_stopped_by_kubernetes(
     redis: RedisCluster,
 ) -> Result<()> {
     let mut rogue = RogueCluster::begin(redis).await?;
-    let (_, primary) = bed::primary(&rogue.env, 0).await?;
+    let (_, primary) = fixture::primary(&rogue.env, 0).await?;
     let set = primary.shard.clone();
     let before = "done";
     let nothing = async |_: &TestEnvironment| Ok(());
@@ -376,17 +382,17 @@ pub(crate) async fn members_are_stopped_by_kubernetes(
         )
         .await?;
     both_members(rows, &mut rogue).await?;
-    bed::end(rows, rogue.env)
+    fixture::end(rows, rogue.env)
 }
 
 /// Deletes both members of a shard, one after the other: at most one may be deleted.
 async fn both_members(rows: &mut FaultRows, rogue: &mut RogueCluster) -> Result<()> {
     let before = "both were deleted";
-    rows.row("delete of both Pods of a shard", before, bed::ROW, async |row| {
+    rows.row("delete of both Pods of a shard", before, fixture::ROW, async |row| {
         row.keys_before(rogue.keys.len());
-        let (_, primary) = bed::primary(&rogue.env, 0).await?;
+        let (_, primary) = fixture::primary(&rogue.env, 0).await?;
         let replica =
-            bed::replicas(&rogue.env, 0).await?.into_iter().next().context("a replica")?;
+            fixture::replicas(&rogue.env, 0).await?.into_iter().next().context("a replica")?;
         let calls = json!([
             {"delete": named("v1", "Pod", &replica.pod)},
             {"delete": named("v1", "Pod", &primary.pod)},
@@ -407,7 +413,7 @@ pub(crate) async fn the_last_copy_is_deleted(
     redis: RedisCluster,
 ) -> Result<()> {
     let mut rogue = RogueCluster::begin(redis).await?;
-    let (_, only) = bed::primary(&rogue.env, 0).await?;
+    let (_, only) = fixture::primary(&rogue.env, 0).await?;
     let nothing = async |_: &TestEnvironment| Ok(());
     let calls = json!([{"delete": named("v1", "Pod", &only.pod)}]);
     rogue.refused(rows, "delete of the only Pod", "done", calls, nothing).await?;
@@ -419,12 +425,12 @@ pub(crate) async fn the_last_copy_is_deleted(
         let Some(claim) = claim else { bail!("the cluster has no volume") };
         let calls = json!([{"delete": named("v1", "PersistentVolumeClaim", &claim)}]);
         let stays = async |env: &TestEnvironment| {
-            let now = bed::get(env, "pvc", &claim)?;
+            let now = fixture::get(env, "pvc", &claim)?;
             let is_deleting = now.pointer("/metadata/deletionTimestamp").is_some();
             ensure!(!is_deleting, "the volume is being deleted");
             Ok(())
         };
         rogue.refused(rows, "delete of the last copy's volume", "done", calls, stays).await?;
     }
-    bed::end(rows, rogue.env)
+    fixture::end(rows, rogue.env)
 }

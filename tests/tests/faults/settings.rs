@@ -13,7 +13,7 @@ use tests::{
 };
 
 use crate::{
-    bed::{self, Condition},
+    fixture::{self, Condition},
     table::FaultRows,
 };
 
@@ -50,26 +50,34 @@ pub(crate) async fn a_bad_setting_at_creation(
     let direct = ApiAccess::Direct(tests::cluster::HostOptions::default());
     let env = TestEnvironment::begin_by(direct, redis, &[], "").await?;
     for (setting, value) in BAD {
-        rows.row(&format!("creation with {setting}: `{value}`"), CRASHED, bed::ROW, async |row| {
-            let mut object = env.redis.object();
-            bed::set(&mut object, &["spec", "settings", *setting], *value);
-            bed::apply(&env, &[env.redis.secret(), object])?;
-            let condition =
-                bed::condition_where(&env, "what is wrong with the setting", about(setting))
-                    .await?;
-            row.observed(format!("`{condition}`"));
-            let restarts = bed::restarts(&env).await?;
-            let most = restarts.iter().map(|(_, count)| *count).max().unwrap_or_default();
-            ensure!(most <= 1, "a server was restarted {most} times");
-            bed::patch(&env, &change(setting, None))?;
-            let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
-            row.observed(format!("corrected: healthy after {:.1} s", took.as_secs_f64()));
-            Ok(())
-        })
+        rows.row(
+            &format!("creation with {setting}: `{value}`"),
+            CRASHED,
+            fixture::ROW,
+            async |row| {
+                let mut object = env.redis.object();
+                fixture::set(&mut object, &["spec", "settings", *setting], *value);
+                fixture::apply(&env, &[env.redis.secret(), object])?;
+                let condition = fixture::condition_where(
+                    &env,
+                    "what is wrong with the setting",
+                    about(setting),
+                )
+                .await?;
+                row.observed(format!("`{condition}`"));
+                let restarts = fixture::restarts(&env).await?;
+                let most = restarts.iter().map(|(_, count)| *count).max().unwrap_or_default();
+                ensure!(most <= 1, "a server was restarted {most} times");
+                fixture::patch(&env, &change(setting, None))?;
+                let (_, took) = fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
+                row.observed(format!("corrected: healthy after {:.1} s", took.as_secs_f64()));
+                Ok(())
+            },
+        )
         .await;
-        bed::delete(&env).await?;
+        fixture::delete(&env).await?;
     }
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// 10b: on a running cluster, of which a replica is then restarted.
@@ -77,40 +85,43 @@ pub(crate) async fn a_bad_setting_and_a_restart(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (env, mut keys) = bed::begin(redis).await?;
+    let (env, mut keys) = fixture::begin(redis).await?;
     for (setting, value) in BAD {
         let input = format!("running: {setting}: `{value}`, then a restart");
         let is_green = rows
-            .row(&input, "a crash loop at the next restart", bed::ROW, async |row| {
+            .row(&input, "a crash loop at the next restart", fixture::ROW, async |row| {
                 row.keys_before(keys.len());
-                bed::patch(&env, &change(setting, Some(value)))?;
-                let condition =
-                    bed::condition_where(&env, "what is wrong with the setting", about(setting))
-                        .await?;
+                fixture::patch(&env, &change(setting, Some(value)))?;
+                let condition = fixture::condition_where(
+                    &env,
+                    "what is wrong with the setting",
+                    about(setting),
+                )
+                .await?;
                 row.observed(format!("`{}`", condition.reason));
                 // The file needs some time to reach the Pod.
-                bed::holds_for("a server ended", Duration::from_secs(2), || async {
+                fixture::holds_for("a server ended", Duration::from_secs(2), || async {
                     env.redis.members(&env.client).await.map(drop)
                 })
                 .await?;
                 let replica =
-                    bed::replicas(&env, 0).await?.into_iter().next().context("a replica")?;
+                    fixture::replicas(&env, 0).await?.into_iter().next().context("a replica")?;
                 // Deleted and not killed: a new Pod has no restart back-off.
                 env.kubectl.run(&["delete", "pod", &replica.pod, "--wait=false"])?;
-                let took = bed::rejoined(&env, &replica, bed::HEAL_DEADLINE).await?;
+                let took = fixture::rejoined(&env, &replica, fixture::HEAL_DEADLINE).await?;
                 row.observed(format!("a new Pod was healthy after {:.1} s", took.as_secs_f64()));
-                bed::patch(&env, &change(setting, None))?;
-                bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+                fixture::patch(&env, &change(setting, None))?;
+                fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
                 row.keys_after(keys.check()?);
                 Ok(())
             })
             .await;
         if !is_green {
-            bed::patch(&env, &change(setting, None))?;
-            keys = bed::recreate(&env).await?;
+            fixture::patch(&env, &change(setting, None))?;
+            keys = fixture::recreate(&env).await?;
         }
     }
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// A setting that takes effect while a server runs, with a value that is not Redis' default.
@@ -121,24 +132,24 @@ pub(crate) async fn a_good_setting_survives_a_restart(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (env, keys) = bed::begin(redis).await?;
+    let (env, keys) = fixture::begin(redis).await?;
     let (setting, value) = LIVE;
     let input = format!("running: {setting}: {value}, then kill -9 of a replica");
-    rows.row(&input, "set, and kept", bed::ROW, async |row| {
+    rows.row(&input, "set, and kept", fixture::ROW, async |row| {
         row.keys_before(keys.len());
-        bed::patch(&env, &change(setting, Some(value)))?;
+        fixture::patch(&env, &change(setting, Some(value)))?;
         every_server_has(&env, LIVE).await?;
-        let replica = bed::replicas(&env, 0).await?.into_iter().next().context("a replica")?;
+        let replica = fixture::replicas(&env, 0).await?.into_iter().next().context("a replica")?;
         signal(replica.server.pid()?, "KILL")?;
-        bed::restarted(&env, &replica, bed::HEAL_DEADLINE).await?;
+        fixture::restarted(&env, &replica, fixture::HEAL_DEADLINE).await?;
         every_server_has(&env, LIVE).await?;
         row.observed("every server has it, after the restart too");
-        bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+        fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
         row.keys_after(keys.check()?);
         Ok(())
     })
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 async fn every_server_has(env: &TestEnvironment, (setting, value): (&str, &str)) -> Result<()> {
@@ -151,5 +162,5 @@ async fn every_server_has(env: &TestEnvironment, (setting, value): (&str, &str))
         }
         Ok(Poll::Done(()))
     };
-    until(format!("{setting} on every server"), bed::REPORT_DEADLINE, poll).await.map(drop)
+    until(format!("{setting} on every server"), fixture::REPORT_DEADLINE, poll).await.map(drop)
 }

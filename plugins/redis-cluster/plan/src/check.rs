@@ -15,7 +15,7 @@ use crate::{Observed, Plan};
 
 /// An action that a plan must not contain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Violation {
+pub enum PlanViolation {
     /// An action is sent to a Pod that is not a member or did not answer.
     #[error("`{verb}` goes to `{pod}`, which did not answer as a member")]
     NotAMember {
@@ -68,15 +68,15 @@ pub enum Violation {
 impl Plan {
     /// Returns the violations of the plan; none for any plan that [`plan`](crate::plan()) makes.
     #[must_use]
-    pub fn check(&self, observed: &Observed) -> Vec<Violation> {
+    pub fn check(&self, observed: &Observed) -> Vec<PlanViolation> {
         let snapshot = &observed.snapshot;
         let actions = self.actions();
         let mut violations = Vec::new();
-        violations.extend(waves(&actions).err().map(Violation::Order));
+        violations.extend(waves(&actions).err().map(PlanViolation::Order));
         let failovers =
             actions.iter().filter(|action| matches!(action.verb, Verb::Failover { .. })).count();
         if 1 < failovers {
-            violations.push(Violation::Failovers(failovers));
+            violations.push(PlanViolation::Failovers(failovers));
         }
         let mut assigned = SlotSet::EMPTY;
         for action in &actions {
@@ -91,7 +91,7 @@ fn answers(snapshot: &Snapshot, pod: &str) -> bool {
     snapshot.member(pod).is_some_and(|member| member.node().is_some())
 }
 
-fn check_pods(snapshot: &Snapshot, action: &Action, violations: &mut Vec<Violation>) {
+fn check_pods(snapshot: &Snapshot, action: &Action, violations: &mut Vec<PlanViolation>) {
     // A process that may start does not answer yet.
     if matches!(action.verb, Verb::AllowStart { .. }) {
         return;
@@ -100,7 +100,7 @@ fn check_pods(snapshot: &Snapshot, action: &Action, violations: &mut Vec<Violati
     for pod in action.verb.pod().into_iter().chain(with) {
         if !answers(snapshot, pod) {
             let verb = action.verb.name();
-            violations.push(Violation::NotAMember { verb, pod: pod.into() });
+            violations.push(PlanViolation::NotAMember { verb, pod: pod.into() });
         }
     }
 }
@@ -109,18 +109,18 @@ fn check_verb(
     snapshot: &Snapshot,
     action: &Action,
     assigned: &mut SlotSet,
-    violations: &mut Vec<Violation>,
+    violations: &mut Vec<PlanViolation>,
 ) {
     match &action.verb {
         Verb::AssignSlots { pod, slots } => {
             let own = snapshot.member(pod).and_then(Member::node);
             let claimed = claimed_by_others(snapshot, own).intersection(slots);
             if !claimed.is_empty() {
-                violations.push(Violation::Claimed { pod: pod.clone(), slots: claimed });
+                violations.push(PlanViolation::Claimed { pod: pod.clone(), slots: claimed });
             }
             let twice = assigned.intersection(slots);
             if !twice.is_empty() {
-                violations.push(Violation::AssignedTwice(twice));
+                violations.push(PlanViolation::AssignedTwice(twice));
             }
             *assigned = assigned.union(slots);
         }
@@ -131,13 +131,13 @@ fn check_verb(
             let own = member.and_then(|member| snapshot.row_seen_by(member, member.node()?));
             if !own.is_some_and(|row| row.role == Role::Replica && row.primary == Some(*primary)) {
                 let (pod, primary) = (pod.clone(), *primary);
-                violations.push(Violation::NotItsReplica { pod, primary });
+                violations.push(PlanViolation::NotItsReplica { pod, primary });
             }
         }
         Verb::Forget { node } => {
             known(snapshot, action, *node, violations);
             if snapshot.members.iter().any(|member| member.node() == Some(*node)) {
-                violations.push(Violation::ForgetsMember(*node));
+                violations.push(PlanViolation::ForgetsMember(*node));
             }
             let owns = rows(snapshot).any(|(id, row)| id == *node && !row.slots.is_empty());
             let is_followed = snapshot.members.iter().any(|member| {
@@ -145,7 +145,7 @@ fn check_verb(
                 own.is_some_and(|row| row.primary == Some(*node))
             });
             if owns && is_followed {
-                violations.push(Violation::ForgetsOwner(*node));
+                violations.push(PlanViolation::ForgetsOwner(*node));
             }
         }
         Verb::AllowStart { .. }
@@ -168,9 +168,9 @@ fn claimed_by_others(snapshot: &Snapshot, own: Option<NodeId>) -> SlotSet {
     others.fold(SlotSet::EMPTY, |all, (_, row)| all.union(&row.slots))
 }
 
-fn known(snapshot: &Snapshot, action: &Action, node: NodeId, violations: &mut Vec<Violation>) {
+fn known(snapshot: &Snapshot, action: &Action, node: NodeId, violations: &mut Vec<PlanViolation>) {
     let ids: BTreeSet<NodeId> = rows(snapshot).map(|(id, _)| id).collect();
     if !ids.contains(&node) {
-        violations.push(Violation::UnknownNode { verb: action.verb.name(), node });
+        violations.push(PlanViolation::UnknownNode { verb: action.verb.name(), node });
     }
 }

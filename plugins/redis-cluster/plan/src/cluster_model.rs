@@ -22,7 +22,7 @@ pub(crate) struct ClusterModel<'a> {
     pub placed: BTreeMap<MemberPosition, &'a Member>,
     /// Those of them that answer as nodes and have loaded their data. If two members report the same node id,
     /// neither is included.
-    pub live: BTreeMap<MemberPosition, LiveMember<'a>>,
+    pub answering: BTreeMap<MemberPosition, AnsweringMember<'a>>,
     /// All slots that a node claims or is said to own, by node, from the views of all members.
     pub claims: BTreeMap<NodeId, SlotSet>,
     /// The owner of each shard's slots, in order of the shards.
@@ -31,7 +31,7 @@ pub(crate) struct ClusterModel<'a> {
 
 /// A member that answers as a node of a cluster.
 #[derive(Clone, Copy)]
-pub(crate) struct LiveMember<'a> {
+pub(crate) struct AnsweringMember<'a> {
     pub position: MemberPosition,
     pub member: &'a Member,
     pub facts: &'a MemberFacts,
@@ -41,7 +41,7 @@ pub(crate) struct LiveMember<'a> {
     pub own: &'a NodeRow,
 }
 
-impl LiveMember<'_> {
+impl AnsweringMember<'_> {
     /// Returns true if it owns slots in its own view.
     pub(crate) fn serves(&self) -> bool {
         self.own.role == Role::Primary && !self.own.slots.is_empty()
@@ -80,16 +80,17 @@ impl<'a> ClusterModel<'a> {
                 .map(|position| (position, member))
         });
         let placed: BTreeMap<MemberPosition, &Member> = positions.collect();
-        let live = placed.iter().filter_map(|(position, member)| live(snapshot, *position, member));
-        let live: BTreeMap<MemberPosition, LiveMember<'_>> =
-            live.map(|live| (live.position, live)).collect();
+        let answering =
+            placed.iter().filter_map(|(position, member)| answering(snapshot, *position, member));
+        let answering: BTreeMap<MemberPosition, AnsweringMember<'_>> =
+            answering.map(|answering| (answering.position, answering)).collect();
         let mut model = Self {
             names,
             spec,
             layout,
             observed,
             placed,
-            live,
+            answering,
             claims: BTreeMap::new(),
             owners: Vec::new(),
         };
@@ -112,14 +113,14 @@ impl<'a> ClusterModel<'a> {
             .map(|(id, row)| (*id, row))
     }
 
-    /// Iterates over the live members of a shard, in order.
-    pub(crate) fn live_of(&self, shard: u16) -> impl Iterator<Item = LiveMember<'a>> {
-        self.live.values().filter(move |live| live.position.shard == shard).copied()
+    /// Iterates over the members of a shard that answer, in order.
+    pub(crate) fn answering_of(&self, shard: u16) -> impl Iterator<Item = AnsweringMember<'a>> {
+        self.answering.values().filter(move |answering| answering.position.shard == shard).copied()
     }
 
-    /// Returns the live member with this id.
-    pub(crate) fn live_node(&self, node: NodeId) -> Option<LiveMember<'a>> {
-        self.live.values().find(|live| live.node == node).copied()
+    /// Returns the member with this id, if it answers.
+    pub(crate) fn answering_node(&self, node: NodeId) -> Option<AnsweringMember<'a>> {
+        self.answering.values().find(|answering| answering.node == node).copied()
     }
 
     /// Returns true if every slot has an owner in some member's view.
@@ -166,11 +167,11 @@ impl<'a> ClusterModel<'a> {
         }
     }
 
-    /// Returns true if a live member has a link to a node and does not consider it failed. Its process is
+    /// Returns true if a member that answers has a link to a node and does not consider it failed. Its process is
     /// then alive, whether its Pod is a member or not.
     pub(crate) fn is_reached(&self, node: NodeId) -> bool {
-        self.live.values().any(|live| {
-            let row = self.snapshot().row_seen_by(live.member, node);
+        self.answering.values().any(|answering| {
+            let row = self.snapshot().row_seen_by(answering.member, node);
             row.is_some_and(|row| row.connected && !row.is_failing())
         })
     }
@@ -206,22 +207,22 @@ impl<'a> ClusterModel<'a> {
             counts.max_by_key(|(count, id)| (*count, core::cmp::Reverse(*id))).map(|(_, id)| id)
         };
         let agreed = most(&mut self.snapshot().primaries().map(|(id, row)| (id, &row.slots)));
-        let serving = self.live.values().filter(|live| live.serves());
+        let serving = self.answering.values().filter(|answering| answering.serves());
         agreed
-            .or_else(|| most(&mut serving.map(|live| (live.node, &live.own.slots))))
+            .or_else(|| most(&mut serving.map(|answering| (answering.node, &answering.own.slots))))
             .or_else(|| most(&mut self.claims.iter().map(|(id, slots)| (*id, slots))))
     }
 }
 
-fn live<'a>(
+fn answering<'a>(
     snapshot: &'a Snapshot,
     position: MemberPosition,
     member: &'a Member,
-) -> Option<LiveMember<'a>> {
+) -> Option<AnsweringMember<'a>> {
     let facts = member.facts().filter(|facts| facts.loading != Some(true))?;
     let node = facts.node?;
     // If two members report this id, it is not known which of them is meant.
     snapshot.member_of(node)?;
     let own = snapshot.row_seen_by(member, node)?;
-    Some(LiveMember { position, member, facts, node, own })
+    Some(AnsweringMember { position, member, facts, node, own })
 }

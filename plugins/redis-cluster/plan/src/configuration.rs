@@ -1,8 +1,12 @@
-//! Decides which settings servers read at their next start.
+//! Decides which runtime settings (those that can be changed while a server runs) servers read at their next
+//! start, from the second ConfigMap of `workload::config`.
 //!
 //! Invariants:
-//! - A setting that can be changed at run time enters the file only after all members that answer have the
-//!   value. Only at creation, before any server has answered, the spec's values enter directly.
+//! - A value enters the file only after all members that answer have it, so that no server starts with a value
+//!   that a running one refused. There are two exceptions. Before any server has answered, all values enter
+//!   directly: there is nothing else to start with. A setting that Tholepin derives from the spec
+//!   (`of_failover`) enters directly if the file has no value of it: a server without the line would use the
+//!   default of Redis, a node timeout of 15 s.
 //! - Missing information changes nothing: a member that does not answer does not prove that it accepted a
 //!   value.
 
@@ -23,33 +27,33 @@ use tholepin_schema::{
 pub(crate) const NODE_TIMEOUT: &str = "cluster-node-timeout";
 pub(crate) const FULL_COVERAGE: &str = "cluster-require-full-coverage";
 
-/// The settings in the file that a running server has accepted.
+/// The content of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LiveSettings {
+pub struct RuntimeSettings {
     /// The values by name, in the form of `CONFIG GET`.
     pub values: BTreeMap<String, String>,
-    /// Whether a server has ever answered. From then on, only values enter the file that a server has
-    /// accepted.
+    /// Whether a server has ever answered. Until then, all values enter the file directly.
     pub has_server_answered: bool,
 }
 
 /// Returns true if a setting of the spec is changed at run time, which only the verb `configure` does.
-pub(crate) fn is_live(name: &str) -> bool {
+pub(crate) fn is_runtime_setting(name: &str) -> bool {
     RUNTIME_SETTINGS
         .iter()
         .any(|setting| setting.name == name && !matches!(setting.values, SettingValues::OwnAddress))
 }
 
 /// Returns true if a line of the file could have been written by this plugin.
-pub(crate) fn may_be_live(name: &str, value: &str) -> bool {
+pub(crate) fn is_own_line(name: &str, value: &str) -> bool {
     let plain = value.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-    is_live(name) && plain && !value.is_empty()
+    is_runtime_setting(name) && plain && !value.is_empty()
 }
 
 /// Returns the settings of the spec that are changed at run time, in the form of `CONFIG GET`.
 pub(crate) fn of_spec(spec: &RedisClusterSpec) -> BTreeMap<String, String> {
-    let live = spec.settings.iter().filter(|(name, _)| is_live(name));
-    live.filter_map(|(name, value)| Some((name.clone(), setting::as_shown(name, value.as_str())?)))
+    let runtime = spec.settings.iter().filter(|(name, _)| is_runtime_setting(name));
+    runtime
+        .filter_map(|(name, value)| Some((name.clone(), setting::as_shown(name, value.as_str())?)))
         .collect()
 }
 
@@ -75,12 +79,12 @@ pub fn is_all_accepted(spec: &RedisClusterSpec, snapshot: &Snapshot) -> bool {
 /// Returns the desired content of the file. `before` is its present content, `None` if it does not exist.
 /// `snapshot` is `None` if the members could not be observed.
 #[must_use]
-pub fn live(
+pub fn runtime_settings(
     spec: &RedisClusterSpec,
     snapshot: Option<&Snapshot>,
     previous: &RedisClusterStatus,
-    before: Option<&LiveSettings>,
-) -> LiveSettings {
+    before: Option<&RuntimeSettings>,
+) -> RuntimeSettings {
     let members = snapshot.map(|snapshot| snapshot.members.as_slice()).unwrap_or_default();
     let mut known = previous.shards.iter().flat_map(|shard| &shard.members);
     let has_answered = before.is_some_and(|before| before.has_server_answered)
@@ -89,7 +93,7 @@ pub fn live(
     let (own, mut desired) = (of_failover(spec), of_spec(spec));
     if !has_answered {
         desired.extend(own);
-        return LiveSettings { values: desired, has_server_answered: false };
+        return RuntimeSettings { values: desired, has_server_answered: false };
     }
     let kept = |name: &str| before.and_then(|before| before.values.get(name)).cloned();
     let accepted = |name: &str, value: &str| {
@@ -103,7 +107,7 @@ pub fn live(
         let value = if accepted(&name, &value) { value } else { kept(&name).unwrap_or(value) };
         (name, value)
     });
-    LiveSettings { values: of_spec.chain(own).collect(), has_server_answered: true }
+    RuntimeSettings { values: of_spec.chain(own).collect(), has_server_answered: true }
 }
 
 /// Returns true if at least one member answers and all that answer have the value.

@@ -36,8 +36,8 @@ pub fn plan(cluster: &str, spec: &RedisClusterSpec, observed: &Observed) -> Plan
     }
     let done =
         common == Decision::Done && shards.iter().all(|shard| shard.decision == Decision::Done);
-    let serving = model.live.values().filter(|live| live.serves());
-    let served = serving.fold(SlotSet::EMPTY, |all, live| all.union(&live.own.slots));
+    let serving = model.answering.values().filter(|answering| answering.serves());
+    let served = serving.fold(SlotSet::EMPTY, |all, answering| all.union(&answering.own.slots));
     // The members may know owners that have no position in the spec and do not answer.
     let done = done && SlotSet::from(SlotRange::ALL).difference(&served).is_empty();
     let stage = match (model.is_covered(), done) {

@@ -10,11 +10,12 @@
 //!
 //! Invariants:
 //! - Equal inputs give equal plans, on any machine and in any order of members.
-//! - The planner has no memory: each step is the difference between the desired and the observed state. A
-//!   plan can be abandoned half way, and the next one continues from there.
+//! - The planner keeps nothing itself: each step is the difference between the desired and the observed state.
+//!   What must survive from one plan to the next is in the last status, which is an input. A plan can be
+//!   abandoned half way, and the next one continues from there.
 //! - A plan is complete: an action names its Pod and its preconditions.
 //! - A slot that any node claims is never assigned, and a node that may return is never forgotten.
-//! - Waiting is part of a plan, with the reason.
+//! - A plan that cannot act contains a [`WaitReason`].
 
 #![no_std]
 extern crate alloc;
@@ -39,13 +40,13 @@ mod test_cluster;
 mod tests;
 pub mod workload;
 
-pub use check::Violation;
+pub use check::PlanViolation;
 pub use decide::plan;
 pub use last_output::last_output;
 pub use layout::{ClusterLayout, MemberPosition};
 pub use names::ObjectNames;
 pub use observed::{Observed, PodSilence, TemplateRevision};
-pub use plan::{ClusterStage, Decision, MemberView, NextPod, OutdatedPods, Plan, ShardPlan};
+pub use plan::{ClusterStage, Decision, MemberState, NextPod, OutdatedPods, Plan, ShardPlan};
 pub use reason::WaitReason;
 
 // ── The policy ──────────────────────────────────────────────────────────────────────────────────

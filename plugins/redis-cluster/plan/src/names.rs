@@ -49,7 +49,7 @@ impl ObjectNames<'_> {
 
     /// Returns the name of the ConfigMap with the settings that running servers have accepted.
     #[must_use]
-    pub fn live_config(&self) -> String {
+    pub fn runtime_config(&self) -> String {
         format!("{}-live", self.cluster)
     }
 

@@ -16,13 +16,13 @@ use tholepin_schema::snapshot::Snapshot;
 pub struct Observed {
     /// The snapshot of all members.
     pub snapshot: Snapshot,
-    /// The last status, which is the planner's only memory. It says which replicas were in sync while their
-    /// primary still answered.
+    /// The last status, from which a plan takes what cannot be observed any more: which replicas were in sync
+    /// while their primary still answered, and the node ids and roles of members that do not answer.
     pub previous: RedisClusterStatus,
     /// The templates of the StatefulSets.
     #[serde(default)]
     pub templates: Vec<TemplateRevision>,
-    /// Why Kubernetes does not create a Pod or its volume, by Pod, as far as it was asked.
+    /// Why Kubernetes does not create a Pod or its volume, by Pod; only for Pods for which events were read.
     #[serde(default)]
     pub obstacles: BTreeMap<String, String>,
     /// The Pods that do not answer in time, and those that did not until recently, by uid.

@@ -84,8 +84,10 @@ fn older<'a>(model: &'a ClusterModel<'_>) -> Option<Vec<(bool, &'a MemberPositio
             return None;
         };
         if labels.get(REVISION_LABEL).and_then(Value::as_str) != Some(*revision) {
-            let is_primary =
-                model.live.get(position).is_some_and(|live| live.own.role == Role::Primary);
+            let is_primary = model
+                .answering
+                .get(position)
+                .is_some_and(|answering| answering.own.role == Role::Primary);
             older.push((is_primary, position));
         }
     }

@@ -1,4 +1,7 @@
-//! The plan: plain data that the planner makes and the plugin performs.
+//! The plan: plain data, made by `decide::plan` and performed by the plugin.
+//!
+//! Two parts of it concern settings: `common` has those that Tholepin manages, and `settings` has those of the spec
+//! and the ban on elections, which is the first step of fencing.
 
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
@@ -18,11 +21,12 @@ pub struct Plan {
     pub stage: ClusterStage,
     /// The shards, in order of their numbers.
     pub shards: Vec<ShardPlan>,
-    /// The decision about everything that does not concern a single shard: settings, handshakes, forgetting
-    /// nodes.
+    /// The decision about everything that does not concern a single shard: settings that Tholepin manages,
+    /// handshakes, forgetting nodes.
     pub common: Decision,
-    /// The spec's settings to change on running servers, each an action of its own. They are performed after
-    /// everything else, and a cluster is in the desired state without them.
+    /// The settings of the spec to change on running servers, and the ban on the election of replicas, each an
+    /// action of its own. They are performed after the other actions, and a cluster is in the desired state
+    /// without them.
     pub settings: Vec<Action>,
     /// The Pods of an older template.
     pub outdated: OutdatedPods,
@@ -55,14 +59,14 @@ pub struct ShardPlan {
     /// The Pod of its primary, if the primary answers.
     pub primary: Option<String>,
     /// The members by Pod.
-    pub members: BTreeMap<String, MemberView>,
+    pub members: BTreeMap<String, MemberState>,
     /// What to do next.
     pub decision: Decision,
 }
 
 /// The state of a member that a plan reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MemberView {
+pub struct MemberState {
     /// The node id that it reports, or last reported.
     pub node: Option<NodeId>,
     /// The role.
@@ -71,7 +75,7 @@ pub struct MemberView {
     pub in_sync: bool,
 }
 
-impl MemberView {
+impl MemberState {
     /// Returns true if it answers as a replica and is in sync.
     #[must_use]
     pub fn is_replica_in_sync(&self) -> bool {

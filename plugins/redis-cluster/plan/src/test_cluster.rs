@@ -55,7 +55,7 @@ pub(crate) struct Model {
     pub spec: RedisClusterSpec,
     pub pods: BTreeMap<String, Pod>,
     pub previous: RedisClusterStatus,
-    /// The silence reported for Pods that do not answer in time.
+    /// For how long the Pods that do not answer in time have not answered, the same for all of them.
     pub silence: PodSilence,
     /// Pods that did not answer in time until recently.
     pub answer_again: Vec<String>,

@@ -17,7 +17,7 @@ use tholepin_schema::{
 };
 
 use crate::{
-    ClusterStage, Violation, WaitReason,
+    ClusterStage, PlanViolation, WaitReason,
     test_cluster::{CLUSTER, Model, spec},
 };
 
@@ -272,7 +272,7 @@ fn the_check_finds_an_owner_that_is_forgotten_before_its_replica_took_over() {
         let mut plan = crate::plan(CLUSTER, &model.spec, &observed);
         plan.shards[1].decision = crate::Decision::Act(vec![Verb::Forget { node }.into()]);
         let violations = plan.check(&observed);
-        violations.contains(&Violation::ForgetsOwner(node))
+        violations.contains(&PlanViolation::ForgetsOwner(node))
     };
     for (replicas, change, expected) in [
         (1, (|_| {}) as fn(&mut NodeRow), true),

@@ -13,7 +13,7 @@ pub mod revisions;
 mod template;
 
 use config::revision_name;
-pub use config::{live_config, read_live_config};
+pub use config::{read_runtime_config, runtime_config};
 
 use alloc::{string::String, vec, vec::Vec};
 
@@ -48,7 +48,7 @@ pub struct Owner<'a> {
     pub uid: &'a str,
 }
 
-/// Returns all objects but [`live_config`], in the order in which to apply them.
+/// Returns all objects but [`runtime_config`], in the order in which to apply them.
 #[must_use]
 pub fn objects(owner: Owner<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
     let mut objects = vec![

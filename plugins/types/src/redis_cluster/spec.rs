@@ -53,10 +53,16 @@ pub struct RedisClusterSpec {
     /// Resources of each Redis container.
     #[serde(default, skip_serializing_if = "Resources::is_empty")]
     pub resources: Resources,
-    /// Server settings by name, as in `redis.conf`. Unknown settings are refused. Settings that Tholepin
-    /// manages are refused with the field to use instead.
+    /// Server settings by name, as in `redis.conf`. In the definition, the description lists the names of
+    /// [`OFFERED`](crate::setting::OFFERED).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[cfg_attr(feature = "schema", schemars(extend("maxProperties" = 64)))]
+    #[cfg_attr(
+        feature = "schema",
+        schemars(extend(
+            "maxProperties" = 64,
+            "description" = crate::definition::settings_description()
+        ))
+    )]
     pub settings: BTreeMap<String, SettingValue>,
     /// Secret that contains the password. Without it there is no password, and everybody who can connect to a
     /// Pod has full access.

@@ -21,10 +21,10 @@ use tholepin_core::port::GuestRuntime;
 use tholepin_schema::reconcile::ReconcileRequest;
 
 use crate::{
+    fake_host_calls::FakeKubernetes,
     plugin::BenchPlugin,
     proc,
     table::{BenchRow, RowUnit},
-    world::FakeKubernetes,
 };
 
 /// How many times all three are measured in turn.
@@ -148,9 +148,9 @@ fn greeting() -> Value {
 /// Runs a turn of the plugin: the objects that it applies, and the processor time of a call.
 async fn run_wasm(plugin: &BenchPlugin, object: &Value) -> Result<(Value, Duration)> {
     let before = proc::cpu_of_this()?;
-    let mut world = Arc::new(FakeKubernetes::default());
+    let mut host_calls = Arc::new(FakeKubernetes::default());
     for _ in 0..WASM_CALLS {
-        world = Arc::new(FakeKubernetes::default());
+        host_calls = Arc::new(FakeKubernetes::default());
         let request = ReconcileRequest {
             object: object.clone(),
             deleting: false,
@@ -158,11 +158,11 @@ async fn run_wasm(plugin: &BenchPlugin, object: &Value) -> Result<(Value, Durati
             memo: None,
         };
         let context = plugin.loaded.context(None);
-        let outcome = plugin.loaded.reconcile(context, request, world.clone()).await?;
+        let outcome = plugin.loaded.reconcile(context, request, host_calls.clone()).await?;
         outcome.map_err(|failure| anyhow!("{failure:?}"))?;
     }
     let used = proc::cpu_of_this()?.saturating_sub(before);
-    Ok((Value::Array(world.written()), used / WASM_CALLS))
+    Ok((Value::Array(host_calls.written()), used / WASM_CALLS))
 }
 
 /// Runs a turn of the shell hook: its processor time includes that of the process that starts it.

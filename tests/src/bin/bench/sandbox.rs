@@ -9,7 +9,7 @@ use tests::guests;
 use tholepin_core::port::GuestRuntime;
 use tholepin_schema::reconcile::ReconcileRequest;
 
-use crate::{plugin::BenchPlugin, table::BenchRow, world::FakeKubernetes};
+use crate::{fake_host_calls::FakeKubernetes, plugin::BenchPlugin, table::BenchRow};
 
 /// How many calls are measured, after as many for warm-up.
 const CALLS: usize = 3_000;
@@ -24,7 +24,7 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
         "metadata": {"name": "a", "namespace": "default"},
         "spec": {"do": "nothing"},
     });
-    let world = Arc::new(FakeKubernetes::default());
+    let host_calls = Arc::new(FakeKubernetes::default());
     let mut taken = Vec::with_capacity(2 * CALLS);
     for _ in 0..2 * CALLS {
         let request = ReconcileRequest {
@@ -35,7 +35,7 @@ pub(crate) async fn measure() -> Result<Vec<BenchRow>> {
         };
         let context = plugin.loaded.context(None);
         let start = Instant::now();
-        let outcome = plugin.loaded.reconcile(context, request, world.clone()).await?;
+        let outcome = plugin.loaded.reconcile(context, request, host_calls.clone()).await?;
         taken.push(start.elapsed());
         outcome.map_err(|failure| anyhow!("{failure:?}"))?;
     }

@@ -30,10 +30,10 @@ use tokio::sync::mpsc;
 
 use crate::{
     engine::{BenchEngine, MeasuredReconcile, WallClock},
+    fake_host_calls::RecordedCalls,
     plugin::BenchPlugin,
     proc, snapshot,
     table::{BenchRow, RowUnit, print_line},
-    world::RecordedCalls,
 };
 
 const REDIS: RedisCluster = RedisCluster::USUAL;
@@ -135,9 +135,9 @@ async fn replay(
     let mut taken = Vec::new();
     for _ in 0..RECONCILES_PER_TURN {
         let (context, request_copy) = (plugin.loaded.context(None), request.clone());
-        let world = RecordedCalls::of(answers);
+        let host_calls = RecordedCalls::of(answers);
         let start = Instant::now();
-        let outcome = plugin.loaded.reconcile(context, request_copy, world).await?;
+        let outcome = plugin.loaded.reconcile(context, request_copy, host_calls).await?;
         taken.push(start.elapsed());
         ensure!(outcome.as_ref() == Ok(expected), "the replay returned {outcome:?}");
     }

@@ -8,7 +8,7 @@ use tholepin_redis_types::setting::{OFFERED, SettingKind};
 use super::*;
 use crate::{
     test_cluster::{CLUSTER, Model},
-    workload::{Owner, live_config, read_live_config, title},
+    workload::{Owner, read_runtime_config, runtime_config, title},
 };
 
 const OWNER: Owner<'_> = Owner { name: CLUSTER, namespace: "default", uid: "u-1" };
@@ -50,12 +50,13 @@ fn snapshot(shown: [ShownSettings<'_>; 2]) -> Snapshot {
 /// Returns the value of one setting in the new file, if the old file was `before`.
 fn value_in_file(settings: Value, snapshot: Option<Snapshot>, before: &str) -> Option<String> {
     let values = before.split_once(' ').map(|(name, value)| (name.into(), value.into()));
-    let before = LiveSettings { values: values.into_iter().collect(), has_server_answered: true };
+    let before =
+        RuntimeSettings { values: values.into_iter().collect(), has_server_answered: true };
     let spec = spec(settings);
     let none = RedisClusterStatus::default();
-    let live = live(&spec, snapshot.as_ref(), &none, Some(&before));
-    assert!(live.has_server_answered);
-    live.values.get("slowlog-max-len").cloned()
+    let settings = runtime_settings(&spec, snapshot.as_ref(), &none, Some(&before));
+    assert!(settings.has_server_answered);
+    settings.values.get("slowlog-max-len").cloned()
 }
 
 #[test]
@@ -97,19 +98,19 @@ fn memory_is_compared_in_the_servers_form() {
     assert!(is_all_accepted(&spec, &snapshot));
     let other: ShownSettings<'_> = Some(&[(backlog, "2097152")]);
     assert!(!is_all_accepted(&spec, &self::snapshot([taken, other])));
-    let live = live(&spec, Some(&snapshot), &RedisClusterStatus::default(), None);
-    assert_eq!(live.values[backlog], "1048576");
+    let settings = runtime_settings(&spec, Some(&snapshot), &RedisClusterStatus::default(), None);
+    assert_eq!(settings.values[backlog], "1048576");
 }
 
 #[test]
 fn at_creation_the_spec_is_written_immediately_and_can_be_corrected() {
     let none = RedisClusterStatus::default();
-    let first = live(&spec(json!({"activedefrag": "yes"})), None, &none, None);
+    let first = runtime_settings(&spec(json!({"activedefrag": "yes"})), None, &none, None);
     assert_eq!((first.values["activedefrag"].as_str(), first.has_server_answered), ("yes", false));
     assert_eq!(first.values[NODE_TIMEOUT], "5000");
     // No server has started with it; the spec is corrected.
     let silent = snapshot([None, None]);
-    let corrected = live(&spec(json!({})), Some(&silent), &none, Some(&first));
+    let corrected = runtime_settings(&spec(json!({})), Some(&silent), &none, Some(&first));
     assert!(!corrected.values.contains_key("activedefrag") && !corrected.has_server_answered);
 }
 
@@ -121,11 +122,11 @@ fn a_server_that_answered_once_ends_the_creation() {
         "name": "s", "members": [{"pod": "p", "node": "a", "role": "silent"}]}]}))
     .unwrap();
     let none = RedisClusterStatus::default();
-    let file = LiveSettings { values: BTreeMap::new(), has_server_answered: true };
+    let file = RuntimeSettings { values: BTreeMap::new(), has_server_answered: true };
     for (previous, before) in [(&known, None), (&none, Some(&file))] {
-        let live = live(&desired, Some(&silent), previous, before);
-        assert!(live.has_server_answered && !live.values.contains_key("activedefrag"));
-        assert_eq!(live.values[NODE_TIMEOUT], "5000", "a file without it would mean 15 s");
+        let settings = runtime_settings(&desired, Some(&silent), previous, before);
+        assert!(settings.has_server_answered && !settings.values.contains_key("activedefrag"));
+        assert_eq!(settings.values[NODE_TIMEOUT], "5000", "a file without it would mean 15 s");
     }
 }
 
@@ -133,21 +134,21 @@ fn a_server_that_answered_once_ends_the_creation() {
 fn the_file_is_read_back_as_it_was_written() {
     let values = [("slowlog-log-slower-than", "-1"), (NODE_TIMEOUT, "5000")];
     let values = values.map(|(name, value)| (name.into(), value.into())).into();
-    let live = LiveSettings { values, has_server_answered: true };
-    let mut object = live_config(OWNER, &live);
+    let settings = RuntimeSettings { values, has_server_answered: true };
+    let mut object = runtime_config(OWNER, &settings);
     assert_eq!(title(&object), "ConfigMap demo-live");
-    assert_eq!(read_live_config(&object), live);
+    assert_eq!(read_runtime_config(&object), settings);
     // Text that a person writes into it does not become a line of the server's file.
     object["data"]["live.conf"] =
         "requirepass x\nslowlog-max-len a b\ncluster-announce-ip 1\n".into();
     object["metadata"]["annotations"] = Value::Null;
-    assert_eq!(read_live_config(&object), LiveSettings::default());
-    assert_eq!(read_live_config(&json!({})), LiveSettings::default());
+    assert_eq!(read_runtime_config(&object), RuntimeSettings::default());
+    assert_eq!(read_runtime_config(&json!({})), RuntimeSettings::default());
 }
 
 #[test]
 fn every_live_setting_can_be_set_in_its_whole_range() {
-    for offered in OFFERED.iter().filter(|offered| is_live(offered.name)) {
+    for offered in OFFERED.iter().filter(|offered| is_runtime_setting(offered.name)) {
         let ends = match offered.kind {
             SettingKind::Integer { min, max } => vec![min.to_string(), max.to_string()],
             SettingKind::Memory { min, max } => vec![min.to_string(), max.to_string()],
@@ -161,7 +162,7 @@ fn every_live_setting_can_be_set_in_its_whole_range() {
             let settings = BTreeMap::from([(offered.name.to_string(), value.clone())]);
             let checked = tholepin_schema::command::check_settings(&settings, None);
             assert_eq!(checked, Ok(()), "{} {value}", offered.name);
-            assert!(may_be_live(offered.name, &value), "{} {value}", offered.name);
+            assert!(is_own_line(offered.name, &value), "{} {value}", offered.name);
         }
     }
 }

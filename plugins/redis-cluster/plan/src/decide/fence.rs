@@ -24,14 +24,14 @@ use tholepin_schema::{
 use super::promotion;
 use crate::{
     FENCE_MS_MAX,
-    cluster_model::{ClusterModel, LiveMember, NodeAbsence},
+    cluster_model::{AnsweringMember, ClusterModel, NodeAbsence},
 };
 
 /// Returns the Pods to delete, each with its uid. Their processes hang, or hung until recently, and their
 /// replicas have marked them as failed, which Redis does when the majority of the primaries agrees.
 pub(super) fn decide(model: &ClusterModel<'_>) -> Vec<(String, String)> {
     let is_failed = |owner: &NodeId| {
-        model.live.values().any(|successor| {
+        model.answering.values().any(|successor| {
             can_succeed(model, successor, *owner) && calls_failed(model, successor, *owner)
         })
     };
@@ -49,24 +49,29 @@ pub(super) fn hung<'a>(model: &ClusterModel<'a>, primary: NodeId) -> Option<&'a 
     if spec.data_loss == DataLoss::Acceptable || spec.failover.on_pod_death == OnPodDeath::Wait {
         return None;
     }
-    let live = model.live_node(primary);
-    let member = live.map_or_else(|| silent_member(model, primary), |live| Some(live.member))?;
+    let answering = model.answering_node(primary);
+    let member = answering
+        .map_or_else(|| silent_member(model, primary), |answering| Some(answering.member))?;
     let silence = model.observed.silent.get(&member.pod_uid)?;
     let limit_ms = u64::from(spec.failover.node_timeout_ms) + FENCE_MS_MAX;
     let in_time = silence.for_ms < limit_ms && !silence.is_unfenced;
     let has_vote = promotion::vote(model) == Ok(FailoverMode::Force);
-    let takes_over = |successor: &LiveMember<'_>| {
+    let takes_over = |successor: &AnsweringMember<'_>| {
         can_succeed(model, successor, primary)
-            && (live.is_none() || calls_failed(model, successor, primary))
+            && (answering.is_none() || calls_failed(model, successor, primary))
     };
-    let has_successor = || model.live.values().any(takes_over);
+    let has_successor = || model.answering.values().any(takes_over);
     (member.running && in_time && has_vote && has_successor()).then_some(member)
 }
 
 /// Returns true if a member has marked a node as failed. Redis refuses a graceful failover of a primary that
 /// its replica has marked as failed.
-pub(super) fn calls_failed(model: &ClusterModel<'_>, live: &LiveMember<'_>, node: NodeId) -> bool {
-    let row = model.snapshot().row_seen_by(live.member, node);
+pub(super) fn calls_failed(
+    model: &ClusterModel<'_>,
+    answering: &AnsweringMember<'_>,
+    node: NodeId,
+) -> bool {
+    let row = model.snapshot().row_seen_by(answering.member, node);
     row.is_some_and(|row| row.flags.contains(&NodeFlag::Fail))
 }
 
@@ -83,9 +88,9 @@ fn silent_member<'a>(model: &ClusterModel<'a>, primary: NodeId) -> Option<&'a Me
 
 /// Returns true if a replica's link to the primary is up, so that it has received all writes until now, and
 /// it may be promoted.
-fn can_succeed(model: &ClusterModel<'_>, live: &LiveMember<'_>, primary: NodeId) -> bool {
-    let upstream = live.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
-    live.own.primary == Some(primary)
+fn can_succeed(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>, primary: NodeId) -> bool {
+    let upstream = answering.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
+    answering.own.primary == Some(primary)
         && upstream.is_some_and(|upstream| upstream.link_up)
-        && promotion::may_be_promoted(model, live)
+        && promotion::may_be_promoted(model, answering)
 }

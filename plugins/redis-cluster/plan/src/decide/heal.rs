@@ -1,7 +1,8 @@
 //! Decides which member takes over a shard whose primary has ended or must end.
 //!
-//! The host proves that a primary is dead, right before the failover. The decisions here rest on the snapshot
-//! only: nothing listens at the primary's address, or its Pod is deleted.
+//! The decisions here rest on the snapshot only: nothing listens at the primary's address, or its Pod is deleted.
+//! Right before the failover, the host checks that the primary is proven dead or that the majority reports it as
+//! failed. A failover without a vote needs the proof.
 
 use alloc::{format, string::String, vec, vec::Vec};
 use core::cmp::Reverse;
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     Decision, REPLICA_BEHIND_BYTES_MAX, WaitReason,
-    cluster_model::{ClusterModel, LiveMember, NodeAbsence},
+    cluster_model::{AnsweringMember, ClusterModel, NodeAbsence},
 };
 
 /// Decides about a shard whose owner does not answer.
@@ -51,10 +52,12 @@ pub(super) fn replace_owner(
         }
     };
     let name = member.map_or_else(|| owner.short(), |member| member.pod.clone());
-    let replicas: Vec<LiveMember<'_>> = model
-        .live
+    let replicas: Vec<AnsweringMember<'_>> = model
+        .answering
         .values()
-        .filter(|live| live.own.role == Role::Replica && live.own.primary == Some(owner))
+        .filter(|answering| {
+            answering.own.role == Role::Replica && answering.own.primary == Some(owner)
+        })
         .copied()
         .collect();
     if replicas.is_empty() {
@@ -63,18 +66,24 @@ pub(super) fn replace_owner(
     if model.spec.failover.on_pod_death == OnPodDeath::Wait {
         return Decision::Wait(WaitReason::LeftToTheCluster { pod: name });
     }
-    let eligible: Vec<&LiveMember<'_>> =
-        replicas.iter().filter(|live| may_be_promoted(model, live)).collect();
+    let eligible: Vec<&AnsweringMember<'_>> =
+        replicas.iter().filter(|answering| may_be_promoted(model, answering)).collect();
     // Prefers replicas that are not being deleted and that clients reach, then the largest offset, then the
     // lowest id, so that every observer picks the same one.
-    let order = |live: &&&LiveMember<'_>| {
-        (live.member.deleting, waits::is_unready(live), Reverse(offset(live)), live.node)
+    let order = |answering: &&&AnsweringMember<'_>| {
+        (
+            answering.member.deleting,
+            waits::is_unready(answering),
+            Reverse(offset(answering)),
+            answering.node,
+        )
     };
     // A replica whose process restarted has lost what it had in sync; the host decides whether it may be
     // promoted.
-    let best = eligible.iter().filter(|live| !live.facts.has_never_synced()).min_by_key(order);
+    let best =
+        eligible.iter().filter(|answering| !answering.facts.has_never_synced()).min_by_key(order);
     if best.is_none() {
-        let nothing_left = replicas.iter().all(|live| live.facts.keys == Some(0));
+        let nothing_left = replicas.iter().all(|answering| answering.facts.keys == Some(0));
         let start = start_empty(model, shard, owner, member).filter(|_| nothing_left);
         if let Some(start) = start {
             return start;
@@ -95,17 +104,18 @@ pub(super) fn replace_owner(
 /// has.
 fn not_in_sync(
     model: &ClusterModel<'_>,
-    replicas: &[LiveMember<'_>],
+    replicas: &[AnsweringMember<'_>],
     owner: NodeId,
     primary: String,
     fails_over: &mut bool,
 ) -> Decision {
-    let has_keys = replicas.iter().filter(|live| {
-        let upstream = live.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
+    let has_keys = replicas.iter().filter(|answering| {
+        let upstream =
+            answering.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
         let is_whole = upstream.is_some_and(|upstream| !upstream.sync_in_progress);
-        is_whole && live.facts.keys.is_some_and(|keys| keys != 0)
+        is_whole && answering.facts.keys.is_some_and(|keys| keys != 0)
     });
-    let fullest = has_keys.max_by_key(|live| (live.facts.keys, Reverse(live.node)));
+    let fullest = has_keys.max_by_key(|answering| (answering.facts.keys, Reverse(answering.node)));
     let Some((fullest, mode)) = fullest.zip(vote(model).ok()) else {
         return Decision::Wait(WaitReason::NoReplicaInSync { pod: primary });
     };
@@ -120,18 +130,21 @@ fn not_in_sync(
 pub(super) fn hand_over(
     model: &ClusterModel<'_>,
     shard: u16,
-    owner: LiveMember<'_>,
+    owner: AnsweringMember<'_>,
     fails_over: &mut bool,
 ) -> Decision {
     let snapshot = model.snapshot();
-    let calls_failed = |live: &LiveMember<'_>| fence::calls_failed(model, live, owner.node);
-    let replicas = model.live_of(shard).filter(|live| {
-        live.own.role == Role::Replica
-            && live.own.primary == Some(owner.node)
-            && !live.member.deleting
-            && snapshot.check_in_sync(&live.member.pod, REPLICA_BEHIND_BYTES_MAX).is_ok()
+    let calls_failed =
+        |answering: &AnsweringMember<'_>| fence::calls_failed(model, answering, owner.node);
+    let replicas = model.answering_of(shard).filter(|answering| {
+        answering.own.role == Role::Replica
+            && answering.own.primary == Some(owner.node)
+            && !answering.member.deleting
+            && snapshot.check_in_sync(&answering.member.pod, REPLICA_BEHIND_BYTES_MAX).is_ok()
     });
-    let best = replicas.min_by_key(|live| (calls_failed(live), Reverse(offset(live)), live.node));
+    let best = replicas.min_by_key(|answering| {
+        (calls_failed(answering), Reverse(offset(answering)), answering.node)
+    });
     let pod = owner.member.pod.clone();
     match best {
         Some(best) if calls_failed(&best) => Decision::Wait(WaitReason::CalledFailed { pod }),
@@ -148,7 +161,7 @@ pub(super) fn start_alone(model: &ClusterModel<'_>, shard: u16) -> Option<Decisi
         let member = previous.clone().find(|member| member.pod == pod)?;
         member.node.as_deref()?.parse().ok()
     };
-    if !model.live.is_empty() {
+    if !model.answering.is_empty() {
         return None;
     }
     let mut positions = model.layout.positions_of(shard);
@@ -203,7 +216,7 @@ fn no_replica_left(
     // While its Pod exists, or if there are volumes, the owner may return with its data.
     let may_return = member.is_some() || model.spec.storage.is_some();
     let positions = model.layout.positions_of(shard);
-    let absent = positions.filter(|position| !model.live.contains_key(position)).count();
+    let absent = positions.filter(|position| !model.answering.contains_key(position)).count();
     if may_return && absent != 0 {
         let pod = member.map_or_else(|| model.names.shard(shard), |member| member.pod.clone());
         let why = String::from("it owns the shard's slots and no replica is left");
@@ -229,13 +242,13 @@ fn slots(model: &ClusterModel<'_>, owner: NodeId) -> String {
 }
 
 /// Returns the bytes of the primary's stream that a replica has applied.
-fn offset(live: &LiveMember<'_>) -> u64 {
-    live.facts.replication.as_ref().map_or(0, |stream| stream.offset_bytes)
+fn offset(answering: &AnsweringMember<'_>) -> u64 {
+    answering.facts.replication.as_ref().map_or(0, |stream| stream.offset_bytes)
 }
 
 fn fail_over(
     model: &ClusterModel<'_>,
-    replica: LiveMember<'_>,
+    replica: AnsweringMember<'_>,
     primary: NodeId,
     mode: FailoverMode,
     fails_over: &mut bool,

@@ -7,15 +7,15 @@ use tholepin_schema::{action::FailoverMode, primitives::NodeId};
 
 use crate::{
     WaitReason,
-    cluster_model::{ClusterModel, LiveMember, NodeAbsence},
+    cluster_model::{AnsweringMember, ClusterModel, NodeAbsence},
 };
 
 /// Returns true if a replica of a dead primary may take its place. Promoting a replica that was not in sync
 /// would lose more than the last writes: it may have no data at all.
-pub(super) fn may_be_promoted(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> bool {
-    let upstream = live.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
+pub(super) fn may_be_promoted(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>) -> bool {
+    let upstream = answering.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
     let is_whole = upstream.is_some_and(|upstream| !upstream.sync_in_progress);
-    let was_in_sync = model.was_in_sync(&live.member.pod, live.node);
+    let was_in_sync = model.was_in_sync(&answering.member.pod, answering.node);
     is_whole && (was_in_sync || model.spec.data_loss == DataLoss::Acceptable)
 }
 
@@ -23,11 +23,11 @@ pub(super) fn may_be_promoted(model: &ClusterModel<'_>, live: &LiveMember<'_>) -
 /// without a vote only if all primaries that do not answer have ended.
 pub(super) fn vote(model: &ClusterModel<'_>) -> Result<FailoverMode, WaitReason> {
     let voters: Vec<NodeId> = model.snapshot().primaries().map(|(id, _)| id).collect();
-    let heard = voters.iter().filter(|id| model.live_node(**id).is_some()).count();
+    let heard = voters.iter().filter(|id| model.answering_node(**id).is_some()).count();
     if voters.len() < heard * 2 {
         return Ok(FailoverMode::Force);
     }
-    let absent = voters.iter().filter(|id| model.live_node(**id).is_none());
+    let absent = voters.iter().filter(|id| model.answering_node(**id).is_none());
     let all_gone = absent
         .copied()
         .all(|id| matches!(model.absence(id, model.address(id).as_deref()), NodeAbsence::Gone(_)));

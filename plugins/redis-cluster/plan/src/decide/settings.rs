@@ -1,4 +1,6 @@
-//! Decides which of the spec's settings to change on running servers.
+//! Decides which of the spec's settings to change on running servers, and whether the cluster may elect each
+//! replica (`election`). To forbid the election is the first step of fencing (`fence`). The settings that Tholepin
+//! manages are planned in `common`.
 //!
 //! Each setting is an action of its own, so that a setting that a server refuses does not delay the others. A
 //! cluster is ready without them, because it serves with its present values.
@@ -13,15 +15,15 @@ use tholepin_schema::snapshot::NotInSync;
 use super::fence;
 use crate::{
     NO_FAILOVER, REPLICA_BEHIND_BYTES_MAX, SETTINGS_MAX,
-    cluster_model::{ClusterModel, LiveMember},
+    cluster_model::{AnsweringMember, ClusterModel},
     configuration,
 };
 
 /// Plans the settings that members should have and do not report, at most [`SETTINGS_MAX`].
 pub(super) fn decide(model: &ClusterModel<'_>) -> Vec<Action> {
     let desired = configuration::of_spec(model.spec);
-    let elections = model.live.values().filter_map(|live| election(model, live));
-    let missing = model.live.values().flat_map(|live| missing(live, &desired));
+    let elections = model.answering.values().filter_map(|answering| election(model, answering));
+    let missing = model.answering.values().flat_map(|answering| missing(answering, &desired));
     elections.chain(missing).take(SETTINGS_MAX).collect()
 }
 
@@ -30,13 +32,16 @@ pub(super) fn decide(model: &ClusterModel<'_>) -> Vec<Action> {
 /// While the primary does not answer, the last known state counts. No replica may be elected while a hanging
 /// primary must be ended first. A primary gets the setting `no`, so that it can be elected again once it is a
 /// replica.
-fn election(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
+fn election(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>) -> Option<Action> {
     let allow = |desired: &str| {
-        missing(live, &BTreeMap::from([(NO_FAILOVER.into(), desired.into())])).pop()
+        missing(answering, &BTreeMap::from([(NO_FAILOVER.into(), desired.into())])).pop()
     };
-    let Some(upstream) = &live.facts.replication.as_ref()?.upstream else { return allow("no") };
-    let pod = &live.member.pod;
-    let hangs = || live.own.primary.is_some_and(|primary| fence::hung(model, primary).is_some());
+    let Some(upstream) = &answering.facts.replication.as_ref()?.upstream else {
+        return allow("no");
+    };
+    let pod = &answering.member.pod;
+    let hangs =
+        || answering.own.primary.is_some_and(|primary| fence::hung(model, primary).is_some());
     let may_lose_data = model.spec.data_loss == DataLoss::Acceptable;
     let desired = match model.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
         Ok(()) if hangs() => "yes",
@@ -45,7 +50,7 @@ fn election(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
         Err(NotInSync::LinkDown(_)) if upstream.down_since_s.is_some_and(|down_s| 2 <= down_s) => {
             "yes"
         }
-        Err(NotInSync::NoPrimary(_)) if !model.was_in_sync(pod, live.node) => "yes",
+        Err(NotInSync::NoPrimary(_)) if !model.was_in_sync(pod, answering.node) => "yes",
         Err(NotInSync::NoPrimary(_)) if hangs() => "yes",
         Err(NotInSync::NoPrimary(_)) => "no",
         Err(_) => return None,
@@ -53,18 +58,18 @@ fn election(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> Option<Action> {
     allow(desired)
 }
 
-fn missing(live: &LiveMember<'_>, desired: &BTreeMap<String, String>) -> Vec<Action> {
+fn missing(answering: &AnsweringMember<'_>, desired: &BTreeMap<String, String>) -> Vec<Action> {
     // Skips settings that the member does not report: they would be set again in every reconcile.
     let differs = |(name, value): &(&String, &String)| {
-        live.facts.settings.get(*name).is_some_and(|shown| shown != *value)
+        answering.facts.settings.get(*name).is_some_and(|shown| shown != *value)
     };
     let action = |(name, value): (&String, &String)| {
-        let pod = live.member.pod.clone();
+        let pod = answering.member.pod.clone();
         Action {
             id: Some(format!("set:{pod}:{name}")),
             presume: Preconditions {
-                node: Some(live.node),
-                run_id: live.facts.run_id,
+                node: Some(answering.node),
+                run_id: answering.facts.run_id,
                 ..Preconditions::default()
             },
             verb: Verb::Configure {

@@ -11,8 +11,8 @@ use tholepin_schema::{
 
 use super::{common::first_epoch_id, fence, heal, waits};
 use crate::{
-    Decision, MemberPosition, MemberView, REPLICA_BEHIND_BYTES_MAX, ShardPlan, WaitReason,
-    cluster_model::{ClusterModel, LiveMember},
+    Decision, MemberPosition, MemberState, REPLICA_BEHIND_BYTES_MAX, ShardPlan, WaitReason,
+    cluster_model::{AnsweringMember, ClusterModel},
 };
 
 /// The longest time in seconds without a link for which a replica keeps its last known state.
@@ -24,17 +24,21 @@ const LINK_DOWN_S: u64 = 30;
 /// plans one.
 pub(super) fn plan(model: &ClusterModel<'_>, shard: u16, fails_over: &mut bool) -> ShardPlan {
     let owner = model.owners.get(usize::from(shard)).copied().flatten();
-    let live_owner = owner.and_then(|id| model.live_node(id));
-    let decision = match (owner, live_owner) {
+    let answering_owner = owner.and_then(|id| model.answering_node(id));
+    let decision = match (owner, answering_owner) {
         (None, _) => begin(model, shard),
         (Some(owner), None) => heal::replace_owner(model, shard, owner, fails_over),
         (Some(_), Some(owner)) => keep(model, shard, owner, fails_over),
     };
-    let slots = live_owner.filter(LiveMember::serves).map(|live| live.own.slots.clone());
+    let slots = answering_owner
+        .filter(AnsweringMember::serves)
+        .map(|answering| answering.own.slots.clone());
     ShardPlan {
         name: model.names.shard(shard),
         slots: slots.unwrap_or_else(|| model.layout.slots(shard)),
-        primary: live_owner.filter(LiveMember::serves).map(|live| live.member.pod.clone()),
+        primary: answering_owner
+            .filter(AnsweringMember::serves)
+            .map(|answering| answering.member.pod.clone()),
         members: members(model, shard),
         decision,
     }
@@ -42,14 +46,17 @@ pub(super) fn plan(model: &ClusterModel<'_>, shard: u16, fails_over: &mut bool) 
 
 /// Gives the shard's slots, which no node claims, to its first empty member.
 fn begin(model: &ClusterModel<'_>, shard: u16) -> Decision {
-    let primaries = model.live_of(shard).filter(|live| live.own.role == Role::Primary);
-    let mut empty = primaries.filter(|live| live.facts.keys == Some(0) || was_primary(model, live));
+    let primaries =
+        model.answering_of(shard).filter(|answering| answering.own.role == Role::Primary);
+    let mut empty = primaries
+        .filter(|answering| answering.facts.keys == Some(0) || was_primary(model, answering));
     let Some(chosen) = empty.next() else {
-        let holds_keys = model.live_of(shard).find(|live| live.facts.keys != Some(0));
+        let holds_keys =
+            model.answering_of(shard).find(|answering| answering.facts.keys != Some(0));
         return match holds_keys {
-            Some(live) => Decision::Wait(WaitReason::HoldsKeys {
-                pod: live.member.pod.clone(),
-                keys: live.facts.keys.unwrap_or_default(),
+            Some(answering) => Decision::Wait(WaitReason::HoldsKeys {
+                pod: answering.member.pod.clone(),
+                keys: answering.facts.keys.unwrap_or_default(),
             }),
             None => heal::start_alone(model, shard).unwrap_or_else(|| {
                 Decision::Wait(waits::silent(model, shard).unwrap_or(WaitReason::Gossip))
@@ -59,18 +66,18 @@ fn begin(model: &ClusterModel<'_>, shard: u16) -> Decision {
     assign(model, shard, chosen).unwrap_or(Decision::Wait(WaitReason::Gossip))
 }
 
-fn was_primary(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> bool {
+fn was_primary(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>) -> bool {
     let shards = &model.observed.previous.shards;
     let members = shards.iter().flat_map(|shard| &shard.members);
     members.into_iter().any(|member| {
         member.role == MemberRole::Primary
-            && member.node.as_deref().and_then(|id| id.parse().ok()) == Some(live.node)
+            && member.node.as_deref().and_then(|id| id.parse().ok()) == Some(answering.node)
     })
 }
 
 /// Plans to assign slots to the owner: those of the shard that no node owns, and those that only the owner
 /// itself does not know to be its own. `None` if there are no such slots.
-fn assign(model: &ClusterModel<'_>, shard: u16, owner: LiveMember<'_>) -> Option<Decision> {
+fn assign(model: &ClusterModel<'_>, shard: u16, owner: AnsweringMember<'_>) -> Option<Decision> {
     let desired = model.layout.slots(shard);
     let free = desired.difference(&model.claimed());
     let slots = free.union(&dropped(model, owner));
@@ -113,7 +120,7 @@ fn any_silent(model: &ClusterModel<'_>) -> Option<WaitReason> {
 
 /// Returns the slots that the majority assigns to the owner and that the owner assigns to no node, as after a
 /// `CLUSTER DELSLOTS` on it.
-fn dropped(model: &ClusterModel<'_>, owner: LiveMember<'_>) -> SlotSet {
+fn dropped(model: &ClusterModel<'_>, owner: AnsweringMember<'_>) -> SlotSet {
     let agreed = model.snapshot().view.get(&owner.node).map(|row| &row.slots);
     let rows = model.snapshot().seen_by(owner.member).unwrap_or_default();
     let known = rows.values().fold(SlotSet::EMPTY, |all, row| all.union(&row.slots));
@@ -125,7 +132,7 @@ fn dropped(model: &ClusterModel<'_>, owner: LiveMember<'_>) -> SlotSet {
 fn keep(
     model: &ClusterModel<'_>,
     shard: u16,
-    owner: LiveMember<'_>,
+    owner: AnsweringMember<'_>,
     fails_over: &mut bool,
 ) -> Decision {
     if fence::hung(model, owner.node).is_some() {
@@ -141,8 +148,8 @@ fn keep(
     }
     let mut actions = Vec::new();
     let mut reasons = Vec::new();
-    for live in model.live_of(shard).filter(|live| live.node != owner.node) {
-        match follow(model, live, owner) {
+    for answering in model.answering_of(shard).filter(|answering| answering.node != owner.node) {
+        match follow(model, answering, owner) {
             Decision::Act(more) => actions.extend(more),
             Decision::Wait(reason) => reasons.push(reason),
             Decision::Done => {}
@@ -162,25 +169,29 @@ fn keep(
 }
 
 /// Makes one member follow the shard's owner.
-fn follow(model: &ClusterModel<'_>, live: LiveMember<'_>, owner: LiveMember<'_>) -> Decision {
-    let pod = &live.member.pod;
-    if live.serves() {
+fn follow(
+    model: &ClusterModel<'_>,
+    answering: AnsweringMember<'_>,
+    owner: AnsweringMember<'_>,
+) -> Decision {
+    let pod = &answering.member.pod;
+    if answering.serves() {
         return Decision::Wait(WaitReason::OldPrimary { pod: pod.clone() });
     }
-    if live.own.role == Role::Replica && live.own.primary == Some(owner.node) {
+    if answering.own.role == Role::Replica && answering.own.primary == Some(owner.node) {
         return match model.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
             Ok(()) => Decision::Done,
-            Err(NotInSync::LinkDown(_)) if is_long_down(live) => {
+            Err(NotInSync::LinkDown(_)) if is_long_down(answering) => {
                 Decision::Wait(WaitReason::LinkDown { pod: pod.clone() })
             }
             Err(why) => Decision::Wait(WaitReason::Syncing { pod: pod.clone(), why: stage(&why) }),
         };
     }
-    let keys = live.facts.keys.unwrap_or_default();
-    if live.own.role == Role::Primary && keys != 0 {
+    let keys = answering.facts.keys.unwrap_or_default();
+    if answering.own.role == Role::Primary && keys != 0 {
         return Decision::Wait(WaitReason::HoldsKeys { pod: pod.clone(), keys });
     }
-    let known = model.snapshot().row_seen_by(live.member, owner.node);
+    let known = model.snapshot().row_seen_by(answering.member, owner.node);
     if known.is_none_or(|row| row.flags.contains(&NodeFlag::Handshake)) || !owner.serves() {
         return Decision::Wait(WaitReason::Gossip);
     }
@@ -189,9 +200,9 @@ fn follow(model: &ClusterModel<'_>, live: LiveMember<'_>, owner: LiveMember<'_>)
         id: Some(format!("follow:{pod}")),
         verb: Verb::Replicate { pod: pod.clone(), primary: owner.node },
         presume: Preconditions {
-            node: Some(live.node),
-            run_id: live.facts.run_id,
-            role: Some(live.own.role),
+            node: Some(answering.node),
+            run_id: answering.facts.run_id,
+            role: Some(answering.own.role),
             epoch: agreed.map(|row| row.epoch),
             ..Preconditions::default()
         },
@@ -200,13 +211,13 @@ fn follow(model: &ClusterModel<'_>, live: LiveMember<'_>, owner: LiveMember<'_>)
 }
 
 /// Returns true if a replica has had no link to its primary for so long that it will not reconnect by itself.
-fn is_long_down(live: LiveMember<'_>) -> bool {
-    down_s(live).is_some_and(|down_s| LINK_DOWN_S <= down_s)
+fn is_long_down(answering: AnsweringMember<'_>) -> bool {
+    down_s(answering).is_some_and(|down_s| LINK_DOWN_S <= down_s)
 }
 
 /// Returns the seconds since the link to the primary went down.
-fn down_s(live: LiveMember<'_>) -> Option<u64> {
-    live.facts.replication.as_ref()?.upstream.as_ref()?.down_since_s
+fn down_s(answering: AnsweringMember<'_>) -> Option<u64> {
+    answering.facts.replication.as_ref()?.upstream.as_ref()?.down_since_s
 }
 
 /// Returns what a replica lacks to be in sync, without numbers: these change all the time, and the status
@@ -226,22 +237,22 @@ const fn stage(why: &NotInSync) -> &'static str {
 }
 
 /// Returns the present members of a shard; for those that do not answer, their last status.
-fn members(model: &ClusterModel<'_>, shard: u16) -> BTreeMap<String, MemberView> {
+fn members(model: &ClusterModel<'_>, shard: u16) -> BTreeMap<String, MemberState> {
     let previous = model.observed.previous.shards.iter().flat_map(|shard| &shard.members);
     let previous: BTreeMap<&str, _> =
         previous.map(|member| (member.pod.as_str(), member)).collect();
-    let has_primary = model.live_of(shard).any(|live| live.serves());
+    let has_primary = model.answering_of(shard).any(|answering| answering.serves());
     let view = |position: MemberPosition| {
         let pod = model.names.pod(position);
-        let view = match model.live.get(&position) {
-            Some(live) => live_view(model, live),
+        let view = match model.answering.get(&position) {
+            Some(answering) => state_of(model, answering),
             None => {
                 let before = previous.get(pod.as_str());
                 let id = before.and_then(|member| member.node.as_deref());
                 let node: Option<NodeId> = id.and_then(|id| id.parse().ok());
                 // While its primary does not answer either, the last status is the newest information.
                 let was_in_sync = node.is_some_and(|node| model.was_in_sync(&pod, node));
-                MemberView { node, role: MemberRole::Silent, in_sync: was_in_sync && !has_primary }
+                MemberState { node, role: MemberRole::Silent, in_sync: was_in_sync && !has_primary }
             }
         };
         (pod, view)
@@ -249,25 +260,31 @@ fn members(model: &ClusterModel<'_>, shard: u16) -> BTreeMap<String, MemberView>
     model.layout.positions_of(shard).map(view).collect()
 }
 
-fn live_view(model: &ClusterModel<'_>, live: &LiveMember<'_>) -> MemberView {
-    let pod = &live.member.pod;
-    let role = match live.own.role {
-        Role::Primary if live.own.slots.is_empty() => MemberRole::Joining,
+fn state_of(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>) -> MemberState {
+    let pod = &answering.member.pod;
+    let role = match answering.own.role {
+        Role::Primary if answering.own.slots.is_empty() => MemberRole::Joining,
         Role::Primary => MemberRole::Primary,
         Role::Replica => MemberRole::Replica,
     };
-    let owner = model.owners.get(usize::from(live.position.shard)).copied().flatten();
+    let owner = model.owners.get(usize::from(answering.position.shard)).copied().flatten();
     let in_sync = match model.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
         // A replica of another shard's primary has no data of this shard.
-        Ok(()) => live.own.primary == owner,
+        Ok(()) => answering.own.primary == owner,
         // The primary cannot be asked any more: the last status counts.
-        Err(NotInSync::NoPrimary(_)) => model.was_in_sync(pod, live.node),
+        Err(NotInSync::NoPrimary(_)) => model.was_in_sync(pod, answering.node),
         // A primary that ends during the observation may have answered before its replica lost the link. The
         // host, which knows when the process ended, judges what was written in up to two more seconds.
-        Err(NotInSync::LinkDown(_)) if down_s(*live).is_some_and(|down_s| down_s <= FRESH_S) => {
-            model.was_in_sync(pod, live.node)
+        Err(NotInSync::LinkDown(_))
+            if down_s(*answering).is_some_and(|down_s| down_s <= FRESH_S) =>
+        {
+            model.was_in_sync(pod, answering.node)
         }
         Err(_) => false,
     };
-    MemberView { node: Some(live.node), role, in_sync: in_sync && role == MemberRole::Replica }
+    MemberState {
+        node: Some(answering.node),
+        role,
+        in_sync: in_sync && role == MemberRole::Replica,
+    }
 }

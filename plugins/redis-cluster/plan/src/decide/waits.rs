@@ -14,7 +14,7 @@ use tholepin_schema::{
 
 use crate::{
     MemberPosition, WaitReason,
-    cluster_model::{ClusterModel, LiveMember},
+    cluster_model::{AnsweringMember, ClusterModel},
     last_output::last_output,
 };
 
@@ -32,7 +32,7 @@ pub(super) fn silent(model: &ClusterModel<'_>, shard: u16) -> Option<WaitReason>
     let absent: Vec<MemberPosition> = model
         .layout
         .positions_of(shard)
-        .filter(|position| !model.live.contains_key(position))
+        .filter(|position| !model.answering.contains_key(position))
         .collect();
     // A refused password can be the cause why another member does not run.
     let mut placed = absent.iter().filter_map(|position| model.placed.get(position));
@@ -82,7 +82,7 @@ pub(super) fn refused(model: &ClusterModel<'_>, member: &Member) -> Option<WaitR
     match &member.answer {
         MemberAnswer::Unreachable { reason: UnreachableReason::Auth, message } => {
             let (pod, why) = (member.pod.clone(), message.clone());
-            let fix = if model.live.is_empty() {
+            let fix = if model.answering.is_empty() {
                 "write the password that the servers have into the Secret of `.spec.auth`"
             } else {
                 "other members accept it, so the password of this one was changed by hand: change it back \
@@ -145,9 +145,9 @@ fn cut(why: &str) -> String {
 
 /// Returns a reason for the first member of a shard that does not report `cluster_state:ok`.
 pub(super) fn not_ok(model: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
-    let mut live = model.live_of(shard);
-    let not_ok_member =
-        live.find(|live| !live.facts.cluster.as_ref().is_some_and(|cluster| cluster.ok))?;
+    let mut answering = model.answering_of(shard);
+    let not_ok_member = answering
+        .find(|answering| !answering.facts.cluster.as_ref().is_some_and(|cluster| cluster.ok))?;
     Some(WaitReason::StateNotOk {
         pod: not_ok_member.member.pod.clone(),
         why: uncovered(model, not_ok_member),
@@ -155,7 +155,7 @@ pub(super) fn not_ok(model: &ClusterModel<'_>, shard: u16) -> Option<WaitReason>
 }
 
 /// Returns a reason if a move of a slot was left unfinished on the owner. This plugin moves no slots.
-pub(super) fn slot_open(owner: LiveMember<'_>) -> Option<WaitReason> {
+pub(super) fn slot_open(owner: AnsweringMember<'_>) -> Option<WaitReason> {
     let first = owner.facts.open_slots.first()?;
     let (pod, count) = (owner.member.pod.clone(), owner.facts.open_slots.len());
     Some(WaitReason::SlotOpen { pod, slot: first.slot, count })
@@ -165,13 +165,13 @@ pub(super) fn slot_open(owner: LiveMember<'_>) -> Option<WaitReason> {
 /// member that answers and does not have them either, as after a `CLUSTER SETSLOT … NODE` on the owner alone.
 pub(super) fn slots_disowned(
     model: &ClusterModel<'_>,
-    owner: LiveMember<'_>,
+    owner: AnsweringMember<'_>,
 ) -> Option<WaitReason> {
     let agreed = &model.snapshot().view.get(&owner.node)?.slots;
     let given_away = agreed.difference(&owner.own.slots);
     let rows = model.snapshot().seen_by(owner.member)?;
     rows.iter().find_map(|(id, row)| {
-        let other = model.live_node(*id).filter(|other| other.node != owner.node)?;
+        let other = model.answering_node(*id).filter(|other| other.node != owner.node)?;
         let slots = row.slots.intersection(&given_away).difference(&other.own.slots);
         (!slots.is_empty()).then(|| WaitReason::SlotsDisowned {
             pod: owner.member.pod.clone(),
@@ -195,22 +195,21 @@ pub(super) fn other_shards(model: &ClusterModel<'_>) -> Option<WaitReason> {
             .filter(|shard| !layout.slots(*shard).intersection(slots).is_empty())
             .count()
     };
-    let owners = || model.live.values().filter(|live| live.serves());
-    let crossing = owners().find(|live| 1 < shards_of(&live.own.slots));
-    let shares =
-        |live: &&LiveMember<'_>| {
-            let mut others = owners().filter(|other| other.node != live.node);
-            let shard = (0..layout.shards).map(|shard| layout.slots(shard));
-            let mut shard = shard.filter(|slots| !slots.intersection(&live.own.slots).is_empty());
-            let Some(shard) = shard.next() else { return false };
-            // Owners that the volumes still name and that have no position here count as well.
-            let lacking = shard.difference(&live.own.slots);
-            let remembered =
-                model.snapshot().seen_by(live.member).into_iter().flatten().any(|(id, row)| {
-                    id != live.node && !row.slots.intersection(&lacking).is_empty()
-                });
-            remembered || others.any(|other| !shard.intersection(&other.own.slots).is_empty())
-        };
+    let owners = || model.answering.values().filter(|answering| answering.serves());
+    let crossing = owners().find(|answering| 1 < shards_of(&answering.own.slots));
+    let shares = |answering: &&AnsweringMember<'_>| {
+        let mut others = owners().filter(|other| other.node != answering.node);
+        let shard = (0..layout.shards).map(|shard| layout.slots(shard));
+        let mut shard = shard.filter(|slots| !slots.intersection(&answering.own.slots).is_empty());
+        let Some(shard) = shard.next() else { return false };
+        // Owners that the volumes still name and that have no position here count as well.
+        let lacking = shard.difference(&answering.own.slots);
+        let remembered =
+            model.snapshot().seen_by(answering.member).into_iter().flatten().any(|(id, row)| {
+                id != answering.node && !row.slots.intersection(&lacking).is_empty()
+            });
+        remembered || others.any(|other| !shard.intersection(&other.own.slots).is_empty())
+    };
     let unfit = crossing.or_else(|| owners().find(shares))?;
     Some(WaitReason::OtherShards {
         pod: unfit.member.pod.clone(),
@@ -222,18 +221,18 @@ pub(super) fn other_shards(model: &ClusterModel<'_>) -> Option<WaitReason> {
 /// Returns a reason for the first member of a shard whose Pod is not ready although its server has run for a
 /// while: new clients cannot connect, although the host still has its connection.
 pub(super) fn not_ready(model: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
-    let unready = model.live_of(shard).find(is_unready)?;
+    let unready = model.answering_of(shard).find(is_unready)?;
     Some(WaitReason::PodNotReady { pod: unready.member.pod.clone() })
 }
 
-pub(super) fn is_unready(live: &LiveMember<'_>) -> bool {
-    let ready = live.member.kubernetes.get("ready").and_then(Value::as_bool);
-    ready == Some(false) && live.facts.uptime_s.is_some_and(|uptime_s| PROBED_S <= uptime_s)
+pub(super) fn is_unready(answering: &AnsweringMember<'_>) -> bool {
+    let ready = answering.member.kubernetes.get("ready").and_then(Value::as_bool);
+    ready == Some(false) && answering.facts.uptime_s.is_some_and(|uptime_s| PROBED_S <= uptime_s)
 }
 
 /// Returns which slots are not covered in a member's own view, and which nodes own them.
-fn uncovered(model: &ClusterModel<'_>, live: LiveMember<'_>) -> String {
-    let rows = model.snapshot().seen_by(live.member).unwrap_or_default();
+fn uncovered(model: &ClusterModel<'_>, answering: AnsweringMember<'_>) -> String {
+    let rows = model.snapshot().seen_by(answering.member).unwrap_or_default();
     let owners = rows.iter().filter(|(_, row)| row.role == Role::Primary && !row.slots.is_empty());
     let owned = owners.clone().fold(SlotSet::EMPTY, |all, (_, row)| all.union(&row.slots));
     let unowned = SlotSet::from(SlotRange::ALL).difference(&owned);
@@ -266,7 +265,7 @@ pub(super) fn bounded_text(slots: &SlotSet) -> String {
 
 /// Returns the name of a node for messages: its Pod if known, else its id.
 fn node_name(model: &ClusterModel<'_>, node: NodeId) -> String {
-    let answers = model.live_node(node).map(|live| live.member.pod.clone());
+    let answers = model.answering_node(node).map(|answering| answering.member.pod.clone());
     let known = || {
         let shards = &model.observed.previous.shards;
         let mut members = shards.iter().flat_map(|shard| &shard.members);

@@ -35,9 +35,13 @@ fn a_node_is_reached_only_over_a_link_that_is_up_by_a_member_that_does_not_suspe
         }
         let model = ClusterModel::new(CLUSTER, &cluster.spec, &observed);
         // The node's own row of itself is not a link.
-        let is_reached = model.live.values().filter(|live| live.node != node).any(|live| {
-            observed.snapshot.row_seen_by(live.member, node).is_some_and(|row| row.connected)
-        });
+        let is_reached =
+            model.answering.values().filter(|answering| answering.node != node).any(|answering| {
+                observed
+                    .snapshot
+                    .row_seen_by(answering.member, node)
+                    .is_some_and(|row| row.connected)
+            });
         assert_eq!(is_reached, connected);
         assert_eq!(model.is_reached(node), expected, "{connected} {suspected}");
     }

@@ -1,10 +1,9 @@
-//! The ConfigMaps: `redis.conf` and the scripts by revision, and the settings that servers have accepted.
+//! The ConfigMaps: `redis.conf` and the scripts by revision, and the runtime settings.
 //!
 //! A Pod reads two files. Settings that only a restart can change are in an immutable ConfigMap, whose name
 //! contains a hash of its content. The Pod's template names this ConfigMap, so a restarted container reads
 //! the file with which its Pod was created. Settings that can be changed at run time are in a second
-//! ConfigMap. A value enters it only after a running server has accepted it ([`crate::configuration`]), so no
-//! server starts with a value that no server has accepted.
+//! ConfigMap. [`crate::configuration`] has the rule for which values enter it.
 
 use alloc::{format, string::String};
 use core::fmt::Write as _;
@@ -13,7 +12,7 @@ use serde_json::{Value, json};
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 
 use super::{Owner, metadata, names};
-use crate::configuration::{self, LiveSettings};
+use crate::configuration::{self, RuntimeSettings};
 
 /// Starts the server as soon as that is safe.
 const START: &str = include_str!("script/start.sh");
@@ -25,9 +24,9 @@ const READY: &str = include_str!("script/ready.sh");
 const ALIVE: &str = include_str!("script/alive.sh");
 
 /// The annotation of the second ConfigMap that records whether a server has ever answered.
-const TAKEN: &str = "redis.tholepin.dev/taken";
+const SERVER_ANSWERED: &str = "redis.tholepin.dev/taken";
 /// The key of the second ConfigMap, which is the name of the file.
-const LIVE_FILE: &str = "live.conf";
+const RUNTIME_FILE: &str = "live.conf";
 
 /// Returns the name of the revision for the spec.
 pub(super) fn revision_name(owner: Owner<'_>, spec: &RedisClusterSpec) -> String {
@@ -48,16 +47,16 @@ pub(super) fn revision(owner: Owner<'_>, spec: &RedisClusterSpec) -> Value {
 
 /// Returns the second ConfigMap.
 #[must_use]
-pub fn live_config(owner: Owner<'_>, live: &LiveSettings) -> Value {
-    let mut metadata = metadata(owner, &names(owner).live_config(), None);
+pub fn runtime_config(owner: Owner<'_>, settings: &RuntimeSettings) -> Value {
+    let mut metadata = metadata(owner, &names(owner).runtime_config(), None);
     if let Some(fields) = metadata.as_object_mut() {
-        let has_answered = if live.has_server_answered { "yes" } else { "no" };
-        fields.insert("annotations".into(), json!({TAKEN: has_answered}));
+        let has_answered = if settings.has_server_answered { "yes" } else { "no" };
+        fields.insert("annotations".into(), json!({SERVER_ANSWERED: has_answered}));
     }
     let mut text = String::from(
-        "# Written by Tholepin: settings that the running servers have accepted. Changes here are overwritten.\n",
+        "# Written by Tholepin: settings that can be changed while the servers run. Changes here are overwritten.\n",
     );
-    for (name, value) in &live.values {
+    for (name, value) in &settings.values {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name} {value}");
     }
@@ -65,22 +64,22 @@ pub fn live_config(owner: Owner<'_>, live: &LiveSettings) -> Value {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": metadata,
-        "data": {LIVE_FILE: text},
+        "data": {RUNTIME_FILE: text},
     })
 }
 
 /// Parses the second ConfigMap; ignores lines that this plugin cannot have written.
 #[must_use]
-pub fn read_live_config(object: &Value) -> LiveSettings {
+pub fn read_runtime_config(object: &Value) -> RuntimeSettings {
     let text = |path: &[&str]| {
         let found = path.iter().try_fold(object, |at, key| at.get(key));
         found.and_then(Value::as_str).unwrap_or_default()
     };
-    let lines = text(&["data", LIVE_FILE]).lines().filter_map(|line| line.split_once(' '));
-    let values = lines.filter(|(name, value)| configuration::may_be_live(name, value));
-    LiveSettings {
+    let lines = text(&["data", RUNTIME_FILE]).lines().filter_map(|line| line.split_once(' '));
+    let values = lines.filter(|(name, value)| configuration::is_own_line(name, value));
+    RuntimeSettings {
         values: values.map(|(name, value)| (name.into(), value.into())).collect(),
-        has_server_answered: text(&["metadata", "annotations", TAKEN]) == "yes",
+        has_server_answered: text(&["metadata", "annotations", SERVER_ANSWERED]) == "yes",
     }
 }
 
@@ -127,7 +126,7 @@ fn redis_conf(spec: &RedisClusterSpec) -> String {
         port = spec.port,
         aof = if spec.storage.is_some() { "yes" } else { "no" },
     );
-    let fixed = spec.settings.iter().filter(|(name, _)| !configuration::is_live(name));
+    let fixed = spec.settings.iter().filter(|(name, _)| !configuration::is_runtime_setting(name));
     for (name, value) in fixed {
         // Validation ensures that a value is a single line; it may be empty or have several words.
         let value = if value.as_str().is_empty() { "\"\"" } else { value.as_str() };

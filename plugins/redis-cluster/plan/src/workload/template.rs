@@ -138,7 +138,7 @@ fn password(owner: Owner<'_>) -> Value {
 }
 
 fn volumes(owner: Owner<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
-    let sources = [revision_name(owner, spec), names(owner).live_config()]
+    let sources = [revision_name(owner, spec), names(owner).runtime_config()]
         .map(|name| json!({"configMap": {"name": name}}));
     let mut volumes = vec![
         json!({"name": "config", "projected": {"sources": sources}}),

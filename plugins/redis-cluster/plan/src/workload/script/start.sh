@@ -142,9 +142,10 @@ if [ ! -s nodes.conf ]; then
     fi
 fi
 
-# A primary that restarts empty empties its replicas. One that has nothing to load therefore waits, without limit,
-# until another node owns its slots, or until Tholepin allows the start by an annotation on the Pod: no other copy
-# can exist, or a person has approved the loss of the data. A peer that does not answer proves nothing.
+# A primary that restarts without data makes its replicas delete theirs. One that has nothing to load therefore
+# waits, without limit, until another node owns its slots, or until Tholepin allows the start by an annotation on the
+# Pod: no other copy can exist, or a person has approved the loss of the data. A peer that does not answer proves
+# nothing.
 me='' slots=''
 if [ -s nodes.conf ] && ! has_data; then
     while read -r id _ flags _ _ _ _ _ rest; do

@@ -9,14 +9,14 @@ use tests::{
 };
 
 use crate::{
-    bed::{self, Condition},
+    fixture::{self, Condition},
     table::FaultRows,
 };
 
 const STUCK: &str = "the Pods stayed as they were for ever";
 
 /// The wrong and the corrected value, and a text of the wrong one.
-const MENDED: &[(&str, &str)] =
+const CORRECTIONS: &[(&str, &str)] =
     &[("image: redis:nope → redis:7.0", "nope"), ("request of 900Ti → 1Mi", "900Ti")];
 
 /// 9a: at creation.
@@ -26,8 +26,8 @@ pub(crate) async fn a_spec_is_corrected_at_creation(
 ) -> Result<()> {
     let direct = ApiAccess::Direct(tests::cluster::HostOptions::default());
     let env = TestEnvironment::begin_by(direct, redis, &[], "").await?;
-    for (input, wrong) in MENDED {
-        rows.row(input, STUCK, bed::ROW, async |row| {
+    for (input, wrong) in CORRECTIONS {
+        rows.row(input, STUCK, fixture::ROW, async |row| {
             let mut object = env.redis.object();
             let (bad, good) = if *wrong == "nope" {
                 (json!({"image": "redis:nope"}), json!({"image": "redis:7.0"}))
@@ -36,21 +36,21 @@ pub(crate) async fn a_spec_is_corrected_at_creation(
                 (ask("900Ti"), ask("1Mi"))
             };
             for (field, value) in bad.as_object().into_iter().flatten() {
-                bed::set(&mut object, &["spec", field], value.clone());
+                fixture::set(&mut object, &["spec", field], value.clone());
             }
-            bed::apply(&env, &[env.redis.secret(), object])?;
+            fixture::apply(&env, &[env.redis.secret(), object])?;
             never_run(&env).await?;
             let why = if *wrong == "nope" { "redis:nope" } else { "Insufficient memory" };
             row.observed(format!("`{}`", does_not_run(&env, why).await?));
-            bed::patch(&env, &json!({ "spec": good }))?;
-            let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+            fixture::patch(&env, &json!({ "spec": good }))?;
+            let (_, took) = fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
             row.observed(format!("healthy {:.1} s after it was corrected", took.as_secs_f64()));
             Ok(())
         })
         .await;
-        bed::delete(&env).await?;
+        fixture::delete(&env).await?;
     }
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// Waits until every Pod exists and none has a container that ever ran.
@@ -71,7 +71,7 @@ async fn never_run(env: &TestEnvironment) -> Result<()> {
         }
         Ok(Poll::Done(()))
     };
-    until("Pods that do not run", bed::REPORT_DEADLINE, poll).await.map(drop)
+    until("Pods that do not run", fixture::REPORT_DEADLINE, poll).await.map(drop)
 }
 
 /// 9b: on a running cluster: the members stay, and the Pod that never ran is replaced.
@@ -79,16 +79,17 @@ pub(crate) async fn a_spec_is_corrected_on_a_running_cluster(
     rows: &mut FaultRows,
     redis: RedisCluster,
 ) -> Result<()> {
-    let (env, keys) = bed::begin(redis).await?;
+    let (env, keys) = fixture::begin(redis).await?;
     rows.row(
         "running: image: redis:nope, a Pod deleted, → redis:7.0",
         STUCK,
-        bed::ROW,
+        fixture::ROW,
         async |row| {
             row.keys_before(keys.len());
             let before = env.redis.members(&env.client).await?;
-            bed::patch(&env, &json!({"spec": {"image": "redis:nope"}}))?;
-            let replica = bed::replicas(&env, 0).await?.into_iter().next().context("a replica")?;
+            fixture::patch(&env, &json!({"spec": {"image": "redis:nope"}}))?;
+            let replica =
+                fixture::replicas(&env, 0).await?.into_iter().next().context("a replica")?;
             templates_have(&env, "redis:nope").await?;
             env.kubectl.run(&["delete", "pod", &replica.pod, "--wait=false"])?;
             let waiting = || async {
@@ -106,17 +107,17 @@ pub(crate) async fn a_spec_is_corrected_on_a_running_cluster(
                 let waits = state.is_some_and(|state| state.waiting.is_some());
                 Ok(if waits { Poll::Done(()) } else { Poll::NotYet(format!("{state:?}")) })
             };
-            until("a Pod that does not run", bed::REPORT_DEADLINE, waiting).await?;
+            until("a Pod that does not run", fixture::REPORT_DEADLINE, waiting).await?;
             row.observed(format!("`{}`", does_not_run(&env, "redis:nope").await?));
             let names_none = |condition: &Condition| {
                 condition.kind == "Outdated"
                     && condition.status == "True"
                     && condition.message.contains("delete none")
             };
-            bed::condition_where(&env, "that no Pod is to be deleted now", names_none).await?;
-            bed::patch(&env, &json!({"spec": {"image": "redis:7.0"}}))?;
-            let took = bed::rejoined(&env, &replica, bed::HEAL_DEADLINE).await?;
-            bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+            fixture::condition_where(&env, "that no Pod is to be deleted now", names_none).await?;
+            fixture::patch(&env, &json!({"spec": {"image": "redis:7.0"}}))?;
+            let took = fixture::rejoined(&env, &replica, fixture::HEAL_DEADLINE).await?;
+            fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
             row.observed(format!("it rejoined {:.1} s after it was corrected", took.as_secs_f64()));
             let after = env.redis.members(&env.client).await?;
             for old in before.iter().filter(|member| member.pod != replica.pod) {
@@ -128,7 +129,7 @@ pub(crate) async fn a_spec_is_corrected_on_a_running_cluster(
         },
     )
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// Waits until the object reports that a Pod does not run, and why.
@@ -137,7 +138,7 @@ async fn does_not_run(env: &TestEnvironment, why: &str) -> Result<Condition> {
         let is_told = condition.reason == "PodDoesNotRun" && condition.message.contains(why);
         condition.kind == "Degraded" && condition.status == "True" && is_told
     };
-    bed::condition_where(env, "why a Pod does not run", matches).await
+    fixture::condition_where(env, "why a Pod does not run", matches).await
 }
 
 /// Waits until the StatefulSets have this image.
@@ -155,5 +156,5 @@ pub(crate) async fn templates_have(env: &TestEnvironment, image: &str) -> Result
             Poll::NotYet("another image".to_owned())
         })
     };
-    until(format!("templates with {image}"), bed::REPORT_DEADLINE, poll).await.map(drop)
+    until(format!("templates with {image}"), fixture::REPORT_DEADLINE, poll).await.map(drop)
 }

@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    bed,
+    fixture,
     guard::approval,
     table::{FaultRow, FaultRows},
 };
@@ -103,7 +103,7 @@ async fn judge(rows: &mut FaultRows, env: &TestEnvironment, input: &str, all: &[
             let took = match well {
                 Ok(_) => REPLACED.saturating_sub(end.saturating_duration_since(Instant::now())),
                 Err(error) => {
-                    let condition = bed::conditions_of(env, redis.name)?;
+                    let condition = fixture::conditions_of(env, redis.name)?;
                     let condition = condition.iter().find(|cluster| cluster.kind == "Ready");
                     let condition = condition.map(ToString::to_string).unwrap_or_default();
                     bail!("{condition}; {error:#}")
@@ -129,7 +129,7 @@ pub(crate) async fn pods_are_deleted_by_force(
         .extend(all.iter().flat_map(|cluster| &cluster.deleted).map(|member| member.pod.as_str()));
     env.kubectl.run(&delete)?;
     judge(rows, &env, "delete pod --grace-period=0 --force", &all).await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// 7b: the Pods are deleted while no host runs.
@@ -155,21 +155,21 @@ pub(crate) async fn pods_are_deleted_while_the_host_is_down(
     until("the Pods to be deleted", GONE, poll).await?;
     env.restart()?;
     judge(rows, &env, "delete pod while the host is down", &all).await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 /// 7c: a primary hangs, which proves nothing.
 pub(crate) async fn a_primary_hangs(rows: &mut FaultRows, redis: RedisCluster) -> Result<()> {
-    let (env, keys) = bed::begin(redis).await?;
+    let (env, keys) = fixture::begin(redis).await?;
     let before = "not taken over";
     rows.row("SIGSTOP of the primary", before, ROW, async |row| {
         row.keys_before(keys.len());
-        let (tag, primary) = bed::primary(&env, 0).await?;
+        let (tag, primary) = fixture::primary(&env, 0).await?;
         signal(primary.server.pid()?, "STOP")?;
         let result = not_taken_over(&env, &tag, &primary, SILENT).await;
         signal(primary.server.pid()?, "CONT")?;
         result?;
-        let (_, took) = bed::until_healthy(&env, bed::HEAL_DEADLINE).await?;
+        let (_, took) = fixture::until_healthy(&env, fixture::HEAL_DEADLINE).await?;
         row.observed(format!(
             "not taken over in {} s, healthy {:.1} s after it continued",
             SILENT.as_secs(),
@@ -179,7 +179,7 @@ pub(crate) async fn a_primary_hangs(rows: &mut FaultRows, redis: RedisCluster) -
         Ok(())
     })
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 async fn not_taken_over(
@@ -189,7 +189,7 @@ async fn not_taken_over(
     duration: Duration,
 ) -> Result<()> {
     let poll = || still_owns(env, tag, old);
-    bed::holds_for("a primary that may run was replaced", duration, poll).await
+    fixture::holds_for("a primary that may run was replaced", duration, poll).await
 }
 
 async fn still_owns(env: &TestEnvironment, tag: &str, old: &ClusterPod) -> Result<()> {
@@ -205,7 +205,7 @@ pub(crate) async fn a_primary_is_cut_off(rows: &mut FaultRows, redis: RedisClust
     if env::var_os(INSIDE).is_none() {
         return in_a_namespace(rows, "7d");
     }
-    let (env, keys) = bed::begin(redis).await?;
+    let (env, keys) = fixture::begin(redis).await?;
     let before = "not taken over; a first sketch of the takeover lost 20 s of writes";
     rows.row("a running primary cut off by the network", before, ROW, async |row| {
         row.keys_before(keys.len());
@@ -218,11 +218,11 @@ pub(crate) async fn a_primary_is_cut_off(rows: &mut FaultRows, redis: RedisClust
         asked_to_confirm(row, &env, &keys).await
     })
     .await;
-    bed::end(rows, env)
+    fixture::end(rows, env)
 }
 
 async fn cut_off(row: &mut FaultRow, env: &TestEnvironment, keys: &WrittenKeys) -> Result<()> {
-    let (tag, primary) = bed::primary(env, 0).await?;
+    let (tag, primary) = fixture::primary(env, 0).await?;
     let ip = ip_of(&primary)?;
     let cut = NetworkCut::begin(&ip)?;
     let written = Cell::new(0_usize);
@@ -232,11 +232,11 @@ async fn cut_off(row: &mut FaultRow, env: &TestEnvironment, keys: &WrittenKeys) 
         written.set(written.get() + 1);
         still_owns(env, &tag, &primary).await
     };
-    let result = bed::holds_for("a running primary was replaced", SILENT, poll).await;
+    let result = fixture::holds_for("a running primary was replaced", SILENT, poll).await;
     let written = written.get();
     drop(cut);
     result?;
-    let (_, took) = bed::until_healthy(env, bed::HEAL_DEADLINE).await?;
+    let (_, took) = fixture::until_healthy(env, fixture::HEAL_DEADLINE).await?;
     let mut connection = connect(&primary.address, env.redis.password)?;
     let mut left = 0;
     for number in 0..written {
@@ -260,7 +260,7 @@ async fn asked_to_confirm(
     env: &TestEnvironment,
     keys: &WrittenKeys,
 ) -> Result<()> {
-    let (tag, primary) = bed::primary(env, 0).await?;
+    let (tag, primary) = fixture::primary(env, 0).await?;
     let cut = NetworkCut::begin(&ip_of(&primary)?)?;
     env.kubectl.run(&[
         "delete",
@@ -272,7 +272,7 @@ async fn asked_to_confirm(
     ])?;
     let wait = Duration::from_secs(75);
     let result = not_taken_over(env, &tag, &primary, wait).await;
-    let condition = bed::condition_where(env, "confirm-dead", |cluster| {
+    let condition = fixture::condition_where(env, "confirm-dead", |cluster| {
         cluster.message.contains("confirm-dead")
     })
     .await;
@@ -283,8 +283,8 @@ async fn asked_to_confirm(
     let id = &primary.server.own()?.id;
     let expected = format!("tholepin.dev/confirm-dead={id}/{}", primary.uid);
     ensure!(annotation == expected, "it asks for {annotation} and not {expected}");
-    bed::annotate(env, &annotation)?;
-    let (_, took) = bed::until_healthy(env, bed::HEAL_DEADLINE).await?;
+    fixture::annotate(env, &annotation)?;
+    let (_, took) = fixture::until_healthy(env, fixture::HEAL_DEADLINE).await?;
     row.observed(format!("asked for `{annotation}`, healthy {:.1} s after it", took.as_secs_f64()));
     row.keys_after(keys.check()?);
     Ok(())
