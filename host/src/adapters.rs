@@ -46,15 +46,15 @@ impl ActivePlugins for RegistryAdapter {
         self.0.plugins().values().cloned().map(active_plugin).collect()
     }
 
-    fn take_back<'a>(
+    fn roll_back<'a>(
         &'a self,
         name: &'a PluginName,
         revision: &'a RevisionDigest,
         why: &'a str,
     ) -> BoxedFuture<'a, Result<RevisionDigest, String>> {
         Box::pin(async move {
-            let taken_back = self.0.take_back(name, revision, why).await;
-            taken_back.map_err(|error| ErrorChain(&error).to_string())
+            let rolled_back = self.0.roll_back_failing(name, revision, why).await;
+            rolled_back.map_err(|error| ErrorChain(&error).to_string())
         })
     }
 }
@@ -72,7 +72,7 @@ fn active_plugin(plugin: Arc<LoadedPlugin>) -> Arc<ActivePlugin> {
         manifest: plugin.manifest.clone(),
         grants: plugin.grants.clone(),
         parameters: plugin.parameters.clone(),
-        guests: plugin,
+        code: plugin,
     })
 }
 

@@ -6,8 +6,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tholepin_admin::{AdminError, AdminMethod, AdminRequest, AdminRoutes};
 use tholepin_controller::{
-    ObjectArgument, PlanError, PlanRequest, Planner, PlannerError, ReportPart, ReportSelection,
-    StatusReporter,
+    DryRunError, DryRunRequest, DryRunner, DryRunnerError, ObjectArgument, ReportPart,
+    ReportSelection, StatusReporter,
 };
 use tholepin_core::{BoxedFuture, CallError, ErrorChain, NameError, PluginName};
 use tholepin_guest::{PluginRegistry, RollbackError};
@@ -19,7 +19,7 @@ use crate::admin_routes::{
 
 /// The parts behind the routes.
 pub(crate) struct HostRoutes {
-    pub(crate) planner: Planner,
+    pub(crate) dry_runner: DryRunner,
     pub(crate) registry: Arc<PluginRegistry>,
     pub(crate) statuses: StatusReporter,
 }
@@ -49,10 +49,10 @@ impl AdminRoutes for HostRoutes {
 
 impl HostRoutes {
     async fn plan(&self, body: Value) -> Result<Value, AdminError> {
-        let request: PlanRequest = serde_json::from_value(body).map_err(|error| {
+        let request: DryRunRequest = serde_json::from_value(body).map_err(|error| {
             AdminError::Invalid(format!("the body is no plan request: {error}"))
         })?;
-        document(&self.planner.plan(request).await.map_err(refused)?)
+        document(&self.dry_runner.dry_run(request).await.map_err(refused)?)
     }
 
     async fn status(&self, query: &BTreeMap<String, String>) -> Result<Value, AdminError> {
@@ -64,7 +64,7 @@ impl HostRoutes {
                 namespace: query.get("namespace").cloned(),
             }),
         };
-        let status = self.statuses.status(&self.planner, argument.as_ref()).await;
+        let status = self.statuses.status(&self.dry_runner, argument.as_ref()).await;
         document(&status.map_err(refused)?)
     }
 
@@ -133,7 +133,7 @@ impl HostRoutes {
             }
         };
         let selection = ReportSelection { number, part };
-        let reports = self.planner.calls(&argument, selection).await.map_err(refused)?;
+        let reports = self.dry_runner.calls(&argument, selection).await.map_err(refused)?;
         Ok(json!({"reconciles": document(&reports)?}))
     }
 }
@@ -147,20 +147,20 @@ fn document(value: &impl Serialize) -> Result<Value, AdminError> {
     serde_json::to_value(value).map_err(|error| AdminError::Failed(error.to_string()))
 }
 
-fn refused(error: PlannerError) -> AdminError {
+fn refused(error: DryRunnerError) -> AdminError {
     let text = ErrorChain(&error).to_string();
     match error {
-        PlannerError::NoKind { .. }
-        | PlannerError::NoObject(_)
-        | PlannerError::NotReconciled(_)
-        | PlannerError::NoReport { .. }
-        | PlannerError::Plan(PlanError::NoPlugin(..) | PlanError::NoObject(_))
-        | PlannerError::Kubernetes(CallError::NotFound(_)) => AdminError::NotFound(text),
-        PlannerError::File(_)
-        | PlannerError::Plan(PlanError::Object(_))
-        | PlannerError::Kubernetes(CallError::Invalid(_)) => AdminError::Invalid(text),
-        PlannerError::Plan(PlanError::NotWatched(_)) => AdminError::Conflict(text),
-        PlannerError::Kubernetes(CallError::Timeout(_)) => AdminError::Timeout(text),
-        PlannerError::Kubernetes(_) => AdminError::Failed(text),
+        DryRunnerError::NoKind { .. }
+        | DryRunnerError::NoObject(_)
+        | DryRunnerError::NotReconciled(_)
+        | DryRunnerError::NoReport { .. }
+        | DryRunnerError::DryRun(DryRunError::NoPlugin(..) | DryRunError::NoObject(_))
+        | DryRunnerError::Kubernetes(CallError::NotFound(_)) => AdminError::NotFound(text),
+        DryRunnerError::File(_)
+        | DryRunnerError::DryRun(DryRunError::Object(_))
+        | DryRunnerError::Kubernetes(CallError::Invalid(_)) => AdminError::Invalid(text),
+        DryRunnerError::DryRun(DryRunError::NotWatched(_)) => AdminError::Conflict(text),
+        DryRunnerError::Kubernetes(CallError::Timeout(_)) => AdminError::Timeout(text),
+        DryRunnerError::Kubernetes(_) => AdminError::Failed(text),
     }
 }

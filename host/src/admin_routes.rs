@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use tholepin_core::PluginName;
 
-/// Plans one reconcile; the body is a [`PlanRequest`](tholepin_controller::PlanRequest), the answer a report.
+/// Makes a dry run of one reconcile; the body is a [`DryRunRequest`](tholepin_controller::DryRunRequest), the answer a
+/// report.
 pub(crate) const PLAN_ROUTE: &str = "/v1/plan";
 /// Returns the reports of the last reconciles of an object; parameters `kind`, `name`, `namespace`, `reconcile` and `part`
 /// (`calls` or `writes`).
@@ -17,7 +18,7 @@ pub(crate) const HISTORY_ROUTE: &str = "/v1/plugins/history";
 /// Makes an earlier revision serve; the body is a [`RollbackRequest`].
 pub(crate) const ROLLBACK_ROUTE: &str = "/v1/plugins/rollback";
 
-/// A rollback of a plugin: to this revision, or to the last one that was not taken back.
+/// A rollback of a plugin: to this revision, or to the last one that was not rolled back.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct RollbackRequest {
     pub(crate) name: PluginName,

@@ -358,13 +358,13 @@ pub(crate) struct EngineArgs {
 impl EngineArgs {
     /// Returns how many reconciles may compute concurrently.
     pub(crate) fn computing(&self) -> u16 {
-        self.concurrency.unwrap_or_else(usual_concurrency)
+        self.concurrency.unwrap_or_else(default_concurrency)
     }
 }
 
 /// Returns the default concurrency: the number of processors, because more would only make each reconcile slower,
 /// and at least 4, so that a guest that loops does not stop the others on a small machine.
-pub(crate) fn usual_concurrency() -> u16 {
+pub(crate) fn default_concurrency() -> u16 {
     let processors = available_parallelism().map_or(1, NonZero::get);
     u16::try_from(processors).unwrap_or(u16::MAX).max(4)
 }

@@ -21,7 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::{Cli, Command, LogArgs, RunArgs, usual_concurrency},
+    cli::{Cli, Command, LogArgs, RunArgs, default_concurrency},
     engine::{self, EngineOptions},
     exit, telemetry,
 };
@@ -41,9 +41,9 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
     };
     telemetry::start(log.as_deref().unwrap_or(default), log_format)?;
     match cli.command {
-        Command::Local(arguments) => on_runtime(usual_concurrency(), local::run(arguments)),
+        Command::Local(arguments) => on_runtime(default_concurrency(), local::run(arguments)),
         Command::Run(arguments) => on_runtime(arguments.engine.computing(), run_engine(arguments)),
-        Command::Demo(arguments) => on_runtime(usual_concurrency(), demo::run(arguments)),
+        Command::Demo(arguments) => on_runtime(default_concurrency(), demo::run(arguments)),
         Command::Plan(arguments) => on_runtime(1, plan::plan(arguments)),
         Command::Calls(arguments) => on_runtime(1, plan::calls(arguments)),
         Command::Status(arguments) => on_runtime(1, status::run(arguments)),

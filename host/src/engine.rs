@@ -1,4 +1,5 @@
-//! Connects the parts of the host and runs them until a stop.
+//! Connects the parts of the host and runs them until a stop. One loop is here: it enqueues the objects that wait for
+//! results of polling Redis or for changes of the store.
 
 use std::{
     path::PathBuf,
@@ -12,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use tholepin_admin::{AdminServer, HealthServer};
 use tholepin_controller::{
-    Controller, ControllerPorts, ControllerSettings, PlanRequest, Planner, PluginFollower,
+    Controller, ControllerPorts, ControllerSettings, DryRunRequest, DryRunner, PluginFollower,
     PluginObjects, StatusReporter, SteadyClock, host_name, install_when_available,
     queue::QueuePriority,
 };
@@ -65,7 +66,7 @@ pub(crate) struct EngineOptions {
     pub(crate) kubeconfig: Option<PathBuf>,
     /// The options of the command line.
     pub(crate) arguments: EngineArgs,
-    /// Keeps the last revisions of plugins, and refuses those that were taken back.
+    /// Keeps the last revisions of plugins, and refuses those that were rolled back.
     pub(crate) keeps_history: bool,
     /// Called when a compilation begins and when it has ended.
     pub(crate) on_compilation: fn(&CompilationNotice),
@@ -81,7 +82,7 @@ pub(crate) struct EngineOptions {
 pub(crate) async fn connect(kubeconfig: Option<PathBuf>) -> Result<Arc<KubernetesApi>> {
     let options = KubernetesApiOptions {
         kubeconfig,
-        fingerprint_key: SecretFingerprinter::new(rand::random()),
+        fingerprinter: SecretFingerprinter::new(rand::random()),
         reporting_instance: host_name::own_name(),
         hub: WatchHubOptions::default(),
     };
@@ -114,7 +115,7 @@ pub(crate) async fn run(
 
     let mut tasks: JoinSet<&'static str> = JoinSet::new();
     let routes = Arc::new(HostRoutes {
-        planner: Planner::new(controller.clone(), kinds.clone()),
+        dry_runner: DryRunner::new(controller.clone(), kinds.clone()),
         registry: registry.clone(),
         statuses: StatusReporter::new(
             controller.clone(),
@@ -137,7 +138,7 @@ pub(crate) async fn run(
     let compilations = registry.compilations();
     tasks.spawn(named("compilations", follow(compilations, options.on_compilation)));
     directory.scan().await;
-    // Before the watches start: a watch whose kind is missing is retried only after a pause.
+    // Before the watches start, so that none of them finds its kind missing and logs a warning.
     for name in registry.plugins().keys() {
         follower.install_kinds(name).await;
     }
@@ -149,7 +150,10 @@ pub(crate) async fn run(
         tasks.spawn(named("watches", async move { kubernetes.run(stop).await }));
     }
     tasks.spawn(named("redis polling", async move { redis.run_polling().await }));
-    tasks.spawn(named("wakes", wake(gate, controller.clone(), polls, kubernetes.changes())));
+    tasks.spawn(named(
+        "wakes",
+        enqueue_woken(gate, controller.clone(), polls, kubernetes.changes()),
+    ));
     {
         let stop = stop.clone();
         tasks.spawn(named("controller", async move { controller.run(plugin_events, stop).await }));
@@ -195,7 +199,10 @@ async fn listen(
     let server = HealthServer::bind(metrics_address).await?;
     let admin = AdminServer::bind(admin_file(admin.admin_file)?, server.address(), routes).await?;
     info!(address = %server.address(), "serving /metrics, /healthz and /readyz");
-    tasks.spawn(named("upkeep of metrics", HostHealth::upkeep(health.recorder.clone())));
+    tasks.spawn(named(
+        "metrics maintenance",
+        HostHealth::maintain_histograms(health.recorder.clone()),
+    ));
     tasks.spawn(named("health server", server.run(health, stop.clone())));
     tasks.spawn(named("admin API", admin.run(stop.clone())));
     Ok(())
@@ -219,7 +226,10 @@ fn settings(arguments: &EngineArgs) -> ControllerSettings {
 /// # Errors
 ///
 /// Fails if the API server cannot be reached, or if there is no plan.
-pub(crate) async fn plan(options: EngineOptions, request: PlanRequest) -> Result<ReconcileReport> {
+pub(crate) async fn plan(
+    options: EngineOptions,
+    request: DryRunRequest,
+) -> Result<ReconcileReport> {
     let kubernetes = connect(options.kubeconfig.clone()).await?;
     let assembled = assemble(&options, kubernetes.clone())?;
     let AssembledEngine { registry, mut directory, controller, redis: _, gate: _, polls: _ } =
@@ -238,11 +248,11 @@ pub(crate) async fn plan(options: EngineOptions, request: PlanRequest) -> Result
         let (kubernetes, stop) = (kubernetes.clone(), stop.clone());
         tasks.spawn(async move { kubernetes.run(stop).await });
     }
-    let planner = Planner::new(controller.clone(), Arc::new(KindsAdapter(kubernetes)));
-    let kind = planner.kind(&request).await?;
+    let dry_runner = DryRunner::new(controller.clone(), Arc::new(KindsAdapter(kubernetes)));
+    let kind = dry_runner.kind(&request).await?;
     let plugin = controller.plugin_for(&kind)?;
     let leases = controller.watch_for(&plugin, STANDALONE_DEADLINE).await?;
-    let report = planner.plan(request).await;
+    let report = dry_runner.dry_run(request).await;
     drop(leases);
     stop.cancel();
     tasks.shutdown().await;
@@ -275,7 +285,7 @@ fn assemble(options: &EngineOptions, kubernetes: Arc<KubernetesApi>) -> Result<A
     let ports = ControllerPorts {
         kubernetes: kubernetes.clone(),
         watches: kubernetes.clone(),
-        status_writer: kubernetes,
+        host_fields: kubernetes,
         redis: redis.clone(),
         plugins: Arc::new(RegistryAdapter(registry.clone())),
         contexts: contexts.clone(),
@@ -347,7 +357,7 @@ fn open_registry(
 }
 
 /// Enqueues the objects that wait for a result of polling Redis, or for a change of the store.
-async fn wake(
+async fn enqueue_woken(
     gate: Arc<Gate>,
     controller: Arc<Controller>,
     mut polls: mpsc::Receiver<PollReport>,

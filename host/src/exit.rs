@@ -1,4 +1,4 @@
-//! The exit codes of all subcommands. The help texts and the README list the same.
+//! The exit codes of all subcommands. The help text in `cli.rs` lists the same.
 
 use std::process::ExitCode;
 

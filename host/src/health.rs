@@ -28,7 +28,7 @@ const STALE_AFTER: Duration = Duration::from_secs(90);
 const LIVENESS_DEADLINE: Duration = Duration::from_secs(2);
 /// The interval in which samples are sorted into the buckets of histograms, so that they do not pile up without
 /// scrapes.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(15);
+const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The parts whose health is checked.
 pub(crate) struct HostHealth {
@@ -93,9 +93,9 @@ impl HostHealth {
         self.started.load(Ordering::Acquire)
     }
 
-    /// Sorts samples into buckets as long as the host runs.
-    pub(crate) async fn upkeep(recorder: PrometheusHandle) {
-        let mut ticks = interval(UPKEEP_INTERVAL);
+    /// Sorts the samples of histograms into their buckets, every 15 s as long as the host runs.
+    pub(crate) async fn maintain_histograms(recorder: PrometheusHandle) {
+        let mut ticks = interval(MAINTENANCE_INTERVAL);
         loop {
             ticks.tick().await;
             recorder.run_upkeep();

@@ -1,4 +1,4 @@
-//! The `tholepin` binary: command line and wiring, no logic.
+//! The `tholepin` binary: the command line, its output, and the wiring of the parts.
 
 mod adapters;
 mod admin;

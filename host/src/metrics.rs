@@ -17,11 +17,11 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 /// The type of a family.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum MetricKind {
-    /// It only grows.
+    /// A counter.
     Counter,
-    /// It rises and falls.
+    /// A gauge.
     Gauge,
-    /// It has these buckets.
+    /// A histogram with these upper bounds of buckets.
     Histogram(&'static [f64]),
 }
 

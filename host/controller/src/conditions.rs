@@ -14,16 +14,16 @@ pub(crate) struct HostConditionUpdate {
     pub(crate) reason: Reason,
     /// One line for people, with how to fix it.
     pub(crate) message: String,
-    pub(crate) attention: ReconcilerPresence,
+    pub(crate) presence: ReconcilerPresence,
 }
 
-/// Whether a plugin reconciles an object.
+/// Whether a plugin is called for an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ReconcilerPresence {
     /// A plugin is called for it, or will be soon.
-    Plugin,
+    Present,
     /// No plugin is called for it until something changes, so that its reported status may be wrong.
-    Nobody,
+    Absent,
 }
 
 impl HostConditionUpdate {
@@ -50,11 +50,11 @@ impl HostConditionUpdate {
     /// writes it only while no plugin reconciles the object, and only if the object has the condition.
     fn ready_by_host(&self, object: &Value) -> Option<Reason> {
         let has_ready = conditions(object).any(|condition| condition["type"] == READY);
-        match (self.attention, self.reason) {
-            (ReconcilerPresence::Plugin, _) => None,
-            (ReconcilerPresence::Nobody, _) if !has_ready => None,
-            (ReconcilerPresence::Nobody, Reason::TooManyStrikes) => Some(Reason::Quarantined),
-            (ReconcilerPresence::Nobody, reason) => Some(reason),
+        match (self.presence, self.reason) {
+            (ReconcilerPresence::Present, _) => None,
+            (ReconcilerPresence::Absent, _) if !has_ready => None,
+            (ReconcilerPresence::Absent, Reason::TooManyStrikes) => Some(Reason::Quarantined),
+            (ReconcilerPresence::Absent, reason) => Some(reason),
         }
     }
 }
@@ -74,7 +74,7 @@ pub(crate) fn of_success(object: &Value, meta: &ObjectMeta) -> Vec<HostCondition
 }
 
 /// Returns true if the object has a condition of the host.
-pub(crate) fn has_hosts(object: &Value) -> bool {
+pub(crate) fn has_host_condition(object: &Value) -> bool {
     conditions(object)
         .any(|condition| condition["type"] == RECONCILED || condition["type"] == QUARANTINED)
 }
@@ -96,33 +96,33 @@ mod tests {
     #[test]
     fn the_host_writes_ready_only_without_a_plugin_and_where_the_kind_has_it() {
         let reported = object(&json!([{"type": "Ready", "status": "True"}]));
-        let bare = object(&json!([{"type": "Other", "status": "True"}]));
+        let without_ready = object(&json!([{"type": "Other", "status": "True"}]));
         let rows = [
-            (Reason::Failed, ReconcilerPresence::Plugin, &reported, None),
-            (Reason::InvalidSpec, ReconcilerPresence::Plugin, &reported, None),
-            (Reason::InvalidSpec, ReconcilerPresence::Nobody, &reported, Some(Reason::InvalidSpec)),
+            (Reason::Failed, ReconcilerPresence::Present, &reported, None),
+            (Reason::InvalidSpec, ReconcilerPresence::Present, &reported, None),
+            (Reason::InvalidSpec, ReconcilerPresence::Absent, &reported, Some(Reason::InvalidSpec)),
             (
                 Reason::PluginMissing,
-                ReconcilerPresence::Nobody,
+                ReconcilerPresence::Absent,
                 &reported,
                 Some(Reason::PluginMissing),
             ),
-            (Reason::PluginMissing, ReconcilerPresence::Nobody, &bare, None),
+            (Reason::PluginMissing, ReconcilerPresence::Absent, &without_ready, None),
             (
                 Reason::TooManyStrikes,
-                ReconcilerPresence::Nobody,
+                ReconcilerPresence::Absent,
                 &reported,
                 Some(Reason::Quarantined),
             ),
         ];
-        for (reason, attention, object, expected) in rows {
-            let update = HostConditionUpdate { reason, message: "m".to_owned(), attention };
+        for (reason, presence, object, expected) in rows {
+            let update = HostConditionUpdate { reason, message: "m".to_owned(), presence };
             let conditions = update.conditions(object, &ObjectMeta::of(object).unwrap());
             assert_eq!(conditions[0].reason, reason);
             let ready =
                 conditions.get(1).map(|ready| (ready.condition_type, ready.status, ready.reason));
             let unknown = |reason| (READY, ConditionStatus::Unknown, reason);
-            assert_eq!(ready, expected.map(unknown), "{reason:?} {attention:?}");
+            assert_eq!(ready, expected.map(unknown), "{reason:?} {presence:?}");
         }
     }
 

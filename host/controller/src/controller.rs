@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use crate::{
-    ended::ended_containers,
+    ended_containers::ended_containers,
     mapper::{self, EventRoutes},
     metrics::{self, RunningReconciles},
     plugins::PluginEvent,
@@ -87,8 +87,8 @@ impl Controller {
 
     /// Starts a reconcile for every key that becomes due, within the bounds; ends if one panics.
     async fn dispatch(&self, running: &mut JoinSet<()>, stop: &CancellationToken) -> JoinError {
-        // Kept over the iterations: a new future would lose its position in the line for a permit.
-        let mut next = Box::pin(next(self.shared.clone(), stop.clone()));
+        // Kept over the iterations: a new future would be the last one to get a permit.
+        let mut due_key = Box::pin(next_due_key(self.shared.clone(), stop.clone()));
         loop {
             tokio::select! {
                 Some(ended) = running.join_next() => {
@@ -96,9 +96,9 @@ impl Controller {
                         return error;
                     }
                 }
-                due = &mut next => {
+                due = &mut due_key => {
                     running.spawn(work(self.shared.clone(), due));
-                    next = Box::pin(self::next(self.shared.clone(), stop.clone()));
+                    due_key = Box::pin(next_due_key(self.shared.clone(), stop.clone()));
                 }
             }
         }
@@ -110,7 +110,7 @@ impl Controller {
             match event {
                 StoreEvent::Changed(change) => self.changed(&change),
                 StoreEvent::Overflowed => self.enqueue_all("overflow"),
-                StoreEvent::Resumed => self.shared.queue.hurry(),
+                StoreEvent::Resumed => self.shared.queue.retry_failed_now(),
             }
             // Yields now and then, so that a long backlog does not delay the other loops of this task.
             consume_budget().await;
@@ -219,7 +219,9 @@ impl Controller {
             match events.recv().await {
                 Some(PluginEvent::Changed(name)) => changed.push(name),
                 Some(PluginEvent::Missing(name, kinds)) => {
-                    known.entry(name.clone()).or_insert_with(|| Arc::new(bare(&name, kinds)));
+                    known
+                        .entry(name.clone())
+                        .or_insert_with(|| Arc::new(manifest_of_kinds(&name, kinds)));
                     changed.push(name);
                 }
                 None => return,
@@ -254,8 +256,8 @@ impl Controller {
     }
 }
 
-/// Returns a manifest with the kinds of a plugin of which no revision is loaded.
-fn bare(name: &PluginName, kinds: Vec<KindName>) -> Manifest {
+/// Returns a manifest with only the kinds of a plugin of which no revision is loaded.
+fn manifest_of_kinds(name: &PluginName, kinds: Vec<KindName>) -> Manifest {
     let reconciles = kinds.into_iter().map(|name| ReconciledKind { name, crd: None });
     Manifest {
         name: name.to_string(),
@@ -296,7 +298,7 @@ struct Due {
 
 /// Waits for a due key and for a permit. The key is taken last, so that it is the most urgent one at the moment in
 /// which its reconcile can begin.
-async fn next(shared: Arc<SharedState>, stop: CancellationToken) -> Due {
+async fn next_due_key(shared: Arc<SharedState>, stop: CancellationToken) -> Due {
     let slot = shared.permits.slot().await;
     loop {
         shared.queue.due().await;

@@ -1,6 +1,6 @@
 //! Keeps the reports of the last reconciles, for `tholepin calls`. In memory only, and bounded by reports and bytes per
-//! object and by bytes in all. The reports of a deleted object are kept for ten minutes within a smaller bound, so
-//! that people can see how its deletion went.
+//! object and by bytes in all. The reports of a deleted object are kept for ten minutes within a smaller bound, to show
+//! what its deletion did.
 //!
 //! Invariants:
 //! - The reports take no more memory than the limits, whatever plugins do. They are kept as JSON text, because a parsed
@@ -139,7 +139,7 @@ impl ReportRing {
         self.last_number = self.last_number.saturating_add(1);
         let number = self.last_number;
         report.number = number;
-        let (report, text) = fitted(report, self.limits.report_bytes);
+        let (report, text) = limit_size(report, self.limits.report_bytes);
         let key = report.object.clone();
         let usage = self.objects.entry(key.clone()).or_default();
         usage.numbers.insert(number);
@@ -240,7 +240,7 @@ impl ReportRing {
 
 /// Returns a report within `bytes_max` with its text. Drops the calls of a larger report, and its steps if that is not
 /// enough.
-fn fitted(mut report: ReconcileReport, bytes_max: usize) -> (ReconcileReport, Box<[u8]>) {
+fn limit_size(mut report: ReconcileReport, bytes_max: usize) -> (ReconcileReport, Box<[u8]>) {
     let whole = text(&report);
     if whole.len() <= bytes_max {
         return (report, whole);

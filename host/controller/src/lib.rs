@@ -5,8 +5,8 @@
 //!                                        └─ the plan command runs it as well, and writes nothing
 //! ```
 //!
-//! For people, it also makes plans, keeps the reports of the last reconciles, collects the status of objects and
-//! members, and writes the `Plugin` objects.
+//! For people, it also makes dry runs (`tholepin plan`), keeps the reports of the last reconciles, collects the status
+//! of objects and members, and writes the `Plugin` objects.
 //!
 //! It works through ports and knows no Kubernetes client, no Wasm runtime and no gate.
 //!
@@ -14,7 +14,7 @@
 //! - One reconcile per object at a time. Different objects are reconciled concurrently: a bounded number computes, and
 //!   a larger bounded number has begun and may wait for the host.
 //! - A reconcile uses one revision of its plugin from start to end, whatever is swapped meanwhile.
-//! - A plan changes nothing that the controller remembers.
+//! - A dry run changes nothing that the controller remembers.
 //! - While a plugin refuses a new spec, the spec that it accepted before is reconciled.
 //! - A fault of a plugin counts against that revision and that object only.
 //! - Every task is joined.
@@ -22,11 +22,14 @@
 mod clock;
 mod conditions;
 mod controller;
-mod ended;
+mod dry_run;
+mod dry_runner;
+mod ended_containers;
 mod field;
 mod gauges;
 mod history;
 pub mod host_name;
+mod host_status;
 mod kinds;
 mod liveness;
 mod mapper;
@@ -35,16 +38,13 @@ mod object_state;
 mod overdue;
 mod permit;
 mod phase;
-mod plan;
-mod planner;
 mod plugin_objects;
 mod plugins;
 pub mod queue;
 mod reconcile;
+mod reconcile_once;
 mod report_builder;
-mod run;
 mod shared_state;
-mod status;
 mod strikes;
 
 #[cfg(test)]
@@ -52,17 +52,18 @@ mod testing;
 
 pub use clock::SteadyClock;
 pub use controller::{Controller, PluginHealth};
-pub use kinds::{ApiKinds, FoundKind, install_when_available};
-pub use plan::PlanError;
-pub use planner::{
-    FileError, ObjectArgument, PlanRequest, Planner, PlannerError, ReportPart, ReportSelection,
+pub use dry_run::DryRunError;
+pub use dry_runner::{
+    DryRunRequest, DryRunner, DryRunnerError, FileError, ObjectArgument, ReportPart,
+    ReportSelection,
 };
+pub use host_status::{
+    DEGRADED, HostStatus, MemberReader, MemberRow, ObjectStatus, PluginStatus, StatusReporter,
+};
+pub use kinds::{ApiKinds, FoundKind, install_when_available};
 pub use plugin_objects::{PluginFollower, PluginObjects, PluginReports};
 pub use plugins::{
     ActivePlugin, ActivePlugins, ClosedContext, ContextFactory, OpenContext, PluginEvent,
     ReconcilePurpose, WakeSubscriber,
 };
 pub use shared_state::{ControllerPorts, ControllerSettings};
-pub use status::{
-    DEGRADED, HostStatus, MemberReader, MemberRow, ObjectStatus, PluginStatus, StatusReporter,
-};

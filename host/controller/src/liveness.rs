@@ -2,7 +2,7 @@
 
 use tokio::sync::{Notify, watch};
 
-/// The answering and the asking side.
+/// The state that the loop and those who ping it share.
 #[derive(Debug, Default)]
 pub(crate) struct Liveness {
     pinged: Notify,
@@ -22,7 +22,7 @@ impl Liveness {
     pub(crate) async fn ping(&self) {
         let mut answers = self.answers.subscribe();
         self.pinged.notify_one();
-        // The sender lives as long as `self`, so this cannot fail.
+        // Cannot fail: the sender exists as long as `self`.
         answers.changed().await.ok();
     }
 }

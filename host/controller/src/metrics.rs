@@ -45,7 +45,7 @@ pub(crate) fn succeeded(plugin: &PluginName, done: KeyCompletion, resync: Durati
 pub(crate) enum ErrorClass {
     /// The queue tries it again.
     Retried,
-    /// Only a change of the object or of the plugin helps.
+    /// It fails until the object or the plugin is changed.
     Terminal,
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn failed(plugin: &PluginName, class: ErrorClass) {
 }
 
 /// Counts a strike under the label value `reason`.
-pub(crate) fn struck(plugin: &PluginName, error: &GuestError, reason: &'static str) {
+pub(crate) fn strike_counted(plugin: &PluginName, error: &GuestError, reason: &'static str) {
     let name = || plugin.to_string();
     counter!("tholepin_strikes_total", "controller" => name(), "reason" => reason).increment(1);
     let family = if matches!(error, GuestError::TimedOut { .. }) {

@@ -27,7 +27,7 @@ pub(crate) struct AcceptedByPlugin {
     pub(crate) is_stored: bool,
 }
 
-/// The memory of one object.
+/// What the controller remembers of one object.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ObjectState {
     /// The memo of the last outcome, which the next request carries.
@@ -65,7 +65,7 @@ impl ObjectState {
     }
 }
 
-/// The memory of all objects; dropped per object when it is deleted.
+/// The states of all objects. The state of an object is dropped when it is deleted.
 #[derive(Debug, Default)]
 pub(crate) struct ObjectStates {
     states: Mutex<HashMap<ObjectKey, ObjectState>>,

@@ -34,15 +34,15 @@ impl Controller {
 }
 
 async fn report(shared: &SharedState, overdue: &OverdueKey) {
-    let OverdueKey { key, unseen, is_running } = overdue;
+    let OverdueKey { key, not_reconciled_for, is_running } = overdue;
     let why = if *is_running { "its reconcile has not ended" } else { "it waits in the queue" };
     let message = format!(
         "it was not reconciled for {} s: {why}; its status may be wrong by now",
-        unseen.as_secs()
+        not_reconciled_for.as_secs()
     );
-    let (reason, attention) = (Reason::ReconcileOverdue, ReconcilerPresence::Nobody);
-    let update = HostConditionUpdate { reason, message, attention };
-    // A write that fails for a reason that can pass is tried again by the next search.
+    let (reason, presence) = (Reason::ReconcileOverdue, ReconcilerPresence::Absent);
+    let update = HostConditionUpdate { reason, message, presence };
+    // A write that fails with a transient error is tried again by the next search.
     if write_finding_of(shared, key, update).await != KeyCompletion::Retry {
         shared.queue.mark_reported(key);
     }

@@ -1,4 +1,4 @@
-//! The right to compute, which a reconcile releases while it waits for the host.
+//! Permits that limit how many guests run at once. A reconcile releases its permit while it waits for the host.
 //!
 //! Two bounds: how many reconciles compute concurrently (bounds the processor), and how many have begun, waiting
 //! ones included (bounds the memory: each keeps an instance of its guest).
@@ -19,7 +19,8 @@ use tokio::{
     time::timeout,
 };
 
-/// The longest wait for the host during which the permit is kept: handing it over would cost more.
+/// How long a reconcile keeps its permit while it waits for the host. Releasing the permit for a shorter wait would
+/// cost more than it gains.
 const SHORT_WAIT: Duration = Duration::from_millis(5);
 
 /// The permits for all reconciles.
@@ -44,14 +45,14 @@ impl ComputePermits {
         self.in_flight.clone().acquire_owned().await.ok()
     }
 
-    /// Waits for the right to compute; first come, first served.
+    /// Waits for a permit; permits are granted in the order of the requests.
     pub(crate) async fn permit(&self) -> ComputePermit {
         let held = self.computing.clone().acquire_owned().await.ok();
         ComputePermit { computing: self.computing.clone(), held: Mutex::new(held) }
     }
 }
 
-/// The right of one reconcile to compute.
+/// The permit of one reconcile.
 #[derive(Debug)]
 pub(crate) struct ComputePermit {
     computing: Arc<Semaphore>,
@@ -59,9 +60,9 @@ pub(crate) struct ComputePermit {
 }
 
 impl ComputePermit {
-    /// Waits for `work`. If that takes longer than [`SHORT_WAIT`], the permit is released meanwhile, and this
-    /// reconcile continues when it has one again.
-    pub(crate) async fn lend<T>(&self, work: impl Future<Output = T>) -> T {
+    /// Waits for `work`. If that takes longer than [`SHORT_WAIT`], releases the permit until `work` has ended, and
+    /// then waits for a permit again.
+    pub(crate) async fn release_during<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         if let Ok(done) = timeout(SHORT_WAIT, &mut work).await {
             return done;
@@ -73,7 +74,7 @@ impl ComputePermit {
         done
     }
 
-    /// Releases the permit for good: the rest of the reconcile is the host's work.
+    /// Releases the permit and takes no other: no guest code runs in the rest of the reconcile.
     pub(crate) fn release(&self) {
         self.held().take();
     }
@@ -84,15 +85,15 @@ impl ComputePermit {
     }
 }
 
-/// Performs a guest's calls, and releases its permit while one takes long.
-pub(crate) struct PermitLender {
+/// Performs the calls of a guest, and releases its permit during a call that takes long.
+pub(crate) struct PermitReleaser {
     pub(crate) permit: Arc<ComputePermit>,
     pub(crate) calls: Arc<dyn HostCalls>,
 }
 
-impl HostCalls for PermitLender {
+impl HostCalls for PermitReleaser {
     fn perform<'a>(&'a self, context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
-        Box::pin(self.permit.lend(self.calls.perform(context, call)))
+        Box::pin(self.permit.release_during(self.calls.perform(context, call)))
     }
 }
 
@@ -127,9 +128,9 @@ mod tests {
     async fn a_permit_is_released_during_a_long_wait_and_kept_during_a_short_one() {
         let permits = ComputePermits::new(1, 2);
         let permit = permits.permit().await;
-        permit.lend(async { assert!(now(permits.permit()).await.is_none()) }).await;
+        permit.release_during(async { assert!(now(permits.permit()).await.is_none()) }).await;
         // Ends only if this inner wait gets the permit.
-        permit.lend(async { drop(permits.permit().await) }).await;
+        permit.release_during(async { drop(permits.permit().await) }).await;
         assert!(now(permits.permit()).await.is_none(), "its holder has it again");
         permit.release();
         assert!(now(permits.permit()).await.is_some());

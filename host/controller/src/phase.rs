@@ -8,11 +8,11 @@ pub(crate) enum ObjectPhase {
     /// The plugin is called.
     Call,
     /// The finalizer is added, then the plugin is called.
-    Adopt,
+    AddFinalizer,
     /// The finalizer is removed: an earlier revision set it, and this one would never remove it.
-    Release,
-    /// Nothing: the object is being deleted, and Kubernetes collects what it owns.
-    Leave,
+    RemoveFinalizer,
+    /// Nothing: the object is being deleted without the finalizer, and Kubernetes deletes what it owns.
+    Skip,
 }
 
 /// Returns the finalizer that the host sets for a plugin.
@@ -24,9 +24,9 @@ pub(crate) fn finalizer_of(key: &ObjectKey) -> String {
 pub(crate) fn phase(meta: &ObjectMeta, finalizer: &str, is_requested: bool) -> ObjectPhase {
     let has = meta.finalizers.iter().any(|name| name == finalizer);
     match (has, is_requested) {
-        (true, false) => ObjectPhase::Release,
-        (false, _) if meta.deleting => ObjectPhase::Leave,
-        (false, true) => ObjectPhase::Adopt,
+        (true, false) => ObjectPhase::RemoveFinalizer,
+        (false, _) if meta.deleting => ObjectPhase::Skip,
+        (false, true) => ObjectPhase::AddFinalizer,
         (true, true) | (false, false) => ObjectPhase::Call,
     }
 }
@@ -41,13 +41,13 @@ mod tests {
         let rows = [
             // finalizers, deleting, requested, phase
             (vec!["other"], false, false, ObjectPhase::Call),
-            (vec!["other"], false, true, ObjectPhase::Adopt),
+            (vec!["other"], false, true, ObjectPhase::AddFinalizer),
             (vec!["other", "mine"], false, true, ObjectPhase::Call),
             (vec!["mine"], true, true, ObjectPhase::Call),
-            (vec!["mine"], false, false, ObjectPhase::Release),
-            (vec!["mine"], true, false, ObjectPhase::Release),
-            (vec![], true, true, ObjectPhase::Leave),
-            (vec![], true, false, ObjectPhase::Leave),
+            (vec!["mine"], false, false, ObjectPhase::RemoveFinalizer),
+            (vec!["mine"], true, false, ObjectPhase::RemoveFinalizer),
+            (vec![], true, true, ObjectPhase::Skip),
+            (vec![], true, false, ObjectPhase::Skip),
         ];
         for (finalizers, deleting, requested, expected) in rows {
             let mut object = json!({"apiVersion": "v1", "kind": "K",

@@ -298,14 +298,14 @@ impl PluginObjects {
             if let Some(written) = self.written.get_mut(&name) {
                 written.restored = Some(Instant::now());
             }
-            if let Err(error) = self.undo(&name, &file, stored.as_deref()).await {
+            if let Err(error) = self.restore_from_file(&name, &file, stored.as_deref()).await {
                 warn!(plugin = %name, %error, "cannot restore the Plugin object to what its file says");
             }
         }
     }
 
-    /// Undoes an edit or a deletion of one object.
-    async fn undo(
+    /// Writes the `spec` of the file on an object that was edited, or creates an object that was deleted.
+    async fn restore_from_file(
         &mut self,
         name: &PluginName,
         file: &Value,

@@ -25,8 +25,9 @@ pub struct ActivePlugin {
     pub grants: Arc<Grants>,
     /// Its parameters.
     pub parameters: Arc<Value>,
-    /// Its code. A reconcile holds it, so that a swap never takes the code away from a running call.
-    pub guests: Arc<dyn GuestRuntime>,
+    /// Runs its code: each call creates an instance. A reconcile holds the code of its revision, so that a call that
+    /// runs during a swap ends with the code that it began with.
+    pub code: Arc<dyn GuestRuntime>,
 }
 
 /// The active plugins.
@@ -37,9 +38,9 @@ pub trait ActivePlugins: Send + Sync {
     /// Returns all active revisions, in order of name.
     fn all(&self) -> Vec<Arc<ActivePlugin>>;
 
-    /// Takes back a revision that failed for many objects. Returns the earlier revision that serves from now on, or
+    /// Rolls back a revision that failed for many objects. Returns the earlier revision that serves from now on, or
     /// the reason why there is none.
-    fn take_back<'a>(
+    fn roll_back<'a>(
         &'a self,
         name: &'a PluginName,
         revision: &'a RevisionDigest,
@@ -73,7 +74,8 @@ pub trait ContextFactory: Send + Sync {
 pub enum ReconcilePurpose {
     /// Its writes are executed.
     Live {
-        /// Cancelled when something more urgent has come up for the object: a waiting call ends.
+        /// Cancelled when the object was added to the queue as urgent (such as because it was paused or a container of
+        /// a member ended) or the host stops. The calls `wait` and `probe` then end with `Interrupted`.
         urgent: CancellationToken,
     },
     /// Its writes are recorded and not executed. It never waits for facts.

@@ -86,7 +86,7 @@ pub struct OverdueKey {
     /// The object.
     pub key: ObjectKey,
     /// The time since its last reconcile ended.
-    pub unseen: Duration,
+    pub not_reconciled_for: Duration,
     /// Whether a reconcile of it runs.
     pub is_running: bool,
 }
@@ -106,15 +106,16 @@ pub struct WorkQueue {
     entries: HashMap<ObjectKey, QueueEntry>,
     lanes: BTreeMap<QueuePriority, PriorityLane>,
     delays: BTreeMap<(Instant, u64), ObjectKey>,
-    /// Distinguishes the entries that one key had in the lanes: an outdated entry is skipped.
-    last_ticket: u64,
+    /// The last sequence number of an entry in a lane or of a delay. It distinguishes the entries that one key had in
+    /// the lanes: an outdated entry is skipped.
+    last_sequence: u64,
     backoff_max: Duration,
     random: SmallRng,
 }
 
 #[derive(Debug, Default)]
 struct QueueEntry {
-    /// The lane in which it waits, its ticket there, and since when it waits.
+    /// The lane in which it waits, the sequence number of its entry there, and since when it waits.
     waiting: Option<(QueuePriority, u64, Instant)>,
     running: bool,
     /// The priority with which it was added while it ran.
@@ -125,7 +126,7 @@ struct QueueEntry {
     /// Since when it is due.
     due: Option<Instant>,
     /// When its last reconcile ended.
-    seen: Option<Instant>,
+    last_ended: Option<Instant>,
     /// Whether its object has the condition that it is overdue.
     is_reported: bool,
 }
@@ -139,26 +140,26 @@ struct PriorityLane {
 }
 
 impl PriorityLane {
-    fn push(&mut self, key: ObjectKey, ticket: u64) {
+    fn push(&mut self, key: ObjectKey, sequence: u64) {
         let keys = self.keys.entry(key.plugin.clone()).or_default();
         if keys.is_empty() {
             self.turns.push_back(key.plugin.clone());
         }
-        keys.push_back((key, ticket));
+        keys.push_back((key, sequence));
         self.entries += 1;
     }
 
     /// Drops the entries of keys that moved to a more urgent lane.
-    fn sweep(&mut self, is_current: impl Fn(&ObjectKey, u64) -> bool) {
+    fn remove_stale_entries(&mut self, is_current: impl Fn(&ObjectKey, u64) -> bool) {
         self.keys.retain(|_, keys| {
-            keys.retain(|(key, ticket)| is_current(key, *ticket));
+            keys.retain(|(key, sequence)| is_current(key, *sequence));
             !keys.is_empty()
         });
         self.turns.retain(|plugin| self.keys.contains_key(plugin));
         self.entries = self.keys.values().map(VecDeque::len).sum();
     }
 
-    /// Takes the next entry; its plugin goes to the end of the line.
+    /// Takes the next entry; its plugin becomes the last one in turn.
     fn pop(&mut self) -> Option<(ObjectKey, u64)> {
         let plugin = self.turns.pop_front()?;
         let keys = self.keys.get_mut(&plugin)?;
@@ -184,7 +185,7 @@ impl WorkQueue {
                 .map(|priority| (priority, PriorityLane::default()))
                 .collect(),
             delays: BTreeMap::new(),
-            last_ticket: 0,
+            last_sequence: 0,
             backoff_max,
             random: SmallRng::seed_from_u64(seed),
         }
@@ -207,7 +208,7 @@ impl WorkQueue {
 
     /// Makes a key due after a delay, with the priority of a resync unless it is added otherwise before.
     pub fn add_after(&mut self, key: &ObjectKey, delay: Duration, now: Instant) {
-        let ticket = self.ticket();
+        let sequence = self.next_sequence();
         let at = now + delay;
         let entry = self.entries.entry(key.clone()).or_default();
         match entry.delay {
@@ -217,13 +218,13 @@ impl WorkQueue {
             }
             None => {}
         }
-        entry.delay = Some((at, ticket));
-        self.delays.insert((at, ticket), key.clone());
+        entry.delay = Some((at, sequence));
+        self.delays.insert((at, sequence), key.clone());
     }
 
     /// Makes the keys due that failed and wait for their backoff, because the cause of the failures may be over. The
     /// count of failures stays, so that a key that fails again has the longer pause.
-    pub fn hurry(&mut self, now: Instant) {
+    pub fn retry_failed_now(&mut self, now: Instant) {
         let failed =
             |entry: &QueueEntry| 0 < entry.failures && entry.delay.is_some() && !entry.running;
         let failed = self.entries.iter().filter(|(_, entry)| failed(entry));
@@ -236,10 +237,10 @@ impl WorkQueue {
     pub fn take(&mut self, now: Instant) -> Option<DequeuedKey> {
         self.wake(now);
         for lane in self.lanes.values_mut() {
-            while let Some((key, ticket)) = lane.pop() {
+            while let Some((key, sequence)) = lane.pop() {
                 let Some(entry) = self.entries.get_mut(&key) else { continue };
                 let Some((_, current, since)) = entry.waiting else { continue };
-                if current != ticket {
+                if current != sequence {
                     continue;
                 }
                 entry.waiting = None;
@@ -266,7 +267,7 @@ impl WorkQueue {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.running = false;
         entry.due = None;
-        entry.seen = Some(now);
+        entry.last_ended = Some(now);
         // The host has written `Ready=Unknown` on it: the plugin is called once more to report its status.
         let is_reported = std::mem::take(&mut entry.is_reported);
         if is_reported && matches!(completion, KeyCompletion::After(_)) {
@@ -294,7 +295,7 @@ impl WorkQueue {
         if let Some(priority) = again {
             self.enqueue(key, priority, now);
         }
-        self.tidy(key);
+        self.remove_if_unused(key);
     }
 
     /// Returns when the next delayed key becomes due.
@@ -309,9 +310,10 @@ impl WorkQueue {
     pub fn overdue(&self, interval: Duration, now: Instant) -> Vec<OverdueKey> {
         let is_overdue = |(key, entry): (&ObjectKey, &QueueEntry)| {
             let due = entry.due.filter(|due| *due + interval <= now && !entry.is_reported)?;
-            let unseen = now.saturating_duration_since(entry.seen.unwrap_or(due));
-            let overdue = OverdueKey { key: key.clone(), unseen, is_running: entry.running };
-            (interval * 2 <= unseen).then_some(overdue)
+            let not_reconciled_for = now.saturating_duration_since(entry.last_ended.unwrap_or(due));
+            let overdue =
+                OverdueKey { key: key.clone(), not_reconciled_for, is_running: entry.running };
+            (interval * 2 <= not_reconciled_for).then_some(overdue)
         };
         self.entries.iter().filter_map(is_overdue).collect()
     }
@@ -356,25 +358,27 @@ impl WorkQueue {
 
     /// Puts a key into a lane, or moves it to a more urgent one.
     fn enqueue(&mut self, key: &ObjectKey, priority: QueuePriority, now: Instant) {
-        let ticket = self.ticket();
+        let sequence = self.next_sequence();
         let entry = self.entries.entry(key.clone()).or_default();
         let since = match entry.waiting {
             Some((known, ..)) if known <= priority => return,
             Some((_, _, since)) => since,
             None => now,
         };
-        entry.waiting = Some((priority, ticket, since));
+        entry.waiting = Some((priority, sequence, since));
         entry.due.get_or_insert(since);
         let Some(lane) = self.lanes.get_mut(&priority) else { return };
-        lane.push(key.clone(), ticket);
+        lane.push(key.clone(), sequence);
         if lane.entries > 2 * self.entries.len() + 64 {
             let waits = |key: &ObjectKey| self.entries.get(key).and_then(|entry| entry.waiting);
-            lane.sweep(|key, ticket| waits(key).is_some_and(|(_, current, _)| current == ticket));
+            lane.remove_stale_entries(|key, sequence| {
+                waits(key).is_some_and(|(_, current, _)| current == sequence)
+            });
         }
     }
 
     /// Drops the entry of a key that does not wait, run, have a delay or have failures.
-    fn tidy(&mut self, key: &ObjectKey) {
+    fn remove_if_unused(&mut self, key: &ObjectKey) {
         if let Some(entry) = self.entries.get(key)
             && entry.waiting.is_none()
             && entry.delay.is_none()
@@ -385,9 +389,9 @@ impl WorkQueue {
         }
     }
 
-    const fn ticket(&mut self) -> u64 {
-        self.last_ticket += 1;
-        self.last_ticket
+    const fn next_sequence(&mut self) -> u64 {
+        self.last_sequence += 1;
+        self.last_sequence
     }
 }
 

@@ -41,14 +41,14 @@ fn a_failed_key_can_be_hurried_and_a_delayed_one_cannot() {
         queue.take(now).unwrap();
         queue.done(key, completion, now);
     }
-    queue.hurry(now);
+    queue.retry_failed_now(now);
     let taken = queue.take(now).unwrap();
     assert_eq!((taken.key, taken.failures), (failed.clone(), 1));
     assert_eq!(queue.take(now), None);
-    queue.hurry(now);
+    queue.retry_failed_now(now);
     assert_eq!(queue.take(now), None, "a running key is not added");
     queue.done(&failed, KeyCompletion::AwaitChange, now);
-    queue.hurry(now);
+    queue.retry_failed_now(now);
     assert_eq!(drain(&mut queue, now + SECOND), ["p/resting"]);
 }
 
@@ -193,7 +193,7 @@ fn a_key_is_overdue_that_was_due_for_one_interval_and_not_reconciled_for_two() {
     let overdue = |queue: &WorkQueue, seconds: u64| {
         let at = start + SECOND * u32::try_from(seconds).unwrap();
         let found = queue.overdue(SECOND * 10, at);
-        found.first().map(|key| (key.unseen.as_secs(), key.is_running))
+        found.first().map(|key| (key.not_reconciled_for.as_secs(), key.is_running))
     };
     queue.add(&x, QueuePriority::Event, "", start);
     assert_eq!(overdue(&queue, 19), None);

@@ -28,11 +28,11 @@ use crate::{
     phase::{ObjectPhase, finalizer_of},
     plugins::ReconcilePurpose,
     queue::KeyCompletion,
-    report_builder::{ReportBuilder, finalizer_step},
-    run::{
-        CalledRun, NoSpecInForce, ReconcileTarget, RejectedRun, RejectedSpec, Rejection,
-        RunEffects, RunEnd, reason_of, reconcile_once,
+    reconcile_once::{
+        CalledReconcile, NoSpecInForce, ReconcileEffects, ReconcileEnd, ReconcileTarget,
+        RejectedReconcile, RejectedSpec, Rejection, reason_of, reconcile_once,
     },
+    report_builder::{ReportBuilder, finalizer_step},
     shared_state::SharedState,
     strikes::{ObjectVersion, StrikeDecision},
 };
@@ -67,9 +67,9 @@ pub(crate) async fn reconcile(
     let ReconcileSettings { permit, urgent } = settings;
     let Some(plugin) = plugin else {
         let message = missing(&key.plugin, meta.deleting);
-        let (reason, attention) = (Reason::PluginMissing, ReconcilerPresence::Nobody);
+        let (reason, presence) = (Reason::PluginMissing, ReconcilerPresence::Absent);
         permit.release();
-        let update = HostConditionUpdate { reason, message, attention };
+        let update = HostConditionUpdate { reason, message, presence };
         return write_finding(shared, key, &meta, update).await;
     };
     Span::current().record("revision", plugin.revision.short());
@@ -88,9 +88,9 @@ pub(crate) async fn reconcile(
 
 /// The permit and the interruption of one live reconcile.
 pub(crate) struct ReconcileSettings {
-    /// Its right to compute.
+    /// Allows its guest to compute.
     pub(crate) permit: Arc<ComputePermit>,
-    /// Cancelled when something more urgent has come up for its key, or the host stops.
+    /// Cancelled when its key is added as urgent, or the host stops.
     pub(crate) urgent: CancellationToken,
 }
 
@@ -100,7 +100,7 @@ struct LiveReconcile<'a> {
     urgent: &'a CancellationToken,
 }
 
-impl RunEffects for LiveReconcile<'_> {
+impl ReconcileEffects for LiveReconcile<'_> {
     fn purpose(&self) -> ReconcilePurpose {
         ReconcilePurpose::Live { urgent: self.urgent.clone() }
     }
@@ -110,7 +110,7 @@ impl RunEffects for LiveReconcile<'_> {
         _object: Arc<Value>,
         finalizer: &str,
     ) -> Result<Arc<Value>, CallError> {
-        let writer = &self.target.shared.ports.status_writer;
+        let writer = &self.target.shared.ports.host_fields;
         let stored =
             writer.add_finalizer(reference_of(self.target.key), finalizer.to_owned()).await?;
         Ok(Arc::new(stored))
@@ -142,26 +142,26 @@ impl RunEffects for LiveReconcile<'_> {
 
 impl LiveReconcile<'_> {
     /// Writes what follows from the end of a reconcile, and returns when the key is due again.
-    async fn conclude(&self, end: RunEnd, report: &mut ReportBuilder) -> KeyCompletion {
+    async fn conclude(&self, end: ReconcileEnd, report: &mut ReportBuilder) -> KeyCompletion {
         report.end = is_reported(&end).then(|| end.result());
         let ends_finalizer = end.ends_finalizer(self.target.meta);
         match end {
-            RunEnd::NotCalled(_) if ends_finalizer => self.remove_finalizer(report).await,
-            RunEnd::NotCalled(_) => KeyCompletion::AwaitChange,
-            RunEnd::NoFinalizer(error) => {
+            ReconcileEnd::NotCalled(_) if ends_finalizer => self.remove_finalizer(report).await,
+            ReconcileEnd::NotCalled(_) => KeyCompletion::AwaitChange,
+            ReconcileEnd::NoFinalizer(error) => {
                 self.log(&format!("cannot add the finalizer: {error}"));
                 KeyCompletion::Retry
             }
-            RunEnd::Withheld => {
+            ReconcileEnd::Quarantined => {
                 let state = self.target.shared.object_states.get(self.target.key);
                 match state.unwritten_quarantine {
                     Some(message) => self.quarantine(&message).await,
                     None => KeyCompletion::AwaitChange,
                 }
             }
-            RunEnd::NotValidated(error) => self.strike(&error, None).await,
-            RunEnd::Rejected(rejected) => self.reject(rejected).await,
-            RunEnd::Called(called) => {
+            ReconcileEnd::NotValidated(error) => self.strike(&error, None).await,
+            ReconcileEnd::Rejected(rejected) => self.reject(rejected).await,
+            ReconcileEnd::Called(called) => {
                 accepted::keep_accepted(self.target).await;
                 self.conclude_call(called, ends_finalizer, report).await
             }
@@ -171,11 +171,11 @@ impl LiveReconcile<'_> {
     /// Writes what follows from a call of the plugin.
     async fn conclude_call(
         &self,
-        called: CalledRun,
+        called: CalledReconcile,
         ends_finalizer: bool,
         report: &mut ReportBuilder,
     ) -> KeyCompletion {
-        let CalledRun { object, refusal, outcome } = called;
+        let CalledReconcile { object, refusal, outcome } = called;
         let refusal = refusal.as_ref();
         let ReconcileTarget { shared, key, .. } = self.target;
         let outcome = match outcome {
@@ -221,7 +221,7 @@ impl LiveReconcile<'_> {
         if shared.is_paused(key) {
             return KeyCompletion::AwaitChange;
         }
-        let (writer, finalizer) = (&shared.ports.status_writer, finalizer_of(key));
+        let (writer, finalizer) = (&shared.ports.host_fields, finalizer_of(key));
         match writer.remove_finalizer(reference_of(key), finalizer.clone()).await {
             Ok(()) => {
                 report.after.push(finalizer_step("remove-finalizer", key, &finalizer));
@@ -235,9 +235,9 @@ impl LiveReconcile<'_> {
     }
 
     /// Reports a refused spec in place of which no earlier one is in force.
-    async fn reject(&self, rejected: RejectedRun) -> KeyCompletion {
+    async fn reject(&self, rejected: RejectedReconcile) -> KeyCompletion {
         let ReconcileTarget { shared, key, .. } = self.target;
-        let RejectedRun { rejection, cause } = rejected;
+        let RejectedReconcile { rejection, cause } = rejected;
         let cause = match cause {
             NoSpecInForce::Unusable(cause) => cause.to_owned(),
             NoSpecInForce::Unreadable(error) if error.is_passing() => {
@@ -258,8 +258,8 @@ impl LiveReconcile<'_> {
         metrics::failed(&key.plugin, ErrorClass::Terminal);
         let message = format!("{text}; nothing is reconciled: {cause}");
         self.log(&format!("the spec is invalid: {message}"));
-        let attention = ReconcilerPresence::Nobody;
-        self.write_finding(HostConditionUpdate { reason, message, attention }).await
+        let presence = ReconcilerPresence::Absent;
+        self.write_finding(HostConditionUpdate { reason, message, presence }).await
     }
 
     /// Reports a failure that the plugin returned.
@@ -279,7 +279,7 @@ impl LiveReconcile<'_> {
         if retry { KeyCompletion::Retry } else { KeyCompletion::After(shared.settings.resync) }
     }
 
-    /// Counts a fault of the plugin, and quarantines the object or takes the revision back after too many.
+    /// Counts a fault of the plugin, and quarantines the object or rolls the revision back after too many.
     async fn strike(&self, error: &GuestError, refusal: Option<&RejectedSpec>) -> KeyCompletion {
         if let Some(failure) = error.as_failure() {
             return self.fail(failure, refusal).await;
@@ -288,7 +288,7 @@ impl LiveReconcile<'_> {
         let text = ErrorChain(error).to_string();
         warn!(error = text, "strike");
         let reason = reason_of(error);
-        metrics::struck(&key.plugin, error, reason.as_str());
+        metrics::strike_counted(&key.plugin, error, reason.as_str());
         shared.object_states.change(key, |state| state.is_failing = true);
         let (version, now) = (self.version(), Instant::now());
         match shared.strikes(|strikes| strikes.strike(&plugin.revision, key, version, now)) {
@@ -299,7 +299,7 @@ impl LiveReconcile<'_> {
             }
             StrikeDecision::Quarantine => metrics::failed(&key.plugin, ErrorClass::Terminal),
         }
-        if self.take_back(&text).await {
+        if self.roll_back(&text).await {
             // The revision that serves from now on is called for all objects again.
             return KeyCompletion::AwaitChange;
         }
@@ -308,30 +308,30 @@ impl LiveReconcile<'_> {
         self.quarantine(&message).await
     }
 
-    /// Takes the revision back if it has failed for many objects by now. Returns true if another revision serves
-    /// in its place.
-    async fn take_back(&self, last_error: &str) -> bool {
+    /// Rolls the revision back if it has failed for many objects by now. Returns true if another revision serves in
+    /// its place.
+    async fn roll_back(&self, last_error: &str) -> bool {
         let ReconcileTarget { shared, key, plugin, .. } = self.target;
         let (view, revision) = (shared.ports.kubernetes.view(), &plugin.revision);
         let objects = mapper::all(&key.plugin, &plugin.manifest, &*view);
         let is_called =
             |key: &&ObjectKey| view.meta(&reference_of(key)).is_some_and(|meta| !meta.is_paused());
         let called = objects.iter().filter(is_called).count();
-        let condemning = shared.strikes(|strikes| {
-            let struck = strikes.condemning(revision, called, Instant::now()).into_iter();
-            struck.map(|key| format!("{}/{}", key.namespace, key.name)).collect::<Vec<_>>()
+        let rollback_candidates = shared.strikes(|strikes| {
+            let objects = strikes.rollback_candidates(revision, called, Instant::now()).into_iter();
+            objects.map(|key| format!("{}/{}", key.namespace, key.name)).collect::<Vec<_>>()
         });
-        let Some(first) = condemning.first() else { return false };
+        let Some(first) = rollback_candidates.first() else { return false };
         let why = format!(
             "it failed twice in a row for {} of {called} objects, {first} among them; the last time: {last_error}",
-            condemning.len()
+            rollback_candidates.len()
         );
         let (plugins, since) = (&shared.ports.plugins, Instant::now());
-        match plugins.take_back(&key.plugin, revision, &why).await {
+        match plugins.roll_back(&key.plugin, revision, &why).await {
             Ok(now) => {
                 let (bad, now) = (revision.short(), now.short());
                 let took = since.elapsed();
-                warn!(bad, now, why, ?took, "the revision is taken back");
+                warn!(bad, now, why, ?took, "the revision is rolled back");
                 true
             }
             Err(error) => {
@@ -354,14 +354,15 @@ impl LiveReconcile<'_> {
 }
 
 /// Returns false for a reconcile that did nothing worth a report: no call, no write, no answer.
-fn is_reported(end: &RunEnd) -> bool {
+fn is_reported(end: &ReconcileEnd) -> bool {
     match end {
-        RunEnd::NotCalled(phase) => *phase != ObjectPhase::Leave,
-        RunEnd::NoFinalizer(_) | RunEnd::Withheld => false,
-        RunEnd::Rejected(RejectedRun { cause: NoSpecInForce::Unreadable(error), .. }) => {
-            !error.is_passing()
-        }
-        RunEnd::Rejected(_) | RunEnd::NotValidated(_) | RunEnd::Called(_) => true,
+        ReconcileEnd::NotCalled(phase) => *phase != ObjectPhase::Skip,
+        ReconcileEnd::NoFinalizer(_) | ReconcileEnd::Quarantined => false,
+        ReconcileEnd::Rejected(RejectedReconcile {
+            cause: NoSpecInForce::Unreadable(error),
+            ..
+        }) => !error.is_passing(),
+        ReconcileEnd::Rejected(_) | ReconcileEnd::NotValidated(_) | ReconcileEnd::Called(_) => true,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Collects what one reconcile did, live or planned, and makes its report.
+//! Collects what one reconcile did, live or as a dry run, and makes its report.
 
 use std::time::Duration;
 
@@ -114,9 +114,9 @@ pub(crate) fn result_of_error(error: &GuestError) -> ReconcileResult {
 /// Returns the end of a reconcile whose phase needs no call.
 pub(crate) fn not_called(phase: ObjectPhase) -> ReconcileResult {
     let why = match phase {
-        ObjectPhase::Release => "only the finalizer of an earlier revision is removed",
-        ObjectPhase::Leave => "the object is being deleted and has no finalizer of the plugin",
-        ObjectPhase::Call | ObjectPhase::Adopt => "",
+        ObjectPhase::RemoveFinalizer => "only the finalizer of an earlier revision is removed",
+        ObjectPhase::Skip => "the object is being deleted and has no finalizer of the plugin",
+        ObjectPhase::Call | ObjectPhase::AddFinalizer => "",
     };
     ReconcileResult::NotCalled { why: why.to_owned() }
 }

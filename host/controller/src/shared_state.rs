@@ -7,7 +7,7 @@ use std::{
 
 use tholepin_core::{
     ObjectKey, PluginName,
-    port::{Clock, Kubernetes, Redis, StatusWriter, WatchSource},
+    port::{Clock, HostFieldsWriter, Kubernetes, Redis, WatchSource},
 };
 use tholepin_schema::manifest::KindName;
 
@@ -29,8 +29,8 @@ pub struct ControllerPorts {
     pub kubernetes: Arc<dyn Kubernetes>,
     /// The watches that feed the store.
     pub watches: Arc<dyn WatchSource>,
-    /// Writes the host's own conditions, finalizers and accepted specs.
-    pub status_writer: Arc<dyn StatusWriter>,
+    /// Writes the host's own conditions, finalizers and accepted specs, and no status of a plugin.
+    pub host_fields: Arc<dyn HostFieldsWriter>,
     /// Notified when the container of a member has ended.
     pub redis: Arc<dyn Redis>,
     /// The active plugins.

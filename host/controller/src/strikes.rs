@@ -1,4 +1,4 @@
-//! Counts the faults of plugins. Decides when an object is quarantined, and when a revision is taken back.
+//! Counts the faults of plugins. Decides when an object is quarantined, and when a revision is rolled back.
 //!
 //! Pure. A fault counts against one revision and one object, and against no other. A quarantine has no time limit: a
 //! retry would fail again, and a change of the object or of the plugin ends it.
@@ -16,10 +16,10 @@ use tokio::time::Instant;
 
 /// Faults in a row until an object is quarantined. Two, because a single fault may be transient.
 const STRIKES_MAX: u32 = 2;
-/// A revision is taken back when this many of its objects are quarantined within [`CONDEMNING_WITHIN`], or all of them
+/// A revision is rolled back when this many of its objects are quarantined within [`ROLLBACK_WINDOW`], or all of them
 /// if there are fewer.
-const CONDEMNING: usize = 3;
-const CONDEMNING_WITHIN: Duration = Duration::from_secs(60);
+const ROLLBACK_OBJECTS: usize = 3;
+const ROLLBACK_WINDOW: Duration = Duration::from_secs(60);
 
 /// A version of an object that strikes count against.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,21 +80,21 @@ impl StrikeTracker {
         of_plugin.filter(|(_, record)| STRIKES_MAX <= record.in_a_row).count()
     }
 
-    /// Returns the quarantined objects for which a revision with this many `objects` is taken back, or none while the
-    /// objects may be the cause and not the revision.
-    pub(crate) fn condemning(
+    /// Returns the quarantined objects because of which a revision with this many `objects` is rolled back. Returns
+    /// none if they are too few: then the objects may be the cause and not the revision.
+    pub(crate) fn rollback_candidates(
         &self,
         revision: &RevisionDigest,
         objects: usize,
         now: Instant,
     ) -> Vec<&ObjectKey> {
         let is_recent = |record: &StrikeRecord| {
-            STRIKES_MAX <= record.in_a_row && now - record.at <= CONDEMNING_WITHIN
+            STRIKES_MAX <= record.in_a_row && now - record.at <= ROLLBACK_WINDOW
         };
         let of_revision = self.records.iter().filter(|(_, record)| record.revision == *revision);
         let quarantined: Vec<_> =
             of_revision.filter(|(_, record)| is_recent(record)).map(|(key, _)| key).collect();
-        let enough = CONDEMNING.min(objects).max(1);
+        let enough = ROLLBACK_OBJECTS.min(objects).max(1);
         if enough <= quarantined.len() { quarantined } else { Vec::new() }
     }
 
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_is_taken_back_for_many_objects_within_a_minute() {
+    fn a_revision_is_rolled_back_for_many_objects_within_a_minute() {
         let one = RevisionDigest("one".to_owned());
         let (mut strikes, now) = (StrikeTracker::default(), Instant::now());
         let quarantine = |strikes: &mut StrikeTracker, name: &str, at: Instant| {
@@ -163,21 +163,31 @@ mod tests {
             }
         };
         strikes.strike(&one, &key("p", "a"), version(1), now);
-        assert!(strikes.condemning(&one, 1, now).is_empty(), "one strike is no quarantine");
+        assert!(
+            strikes.rollback_candidates(&one, 1, now).is_empty(),
+            "one strike is no quarantine"
+        );
         quarantine(&mut strikes, "a", now);
-        assert_eq!(strikes.condemning(&one, 1, now), [&key("p", "a")], "it is the only object");
-        assert!(strikes.condemning(&one, 2, now).is_empty());
+        assert_eq!(
+            strikes.rollback_candidates(&one, 1, now),
+            [&key("p", "a")],
+            "it is the only object"
+        );
+        assert!(strikes.rollback_candidates(&one, 2, now).is_empty());
         quarantine(&mut strikes, "b", now);
-        assert_eq!(strikes.condemning(&one, 2, now).len(), 2);
-        assert!(strikes.condemning(&one, 9, now).is_empty());
-        assert!(strikes.condemning(&RevisionDigest("two".to_owned()), 2, now).is_empty());
-        let later = now + CONDEMNING_WITHIN + Duration::from_secs(1);
+        assert_eq!(strikes.rollback_candidates(&one, 2, now).len(), 2);
+        assert!(strikes.rollback_candidates(&one, 9, now).is_empty());
+        assert!(strikes.rollback_candidates(&RevisionDigest("two".to_owned()), 2, now).is_empty());
+        let later = now + ROLLBACK_WINDOW + Duration::from_secs(1);
         quarantine(&mut strikes, "c", later);
-        assert!(strikes.condemning(&one, 9, later).is_empty(), "the first two are too old");
+        assert!(
+            strikes.rollback_candidates(&one, 9, later).is_empty(),
+            "the first two are too old"
+        );
         quarantine(&mut strikes, "d", later);
         quarantine(&mut strikes, "e", later);
-        assert_eq!(strikes.condemning(&one, 9, later).len(), 3);
+        assert_eq!(strikes.rollback_candidates(&one, 9, later).len(), 3);
         strikes.clear(&key("p", "e"));
-        assert!(strikes.condemning(&one, 9, later).is_empty(), "one was cleared");
+        assert!(strikes.rollback_candidates(&one, 9, later).is_empty(), "one was cleared");
     }
 }

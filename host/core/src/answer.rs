@@ -58,7 +58,8 @@ pub enum CallError {
     /// The process that was called has ended.
     #[error("gone: {0}")]
     Gone(String),
-    /// Something more urgent has come up; the plugin must end this reconcile.
+    /// The object was paused, or, in `wait` and `probe`, an urgent event came for it or the host stops. The plugin must
+    /// end this reconcile.
     #[error("interrupted")]
     Interrupted,
     /// Too many calls; retry after this many milliseconds.

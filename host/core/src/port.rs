@@ -19,8 +19,8 @@ pub use redis::{
     RedisCredentials,
 };
 pub use watches::{
-    StatusWriter, StoreChange, StoreEvent, StoreSubscription, WatchLease, WatchScope, WatchSource,
-    WatchState,
+    HostFieldsWriter, StoreChange, StoreEvent, StoreSubscription, WatchLease, WatchScope,
+    WatchSource, WatchState,
 };
 
 /// A source of random bytes.

@@ -33,11 +33,11 @@ use crate::{
     fingerprint::{is_secret, is_secret_kind, refuse_fingerprints},
     hub::{WatchHub, WatchReport},
     kinds::{KindCache, ServedKind},
+    lock::lock,
     meter,
     raw::RawObject,
     secrets::{SecretCache, decode_values},
     store::ObjectStore,
-    subscriptions::lock,
     template::{self, TemplateValues},
     watch_context::{WatchContext, WatchHubOptions},
 };
@@ -47,7 +47,7 @@ pub struct KubernetesApiOptions {
     /// The kubeconfig file. If absent, `KUBECONFIG`, the home directory or the Pod's service account is used.
     pub kubeconfig: Option<PathBuf>,
     /// Makes the fingerprints of Secret values.
-    pub fingerprint_key: SecretFingerprinter,
+    pub fingerprinter: SecretFingerprinter,
     /// The name of this process in events; at most 128 bytes, more are cut off.
     pub reporting_instance: String,
     /// The timing of watches.
@@ -74,14 +74,14 @@ pub enum KubernetesApiError {
 }
 
 /// One API server: watches, store and requests. Implements [`Kubernetes`], [`WatchSource`] and
-/// [`StatusWriter`](tholepin_core::port::StatusWriter).
+/// [`HostFieldsWriter`](tholepin_core::port::HostFieldsWriter).
 pub struct KubernetesApi {
     pub(crate) client: Client,
     pub(crate) store: Arc<ObjectStore>,
     pub(crate) kinds: Arc<KindCache>,
     pub(crate) events: Arc<EventCache>,
     hub: Arc<WatchHub>,
-    key: SecretFingerprinter,
+    fingerprinter: SecretFingerprinter,
     secrets: Arc<SecretCache>,
     /// Clones of this connection with the user agent of a plugin, one per plugin.
     plugin_clients: Mutex<BTreeMap<PluginName, Arc<Self>>>,
@@ -106,8 +106,7 @@ impl KubernetesApi {
     ///
     /// Fails if the configuration is missing or unusable.
     pub async fn connect(options: KubernetesApiOptions) -> Result<Arc<Self>, KubernetesApiError> {
-        let KubernetesApiOptions { kubeconfig, fingerprint_key: key, reporting_instance, hub } =
-            options;
+        let KubernetesApiOptions { kubeconfig, fingerprinter, reporting_instance, hub } = options;
         let mut config = match kubeconfig {
             Some(path) => {
                 let kubeconfig_error = |error| KubernetesApiError::Kubeconfig {
@@ -143,7 +142,7 @@ impl KubernetesApi {
             client: client.clone(),
             store: store.clone(),
             kinds: kinds.clone(),
-            key: key.clone(),
+            fingerprinter: fingerprinter.clone(),
             secrets: secrets.clone(),
             options: hub,
             resumed: Notify::new(),
@@ -151,7 +150,16 @@ impl KubernetesApi {
         let hub = WatchHub::new(context);
         let events = Arc::new(EventCache::new(reporting_instance));
         let plugin_clients = Mutex::default();
-        Ok(Arc::new(Self { client, store, kinds, events, hub, key, secrets, plugin_clients }))
+        Ok(Arc::new(Self {
+            client,
+            store,
+            kinds,
+            events,
+            hub,
+            fingerprinter,
+            secrets,
+            plugin_clients,
+        }))
     }
 
     /// Runs the watches until `stop`. No watch starts before this is called.
@@ -205,7 +213,7 @@ impl KubernetesApi {
 
     /// Converts a reply for the store: without Secret values and `managedFields`.
     pub(crate) fn to_stored(&self, mut object: Value) -> Result<StoredObject, CallError> {
-        self.key.hide(&mut object);
+        self.fingerprinter.replace_secret_values(&mut object);
         StoredObject::new(object).map_err(|error| CallError::Other(error.to_string()))
     }
 
@@ -218,7 +226,7 @@ impl KubernetesApi {
             self.fill(&reference, &mut intent).await?;
         }
         let mut fingerprinted = intent.clone();
-        self.key.hide(&mut fingerprinted);
+        self.fingerprinter.replace_secret_values(&mut fingerprinted);
         let target = |uid: &str| ApplyTarget {
             uid: uid.to_owned(),
             field_manager: field_manager.clone(),
@@ -379,7 +387,7 @@ impl Kubernetes for KubernetesApi {
             kinds: self.kinds.clone(),
             events: self.events.clone(),
             hub: self.hub.clone(),
-            key: self.key.clone(),
+            fingerprinter: self.fingerprinter.clone(),
             secrets: self.secrets.clone(),
             plugin_clients: Mutex::default(),
         });
@@ -394,7 +402,7 @@ impl Kubernetes for KubernetesApi {
     fn get(&self, object: ObjectRef) -> BoxedFuture<'_, Result<Value, CallError>> {
         Box::pin(async move {
             let mut value = self.read(&object).await?;
-            self.key.hide(&mut value);
+            self.fingerprinter.replace_secret_values(&mut value);
             let stored = StoredObject::new(value);
             Ok(stored.map_err(|error| CallError::Other(error.to_string()))?.value())
         })

@@ -18,7 +18,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tholepin_core::ObjectMeta;
 
-use crate::subscriptions::lock;
+use crate::lock::lock;
 
 /// The most entries, one per object, manager and subresource; about 150 bytes each.
 const REMEMBERED_MAX: usize = 65_536;

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::subscriptions::lock;
+use crate::lock::lock;
 
 /// How long after its last occurrence an event is counted as a repeat.
 const MERGED_FOR: Duration = Duration::from_secs(600);

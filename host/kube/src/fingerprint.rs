@@ -44,24 +44,24 @@ impl SecretFingerprinter {
 
     /// Replaces the values of a Secret, or of an intent of one, by their fingerprints. Objects of other kinds
     /// stay unchanged. Moves `stringData` into `data`, as the API server does.
-    pub(crate) fn hide(&self, object: &mut Value) {
+    pub(crate) fn replace_secret_values(&self, object: &mut Value) {
         if !is_secret(object) {
             return;
         }
         let Some(object) = object.as_object_mut() else { return };
         let texts = take_map(object, "stringData");
-        let mut hidden = Map::new();
+        let mut fingerprints = Map::new();
         for (key, value) in take_map(object, "data") {
             let text = value.as_str().unwrap_or_default();
             let bytes = STANDARD.decode(text).unwrap_or_else(|_| text.as_bytes().to_vec());
-            hidden.insert(key, self.of(&bytes).into());
+            fingerprints.insert(key, self.of(&bytes).into());
         }
         for (key, value) in texts {
             let bytes = value.as_str().unwrap_or_default().as_bytes();
-            hidden.insert(key, self.of(bytes).into());
+            fingerprints.insert(key, self.of(bytes).into());
         }
-        if !hidden.is_empty() {
-            object.insert("data".to_owned(), Value::Object(hidden));
+        if !fingerprints.is_empty() {
+            object.insert("data".to_owned(), Value::Object(fingerprints));
         }
         // `kubectl apply` stores a copy of the applied object here, with its values.
         let annotations = object.get_mut("metadata").and_then(|meta| meta.get_mut("annotations"));
@@ -124,8 +124,8 @@ mod tests {
                 "kubectl.kubernetes.io/last-applied-configuration": "hunter2", "kept": "1"}}});
         let mut intent =
             json!({"apiVersion": "v1", "kind": "Secret", "stringData": {"a": "hunter2"}});
-        key().hide(&mut stored);
-        key().hide(&mut intent);
+        key().replace_secret_values(&mut stored);
+        key().replace_secret_values(&mut intent);
         assert_eq!(stored["data"], intent["data"]);
         assert_eq!(stored["data"]["a"], key().of(b"hunter2"));
         assert_ne!(key().of(b"hunter2"), SecretFingerprinter::new([8; 32]).of(b"hunter2"));
@@ -138,7 +138,7 @@ mod tests {
     fn other_kinds_stay_as_they_are() {
         let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "1"}});
         let mut after = map.clone();
-        key().hide(&mut after);
+        key().replace_secret_values(&mut after);
         assert_eq!(after, map);
     }
 }

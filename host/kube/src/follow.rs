@@ -29,10 +29,10 @@ use tracing::{debug, warn};
 use crate::{
     fingerprint::is_secret_kind,
     kinds::{ServedKind, UnknownKindError},
+    lock::lock,
     meter,
     raw::RawObject,
     store::WatchId,
-    subscriptions::lock,
     watch_context::WatchContext,
 };
 
@@ -182,7 +182,7 @@ fn apply_event(
     event: Event<RawObject>,
 ) {
     let FollowedWatch { id, scope, .. } = followed;
-    let stored = |raw: RawObject| admit(context, served, &raw);
+    let stored = |raw: RawObject| to_stored(context, served, &raw);
     match event {
         Event::Init => context.store.begin_list(*id),
         Event::InitApply(raw) => {
@@ -222,14 +222,14 @@ fn apply_event(
 
 /// Converts an object of a watch for the store: adds its kind and replaces Secret values by fingerprints. A
 /// malformed object is logged and skipped, so that it does not end the watch.
-fn admit(context: &WatchContext, served: &ServedKind, raw: &RawObject) -> Option<StoredObject> {
-    let admitted = raw.value(&served.resource).map_err(|error| error.to_string());
-    let admitted = admitted.and_then(|mut object| {
+fn to_stored(context: &WatchContext, served: &ServedKind, raw: &RawObject) -> Option<StoredObject> {
+    let converted = raw.value(&served.resource).map_err(|error| error.to_string());
+    let converted = converted.and_then(|mut object| {
         context.secrets.update_if_used(&object);
-        context.key.hide(&mut object);
+        context.fingerprinter.replace_secret_values(&mut object);
         StoredObject::new(object).map_err(|error| error.to_string())
     });
-    admitted
+    converted
         .inspect_err(|error| {
             warn!(resource = served.resource.plural, error, "skipping an unreadable object");
         })

@@ -34,8 +34,8 @@ use tracing::error;
 
 use crate::{
     follow::{FollowedWatch, WatchFreshness, follow},
+    lock::lock,
     store::WatchId,
-    subscriptions::lock,
     watch_context::WatchContext,
 };
 

@@ -23,8 +23,8 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     error::{ApiRequestKind, REQUEST_DEADLINE},
+    lock::lock,
     raw::RawObject,
-    subscriptions::lock,
 };
 
 /// The most kinds that are cached. No cluster is expected to have more; the cache is cleared then.

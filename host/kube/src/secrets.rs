@@ -22,9 +22,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::Value;
 use tholepin_core::{ObjectMeta, ObjectRef};
 
-use crate::{
-    fingerprint::is_secret, store::is_newer, subscriptions::lock, template::TemplateValues,
-};
+use crate::{fingerprint::is_secret, lock::lock, store::is_newer, template::TemplateValues};
 
 /// The most Secrets and bytes of values that are kept. One Secret has at most 1 MiB.
 const BOUNDS: SecretCacheLimits = SecretCacheLimits { count_max: 4096, bytes_max: 8 << 20 };

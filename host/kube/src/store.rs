@@ -29,8 +29,9 @@ use tholepin_schema::manifest::KindName;
 
 use crate::{
     apply_cache::ApplyCache,
+    lock::lock,
     selector,
-    subscriptions::{ChangeBroadcaster, lock},
+    subscriptions::ChangeBroadcaster,
     view::{StoreSnapshot, StoreTables},
 };
 

@@ -8,7 +8,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
 };
 
 use tholepin_core::{
@@ -16,6 +16,8 @@ use tholepin_core::{
     port::{StoreChange, StoreEvent, StoreSubscription},
 };
 use tokio::sync::Notify;
+
+use crate::lock::lock;
 
 /// The most objects in the backlog of one reader.
 const BACKLOG_MAX: usize = 65_536;
@@ -134,11 +136,6 @@ impl StoreSubscription for StoreChangeReader {
             }
         })
     }
-}
-
-/// Locks a mutex. Ignores poisoning, because every change under these locks leaves a consistent value.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ pub(crate) struct WatchContext {
     pub(crate) client: Client,
     pub(crate) store: Arc<ObjectStore>,
     pub(crate) kinds: Arc<KindCache>,
-    pub(crate) key: SecretFingerprinter,
+    pub(crate) fingerprinter: SecretFingerprinter,
     pub(crate) secrets: Arc<SecretCache>,
     pub(crate) options: WatchHubOptions,
     /// Notified when a watch that had failed follows again.

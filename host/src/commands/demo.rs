@@ -88,7 +88,7 @@ async fn show(
         start.elapsed().as_secs_f32()
     ))?;
     if !ci {
-        print(&invitation(kubeconfig, plugins, &address))?;
+        print(&next_steps(kubeconfig, plugins, &address))?;
         stop.cancelled().await;
     }
     Ok(exit::DONE)
@@ -125,7 +125,8 @@ async fn redis_cli(ip: &str, port: u16, command: &[&str]) -> Result<String> {
     Ok(text)
 }
 
-fn invitation(kubeconfig: &Path, plugins: &Path, (ip, port): &(String, u16)) -> String {
+/// Returns the text that suggests what to try with the running cluster.
+fn next_steps(kubeconfig: &Path, plugins: &Path, (ip, port): &(String, u16)) -> String {
     let kubeconfig = kubeconfig.display();
     let plugins = plugins.display();
     let has_kubectl = std::env::var_os("PATH")

@@ -7,7 +7,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tholepin_admin::AdminClient;
-use tholepin_controller::{ObjectArgument, PlanRequest, ReportPart, ReportSelection};
+use tholepin_controller::{DryRunRequest, ObjectArgument, ReportPart, ReportSelection};
 use tholepin_core::{ReconcileReport, report};
 
 use super::painter::Painter;
@@ -43,8 +43,8 @@ pub(crate) async fn plan(arguments: PlanArgs) -> Result<u8> {
         cluster,
     } = arguments;
     let request = match (object, file) {
-        (Some(object), _) => PlanRequest::Object(argument(object, namespace)),
-        (None, Some(file)) => PlanRequest::File { object: read(&file)?, namespace },
+        (Some(object), _) => DryRunRequest::Object(argument(object, namespace)),
+        (None, Some(file)) => DryRunRequest::File { object: read(&file)?, namespace },
         // The command line requires one of the two.
         (None, None) => bail!("name an object, or a file with -f"),
     };
@@ -91,7 +91,7 @@ pub(crate) async fn calls(arguments: CallsArgs) -> Result<u8> {
         let document = json!({"version": report::VERSION, "reconciles": reports});
         print(&format!("{document:#}\n"))?;
     } else {
-        print(&shown(&reports))?;
+        print(&format_reports(&reports))?;
     }
     Ok(exit::DONE)
 }
@@ -122,11 +122,11 @@ pub(super) async fn ask_for_calls(
 }
 
 /// Formats reports for people on stdout.
-pub(super) fn shown(reports: &[ReconcileReport]) -> String {
+pub(super) fn format_reports(reports: &[ReconcileReport]) -> String {
     text::calls(reports, Painter::of_stdout())
 }
 
-async fn ask_for_plan(admin: AdminArgs, request: &PlanRequest) -> Result<ReconcileReport> {
+async fn ask_for_plan(admin: AdminArgs, request: &DryRunRequest) -> Result<ReconcileReport> {
     let client = AdminClient::of_file(&admin_file(admin.admin_file)?)?;
     let answer = client.post(PLAN_ROUTE, &serde_json::to_value(request)?, DEADLINE).await?;
     serde_json::from_value(answer).context("the host's answer is no plan; is it older?")
@@ -139,20 +139,20 @@ fn argument(object: ObjectName, namespace: Option<String>) -> ObjectArgument {
 
 /// Reads the one object of a YAML or JSON file.
 fn read(file: &Path) -> Result<Value> {
-    let shown = file.display();
-    let size = std::fs::metadata(file).with_context(|| format!("cannot read `{shown}`"))?.len();
+    let path = file.display();
+    let size = std::fs::metadata(file).with_context(|| format!("cannot read `{path}`"))?.len();
     anyhow::ensure!(
         size <= FILE_BYTES_MAX,
-        "`{shown}` has {size} bytes; an object has at most {FILE_BYTES_MAX}"
+        "`{path}` has {size} bytes; an object has at most {FILE_BYTES_MAX}"
     );
-    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read `{shown}`"))?;
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read `{path}`"))?;
     let mut objects: Vec<Value> =
-        serde_saphyr::from_multiple(&text).with_context(|| format!("`{shown}` is no YAML"))?;
+        serde_saphyr::from_multiple(&text).with_context(|| format!("`{path}` is no YAML"))?;
     objects.retain(|object| !object.is_null());
     match (objects.pop(), objects.len()) {
         (Some(object), 0) => Ok(object),
-        (None, _) => bail!("`{shown}` holds no object"),
-        (Some(_), more) => bail!("`{shown}` holds {} objects; a plan is about one", more + 1),
+        (None, _) => bail!("`{path}` holds no object"),
+        (Some(_), more) => bail!("`{path}` holds {} objects; a plan is about one", more + 1),
     }
 }
 

@@ -47,7 +47,7 @@ pub(super) async fn run(arguments: StatusArgs) -> Result<u8> {
                 let status = serde_json::from_value(answer);
                 let status: HostStatus =
                     status.context("the host's answer is no status; is it older?")?;
-                shown(&status, object.is_some(), Painter::of_stdout())
+                format_status(&status, object.is_some(), Painter::of_stdout())
             }
         };
         let clear = if watch && stdout().is_terminal() { CLEAR } else { "" };
@@ -60,14 +60,14 @@ pub(super) async fn run(arguments: StatusArgs) -> Result<u8> {
 }
 
 /// Formats the whole screen; with `all` every condition of the objects.
-fn shown(status: &HostStatus, all: bool, paint: Painter) -> String {
+fn format_status(status: &HostStatus, all: bool, paint: Painter) -> String {
     let HostStatus { plugins, objects, left_out } = status;
     let mut text = String::new();
     if !all {
-        text.push_str(&plugins_shown(plugins, paint));
+        text.push_str(&format_plugins(plugins, paint));
     }
     for object in objects {
-        text.push_str(&object_shown(object, all, paint));
+        text.push_str(&format_object(object, all, paint));
     }
     if objects.is_empty() {
         text.push_str("There are no objects of the kinds that these plugins reconcile.\n");
@@ -78,7 +78,7 @@ fn shown(status: &HostStatus, all: bool, paint: Painter) -> String {
     text
 }
 
-fn plugins_shown(plugins: &[PluginStatus], paint: Painter) -> String {
+fn format_plugins(plugins: &[PluginStatus], paint: Painter) -> String {
     let head = ["PLUGIN", "SERVING", "VERSION", "SINCE", "OBJECTS", "UNHEALTHY", "STATE"];
     let mut rows = vec![head.map(str::to_owned)];
     for PluginStatus { name, status } in plugins {
@@ -101,13 +101,13 @@ fn plugins_shown(plugins: &[PluginStatus], paint: Painter) -> String {
     format!("{}\n", table(&rows))
 }
 
-fn object_shown(object: &ObjectStatus, all: bool, paint: Painter) -> String {
+fn format_object(object: &ObjectStatus, all: bool, paint: Painter) -> String {
     let name = &object.object;
     let title = match name.namespace.as_str() {
         "" => format!("{} {}", name.kind.kind, name.name),
         namespace => format!("{} {namespace}/{}", name.kind.kind, name.name),
     };
-    let mut text = format!("{}  {}\n", paint.bold(&title), state(object, paint));
+    let mut text = format!("{}  {}\n", paint.bold(&title), format_state(object, paint));
     if !object.is_served {
         let warning = format!("not reconciled: the plugin `{}` is not loaded", object.plugin);
         text.push_str(&format!("  {}\n", paint.red(&warning)));
@@ -125,7 +125,7 @@ fn object_shown(object: &ObjectStatus, all: bool, paint: Painter) -> String {
         }
     }
     for (group, members) in &object.members {
-        text.push_str(&members_shown(group, members, paint));
+        text.push_str(&format_members(group, members, paint));
     }
     if let Some(why) = object.unasked.as_ref().filter(|_| object.is_served) {
         text.push_str(&format!("  {}\n", paint.yellow(&format!("members not read: {why}"))));
@@ -135,7 +135,7 @@ fn object_shown(object: &ObjectStatus, all: bool, paint: Painter) -> String {
 }
 
 /// Formats the state of an object in one line.
-fn state(object: &ObjectStatus, paint: Painter) -> String {
+fn format_state(object: &ObjectStatus, paint: Painter) -> String {
     let mut parts = Vec::new();
     if object.is_deleting {
         parts.push(paint.yellow("being deleted"));
@@ -162,19 +162,19 @@ fn state(object: &ObjectStatus, paint: Painter) -> String {
     if parts.is_empty() {
         parts.push(match object.conditions.as_slice() {
             [] => paint.yellow("no conditions"),
-            conditions => conditions.iter().map(brief).collect::<Vec<_>>().join(", "),
+            conditions => conditions.iter().map(format_condition).collect::<Vec<_>>().join(", "),
         });
     }
     parts.join("; ")
 }
 
-/// Formats a condition of a kind without the conditions above.
-fn brief(condition: &Value) -> String {
+/// Formats a condition as one short text, for an object that has none of the conditions above.
+fn format_condition(condition: &Value) -> String {
     let field = |name: &str| condition[name].as_str().unwrap_or_default();
     format!("{}={} {}", field("type"), field("status"), field("reason")).trim_end().to_owned()
 }
 
-fn members_shown(group: &str, members: &[MemberRow], paint: Painter) -> String {
+fn format_members(group: &str, members: &[MemberRow], paint: Painter) -> String {
     let head = ["POD", "ADDRESS", "NODE", "ROLE", "OF", "SLOTS", "KEYS", "LINK", "BEHIND", "STATE"];
     let mut rows = vec![head.map(str::to_owned)];
     let dash = || "-".to_owned();
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn one_screen_shows_what_is_unhealthy() {
-        let text = shown(&status(), false, Painter::Plain);
+        let text = format_status(&status(), false, Painter::Plain);
         for expected in [
             "TakenBack: it trapped",
             "Thing n/x  paused: its status may be outdated; Ready=False Bad: why; Degraded=True Broken: so\n",
@@ -259,7 +259,7 @@ mod tests {
         ] {
             assert!(text.contains(expected), "no {expected:?} in {text}");
         }
-        let one = shown(&status(), true, Painter::Plain);
+        let one = format_status(&status(), true, Painter::Plain);
         assert!(!one.contains("PLUGIN") && one.contains("  Ready=False Bad: why"), "{one}");
     }
 

@@ -5,7 +5,7 @@ use tholepin_core::{
     AcceptedSpec, BoxedFuture, CallError, ObjectRef,
     condition::{HostCondition, QUARANTINED, RECONCILED},
     port::{
-        StatusWriter, StoreEvent, StoreSubscription, WatchLease, WatchScope, WatchSource,
+        HostFieldsWriter, StoreEvent, StoreSubscription, WatchLease, WatchScope, WatchSource,
         WatchState,
     },
 };
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::FakeCluster;
 
-impl StatusWriter for FakeCluster {
+impl HostFieldsWriter for FakeCluster {
     fn set_conditions(
         &self,
         object: ObjectRef,

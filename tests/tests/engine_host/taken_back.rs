@@ -67,7 +67,7 @@ async fn a_revision_that_traps_is_rolled_back_by_the_host() {
         assert!(message.contains(texts), "no {texts:?} in {message}");
     }
     until_event(&env, "TakenBack").await;
-    let logged = env.until_logged(&["the revision is taken back"]).await;
+    let logged = env.until_logged(&["the revision is rolled back"]).await;
     let took = logged.split_once("took=").map(|(_, took)| took.split(' ').next());
     println!("the earlier revision served again after {took:?}");
     // No object stays quarantined.
@@ -87,7 +87,7 @@ async fn a_revision_that_traps_is_rolled_back_by_the_host() {
     until_all_say(&env, "Hello", "three").await;
     let shown = command.run(&["plugin", "history", NAME]).unwrap();
     for texts in
-        ["serves", "taken back: it failed twice", "is refused until the component or `spec`"]
+        ["serves", "rolled back: it failed twice", "is refused until the component or `spec`"]
     {
         assert!(shown.stdout.contains(texts), "no {texts:?} in {shown:?}");
     }

@@ -58,8 +58,8 @@ impl SharedQueue {
     }
 
     /// Makes the keys due that failed and wait for their backoff.
-    pub fn hurry(&self) {
-        self.lock().hurry(Instant::now());
+    pub fn retry_failed_now(&self) {
+        self.lock().retry_failed_now(Instant::now());
         self.changed.notify_one();
     }
 

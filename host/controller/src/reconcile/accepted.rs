@@ -7,7 +7,7 @@ use tracing::warn;
 use crate::{
     mapper::reference_of,
     object_state::{AcceptedByPlugin, ObservedVersion},
-    run::ReconcileTarget,
+    reconcile_once::ReconcileTarget,
 };
 
 /// Returns the spec that was accepted last: from memory, or else from the API server.
@@ -22,7 +22,7 @@ pub(crate) async fn accepted_spec(
     let remembered = shared.object_states.get(key).accepted;
     match remembered.filter(|accepted| accepted.uid == meta.uid) {
         Some(accepted) => Ok(Some(accepted.spec)),
-        None => shared.ports.status_writer.accepted_spec(reference_of(key), meta.uid.clone()).await,
+        None => shared.ports.host_fields.accepted_spec(reference_of(key), meta.uid.clone()).await,
     }
 }
 
@@ -64,7 +64,7 @@ pub(super) fn record_in_force(
 /// there. Runs after the call, so that no repair waits for this write; until then it is in memory only.
 pub(super) async fn keep_accepted(target: &ReconcileTarget<'_>) {
     let ReconcileTarget { shared, key, meta, .. } = target;
-    let writer = &shared.ports.status_writer;
+    let writer = &shared.ports.host_fields;
     let is_due = |accepted: &AcceptedByPlugin| {
         !accepted.is_stored || writer.lacks_accepted_spec(&reference_of(key), &accepted.uid)
     };

@@ -12,7 +12,7 @@ use crate::{
     conditions::{self, HostConditionUpdate, ReconcilerPresence},
     mapper::reference_of,
     queue::KeyCompletion,
-    run::{ReconcileTarget, RejectedSpec},
+    reconcile_once::{ReconcileTarget, RejectedSpec},
     shared_state::SharedState,
 };
 
@@ -23,12 +23,12 @@ impl LiveReconcile<'_> {
         write_finding(shared, key, meta, update).await
     }
 
-    /// Writes on the object that it is quarantined. A write that fails for a reason that can pass is tried again
-    /// by the next reconcile, which does not call the plugin.
+    /// Writes on the object that it is quarantined. A write that fails with a transient error is tried again by
+    /// the next reconcile, which does not call the plugin.
     pub(super) async fn quarantine(&self, message: &str) -> KeyCompletion {
         let ReconcileTarget { shared, key, .. } = self.target;
-        let (reason, attention) = (Reason::TooManyStrikes, ReconcilerPresence::Nobody);
-        let update = HostConditionUpdate { reason, message: message.to_owned(), attention };
+        let (reason, presence) = (Reason::TooManyStrikes, ReconcilerPresence::Absent);
+        let update = HostConditionUpdate { reason, message: message.to_owned(), presence };
         let completion = self.write_finding(update).await;
         let unwritten = (completion == KeyCompletion::Retry).then(|| message.to_owned());
         shared.object_states.change(key, |state| state.unwritten_quarantine = unwritten);
@@ -53,8 +53,8 @@ impl LiveReconcile<'_> {
         log(shared, key, &format!("the spec is refused: {message}; {summary}"));
         let (reason, message) = (*reason, message.clone());
         // If the write fails, the next reconcile writes it.
-        let attention = ReconcilerPresence::Plugin;
-        self.write_finding(HostConditionUpdate { reason, message, attention }).await;
+        let presence = ReconcilerPresence::Present;
+        self.write_finding(HostConditionUpdate { reason, message, presence }).await;
     }
 
     /// Removes the host's conditions from the object. Writes only if it has some, so that a kind without
@@ -64,11 +64,11 @@ impl LiveReconcile<'_> {
         // Read again: the host may have written a condition during the reconcile.
         let now = shared.ports.kubernetes.view().get(&reference_of(key));
         let now = now.as_deref().unwrap_or(object);
-        if !conditions::has_hosts(now) || shared.is_paused(key) {
+        if !conditions::has_host_condition(now) || shared.is_paused(key) {
             return;
         }
         let remaining = conditions::of_success(now, meta);
-        let writer = &shared.ports.status_writer;
+        let writer = &shared.ports.host_fields;
         if let Err(error) = writer.set_conditions(reference_of(key), remaining).await {
             warn!(%error, "cannot clear the host's conditions");
         }
@@ -82,13 +82,13 @@ pub(super) fn of_failure(
     message: String,
     refusal: Option<&RejectedSpec>,
 ) -> HostConditionUpdate {
-    let attention = ReconcilerPresence::Plugin;
+    let presence = ReconcilerPresence::Present;
     match refusal {
-        None => HostConditionUpdate { reason, message, attention },
+        None => HostConditionUpdate { reason, message, presence },
         Some(refused) => HostConditionUpdate {
             reason: refused.reason,
             message: format!("{}; its last reconcile: {message}", refused.message),
-            attention,
+            presence,
         },
     }
 }
@@ -107,7 +107,7 @@ pub(crate) async fn write_finding_of(
 }
 
 /// Writes a condition in place of those that the host wrote before. Returns [`KeyCompletion::Retry`] if the write
-/// fails for a reason that can pass: otherwise the finding would never be shown.
+/// fails with a transient error: otherwise the finding would never be shown.
 pub(super) async fn write_finding(
     shared: &SharedState,
     key: &ObjectKey,
@@ -122,7 +122,7 @@ pub(super) async fn write_finding(
         return KeyCompletion::AwaitChange;
     }
     let conditions: Vec<HostCondition> = update.conditions(&object, meta);
-    match shared.ports.status_writer.set_conditions(reference_of(key), conditions).await {
+    match shared.ports.host_fields.set_conditions(reference_of(key), conditions).await {
         Ok(()) => KeyCompletion::AwaitChange,
         Err(error) => {
             warn!(%error, "cannot write the host's condition");

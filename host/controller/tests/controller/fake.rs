@@ -42,7 +42,7 @@ pub(crate) enum GuestScript {
     /// `validate` traps.
     TrapInValidate,
     /// One script for each call, in order; after the last, calls succeed.
-    Turns(VecDeque<GuestScript>),
+    Sequence(VecDeque<GuestScript>),
 }
 
 impl GuestScript {
@@ -68,12 +68,12 @@ pub(crate) struct FakeGuests {
 
 impl FakeGuests {
     /// Returns the next step of the script for an object, if it is for this export.
-    fn turn(&self, name: &str, is_validate: bool) -> Option<GuestScript> {
+    fn next_script(&self, name: &str, is_validate: bool) -> Option<GuestScript> {
         let mut scripts = self.scripts.lock().unwrap();
         let script = scripts.get_mut(name)?;
         let is_its = |script: &mut GuestScript| script.is_of_validate() == is_validate;
-        if let GuestScript::Turns(turns) = script {
-            return turns.pop_front_if(is_its);
+        if let GuestScript::Sequence(scripts) = script {
+            return scripts.pop_front_if(is_its);
         }
         is_its(script).then(|| script.clone())
     }
@@ -92,7 +92,7 @@ impl GuestRuntime for FakeGuests {
             self.calls.lock().unwrap().push(call);
             self.objects.lock().unwrap().push(request.object);
             match self
-                .turn(&name, false)
+                .next_script(&name, false)
                 .unwrap_or(GuestScript::Answer(Ok(ReconcileOutcome::default())))
             {
                 GuestScript::Answer(answer) => Ok(answer),
@@ -113,7 +113,7 @@ impl GuestRuntime for FakeGuests {
                     self.calls.lock().unwrap().push(call);
                     Ok(Ok(ReconcileOutcome::default()))
                 }
-                GuestScript::Invalid | GuestScript::TrapInValidate | GuestScript::Turns(_) => {
+                GuestScript::Invalid | GuestScript::TrapInValidate | GuestScript::Sequence(_) => {
                     unreachable!()
                 }
             }
@@ -127,14 +127,14 @@ impl GuestRuntime for FakeGuests {
         new: Value,
     ) -> BoxedFuture<'a, Result<Vec<Violation>, GuestError>> {
         let name = new["metadata"]["name"].as_str().unwrap().to_owned();
-        let turn = self.turn(&name, true);
+        let script = self.next_script(&name, true);
         let invalid = self.invalid.lock().unwrap().contains(&name)
-            || matches!(turn, Some(GuestScript::Invalid))
+            || matches!(script, Some(GuestScript::Invalid))
             || new["spec"]["x"] == 2;
         let traps = new["spec"]["x"] == "trap";
         let violation = || Violation { field: ".spec.x".into(), message: "must be 1".into() };
         let trap = || GuestError::Trapped { export: "validate", message: "boom".into() };
-        let answer = match turn {
+        let answer = match script {
             Some(GuestScript::TrapInValidate) => Err(trap()),
             _ if traps => Err(trap()),
             _ => Ok(invalid.then(violation).into_iter().collect()),
@@ -149,7 +149,7 @@ pub(crate) struct FakePlugins {
     /// The revision that serves after a rollback, if there is one.
     pub(crate) earlier: Mutex<Option<Arc<ActivePlugin>>>,
     /// The reasons of the rollbacks.
-    pub(crate) taken_back: Mutex<Vec<String>>,
+    pub(crate) rolled_back: Mutex<Vec<String>>,
 }
 
 impl ActivePlugins for FakePlugins {
@@ -161,7 +161,7 @@ impl ActivePlugins for FakePlugins {
         self.active.lock().unwrap().clone().into_iter().collect()
     }
 
-    fn take_back<'a>(
+    fn roll_back<'a>(
         &'a self,
         _: &'a PluginName,
         revision: &'a RevisionDigest,
@@ -169,7 +169,7 @@ impl ActivePlugins for FakePlugins {
     ) -> BoxedFuture<'a, Result<RevisionDigest, String>> {
         let earlier = self.earlier.lock().unwrap().take();
         let back = earlier.map(|earlier| {
-            self.taken_back.lock().unwrap().push(format!("{revision}: {why}"));
+            self.rolled_back.lock().unwrap().push(format!("{revision}: {why}"));
             let now = earlier.revision.clone();
             *self.active.lock().unwrap() = Some(earlier);
             now
@@ -185,7 +185,7 @@ pub(crate) fn plugin(guests: Arc<FakeGuests>, manifest: Manifest) -> Arc<ActiveP
         grants: Arc::new(manifest.grants.clone()),
         manifest: Arc::new(manifest),
         parameters: Arc::new(Value::Null),
-        guests,
+        code: guests,
     })
 }
 

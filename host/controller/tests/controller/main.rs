@@ -94,7 +94,7 @@ impl ControllerFixture {
         let plugins = Arc::new(FakePlugins {
             active: Mutex::default(),
             earlier: Mutex::default(),
-            taken_back: Mutex::default(),
+            rolled_back: Mutex::default(),
         });
         let (events, receiver) = mpsc::channel(16);
         let stop = CancellationToken::new();
@@ -103,7 +103,7 @@ impl ControllerFixture {
         let ports = ControllerPorts {
             kubernetes: world.clone(),
             watches: world.clone(),
-            status_writer: world.clone(),
+            host_fields: world.clone(),
             redis: world.clone(),
             plugins: plugins.clone(),
             contexts: Arc::new(SlowContexts { answers: answers.clone(), closed: closed.clone() }),
@@ -111,7 +111,7 @@ impl ControllerFixture {
             clock: Arc::new(FixedClock),
         };
         let controller = Arc::new(Controller::new(ports, settings));
-        let mut bench = Self {
+        let mut fixture = Self {
             world,
             controller: controller.clone(),
             plugins,
@@ -125,11 +125,11 @@ impl ControllerFixture {
             running: JoinSet::new(),
             serving: Mutex::default(),
         };
-        *bench.plugins.active.lock().unwrap() =
-            Some(plugin(Arc::new(bench.guests("1")), manifest(finalizer)));
+        *fixture.plugins.active.lock().unwrap() =
+            Some(plugin(Arc::new(fixture.guests("1")), manifest(finalizer)));
         let running = controller.clone();
-        bench.running.spawn(async move { running.run(receiver, stop).await });
-        bench
+        fixture.running.spawn(async move { running.run(receiver, stop).await });
+        fixture
     }
 
     fn guests(&self, revision: &'static str) -> FakeGuests {
@@ -166,11 +166,11 @@ impl ControllerFixture {
         serving.as_ref().unwrap().scripts.lock().unwrap().insert(name.to_owned(), script);
     }
 
-    /// Returns how many turns of an object's script are left.
-    fn turns_left(&self, name: &str) -> usize {
+    /// Returns how many scripts of an object are left.
+    fn scripts_left(&self, name: &str) -> usize {
         let serving = self.serving.lock().unwrap();
         match serving.as_ref().unwrap().scripts.lock().unwrap().get(name) {
-            Some(GuestScript::Turns(turns)) => turns.len(),
+            Some(GuestScript::Sequence(scripts)) => scripts.len(),
             _ => 0,
         }
     }
@@ -181,8 +181,8 @@ impl ControllerFixture {
     }
 
     fn reasons_of(&self, name: &str) -> Vec<Reason> {
-        let marks = self.world.conditions.lock().unwrap();
-        let of_name = marks.iter().filter(|(object, _)| object == name);
+        let conditions = self.world.conditions.lock().unwrap();
+        let of_name = conditions.iter().filter(|(object, _)| object == name);
         of_name.flat_map(|(_, conditions)| conditions.iter().map(|c| c.reason)).collect()
     }
 
@@ -206,113 +206,113 @@ fn until(condition: impl Fn() -> bool) -> impl Future<Output = ()> {
 
 #[tokio::test]
 async fn an_object_that_appears_is_reconciled_and_one_whose_status_changes_is_not() {
-    let bench = ControllerFixture::start(false);
-    bench.swap("1", &[]).await;
-    bench.world.put(thing("a", 1));
-    until(|| bench.calls_of("a", "1") == 1).await;
+    let fixture = ControllerFixture::start(false);
+    fixture.swap("1", &[]).await;
+    fixture.world.put(thing("a", 1));
+    until(|| fixture.calls_of("a", "1") == 1).await;
     let mut with_status = thing("a", 1);
     with_status["status"]["x"] = json!(1);
-    bench.world.put(with_status);
-    bench.world.put(thing("b", 1));
-    until(|| bench.calls_of("b", "1") == 1).await;
-    assert_eq!(bench.calls_of("a", "1"), 1, "a change of its status does not enqueue it");
-    bench.world.put(thing("a", 2));
-    until(|| bench.calls_of("a", "1") == 2).await;
-    bench.end().await;
+    fixture.world.put(with_status);
+    fixture.world.put(thing("b", 1));
+    until(|| fixture.calls_of("b", "1") == 1).await;
+    assert_eq!(fixture.calls_of("a", "1"), 1, "a change of its status does not enqueue it");
+    fixture.world.put(thing("a", 2));
+    until(|| fixture.calls_of("a", "1") == 2).await;
+    fixture.end().await;
 }
 
 #[tokio::test]
 async fn a_change_of_a_referred_object_enqueues_the_one_that_refers_to_it() {
-    let bench = ControllerFixture::start(false);
+    let fixture = ControllerFixture::start(false);
     for name in ["a", "b"] {
-        bench.world.put(thing(name, 1));
+        fixture.world.put(thing(name, 1));
     }
-    bench.swap("1", &[]).await;
-    until(|| bench.calls_of("a", "1") == 1 && bench.calls_of("b", "1") == 1).await;
-    bench.world.put(secret_of("a"));
-    until(|| bench.calls_of("a", "1") == 2).await;
-    assert_eq!(bench.calls_of("b", "1"), 1);
-    bench.end().await;
+    fixture.swap("1", &[]).await;
+    until(|| fixture.calls_of("a", "1") == 1 && fixture.calls_of("b", "1") == 1).await;
+    fixture.world.put(secret_of("a"));
+    until(|| fixture.calls_of("a", "1") == 2).await;
+    assert_eq!(fixture.calls_of("b", "1"), 1);
+    fixture.end().await;
 }
 
 #[tokio::test]
 async fn a_failure_is_a_condition_until_a_call_succeeds() {
-    let bench = ControllerFixture::start(false);
-    bench.world.put(thing("a", 1));
+    let fixture = ControllerFixture::start(false);
+    fixture.world.put(thing("a", 1));
     let failure = ReconcileFailure { reason: "NoLuck".into(), message: "try".into(), retry: true };
-    bench.swap("1", &[("a", GuestScript::Answer(Err(failure)))]).await;
-    until(|| 3 <= bench.calls_of("a", "1")).await;
-    assert!(bench.reasons_of("a").iter().all(|reason| *reason == Reason::Failed));
-    bench.swap("2", &[]).await;
-    until(|| 1 <= bench.calls_of("a", "2")).await;
-    until(|| bench.world.conditions.lock().unwrap().last().unwrap().1.is_empty()).await;
-    bench.end().await;
+    fixture.swap("1", &[("a", GuestScript::Answer(Err(failure)))]).await;
+    until(|| 3 <= fixture.calls_of("a", "1")).await;
+    assert!(fixture.reasons_of("a").iter().all(|reason| *reason == Reason::Failed));
+    fixture.swap("2", &[]).await;
+    until(|| 1 <= fixture.calls_of("a", "2")).await;
+    until(|| fixture.world.conditions.lock().unwrap().last().unwrap().1.is_empty()).await;
+    fixture.end().await;
 }
 
 #[tokio::test]
 async fn two_traps_quarantine_one_object_and_a_new_revision_frees_it() {
-    let bench = ControllerFixture::start(false);
+    let fixture = ControllerFixture::start(false);
     for name in ["bad", "good"] {
-        bench.world.put(thing(name, 1));
+        fixture.world.put(thing(name, 1));
     }
-    bench.swap("1", &[("bad", GuestScript::Trap)]).await;
-    until(|| bench.reasons_of("bad").contains(&Reason::TooManyStrikes)).await;
-    assert_eq!(bench.calls_of("bad", "1"), 2);
+    fixture.swap("1", &[("bad", GuestScript::Trap)]).await;
+    until(|| fixture.reasons_of("bad").contains(&Reason::TooManyStrikes)).await;
+    assert_eq!(fixture.calls_of("bad", "1"), 2);
     for generation in 2..5 {
-        bench.world.put(thing("good", generation));
+        fixture.world.put(thing("good", generation));
     }
-    until(|| 2 <= bench.calls_of("good", "1")).await;
-    assert_eq!(bench.calls_of("bad", "1"), 2, "it is not called any more");
+    until(|| 2 <= fixture.calls_of("good", "1")).await;
+    assert_eq!(fixture.calls_of("bad", "1"), 2, "it is not called any more");
     // The context is closed however the guest ended.
-    let calls = bench.calls_of("good", "1") + 2;
-    until(|| bench.closed.load(Ordering::SeqCst) == calls).await;
-    bench.swap("2", &[]).await;
-    until(|| bench.calls_of("bad", "2") == 1).await;
-    bench.end().await;
+    let calls = fixture.calls_of("good", "1") + 2;
+    until(|| fixture.closed.load(Ordering::SeqCst) == calls).await;
+    fixture.swap("2", &[]).await;
+    until(|| fixture.calls_of("bad", "2") == 1).await;
+    fixture.end().await;
 }
 
 /// Three objects of four trap, or all of two.
 #[tokio::test]
-async fn a_revision_that_traps_for_many_objects_is_taken_back() {
-    for (count, trapping, is_taken_back) in [(4, 3, true), (4, 2, false), (2, 2, true)] {
-        let bench = ControllerFixture::start(false);
+async fn a_revision_that_traps_for_many_objects_is_rolled_back() {
+    for (count, trapping, is_rolled_back) in [(4, 3, true), (4, 2, false), (2, 2, true)] {
+        let fixture = ControllerFixture::start(false);
         let names = &["a", "b", "c", "d"][..count];
         for name in names {
-            bench.world.put(thing(name, 1));
+            fixture.world.put(thing(name, 1));
         }
-        bench.swap("good", &[]).await;
-        until(|| names.iter().all(|name| bench.calls_of(name, "good") == 1)).await;
-        *bench.plugins.earlier.lock().unwrap() = bench.plugins.active.lock().unwrap().clone();
+        fixture.swap("good", &[]).await;
+        until(|| names.iter().all(|name| fixture.calls_of(name, "good") == 1)).await;
+        *fixture.plugins.earlier.lock().unwrap() = fixture.plugins.active.lock().unwrap().clone();
         let traps: Vec<_> =
             names[..trapping].iter().map(|name| (*name, GuestScript::Trap)).collect();
-        bench.swap("bad", &traps).await;
-        if !is_taken_back {
+        fixture.swap("bad", &traps).await;
+        if !is_rolled_back {
             let is_quarantined =
-                |name: &&str| bench.reasons_of(name).contains(&Reason::TooManyStrikes);
+                |name: &&str| fixture.reasons_of(name).contains(&Reason::TooManyStrikes);
             until(|| names[..trapping].iter().all(is_quarantined)).await;
-            assert!(bench.plugins.taken_back.lock().unwrap().is_empty());
-            bench.end().await;
+            assert!(fixture.plugins.rolled_back.lock().unwrap().is_empty());
+            fixture.end().await;
             continue;
         }
-        until(|| !bench.plugins.taken_back.lock().unwrap().is_empty()).await;
-        let why = bench.plugins.taken_back.lock().unwrap().concat();
+        until(|| !fixture.plugins.rolled_back.lock().unwrap().is_empty()).await;
+        let why = fixture.plugins.rolled_back.lock().unwrap().concat();
         assert!(why.contains(&format!("bad: it failed twice in a row for {trapping} of {count}")));
         assert!(why.contains("boom"), "{why}");
-        bench.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
-        until(|| names.iter().all(|name| bench.calls_of(name, "good") == 2)).await;
-        bench.end().await;
+        fixture.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
+        until(|| names.iter().all(|name| fixture.calls_of(name, "good") == 2)).await;
+        fixture.end().await;
     }
 }
 
 #[tokio::test]
 async fn code_that_cannot_be_loaded_does_not_count_as_a_strike() {
-    let bench = ControllerFixture::start(false);
-    bench.world.put(thing("a", 1));
-    bench.swap("1", &[("a", GuestScript::NotLoaded)]).await;
-    until(|| 3 <= bench.calls_of("a", "1")).await;
-    let reasons = bench.reasons_of("a");
+    let fixture = ControllerFixture::start(false);
+    fixture.world.put(thing("a", 1));
+    fixture.swap("1", &[("a", GuestScript::NotLoaded)]).await;
+    until(|| 3 <= fixture.calls_of("a", "1")).await;
+    let reasons = fixture.reasons_of("a");
     assert!(reasons.iter().all(|reason| *reason == Reason::Failed), "{reasons:?}");
-    bench.end().await;
+    fixture.end().await;
 }
 
 /// The secret that an object refers to: its creation enqueues the object.
@@ -332,7 +332,7 @@ fn failure() -> GuestScript {
 async fn only_traps_in_a_row_quarantine() {
     let (trap, refused) = (GuestScript::Trap, GuestScript::TrapInValidate);
     let answered = GuestScript::Answer(Ok(soon()));
-    // The turns of each object, how often `reconcile` is called in all, and whether it ends in quarantine.
+    // The scripts of each object, how often `reconcile` is called in all, and whether it ends in quarantine.
     let rows = [
         ("failed", vec![trap.clone(), failure(), trap.clone()], 4, false),
         ("answered", vec![trap.clone(), answered, trap.clone()], 4, false),
@@ -342,23 +342,23 @@ async fn only_traps_in_a_row_quarantine() {
         // A trap in `validate` and one in `reconcile` count alike.
         ("both-exports", vec![refused, trap], 1, true),
     ];
-    for (name, turns, calls, is_quarantined) in rows {
-        let bench = ControllerFixture::start(false);
-        bench.world.put(thing(name, 1));
-        bench.swap("1", &[(name, GuestScript::Turns(turns.into()))]).await;
+    for (name, scripts, calls, is_quarantined) in rows {
+        let fixture = ControllerFixture::start(false);
+        fixture.world.put(thing(name, 1));
+        fixture.swap("1", &[(name, GuestScript::Sequence(scripts.into()))]).await;
         if name == "invalid" {
-            until(|| bench.reasons_of(name).contains(&Reason::InvalidSpec)).await;
-            bench.world.put(secret_of(name));
+            until(|| fixture.reasons_of(name).contains(&Reason::InvalidSpec)).await;
+            fixture.world.put(secret_of(name));
         }
-        until(|| bench.calls_of(name, "1") == calls).await;
+        until(|| fixture.calls_of(name, "1") == calls).await;
         // A call that succeeds removes the host's conditions.
         let expected: &[Reason] = if is_quarantined { &[Reason::TooManyStrikes] } else { &[] };
         let conditions =
-            || bench.world.conditions.lock().unwrap().last().cloned().unwrap_or_default().1;
+            || fixture.world.conditions.lock().unwrap().last().cloned().unwrap_or_default().1;
         let reasons = || conditions().iter().map(|it| it.reason).collect::<Vec<_>>();
         until(|| reasons() == expected).await;
-        assert_eq!(bench.calls_of(name, "1"), calls, "{name}");
-        bench.end().await;
+        assert_eq!(fixture.calls_of(name, "1"), calls, "{name}");
+        fixture.end().await;
     }
 }
 
@@ -369,292 +369,293 @@ fn soon() -> ReconcileOutcome {
 
 #[tokio::test]
 async fn a_reconcile_that_was_interrupted_and_answered_clears_the_strikes() {
-    let bench = ControllerFixture::start(false);
-    bench.world.put(thing("a", 1));
-    let turns = [GuestScript::Trap, GuestScript::Ask, GuestScript::Trap];
-    bench.swap("1", &[("a", GuestScript::Turns(turns.into()))]).await;
-    until(|| bench.turns_left("a") == 1).await;
+    let fixture = ControllerFixture::start(false);
+    fixture.world.put(thing("a", 1));
+    let scripts = [GuestScript::Trap, GuestScript::Ask, GuestScript::Trap];
+    fixture.swap("1", &[("a", GuestScript::Sequence(scripts.into()))]).await;
+    until(|| fixture.scripts_left("a") == 1).await;
     let mut paused = thing("a", 1);
     paused["metadata"]["annotations"] = json!({"tholepin.dev/paused": "true"});
-    bench.world.put(paused);
-    until(|| bench.calls_of("a: Err(Interrupted)", "1") == 1).await;
-    bench.world.put(thing("a", 1));
-    until(|| bench.calls_of("a", "1") == 4).await;
-    assert!(!bench.reasons_of("a").contains(&Reason::TooManyStrikes));
-    bench.end().await;
+    fixture.world.put(paused);
+    until(|| fixture.calls_of("a: Err(Interrupted)", "1") == 1).await;
+    fixture.world.put(thing("a", 1));
+    until(|| fixture.calls_of("a", "1") == 4).await;
+    assert!(!fixture.reasons_of("a").contains(&Reason::TooManyStrikes));
+    fixture.end().await;
 }
 
 #[tokio::test]
 async fn a_condition_that_could_not_be_written_is_written_when_the_server_is_back() {
-    let bench = ControllerFixture::start(false);
-    let guests = bench.guests("1");
+    let fixture = ControllerFixture::start(false);
+    let guests = fixture.guests("1");
     guests.scripts.lock().unwrap().insert("bad".into(), GuestScript::Trap);
     guests.invalid.lock().unwrap().insert("wrong".into());
-    *bench.plugins.active.lock().unwrap() = Some(plugin(Arc::new(guests), manifest(false)));
-    bench.world.api_server_is_away.store(true, Ordering::Relaxed);
+    *fixture.plugins.active.lock().unwrap() = Some(plugin(Arc::new(guests), manifest(false)));
+    fixture.world.api_server_is_away.store(true, Ordering::Relaxed);
     for name in ["bad", "wrong"] {
-        bench.world.put(thing(name, 1));
+        fixture.world.put(thing(name, 1));
     }
-    bench.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
-    until(|| bench.calls_of("bad", "1") == 2).await;
-    bench.world.api_server_is_away.store(false, Ordering::Relaxed);
-    bench.world.send_store_event(&StoreEvent::Resumed);
-    until(|| bench.reasons_of("bad") == [Reason::TooManyStrikes]).await;
-    until(|| bench.reasons_of("wrong") == [Reason::InvalidSpec]).await;
-    assert_eq!(bench.calls_of("bad", "1"), 2, "the write is retried without a call");
-    bench.end().await;
+    fixture.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
+    until(|| fixture.calls_of("bad", "1") == 2).await;
+    fixture.world.api_server_is_away.store(false, Ordering::Relaxed);
+    fixture.world.send_store_event(&StoreEvent::Resumed);
+    until(|| fixture.reasons_of("bad") == [Reason::TooManyStrikes]).await;
+    until(|| fixture.reasons_of("wrong") == [Reason::InvalidSpec]).await;
+    assert_eq!(fixture.calls_of("bad", "1"), 2, "the write is retried without a call");
+    fixture.end().await;
 }
 
 #[tokio::test]
 async fn a_key_in_a_long_backoff_is_retried_when_a_watch_resumes() {
-    let bench = ControllerFixture::start(false);
-    bench.world.put(thing("a", 1));
+    let fixture = ControllerFixture::start(false);
+    fixture.world.put(thing("a", 1));
     let failure = ReconcileFailure { reason: "Away".into(), message: "away".into(), retry: true };
-    bench.swap("1", &[("a", GuestScript::Answer(Err(failure)))]).await;
+    fixture.swap("1", &[("a", GuestScript::Answer(Err(failure)))]).await;
     // After nine failures the backoff is at least 0.64 s.
-    until(|| 9 <= bench.calls_of("a", "1")).await;
+    until(|| 9 <= fixture.calls_of("a", "1")).await;
     let start = Instant::now();
     // Repeated, because the ninth reconcile may still run: its key is not in the backoff yet.
     until(|| {
-        bench.world.send_store_event(&StoreEvent::Resumed);
-        10 <= bench.calls_of("a", "1")
+        fixture.world.send_store_event(&StoreEvent::Resumed);
+        10 <= fixture.calls_of("a", "1")
     })
     .await;
     assert!(start.elapsed() < Duration::from_millis(400), "{:?}", start.elapsed());
-    bench.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test]
 async fn a_running_call_finishes_on_the_old_revision_while_others_continue() {
-    let bench = ControllerFixture::start(false);
-    bench.world.put(thing("slow", 1));
-    bench.swap("1", &[("slow", GuestScript::Wait)]).await;
-    until(|| bench.calls_of("slow", "1") == 1).await;
-    bench.swap("2", &[]).await;
-    bench.world.put(thing("other", 1));
-    until(|| bench.calls_of("other", "2") == 1).await;
-    assert_eq!(bench.calls_of("slow", "2"), 0, "at most one reconcile per object");
-    bench.gate.add_permits(1);
-    until(|| bench.calls_of("slow", "2") == 1).await;
-    bench.end().await;
+    let fixture = ControllerFixture::start(false);
+    fixture.world.put(thing("slow", 1));
+    fixture.swap("1", &[("slow", GuestScript::Wait)]).await;
+    until(|| fixture.calls_of("slow", "1") == 1).await;
+    fixture.swap("2", &[]).await;
+    fixture.world.put(thing("other", 1));
+    until(|| fixture.calls_of("other", "2") == 1).await;
+    assert_eq!(fixture.calls_of("slow", "2"), 0, "at most one reconcile per object");
+    fixture.gate.add_permits(1);
+    until(|| fixture.calls_of("slow", "2") == 1).await;
+    fixture.end().await;
 }
 
 #[tokio::test]
 async fn an_invalid_spec_is_a_condition_and_is_not_reconciled() {
-    let bench = ControllerFixture::start(false);
-    let guests = bench.guests("1");
+    let fixture = ControllerFixture::start(false);
+    let guests = fixture.guests("1");
     guests.invalid.lock().unwrap().insert("a".into());
-    *bench.plugins.active.lock().unwrap() = Some(plugin(Arc::new(guests), manifest(false)));
-    bench.world.put(thing("a", 1));
-    bench.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
-    until(|| bench.reasons_of("a") == [Reason::InvalidSpec]).await;
-    assert_eq!(bench.calls_of("a", "1"), 0);
-    bench.end().await;
+    *fixture.plugins.active.lock().unwrap() = Some(plugin(Arc::new(guests), manifest(false)));
+    fixture.world.put(thing("a", 1));
+    fixture.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
+    until(|| fixture.reasons_of("a") == [Reason::InvalidSpec]).await;
+    assert_eq!(fixture.calls_of("a", "1"), 0);
+    fixture.end().await;
 }
 
 #[tokio::test]
 async fn a_finalizer_is_removed_when_the_plugin_has_finished() {
-    let bench = ControllerFixture::start(true);
-    bench.world.put(thing("a", 1));
-    bench.swap("1", &[]).await;
+    let fixture = ControllerFixture::start(true);
+    fixture.world.put(thing("a", 1));
+    fixture.swap("1", &[]).await;
     let finalizers =
-        || bench.world.object(&reference("a")).map(|a| a["metadata"]["finalizers"].clone());
+        || fixture.world.object(&reference("a")).map(|a| a["metadata"]["finalizers"].clone());
     until(|| finalizers() == Some(json!(["tholepin.dev/p"]))).await;
     let finished = ReconcileOutcome { finished: true, ..ReconcileOutcome::default() };
-    bench.swap("2", &[("a", GuestScript::Answer(Ok(finished)))]).await;
-    until(|| bench.calls_of("a", "2") == 1).await;
+    fixture.swap("2", &[("a", GuestScript::Answer(Ok(finished)))]).await;
+    until(|| fixture.calls_of("a", "2") == 1).await;
     assert!(
-        bench.world.object(&reference("a")).is_some(),
+        fixture.world.object(&reference("a")).is_some(),
         "`finished` has no meaning without a deletion"
     );
-    let mut deleting = bench.world.object(&reference("a")).unwrap();
+    let mut deleting = fixture.world.object(&reference("a")).unwrap();
     deleting["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-    bench.world.put(deleting);
-    until(|| bench.world.object(&reference("a")).is_none()).await;
-    assert!(bench.calls.lock().unwrap().contains(&("a".into(), "2", true)));
-    bench.end().await;
+    fixture.world.put(deleting);
+    until(|| fixture.world.object(&reference("a")).is_none()).await;
+    assert!(fixture.calls.lock().unwrap().contains(&("a".into(), "2", true)));
+    fixture.end().await;
 }
 
 #[tokio::test]
 async fn a_paused_object_is_not_reconciled() {
-    let bench = ControllerFixture::start(false);
+    let fixture = ControllerFixture::start(false);
     let mut paused = thing("a", 1);
     paused["metadata"]["annotations"] = json!({"tholepin.dev/paused": "True"});
-    bench.world.put(paused);
-    bench.world.put(thing("b", 1));
-    bench.swap("1", &[]).await;
-    until(|| bench.calls_of("b", "1") == 1).await;
-    assert_eq!(bench.calls_of("a", "1"), 0);
-    bench.world.put(thing("a", 1));
-    until(|| bench.calls_of("a", "1") == 1).await;
-    assert!(bench.world.events.lock().unwrap().is_empty());
-    bench.end().await;
+    fixture.world.put(paused);
+    fixture.world.put(thing("b", 1));
+    fixture.swap("1", &[]).await;
+    until(|| fixture.calls_of("b", "1") == 1).await;
+    assert_eq!(fixture.calls_of("a", "1"), 0);
+    fixture.world.put(thing("a", 1));
+    until(|| fixture.calls_of("a", "1") == 1).await;
+    assert!(fixture.world.events.lock().unwrap().is_empty());
+    fixture.end().await;
 }
 
 #[tokio::test]
 async fn an_unclear_pause_publishes_one_event_per_value() {
-    let bench = ControllerFixture::start(false);
-    bench.swap("1", &[]).await;
+    let fixture = ControllerFixture::start(false);
+    fixture.swap("1", &[]).await;
     let annotate = |value: &str, generation: i64| {
         let mut paused = thing("a", generation);
         paused["metadata"]["annotations"] = json!({"tholepin.dev/paused": value});
-        bench.world.put(paused);
+        fixture.world.put(paused);
     };
-    let published = || bench.world.events.lock().unwrap().len();
+    let published = || fixture.world.events.lock().unwrap().len();
     annotate("yes", 1);
     until(|| published() == 1).await;
     let how_to_fix = "`kubectl annotate thing a --namespace n tholepin.dev/paused-`";
-    let (name, message) = bench.world.events.lock().unwrap()[0].clone();
+    let (name, message) = fixture.world.events.lock().unwrap()[0].clone();
     assert!(message.contains("\"yes\"") && message.contains(how_to_fix), "{name}: {message}");
     // Another change of the paused object publishes nothing; another value does.
     annotate("yes", 2);
     annotate("", 2);
     until(|| published() == 2).await;
     // The object was paused all the time.
-    bench.world.put(thing("a", 2));
-    until(|| bench.calls_of("a", "1") == 1).await;
+    fixture.world.put(thing("a", 2));
+    until(|| fixture.calls_of("a", "1") == 1).await;
     assert_eq!(published(), 2);
-    bench.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test]
 async fn an_outcome_sets_the_requeue() {
-    let bench = ControllerFixture::start(false);
-    bench.world.put(thing("a", 1));
+    let fixture = ControllerFixture::start(false);
+    fixture.world.put(thing("a", 1));
     let soon = ReconcileOutcome { requeue_ms: Some(20), ..ReconcileOutcome::default() };
-    bench.swap("1", &[("a", GuestScript::Answer(Ok(soon)))]).await;
-    until(|| 4 <= bench.calls_of("a", "1")).await;
-    bench.end().await;
+    fixture.swap("1", &[("a", GuestScript::Answer(Ok(soon)))]).await;
+    until(|| 4 <= fixture.calls_of("a", "1")).await;
+    fixture.end().await;
 }
 
 #[tokio::test]
 async fn objects_of_an_unloaded_plugin_get_a_condition_also_new_ones() {
-    let bench = ControllerFixture::start(false);
-    bench.world.put(thing("old", 1));
-    bench.swap("1", &[]).await;
-    until(|| bench.calls_of("old", "1") == 1).await;
-    *bench.plugins.active.lock().unwrap() = None;
-    bench.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
-    until(|| bench.reasons_of("old") == [Reason::PluginMissing]).await;
-    bench.world.put(thing("new", 1));
-    until(|| bench.reasons_of("new") == [Reason::PluginMissing]).await;
-    assert_eq!(bench.calls_of("new", "1"), 0);
-    bench.end().await;
+    let fixture = ControllerFixture::start(false);
+    fixture.world.put(thing("old", 1));
+    fixture.swap("1", &[]).await;
+    until(|| fixture.calls_of("old", "1") == 1).await;
+    *fixture.plugins.active.lock().unwrap() = None;
+    fixture.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
+    until(|| fixture.reasons_of("old") == [Reason::PluginMissing]).await;
+    fixture.world.put(thing("new", 1));
+    until(|| fixture.reasons_of("new") == [Reason::PluginMissing]).await;
+    assert_eq!(fixture.calls_of("new", "1"), 0);
+    fixture.end().await;
 }
 
 #[tokio::test]
 async fn a_finalizer_that_the_manifest_no_longer_requests_is_removed() {
-    let bench = ControllerFixture::start(false);
+    let fixture = ControllerFixture::start(false);
     let mut left = thing("a", 1);
     left["metadata"]["finalizers"] = json!(["tholepin.dev/p"]);
-    bench.world.put(left);
-    bench.swap("1", &[]).await;
-    until(|| bench.calls_of("a", "1") == 1).await;
-    let stored = bench.world.object(&reference("a")).unwrap();
+    fixture.world.put(left);
+    fixture.swap("1", &[]).await;
+    until(|| fixture.calls_of("a", "1") == 1).await;
+    let stored = fixture.world.object(&reference("a")).unwrap();
     assert_eq!(stored["metadata"]["finalizers"], json!([]));
-    bench.end().await;
+    fixture.end().await;
 }
 
 #[tokio::test]
 async fn a_waiting_reconcile_lets_another_compute_and_continues_after_it() {
-    let bench = ControllerFixture::start_with(false, 1, 8);
-    bench.swap("1", &[("waits", GuestScript::Ask), ("computes", GuestScript::Wait)]).await;
-    bench.world.put(thing("waits", 1));
-    until(|| bench.calls_of("waits", "1") == 1).await;
+    let fixture = ControllerFixture::start_with(false, 1, 8);
+    fixture.swap("1", &[("waits", GuestScript::Ask), ("computes", GuestScript::Wait)]).await;
+    fixture.world.put(thing("waits", 1));
+    until(|| fixture.calls_of("waits", "1") == 1).await;
     // It is due again, but one reconcile of it runs already.
-    bench.world.put(thing("waits", 2));
+    fixture.world.put(thing("waits", 2));
     for name in ["b", "c"] {
-        bench.world.put(thing(name, 1));
-        until(|| bench.calls_of(name, "1") == 1).await;
+        fixture.world.put(thing(name, 1));
+        until(|| fixture.calls_of(name, "1") == 1).await;
     }
-    bench.world.put(thing("computes", 1));
-    until(|| bench.calls_of("computes", "1") == 1).await;
-    bench.answers.add_permits(1);
-    until(|| bench.answers.available_permits() == 0).await;
-    bench.world.put(thing("d", 1));
-    assert_eq!(bench.calls_of("waits", "1"), 1, "at most one reconcile per object");
-    assert_eq!(bench.calls_of("waits: Ok(Done)", "1"), 0, "another reconcile computes");
-    bench.gate.add_permits(1);
-    until(|| bench.calls_of("waits: Ok(Done)", "1") == 1 && bench.calls_of("d", "1") == 1).await;
-    until(|| bench.calls_of("waits", "1") == 2).await;
-    bench.answers.add_permits(1);
-    bench.end().await;
+    fixture.world.put(thing("computes", 1));
+    until(|| fixture.calls_of("computes", "1") == 1).await;
+    fixture.answers.add_permits(1);
+    until(|| fixture.answers.available_permits() == 0).await;
+    fixture.world.put(thing("d", 1));
+    assert_eq!(fixture.calls_of("waits", "1"), 1, "at most one reconcile per object");
+    assert_eq!(fixture.calls_of("waits: Ok(Done)", "1"), 0, "another reconcile computes");
+    fixture.gate.add_permits(1);
+    until(|| fixture.calls_of("waits: Ok(Done)", "1") == 1 && fixture.calls_of("d", "1") == 1)
+        .await;
+    until(|| fixture.calls_of("waits", "1") == 2).await;
+    fixture.answers.add_permits(1);
+    fixture.end().await;
 }
 
 #[tokio::test]
 async fn a_waiting_reconcile_is_interrupted_by_an_urgent_change_only() {
-    let bench = ControllerFixture::start_with(false, 2, 8);
-    bench.swap("1", &[("a", GuestScript::Ask)]).await;
-    bench.world.put(thing("a", 1));
-    until(|| bench.calls_of("a", "1") == 1).await;
-    bench.world.put(secret_of("a"));
-    bench.world.put(thing("b", 1));
-    until(|| bench.calls_of("b", "1") == 1).await;
-    let interrupted = || bench.calls_of("a: Err(Interrupted)", "1");
+    let fixture = ControllerFixture::start_with(false, 2, 8);
+    fixture.swap("1", &[("a", GuestScript::Ask)]).await;
+    fixture.world.put(thing("a", 1));
+    until(|| fixture.calls_of("a", "1") == 1).await;
+    fixture.world.put(secret_of("a"));
+    fixture.world.put(thing("b", 1));
+    until(|| fixture.calls_of("b", "1") == 1).await;
+    let interrupted = || fixture.calls_of("a: Err(Interrupted)", "1");
     assert_eq!(interrupted(), 0, "a change of a referred object is not urgent");
 
     let mut paused = thing("a", 1);
     paused["metadata"]["annotations"] = json!({"tholepin.dev/paused": "true"});
-    bench.world.put(paused);
+    fixture.world.put(paused);
     until(|| interrupted() == 1).await;
-    bench.world.put(thing("a", 1));
-    until(|| bench.calls_of("a", "1") == 2).await;
+    fixture.world.put(thing("a", 1));
+    until(|| fixture.calls_of("a", "1") == 2).await;
 
-    *bench.plugins.active.lock().unwrap() = None;
-    bench.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
-    until(|| interrupted() == 2 && bench.reasons_of("a").contains(&Reason::PluginMissing)).await;
+    *fixture.plugins.active.lock().unwrap() = None;
+    fixture.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
+    until(|| interrupted() == 2 && fixture.reasons_of("a").contains(&Reason::PluginMissing)).await;
 
-    bench.swap("2", &[("a", GuestScript::Ask)]).await;
-    until(|| bench.calls_of("a", "2") == 1).await;
+    fixture.swap("2", &[("a", GuestScript::Ask)]).await;
+    until(|| fixture.calls_of("a", "2") == 1).await;
     // Without an interruption the stop would wait for an answer that never comes.
     let since = Instant::now();
-    bench.end().await;
+    fixture.end().await;
     assert!(since.elapsed() < Duration::from_secs(5), "{:?}", since.elapsed());
 }
 
 #[tokio::test]
 async fn objects_of_a_plugin_of_an_earlier_host_get_a_condition() {
-    let bench = ControllerFixture::start(false);
+    let fixture = ControllerFixture::start(false);
     let mut orphan = thing("a", 1);
     orphan["kind"] = json!("Other");
-    bench.world.put(orphan);
-    bench.world.put(thing("b", 1));
-    bench.swap("1", &[]).await;
+    fixture.world.put(orphan);
+    fixture.world.put(thing("b", 1));
+    fixture.swap("1", &[]).await;
     let missing = |kinds: Vec<KindName>| PluginEvent::Missing("gone".parse().unwrap(), kinds);
-    bench.events.send(missing(vec![kind("Other")])).await.unwrap();
-    until(|| bench.reasons_of("a") == [Reason::PluginMissing]).await;
+    fixture.events.send(missing(vec![kind("Other")])).await.unwrap();
+    until(|| fixture.reasons_of("a") == [Reason::PluginMissing]).await;
     // The condition is not written on a kind that an active plugin reconciles.
-    bench.events.send(missing(vec![kind("Thing")])).await.unwrap();
-    bench.world.put(thing("b", 2));
-    until(|| bench.calls_of("b", "1") == 2).await;
-    assert_eq!(bench.reasons_of("b"), []);
-    bench.end().await;
+    fixture.events.send(missing(vec![kind("Thing")])).await.unwrap();
+    fixture.world.put(thing("b", 2));
+    until(|| fixture.calls_of("b", "1") == 2).await;
+    assert_eq!(fixture.reasons_of("b"), []);
+    fixture.end().await;
 }
 
 #[tokio::test]
 async fn an_overdue_object_has_a_condition_until_its_reconcile_ends() {
     let resync = Duration::from_millis(100);
-    let bench = ControllerFixture::start_as(
+    let fixture = ControllerFixture::start_as(
         false,
         ControllerSettings { concurrency: 2, in_flight: 8, resync },
     );
-    bench.swap("1", &[("a", GuestScript::Wait)]).await;
+    fixture.swap("1", &[("a", GuestScript::Wait)]).await;
     let mut object = thing("a", 1);
     object["status"] = json!({"conditions": [{"type": "Ready", "status": "True"}]});
-    bench.world.put(object);
-    bench.world.put(thing("b", 1));
+    fixture.world.put(object);
+    fixture.world.put(thing("b", 1));
     let overdue = || {
-        let reasons = bench.reasons_of("a").into_iter();
+        let reasons = fixture.reasons_of("a").into_iter();
         reasons.filter(|reason| *reason == Reason::ReconcileOverdue).count()
     };
     until(|| 0 < overdue()).await;
     assert_eq!(overdue(), 2, "in `Reconciled` and in `Ready`");
-    let seen = bench.calls_of("b", "1");
-    until(|| seen + 5 < bench.calls_of("b", "1")).await;
+    let seen = fixture.calls_of("b", "1");
+    until(|| seen + 5 < fixture.calls_of("b", "1")).await;
     assert_eq!(overdue(), 2, "it is written once");
-    assert!(!bench.reasons_of("b").contains(&Reason::ReconcileOverdue));
-    bench.gate.add_permits(2);
-    until(|| bench.reasons_of("a").contains(&Reason::Succeeded)).await;
-    bench.gate.add_permits(1000);
-    bench.end().await;
+    assert!(!fixture.reasons_of("b").contains(&Reason::ReconcileOverdue));
+    fixture.gate.add_permits(2);
+    until(|| fixture.reasons_of("a").contains(&Reason::Succeeded)).await;
+    fixture.gate.add_permits(1000);
+    fixture.end().await;
 }

@@ -86,8 +86,12 @@ pub trait WatchSource: Send + Sync {
     fn changes(&self) -> Box<dyn StoreSubscription>;
 }
 
-/// The host's own writes on reconciled objects. A deleted object is no error.
-pub trait StatusWriter: Send + Sync {
+/// Writes what the host itself keeps on reconciled objects: its conditions, the finalizers and the accepted specs. A
+/// deleted object is no error.
+///
+/// It does not write the status that a plugin reports: that is a call of the plugin, `apply_status` in
+/// `gate/src/kubernetes.rs`.
+pub trait HostFieldsWriter: Send + Sync {
     /// Makes these the conditions that the host owns on the object, and removes its other ones. Writes only if
     /// something changes; `lastTransitionTime` changes only with the status.
     ///

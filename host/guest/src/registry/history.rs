@@ -62,8 +62,8 @@ pub struct RevisionRecord {
     /// When it began to serve, in milliseconds since 1970.
     pub activated_at_ms: u64,
     /// Why the revision was rolled back; absent if it was not. The host never chooses such a revision by itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub taken_back: Option<String>,
+    #[serde(default, rename = "takenBack", skip_serializing_if = "Option::is_none")]
+    pub rolled_back: Option<String>,
 }
 
 /// A rollback: an earlier revision serves instead of the file's. The rollback ends when the file has another
@@ -108,7 +108,7 @@ impl PluginHistory {
     /// Returns the latest revision other than this one that was not rolled back.
     pub(crate) fn last_good_before(&self, revision: &RevisionDigest) -> Option<&RevisionRecord> {
         let mut others = self.revisions.iter().rev().filter(|kept| kept.revision != *revision);
-        others.find(|kept| kept.taken_back.is_none())
+        others.find(|kept| kept.rolled_back.is_none())
     }
 
     /// Records that a revision begins to serve, and returns the revisions that are no longer kept.
@@ -224,7 +224,7 @@ impl HistoryStore {
             component: plugin.component_digest.clone(),
             version: plugin.manifest.version.clone(),
             activated_at_ms: since_ms,
-            taken_back: None,
+            rolled_back: None,
         });
         if let Some(rollback) = &rollback {
             let refused =
@@ -232,7 +232,7 @@ impl HistoryStore {
             // The first reason is kept, because later rollbacks of the same revision do not say what
             // was wrong with it.
             refused.into_iter().for_each(|kept| {
-                kept.taken_back.get_or_insert_with(|| rollback.why.clone());
+                kept.rolled_back.get_or_insert_with(|| rollback.why.clone());
             });
         }
         history.rollback = rollback;
@@ -306,13 +306,13 @@ pub(crate) fn now_ms() -> u64 {
 mod tests {
     use super::*;
 
-    fn record(revision: &str, taken_back: bool) -> RevisionRecord {
+    fn record(revision: &str, rolled_back: bool) -> RevisionRecord {
         RevisionRecord {
             revision: RevisionDigest(revision.to_owned()),
             component: String::new(),
             version: "1".to_owned(),
             activated_at_ms: 1,
-            taken_back: taken_back.then(|| "it trapped".to_owned()),
+            rolled_back: rolled_back.then(|| "it trapped".to_owned()),
         }
     }
 

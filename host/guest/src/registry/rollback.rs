@@ -181,7 +181,7 @@ impl PluginRegistry {
             }
             None => match &now {
                 Some(now) => history.last_good_before(now),
-                None => history.revisions.iter().rev().find(|it| it.taken_back.is_none()),
+                None => history.revisions.iter().rev().find(|it| it.rolled_back.is_none()),
             }
             .ok_or_else(|| RollbackError::NoneBefore(name.clone()))?,
         };
@@ -203,7 +203,7 @@ impl PluginRegistry {
     ///
     /// As [`roll_back`](Self::roll_back); also if `bad` no longer serves, if a rollback is in force already, or if
     /// a person chose `bad` although it had been rolled back.
-    pub async fn take_back(
+    pub async fn roll_back_failing(
         &self,
         name: &PluginName,
         bad: &RevisionDigest,

@@ -380,7 +380,7 @@ async fn a_bad_revision_is_rolled_back_until_its_file_changes() {
     let (mut fixture, revisions) = with_revisions(&["Hello", "Howdy"]).await;
     let name = plugin("config-maker");
     let mut reports = fixture.registry.subscribe();
-    let back = fixture.registry.take_back(&name, &revisions[1], "it trapped").await;
+    let back = fixture.registry.roll_back_failing(&name, &revisions[1], "it trapped").await;
     assert_eq!(back.unwrap(), revisions[0]);
     assert_eq!(greeting(&fixture).await, "Hello, world!");
     let report = reports.recv().await.unwrap();
@@ -390,7 +390,7 @@ async fn a_bad_revision_is_rolled_back_until_its_file_changes() {
     assert_eq!((&serving.revision, serving.previous.as_ref()), (&revisions[0], revisions.last()));
     assert_eq!(report.candidate.as_ref(), revisions.last());
     // The revision that was rolled back to cannot be rolled back by the host.
-    let again = fixture.registry.take_back(&name, &revisions[0], "it trapped, too").await;
+    let again = fixture.registry.roll_back_failing(&name, &revisions[0], "it trapped, too").await;
     assert!(matches!(again, Err(RollbackError::NoneBefore(_))), "{again:?}");
 
     for _ in 0..2 {
@@ -413,19 +413,19 @@ async fn a_bad_revision_is_rolled_back_until_its_file_changes() {
 async fn a_revision_chosen_after_its_rollback_stays_and_keeps_its_reason() {
     let (fixture, revisions) = with_revisions(&["Hello", "Howdy"]).await;
     let (name, registry) = (plugin("config-maker"), &fixture.registry);
-    registry.take_back(&name, &revisions[1], "it trapped").await.unwrap();
+    registry.roll_back_failing(&name, &revisions[1], "it trapped").await.unwrap();
     registry.roll_back(&name, Some(&revisions[1].0)).await.unwrap();
     assert_eq!(greeting(&fixture).await, "Howdy, world!");
-    let again = registry.take_back(&name, &revisions[1], "it trapped again").await;
+    let again = registry.roll_back_failing(&name, &revisions[1], "it trapped again").await;
     assert!(matches!(again, Err(RollbackError::NoneBefore(_))), "{again:?}");
     // A rollback by a person keeps the reason why the file's revision was rolled back before.
     let (fixture, revisions) = with_revisions(&["One", "Two", "Three"]).await;
     let registry = &fixture.registry;
-    registry.take_back(&name, &revisions[2], "it trapped").await.unwrap();
+    registry.roll_back_failing(&name, &revisions[2], "it trapped").await.unwrap();
     registry.roll_back(&name, Some(&revisions[0].0)).await.unwrap();
     let history = registry.history(&name);
     let bad = history.revisions.iter().find(|it| it.revision == revisions[2]).unwrap();
-    assert_eq!(bad.taken_back.as_deref(), Some("it trapped"));
+    assert_eq!(bad.rolled_back.as_deref(), Some("it trapped"));
 }
 
 #[tokio::test]

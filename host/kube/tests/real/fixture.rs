@@ -119,7 +119,7 @@ async fn connect(server: &ApiServer) -> Arc<KubernetesApi> {
     };
     let options = KubernetesApiOptions {
         kubeconfig: Some(server.kubeconfig.clone()),
-        fingerprint_key: SecretFingerprinter::new([27; 32]),
+        fingerprinter: SecretFingerprinter::new([27; 32]),
         reporting_instance: "test".to_owned(),
         hub,
     };

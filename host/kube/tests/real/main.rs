@@ -10,7 +10,7 @@ use tholepin_core::{
     AcceptedSpec, CallError, EventType, ObjectRef,
     condition::{ConditionStatus, HostCondition, QUARANTINED, READY, RECONCILED, Reason},
     port::{
-        ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, StatusWriter, StoreEvent,
+        ApplyRequest, DeleteRequest, HostFieldsWriter, Kubernetes, PublishRequest, StoreEvent,
         WatchScope, WatchSource, WatchState,
     },
 };

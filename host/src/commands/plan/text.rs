@@ -159,7 +159,9 @@ fn why(not_done: &SkipReason) -> String {
             let unsure = if *may_have_run { " (it may have run all the same)" } else { "" };
             format!("{reason}: {message}{unsure}")
         }
-        SkipReason::Skipped { after } if after.is_empty() => "it was not its turn".to_owned(),
+        SkipReason::Skipped { after } if after.is_empty() => {
+            "skipped: the host has no result of it".to_owned()
+        }
         SkipReason::Skipped { after } => format!("depends on `{after}`, which is not done"),
     }
 }
@@ -282,7 +284,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn shown(steps_json: Value, rest: Value) -> String {
+    fn format_steps(steps_json: Value, rest: Value) -> String {
         let mut document = json!({
             "version": 1, "mode": "plan", "revision": "0123456789abcdef",
             "object": {"plugin": "p", "kind": {"apiVersion": "a/v1", "kind": "K"},
@@ -326,10 +328,10 @@ Plan for K n/x by p (revision 0123456789ab): one reconcile, nothing is written
 4. publish an event, Normal R: m
 The plugin says: well; requeued in 500 ms
 ";
-        assert_eq!(shown(steps, json!({"remarks": ["paused"]})), expected);
-        let none = shown(json!([]), json!({}));
+        assert_eq!(format_steps(steps, json!({"remarks": ["paused"]})), expected);
+        let none = format_steps(json!([]), json!({}));
         assert!(none.contains("\n\nNothing to do.\nThe plugin says: well;"), "{none}");
-        let stops = shown(json!([]), json!({"stops": "the reply to `INCR a` on `p-0`"}));
+        let stops = format_steps(json!([]), json!({"stops": "the reply to `INCR a` on `p-0`"}));
         let last = "The plan stops here: what follows depends on the reply to `INCR a` on `p-0`.\n";
         assert!(stops.ends_with(last), "{stops}");
     }

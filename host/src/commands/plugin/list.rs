@@ -36,7 +36,7 @@ pub(super) async fn run(
         print(&format!("{:#}\n", json!({"plugins": plugins, "answeringHost": answering})))?;
         return Ok(());
     }
-    print(&shown(&plugins))?;
+    print(&format_plugins(&plugins))?;
     for line in silent(&plugins, answering.as_deref(), host_name::has_ended) {
         print(&format!("{line}\n"))?;
     }
@@ -51,7 +51,7 @@ async fn answering(admin: AdminArgs) -> Option<String> {
     Some(host_name::name_of(u32::try_from(pid).ok()?))
 }
 
-fn shown(plugins: &[Value]) -> String {
+fn format_plugins(plugins: &[Value]) -> String {
     let head =
         ["NAME", "SERVING", "VERSION", "SINCE", "CANDIDATE", "OBJECTS", "UNHEALTHY", "REASON"];
     let mut rows = vec![head.map(str::to_owned)];

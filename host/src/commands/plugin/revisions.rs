@@ -39,18 +39,18 @@ pub(super) async fn history(
     let history: PluginHistory =
         serde_json::from_value(history).context("the host's answer is no history; is it older?")?;
     let serving = answer.get("serving").and_then(Value::as_str).unwrap_or_default();
-    print(&shown(&history, serving))?;
+    print(&format_history(&history, serving))?;
     Ok(())
 }
 
-fn shown(history: &PluginHistory, serving: &str) -> String {
+fn format_history(history: &PluginHistory, serving: &str) -> String {
     let mut rows = vec![["REVISION", "VERSION", "SINCE", "STATE"].map(str::to_owned)];
     for record in &history.revisions {
         let at = i64::try_from(record.activated_at_ms).ok();
         let at = at.and_then(|at| jiff::Timestamp::from_millisecond(at).ok());
-        let state = match &record.taken_back {
+        let state = match &record.rolled_back {
             _ if record.revision.0 == serving => "serves".to_owned(),
-            Some(why) => format!("taken back: {why}"),
+            Some(why) => format!("rolled back: {why}"),
             None => "-".to_owned(),
         };
         rows.push([

@@ -192,7 +192,7 @@ impl PluginWatch {
                 new if new.is_empty() => {
                     print(&format!("waits      {object} was not reconciled by it yet\n"))?;
                 }
-                new => print(&format!("\n{}", plan::shown(&new)))?,
+                new => print(&format!("\n{}", plan::format_reports(&new)))?,
             }
         }
         let more = objects.len().saturating_sub(OBJECTS_MAX);

@@ -54,7 +54,7 @@ impl BenchEngine {
         let options = KubernetesApiOptions {
             kubeconfig: Some(kubeconfig.to_owned()),
             // In production it must be unguessable; here nothing is secret.
-            fingerprint_key: SecretFingerprinter::new([7; 32]),
+            fingerprinter: SecretFingerprinter::new([7; 32]),
             reporting_instance: "bench".to_owned(),
             hub: WatchHubOptions::default(),
         };

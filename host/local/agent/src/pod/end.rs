@@ -1,4 +1,4 @@
-//! The ends: of one run, of the whole Pod, of the agent with its Pods.
+//! Ends one run of a container, a Pod that is deleted, or the processes of a Pod whose agent stops.
 
 use super::*;
 use crate::error_chain::error_chain;

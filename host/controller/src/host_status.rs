@@ -1,5 +1,6 @@
-//! The status of this host for the command line: its plugins, their objects, and the members of each object as they
-//! answer now.
+//! The answer of `tholepin status`: the plugins of this host, their objects, and the members of each object as they
+//! answer now. The status that `kubectl` shows is not from here: a plugin applies it through the gate, and
+//! `plugin_objects` writes that of the `Plugin` objects.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +22,7 @@ use tokio::time::timeout;
 
 use crate::{
     controller::Controller,
-    planner::{NAMESPACE, ObjectArgument, Planner, PlannerError},
+    dry_runner::{DryRunner, DryRunnerError, NAMESPACE, ObjectArgument},
     plugins::ActivePlugin,
 };
 
@@ -183,17 +184,17 @@ impl StatusReporter {
     /// Fails if the API server does not answer, or if no plugin reconciles the object's kind.
     pub async fn status(
         &self,
-        planner: &Planner,
+        dry_runner: &DryRunner,
         argument: Option<&ObjectArgument>,
-    ) -> Result<HostStatus, PlannerError> {
+    ) -> Result<HostStatus, DryRunnerError> {
         let named = match argument {
-            Some(argument) => Some(planner.object(argument).await?),
+            Some(argument) => Some(dry_runner.object(argument).await?),
             None => None,
         };
         let plugins = self.plugin_statuses().await?;
         let (objects, left_out) = self.objects(named.as_ref())?;
         if let (Some(named), true) = (&named, objects.is_empty()) {
-            return Err(PlannerError::NoObject(named.clone()));
+            return Err(DryRunnerError::NoObject(named.clone()));
         }
         let statuses = stream::iter(objects).map(|(key, object)| self.object(key, object));
         let mut objects: Vec<ObjectStatus> = statuses.buffered(CONCURRENT_READS).collect().await;
@@ -221,7 +222,7 @@ impl StatusReporter {
         Ok(names.into_iter().take(NAMES_MAX).collect())
     }
 
-    async fn plugin_statuses(&self) -> Result<Vec<PluginStatus>, PlannerError> {
+    async fn plugin_statuses(&self) -> Result<Vec<PluginStatus>, DryRunnerError> {
         let kind = self.plugin_kind.clone();
         let plugins = self.kubernetes().list(kind, String::new(), String::new()).await?;
         let statuses = plugins.into_iter().map(|plugin| PluginStatus {

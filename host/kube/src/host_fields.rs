@@ -1,5 +1,6 @@
 //! Writes what the host itself keeps on a reconciled object: its conditions and its finalizers. The last
-//! accepted spec, which is kept beside the object, is written by [`accepted`](crate::accepted).
+//! accepted spec, which is kept beside the object, is written by [`accepted`](crate::accepted). The status that a
+//! plugin reports is an apply of the plugin, in `gate/src/kubernetes.rs`.
 //!
 //! Not `kube::runtime::finalizer`: it runs a whole reconcile between adding and removing a finalizer, while the
 //! callers of this module add and remove each finalizer at their own time.
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use tholepin_core::{
     AcceptedSpec, BoxedFuture, CallError, ObjectRef,
     condition::{HOST_FIELD_MANAGER, HostCondition, READY, RESERVED, is_host_ready},
-    port::{Kubernetes, StatusWriter},
+    port::{HostFieldsWriter, Kubernetes},
 };
 
 use crate::KubernetesApi;
@@ -85,7 +86,7 @@ impl KubernetesApi {
     }
 }
 
-impl StatusWriter for KubernetesApi {
+impl HostFieldsWriter for KubernetesApi {
     fn set_conditions(
         &self,
         object: ObjectRef,

@@ -1,4 +1,5 @@
-//! Plans and reports for the command line: finds the object that arguments name, and plans for files.
+//! Dry runs and reports for the commands `plan` and `calls`: finds the object that arguments name, and makes dry runs
+//! for files. Not the planner of a plugin, which decides what the plugin does.
 
 use std::sync::Arc;
 
@@ -11,11 +12,11 @@ use tholepin_core::{
 };
 use tholepin_schema::manifest::KindName;
 
-use crate::{controller::Controller, kinds::ApiKinds, plan::PlanError};
+use crate::{controller::Controller, dry_run::DryRunError, kinds::ApiKinds};
 
 /// The namespace of an object that names none.
 pub(crate) const NAMESPACE: &str = "default";
-/// The field manager of the dry run of a file: that of `kubectl apply --server-side`.
+/// The field manager of the request for the API server's dry run of a file: that of `kubectl apply --server-side`.
 const FILE_MANAGER: &str = "kubectl";
 
 /// An object as the command line names it.
@@ -31,10 +32,10 @@ pub struct ObjectArgument {
     pub namespace: Option<String>,
 }
 
-/// The object of a plan.
+/// The object of a dry run.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum PlanRequest {
+pub enum DryRunRequest {
     /// An object as it is stored.
     Object(ObjectArgument),
     /// An object as a file has it.
@@ -66,9 +67,9 @@ pub enum ReportPart {
     Writes,
 }
 
-/// Why there is no plan or no report.
+/// Why there is no dry run or no report.
 #[derive(Debug, thiserror::Error)]
-pub enum PlannerError {
+pub enum DryRunnerError {
     /// No followed kind has this name.
     #[error(
         "no active plugin reconciles a kind `{argument}`; reconciled are: {known}; `tholepin plugin list` \
@@ -99,9 +100,9 @@ pub enum PlannerError {
     /// The file holds no object.
     #[error("the file holds no object that can be applied")]
     File(#[from] FileError),
-    /// The controller has no plan.
+    /// The controller cannot make the dry run.
     #[error(transparent)]
-    Plan(#[from] PlanError),
+    DryRun(#[from] DryRunError),
     /// The API server refuses a request, or does not answer.
     #[error("the API server")]
     Kubernetes(#[from] CallError),
@@ -126,31 +127,31 @@ pub enum FileError {
     },
 }
 
-/// Makes plans and reads reports for the command line.
-pub struct Planner {
+/// Makes dry runs and reads reports for the command line.
+pub struct DryRunner {
     controller: Arc<Controller>,
     kinds: Arc<dyn ApiKinds>,
 }
 
-impl Planner {
-    /// Creates a planner over a controller.
+impl DryRunner {
+    /// Creates a dry runner over a controller.
     #[must_use]
     pub fn new(controller: Arc<Controller>, kinds: Arc<dyn ApiKinds>) -> Self {
         Self { controller, kinds }
     }
 
-    /// Plans one reconcile.
+    /// Makes a dry run of one reconcile.
     ///
     /// # Errors
     ///
     /// Fails if no plugin reconciles the kind, the object does not exist, or the API server refuses it.
-    pub async fn plan(&self, request: PlanRequest) -> Result<ReconcileReport, PlannerError> {
+    pub async fn dry_run(&self, request: DryRunRequest) -> Result<ReconcileReport, DryRunnerError> {
         match request {
-            PlanRequest::Object(argument) => {
+            DryRunRequest::Object(argument) => {
                 let object = self.object(&argument).await?;
-                Ok(self.controller.plan(&object, None).await?)
+                Ok(self.controller.dry_run(&object, None).await?)
             }
-            PlanRequest::File { object, namespace } => self.plan_file(object, namespace).await,
+            DryRunRequest::File { object, namespace } => self.dry_run_file(object, namespace).await,
         }
     }
 
@@ -163,13 +164,13 @@ impl Planner {
         &self,
         argument: &ObjectArgument,
         selection: ReportSelection,
-    ) -> Result<Vec<ReconcileReport>, PlannerError> {
+    ) -> Result<Vec<ReconcileReport>, DryRunnerError> {
         let object = self.object(argument).await?;
         let known = self.controller.calls(&object);
         if known.is_empty() {
             return Err(match self.kubernetes().view().meta(&object) {
-                Some(_) => PlannerError::NotReconciled(object),
-                None => PlannerError::NoObject(object),
+                Some(_) => DryRunnerError::NotReconciled(object),
+                None => DryRunnerError::NoObject(object),
             });
         }
         let is_selected = |report: &&Arc<ReconcileReport>| match selection.number {
@@ -180,7 +181,7 @@ impl Planner {
             known.iter().filter(is_selected).map(|report| part(report, selection)).collect();
         if let (Some(number), true) = (selection.number, found.is_empty()) {
             let kept: Vec<_> = known.iter().map(|report| report.number.to_string()).collect();
-            return Err(PlannerError::NoReport { number, object, kept: kept.join(", ") });
+            return Err(DryRunnerError::NoReport { number, object, kept: kept.join(", ") });
         }
         Ok(found)
     }
@@ -190,10 +191,10 @@ impl Planner {
     /// # Errors
     ///
     /// Fails if no plugin reconciles it.
-    pub async fn kind(&self, request: &PlanRequest) -> Result<KindName, PlannerError> {
+    pub async fn kind(&self, request: &DryRunRequest) -> Result<KindName, DryRunnerError> {
         match request {
-            PlanRequest::Object(argument) => Ok(self.object(argument).await?.kind),
-            PlanRequest::File { object, namespace: _ } => Ok(kind_of(object)?),
+            DryRunRequest::Object(argument) => Ok(self.object(argument).await?.kind),
+            DryRunRequest::File { object, namespace: _ } => Ok(kind_of(object)?),
         }
     }
 
@@ -202,13 +203,13 @@ impl Planner {
     /// # Errors
     ///
     /// Fails if no plugin reconciles such a kind.
-    pub async fn object(&self, argument: &ObjectArgument) -> Result<ObjectRef, PlannerError> {
+    pub async fn object(&self, argument: &ObjectArgument) -> Result<ObjectRef, DryRunnerError> {
         let ObjectArgument { kind, name, namespace } = argument;
         // Includes the kinds of plugins that are not loaded any more.
         let mut kinds = self.controller.kinds();
         kinds.extend(self.controller.followed().into_iter().map(|(_, kind)| kind));
         let found = self.kinds.find(kind, &kinds).await?;
-        let found = found.ok_or_else(|| PlannerError::NoKind {
+        let found = found.ok_or_else(|| DryRunnerError::NoKind {
             argument: kind.clone(),
             known: self.controller.known_kinds(),
         })?;
@@ -220,12 +221,13 @@ impl Planner {
         Ok(ObjectRef { kind: found.kind, namespace, name: name.clone() })
     }
 
-    /// Plans for the object of a file as the API server would store it: its dry run adds defaults and validates.
-    async fn plan_file(
+    /// Makes a dry run for the object of a file as the API server would store it: a dry run of that server adds
+    /// defaults and validates.
+    async fn dry_run_file(
         &self,
         mut object: Value,
         namespace: Option<String>,
-    ) -> Result<ReconcileReport, PlannerError> {
+    ) -> Result<ReconcileReport, DryRunnerError> {
         let kind = kind_of(&object)?;
         self.controller.plugin_for(&kind)?;
         if self.kinds.is_namespaced(&kind).await? {
@@ -246,7 +248,7 @@ impl Planner {
         };
         let stored = self.kubernetes().apply(request).await?;
         let first = file_step(&reference, before.as_ref(), &stored);
-        let mut report = self.controller.plan(&reference, Some(stored)).await?;
+        let mut report = self.controller.dry_run(&reference, Some(stored)).await?;
         if let Some(first) = first {
             let text =
                 "the first step is the file itself, and is not done: what follows presumes it";
@@ -347,10 +349,10 @@ mod tests {
 
     #[test]
     fn an_error_names_each_fact_once() {
-        let error = PlannerError::from(FileError::NoField("kind"));
+        let error = DryRunnerError::from(FileError::NoField("kind"));
         let text = tholepin_core::ErrorChain(&error).to_string();
         assert_eq!(text, "the file holds no object that can be applied: it has no `kind`");
-        let error = PlannerError::from(CallError::Denied("no list".to_owned()));
+        let error = DryRunnerError::from(CallError::Denied("no list".to_owned()));
         let text = tholepin_core::ErrorChain(&error).to_string();
         assert_eq!(text, "the API server: denied: no list");
     }

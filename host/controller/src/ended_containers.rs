@@ -1,4 +1,4 @@
-//! Container ids that stopped in a Pod update: the first sign that a process has ended.
+//! Finds the containers that ended with a change of a Pod: the first sign that a process has ended.
 
 use std::collections::BTreeSet;
 

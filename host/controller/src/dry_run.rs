@@ -1,6 +1,7 @@
-//! A reconcile that writes nothing: what the active revision would do to an object now.
+//! The dry run of a reconcile, for `tholepin plan`: shows what the active revision would do to an object now, and
+//! writes nothing. Its result is a report. The `Plan` of a plugin is another thing: what the plugin decides to do.
 //!
-//! A plan runs the same [`reconcile_once`] as the live loop, with the same memo and the same accepted spec, and so
+//! A dry run calls the same [`reconcile_once`] as the live loop, with the same memo and the same accepted spec, and so
 //! shows what the next live reconcile would do. It changes nothing that the controller remembers: no memo, no
 //! strike, no wake, no queue entry.
 
@@ -20,17 +21,17 @@ use crate::{
     phase::finalizer_of,
     plugins::{ActivePlugin, ReconcilePurpose},
     reconcile::accepted,
+    reconcile_once::{ReconcileEffects, ReconcileTarget, reconcile_once},
     report_builder::{ReportBuilder, finalizer_step},
-    run::{ReconcileTarget, RunEffects, reconcile_once},
     strikes::ObjectVersion,
 };
 
-/// The cause that a plan's report and the plugin's request name.
+/// The cause in the report of a dry run and in the request to the plugin.
 const CAUSE: &str = "plan";
 
-/// Why there is no plan, with how to fix it.
+/// Why no dry run can be made, with how to fix it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PlanError {
+pub enum DryRunError {
     /// No active plugin reconciles the kind.
     #[error(
         "no active plugin reconciles {0}; reconciled are: {1}; `tholepin plugin list` shows the plugins"
@@ -55,12 +56,12 @@ impl Controller {
     /// # Errors
     ///
     /// Fails if there is none, and names the kinds that active plugins reconcile.
-    pub fn plugin_for(&self, kind: &KindName) -> Result<Arc<ActivePlugin>, PlanError> {
+    pub fn plugin_for(&self, kind: &KindName) -> Result<Arc<ActivePlugin>, DryRunError> {
         let serves = |plugin: &Arc<ActivePlugin>| {
             plugin.manifest.reconciles.iter().any(|served| served.name == *kind)
         };
         let serving = self.shared.ports.plugins.all().into_iter().find(serves);
-        serving.ok_or_else(|| PlanError::NoPlugin(kind.clone(), self.known_kinds()))
+        serving.ok_or_else(|| DryRunError::NoPlugin(kind.clone(), self.known_kinds()))
     }
 
     /// Returns the names of the kinds that active plugins reconcile, for messages.
@@ -71,7 +72,7 @@ impl Controller {
     }
 
     /// Leases the watches that a plugin needs, and waits until each has listed its objects. For a controller that
-    /// only plans: one that runs holds these leases already.
+    /// only makes dry runs: one that runs holds these leases already.
     ///
     /// # Errors
     ///
@@ -80,7 +81,7 @@ impl Controller {
         &self,
         plugin: &ActivePlugin,
         deadline: Duration,
-    ) -> Result<Vec<Box<dyn WatchLease>>, PlanError> {
+    ) -> Result<Vec<Box<dyn WatchLease>>, DryRunError> {
         let until = Instant::now() + deadline;
         let routes = EventRoutes::new([(&plugin.name, &*plugin.manifest)]);
         let mut leases = Vec::new();
@@ -89,53 +90,53 @@ impl Controller {
         }
         for (kind, lease) in &leases {
             let following = timeout_at(until, lease.following()).await;
-            following.map_err(|_| PlanError::NotWatched(kind.clone()))?;
+            following.map_err(|_| DryRunError::NotWatched(kind.clone()))?;
         }
         Ok(leases.into_iter().map(|(_, lease)| lease).collect())
     }
 
-    /// Plans one reconcile of an object: as it is in the store, or as `given`.
+    /// Makes a dry run for an object as it is in the store, or as `given`.
     ///
     /// # Errors
     ///
     /// Fails if no plugin reconciles the kind, or the object does not exist. An error of the plugin is no error
     /// here: the report holds it.
-    pub async fn plan(
+    pub async fn dry_run(
         &self,
         object: &ObjectRef,
         given: Option<Value>,
-    ) -> Result<ReconcileReport, PlanError> {
+    ) -> Result<ReconcileReport, DryRunError> {
         let plugin = self.plugin_for(&object.kind)?;
         let is_stored = given.is_none();
         let value = match given {
             Some(given) => Arc::new(given),
             None => self.stored(object)?,
         };
-        let meta = ObjectMeta::of(&value).map_err(PlanError::Object)?;
+        let meta = ObjectMeta::of(&value).map_err(DryRunError::Object)?;
         let ObjectRef { kind, namespace, name } = object.clone();
         let key = Arc::new(ObjectKey { plugin: plugin.name.clone(), kind, namespace, name });
         let since = Instant::now();
         let mut report =
             ReportBuilder::begin(&self.shared, WriteMode::Plan, vec![CAUSE.to_owned()]);
-        // A plan computes, so it waits for a permit like every live reconcile.
+        // A dry run computes, so it waits for a permit like every live reconcile.
         let permit = Arc::new(self.shared.permits.permit().await);
         let shared = &*self.shared;
         let target = ReconcileTarget { shared, key: &key, plugin: &plugin, meta: &meta, permit };
         report.remarks = remarks(&target);
-        let planned = PlannedReconcile { target: &target, is_stored };
-        let end = reconcile_once(&target, &planned, value, &mut report).await;
+        let effects = DryRunEffects { target: &target, is_stored };
+        let end = reconcile_once(&target, &effects, value, &mut report).await;
         if end.ends_finalizer(&meta) {
             report.after.push(finalizer_step("remove-finalizer", &key, &finalizer_of(&key)));
         }
         Ok(report.finish(&key, &plugin, since.elapsed(), end.result()))
     }
 
-    fn stored(&self, object: &ObjectRef) -> Result<Arc<Value>, PlanError> {
+    fn stored(&self, object: &ObjectRef) -> Result<Arc<Value>, DryRunError> {
         let view = self.shared.ports.kubernetes.view();
         if !view.covers(&object.kind) {
-            return Err(PlanError::NotWatched(object.kind.clone()));
+            return Err(DryRunError::NotWatched(object.kind.clone()));
         }
-        view.get(object).ok_or_else(|| PlanError::NoObject(object.clone()))
+        view.get(object).ok_or_else(|| DryRunError::NoObject(object.clone()))
     }
 
     /// Returns the kinds that active plugins reconcile.
@@ -166,7 +167,7 @@ impl Controller {
     }
 }
 
-/// Returns the facts that make a live reconcile differ from this plan.
+/// Returns the facts that make a live reconcile differ from this dry run.
 fn remarks(target: &ReconcileTarget<'_>) -> Vec<String> {
     let ReconcileTarget { shared, key, plugin, meta, .. } = target;
     let version = ObjectVersion { uid: meta.uid.clone(), generation: meta.generation };
@@ -181,14 +182,14 @@ fn remarks(target: &ReconcileTarget<'_>) -> Vec<String> {
     holds.map(|(_, remark)| remark.to_owned()).collect()
 }
 
-/// The effects of a plan: none outside the report.
-struct PlannedReconcile<'a> {
+/// The effects of a dry run: none outside the report.
+struct DryRunEffects<'a> {
     target: &'a ReconcileTarget<'a>,
     /// Whether the object is as the API server has it: only then an earlier spec may be in force.
     is_stored: bool,
 }
 
-impl RunEffects for PlannedReconcile<'_> {
+impl ReconcileEffects for DryRunEffects<'_> {
     fn purpose(&self) -> ReconcilePurpose {
         ReconcilePurpose::Plan
     }
@@ -201,7 +202,7 @@ impl RunEffects for PlannedReconcile<'_> {
         Ok(with_finalizer(&object, finalizer))
     }
 
-    /// A quarantined object is planned for; [`remarks`] names the quarantine.
+    /// Returns true also for a quarantined object; [`remarks`] names the quarantine.
     fn may_call(&self) -> bool {
         true
     }

@@ -10,7 +10,8 @@ use serde_json::Value;
 use tholepin_core::AcceptedSpec;
 
 use super::{
-    NoSpecInForce, ReconcileTarget, RejectedRun, RejectedSpec, Rejection, RunEffects, RunEnd,
+    NoSpecInForce, ReconcileEffects, ReconcileEnd, ReconcileTarget, RejectedReconcile,
+    RejectedSpec, Rejection,
 };
 use crate::object_state::ObservedVersion;
 
@@ -30,9 +31,9 @@ pub(super) struct AcceptedObject {
 /// Fails with the end of the reconcile if there is nothing to reconcile.
 pub(super) async fn accept(
     target: &ReconcileTarget<'_>,
-    effects: &impl RunEffects,
+    effects: &impl ReconcileEffects,
     object: Arc<Value>,
-) -> Result<AcceptedObject, RunEnd> {
+) -> Result<AcceptedObject, ReconcileEnd> {
     let meta = target.meta;
     let version = match meta.generation {
         Some(generation) => generation.to_string(),
@@ -42,15 +43,17 @@ pub(super) async fn accept(
     if meta.deleting || effects.is_validated(&version) {
         return Ok(AcceptedObject { object, refusal: None });
     }
-    let guests = &target.plugin.guests;
-    let rejection = match guests.validate(target.call_context(), None, (*object).clone()).await {
+    let code = &target.plugin.code;
+    let rejection = match code.validate(target.call_context(), None, (*object).clone()).await {
         Ok(violations) if violations.is_empty() => {
             effects.record_validated(&object, version);
             return Ok(AcceptedObject { object, refusal: None });
         }
         Ok(violations) => Rejection::Invalid(violations),
         // A fault of the host says nothing about the spec.
-        Err(error) if error.as_failure().is_some() => return Err(RunEnd::NotValidated(error)),
+        Err(error) if error.as_failure().is_some() => {
+            return Err(ReconcileEnd::NotValidated(error));
+        }
         Err(error) => Rejection::Fault(error),
     };
     match in_force(target, effects, &object).await {
@@ -59,7 +62,7 @@ pub(super) async fn accept(
             let message = format!("{why}; the spec of generation {generation} stays in force");
             Ok(AcceptedObject { object, refusal: Some(RejectedSpec { reason, message }) })
         }
-        Err(cause) => Err(RunEnd::Rejected(RejectedRun { rejection, cause })),
+        Err(cause) => Err(ReconcileEnd::Rejected(RejectedReconcile { rejection, cause })),
     }
 }
 
@@ -70,11 +73,11 @@ pub(super) async fn accept(
 /// Fails if there is none, if it cannot be read, or if this revision refuses it.
 async fn in_force(
     target: &ReconcileTarget<'_>,
-    effects: &impl RunEffects,
+    effects: &impl ReconcileEffects,
     object: &Value,
 ) -> Result<(Arc<Value>, i64), NoSpecInForce> {
     let unusable = |why| Err(NoSpecInForce::Unusable(why));
-    let accepted = target.permit.lend(effects.accepted_spec()).await;
+    let accepted = target.permit.release_during(effects.accepted_spec()).await;
     let accepted: Option<AcceptedSpec> = accepted.map_err(NoSpecInForce::Unreadable)?;
     let Some(accepted) = accepted else {
         return unusable("no earlier spec of this object was accepted");
@@ -88,8 +91,8 @@ async fn in_force(
     };
     let version = observed(target, accepted.generation.to_string());
     if !effects.is_validated(&version) {
-        let guests = &target.plugin.guests;
-        match guests.validate(target.call_context(), None, earlier.clone()).await {
+        let code = &target.plugin.code;
+        match code.validate(target.call_context(), None, earlier.clone()).await {
             Ok(violations) if violations.is_empty() => {}
             Ok(_) | Err(_) => {
                 return unusable("this revision of the plugin refuses the last accepted spec too");

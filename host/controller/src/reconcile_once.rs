@@ -1,12 +1,15 @@
-//! One reconcile of one object, whatever it is made for: phase, validation, call, report.
+//! One reconcile of one object, live or as a dry run: phase, validation, call, report.
 //!
 //! ```text
-//! phase ─► finalizer ─► validate, or the spec in force ─► open context ─► reconcile ─► close ─► RunEnd
+//! phase ─► finalizer ─► validate, or the spec in force ─► open context ─► reconcile ─► close ─► ReconcileEnd
 //! ```
 //!
-//! The live loop and the plan command both run [`reconcile_once`]. They differ in the [`RunEffects`] that they
-//! pass in, and in what they do with the [`RunEnd`] that they get back: the live loop writes conditions, counts
-//! strikes and subscribes wakes; the plan command only reports. Nothing here writes to the API server.
+//! The live loop and the plan command both run [`reconcile_once`]. They differ in the [`ReconcileEffects`] that they
+//! pass in, and in what they do with the [`ReconcileEnd`] that they get back: the live loop writes conditions, counts
+//! strikes and subscribes wakes; the plan command only reports.
+//!
+//! This module writes to the API server only through the effects (the finalizer), through the calls of the plugin, and
+//! when it closes the context (the gate then restores settings and stores its ledger).
 //!
 //! Invariants:
 //! - A refused spec never reaches `reconcile`.
@@ -29,7 +32,7 @@ use tholepin_schema::{
 
 use crate::{
     object_state::ObservedVersion,
-    permit::{ComputePermit, PermitLender},
+    permit::{ComputePermit, PermitReleaser},
     phase::{ObjectPhase, finalizer_of, phase},
     plugins::{ActivePlugin, ClosedContext, ReconcilePurpose},
     report_builder::{
@@ -45,14 +48,14 @@ pub(crate) struct ReconcileTarget<'a> {
     pub(crate) key: &'a Arc<ObjectKey>,
     pub(crate) plugin: &'a Arc<ActivePlugin>,
     pub(crate) meta: &'a ObjectMeta,
-    /// The right to compute; held while guest code runs.
+    /// Held while guest code runs.
     pub(crate) permit: Arc<ComputePermit>,
 }
 
-/// The steps of a reconcile that depend on what it is made for.
+/// The steps in which a live reconcile and a dry run differ.
 ///
 /// The defaults remember nothing and ask the plugin about every spec.
-pub(crate) trait RunEffects: Sync {
+pub(crate) trait ReconcileEffects: Sync {
     /// Returns the purpose under which the gate opens the context.
     fn purpose(&self) -> ReconcilePurpose;
 
@@ -67,7 +70,7 @@ pub(crate) trait RunEffects: Sync {
         finalizer: &str,
     ) -> impl Future<Output = Result<Arc<Value>, CallError>> + Send;
 
-    /// Returns false if the plugin must not be called for this object, such as for a quarantined one.
+    /// Returns false if the object is quarantined, so that the plugin must not be called for it.
     fn may_call(&self) -> bool;
 
     /// Returns the spec that the plugin accepted last, if one is known.
@@ -91,30 +94,30 @@ pub(crate) trait RunEffects: Sync {
 }
 
 /// The end of a reconcile, before its caller acts on it.
-pub(crate) enum RunEnd {
+pub(crate) enum ReconcileEnd {
     /// The plugin is not called in this phase.
     NotCalled(ObjectPhase),
     /// The finalizer could not be added, so the plugin was not called.
     NoFinalizer(CallError),
-    /// [`RunEffects::may_call`] forbids the call.
-    Withheld,
+    /// The object is quarantined: [`ReconcileEffects::may_call`] returned false.
+    Quarantined,
     /// `validate` could not be called, through a fault of the host.
     NotValidated(GuestError),
     /// The plugin refuses the spec, and no earlier one is in force.
-    Rejected(RejectedRun),
+    Rejected(RejectedReconcile),
     /// `reconcile` was called.
-    Called(CalledRun),
+    Called(CalledReconcile),
 }
 
 /// A reconcile that ended with a refused spec.
-pub(crate) struct RejectedRun {
+pub(crate) struct RejectedReconcile {
     pub(crate) rejection: Rejection,
     /// Why no earlier spec is in force.
     pub(crate) cause: NoSpecInForce,
 }
 
 /// A reconcile in which the plugin was called.
-pub(crate) struct CalledRun {
+pub(crate) struct CalledReconcile {
     /// The object with the spec in force, as the plugin got it.
     pub(crate) object: Arc<Value>,
     /// Why that is not the object's own spec, if it is not.
@@ -147,13 +150,13 @@ pub(crate) struct RejectedSpec {
 }
 
 /// Runs one reconcile up to the end of the plugin's call, and records its calls, steps and remarks in `report`.
-/// The caller sets the report's end, and removes the finalizer if the [`RunEnd`] says so.
+/// The caller sets the report's end, and removes the finalizer if the [`ReconcileEnd`] says so.
 pub(crate) async fn reconcile_once(
     target: &ReconcileTarget<'_>,
-    effects: &impl RunEffects,
+    effects: &impl ReconcileEffects,
     object: Arc<Value>,
     report: &mut ReportBuilder,
-) -> RunEnd {
+) -> ReconcileEnd {
     let end = run(target, effects, object, report).await;
     target.permit.release();
     end
@@ -161,25 +164,27 @@ pub(crate) async fn reconcile_once(
 
 async fn run(
     target: &ReconcileTarget<'_>,
-    effects: &impl RunEffects,
+    effects: &impl ReconcileEffects,
     mut object: Arc<Value>,
     report: &mut ReportBuilder,
-) -> RunEnd {
+) -> ReconcileEnd {
     let finalizer = finalizer_of(target.key);
     match phase(target.meta, &finalizer, target.plugin.manifest.finalizer) {
         ObjectPhase::Call => {}
-        phase @ (ObjectPhase::Leave | ObjectPhase::Release) => return RunEnd::NotCalled(phase),
-        ObjectPhase::Adopt => {
+        phase @ (ObjectPhase::Skip | ObjectPhase::RemoveFinalizer) => {
+            return ReconcileEnd::NotCalled(phase);
+        }
+        ObjectPhase::AddFinalizer => {
             let added = effects.add_finalizer(object, &finalizer);
-            object = match target.permit.lend(added).await {
+            object = match target.permit.release_during(added).await {
                 Ok(object) => object,
-                Err(error) => return RunEnd::NoFinalizer(error),
+                Err(error) => return ReconcileEnd::NoFinalizer(error),
             };
             report.before.push(finalizer_step("add-finalizer", target.key, &finalizer));
         }
     }
     if !effects.may_call() {
-        return RunEnd::Withheld;
+        return ReconcileEnd::Quarantined;
     }
     match accept::accept(target, effects, object).await {
         Ok(AcceptedObject { object, refusal }) => {
@@ -189,7 +194,7 @@ async fn run(
                 format!("the spec is refused: {message}")
             }));
             let outcome = call(target, effects.purpose(), &object, report).await;
-            RunEnd::Called(CalledRun { object, refusal, outcome })
+            ReconcileEnd::Called(CalledReconcile { object, refusal, outcome })
         }
         Err(end) => end,
     }
@@ -210,8 +215,8 @@ async fn call(
         memo: shared.object_states.get(key).memo,
     };
     let context = shared.ports.contexts.open(plugin, key, object, purpose);
-    let lender = PermitLender { permit: permit.clone(), calls: context.clone() };
-    let outcome = plugin.guests.reconcile(target.call_context(), request, Arc::new(lender)).await;
+    let calls = PermitReleaser { permit: permit.clone(), calls: context.clone() };
+    let outcome = plugin.code.reconcile(target.call_context(), request, Arc::new(calls)).await;
     permit.release();
     let ClosedContext { recording, restore_steps } = context.close().await;
     report.recording = recording;
@@ -251,7 +256,7 @@ impl ReconcileTarget<'_> {
     }
 }
 
-impl RunEnd {
+impl ReconcileEnd {
     /// Returns the end as the report shows it.
     pub(crate) fn result(&self) -> ReconcileResult {
         let not_called_because = |why: String| ReconcileResult::NotCalled { why };
@@ -260,7 +265,7 @@ impl RunEnd {
             Self::NoFinalizer(error) => {
                 not_called_because(format!("the finalizer cannot be added: {error}"))
             }
-            Self::Withheld => not_called_because("the object is quarantined".to_owned()),
+            Self::Quarantined => not_called_because("the object is quarantined".to_owned()),
             Self::NotValidated(error) => result_of_error(error),
             Self::Rejected(rejected) => rejected.rejection.result(),
             Self::Called(called) => result_of(&called.outcome),
@@ -271,12 +276,12 @@ impl RunEnd {
     /// finished with an object that is being deleted.
     pub(crate) fn ends_finalizer(&self, meta: &ObjectMeta) -> bool {
         match self {
-            Self::NotCalled(phase) => *phase == ObjectPhase::Release,
-            Self::Called(CalledRun { outcome: Ok(Ok(outcome)), .. }) => {
+            Self::NotCalled(phase) => *phase == ObjectPhase::RemoveFinalizer,
+            Self::Called(CalledReconcile { outcome: Ok(Ok(outcome)), .. }) => {
                 outcome.finished && meta.deleting
             }
             Self::NoFinalizer(_)
-            | Self::Withheld
+            | Self::Quarantined
             | Self::NotValidated(_)
             | Self::Rejected(_)
             | Self::Called(_) => false,
