@@ -207,7 +207,7 @@ impl<'a> WaveExecutor<'a> {
     }
 
     /// Checks whether an action may be sent: by the guards, by the budget of repairs, and by the full
-    /// synchronisations under way. A plan does not occupy a place of a full synchronisation.
+    /// synchronisations under way. A plan does not count as a running full synchronisation.
     fn check(
         &self,
         action: &Action,

@@ -1,6 +1,6 @@
 //! How the ledger changes: pure functions that record what was observed and done.
 //!
-//! The ledger is the host's memory about an instance: which process was which node in which Pod.
+//! The ledger is the host's record of an instance: for each node, in which Pod and process it ran.
 //! `ledger_store` reads and writes the ConfigMap.
 //!
 //! Invariants:

@@ -2,11 +2,11 @@
 //! person.
 //!
 //! A repair is a verb on one process for one purpose. It does not count while the process is young, because a
-//! new member needs several actions until it has joined. Forgetting, and what follows a proof of death
-//! (failovers, starts without data), never count.
+//! new member needs several actions until it has joined. Temporary settings, failovers (which the guard
+//! `quiet` limits), forgetting and starts without data never count.
 //!
 //! Limits: three failures in a row, or five repairs within ten minutes, with a pause that doubles after each
-//! try. A host without such a limit repeats a repair that a cause outside undoes for ever.
+//! try. Without them the host would repeat, without end, a repair that something outside the host undoes.
 
 use tholepin_schema::{
     action::{Action, Verb},

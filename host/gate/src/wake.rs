@@ -5,7 +5,7 @@
 //! - An instance is polled as long as at least one object subscribes to it. All subscribers share its polls.
 //! - A subscription that the next outcome does not repeat ends.
 //! - A fact wakes its object once. The next outcome decides whether to subscribe again. A fact that holds
-//!   already is found at the next poll, so that an object cannot wake itself in a faster circle.
+//!   already is found at the next poll, so that an object cannot wake itself more often than once per poll.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,5 +1,5 @@
-//! Guard of `forget`: the node must be gone for good, own no slots and have no replicas; or it must be an
-//! owner that is proven dead and of which no copy is left.
+//! Guard of `forget`: the node cannot return, owns no slots and has no replicas; or it is an owner
+//! that is proven dead and of which no copy is left.
 
 use tholepin_schema::{guard_id::GuardId, primitives::NodeId};
 

@@ -1,4 +1,4 @@
-//! What the ledger records, and what it does not take for proven.
+//! Tests of what the ledger records, and of what it does not record because it is not certain.
 
 use serde_json::json;
 use tholepin_schema::{

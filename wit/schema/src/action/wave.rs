@@ -8,7 +8,7 @@ use alloc::{
 
 use super::Action;
 
-/// The most actions in one list. A full mesh of 30 nodes takes 435 `meet` actions.
+/// The most actions in one list. A full mesh of 32 nodes takes 496 `meet` actions.
 pub const ACTIONS_MAX: usize = 1024;
 
 /// Why a list of actions has no order.
