@@ -35,7 +35,7 @@ use tokio::sync::watch;
 mod absence_tracker;
 mod act;
 mod allow_start;
-mod container_end;
+mod container_ended;
 mod credentials;
 mod current_members;
 mod dispatch;
@@ -65,7 +65,7 @@ mod wait;
 mod wake;
 
 pub use reconcile_context::ReconcileContext;
-pub use reconcile_scope::{ReconcileScope, WriteMode};
+pub use reconcile_scope::ReconcileScope;
 
 /// The ports through which the gate performs calls.
 #[derive(Clone)]

@@ -10,7 +10,7 @@ pub(super) fn forget(input: &GuardInput<'_>, node: NodeId) -> Result<(), GuardRe
     let GuardInput { snapshot, ledger, .. } = input;
     let refused = |text: String| Err(GuardRefusal::new(GuardId::Ghost, text));
     match identify(node, snapshot, ledger) {
-        NodeIdentity::Absent | NodeIdentity::Ghost => {}
+        NodeIdentity::Absent | NodeIdentity::Unreachable => {}
         NodeIdentity::Member => {
             return refused(format!("{} is a member that answers", node.short()));
         }
