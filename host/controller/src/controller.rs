@@ -120,7 +120,7 @@ impl Controller {
     fn changed(&self, change: &StoreChange) {
         let ended = ended_containers(change);
         for container_id in &ended {
-            self.shared.ports.redis.member_ended(container_id);
+            self.shared.ports.redis.container_ended(container_id);
         }
         let is_urgent = !ended.is_empty() || changes_pause(change);
         let priority = if is_urgent { QueuePriority::Urgent } else { QueuePriority::Event };

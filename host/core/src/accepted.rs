@@ -28,7 +28,8 @@ impl AcceptedSpec {
     }
 
     /// Returns the object with these fields in place of its own. Its metadata and its status stay, except for the
-    /// generation: conditions about the result must name the generation that they rest on.
+    /// generation, which becomes that of the accepted spec: a condition about the result must name the generation that
+    /// was reconciled.
     ///
     /// Returns `None` if the fields are unreadable, or are of another kind or version.
     #[must_use]

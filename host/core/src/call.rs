@@ -254,7 +254,8 @@ impl Call {
             },
             Self::Redis(call) => match call {
                 RedisCall::Observe { .. } => false,
-                // The gate's command table is more precise; here every command counts as a write.
+                // The command table (`tholepin_schema::command`) tells reads from writes; here every command
+                // counts as a write.
                 RedisCall::Act { .. } | RedisCall::Pipeline(_) | RedisCall::FanOut { .. } => true,
             },
             Self::Runtime(_) => false,

@@ -14,13 +14,13 @@ pub const HOST_FIELD_MANAGER: &str = "tholepin";
 /// Condition types that only the host writes.
 pub const RESERVED: &[&str] = &[RECONCILED, QUARANTINED];
 
-/// The type of the condition whether the last call of the plugin for this object succeeded.
+/// The condition type that reports whether the last call of the plugin for this object succeeded.
 pub const RECONCILED: &str = "Reconciled";
 
-/// The type of the condition whether the plugin is no longer called for this object.
+/// The condition type that reports that the plugin is no longer called for this object.
 pub const QUARANTINED: &str = "Quarantined";
 
-/// The type of the condition whether the object is as its spec says: the plugin's, where the kind has it.
+/// The condition type that reports whether the object is as its spec says. The plugin writes it, if the kind has it.
 pub const READY: &str = "Ready";
 
 /// Returns true if this condition is a [`READY`] that the host wrote because no plugin reconciles the object.

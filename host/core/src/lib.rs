@@ -14,7 +14,6 @@ mod answer;
 mod call;
 pub mod condition;
 mod error_chain;
-mod kept;
 mod name;
 mod object;
 mod perform;
@@ -22,6 +21,7 @@ pub mod plugin_report;
 pub mod port;
 mod recording;
 pub mod report;
+mod reserved_object;
 mod resp;
 pub mod step;
 
@@ -31,7 +31,6 @@ pub use call::{
     Call, CallKey, EventType, KubernetesCall, ObjectRef, Pipeline, ReadMode, RedisCall, RuntimeCall,
 };
 pub use error_chain::ErrorChain;
-pub use kept::kept_object;
 pub use name::{NameError, ObjectKey, PluginName, RevisionDigest};
 pub use object::{
     ANNOTATION_PREFIX, CONFIRM_DEAD, ObjectError, ObjectMeta, OwnerReference, PAUSED, StoredObject,
@@ -39,5 +38,6 @@ pub use object::{
 pub use perform::{BoxedFuture, CallContext, HostCalls, WriteMode};
 pub use recording::{Recorded, Recording};
 pub use report::{ReconcileHeader, ReconcileReport, ReconcileResult};
+pub use reserved_object::reserved_object;
 pub use resp::{RespNode, RespReply};
 pub use step::{PlanStep, StepEffect};

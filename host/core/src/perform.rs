@@ -40,8 +40,8 @@ pub trait HostCalls: Send + Sync {
     /// # Guarantees
     ///
     /// Answers within the call's deadline: a port that hangs becomes [`CallError::Timeout`].
-    /// Dropping the future leaves nothing half written inside the host; whether a write happened
-    /// outside is then unknown.
+    /// Dropping the future leaves no partial change of the host's own state. Whether a write outside the
+    /// host has happened is then unknown.
     ///
     /// [`CallError::Timeout`]: crate::CallError::Timeout
     fn perform<'a>(&'a self, context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer>;

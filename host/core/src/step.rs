@@ -29,6 +29,9 @@ pub struct PlanStep {
     pub not_done: Option<SkipReason>,
 }
 
+/// The `by` of a [`StepEffect::Object`] whose status was applied.
+pub const APPLY_STATUS: &str = "apply-status";
+
 /// The change of a step.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]

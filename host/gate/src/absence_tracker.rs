@@ -328,10 +328,10 @@ mod tests {
             (&[(DUE_MS, "1", old), (DUE_MS + 1, "1", old)], false),
             (&[(DUE_MS, "1", old), (DUE_MS + 1, "2", old)], true),
             (&[(DUE_MS - 1, "1", old), (DUE_MS, "2", old)], false),
-            // A failed read changes nothing, and a renewal that was seen stays seen.
+            // A failed read changes nothing: a renewal that was seen before still counts.
             (&[(DUE_MS, "1", old), (DUE_MS + 1, "", old), (DUE_MS + 2, "2", old)], true),
             (&[(DUE_MS, "1", old), (DUE_MS + 1, "", old)], false),
-            // Another machine under the name of the lost one.
+            // The Lease is of another machine, which has the name of the lost one.
             (
                 &[(DUE_MS, "1", "1970-01-01T01:00:20Z"), (DUE_MS + 1, "2", "1970-01-01T01:00:20Z")],
                 false,

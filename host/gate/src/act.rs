@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::join_all;
 use tholepin_core::{
-    CallError, EventType, ObjectRef, PlanStep, ReadMode,
+    CallError, EventType, ObjectRef, PlanStep, ReadMode, WriteMode,
     condition::HOST_FIELD_MANAGER,
     port::{InstanceMembers, PerformedAction, PublishRequest},
 };
@@ -28,7 +28,6 @@ use crate::{
     liveness_evidence::{self, LivenessEvidence},
     plan_steps,
     reconcile_context::ReconcileContext,
-    reconcile_scope::WriteMode,
     repair, restore_settings,
 };
 
@@ -142,14 +141,14 @@ impl<'a> WaveExecutor<'a> {
         self.context.gate.full_syncs.update(&members.instance, &snapshot, now_ms);
         let evidence = self.evidence(&snapshot, wave).await;
         let objects = self.objects(wave).await;
-        let approved = allow_start::approved(self.context, &self.object_ledger.ledger);
+        let approved = liveness_evidence::approved(self.context, &self.object_ledger.ledger);
         let policy = self.context.scope.policy();
         let ledger = &self.object_ledger.ledger;
         let LivenessEvidence { deaths, unproven } = &evidence;
         let (snapshot, objects, approved) = (&snapshot, &objects, &approved);
         let input =
             GuardInput { snapshot, ledger, policy, deaths, unproven, approved, objects, now_ms };
-        let (mut sent, mut gives_up) = (Vec::new(), BTreeMap::new());
+        let (mut to_send, mut gives_up) = (Vec::new(), BTreeMap::new());
         for index in wave.iter().copied() {
             let Some(action) = self.actions.get(index) else { continue };
             let outcome = match self.missing_dependency(action) {
@@ -159,7 +158,7 @@ impl<'a> WaveExecutor<'a> {
                         if guard::class(action, &input) == LossClass::DataLoss {
                             gives_up.insert(index, guard::given_up_by(action, &input));
                         }
-                        sent.push((index, action.clone()));
+                        to_send.push((index, action.clone()));
                         continue;
                     }
                     // The guard may require the effect of an action that a plan did not send.
@@ -169,7 +168,7 @@ impl<'a> WaveExecutor<'a> {
             };
             self.results.insert(index, without_commands(outcome));
         }
-        self.send(&members, snapshot, sent).await?;
+        self.send(&members, snapshot, to_send).await?;
         for (index, nodes) in gives_up {
             self.announce_loss(index, &nodes).await;
         }
@@ -207,7 +206,7 @@ impl<'a> WaveExecutor<'a> {
     }
 
     /// Checks whether an action may be sent: by the guards, by the budget of repairs, and by the full
-    /// synchronisations under way. A plan does not occupy a place of a full synchronisation.
+    /// synchronisations under way. A plan does not count as a running full synchronisation.
     fn check(
         &self,
         action: &Action,
@@ -216,8 +215,8 @@ impl<'a> WaveExecutor<'a> {
     ) -> Result<(), guard::GuardRefusal> {
         guard::check(action, input)?;
         let GuardInput { snapshot, ledger, now_ms, .. } = input;
-        if let Some(symptom) = repair::symptom(action, snapshot) {
-            repair::check(ledger, &symptom, action, *now_ms)?;
+        if let Some(key) = repair::repair_key(action, snapshot) {
+            repair::check(ledger, &key, action, *now_ms)?;
         }
         if self.context.scope.mode == WriteMode::Plan {
             return Ok(());
@@ -231,15 +230,15 @@ impl<'a> WaveExecutor<'a> {
         &mut self,
         members: &InstanceMembers,
         snapshot: &Snapshot,
-        sent: Vec<(usize, Action)>,
+        to_send: Vec<(usize, Action)>,
     ) -> Result<(), CallError> {
         let now_ms = self.context.gate.ports.clock.now_ms();
-        let (indexes, list): (Vec<_>, Vec<_>) = sent.into_iter().unzip();
+        let (indexes, list): (Vec<_>, Vec<_>) = to_send.into_iter().unzip();
         if list.is_empty() {
             return Ok(());
         }
         for action in &list {
-            ledger::record_try(&mut self.object_ledger.ledger, action, now_ms);
+            ledger::record_failover_try(&mut self.object_ledger.ledger, action, now_ms);
             let new = ledger::suspend(&mut self.object_ledger.ledger, action, snapshot, now_ms);
             self.context.add_suspended(self.instance, &new);
         }
@@ -254,8 +253,8 @@ impl<'a> WaveExecutor<'a> {
         self.context.may_write()?;
         let results = self.perform(members, snapshot, &list).await;
         for (action, result) in list.iter().zip(&results) {
-            if let Some(symptom) = repair::symptom(action, snapshot) {
-                repairs::record_try(&mut self.object_ledger.ledger, &symptom, result, now_ms);
+            if let Some(key) = repair::repair_key(action, snapshot) {
+                repairs::record_repair_try(&mut self.object_ledger.ledger, &key, result, now_ms);
             }
             if let (Verb::Replicate { pod, .. }, false) = (&action.verb, result.outcome.is_done()) {
                 self.context.gate.full_syncs.release(&members.instance, pod);

@@ -8,48 +8,20 @@ use tholepin_core::{
 };
 use tholepin_schema::{
     action::{Action, ActionOutcome, Verb},
-    primitives::{NodeId, RunId},
-    reserved::{APPROVE_DATA_LOSS, MAY_START},
+    primitives::NodeId,
+    reserved::MAY_START,
     snapshot::Snapshot,
 };
 
-use crate::{
-    guard::DataLossApproval, instance::pod_kind, ledger_document::Ledger,
-    reconcile_context::ReconcileContext,
-};
+use crate::{instance::pod_kind, reconcile_context::ReconcileContext};
 
 /// The age, in milliseconds, at which the annotation is written again. A process accepts only one that is not
 /// older than its own start, and the clocks of two machines differ.
 const ANNOTATION_MS_MAX: u64 = 10_000;
 
-/// How many characters of an unknown approval a message repeats.
-const APPROVAL_CHARS_MAX: usize = 90;
-
 /// Returns true if the action is performed on the Pod and not on Redis.
 pub(crate) const fn is_allow_start(action: &Action) -> bool {
     matches!(action.verb, Verb::AllowStart { .. })
-}
-
-/// Returns the nodes whose data a person gives up, by the annotation that the object has now. An approval
-/// names the process whose data is given up, so that it does not apply to the next process of that node.
-pub(crate) fn approved(context: &ReconcileContext, ledger: &Ledger) -> DataLossApproval {
-    let view = context.gate.ports.kubernetes.view();
-    let meta = view.meta(&context.scope.reference());
-    let text = meta.as_ref().and_then(|meta| meta.annotations.get(APPROVE_DATA_LOSS));
-    let text = text.map(String::as_str).unwrap_or_default();
-    let mut approved = DataLossApproval::default();
-    for approval in text.split([',', ' ']).filter(|approval| !approval.is_empty()) {
-        let known = || {
-            let (node, run_id) = approval.split_once('/')?;
-            let (node, run_id): (NodeId, RunId) = (node.parse().ok()?, run_id.parse().ok()?);
-            ledger.nodes.get(&node).filter(|known| known.run_id == run_id).map(|_| node)
-        };
-        match known() {
-            Some(node) => drop(approved.nodes.insert(node)),
-            None => approved.unknown.push(approval.chars().take(APPROVAL_CHARS_MAX).collect()),
-        }
-    }
-    approved
 }
 
 /// Writes the annotation on the Pod, unless a recent one exists.

@@ -19,10 +19,10 @@ use std::{
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    CallError, ObjectRef,
+    CallError, ObjectRef, WriteMode,
     condition::HOST_FIELD_MANAGER,
-    kept_object,
     port::{DeleteRequest, InstanceMembers, Kubernetes, Redis, RedisCredentials},
+    reserved_object,
 };
 use tholepin_schema::{
     instance::{CredentialsRef, Instance},
@@ -32,7 +32,7 @@ use tholepin_schema::{
 };
 use tracing::{info, warn};
 
-use crate::{GatePorts, ReconcileScope, WriteMode, ledger_document::Ledger, ownership::text};
+use crate::{GatePorts, ReconcileScope, ledger_document::Ledger, ownership::text};
 
 /// The number of objects whose password is cached. Beyond that the cache is cleared, and passwords are read
 /// again when needed.
@@ -401,7 +401,7 @@ async fn create(
 fn secret(scope: &ReconcileScope, password: &str) -> Value {
     let (name, owner) = (reserved_name(scope), scope.reference());
     let fields = json!({"immutable": true, "stringData": {CREDENTIALS_KEY: password}});
-    kept_object(&name, &owner, scope.uid(), None, fields)
+    reserved_object(&name, &owner, scope.uid(), None, fields)
 }
 
 fn reserved_name(scope: &ReconcileScope) -> ObjectRef {

@@ -13,7 +13,7 @@ const DEADLINE: Duration = Duration::from_secs(2);
 
 impl Gate {
     /// Returns the current state of an object's members, by group of processes. The map is empty if no plugin
-    /// has named an instance of the object since this host started. `context` must be a plan's, so that
+    /// has named an instance of the object since this host started. `scope` must be a plan's, so that
     /// nothing is written.
     ///
     /// # Errors

@@ -17,7 +17,7 @@ const RANDOM_BYTES_MAX: u32 = 1024;
 
 impl ReconcileContext {
     /// Ends the reconcile, whatever the result of its guest call: restores the settings that it suspended.
-    /// Returns the steps of that; in plan mode those that would be taken.
+    /// Returns the steps of restoring them; in plan mode, the steps that would be taken.
     pub async fn close(&self) -> Vec<PlanStep> {
         if self.scope.mode == WriteMode::Live {
             let conflicting = self.take_conflicting();

@@ -40,14 +40,14 @@ struct RunningFullSync {
 }
 
 impl FullSyncLimiter {
-    /// Records a snapshot of an instance. A replica that is in sync, or is another process by now, no longer
-    /// occupies its place.
+    /// Records a snapshot of an instance. The synchronisation of a replica that is in sync, or is another
+    /// process by now, no longer counts.
     pub(crate) fn update(&self, instance: &str, snapshot: &Snapshot, now_ms: u64) {
         let mut running = self.lock();
         running.retain_mut(|sync| sync.instance != instance || sync.is_running(snapshot, now_ms));
     }
 
-    /// Occupies a place for the action, if it starts a full synchronisation.
+    /// Counts the full synchronisation that the action starts, if it starts one.
     ///
     /// # Errors
     ///
@@ -85,7 +85,7 @@ impl FullSyncLimiter {
         Ok(())
     }
 
-    /// Releases the place of a synchronisation that was not started after all.
+    /// Removes a synchronisation that was counted and then not started.
     pub(crate) fn release(&self, instance: &str, pod: &str) {
         self.lock().retain(|sync| sync.instance != instance || sync.pod != pod);
     }
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_synchronisation_without_progress_for_the_node_timeout_releases_its_place() {
+    fn a_synchronisation_without_progress_for_the_node_timeout_no_longer_counts() {
         let syncs = FullSyncLimiter::default();
         assert_eq!(begin(&syncs, "r", 7, 0), Ok(()));
         syncs.update("i", &snapshot(7, &upstream(false, Some(1))), 1_000);
@@ -223,6 +223,6 @@ mod tests {
         assert_eq!(begin(&syncs, "s", 7, 6_000), Err(GuardId::FullSync));
         assert_eq!(begin(&syncs, "s", 7, 6_001), Ok(()));
         syncs.release("i", "s");
-        assert_eq!(begin(&syncs, "r", 7, 6_001), Ok(()), "its place was released");
+        assert_eq!(begin(&syncs, "r", 7, 6_001), Ok(()), "it was removed");
     }
 }

@@ -1,10 +1,12 @@
-//! Checks whether an action may be sent: guards that hold whatever the plugin asks for.
+//! Checks whether an action may be sent. The guards apply to every action, whichever plugin sends it.
 //!
-//! Guards are pure functions over a live snapshot, the ledger, the object's policy and the clock. They cover
-//! what Redis itself does not check and what loses data or a shard. Measured with Redis 7.0.15:
+//! Guards are pure functions over a [`GuardInput`]: a live snapshot, the ledger, the object's policy, the clock
+//! and what was read for the action. They cover what Redis itself does not check and what loses data or a
+//! shard. Measured with Redis 7.0.15:
 //! - One `CLUSTER MEET` to an address that another cluster uses by now merges the two clusters within 1.2 s,
 //!   and the keys of the one with the lower epochs are dropped.
-//! - A primary that restarts empty before its failure is detected empties its replicas within 3 s.
+//! - A primary that restarts without data before its failure is detected makes its replicas delete theirs
+//!   within 3 s.
 //! - A second manual failover of one shard within twice the node timeout is refused by the voters and stalls
 //!   writes for 5 s.
 //! - A failover while a slot is open takes down the shard at the other end of the slot as well.
@@ -85,7 +87,7 @@ pub(crate) enum LossClass {
     DataLoss,
 }
 
-/// Everything that guards read.
+/// The input of the guards that check an action.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GuardInput<'a> {
     /// Taken for the wave of this action.
@@ -100,7 +102,8 @@ pub(crate) struct GuardInput<'a> {
     pub(crate) approved: &'a DataLossApproval,
     /// For nodes that live reads did not prove dead: what is missing for a takeover.
     pub(crate) unproven: &'a BTreeMap<NodeId, MissingProof>,
-    /// Live reads of the objects that the actions' preconditions name.
+    /// The objects that the actions' preconditions name, read for this wave: from the API server, or in a plan
+    /// from the reconcile's view.
     pub(crate) objects: &'a ObservedObjects,
     /// Now, in milliseconds since 1970.
     pub(crate) now_ms: u64,

@@ -262,12 +262,12 @@ fn member(pod: &Value, instance: &Instance) -> MemberPod {
             .to_owned(),
         running: container.is_some_and(|status| status.pointer("/state/running").is_some()),
         address: address.map(|address| SocketAddr::new(address, instance.port)),
-        facts: facts(pod, container),
+        kubernetes: kubernetes_facts(pod, container),
     }
 }
 
 /// Returns what a snapshot shows of a Pod besides the fields of [`MemberPod`].
-fn facts(pod: &Value, container: Option<&Value>) -> Value {
+fn kubernetes_facts(pod: &Value, container: Option<&Value>) -> Value {
     let is_ready = |condition: &Value| {
         text(condition, "/type") == "Ready" && text(condition, "/status") == "True"
     };

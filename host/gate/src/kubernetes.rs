@@ -5,8 +5,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tholepin_core::{
     ANNOTATION_PREFIX, Answer, CallError, KubernetesCall, ObjectRef, PlanStep, ReadMode, Reply,
-    StepEffect, condition,
+    StepEffect, WriteMode, condition,
     port::{ApplyRequest, DeleteRequest, PublishRequest, StoreView},
+    step::APPLY_STATUS,
 };
 use tholepin_schema::manifest::{GrantScope, KindName, KubernetesGrant};
 
@@ -15,7 +16,7 @@ use crate::{
     ownership::{self, leads_to},
     plan_steps::{self, ObjectBefore},
     reconcile_context::ReconcileContext,
-    reconcile_scope::{ReconcileScope, WriteMode},
+    reconcile_scope::ReconcileScope,
     stop_check,
 };
 
@@ -318,7 +319,7 @@ async fn send_apply(
     steps: &mut Vec<PlanStep>,
 ) -> Answer {
     context.may_write()?;
-    let by = if request.status { "apply-status" } else { "apply" };
+    let by = if request.status { APPLY_STATUS } else { "apply" };
     let intent = request.object.clone();
     let is_planned = request.status && request.dry_run;
     let stored = match (context.kubernetes.apply(request).await, before) {

@@ -1,6 +1,6 @@
 //! How the ledger changes: pure functions that record what was observed and done.
 //!
-//! The ledger is the host's memory about an instance: which process was which node in which Pod.
+//! The ledger is the host's record of an instance: for each node, in which Pod and process it ran.
 //! `ledger_store` reads and writes the ConfigMap.
 //!
 //! Invariants:
@@ -20,7 +20,7 @@ pub(crate) use merge::merge;
 pub(crate) use suspend::{drop_replaced, drop_restored, restore_actions, suspend};
 
 use crate::{
-    container_end::is_reported_terminated,
+    container_ended::is_reported_terminated,
     ledger_document::{FORGOTTEN_MAX, KnownNode, Ledger},
 };
 use tholepin_schema::{
@@ -236,7 +236,7 @@ pub(crate) fn record_forgotten(ledger: &mut Ledger, node: NodeId, now_ms: u64) {
 
 /// Records that an action is about to be sent, as far as later guards need it: when a failover was last
 /// tried, whatever its result. The ledger must be written before the action is sent.
-pub(crate) fn record_try(ledger: &mut Ledger, action: &Action, now_ms: u64) {
+pub(crate) fn record_failover_try(ledger: &mut Ledger, action: &Action, now_ms: u64) {
     if let Verb::Failover { pod, primary, .. } = &action.verb {
         for (node, known) in &mut ledger.nodes {
             if node == primary || known.pod == *pod {

@@ -3,9 +3,9 @@
 //!
 //! It is stored as JSON under the key `ledger.json` in one reserved ConfigMap per reconciled object
 //! (`tholepin-ledger-KIND-UID`, see `tholepin_schema::reserved`). Only the host writes it (`ledger_store`),
-//! on change and before a risky step; no grant lets a plugin read or write it. Redis does not remember in
-//! which Pod a node ran and which process reported what; Kubernetes does not know which node a Pod was. Only
-//! both together can prove the death of a node.
+//! on change and before a risky step; no grant lets a plugin read or write it. Redis does not record
+//! in which Pod a node ran, and Kubernetes does not know which Redis node ran in a Pod. Only both together can
+//! prove the death of a node.
 //!
 //! Invariants:
 //! - A plugin never reads or writes it.

@@ -12,10 +12,10 @@ use std::{
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    CallError, ObjectRef,
+    CallError, ObjectRef, WriteMode,
     condition::HOST_FIELD_MANAGER,
-    kept_object,
     port::{Kubernetes, StoreView},
+    reserved_object,
 };
 use tholepin_schema::{
     instance::Instance,
@@ -31,7 +31,7 @@ use tracing::warn;
 
 use crate::{
     ReconcileScope, absence_tracker::AbsenceTracker, ledger, ledger_document::Ledger,
-    ownership::text, reconcile_scope::WriteMode,
+    ownership::text,
 };
 
 /// The number of objects whose ledger is kept in memory. Beyond that, those not in use are dropped and read
@@ -303,5 +303,5 @@ fn config_map(
         .map_err(|error| CallError::Other(format!("the ledger cannot be serialised: {error}")))?;
     let version = stored.map(|stored| stored.resource_version.as_str());
     let data = json!({"data": {KEY: text}});
-    Ok(kept_object(&reference(scope), &scope.reference(), scope.uid(), version, data))
+    Ok(reserved_object(&reference(scope), &scope.reference(), scope.uid(), version, data))
 }

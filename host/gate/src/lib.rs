@@ -7,8 +7,11 @@
 //!
 //! Invariants:
 //! - No other part of the host calls a port on behalf of a plugin.
-//! - A write reaches a port only under a grant. An action on Redis also needs the guards of [`guard`] to
-//!   accept it, on a snapshot that was taken for its wave (the actions that are sent together).
+//! - A write of a plugin reaches a port only under a grant. An action on Redis also needs the guards of
+//!   [`guard`] to accept it, on a snapshot that was taken for its wave (the actions that are sent together).
+//!   The commands of a pipeline must be in the command table of `tholepin_schema`; no guard checks them.
+//! - The host's own writes need neither a grant nor a guard: the ledger, the credentials, events, and the
+//!   commands that restore settings.
 //! - A write to Kubernetes that ends a member, drops its volume or shrinks its workload passes guards too,
 //!   whichever call it is.
 //! - In plan mode no write reaches Redis, Kubernetes receives dry runs only, and neither the ledger nor any
@@ -17,7 +20,9 @@
 //!   exception: temporary settings that the reconcile made before are still restored.
 //! - Cached reads of one reconcile are consistent: they see one revision of the store plus the writes of this
 //!   reconcile.
-//! - Guards and grants are pure functions over their arguments.
+//! - Grants and the guards of [`guard`] are pure functions over their arguments. Two checks are not:
+//!   `full_sync` counts the full synchronisations under way, and `stop_check` reads Pods and members before it
+//!   calls the guard `stop`.
 //!
 //! The gate does not decide what to do: which action is needed is the plugin's decision. It does not queue,
 //! retry or schedule reconciles either.
@@ -30,7 +35,7 @@ use tokio::sync::watch;
 mod absence_tracker;
 mod act;
 mod allow_start;
-mod container_end;
+mod container_ended;
 mod credentials;
 mod current_members;
 mod dispatch;
@@ -60,7 +65,7 @@ mod wait;
 mod wake;
 
 pub use reconcile_context::ReconcileContext;
-pub use reconcile_scope::{ReconcileScope, WriteMode};
+pub use reconcile_scope::ReconcileScope;
 
 /// The ports through which the gate performs calls.
 #[derive(Clone)]
@@ -87,7 +92,7 @@ pub struct Gate {
     name_conflicts: name_conflict::NameConflicts,
     full_syncs: full_sync::FullSyncLimiter,
     /// Counts the changes of the store. Calls of `runtime/wait` wake up when it changes.
-    store: watch::Sender<u64>,
+    store_changes: watch::Sender<u64>,
 }
 
 impl Gate {
@@ -99,7 +104,7 @@ impl Gate {
         let name_conflicts = name_conflict::NameConflicts::default();
         let credentials = credentials::CredentialsStore::default();
         let full_syncs = full_sync::FullSyncLimiter::default();
-        let store = watch::Sender::new(0);
+        let store_changes = watch::Sender::new(0);
         Arc::new(Self {
             ports,
             ledgers,
@@ -107,7 +112,7 @@ impl Gate {
             subscriptions,
             name_conflicts,
             full_syncs,
-            store,
+            store_changes,
         })
     }
 

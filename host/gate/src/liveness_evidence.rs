@@ -1,4 +1,5 @@
-//! Collects evidence about recorded processes that may have ended, from Kubernetes and from the network.
+//! Collects evidence about recorded processes that may have ended, from Kubernetes and from the network, and
+//! reads the annotations by which a person confirms their end or gives up their data.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,15 +11,19 @@ use futures::future::{join, join_all};
 use serde_json::Value;
 use tholepin_core::{CallError, ObjectRef};
 use tholepin_schema::{
-    instance::Instance, manifest::KindName, primitives::NodeId, snapshot::Snapshot,
+    instance::Instance,
+    manifest::KindName,
+    primitives::{NodeId, RunId},
+    reserved::APPROVE_DATA_LOSS,
+    snapshot::Snapshot,
 };
 use tokio::time::timeout;
 
 use crate::{
     absence_tracker::{NodeLease, node_timeout_ms},
     guard::{
-        self, DeathConfirmations, DeathFinding, DeathProof, DialOutcome, MissingProof, NodeAbsence,
-        NodeLiveness, OUT_OF_SERVICE,
+        self, DataLossApproval, DeathConfirmations, DeathFinding, DeathProof, DialOutcome,
+        MissingProof, NodeAbsence, NodeLiveness, OUT_OF_SERVICE,
     },
     instance::container_status,
     ledger_document::{KnownNode, Ledger},
@@ -29,6 +34,9 @@ use crate::{
 
 /// The time limit for all reads about one node. A snapshot may be acted on until it is two seconds old.
 const DEADLINE: Duration = Duration::from_secs(1);
+
+/// How many characters of an unknown approval a message repeats.
+const APPROVAL_CHARS_MAX: usize = 90;
 
 /// The evidence about nodes that may be dead.
 #[derive(Debug, Default)]
@@ -96,6 +104,28 @@ fn confirmed(context: &ReconcileContext, ledger: &Ledger) -> DeathConfirmations 
     let object = view.meta(&context.scope.reference());
     let object = object.filter(|object| object.uid == context.scope.uid());
     object.map(|object| guard::confirmed(&object.annotations, is_known)).unwrap_or_default()
+}
+
+/// Returns the nodes whose data a person gives up, by the annotation that the object has now. An approval
+/// names the process whose data is given up, so that it does not apply to the next process of that node.
+pub(crate) fn approved(context: &ReconcileContext, ledger: &Ledger) -> DataLossApproval {
+    let view = context.gate.ports.kubernetes.view();
+    let meta = view.meta(&context.scope.reference());
+    let text = meta.as_ref().and_then(|meta| meta.annotations.get(APPROVE_DATA_LOSS));
+    let text = text.map(String::as_str).unwrap_or_default();
+    let mut approved = DataLossApproval::default();
+    for approval in text.split([',', ' ']).filter(|approval| !approval.is_empty()) {
+        let known = || {
+            let (node, run_id) = approval.split_once('/')?;
+            let (node, run_id): (NodeId, RunId) = (node.parse().ok()?, run_id.parse().ok()?);
+            ledger.nodes.get(&node).filter(|known| known.run_id == run_id).map(|_| node)
+        };
+        match known() {
+            Some(node) => drop(approved.nodes.insert(node)),
+            None => approved.unknown.push(approval.chars().take(APPROVAL_CHARS_MAX).collect()),
+        }
+    }
+    approved
 }
 
 /// Performs the live reads. A read error, or an answer that comes too late, counts as possibly alive.

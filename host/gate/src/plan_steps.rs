@@ -34,7 +34,7 @@ pub(crate) fn written(
     intent: &Value,
     stored: &Value,
 ) -> Option<PlanStep> {
-    let scope = if by == "apply-status" { ChangeScope::Status } else { ChangeScope::Object };
+    let scope = if by == step::APPLY_STATUS { ChangeScope::Status } else { ChangeScope::Object };
     let (change, fields) = match before {
         ObjectBefore::Known(Some(before)) if *before == stored => return None,
         ObjectBefore::Known(Some(before)) => {
@@ -121,7 +121,7 @@ fn object_call(call: &KubernetesCall) -> Option<StepEffect> {
             unseen("apply", &ownership::reference(object).ok()?)
         }
         KubernetesCall::ApplyStatus { object } => {
-            unseen("apply-status", &ownership::reference(object).ok()?)
+            unseen(step::APPLY_STATUS, &ownership::reference(object).ok()?)
         }
         KubernetesCall::MergePatch { object, .. } => unseen("merge-patch", object),
         KubernetesCall::Delete { object, .. } => unseen("delete", object),

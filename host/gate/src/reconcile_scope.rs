@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-pub use tholepin_core::WriteMode;
-use tholepin_core::{ObjectKey, ObjectRef, port::StoreView};
+use tholepin_core::{ObjectKey, ObjectRef, WriteMode, port::StoreView};
 use tholepin_schema::manifest::{Grants, SafetyPaths};
 use tokio_util::sync::CancellationToken;
 
@@ -54,6 +53,7 @@ impl ReconcileScope {
     pub fn field_manager(&self) -> String {
         format!("tholepin:{}", self.key.plugin)
     }
+
     /// Returns true if this view shows the object as paused. The object of the scope is older: it is as it
     /// was when the reconcile began.
     pub(crate) fn is_paused(&self, view: &dyn StoreView) -> bool {

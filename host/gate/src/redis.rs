@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde_json::Value;
 use tholepin_core::{
-    Answer, CallError, Pipeline, PlanStep, RedisCall, Reply, RespNode, RespReply, step,
+    Answer, CallError, Pipeline, PlanStep, RedisCall, Reply, RespNode, RespReply, WriteMode, step,
 };
 use tholepin_schema::{
     action::Action,
@@ -15,7 +15,7 @@ use tholepin_schema::{
 
 use crate::{
     Gate, act, credentials, grant, instance, plan_steps, reconcile_context::ReconcileContext,
-    reconcile_scope::WriteMode, restore_settings,
+    restore_settings,
 };
 
 /// The longest deadline of a pipeline.

@@ -2,11 +2,11 @@
 //! person.
 //!
 //! A repair is a verb on one process for one purpose. It does not count while the process is young, because a
-//! new member needs several actions until it has joined. Forgetting, and what follows a proof of death
-//! (failovers, starts without data), never count.
+//! new member needs several actions until it has joined. Temporary settings, failovers (which the guard
+//! `quiet` limits), forgetting and starts without data never count.
 //!
 //! Limits: three failures in a row, or five repairs within ten minutes, with a pause that doubles after each
-//! try. A host without such a limit repeats a repair that a cause outside undoes for ever.
+//! try. Without them the host would repeat, without end, a repair that something outside the host undoes.
 
 use tholepin_schema::{
     action::{Action, Verb},
@@ -31,7 +31,7 @@ const YOUNG_S_MAX: u64 = 120;
 
 /// Returns the key of a repair: the verb, the process and the purpose. `None` if the action does not count as
 /// a repair.
-pub(crate) fn symptom(action: &Action, snapshot: &Snapshot) -> Option<String> {
+pub(crate) fn repair_key(action: &Action, snapshot: &Snapshot) -> Option<String> {
     let (pod, what) = match &action.verb {
         Verb::Meet { pod, with } => (pod, run_of(snapshot, with)?),
         Verb::SetConfigEpoch { pod, epoch } => (pod, epoch.to_string()),
@@ -64,11 +64,11 @@ fn run_of(snapshot: &Snapshot, pod: &str) -> Option<String> {
 /// Fails if it was tried just before, or was made or has failed too often.
 pub(crate) fn check(
     ledger: &Ledger,
-    symptom: &str,
+    key: &str,
     action: &Action,
     now_ms: u64,
 ) -> Result<(), GuardRefusal> {
-    let Some(repair) = ledger.repairs.get(symptom) else { return Ok(()) };
+    let Some(repair) = ledger.repairs.get(key) else { return Ok(()) };
     let recent = recent(repair, now_ms);
     let (Some(first), Some(last)) = (recent.first(), recent.last()) else { return Ok(()) };
     let what = match action.verb.pod() {
@@ -113,7 +113,7 @@ mod tests {
     use tholepin_schema::action::{ActionOutcome, Preconditions};
 
     use super::*;
-    use crate::ledger::repairs::{drop_old, record_try};
+    use crate::ledger::repairs::{drop_old, record_repair_try};
 
     fn snapshot(uptime_s: u64) -> Snapshot {
         let members = ["a", "b"].map(|pod| {
@@ -146,24 +146,24 @@ mod tests {
         performed(ActionOutcome::Failed { reason, message, may_have_run: false }, true)
     }
 
-    fn refused_by(ledger: &Ledger, symptom: &str, now_ms: u64) -> Option<GuardId> {
-        check(ledger, symptom, &meet(), now_ms).err().map(|refusal| refusal.guard)
+    fn refused_by(ledger: &Ledger, key: &str, now_ms: u64) -> Option<GuardId> {
+        check(ledger, key, &meet(), now_ms).err().map(|refusal| refusal.guard)
     }
 
     #[test]
     fn actions_on_a_new_process_and_after_a_proof_of_death_are_not_counted() {
-        assert_eq!(symptom(&meet(), &snapshot(YOUNG_S_MAX)), None);
+        assert_eq!(repair_key(&meet(), &snapshot(YOUNG_S_MAX)), None);
         let old = snapshot(YOUNG_S_MAX + 1);
-        assert!(symptom(&meet(), &old).is_some());
+        assert!(repair_key(&meet(), &old).is_some());
         let node = "ab".repeat(20).parse().unwrap();
-        assert_eq!(symptom(&action(Verb::Forget { node }), &old), None);
-        assert_eq!(symptom(&action(Verb::AllowStart { pod: "a".into(), node }), &old), None);
+        assert_eq!(repair_key(&action(Verb::Forget { node }), &old), None);
+        assert_eq!(repair_key(&action(Verb::AllowStart { pod: "a".into(), node }), &old), None);
         let set = |value: &str, temporary| {
             let settings = [("hz".to_owned(), value.to_owned())].into();
             action(Verb::Configure { pod: "a".into(), settings, temporary })
         };
-        assert_eq!(symptom(&set("10", true), &old), None);
-        assert_ne!(symptom(&set("10", false), &old), symptom(&set("20", false), &old));
+        assert_eq!(repair_key(&set("10", true), &old), None);
+        assert_ne!(repair_key(&set("10", false), &old), repair_key(&set("20", false), &old));
     }
 
     #[test]
@@ -172,12 +172,12 @@ mod tests {
         let mut now_ms = 1_000_000;
         let first_ms = now_ms;
         for pause_ms in [1_000, 2_000, 4_000, 8_000] {
-            record_try(&mut ledger, "s", &done(), now_ms);
+            record_repair_try(&mut ledger, "s", &done(), now_ms);
             assert_eq!(refused_by(&ledger, "s", now_ms + pause_ms - 1), Some(GuardId::BackOff));
             now_ms += pause_ms;
             assert_eq!(refused_by(&ledger, "s", now_ms), None);
         }
-        record_try(&mut ledger, "s", &done(), now_ms);
+        record_repair_try(&mut ledger, "s", &done(), now_ms);
         assert_eq!(refused_by(&ledger, "s", now_ms + 100_000), Some(GuardId::RepairBudget));
         assert_eq!(refused_by(&ledger, "other", now_ms), None);
         assert_eq!(refused_by(&ledger, "s", first_ms + WINDOW_MS), None);
@@ -187,13 +187,13 @@ mod tests {
     fn three_failures_in_a_row_stop_a_repair_and_an_action_without_effect_is_no_try() {
         let mut ledger = Ledger::default();
         let already = performed(ActionOutcome::Done { took_ms: 0, note: String::new() }, false);
-        record_try(&mut ledger, "s", &already, 1);
+        record_repair_try(&mut ledger, "s", &already, 1);
         assert!(ledger.repairs.is_empty());
         for (index, result) in [failed(), failed(), done(), failed(), failed()].iter().enumerate() {
-            record_try(&mut ledger, "s", result, index as u64 * 150_000);
+            record_repair_try(&mut ledger, "s", result, index as u64 * 150_000);
         }
         assert_eq!(refused_by(&ledger, "s", 700_000), None, "two failures in a row are allowed");
-        record_try(&mut ledger, "s", &failed(), 700_000);
+        record_repair_try(&mut ledger, "s", &failed(), 700_000);
         assert_eq!(refused_by(&ledger, "s", 1_290_000), Some(GuardId::RepairBudget));
         drop_old(&mut ledger, 700_000 + WINDOW_MS);
         assert!(ledger.repairs.is_empty());

@@ -39,10 +39,10 @@ impl StopEffect {
     }
 }
 
-/// Returns true if an apply may stop a Pod, judged by its intent without asking the server. If it may not,
-/// its result need not be known.
+/// Returns true if an apply may stop a Pod, judged by its intent without asking the server. If this
+/// returns false, the caller need not ask the server for the result of the apply.
 ///
-/// It may not if the object is neither a Pod nor an autoscaler and has no Pods below it, or if the intent
+/// Returns false if the object is neither a Pod nor an autoscaler and has no Pods below it, or if the intent
 /// names at least as many replicas as before and leaves restarts to others (`OnDelete`).
 pub(crate) fn may_stop(view: &dyn StoreView, before: &Value, intent: &Value) -> bool {
     match text(before, "/kind") {

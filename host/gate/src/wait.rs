@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use futures::{StreamExt, stream::FuturesUnordered};
 use serde_json::Value;
 use tholepin_core::{
-    Answer, CallError, Reply,
+    Answer, CallError, Reply, WriteMode,
     port::{InstanceMembers, PollStream, StoreView},
 };
 use tholepin_schema::{
@@ -23,7 +23,6 @@ use crate::{
     grant, instance, kubernetes,
     ledger_document::Ledger,
     reconcile_context::ReconcileContext,
-    reconcile_scope::WriteMode,
 };
 
 /// The facts that a reconcile waits for, with what was read of the objects and instances that they are about.
@@ -124,7 +123,7 @@ async fn read_once<'a>(
 }
 
 /// An instance with the stream of its polls.
-struct PolledInstance<'a> {
+struct WaitedInstance<'a> {
     instance: &'a Instance,
     /// The ledger at the start of the wait.
     ledger: Ledger,
@@ -141,13 +140,13 @@ async fn watch<'a>(
     let began = Instant::now();
     let took_ms = || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     let ports = &context.gate.ports;
-    let mut store = context.gate.store.subscribe();
-    let mut polled_instances = Vec::new();
+    let mut store_changes = context.gate.store_changes.subscribe();
+    let mut waited_instances = Vec::new();
     for &instance in instances {
         let ledger = context.ledger_copy(instance).await?;
         let members = context.members_by(&ledger, instance).await?;
         let polls = ports.redis.join(&members, &instance.settings)?;
-        polled_instances.push(PolledInstance { instance, ledger, members, polls });
+        waited_instances.push(WaitedInstance { instance, ledger, members, polls });
     }
     pending.read_objects(context, &*ports.kubernetes.view());
     loop {
@@ -155,7 +154,7 @@ async fn watch<'a>(
         if unmet.is_empty() {
             return Ok(WaitOutcome::Held { took_ms: took_ms() });
         }
-        let next = next_poll(&mut polled_instances);
+        let next = next_poll(&mut waited_instances);
         tokio::select! {
             biased;
             (instance, snapshot) = next => {
@@ -165,11 +164,11 @@ async fn watch<'a>(
             () = sleep_until(began + longest) => {
                 return Ok(WaitOutcome::TimedOut { took_ms: took_ms(), missing: unmet });
             }
-            _ = store.changed() => {
+            _ = store_changes.changed() => {
                 let view = ports.kubernetes.view();
                 pending.read_objects(context, &*view);
-                for polled in &mut polled_instances {
-                    update_members(context, polled, &*view)?;
+                for waited in &mut waited_instances {
+                    update_members(context, waited, &*view)?;
                 }
             }
         }
@@ -178,11 +177,11 @@ async fn watch<'a>(
 
 /// Returns the next poll of any of the instances; waits for ever if there are none.
 async fn next_poll<'a>(
-    polled_instances: &mut [PolledInstance<'a>],
+    waited_instances: &mut [WaitedInstance<'a>],
 ) -> (&'a Instance, std::sync::Arc<Snapshot>) {
-    let each = polled_instances
+    let each = waited_instances
         .iter_mut()
-        .map(async |polled| (polled.instance, polled.polls.next().await));
+        .map(async |waited| (waited.instance, waited.polls.next().await));
     let mut first = each.collect::<FuturesUnordered<_>>();
     match first.next().await {
         Some(poll) => poll,
@@ -193,13 +192,13 @@ async fn next_poll<'a>(
 /// Polls the present Pods if they have changed.
 fn update_members(
     context: &ReconcileContext,
-    polled: &mut PolledInstance<'_>,
+    waited: &mut WaitedInstance<'_>,
     view: &dyn StoreView,
 ) -> Result<(), CallError> {
-    let PolledInstance { instance, ledger, members, .. } = &*polled;
+    let WaitedInstance { instance, ledger, members, .. } = &*waited;
     if let Some(members) = instance::renewed(view, members, &context.scope, ledger, instance)? {
-        polled.polls = context.gate.ports.redis.join(&members, &polled.instance.settings)?;
-        polled.members = members;
+        waited.polls = context.gate.ports.redis.join(&members, &waited.instance.settings)?;
+        waited.members = members;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@
 //! - An instance is polled as long as at least one object subscribes to it. All subscribers share its polls.
 //! - A subscription that the next outcome does not repeat ends.
 //! - A fact wakes its object once. The next outcome decides whether to subscribe again. A fact that holds
-//!   already is found at the next poll, so that an object cannot wake itself in a faster circle.
+//!   already is found at the next poll, so that an object cannot wake itself more often than once per poll.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -34,10 +34,10 @@ use crate::{
 
 /// The most facts about one instance, of all keys together.
 const FACTS_PER_INSTANCE_MAX: usize = 256;
-/// How long a kind may be unwatched before a failed subscription is worth a warning.
-const WATCHED_WITHIN: Duration = Duration::from_secs(10);
-/// When an object is reconciled again if a subscribed fact about a Kubernetes object holds already.
-const HOLDS_ALREADY: Duration = Duration::from_secs(1);
+/// How long a subscription may fail, because its kind is not watched yet, before that is logged as a warning.
+const UNWATCHED_GRACE: Duration = Duration::from_secs(10);
+/// The delay after which an object is reconciled again if a subscribed fact about a Kubernetes object holds already.
+const HELD_FACT_REQUEUE: Duration = Duration::from_secs(1);
 
 /// The subscriptions of all objects.
 #[derive(Default)]
@@ -94,7 +94,7 @@ impl Gate {
         let requests = self.requests(scope, wakes).await;
         let WakeRequests { instances, objects, refused } = requests;
         let names: BTreeSet<&String> = instances.keys().collect();
-        let mut table = self.subscribed();
+        let mut table = self.lock_table();
         self.end_wakes(&mut table, &scope.key, |instance| names.contains(&instance.to_owned()));
         for (name, (members, subscription)) in instances {
             table.set(&scope.key, &name, subscription);
@@ -117,12 +117,12 @@ impl Gate {
         let holds = table.objects.iter_mut().any(|(object, keys)| {
             keys.get_mut(&scope.key).is_some_and(|subscription| subscription.holds(object, &*view))
         });
-        holds.then_some(HOLDS_ALREADY)
+        holds.then_some(HELD_FACT_REQUEUE)
     }
 
     /// Ends the subscriptions of an object, and drops what is kept in memory of an object that is deleted.
     pub fn unsubscribe(&self, key: &ObjectKey) {
-        let mut table = self.subscribed();
+        let mut table = self.lock_table();
         self.end_wakes(&mut table, key, |_| false);
         table.failed.remove(key);
         drop(table);
@@ -135,7 +135,7 @@ impl Gate {
     /// Returns the keys that a poll wakes, each with the cause.
     #[must_use]
     pub fn woken_by_poll(&self, poll: &PollReport) -> Vec<(ObjectKey, &'static str)> {
-        let mut table = self.subscribed();
+        let mut table = self.lock_table();
         let keys = table.instances.get_mut(&poll.instance).into_iter().flatten();
         let woken = keys.filter_map(|(key, subscription)| {
             let held = poll.snapshot.as_ref().is_some_and(|snapshot| {
@@ -156,9 +156,9 @@ impl Gate {
     /// each with the cause.
     #[must_use]
     pub fn woken_by_change(&self, change: &StoreChange) -> Vec<(ObjectKey, &'static str)> {
-        self.store.send_modify(|count| *count = count.wrapping_add(1));
+        self.store_changes.send_modify(|count| *count = count.wrapping_add(1));
         let mut keys = with_cause("name clash", self.name_conflicts.woken(change));
-        let mut table = self.subscribed();
+        let mut table = self.lock_table();
         if let Some(by_key) = table.objects.get_mut(&change.object) {
             let view = self.ports.kubernetes.view();
             keys.extend(with_cause("fact", woken(&change.object, by_key, &*view)));
@@ -170,9 +170,9 @@ impl Gate {
     /// changed.
     #[must_use]
     pub fn woken_by_overflow(&self) -> Vec<(ObjectKey, &'static str)> {
-        self.store.send_modify(|count| *count = count.wrapping_add(1));
+        self.store_changes.send_modify(|count| *count = count.wrapping_add(1));
         let mut keys = with_cause("name clash", self.name_conflicts.all());
-        let mut table = self.subscribed();
+        let mut table = self.lock_table();
         let view = self.ports.kubernetes.view();
         let all = table.objects.iter_mut();
         let all = all.flat_map(|(object, by_key)| woken(object, by_key, &*view));
@@ -270,7 +270,7 @@ impl Gate {
         });
     }
 
-    fn subscribed(&self) -> MutexGuard<'_, SubscriptionTable> {
+    fn lock_table(&self) -> MutexGuard<'_, SubscriptionTable> {
         self.subscriptions.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -316,7 +316,7 @@ impl SubscriptionTable {
         let known = self.failed.remove(key).filter(|known| known.text == text);
         let mut failure =
             known.unwrap_or(FailedSubscriptions { text, since: now, is_reported: false });
-        let is_due = !can_pass || WATCHED_WITHIN <= now.saturating_duration_since(failure.since);
+        let is_due = !can_pass || UNWATCHED_GRACE <= now.saturating_duration_since(failure.since);
         let is_news = is_due && !failure.is_reported;
         failure.is_reported |= is_news;
         let text = is_news.then(|| failure.text.clone());

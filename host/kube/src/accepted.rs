@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    AcceptedSpec, CallError, ObjectRef, condition::HOST_FIELD_MANAGER, kept_object,
+    AcceptedSpec, CallError, ObjectRef, condition::HOST_FIELD_MANAGER, reserved_object,
 };
 use tholepin_schema::{
     manifest::KindName,
@@ -118,7 +118,7 @@ fn config_map(
     resource_version: Option<&str>,
 ) -> Value {
     let data = json!({GENERATION: accepted.generation.to_string(), FIELDS: &*accepted.fields});
-    kept_object(name, object, uid, resource_version, json!({"data": data}))
+    reserved_object(name, object, uid, resource_version, json!({"data": data}))
 }
 
 #[cfg(test)]

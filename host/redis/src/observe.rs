@@ -103,9 +103,9 @@ pub(crate) fn as_redis_writes(address: SocketAddr) -> String {
 
 /// Returns the Kubernetes facts of a member; the answer is filled in later.
 fn pod_facts(member: &MemberPod) -> snapshot::Member {
-    let MemberPod { pod, pod_uid, kube_node, container_id, running, address, facts } =
+    let MemberPod { pod, pod_uid, kube_node, container_id, running, address, kubernetes } =
         member.clone();
-    let is = |field| facts.get(field).and_then(serde_json::Value::as_bool).unwrap_or(false);
+    let is = |field| kubernetes.get(field).and_then(serde_json::Value::as_bool).unwrap_or(false);
     snapshot::Member {
         pod,
         pod_uid,
@@ -119,6 +119,6 @@ fn pod_facts(member: &MemberPod) -> snapshot::Member {
             reason: UnreachableReason::NotRunning,
             message: String::new(),
         },
-        kubernetes: facts,
+        kubernetes,
     }
 }

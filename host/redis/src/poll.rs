@@ -87,11 +87,11 @@ struct PollSpec {
 }
 
 /// The result of a poll, by Pod.
-type PollResult = BTreeMap<String, Result<MemberView, UnreachableReason>>;
+type PollResult = BTreeMap<String, Result<PolledMember, UnreachableReason>>;
 
 /// The state of one member, compared with the previous poll to detect changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct MemberView {
+struct PolledMember {
     rows: BTreeMap<NodeId, NodeRow>,
     open_slots: Vec<OpenSlot>,
     /// The values of `SETTINGS_SHOWN`. Other settings are left out because only whole polls read them.
@@ -353,13 +353,13 @@ async fn poll(
         });
         let view = match &spec.query {
             None => {
-                replies.map(|replies| read_change_view(&replies)).map_err(|error| error.reason())
+                replies.map(|replies| read_polled_member(&replies)).map_err(|error| error.reason())
             }
             Some(query) => {
                 let query_result = replies
                     .map_err(|failure| unreachable(&failure))
                     .and_then(|replies| query.read(answered_at_ms, &replies));
-                let view = member_view(&query_result);
+                let view = polled_member(&query_result);
                 replies_by_member.push(query_result);
                 view
             }
@@ -379,10 +379,10 @@ fn change_commands() -> Vec<Vec<Vec<u8>>> {
 
 /// Parses the replies to [`change_commands`]. A node that is loading replies with errors; its view is empty, which
 /// differs from that of a loaded node.
-fn read_change_view(replies: &[RespReply]) -> MemberView {
-    let Some((nodes, others)) = replies.split_last() else { return MemberView::default() };
-    let Some((keys, others)) = others.split_last() else { return MemberView::default() };
-    let Some((replication, settings)) = others.split_last() else { return MemberView::default() };
+fn read_polled_member(replies: &[RespReply]) -> PolledMember {
+    let Some((nodes, others)) = replies.split_last() else { return PolledMember::default() };
+    let Some((keys, others)) = others.split_last() else { return PolledMember::default() };
+    let Some((replication, settings)) = others.split_last() else { return PolledMember::default() };
     let has_keys = match keys.nodes.first() {
         Some(RespNode::Int(count)) => Some(*count != 0),
         _ => None,
@@ -390,7 +390,7 @@ fn read_change_view(replies: &[RespReply]) -> MemberView {
     let replication = error::text(replication).ok().and_then(|text| info(text).replication().ok());
     let nodes = error::text(nodes).ok().and_then(|text| cluster_nodes(text).ok());
     let settings = settings.iter().filter_map(setting).collect();
-    nodes.map_or_else(MemberView::default, |nodes| MemberView {
+    nodes.map_or_else(PolledMember::default, |nodes| PolledMember {
         rows: nodes.rows,
         open_slots: nodes.open_slots,
         settings,
@@ -403,7 +403,7 @@ fn link_up(replication: &Replication) -> Option<bool> {
     replication.upstream.as_ref().map(|upstream| upstream.link_up)
 }
 
-fn member_view(query_result: &MemberQueryResult) -> Result<MemberView, UnreachableReason> {
+fn polled_member(query_result: &MemberQueryResult) -> Result<PolledMember, UnreachableReason> {
     let MemberReply { facts, rows } = query_result.as_ref().map_err(|(reason, _)| *reason)?;
     let shown_settings =
         facts.settings.iter().filter(|(name, _)| SETTINGS_SHOWN.contains(&name.as_str()));
@@ -411,7 +411,7 @@ fn member_view(query_result: &MemberQueryResult) -> Result<MemberView, Unreachab
     let link_up = facts.replication.as_ref().and_then(link_up);
     let has_keys = facts.keys.map(|keys| keys != 0);
     let (rows, open_slots) = (rows.clone(), facts.open_slots.clone());
-    Ok(MemberView { rows, open_slots, settings, link_up, has_keys })
+    Ok(PolledMember { rows, open_slots, settings, link_up, has_keys })
 }
 
 struct OpenConnection {

@@ -96,7 +96,7 @@ impl Redis for RedisPort {
         })
     }
 
-    fn member_ended(&self, container_id: &str) {
+    fn container_ended(&self, container_id: &str) {
         self.pool.container_ended(container_id);
     }
 

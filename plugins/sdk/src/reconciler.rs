@@ -17,7 +17,8 @@ pub trait Reconciler {
     fn describe() -> Manifest;
 
     /// Returns the problems of an object's spec, judged from the arguments alone; none by default. `old` is
-    /// present only in admission. Every host call but `log` is denied.
+    /// the object before an update, for a check at admission; this version of the host never passes it. Every
+    /// host call but `log` is denied.
     #[must_use]
     fn validate(old: Option<Value>, new: Value) -> Vec<Violation> {
         let _ = (old, new);

@@ -23,7 +23,7 @@ pub fn observe(host: &dyn Host, instance: &Instance) -> Result<Snapshot, Error> 
 ///
 /// # Errors
 ///
-/// As [`Host::act`]: the outer error means that nothing was sent.
+/// As [`Host::act`]. After an outer error, earlier waves of the list may have been sent: observe again.
 pub fn act(
     host: &dyn Host,
     instance: &Instance,

@@ -112,7 +112,7 @@ impl Redis for FakeCluster {
         Box::pin(async { self.dials_are_refused.load(Ordering::SeqCst) })
     }
 
-    fn member_ended(&self, _: &str) {}
+    fn container_ended(&self, _: &str) {}
 
     fn watch(&self, members: &InstanceMembers, detail: PollDetail<'_>) -> Result<(), CallError> {
         let mut polled = self.polled_instances.lock().unwrap();

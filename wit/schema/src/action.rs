@@ -47,8 +47,8 @@ impl From<Verb> for Action {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(tag = "verb", content = "args", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Verb {
-    /// `CLUSTER MEET`: makes the node in `pod` shake hands with the node in `with`. Done when the handshake
-    /// has begun; observe to learn when both know each other.
+    /// `CLUSTER MEET`: starts a handshake of the node in `pod` with the node in `with`. Done when the
+    /// handshake has started; observe to learn when both know each other.
     Meet {
         /// The Pod that receives the command.
         pod: String,
@@ -185,9 +185,9 @@ impl FailoverMode {
 /// Conditions that must hold right before an action; an absent field is not checked. The host checks them
 /// against a live snapshot, and a value that the snapshot does not contain counts as a mismatch.
 ///
-/// The first four fields are about the action's own node, and their meaning depends on the verb. Role and
-/// epoch come from a node row of the snapshot (the member's own row or the majority's), which no field path
-/// reaches. For every other condition there are [`Fact`]s.
+/// `node`, `runId` and `role` are about the node in the action's Pod. Which node `epoch` is about depends on
+/// the verb. Role and epoch come from a node row of the snapshot (the member's own row or the majority's),
+/// which no field path reaches. For every other condition there are [`Fact`]s.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Preconditions {
@@ -201,13 +201,13 @@ pub struct Preconditions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub role: Option<Role>,
     /// A configuration epoch in the majority's view: that of the primary to replace for `failover`, of the
-    /// primary to follow for `replicate`, of the node to forget for `forget`. For other verbs, the epoch of
-    /// the node in the action's Pod in its own view.
+    /// primary to follow for `replicate`, of the node to forget for `forget`, of the node to start for
+    /// `allow-start`. For other verbs, the epoch of the node in the action's Pod in its own view.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<ConfigEpoch>,
     /// Requires that a person has approved, with the annotation [`crate::reserved::APPROVE_DATA_LOSS`], the
-    /// loss of the data that only the node to replace, forget or start has. A plugin sets it where it does
-    /// not know that nothing is lost.
+    /// loss of the data that only certain nodes have: the node to replace, forget or start, and the last
+    /// owners of the slots to assign. A plugin sets it where it does not know that nothing is lost.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub approved: bool,
     /// Further conditions about other members, the majority's view or Kubernetes objects; at most

@@ -50,7 +50,7 @@ guard_ids! {
     FullSync = "full-sync",
     /// No other replica has received more of the primary's writes.
     Furthest = "furthest",
-    /// A node that is forgotten is gone for good.
+    /// A node that is forgotten cannot return.
     Ghost = "ghost",
     /// A replica of a graceful failover is in sync.
     InSync = "in-sync",
@@ -84,7 +84,7 @@ guard_ids! {
     Primary = "primary",
     /// The shard has not changed roles recently, before a failover.
     Quiet = "quiet",
-    /// A repair that fails or recurs is not repeated for ever.
+    /// A repair that fails or recurs is not repeated without limit.
     RepairBudget = "repair-budget",
     /// The node that is promoted is a replica of the primary and has loaded its data.
     Replica = "replica",

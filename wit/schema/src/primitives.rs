@@ -1,4 +1,4 @@
-//! Types for the ids, slots and epochs of Redis Cluster; a value that exists is valid.
+//! Types for the ids, slots and epochs of Redis Cluster. They can hold valid values only.
 //!
 //! Texts are parsed into these types once, where a document is read. The host and the planners keep no ids,
 //! slots or epochs as strings.

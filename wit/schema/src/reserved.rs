@@ -1,4 +1,5 @@
-//! Names of the ConfigMaps and Secrets that the host keeps for an object and that no plugin can access.
+//! Reserved names: of the ConfigMaps and Secrets that the host keeps for an object and that no plugin can
+//! access, and of two annotations about data loss and starts.
 //!
 //! The name of a reserved object contains the kind and the uid of the object that it belongs to, never its
 //! name. An object that was deleted and created again under the same name therefore starts without one.
@@ -28,7 +29,7 @@ pub const OLD_LEDGER_SUFFIX: &str = "-ledger";
 pub const MAY_START: &str = "tholepin.dev/may-start";
 
 /// The annotation with which a person approves the loss of data that only certain processes had: for each
-/// process its node id, a slash and its run id, separated by commas.
+/// process its node id, a slash and its run id; several are separated by commas or spaces.
 pub const APPROVE_DATA_LOSS: &str = "tholepin.dev/approve-data-loss";
 
 /// The purpose of a reserved object.
@@ -65,8 +66,8 @@ pub fn name(purpose: ReservedPurpose, kind: &str, uid: &str) -> String {
 #[must_use]
 pub fn is_reserved(kind: &KindName, name: &str) -> bool {
     let is_map = kind.kind == "ConfigMap";
-    let is_kept = (is_map || kind.kind == "Secret") && kind.group().is_empty();
-    is_kept && (name.starts_with(PREFIX) || is_map && name.ends_with(OLD_LEDGER_SUFFIX))
+    let is_map_or_secret = (is_map || kind.kind == "Secret") && kind.group().is_empty();
+    is_map_or_secret && (name.starts_with(PREFIX) || is_map && name.ends_with(OLD_LEDGER_SUFFIX))
 }
 
 #[cfg(test)]

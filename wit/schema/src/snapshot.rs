@@ -39,7 +39,7 @@ pub struct Snapshot {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub strangers: Vec<String>,
     /// How the password in force compares with the one that the instance names.
-    #[serde(default, skip_serializing_if = "CredentialsFacts::is_usual")]
+    #[serde(default, skip_serializing_if = "CredentialsFacts::is_in_force")]
     pub credentials: CredentialsFacts,
 }
 
@@ -56,9 +56,10 @@ pub struct CredentialsFacts {
 }
 
 impl CredentialsFacts {
-    /// Returns true if the password that the instance names is the one in force.
+    /// Returns true if the password that the instance names is the one in force, or none is named and none is
+    /// in force.
     #[must_use]
-    pub fn is_usual(&self) -> bool {
+    pub fn is_in_force(&self) -> bool {
         *self == Self::default()
     }
 }

@@ -27,7 +27,7 @@ pub struct MemberPod {
     pub address: Option<SocketAddr>,
     /// Facts about the Pod that the snapshot contains unchanged (phase, readiness, restarts, limits,
     /// deletion).
-    pub facts: Value,
+    pub kubernetes: Value,
 }
 
 /// The members of an instance with the credentials for their connections.
@@ -113,9 +113,9 @@ pub trait Redis: Send + Sync {
     /// not answered in time, is not refused. Nothing is sent on the connection.
     fn refuses(&self, address: SocketAddr) -> BoxedFuture<'_, bool>;
 
-    /// Notifies that the process of this container has ended: running calls to it fail immediately with
+    /// Notifies that this container has ended, and its process with it: running calls to it fail immediately with
     /// [`CallError::Gone`].
-    fn member_ended(&self, container_id: &str);
+    fn container_ended(&self, container_id: &str);
 
     /// Polls each member once a second (settable) until [`unwatch`](Self::unwatch), and reports on the channel that the
     /// implementation was created with: when a role, an epoch, the slot map, the peers, a replica's link, a default

@@ -1,7 +1,7 @@
 //! One call and its answer in one line.
 //!
-//! Lives in this crate because a report holds the lines and not the calls: the controller's history keeps only what a
-//! reader may see, and the line is where secrets are dropped.
+//! A report contains lines instead of calls, so that the controller's history keeps only what a reader may see: secrets
+//! are left out when a line is made.
 //!
 //! Invariants:
 //! - The intent of a Secret is not shown: a plugin may have generated a value in it.

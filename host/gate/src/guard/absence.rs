@@ -1,8 +1,8 @@
 //! Proof that a process has ended whose Pod is gone: several conditions that must hold for long enough, or
 //! the confirmation of a person.
 //!
-//! A forced deletion removes a Pod before its process ends, and a cut network looks like a dead machine. None
-//! of the following proves anything alone: a dial that times out, a Kubernetes node that is deleted, the time
+//! A forced deletion removes a Pod before its process ends, and a machine that is cut off from the
+//! network does not differ, as seen from here, from one that is off. None of the following alone proves a death: a dial that times out, a Kubernetes node that is deleted, the time
 //! that has passed.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -16,12 +16,12 @@ use tholepin_schema::{
 
 use super::GuardInput;
 use crate::{
-    container_end::{ended_at_ms, is_reported_terminated, is_terminated},
+    container_ended::{ended_at_ms, is_reported_terminated, is_terminated},
     ledger_document::{KnownNode, Ledger},
 };
 
 /// The assumed maximum difference, in seconds, between the clocks of the host and of a Kubernetes node.
-const CLOCKS_S: u64 = 1;
+const CLOCK_DIFFERENCE_S_MAX: u64 = 1;
 
 /// What proves that a node is dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,6 +105,6 @@ pub(super) fn lost_link_before(input: &GuardInput<'_>, pod: &str, primary: NodeI
     // the clock difference.
     ended_at_ms.is_some_and(|ended_at_ms| {
         let ended_s = input.now_ms.saturating_sub(ended_at_ms) / 1_000;
-        ended_s + CLOCKS_S < down_s
+        ended_s + CLOCK_DIFFERENCE_S_MAX < down_s
     })
 }

@@ -1,5 +1,5 @@
-//! Guard of `forget`: the node must be gone for good, own no slots and have no replicas; or it must be an
-//! owner that is proven dead and of which no copy is left.
+//! Guard of `forget`: the node cannot return, owns no slots and has no replicas; or it is an owner
+//! that is proven dead and of which no copy is left.
 
 use tholepin_schema::{guard_id::GuardId, primitives::NodeId};
 
@@ -10,7 +10,7 @@ pub(super) fn forget(input: &GuardInput<'_>, node: NodeId) -> Result<(), GuardRe
     let GuardInput { snapshot, ledger, .. } = input;
     let refused = |text: String| Err(GuardRefusal::new(GuardId::Ghost, text));
     match identify(node, snapshot, ledger) {
-        NodeIdentity::Absent | NodeIdentity::Ghost => {}
+        NodeIdentity::Absent | NodeIdentity::Unreachable => {}
         NodeIdentity::Member => {
             return refused(format!("{} is a member that answers", node.short()));
         }

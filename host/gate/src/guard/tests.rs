@@ -291,31 +291,31 @@ fn a_foreign_node_blocks_all_actions_but_settings() {
 
 #[test]
 fn only_a_node_that_is_gone_for_good_is_forgotten() {
-    let ghost = |fixture: &mut GuardFixture, change: fn(&mut NodeRow)| {
+    let unreachable = |fixture: &mut GuardFixture, change: fn(&mut NodeRow)| {
         let mut row = NodeRow { slots: SlotSet::EMPTY, connected: false, ..row(0) };
         change(&mut row);
         fixture.snapshot.view.insert(node(99), row);
     };
     let verb = || Verb::Forget { node: node(99) };
-    check_that(verb(), Ok(()), |fixture| ghost(fixture, |_| {}));
-    check_that(verb(), Err("ghost"), |fixture| ghost(fixture, |row| row.connected = true));
-    check_that(verb(), Err("ghost"), |fixture| ghost(fixture, |row| row.slots = slots("5")));
+    check_that(verb(), Ok(()), |fixture| unreachable(fixture, |_| {}));
+    check_that(verb(), Err("ghost"), |fixture| unreachable(fixture, |row| row.connected = true));
+    check_that(verb(), Err("ghost"), |fixture| unreachable(fixture, |row| row.slots = slots("5")));
     check_that(verb(), Err("ghost"), |fixture| {
-        ghost(fixture, |_| {});
+        unreachable(fixture, |_| {});
         fixture.snapshot.view.get_mut(&node(3)).unwrap().primary = Some(node(99));
     });
     check_that(verb(), Err("ghost"), |fixture| {
-        ghost(fixture, |_| {});
+        unreachable(fixture, |_| {});
         fixture.silence(5);
     });
     check_that(verb(), Ok(()), |fixture| {
-        ghost(fixture, |_| {});
+        unreachable(fixture, |_| {});
         fixture.silence(5);
         fixture.snapshot.members[5].running = false;
     });
     // A Pod that never answered has the node's address: it may be that node.
     check_that(verb(), Err("ghost"), |fixture| {
-        ghost(fixture, |row| row.address = Some(address(5)));
+        unreachable(fixture, |row| row.address = Some(address(5)));
         fixture.silence(5);
         fixture.snapshot.members[5].running = false;
     });

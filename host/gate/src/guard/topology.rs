@@ -71,7 +71,7 @@ fn known_nodes(
         let is_ours = match identify(*id, snapshot, ledger) {
             NodeIdentity::Member | NodeIdentity::Absent | NodeIdentity::Handshake => true,
             // No member reaches it now, but it may be a whole cluster that is down.
-            NodeIdentity::Ghost => ledger.forgotten.contains_key(id),
+            NodeIdentity::Unreachable => ledger.forgotten.contains_key(id),
             NodeIdentity::Foreign => false,
         };
         if !is_ours {

@@ -1,4 +1,4 @@
-//! Classifies node ids: member, absent, ghost, handshake or foreign.
+//! Classifies node ids: member, absent, unreachable, handshake or foreign.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ pub(crate) enum NodeIdentity {
     Absent,
     /// No member that knows it can reach it, and the ledger does not have it. It may be forgotten, but must
     /// not be met.
-    Ghost,
+    Unreachable,
     /// A meeting is under way, and the id is a temporary one.
     Handshake,
     /// A process that is no member answers with this id: two clusters may have merged.
@@ -45,7 +45,7 @@ pub(crate) fn identify(node: NodeId, snapshot: &Snapshot, ledger: &Ledger) -> No
     if rows.iter().any(reaches) && !ledger.forgotten.contains_key(&node) {
         return NodeIdentity::Foreign;
     }
-    NodeIdentity::Ghost
+    NodeIdentity::Unreachable
 }
 
 /// Returns the ids in any member's view with which a process answers that is no member.

@@ -38,7 +38,7 @@ pub(crate) fn merge(base: &Ledger, ours: &Ledger, theirs: &Ledger) -> Ledger {
             *ours.max(theirs)
         }),
         suspensions: suspensions.into_values().collect(),
-        // The first use fixes a group.
+        // The first use of a group defines it, and the other host has written its definition first.
         groups: entries(&base.groups, groups, &theirs.groups, |_: &ProcessGroup, theirs| {
             theirs.clone()
         }),

@@ -11,9 +11,9 @@ pub(crate) const WINDOW_MS: u64 = 600_000;
 const REPAIRS_MAX: usize = 256;
 
 /// Records the result of a repair. An action that had nothing to do is not a try.
-pub(crate) fn record_try(
+pub(crate) fn record_repair_try(
     ledger: &mut Ledger,
-    symptom: &str,
+    key: &str,
     result: &PerformedAction,
     now_ms: u64,
 ) {
@@ -23,7 +23,7 @@ pub(crate) fn record_try(
         ActionOutcome::Failed { .. } => true,
         ActionOutcome::Refused { .. } | ActionOutcome::Skipped { .. } | _ => return,
     };
-    let repair = ledger.repairs.entry(symptom.to_owned()).or_default();
+    let repair = ledger.repairs.entry(key.to_owned()).or_default();
     repair.tries_at_ms.retain(|at_ms| now_ms < at_ms.saturating_add(WINDOW_MS));
     repair.tries_at_ms.push(now_ms);
     repair.failed = if has_failed { repair.failed.saturating_add(1) } else { 0 };
@@ -35,7 +35,7 @@ pub(crate) fn drop_old(ledger: &mut Ledger, now_ms: u64) {
     while REPAIRS_MAX < ledger.repairs.len() {
         let last = |repair: &RepairRecord| repair.tries_at_ms.last().copied();
         let oldest = ledger.repairs.iter().min_by_key(|(_, repair)| last(repair));
-        let Some(oldest) = oldest.map(|(symptom, _)| symptom.clone()) else { return };
+        let Some(oldest) = oldest.map(|(key, _)| key.clone()) else { return };
         ledger.repairs.remove(&oldest);
     }
 }

@@ -1,4 +1,4 @@
-//! What the ledger records, and what it does not take for proven.
+//! Tests of what the ledger records, and of what it does not record because it is not certain.
 
 use serde_json::json;
 use tholepin_schema::{
@@ -174,7 +174,7 @@ fn a_change_of_roles_is_recorded_for_the_shard() {
     assert_eq!(shard_changed_at_ms(&ledger, &observed, node('b')), Some(200));
     // A failover that is tried counts too, from either end.
     let verb = Verb::Failover { pod: "a".into(), primary: node('b'), mode: FailoverMode::Graceful };
-    record_try(&mut ledger, &verb.into(), 950);
+    record_failover_try(&mut ledger, &verb.into(), 950);
     assert_eq!(shard_changed_at_ms(&ledger, &observed, node('b')), Some(950));
 }
 
@@ -257,17 +257,17 @@ fn the_identity_of_a_node_follows_from_all_views_and_the_ledger() {
     assert_eq!(identify(node('f'), &observed, &ledger), NodeIdentity::Foreign);
     assert_eq!(foreign_nodes(&observed, &ledger), [node('f')].into());
     with(&mut observed, NodeRow { connected: false, ..row("", None) });
-    assert_eq!(identify(node('f'), &observed, &ledger), NodeIdentity::Ghost);
+    assert_eq!(identify(node('f'), &observed, &ledger), NodeIdentity::Unreachable);
     for flag in [NodeFlag::Fail, NodeFlag::MaybeFail, NodeFlag::NoAddress] {
         with(&mut observed, NodeRow { flags: [flag].into(), ..row("", None) });
-        assert_eq!(identify(node('f'), &observed, &ledger), NodeIdentity::Ghost, "{flag:?}");
+        assert_eq!(identify(node('f'), &observed, &ledger), NodeIdentity::Unreachable, "{flag:?}");
     }
     with(&mut observed, NodeRow { flags: [NodeFlag::Handshake].into(), ..row("", None) });
     assert_eq!(identify(node('f'), &observed, &ledger), NodeIdentity::Handshake);
     // A node that the ledger has forgotten is not foreign.
     with(&mut observed, row("", None));
     let forgotten = Ledger { forgotten: [(node('f'), 1)].into(), ..ledger };
-    assert_eq!(identify(node('f'), &observed, &forgotten), NodeIdentity::Ghost);
+    assert_eq!(identify(node('f'), &observed, &forgotten), NodeIdentity::Unreachable);
 }
 
 #[test]

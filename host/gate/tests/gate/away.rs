@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
-use tholepin_core::{Answer, Call, CallError, HostCalls, RedisCall, Reply};
-use tholepin_gate::{ReconcileContext, WriteMode};
+use tholepin_core::{Answer, Call, CallError, HostCalls, RedisCall, Reply, WriteMode};
+use tholepin_gate::ReconcileContext;
 use tholepin_schema::manifest::{GrantScope, Grants, RedisGrants, SafetyPaths};
 
 use crate::{

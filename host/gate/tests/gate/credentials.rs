@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
-use tholepin_core::{Call, HostCalls, ObjectRef, RedisCall, Reply};
-use tholepin_gate::{Gate, WriteMode};
+use tholepin_core::{Call, HostCalls, ObjectRef, RedisCall, Reply, WriteMode};
+use tholepin_gate::Gate;
 use tholepin_schema::manifest::{Grants, RedisGrants};
 
 use crate::{GateFixture, fixture::object, instance, kind, pod, snapshot};

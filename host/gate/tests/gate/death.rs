@@ -7,9 +7,10 @@ use std::sync::{
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    Answer, Call, CallContext, CallError, HostCalls, KubernetesCall, RedisCall, Reply, port::Clock,
+    Answer, Call, CallContext, CallError, HostCalls, KubernetesCall, RedisCall, Reply, WriteMode,
+    port::Clock,
 };
-use tholepin_gate::{Gate, GatePorts, ReconcileScope, WriteMode};
+use tholepin_gate::{Gate, GatePorts, ReconcileScope};
 use tholepin_schema::manifest::{GrantScope, Grants, KubernetesGrant, RedisGrants, SafetyPaths};
 
 use crate::{

@@ -4,10 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    Answer, Call, CallError, HostCalls, ObjectMeta, Reply, RuntimeCall, StoredObject,
+    Answer, Call, CallError, HostCalls, ObjectMeta, Reply, RuntimeCall, StoredObject, WriteMode,
     port::{PollReport, StoreChange},
 };
-use tholepin_gate::WriteMode;
 use tholepin_schema::{
     manifest::{GrantScope, Grants, RedisGrants},
     reconcile::WakeTrigger,

@@ -20,9 +20,9 @@ use fixture::{FakeCluster, FixedClock, NOW_MS, object, pod};
 use serde_json::{Value, json};
 use tholepin_core::{
     Answer, Call, CallContext, CallError, HostCalls, KubernetesCall, ObjectKey, ObjectRef,
-    ReadMode, RedisCall, Reply, RevisionDigest, RuntimeCall,
+    ReadMode, RedisCall, Reply, RevisionDigest, RuntimeCall, WriteMode,
 };
-use tholepin_gate::{Gate, GatePorts, ReconcileContext, ReconcileScope, WriteMode};
+use tholepin_gate::{Gate, GatePorts, ReconcileContext, ReconcileScope};
 use tholepin_schema::{
     manifest::{GrantScope, Grants, KindName, KubernetesGrant, RedisGrants, SafetyPaths},
     snapshot::Snapshot,

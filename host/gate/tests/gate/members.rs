@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use tholepin_core::{
     Answer, Call, CallError, HostCalls, KubernetesCall, ObjectRef, ReadMode, RedisCall, Reply,
+    WriteMode,
 };
-use tholepin_gate::WriteMode;
 use tholepin_schema::manifest::{GrantScope, Grants, RedisGrants};
 
 use crate::{

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use tholepin_core::{CallError, ObjectMeta, StoredObject, port::StoreChange};
-use tholepin_gate::WriteMode;
+use tholepin_core::{CallError, ObjectMeta, StoredObject, WriteMode, port::StoreChange};
 use tholepin_schema::manifest::GrantScope;
 
 use crate::{

@@ -1,8 +1,7 @@
 //! A write that ends a member or drops its volume is checked by its effect, whichever call it is.
 
 use serde_json::{Value, json};
-use tholepin_core::{Answer, CallError, KubernetesCall, ObjectRef};
-use tholepin_gate::WriteMode;
+use tholepin_core::{Answer, CallError, KubernetesCall, ObjectRef, WriteMode};
 use tholepin_schema::manifest::{GrantScope, Grants, KubernetesGrant, RedisGrants, SafetyPaths};
 
 use crate::{

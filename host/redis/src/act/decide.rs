@@ -2,7 +2,8 @@
 //! A plan shows these commands, and [`send`](super::send) sends them.
 //!
 //! Invariants:
-//! - A verb whose effect is already there needs no command.
+//! - A verb whose effect is already there needs no command, except for `meet` and `configure`: their commands are
+//!   always sent, and change nothing the second time.
 //! - The commands of one decision go to different members.
 
 use std::collections::BTreeMap;

@@ -87,7 +87,7 @@ async fn a_call_to_a_container_that_has_ended_fails_though_its_process_hangs() {
     let call = fleet.pipeline(0, &["PING"]);
     let ended = async {
         tokio::task::yield_now().await;
-        fleet.port.member_ended("container-0");
+        fleet.port.container_ended("container-0");
         Instant::now()
     };
     let (result, ended_at) = tokio::join!(call, ended);
@@ -102,7 +102,7 @@ async fn connections_to_a_container_that_has_ended_are_closed() {
     let mut fleet = TestServers::start(1, false, None);
     let [first, again] = [client_id(&fleet).await, client_id(&fleet).await];
     assert_eq!(first, again, "the connection is kept");
-    fleet.port.member_ended("container-0");
+    fleet.port.container_ended("container-0");
     // Another container has the same address, and the server sees only the connection to that container.
     fleet.members.members[0].container_id = "container-1".to_owned();
     assert_ne!(client_id(&fleet).await, first);

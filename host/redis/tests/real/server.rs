@@ -110,7 +110,7 @@ impl TestServers {
             container_id: format!("container-{index}"),
             running: true,
             address: Some(server.address),
-            facts: serde_json::json!({"ready": true, "deleting": false}),
+            kubernetes: serde_json::json!({"ready": true, "deleting": false}),
         });
         let members = InstanceMembers {
             instance: format!("instance-{net}"),

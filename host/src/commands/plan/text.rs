@@ -4,7 +4,7 @@ use serde_json::Value;
 use tholepin_core::{
     ObjectKey, ObjectRef, PlanStep, ReconcileReport, ReconcileResult, StepEffect,
     report::CallLine,
-    step::{FieldChange, MemberCommandLine, ObjectChange, SkipReason},
+    step::{APPLY_STATUS, FieldChange, MemberCommandLine, ObjectChange, SkipReason},
 };
 
 use super::super::painter::Painter;
@@ -126,7 +126,7 @@ fn title(effect: &StepEffect) -> String {
             let ObjectRef { kind, namespace, name } = object;
             let what = named(&kind.kind, namespace, name);
             match (change, by.as_str()) {
-                (ObjectChange::Changed, "apply-status") => format!("change the status of {what}"),
+                (ObjectChange::Changed, APPLY_STATUS) => format!("change the status of {what}"),
                 (ObjectChange::Changed, _) => format!("change {what}"),
                 (ObjectChange::Created, _) => format!("create {what}"),
                 (ObjectChange::Deleted, _) => format!("delete {what}"),

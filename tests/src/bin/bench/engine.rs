@@ -9,10 +9,10 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use tholepin_core::{
-    ObjectKey, ObjectRef, Recording,
+    ObjectKey, ObjectRef, Recording, WriteMode,
     port::{Clock, Entropy, GuestRuntime, Kubernetes, Redis, WatchLease, WatchScope, WatchSource},
 };
-use tholepin_gate::{Gate, GatePorts, ReconcileScope, WriteMode};
+use tholepin_gate::{Gate, GatePorts, ReconcileScope};
 use tholepin_guest::LoadedPlugin;
 use tholepin_kube::{KubernetesApi, KubernetesApiOptions, SecretFingerprinter, WatchHubOptions};
 use tholepin_probe::TcpProber;

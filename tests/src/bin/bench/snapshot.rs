@@ -81,7 +81,7 @@ impl Redis for FakeRedis {
         Box::pin(async { false })
     }
 
-    fn member_ended(&self, _: &str) {}
+    fn container_ended(&self, _: &str) {}
 
     fn watch(&self, _: &InstanceMembers, _: PollDetail<'_>) -> Result<(), CallError> {
         Ok(())
@@ -139,7 +139,8 @@ fn generated(members: &[port::MemberPod]) -> Snapshot {
     });
     let view: BTreeMap<NodeId, NodeRow> = rows.collect();
     let member = |(member, position): (&port::MemberPod, &FakePosition)| {
-        let is = |field: &str| member.facts.get(field).and_then(Value::as_bool).unwrap_or(false);
+        let is =
+            |field: &str| member.kubernetes.get(field).and_then(Value::as_bool).unwrap_or(false);
         Member {
             pod: member.pod.clone(),
             pod_uid: member.pod_uid.clone(),
@@ -149,7 +150,7 @@ fn generated(members: &[port::MemberPod]) -> Snapshot {
             ready: is("ready"),
             deleting: is("deleting"),
             address: member.address.map(|address| address.to_string()),
-            kubernetes: member.facts.clone(),
+            kubernetes: member.kubernetes.clone(),
             answer: MemberAnswer::Answered(facts(*position, shards, &view, now_ms)),
         }
     };
@@ -261,7 +262,7 @@ pub(crate) fn check_shape(real: &Snapshot) -> Result<()> {
         container_id: member.container_id.clone(),
         running: member.running,
         address: member.address.as_ref().and_then(|address| address.parse().ok()),
-        facts: member.kubernetes.clone(),
+        kubernetes: member.kubernetes.clone(),
     });
     let fields = |snapshot: &Snapshot| -> Result<BTreeSet<String>> {
         let mut fields = BTreeSet::new();

@@ -8,7 +8,7 @@ use alloc::{
 
 use super::Action;
 
-/// The most actions in one list. A full mesh of 30 nodes takes 435 `meet` actions.
+/// The most actions in one list. A full mesh of 32 nodes takes 496 `meet` actions.
 pub const ACTIONS_MAX: usize = 1024;
 
 /// Why a list of actions has no order.
@@ -52,17 +52,17 @@ pub fn waves(actions: &[Action]) -> Result<Vec<Vec<usize>>, WaveError> {
         return Err(WaveError::Unknown(unknown.clone()));
     }
     let mut done: BTreeSet<&str> = BTreeSet::new();
-    let mut left: BTreeMap<usize, &Action> = actions.iter().enumerate().collect();
+    let mut remaining: BTreeMap<usize, &Action> = actions.iter().enumerate().collect();
     let mut order = Vec::new();
-    while let Some((_, first)) = left.first_key_value() {
+    while let Some((_, first)) = remaining.first_key_value() {
         let ready = |action: &Action| action.after.iter().all(|id| done.contains(id.as_str()));
         let wave: Vec<usize> =
-            left.iter().filter(|(_, action)| ready(action)).map(|(index, _)| *index).collect();
+            remaining.iter().filter(|(_, action)| ready(action)).map(|(index, _)| *index).collect();
         if wave.is_empty() {
             return Err(WaveError::Cycle(first.id.clone().unwrap_or_default()));
         }
         for index in &wave {
-            done.extend(left.remove(index).and_then(|action| action.id.as_deref()));
+            done.extend(remaining.remove(index).and_then(|action| action.id.as_deref()));
         }
         order.push(wave);
     }

@@ -239,7 +239,7 @@ fn a_fact_about_a_member_holds_or_reports_the_value() {
     }
 }
 
-/// A member that does not answer decides no fact about what only its process knows.
+/// For a member that does not answer, a fact about its process is unknown.
 #[test]
 fn facts_about_a_silent_process_are_unknown() {
     let document = silent();

@@ -54,7 +54,7 @@ pub enum NotInSync {
         /// The primary's address.
         address: String,
     },
-    /// Its history of writes is not that of its primary.
+    /// It replicates another history of writes than its primary has.
     #[error("`{0}` has another history of writes than its primary")]
     OtherHistory(String),
     /// The primary does not report it as online.

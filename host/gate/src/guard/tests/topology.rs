@@ -11,7 +11,7 @@ fn a_node_that_knows_foreign_nodes_is_not_met() {
         fixture.facts(1).differs.insert(node(99), foreign);
     };
     check_unformed(meet(0, 1), Err("meet-foreign"), |fixture| brings(fixture, |_| {}));
-    // A whole foreign cluster that is down looks like a ghost.
+    // A foreign cluster that is down as a whole is not reachable either.
     check_unformed(meet(0, 1), Err("meet-foreign"), |fixture| {
         brings(fixture, |row| row.connected = false)
     });

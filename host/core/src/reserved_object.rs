@@ -7,14 +7,14 @@ use crate::ObjectRef;
 /// Returns an object that the host keeps, with these fields. The reconciled object owns it, so that it is deleted
 /// together with its owner. With a resource version it replaces the object of that version.
 #[must_use]
-pub fn kept_object(
+pub fn reserved_object(
     name: &ObjectRef,
     owner: &ObjectRef,
     owner_uid: &str,
     resource_version: Option<&str>,
     fields: Value,
 ) -> Value {
-    let mut kept = json!({
+    let mut object = json!({
         "apiVersion": name.kind.api_version,
         "kind": name.kind.kind,
         "metadata": {
@@ -30,8 +30,8 @@ pub fn kept_object(
             }],
         },
     });
-    if let (Some(kept), Value::Object(fields)) = (kept.as_object_mut(), fields) {
-        kept.extend(fields);
+    if let (Some(object), Value::Object(fields)) = (object.as_object_mut(), fields) {
+        object.extend(fields);
     }
-    kept
+    object
 }
