@@ -44,8 +44,19 @@ fn requirement(part: &str) -> Result<Expression, CallError> {
         let valid = !key.is_empty() && key.chars().all(allowed);
         if valid { Ok(key.to_owned()) } else { Err(invalid()) }
     };
+    // No object has an invalid label, so that `l!="x"` would select every object, also those with `l=x`.
+    let checked_value = |value: &str| {
+        let value = value.trim();
+        let edge = |c: Option<char>| c.is_none_or(|c| c.is_ascii_alphanumeric());
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        let valid = value.len() <= 63
+            && edge(value.chars().next())
+            && edge(value.chars().next_back())
+            && value.chars().all(allowed);
+        if valid { Ok(value.to_owned()) } else { Err(invalid()) }
+    };
     if let Some((key, values)) = part.strip_suffix(')').and_then(|part| part.split_once('(')) {
-        let values = values.split(',').map(|value| value.trim().to_owned()).collect();
+        let values = values.split(',').map(checked_value).collect::<Result<_, _>>()?;
         return match key.split_whitespace().collect::<Vec<_>>().as_slice() {
             [key, "in"] => Ok(Expression::In(checked(key)?, values)),
             [key, "notin"] => Ok(Expression::NotIn(checked(key)?, values)),
@@ -53,10 +64,10 @@ fn requirement(part: &str) -> Result<Expression, CallError> {
         };
     }
     if let Some((key, value)) = part.split_once("!=") {
-        return Ok(Expression::NotEqual(checked(key)?, value.trim().to_owned()));
+        return Ok(Expression::NotEqual(checked(key)?, checked_value(value)?));
     }
     if let Some((key, value)) = part.split_once("==").or_else(|| part.split_once('=')) {
-        return Ok(Expression::Equal(checked(key)?, value.trim().to_owned()));
+        return Ok(Expression::Equal(checked(key)?, checked_value(value)?));
     }
     match part.strip_prefix('!') {
         Some(key) => Ok(Expression::DoesNotExist(checked(key)?)),
@@ -94,7 +105,17 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(parse(text).unwrap().matches(&labels), expected, "{text}");
         }
-        for text in ["a b", "in (a)", "a near (b)", "=b", "a in b)"] {
+        for text in [
+            "a b",
+            "in (a)",
+            "a near (b)",
+            "=b",
+            "a in b)",
+            "l!=\"x\"",
+            "l=-x",
+            "l in (\"x\")",
+            "l=é",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

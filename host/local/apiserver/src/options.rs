@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use hyper::body::Bytes;
+use jiff::Timestamp;
 
 /// The options of the API server.
 #[derive(Clone)]
@@ -79,7 +80,7 @@ pub struct LogOptions {
     /// Only lines that are at most this old.
     pub since: Option<Duration>,
     /// Only lines from this time on, RFC 3339.
-    pub since_time: Option<String>,
+    pub since_time: Option<Timestamp>,
     /// End after this many bytes.
     pub limit_bytes: Option<u64>,
 }

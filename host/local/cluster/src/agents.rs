@@ -103,14 +103,13 @@ impl api::PodLogs for AgentLogs {
 }
 
 fn agent_options(options: &api::LogOptions, now: Timestamp) -> tholepin_agent::LogOptions {
-    let since_time = options.since_time.as_ref().and_then(|time| time.parse().ok());
     let since = options.since.and_then(|since| now.checked_sub(since).ok());
     tholepin_agent::LogOptions {
         follow: options.follow,
         tail_lines: options.tail_lines.map(|lines| usize::try_from(lines).unwrap_or(usize::MAX)),
         previous: options.previous,
         timestamps: options.timestamps,
-        since: since_time.or(since),
+        since: options.since_time.or(since),
     }
 }
 

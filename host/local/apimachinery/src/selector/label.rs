@@ -1,12 +1,13 @@
 //! Label selectors, as query text and as `LabelSelector` objects.
 //!
-//! The parser checks the selector's grammar; it does not check that keys and values are valid label keys and values.
+//! The parser of query text checks the grammar, and that keys and values are valid for labels.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
 use super::SelectorError;
+use crate::validation::{is_label_value, is_qualified_name};
 
 /// A parsed label selector; an empty one matches every object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -224,7 +225,10 @@ impl Parser<'_> {
 
     fn key(&mut self) -> Result<String, SelectorError> {
         match self.next() {
-            Some(LabelToken::Word(text)) => Ok(text),
+            Some(LabelToken::Word(text)) => match is_qualified_name(&text) {
+                Ok(()) => Ok(text),
+                Err(why) => Err(self.error(&format!("`{text}` is not a label key: {why}"))),
+            },
             Some(other) => Err(self.unexpected(&other, "a label key")),
             None => Err(self.error("a label key is missing at the end")),
         }
@@ -235,8 +239,8 @@ impl Parser<'_> {
         operator: &LabelToken,
     ) -> Result<LabelOperator, SelectorError> {
         match operator {
-            LabelToken::Equal => Ok(LabelOperator::In([self.value()].into())),
-            LabelToken::NotEqual => Ok(LabelOperator::NotIn([self.value()].into())),
+            LabelToken::Equal => Ok(LabelOperator::In([self.value()?].into())),
+            LabelToken::NotEqual => Ok(LabelOperator::NotIn([self.value()?].into())),
             LabelToken::Above => self.bound().map(LabelOperator::Above),
             LabelToken::Below => self.bound().map(LabelOperator::Below),
             LabelToken::Word(text) if text == "in" => self.values().map(LabelOperator::In),
@@ -252,19 +256,19 @@ impl Parser<'_> {
     }
 
     /// Parses a value after an operator; a missing one is the empty value.
-    fn value(&mut self) -> String {
-        match self.peek() {
-            Some(LabelToken::Word(text)) => {
-                let text = text.clone();
-                self.at += 1;
-                text
-            }
-            _ => String::new(),
+    fn value(&mut self) -> Result<String, SelectorError> {
+        let Some(LabelToken::Word(text)) = self.peek() else { return Ok(String::new()) };
+        let text = text.clone();
+        self.at += 1;
+        // No object has an invalid label, so that `l!="x"` would match every object, also those with `l=x`.
+        match is_label_value(&text) {
+            Ok(()) => Ok(text),
+            Err(why) => Err(self.error(&format!("`{text}` is not a label value: {why}"))),
         }
     }
 
     fn bound(&mut self) -> Result<i64, SelectorError> {
-        let value = self.value();
+        let value = self.value()?;
         value.parse().map_err(|_| self.error(&format!("`{value}` is not a whole number")))
     }
 
@@ -274,7 +278,7 @@ impl Parser<'_> {
         }
         let mut values = BTreeSet::new();
         loop {
-            values.insert(self.value());
+            values.insert(self.value()?);
             match self.next() {
                 Some(LabelToken::Close) => return Ok(values),
                 Some(LabelToken::Comma) => {}
@@ -353,8 +357,32 @@ mod tests {
 
     #[test]
     fn bad_syntax_is_refused() {
-        for selector in ["=b", ",", "a=b,", "a in", "a in (x", "a in x", "a b", "a=b c", "n>x", "!"]
-        {
+        let long = format!("a={}", "x".repeat(64));
+        for selector in [
+            "=b",
+            ",",
+            "a=b,",
+            "a in",
+            "a in (x",
+            "a in x",
+            "a b",
+            "a=b c",
+            "n>x",
+            "!",
+            // Keys and values that no object can have.
+            "l!=\"x\"",
+            "-l=x",
+            "l=-x",
+            "/l=x",
+            "a/b/c=1",
+            "A.b/c=1",
+            "l=é",
+            "l=a/b",
+            "l~x",
+            "l in (\"x\")",
+            "!-l",
+            &long,
+        ] {
             let error = LabelSelector::parse(selector).unwrap_err();
             assert!(error.0.starts_with("unable to parse requirement: "), "{selector}: {error}");
         }

@@ -10,6 +10,7 @@ use tholepin_apimachinery::validation::NonResourceBody;
 use tracing::debug;
 
 use crate::http::answer::ApiResponse;
+use crate::http::query::QueryParameters;
 use crate::object::{as_map_mut, child_mut, items, text};
 use crate::options::{LogError, LogOptions, LogTarget};
 use crate::status::{ApiError, error_text};
@@ -33,14 +34,27 @@ pub(crate) async fn log(request: &ResourceRequest<'_>) -> Result<ApiResponse, Ap
         container,
     };
     let query = &request.call.query;
+    let since = positive(query, "sinceSeconds")?;
+    let since_time = match query.text("sinceTime") {
+        None => None,
+        Some(text) => Some(text.parse().map_err(|_| {
+            ApiError::bad_request(format!(
+                "query parameter `sinceTime`: `{text}` is not an RFC 3339 time; write a `+` as `%2B`"
+            ))
+        })?),
+    };
+    if since.is_some() && since_time.is_some() {
+        let message = "at most one of `sinceTime` or `sinceSeconds` may be specified";
+        return Err(ApiError::new(422, "Invalid", message));
+    }
     let options = LogOptions {
         follow: query.flag("follow"),
         tail_lines: query.number("tailLines")?,
         previous: query.flag("previous"),
         timestamps: query.flag("timestamps"),
-        since: query.number("sinceSeconds")?.map(Duration::from_secs),
-        since_time: query.text("sinceTime").map(str::to_owned),
-        limit_bytes: query.number("limitBytes")?,
+        since: since.map(Duration::from_secs),
+        since_time,
+        limit_bytes: positive(query, "limitBytes")?,
     };
     let Some(logs) = &request.server.options.pod_logs else {
         let message = "this server has no source of container logs";
@@ -66,6 +80,17 @@ pub(crate) async fn log(request: &ResourceRequest<'_>) -> Result<ApiResponse, Ap
         .map(Result::unwrap_or_default)
         .filter(|piece: &Bytes| std::future::ready(!piece.is_empty()));
     Ok(ApiResponse::Stream { content_type: "text/plain", pieces: pieces.boxed() })
+}
+
+/// Returns a parameter that must be greater than 0 if it is present.
+fn positive(query: &QueryParameters, name: &str) -> Result<Option<u64>, ApiError> {
+    match query.number(name)? {
+        Some(0) => {
+            let message = format!("query parameter `{name}`: `0` must be greater than 0");
+            Err(ApiError::new(422, "Invalid", message))
+        }
+        number => Ok(number),
+    }
 }
 
 /// Returns the container that the request names, or the Pod's only one.
