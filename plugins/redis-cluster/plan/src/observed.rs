@@ -17,7 +17,8 @@ pub struct Observed {
     /// The snapshot of all members.
     pub snapshot: Snapshot,
     /// The last status, from which a plan takes what cannot be observed any more: which replicas were in sync
-    /// while their primary still answered, and the node ids and roles of members that do not answer.
+    /// while their primary still answered, which nodes were primaries, and the node ids of members that do not
+    /// answer.
     pub previous: RedisClusterStatus,
     /// The templates of the StatefulSets.
     #[serde(default)]
