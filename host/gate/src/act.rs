@@ -36,9 +36,9 @@ use crate::{
 /// # Errors
 ///
 /// Fails before anything is sent if a verb is not granted, if the actions' `after` fields allow no order, if
-/// two actions contradict each other, or if the instance cannot be resolved. Fails between waves if the
-/// ledger cannot be written or the object is paused. A refusal or failure of a single action is in its
-/// result.
+/// two actions contradict each other, or if the instance cannot be resolved. Fails between waves, or after
+/// the last one, if the ledger cannot be written or the object is paused. A refusal or failure of a single
+/// action is in its result.
 pub(crate) async fn perform(
     context: &ReconcileContext,
     instance: &Instance,

@@ -34,9 +34,10 @@ use crate::{
 
 /// The most facts about one instance, of all keys together.
 const FACTS_PER_INSTANCE_MAX: usize = 256;
-/// How long a subscription may fail, because its kind is not watched yet, before that is logged as a warning.
+/// How long a subscription may fail, because its kind is not watched yet, before a warning is logged.
 const UNWATCHED_GRACE: Duration = Duration::from_secs(10);
-/// The delay after which an object is reconciled again if a subscribed fact about a Kubernetes object holds already.
+/// The delay after which an object is reconciled again if a subscribed fact about a Kubernetes object holds
+/// already.
 const HELD_FACT_REQUEUE: Duration = Duration::from_secs(1);
 
 /// The subscriptions of all objects.

@@ -1,9 +1,9 @@
 //! Proof that a process has ended whose Pod is gone: several conditions that must hold for long enough, or
 //! the confirmation of a person.
 //!
-//! A forced deletion removes a Pod before its process ends, and a machine that is cut off from the
-//! network does not differ, as seen from here, from one that is off. None of the following alone proves a death: a dial that times out, a Kubernetes node that is deleted, the time
-//! that has passed.
+//! A forced deletion removes a Pod before its process ends, and a machine that is cut off from the network
+//! cannot be told from one that is off. None of the following alone proves a death: a dial that times out, a
+//! Kubernetes node that is deleted, the time that has passed.
 
 use std::collections::{BTreeMap, BTreeSet};
 

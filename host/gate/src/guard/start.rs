@@ -1,8 +1,8 @@
 //! Guard of `allow-start` (a start without data), and the checks for giving up the data of a dead owner.
 //!
-//! A primary that starts without data makes its replicas delete theirs within seconds. The process therefore waits in its Pod,
-//! and the host lets it start only when no other copy of its data can exist. A replica that does not answer
-//! counts as having the data.
+//! A primary that starts without data makes its replicas delete theirs within seconds. The process therefore
+//! waits in its Pod, and the host lets it start only when no other copy of its data can exist. A replica that
+//! does not answer counts as having the data.
 
 use std::collections::BTreeSet;
 
