@@ -24,7 +24,7 @@ pub enum Error {
     Timeout(String),
     /// The process asked has ended; what was sent to it may have run.
     Gone(String),
-    /// Something more urgent happened to the object: return immediately.
+    /// The object was paused, an urgent event came while the call waited, or the host stops: return immediately.
     Interrupted,
     /// Too many calls or bytes; the value is the number of milliseconds until more are accepted.
     Throttled(u32),
