@@ -83,7 +83,8 @@ impl ApiRequestKind {
         CallError::Transient(format!("the API server at {server}: {text}"))
     }
 
-    fn refused(&self, status: &Status) -> CallError {
+    /// Returns the error for a request that the server answered with a failure.
+    pub(crate) fn refused(&self, status: &Status) -> CallError {
         let Self { verb, target, .. } = self;
         let Status { message, reason, code, details, .. } = status;
         let causes = details.as_ref().map_or(&[][..], |details| &details.causes);

@@ -122,6 +122,17 @@ impl KindCache {
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
                 return Err(UnknownKindError::Missing);
             }
+            // Such as wrong credentials, which no retry corrects.
+            Ok(Err(kube::Error::Api(status))) => {
+                let request = ApiRequestKind {
+                    verb: "get",
+                    group: kind.group().to_owned(),
+                    resource: String::new(),
+                    target: format!("the discovery of {kind}"),
+                    server: self.server.clone(),
+                };
+                return Err(UnknownKindError::Failed(request.refused(&status)));
+            }
             Ok(Err(error)) => {
                 let (server, error) = (&self.server, ErrorChain(&error));
                 let text = format!("the API server at {server}: discovery of {kind}: {error}");

@@ -24,7 +24,10 @@ pub(crate) async fn run(arguments: LocalArgs) -> Result<u8> {
     print(&format!("kubeconfig {}\n", running.cluster.kubeconfig.display()))?;
     let result = match plugins {
         Some(plugins) => running.with_engine(plugins, listen, stop, || print("ready\n")).await,
-        None => running.until(stop).await,
+        None => {
+            print("ready\n")?;
+            running.until(stop).await
+        }
     };
     running.end().await;
     result.map(|()| exit::DONE)
