@@ -157,7 +157,7 @@ impl Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum PluginCommand {
     /// Write the project of a new plugin, which brings a kind of its own and builds as it stands
-    New(NewArgs),
+    New(PluginNewArgs),
     /// Build a plugin's project, check the component, and copy it into the plugin directory of a running host
     ///
     /// Projects share what they compile, in the user's cache, so that the first build of a second plugin is a
@@ -228,7 +228,7 @@ pub(crate) enum PluginCommand {
 }
 
 #[derive(Args, Debug)]
-pub(crate) struct NewArgs {
+pub(crate) struct PluginNewArgs {
     /// The plugin's name: lower-case letters, digits and `-`
     pub(crate) name: String,
     /// The kind that it brings, such as `SiteConfig` [default: from the name]

@@ -5,11 +5,11 @@ mod demo;
 mod doctor;
 mod local;
 mod manual;
-mod painter;
 mod plan;
 mod plugin;
 mod status;
 mod table;
+mod text_style;
 
 use std::{
     future::Future,

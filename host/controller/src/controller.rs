@@ -289,7 +289,7 @@ async fn finish(mut running: JoinSet<()>) {
 }
 
 /// A key whose reconcile may begin.
-struct Due {
+struct DueKey {
     taken: DequeuedKey,
     settings: ReconcileSettings,
     /// Held until the reconcile ends.
@@ -298,7 +298,7 @@ struct Due {
 
 /// Waits for a due key and for a permit. The key is taken last, so that it is the most urgent one at the moment in
 /// which its reconcile can begin.
-async fn next_due_key(shared: Arc<SharedState>, stop: CancellationToken) -> Due {
+async fn next_due_key(shared: Arc<SharedState>, stop: CancellationToken) -> DueKey {
     let slot = shared.permits.slot().await;
     loop {
         shared.queue.due().await;
@@ -307,14 +307,14 @@ async fn next_due_key(shared: Arc<SharedState>, stop: CancellationToken) -> Due 
         let urgent = stop.child_token();
         if let Some(taken) = shared.queue.take(&urgent) {
             let settings = ReconcileSettings { permit: Arc::new(permit), urgent };
-            return Due { taken, settings, _slot: slot };
+            return DueKey { taken, settings, _slot: slot };
         }
     }
 }
 
 /// Reconciles one key. The stop does not cancel a reconcile that has begun.
-async fn work(shared: Arc<SharedState>, due: Due) {
-    let Due { taken, settings, _slot } = due;
+async fn work(shared: Arc<SharedState>, due: DueKey) {
+    let DueKey { taken, settings, _slot } = due;
     let key = Arc::new(taken.key);
     let _timer = shared.running.begin(&key.plugin, taken.waited);
     let completion = reconcile(&shared, &key, taken.causes, &settings).await;

@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use self::status::{
-    ANOTHER_HOST, Hosts, PluginObjectCounts, PluginObjectEvent, event, kinds_of, other_host,
+    ANOTHER_HOST, PluginObjectCounts, PluginObjectEvent, StatusHosts, event, kinds_of, other_host,
     plugin_status, reports_hosts, stopped_status, without_file,
 };
 use crate::{controller::Controller, kinds::ApiKinds, plugins::PluginEvent};
@@ -371,7 +371,7 @@ impl PluginObjects {
         let before = stored.get("status").or(written.map(|written| &written.status));
         let before = before.unwrap_or(&Value::Null);
         let other = other_host(before, &self.host, written.is_some());
-        let hosts = Hosts { this: &self.host, other };
+        let hosts = StatusHosts { this: &self.host, other };
         let mut status = plugin_status(report, counts, hosts, before, now_ms());
         if let Some(generation) = stored.pointer("/metadata/generation") {
             status.insert("observedGeneration".to_owned(), generation.clone());

@@ -10,8 +10,8 @@ use tholepin_admin::AdminClient;
 use tholepin_controller::{DryRunRequest, ObjectArgument, ReportPart, ReportSelection};
 use tholepin_core::{ReconcileReport, report};
 
-use super::painter::Painter;
 use super::print;
+use super::text_style::TextStyle;
 use crate::{
     admin_routes::{CALLS_ROUTE, PLAN_ROUTE},
     cli::{AdminArgs, CallsArgs, EngineArgs, ObjectName, PlanArgs},
@@ -71,7 +71,7 @@ pub(crate) async fn plan(arguments: PlanArgs) -> Result<u8> {
     if json {
         print(&format!("{}\n", serde_json::to_string_pretty(&report)?))?;
     } else {
-        print(&text::plan(&report, Painter::of_stdout()))?;
+        print(&text::plan(&report, TextStyle::of_stdout()))?;
     }
     Ok(code(&report))
 }
@@ -123,7 +123,7 @@ pub(super) async fn ask_for_calls(
 
 /// Formats reports for people on stdout.
 pub(super) fn format_reports(reports: &[ReconcileReport]) -> String {
-    text::calls(reports, Painter::of_stdout())
+    text::calls(reports, TextStyle::of_stdout())
 }
 
 async fn ask_for_plan(admin: AdminArgs, request: &DryRunRequest) -> Result<ReconcileReport> {

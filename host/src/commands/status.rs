@@ -11,7 +11,7 @@ use tholepin_admin::AdminClient;
 use tholepin_controller::{DEGRADED, HostStatus, MemberRow, ObjectStatus, PluginStatus};
 use tokio::time::sleep;
 
-use super::{painter::Painter, print, table::table};
+use super::{print, table::table, text_style::TextStyle};
 use crate::{
     admin_routes::STATUS_ROUTE,
     cli::{OutputFormat, StatusArgs},
@@ -47,7 +47,7 @@ pub(super) async fn run(arguments: StatusArgs) -> Result<u8> {
                 let status = serde_json::from_value(answer);
                 let status: HostStatus =
                     status.context("the host's answer is no status; is it older?")?;
-                format_status(&status, object.is_some(), Painter::of_stdout())
+                format_status(&status, object.is_some(), TextStyle::of_stdout())
             }
         };
         let clear = if watch && stdout().is_terminal() { CLEAR } else { "" };
@@ -60,7 +60,7 @@ pub(super) async fn run(arguments: StatusArgs) -> Result<u8> {
 }
 
 /// Formats the whole screen; with `all` every condition of the objects.
-fn format_status(status: &HostStatus, all: bool, paint: Painter) -> String {
+fn format_status(status: &HostStatus, all: bool, paint: TextStyle) -> String {
     let HostStatus { plugins, objects, left_out } = status;
     let mut text = String::new();
     if !all {
@@ -78,7 +78,7 @@ fn format_status(status: &HostStatus, all: bool, paint: Painter) -> String {
     text
 }
 
-fn format_plugins(plugins: &[PluginStatus], paint: Painter) -> String {
+fn format_plugins(plugins: &[PluginStatus], paint: TextStyle) -> String {
     let head = ["PLUGIN", "SERVING", "VERSION", "SINCE", "OBJECTS", "UNHEALTHY", "STATE"];
     let mut rows = vec![head.map(str::to_owned)];
     for PluginStatus { name, status } in plugins {
@@ -101,7 +101,7 @@ fn format_plugins(plugins: &[PluginStatus], paint: Painter) -> String {
     format!("{}\n", table(&rows))
 }
 
-fn format_object(object: &ObjectStatus, all: bool, paint: Painter) -> String {
+fn format_object(object: &ObjectStatus, all: bool, paint: TextStyle) -> String {
     let name = &object.object;
     let title = match name.namespace.as_str() {
         "" => format!("{} {}", name.kind.kind, name.name),
@@ -135,7 +135,7 @@ fn format_object(object: &ObjectStatus, all: bool, paint: Painter) -> String {
 }
 
 /// Formats the state of an object in one line.
-fn format_state(object: &ObjectStatus, paint: Painter) -> String {
+fn format_state(object: &ObjectStatus, paint: TextStyle) -> String {
     let mut parts = Vec::new();
     if object.is_deleting {
         parts.push(paint.yellow("being deleted"));
@@ -174,7 +174,7 @@ fn format_condition(condition: &Value) -> String {
     format!("{}={} {}", field("type"), field("status"), field("reason")).trim_end().to_owned()
 }
 
-fn format_members(group: &str, members: &[MemberRow], paint: Painter) -> String {
+fn format_members(group: &str, members: &[MemberRow], paint: TextStyle) -> String {
     let head = ["POD", "ADDRESS", "NODE", "ROLE", "OF", "SLOTS", "KEYS", "LINK", "BEHIND", "STATE"];
     let mut rows = vec![head.map(str::to_owned)];
     let dash = || "-".to_owned();
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn one_screen_shows_what_is_unhealthy() {
-        let text = format_status(&status(), false, Painter::Plain);
+        let text = format_status(&status(), false, TextStyle::Plain);
         for expected in [
             "TakenBack: it trapped",
             "Thing n/x  paused: its status may be outdated; Ready=False Bad: why; Degraded=True Broken: so\n",
@@ -259,7 +259,7 @@ mod tests {
         ] {
             assert!(text.contains(expected), "no {expected:?} in {text}");
         }
-        let one = format_status(&status(), true, Painter::Plain);
+        let one = format_status(&status(), true, TextStyle::Plain);
         assert!(!one.contains("PLUGIN") && one.contains("  Ready=False Bad: why"), "{one}");
     }
 

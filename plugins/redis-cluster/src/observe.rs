@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use tholepin_redis_cluster_plan::{
     ClusterLayout, ObjectNames, Observed,
-    workload::{self, Owner},
+    workload::{self, OwnerCluster},
 };
 use tholepin_redis_types::redis_cluster::{KIND, RedisClusterSpec, RedisClusterStatus};
 use tholepin_schema::{
@@ -43,7 +43,7 @@ impl TargetCluster {
             .map_err(|error| unreadable("/spec", &error.to_string()))?;
         let [name, namespace, uid] =
             [text("/metadata/name")?, text("/metadata/namespace")?, text("/metadata/uid")?];
-        let owner = Owner { name: &name, namespace: &namespace, uid: &uid };
+        let owner = OwnerCluster { name: &name, namespace: &namespace, uid: &uid };
         Ok(Self {
             instance: workload::instance(owner, &spec),
             generation: object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0),
@@ -56,8 +56,8 @@ impl TargetCluster {
         })
     }
 
-    pub(crate) fn owner(&self) -> Owner<'_> {
-        Owner { name: &self.name, namespace: &self.namespace, uid: &self.uid }
+    pub(crate) fn owner(&self) -> OwnerCluster<'_> {
+        OwnerCluster { name: &self.name, namespace: &self.namespace, uid: &self.uid }
     }
 }
 

@@ -5,7 +5,7 @@ use std::{cell::RefCell, collections::BTreeMap};
 use super::*;
 use tholepin_redis_cluster_plan::{
     HEALTHY_REQUEUE_MS,
-    workload::{self, Owner},
+    workload::{self, OwnerCluster},
 };
 use tholepin_sdk::{
     DeleteOptions, Document, Error, EventType, Fact, ListQuery, LogLevel, ObjectRef, Pipeline,
@@ -380,7 +380,7 @@ fn a_setting_that_a_server_refuses_stops_nothing_and_is_reported() {
 fn pods_of_an_older_template_are_reported_and_their_revision_is_kept() {
     let (mut host, object) = with_slow_log("256");
     let spec = serde_json::from_value(object["spec"].clone()).unwrap();
-    let owner = Owner { name: "demo", namespace: "default", uid: "u-1" };
+    let owner = OwnerCluster { name: "demo", namespace: "default", uid: "u-1" };
     let objects = workload::objects(owner, &spec);
     let named = |kind: &str| objects.iter().find(|object| object["kind"] == kind).unwrap().clone();
     let (mut set, mut now) = (named("StatefulSet"), named("ConfigMap"));
@@ -600,7 +600,7 @@ fn the_manifest_asks_for_the_grants_that_are_used() {
     let granted: Vec<&str> =
         manifest.grants.kubernetes.iter().map(|grant| grant.name.kind.as_str()).collect();
     let spec = serde_json::from_value(json!({})).unwrap();
-    let owner = Owner { name: "demo", namespace: "default", uid: "u" };
+    let owner = OwnerCluster { name: "demo", namespace: "default", uid: "u" };
     for made in workload::objects(owner, &spec) {
         assert!(granted.contains(&made["kind"].as_str().unwrap()), "{}", workload::title(&made));
     }

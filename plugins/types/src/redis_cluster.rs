@@ -4,7 +4,8 @@ mod spec;
 mod status;
 
 pub use spec::{
-    Auth, DataLoss, Failover, OnDelete, OnPodDeath, RedisClusterSpec, Resources, Storage,
+    AuthSpec, DataLoss, FailoverSpec, OnDelete, OnPodDeath, RedisClusterSpec, Resources,
+    StorageSpec,
 };
 pub use status::{
     Condition, ConditionStatus, MemberRole, MemberStatus, RedisClusterStatus, ShardStatus,

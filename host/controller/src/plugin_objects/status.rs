@@ -39,7 +39,7 @@ pub(super) struct PluginObjectCounts {
 
 /// The hosts that write the status: this one, and another that wrote it since.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Hosts<'a> {
+pub(super) struct StatusHosts<'a> {
     pub(super) this: &'a str,
     pub(super) other: Option<&'a str>,
 }
@@ -49,7 +49,7 @@ pub(super) struct Hosts<'a> {
 pub(super) fn plugin_status(
     report: &PluginReport,
     counts: &PluginObjectCounts,
-    hosts: Hosts<'_>,
+    hosts: StatusHosts<'_>,
     before: &Value,
     now_ms: u64,
 ) -> Map<String, Value> {

@@ -26,7 +26,7 @@ mod field_set;
 mod merge;
 
 pub use compare::ListItemError;
-pub use conflict::{Conflict, conflict_summary};
+pub use conflict::{FieldConflict, conflict_summary};
 
 use compare::{ObjectDifference, compare, field_set_of};
 use entries::{ManagedFieldsEntries, ManagedFieldsEntry, ManagedOperation, ManagerIdentity};
@@ -65,7 +65,7 @@ pub struct UpdateOptions<'a> {
 
 /// The outcome of an apply.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Applied {
+pub struct ApplyOutcome {
     /// The object to store, with its new `managedFields`.
     pub object: Value,
     /// Whether the object differs from the live object. If not, the caller need not write it.
@@ -79,7 +79,7 @@ pub struct Applied {
 pub enum ApplyError {
     /// Other managers own fields that the intent changes: HTTP 409.
     #[error("{}", conflict_summary(.0))]
-    Conflicts(Vec<Conflict>),
+    Conflicts(Vec<FieldConflict>),
     /// An item of a list in the intent cannot be identified: HTTP 400.
     #[error(transparent)]
     Item(#[from] ListItemError),
@@ -112,7 +112,7 @@ pub fn apply(
     intent: &Value,
     options: &ApplyOptions<'_>,
     schema: &dyn MergeSchema,
-) -> Result<Applied, ApplyError> {
+) -> Result<ApplyOutcome, ApplyError> {
     let intent = ownable_intent(intent)?;
     let mut intended = field_set_of(&intent, schema)?;
     drop_unowned(&mut intended);
@@ -157,7 +157,7 @@ pub fn apply(
     entries.put(ManagedFieldsEntry { identity, api_version, time, fields: intended });
     entries.write(&mut object);
     let changed = live.is_none_or(|live| *live != object);
-    Ok(Applied { object, changed, created: live.is_none() })
+    Ok(ApplyOutcome { object, changed, created: live.is_none() })
 }
 
 /// Records the owner of each changed field when `new` replaces `old` by create, update or patch.

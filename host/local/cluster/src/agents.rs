@@ -15,7 +15,7 @@ use tholepin_apiserver as api;
 
 use crate::addresses::PodAddresses;
 use crate::hosts_file_names::HostsFileNames;
-use crate::parts::Parts;
+use crate::task_group::TaskGroup;
 
 /// The capacity that each node reports to the scheduler. The agent itself limits no process.
 const CAPACITY: [(&str, &str); 3] = [("cpu", "16"), ("memory", "32Gi"), ("pods", "110")];
@@ -36,7 +36,7 @@ pub(crate) struct AgentSetup {
 }
 
 /// Starts the agent of one node.
-pub(crate) fn start(setup: &AgentSetup, index: usize, name: &str, parts: &mut Parts) {
+pub(crate) fn start(setup: &AgentSetup, index: usize, name: &str, parts: &mut TaskGroup) {
     let options = AgentOptions {
         node: NodeOptions {
             name: name.to_owned(),

@@ -35,8 +35,8 @@ use crate::addresses::{AddressBlock, AddressBlockError, PodAddresses};
 use crate::agents::{self, AgentSetup};
 use crate::api_writer::WriteError;
 use crate::hosts_file_names::HostsFileNames;
-use crate::parts::Parts;
 use crate::reflectors::Reflectors;
+use crate::task_group::TaskGroup;
 
 /// How long the controllers may take to finish their current writes.
 const CONTROLLERS_STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -109,8 +109,8 @@ pub struct LocalCluster {
     /// The number N of its address block 127.N.0.0/16.
     pub block: u8,
     server: ApiServer,
-    controllers: Parts,
-    agents: Parts,
+    controllers: TaskGroup,
+    agents: TaskGroup,
     agents_grace: Duration,
     // Held for their locks. The block must outlive everything that listens in it.
     _block: AddressBlock,
@@ -144,8 +144,8 @@ pub async fn start(options: LocalOptions) -> Result<LocalCluster, LocalError> {
         api_address: server.address,
         block: block.number(),
         server,
-        controllers: Parts::new(),
-        agents: Parts::new(),
+        controllers: TaskGroup::new(),
+        agents: TaskGroup::new(),
         agents_grace: options.stop_grace,
         _block: block,
         _lock: lock,

@@ -26,13 +26,13 @@ pub mod events;
 pub mod hosts_file_names;
 pub mod labels;
 mod name_hash;
-mod parts;
 pub mod reflector;
 pub mod reflectors;
 pub mod scheduler;
 pub mod service;
 pub mod service_proxy;
 pub mod statefulset;
+mod task_group;
 pub mod volumes;
 pub mod worker;
 

@@ -31,7 +31,7 @@ use crate::api_writer::{ApiWriter, RequestError, WriteError};
 use crate::events::{EventRecorder, EventSeverity};
 use crate::reflector::{ObjectChange, ObjectKey, Reflector};
 use crate::reflectors::Reflectors;
-use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
+use crate::worker::{DirtyKeys, Requeue, WorkLoop, WorkLoopError};
 
 /// The name of this scheduler. It ignores Pods that name another one.
 const NAME: &str = "default-scheduler";
@@ -94,10 +94,10 @@ impl Scheduler {
     /// # Errors
     ///
     /// Returns an error if a reconcile panics.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkLoopError> {
         let dirty_keys = Arc::clone(&self.dirty_keys);
         // One at a time, because each decision counts on the binding before it.
-        let worker = Worker { name: NAME, dirty_keys, concurrency: 1, stop };
+        let worker = WorkLoop { name: NAME, dirty_keys, concurrency: 1, stop };
         worker
             .run(|key| {
                 let this = self.clone();

@@ -17,7 +17,7 @@ use crate::api_writer::{ApiWriter, WriteError};
 use crate::labels::{Labels, selects_equal};
 use crate::reflector::{ObjectChange, ObjectKey};
 use crate::reflectors::Reflectors;
-use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
+use crate::worker::{DirtyKeys, Requeue, WorkLoop, WorkLoopError};
 
 /// The name of this controller.
 const NAME: &str = "endpointslice-controller";
@@ -80,9 +80,9 @@ impl EndpointSlices {
     /// # Errors
     ///
     /// Returns an error if a reconcile panics.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkLoopError> {
         let dirty_keys = Arc::clone(&self.dirty_keys);
-        let worker = Worker { name: NAME, dirty_keys, concurrency: CONCURRENCY, stop };
+        let worker = WorkLoop { name: NAME, dirty_keys, concurrency: CONCURRENCY, stop };
         worker
             .run(|key| {
                 let this = self.clone();

@@ -29,7 +29,7 @@ use tracing::{debug, warn};
 
 use crate::reflector::ObjectChange;
 use crate::reflectors::Reflectors;
-use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
+use crate::worker::{DirtyKeys, Requeue, WorkLoop, WorkLoopError};
 use connection::{ProxiedConnections, accept};
 use routes::{ServiceBackends, routes};
 
@@ -92,14 +92,14 @@ impl ServiceProxy {
     /// # Errors
     ///
     /// Returns an error if a task panics.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkLoopError> {
         let listening = Arc::new(Mutex::new(ActiveListeners {
             listeners: BTreeMap::new(),
             tasks: JoinSet::new(),
             permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
             stop: stop.clone(),
         }));
-        let worker = Worker { name: NAME, dirty_keys: self.dirty_keys, concurrency: 1, stop };
+        let worker = WorkLoop { name: NAME, dirty_keys: self.dirty_keys, concurrency: 1, stop };
         let (reflectors, shared) = (self.reflectors, Arc::clone(&listening));
         let result = worker
             .run(move |AllRoutes| {

@@ -27,7 +27,7 @@ use crate::api_writer::{ApiWriter, WriteError};
 use crate::events::{EventRecorder, EventSeverity};
 use crate::reflector::{ObjectChange, ObjectKey, Reflector};
 use crate::reflectors::Reflectors;
-use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
+use crate::worker::{DirtyKeys, Requeue, WorkLoop, WorkLoopError};
 
 /// The name of this controller: as field manager, in events and in log lines.
 const NAME: &str = "statefulset-controller";
@@ -71,9 +71,9 @@ impl StatefulSets {
     /// # Errors
     ///
     /// Returns an error if a reconcile panics.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkLoopError> {
         let dirty_keys = Arc::clone(&self.dirty_keys);
-        let worker = Worker { name: NAME, dirty_keys, concurrency: CONCURRENCY, stop };
+        let worker = WorkLoop { name: NAME, dirty_keys, concurrency: CONCURRENCY, stop };
         worker
             .run(|key| {
                 let this = self.clone();

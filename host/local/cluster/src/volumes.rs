@@ -25,7 +25,7 @@ use crate::api_writer::{ApiWriter, RequestError, WriteError};
 use crate::events::{EventRecorder, EventSeverity};
 use crate::reflector::{ObjectChange, ObjectKey};
 use crate::reflectors::Reflectors;
-use crate::worker::{DirtyKeys, Requeue, WorkError, Worker};
+use crate::worker::{DirtyKeys, Requeue, WorkLoop, WorkLoopError};
 use claim::ClaimStep;
 
 /// The storage class of a local host, which is also the default class.
@@ -141,9 +141,9 @@ impl Volumes {
     /// # Errors
     ///
     /// Returns an error if a reconcile panics.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkError> {
+    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkLoopError> {
         let dirty_keys = Arc::clone(&self.dirty_keys);
-        let worker = Worker { name: NAME, dirty_keys, concurrency: CONCURRENCY, stop };
+        let worker = WorkLoop { name: NAME, dirty_keys, concurrency: CONCURRENCY, stop };
         worker
             .run(|subject| {
                 let this = self.clone();

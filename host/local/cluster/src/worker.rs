@@ -78,7 +78,7 @@ pub enum Requeue {
 
 /// The settings of one controller's work loop.
 #[derive(Debug)]
-pub struct Worker<K> {
+pub struct WorkLoop<K> {
     /// The controller's name, for log lines.
     pub name: &'static str,
     /// The queue of keys to reconcile.
@@ -92,19 +92,19 @@ pub struct Worker<K> {
 /// Why a controller ended without being told to stop.
 #[derive(Debug, thiserror::Error)]
 #[error("the controller `{controller}` panicked")]
-pub struct WorkError {
+pub struct WorkLoopError {
     controller: &'static str,
     source: tokio::task::JoinError,
 }
 
-impl<K: Ord + Clone + Display + Send + 'static> Worker<K> {
+impl<K: Ord + Clone + Display + Send + 'static> WorkLoop<K> {
     /// Reconciles the enqueued keys until it is told to stop. A key that fails is retried after growing
     /// pauses.
     ///
     /// # Errors
     ///
     /// Returns an error if a reconcile panics, because the state that it left is unknown.
-    pub async fn run<F, E>(self, reconcile: impl Fn(K) -> F) -> Result<(), WorkError>
+    pub async fn run<F, E>(self, reconcile: impl Fn(K) -> F) -> Result<(), WorkLoopError>
     where
         F: Future<Output = Result<Requeue, E>> + Send + 'static,
         E: std::error::Error + Send + 'static,
@@ -130,7 +130,7 @@ impl<K: Ord + Clone + Display + Send + 'static> Worker<K> {
                 () = self.dirty_keys.changed() => {}
                 Some(ended) = running.join_next() => {
                     let (key, result) =
-                        ended.map_err(|source| WorkError { controller: self.name, source })?;
+                        ended.map_err(|source| WorkLoopError { controller: self.name, source })?;
                     let result = result.unwrap_or_else(|_| Err(format!("no result within {RECONCILE_DEADLINE:?}")));
                     self.settle(&mut schedule, key, result);
                 }
@@ -264,7 +264,7 @@ mod tests {
         let stop = CancellationToken::new();
         let attempts = Arc::new(AtomicUsize::new(0));
         dirty_keys.enqueue("a");
-        let worker = Worker { name: "test", dirty_keys, concurrency: 2, stop: stop.clone() };
+        let worker = WorkLoop { name: "test", dirty_keys, concurrency: 2, stop: stop.clone() };
         let count = Arc::clone(&attempts);
         let run = worker.run(move |_| {
             let (count, stop) = (Arc::clone(&count), stop.clone());

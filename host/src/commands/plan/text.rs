@@ -7,7 +7,7 @@ use tholepin_core::{
     step::{APPLY_STATUS, FieldChange, MemberCommandLine, ObjectChange, SkipReason},
 };
 
-use super::super::painter::Painter;
+use super::super::text_style::TextStyle;
 
 /// The longest value on one line.
 const VALUE_BYTES_MAX: usize = 160;
@@ -15,7 +15,7 @@ const VALUE_BYTES_MAX: usize = 160;
 const TEXT_LINES_MAX: usize = 40;
 
 /// Formats a plan.
-pub(super) fn plan(report: &ReconcileReport, paint: Painter) -> String {
+pub(super) fn plan(report: &ReconcileReport, paint: TextStyle) -> String {
     let mut out = DiffWriter(Vec::new());
     let what = object(&report.object);
     let who = plugin(report);
@@ -38,7 +38,7 @@ pub(super) fn plan(report: &ReconcileReport, paint: Painter) -> String {
 }
 
 /// Formats the last reconciles of an object, the oldest first.
-pub(super) fn calls(reports: &[ReconcileReport], paint: Painter) -> String {
+pub(super) fn calls(reports: &[ReconcileReport], paint: TextStyle) -> String {
     let mut out = DiffWriter(Vec::new());
     let Some(first) = reports.first() else {
         return "no kept reconcile wrote anything; without --writes all are shown\n".to_owned();
@@ -95,7 +95,7 @@ fn time(ms: u64) -> String {
     at.map(|at| at.strftime("%H:%M:%S%.3f UTC").to_string()).unwrap_or_default()
 }
 
-fn steps(all: &[PlanStep], indent: usize, paint: Painter, out: &mut DiffWriter) {
+fn steps(all: &[PlanStep], indent: usize, paint: TextStyle, out: &mut DiffWriter) {
     for (number, step) in all.iter().enumerate() {
         let prefix = if step.not_done.is_none() { "" } else { "not done: " };
         let title = format!("{}. {prefix}{}", number + 1, title(&step.effect));
@@ -166,7 +166,7 @@ fn why(not_done: &SkipReason) -> String {
     }
 }
 
-fn change(field: &FieldChange, indent: usize, paint: Painter, out: &mut DiffWriter) {
+fn change(field: &FieldChange, indent: usize, paint: TextStyle, out: &mut DiffWriter) {
     let FieldChange { field, from, to } = field;
     match (from, to) {
         (Some(Value::String(from)), Some(Value::String(to)))
@@ -202,7 +202,7 @@ enum DiffLine<'a> {
 }
 
 impl DiffLine<'_> {
-    fn painted(&self, paint: Painter) -> String {
+    fn painted(&self, paint: TextStyle) -> String {
         match self {
             Self::Removed(line) => paint.red(&format!("-{line}")),
             Self::Added(line) => paint.green(&format!("+{line}")),
@@ -239,7 +239,7 @@ fn short(value: &Value) -> String {
     format!("{kept}… ({} bytes)", text.len())
 }
 
-fn end(end: &ReconcileResult, indent: usize, paint: Painter, out: &mut DiffWriter) {
+fn end(end: &ReconcileResult, indent: usize, paint: TextStyle, out: &mut DiffWriter) {
     match end {
         ReconcileResult::Answered { summary, requeue_ms, finished } => {
             let again = requeue_ms.map(|ms| format!("; requeued in {ms} ms"));
@@ -293,7 +293,7 @@ mod tests {
             "end": {"answered": {"summary": "well", "requeueMs": 500}},
         });
         document.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
-        plan(&serde_json::from_value(document).unwrap(), Painter::Plain)
+        plan(&serde_json::from_value(document).unwrap(), TextStyle::Plain)
     }
 
     #[test]
@@ -338,8 +338,8 @@ The plugin says: well; requeued in 500 ms
 
     #[test]
     fn colours_are_for_terminals() {
-        assert_eq!(Painter::Plain.red("x"), "x");
-        assert_eq!(Painter::Ansi.red("x"), "\u{1b}[31mx\u{1b}[0m");
+        assert_eq!(TextStyle::Plain.red("x"), "x");
+        assert_eq!(TextStyle::Ansi.red("x"), "\u{1b}[31mx\u{1b}[0m");
     }
 
     #[test]

@@ -13,12 +13,12 @@ use tholepin_guest::{ComponentInspection, PluginObject, inspect};
 
 use super::{super::print, cache};
 use crate::{
-    cli::{BuildArgs, NewArgs},
+    cli::{BuildArgs, PluginNewArgs},
     user_files::own_cache,
 };
 
-pub(super) fn new(arguments: NewArgs) -> Result<()> {
-    let NewArgs { name, kind, group, directory } = arguments;
+pub(super) fn new(arguments: PluginNewArgs) -> Result<()> {
+    let PluginNewArgs { name, kind, group, directory } = arguments;
     let project = PluginProject::new(&name, kind.as_deref(), &group)?;
     let directory = directory.unwrap_or_else(|| PathBuf::from(project.name()));
     project.write(&directory)?;

@@ -67,17 +67,17 @@ pub struct RedisClusterSpec {
     /// Secret that contains the password. Without it there is no password, and everybody who can connect to a
     /// Pod has full access.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub auth: Option<Auth>,
+    pub auth: Option<AuthSpec>,
     /// A volume for each Pod, with an append-only file on it. Without it, data is only in memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(
         feature = "schema",
         schemars(extend("x-kubernetes-validations" = crate::definition::rules::storage()))
     )]
-    pub storage: Option<Storage>,
+    pub storage: Option<StorageSpec>,
     /// Behaviour when members fail.
     #[serde(default)]
-    pub failover: Failover,
+    pub failover: FailoverSpec,
     /// Whether the data of a shard may be given up in order to serve its slots again: `never` (a person must
     /// approve it), or `acceptable`, for example for a cache.
     #[serde(default)]
@@ -88,7 +88,7 @@ pub struct RedisClusterSpec {
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
-pub struct Auth {
+pub struct AuthSpec {
     /// Name of the Secret, in the namespace of this object.
     #[cfg_attr(feature = "schema", schemars(length(min = 1, max = 253)))]
     pub secret_name: String,
@@ -102,7 +102,7 @@ pub struct Auth {
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
-pub struct Storage {
+pub struct StorageSpec {
     /// Size of each volume, such as `10Gi`. It must hold the data, a rewrite of the append-only file, and
     /// some reserve.
     #[cfg_attr(
@@ -140,7 +140,7 @@ pub enum OnDelete {
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase")]
-pub struct Failover {
+pub struct FailoverSpec {
     /// What to do when the process or Pod of a primary is known to be dead.
     #[serde(default)]
     pub on_pod_death: OnPodDeath,
@@ -210,7 +210,7 @@ impl Resources {
     }
 }
 
-impl Default for Failover {
+impl Default for FailoverSpec {
     fn default() -> Self {
         Self {
             on_pod_death: OnPodDeath::default(),

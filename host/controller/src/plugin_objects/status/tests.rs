@@ -6,7 +6,7 @@ fn counts(health: PluginHealth) -> PluginObjectCounts {
     PluginObjectCounts { objects: Some(health.objects), health, ..PluginObjectCounts::default() }
 }
 
-const ALONE: Hosts<'_> = Hosts { this: "h", other: None };
+const ALONE: StatusHosts<'_> = StatusHosts { this: "h", other: None };
 
 #[test]
 fn a_second_host_is_a_condition_and_an_earlier_process_is_not() {
@@ -15,7 +15,7 @@ fn a_second_host_is_a_condition_and_an_earlier_process_is_not() {
     assert_eq!(other_host(&theirs, "h", false), None, "the status is from before this process");
     assert_eq!(other_host(&json!({"host": "h"}), "h", true), None);
     let other = other_host(&theirs, "h", true);
-    let hosts = Hosts { this: "h", other };
+    let hosts = StatusHosts { this: "h", other };
     let status = plugin_status(&report(Some("c"), None), &counts(well), hosts, &theirs, 1_000);
     assert!(reports_hosts(&status.into()) && !reports_hosts(&theirs));
 }

@@ -9,7 +9,7 @@ use super::field_set::FieldSet;
 
 /// A field that another manager owns with another value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Conflict {
+pub struct FieldConflict {
     /// The owner.
     pub manager: String,
     /// Whether the owner's operation is `Update`; it is `Apply` otherwise.
@@ -24,7 +24,7 @@ pub struct Conflict {
     pub field: String,
 }
 
-impl Conflict {
+impl FieldConflict {
     /// Returns `message` of the `Status` cause with reason `FieldManagerConflict`:
     /// `conflict with "kubectl" using v1 at 2026-01-02T03:04:05Z`.
     pub fn message(&self) -> String {
@@ -47,7 +47,7 @@ impl Conflict {
 }
 
 /// Returns the text of `Status.message` for conflicts.
-pub fn conflict_summary(conflicts: &[Conflict]) -> String {
+pub fn conflict_summary(conflicts: &[FieldConflict]) -> String {
     if let [single] = conflicts {
         return format!("Apply failed with 1 conflict: {}: {}", single.message(), single.field);
     }
@@ -68,11 +68,11 @@ pub(super) fn find(
     entries: &ManagedFieldsEntries,
     own: &ManagerIdentity,
     changed: &FieldSet,
-) -> Vec<Conflict> {
+) -> Vec<FieldConflict> {
     let others = entries.iter().filter(|entry| entry.identity != *own);
-    let mut conflicts: Vec<Conflict> = others
+    let mut conflicts: Vec<FieldConflict> = others
         .flat_map(|entry| {
-            entry.fields.intersection(changed).paths().into_iter().map(|field| Conflict {
+            entry.fields.intersection(changed).paths().into_iter().map(|field| FieldConflict {
                 manager: entry.identity.manager.clone(),
                 by_update: entry.identity.operation == ManagedOperation::Update,
                 subresource: entry.identity.subresource.clone(),

@@ -37,7 +37,7 @@ impl TestObject {
     }
 
     #[track_caller]
-    fn apply(&mut self, manager: &str, now: &str, intent: Value) -> Applied {
+    fn apply(&mut self, manager: &str, now: &str, intent: Value) -> ApplyOutcome {
         let options = self.options(manager, now);
         let applied = apply(self.object.as_ref(), &intent, &options, &self.schema).unwrap();
         self.object = Some(applied.object.clone());

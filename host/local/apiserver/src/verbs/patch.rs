@@ -1,7 +1,7 @@
 //! The patch verb: JSON merge patch, JSON patch, and server-side apply.
 
 use serde_json::{Value, json};
-use tholepin_apimachinery::managed_fields::{self, ApplyError, ApplyOptions, Conflict};
+use tholepin_apimachinery::managed_fields::{self, ApplyError, ApplyOptions, FieldConflict};
 use tholepin_apimachinery::{FieldError, patch as patches};
 
 use crate::http::answer::ApiResponse;
@@ -149,7 +149,7 @@ fn same_object(request: &ResourceRequest<'_>, old: &Value, intent: &Value) -> Re
 
 /// Returns true if all conflicts are with kubectl's client-side apply, whose fields `kubectl apply --server-side`
 /// takes over. Source: k8s.io/apimachinery `managedfields/internal/lastappliedmanager.go`.
-fn may_take_over(options: &ApplyOptions<'_>, conflicts: &[Conflict]) -> bool {
+fn may_take_over(options: &ApplyOptions<'_>, conflicts: &[FieldConflict]) -> bool {
     options.manager == "kubectl"
         && conflicts
             .iter()

@@ -13,14 +13,14 @@ use tokio_util::sync::CancellationToken;
 use super::LocalError;
 use crate::api_writer::{ApiWriter, RequestError};
 use crate::hosts_file_names::HostsFileNames;
-use crate::parts::{PartError, Parts};
 use crate::reflectors::Reflectors;
 use crate::scheduler::Scheduler;
 use crate::service::EndpointSlices;
 use crate::service_proxy::ServiceProxy;
 use crate::statefulset::StatefulSets;
+use crate::task_group::{PartError, TaskGroup};
 use crate::volumes::{self, Volumes};
-use crate::worker::WorkError;
+use crate::worker::WorkLoopError;
 
 /// The pause between two checks of the API server.
 const API_CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -43,7 +43,7 @@ pub(super) fn start(
     reflectors: &Reflectors,
     names: Arc<HostsFileNames>,
     volume_directory: PathBuf,
-    parts: &mut Parts,
+    parts: &mut TaskGroup,
 ) {
     let stop = parts.stop();
     let sets = StatefulSets::new(client.clone(), reflectors);
@@ -104,12 +104,12 @@ pub(super) async fn watch_api(client: Client, stop: CancellationToken) -> Result
 }
 
 fn spawn<F>(
-    parts: &mut Parts,
+    parts: &mut TaskGroup,
     reflectors: &Reflectors,
     name: &'static str,
     run: impl FnOnce(CancellationToken) -> F + Send + 'static,
 ) where
-    F: Future<Output = Result<(), WorkError>> + Send + 'static,
+    F: Future<Output = Result<(), WorkLoopError>> + Send + 'static,
 {
     let (reflectors, stop) = (reflectors.clone(), parts.stop());
     parts.spawn(name, async move {

@@ -8,10 +8,10 @@ use tholepin_redis_types::setting::{OFFERED, SettingKind};
 use super::*;
 use crate::{
     test_cluster::{CLUSTER, Model},
-    workload::{Owner, read_runtime_config, runtime_config, title},
+    workload::{OwnerCluster, read_runtime_config, runtime_config, title},
 };
 
-const OWNER: Owner<'_> = Owner { name: CLUSTER, namespace: "default", uid: "u-1" };
+const OWNER: OwnerCluster<'_> = OwnerCluster { name: CLUSTER, namespace: "default", uid: "u-1" };
 
 fn spec(settings: Value) -> RedisClusterSpec {
     serde_json::from_value(json!({"shards": 1, "replicasPerShard": 1, "settings": settings}))

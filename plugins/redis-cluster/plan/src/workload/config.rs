@@ -11,7 +11,7 @@ use core::fmt::Write as _;
 use serde_json::{Value, json};
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 
-use super::{Owner, metadata, names};
+use super::{OwnerCluster, metadata, names};
 use crate::configuration::{self, RuntimeSettings};
 
 /// Starts the server as soon as that is safe.
@@ -29,12 +29,12 @@ const SERVER_ANSWERED: &str = "redis.tholepin.dev/taken";
 const RUNTIME_FILE: &str = "live.conf";
 
 /// Returns the name of the revision for the spec.
-pub(super) fn revision_name(owner: Owner<'_>, spec: &RedisClusterSpec) -> String {
+pub(super) fn revision_name(owner: OwnerCluster<'_>, spec: &RedisClusterSpec) -> String {
     names(owner).revision(hash(&files(spec)))
 }
 
 /// Returns the ConfigMap of the revision for the spec.
-pub(super) fn revision(owner: Owner<'_>, spec: &RedisClusterSpec) -> Value {
+pub(super) fn revision(owner: OwnerCluster<'_>, spec: &RedisClusterSpec) -> Value {
     let files = files(spec);
     json!({
         "apiVersion": "v1",
@@ -47,7 +47,7 @@ pub(super) fn revision(owner: Owner<'_>, spec: &RedisClusterSpec) -> Value {
 
 /// Returns the second ConfigMap.
 #[must_use]
-pub fn runtime_config(owner: Owner<'_>, settings: &RuntimeSettings) -> Value {
+pub fn runtime_config(owner: OwnerCluster<'_>, settings: &RuntimeSettings) -> Value {
     let mut metadata = metadata(owner, &names(owner).runtime_config(), None);
     if let Some(fields) = metadata.as_object_mut() {
         let has_answered = if settings.has_server_answered { "yes" } else { "no" };

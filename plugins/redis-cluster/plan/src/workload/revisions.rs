@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 
-use super::{Owner, revision_name};
+use super::{OwnerCluster, revision_name};
 use crate::ObjectNames;
 
 /// A ConfigMap that exists.
@@ -31,7 +31,7 @@ pub struct ExistingConfigMap {
 /// still create a Pod from the template before.
 #[must_use]
 pub fn unnamed<'a>(
-    owner: Owner<'_>,
+    owner: OwnerCluster<'_>,
     spec: &RedisClusterSpec,
     existing: &'a [ExistingConfigMap],
     pods: &[Value],
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
     use crate::workload::objects;
 
-    const OWNER: Owner<'_> = Owner { name: "demo", namespace: "default", uid: "u-1" };
+    const OWNER: OwnerCluster<'_> = OwnerCluster { name: "demo", namespace: "default", uid: "u-1" };
 
     fn spec(settings: Value) -> RedisClusterSpec {
         serde_json::from_value(json!({"shards": 1, "replicasPerShard": 1, "settings": settings}))

@@ -12,12 +12,12 @@ use tracing::warn;
 pub(crate) type PartError = Box<dyn Error + Send + Sync>;
 
 /// A group of tasks that are stopped together.
-pub(crate) struct Parts {
+pub(crate) struct TaskGroup {
     stop: CancellationToken,
     tasks: JoinSet<(String, Result<(), PartError>)>,
 }
 
-impl Parts {
+impl TaskGroup {
     pub(crate) fn new() -> Self {
         Self { stop: CancellationToken::new(), tasks: JoinSet::new() }
     }

@@ -7,14 +7,14 @@ use std::{
 
 /// Whether text is coloured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Painter {
+pub(crate) enum TextStyle {
     /// With ANSI escape sequences.
     Ansi,
     /// Without colours.
     Plain,
 }
 
-impl Painter {
+impl TextStyle {
     /// Returns `Ansi` if stdout is a terminal, unless `NO_COLOR` is set.
     pub(crate) fn of_stdout() -> Self {
         let is_allowed = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
