@@ -22,7 +22,7 @@ use tholepin_core::{
     port::{PollReport, StoreEvent, StoreSubscription, WatchSource},
 };
 use tholepin_gate::{Gate, GatePorts};
-use tholepin_guest::{CompilationNotice, GuestEngine, PluginRegistry, RegistryOptions};
+use tholepin_guest::{CompilationNotice, GuestEngine, PluginRegistry, PluginRegistryOptions};
 use tholepin_kube::{KubernetesApi, KubernetesApiOptions, SecretFingerprinter, WatchHubOptions};
 use tholepin_probe::TcpProber;
 use tholepin_redis::{RedisClientLimits, RedisPort};
@@ -346,7 +346,7 @@ fn open_registry(
         Some(history) => Some(history.clone()),
         None => Some(own_cache()?.join("revisions")),
     };
-    let registry = RegistryOptions {
+    let registry = PluginRegistryOptions {
         directory: options.arguments.plugins.clone(),
         cache: cache_directory()?,
         history,

@@ -19,7 +19,7 @@ use tholepin_kube::{KubernetesApi, WatchReport};
 use tholepin_schema::manifest::KindName;
 use tokio::time::{interval, timeout};
 
-use crate::metrics::{CurrentLabels, ServingPlugin, plugin_info, without_stale_series};
+use crate::metrics::{ServingPlugin, ServingPluginLabels, plugin_info, without_stale_series};
 
 /// A watch without any answer of the server for this long is stale. The server must answer every 30 s, and a watch that
 /// hangs is restarted after 35 s, so that two attempts in a row failed.
@@ -45,7 +45,7 @@ impl HealthSource for HostHealth {
         self.controller.show_metrics();
         let watches = self.kubernetes.watches();
         set_watch_gauges(&watches);
-        let current = CurrentLabels {
+        let current = ServingPluginLabels {
             plugins: loaded(&self.registry).keys().map(ToString::to_string).collect(),
             kinds: watches.iter().map(|watch| watch.scope.kind.to_string()).collect(),
         };

@@ -257,7 +257,7 @@ pub(crate) const FAMILIES: &[MetricFamily] = &[
 
 /// The present plugins and watched kinds; series of others are left out.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct CurrentLabels {
+pub(crate) struct ServingPluginLabels {
     pub(crate) plugins: BTreeSet<String>,
     pub(crate) kinds: BTreeSet<String>,
 }
@@ -288,7 +288,7 @@ pub(crate) fn install() -> Result<PrometheusHandle> {
 }
 
 /// Returns the rendered text without the series of plugins and kinds that are not present.
-pub(crate) fn without_stale_series(current: &CurrentLabels, text: &str) -> String {
+pub(crate) fn without_stale_series(current: &ServingPluginLabels, text: &str) -> String {
     let is_stale = |line: &str, label: &str, known: &BTreeSet<String>| {
         label_value(line, label).is_some_and(|value| !known.contains(value))
     };
@@ -350,7 +350,7 @@ mod tests {
     fn series_of_unloaded_plugins_and_ended_watches_are_left_out() {
         let text = "# TYPE a counter\na{controller=\"one\",result=\"x\"} 1\na{result=\"x\",controller=\"two\"} 2\n\n\
                     b{kind=\"apps/v1/StatefulSet\"} 3\nb{kind=\"v1/Pod\"} 4\nc 5\nd_bucket{le=\"1\",controller=\"two\"} 6\n";
-        let current = CurrentLabels {
+        let current = ServingPluginLabels {
             plugins: BTreeSet::from(["one".to_owned()]),
             kinds: BTreeSet::from(["v1/Pod".to_owned()]),
         };

@@ -23,7 +23,7 @@ use crate::{
     reconcile::accepted,
     reconcile_once::{ReconcileEffects, ReconcileTarget, reconcile_once},
     report_builder::{ReportBuilder, finalizer_step},
-    strikes::ObjectVersion,
+    strikes::StrikeVersion,
 };
 
 /// The cause in the report of a dry run and in the request to the plugin.
@@ -170,7 +170,7 @@ impl Controller {
 /// Returns the facts that make a live reconcile differ from this dry run.
 fn remarks(target: &ReconcileTarget<'_>) -> Vec<String> {
     let ReconcileTarget { shared, key, plugin, meta, .. } = target;
-    let version = ObjectVersion { uid: meta.uid.clone(), generation: meta.generation };
+    let version = StrikeVersion { uid: meta.uid.clone(), generation: meta.generation };
     let is_quarantined =
         shared.strikes(|strikes| strikes.is_quarantined(&plugin.revision, key, &version));
     let paused = "the object is paused: nothing of this is done until the annotation \

@@ -34,7 +34,7 @@ use crate::{
     },
     report_builder::{ReportBuilder, finalizer_step},
     shared_state::SharedState,
-    strikes::{ObjectVersion, StrikeDecision},
+    strikes::{StrikeDecision, StrikeVersion},
 };
 use findings::write_finding;
 pub(crate) use findings::write_finding_of;
@@ -343,9 +343,9 @@ impl LiveReconcile<'_> {
     }
 
     /// Returns the version of the object that strikes count against.
-    fn version(&self) -> ObjectVersion {
+    fn version(&self) -> StrikeVersion {
         let meta = self.target.meta;
-        ObjectVersion { uid: meta.uid.clone(), generation: meta.generation }
+        StrikeVersion { uid: meta.uid.clone(), generation: meta.generation }
     }
 
     fn log(&self, text: &str) {

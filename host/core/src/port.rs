@@ -11,7 +11,7 @@ mod watches;
 
 pub use guests::{GuestError, GuestRuntime};
 pub use kubernetes::{
-    ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, StoreView, WARNINGS_MAX, Warning,
+    ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, StoreView, WARNINGS_MAX, WarningEvent,
 };
 pub use prober::Prober;
 pub use redis::{

@@ -48,11 +48,11 @@ const KEY: &str = "ledger.json";
 #[derive(Default)]
 pub(crate) struct LedgerStore {
     /// By the uid of the object.
-    open: Mutex<BTreeMap<String, OpenLedger>>,
+    open: Mutex<BTreeMap<String, LoadedLedger>>,
 }
 
 /// A ledger in memory, and the object that it is about.
-struct OpenLedger {
+struct LoadedLedger {
     object: ObjectRef,
     object_ledger: Arc<AsyncMutex<ObjectLedger>>,
 }
@@ -95,7 +95,7 @@ impl LedgerStore {
             if LEDGERS_MAX <= open.len() {
                 open.retain(|_, open| 1 < Arc::strong_count(&open.object_ledger));
             }
-            let new = || OpenLedger { object: scope.reference(), object_ledger: Arc::default() };
+            let new = || LoadedLedger { object: scope.reference(), object_ledger: Arc::default() };
             open.entry(scope.uid().to_owned()).or_insert_with(new).object_ledger.clone()
         };
         let mut object_ledger = object_ledger.lock_owned().await;

@@ -8,7 +8,7 @@
 //! Invariants:
 //! - No other part of the host calls a port on behalf of a plugin.
 //! - A write of a plugin reaches a port only under a grant. An action on Redis also needs the guards of
-//!   [`guard`] to accept it, on a snapshot that was taken for its wave (the actions that are sent together).
+//!   `guard` to accept it, on a snapshot that was taken for its wave (the actions that are sent together).
 //!   The commands of a pipeline must be in the command table of `tholepin_schema`; no guard checks them.
 //! - The host's own writes need neither a grant nor a guard: the ledger, the credentials, events, and the
 //!   commands that restore settings.
@@ -20,7 +20,7 @@
 //!   exception: temporary settings that the reconcile made before are still restored.
 //! - Cached reads of one reconcile are consistent: they see one revision of the store plus the writes of this
 //!   reconcile.
-//! - Grants and the guards of [`guard`] are pure functions over their arguments. Two checks are not:
+//! - Grants and the guards of `guard` are pure functions over their arguments. Two checks are not:
 //!   `full_sync` counts the full synchronisations under way, and `stop_check` reads Pods and members before it
 //!   calls the guard `stop`.
 //!
@@ -89,7 +89,7 @@ pub struct Gate {
     ledgers: ledger_store::LedgerStore,
     credentials: credentials::CredentialsStore,
     subscriptions: wake::WakeSubscriptions,
-    name_conflicts: name_conflict::NameConflicts,
+    name_conflicts: name_conflict::NameConflictWaiters,
     full_syncs: full_sync::FullSyncLimiter,
     /// Counts the changes of the store. Calls of `runtime/wait` wake up when it changes.
     store_changes: watch::Sender<u64>,
@@ -101,7 +101,7 @@ impl Gate {
     pub fn new(ports: GatePorts) -> Arc<Self> {
         let (ledgers, subscriptions) =
             (ledger_store::LedgerStore::default(), wake::WakeSubscriptions::default());
-        let name_conflicts = name_conflict::NameConflicts::default();
+        let name_conflicts = name_conflict::NameConflictWaiters::default();
         let credentials = credentials::CredentialsStore::default();
         let full_syncs = full_sync::FullSyncLimiter::default();
         let store_changes = watch::Sender::new(0);

@@ -22,11 +22,11 @@ type NameConflictKey = (String, String, String, String);
 
 /// The names that each key waits for.
 #[derive(Default)]
-pub(crate) struct NameConflicts {
+pub(crate) struct NameConflictWaiters {
     waiting: Mutex<BTreeMap<ObjectKey, BTreeSet<NameConflictKey>>>,
 }
 
-impl NameConflicts {
+impl NameConflictWaiters {
     /// Registers that a key waits for a name.
     pub(crate) fn wait(&self, key: &ObjectKey, object: &ObjectRef) {
         let mut waiting = self.waiting();

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tholepin_core::{ErrorChain, PluginName};
-use tholepin_guest::{GuestEngine, PluginRegistry, RegistryOptions, RevisionStage};
+use tholepin_guest::{GuestEngine, PluginRegistry, PluginRegistryOptions, RevisionStage};
 use tokio::{task::JoinSet, time};
 
 /// The number of measurements of each kind.
@@ -45,7 +45,7 @@ async fn measure(
     let directory = home.join(format!("plugins-{keep}"));
     fs::create_dir(&directory)?;
     let cache = home.join("cache");
-    let options = RegistryOptions {
+    let options = PluginRegistryOptions {
         directory: directory.clone(),
         cache: cache.clone(),
         history: Some(home.join("history")),

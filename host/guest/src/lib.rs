@@ -45,8 +45,8 @@ pub use inspect::{ComponentInspection, InspectError, grant_yaml, inspect};
 pub use limits::GuestLimits;
 pub use plugin::LoadedPlugin;
 pub use registry::{
-    CompilationNotice, DirectoryWatch, PluginHistory, PluginRegistry, PluginReport, RegistryError,
-    RegistryOptions, RejectReason, RevisionRecord, RevisionStage, RollbackError, RollbackRecord,
-    ServingRevision,
+    CompilationNotice, DirectoryWatch, PluginHistory, PluginRegistry, PluginRegistryOptions,
+    PluginReport, RegistryError, RejectReason, RevisionRecord, RevisionStage, RollbackError,
+    RollbackRecord, ServingRevision,
 };
 pub use settings::{ComponentSource, GrantSetting, LimitSettings, PluginObject, PluginSettings};

@@ -43,7 +43,7 @@ const REPORTS_KEPT: usize = 256;
 
 /// The directories of a registry, and its policy for grants and idle code.
 #[derive(Clone, Debug)]
-pub struct RegistryOptions {
+pub struct PluginRegistryOptions {
     /// The plugin directory, with `NAME.yaml` and `NAME.wasm`.
     pub directory: PathBuf,
     /// The directory of compiled code, private to this user.
@@ -88,7 +88,7 @@ pub enum RegistryError {
 /// The registry of the plugins that serve. Reads return one consistent state and never wait for a revision to
 /// load.
 pub struct PluginRegistry {
-    options: RegistryOptions,
+    options: PluginRegistryOptions,
     engine: Arc<GuestEngine>,
     cache: CompileCache,
     history: HistoryStore,
@@ -121,7 +121,7 @@ impl PluginRegistry {
     /// Fails if a directory cannot be used.
     pub fn open(
         engine: Arc<GuestEngine>,
-        options: RegistryOptions,
+        options: PluginRegistryOptions,
     ) -> Result<(Arc<Self>, DirectoryWatch), RegistryError> {
         let path = options.directory.clone();
         fs::read_dir(&path).map_err(|source| RegistryError::Directory { path, source })?;

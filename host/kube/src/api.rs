@@ -18,7 +18,7 @@ use tholepin_core::{
     condition::HOST_FIELD_MANAGER,
     port::{
         ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, StoreSubscription, StoreView,
-        Warning, WatchLease, WatchScope, WatchSource,
+        WarningEvent, WatchLease, WatchScope, WatchSource,
     },
 };
 use tholepin_schema::manifest::KindName;
@@ -466,7 +466,7 @@ impl Kubernetes for KubernetesApi {
         &self,
         object: ObjectRef,
         uid: String,
-    ) -> BoxedFuture<'_, Result<Vec<Warning>, CallError>> {
+    ) -> BoxedFuture<'_, Result<Vec<WarningEvent>, CallError>> {
         Box::pin(self.list_warnings(object, uid))
     }
 

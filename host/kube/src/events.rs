@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tholepin_core::{
     CallError, EventType, ObjectRef,
     condition::HOST_FIELD_MANAGER,
-    port::{PublishRequest, WARNINGS_MAX, Warning},
+    port::{PublishRequest, WARNINGS_MAX, WarningEvent},
 };
 use tholepin_schema::manifest::KindName;
 use tokio::time::Instant;
@@ -127,11 +127,11 @@ fn truncate(text: &str, bytes_max: usize) -> &str {
 }
 
 /// Converts warning events of the core group, the newest first and [`WARNINGS_MAX`] at most.
-pub(crate) fn newest_warnings(events: &[Value]) -> Vec<Warning> {
+pub(crate) fn newest_warnings(events: &[Value]) -> Vec<WarningEvent> {
     let text = |event: &Value, path: &str| {
         event.pointer(path).and_then(Value::as_str).map(ToOwned::to_owned)
     };
-    let mut warnings: Vec<Warning> = events
+    let mut warnings: Vec<WarningEvent> = events
         .iter()
         .map(|event| {
             // Reporters that count repeats in `series` leave `count` and `lastTimestamp` empty.
@@ -140,7 +140,7 @@ pub(crate) fn newest_warnings(events: &[Value]) -> Vec<Warning> {
                 .or_else(|| text(event, "/lastTimestamp"))
                 .or_else(|| text(event, "/eventTime"))
                 .or_else(|| text(event, "/metadata/creationTimestamp"));
-            Warning {
+            WarningEvent {
                 reason: text(event, "/reason").unwrap_or_default(),
                 message: text(event, "/message").unwrap_or_default(),
                 count: count.and_then(Value::as_u64).unwrap_or(1),

@@ -2,7 +2,7 @@
 
 use kube::api::ListParams;
 use serde_json::Value;
-use tholepin_core::{CallError, ObjectRef, port::Warning};
+use tholepin_core::{CallError, ObjectRef, port::WarningEvent};
 use tholepin_schema::manifest::KindName;
 
 use crate::{KubernetesApi, api::parse, events::newest_warnings, kinds::ServedKind};
@@ -30,7 +30,7 @@ impl KubernetesApi {
         &self,
         object: ObjectRef,
         uid: String,
-    ) -> Result<Vec<Warning>, CallError> {
+    ) -> Result<Vec<WarningEvent>, CallError> {
         let kind = KindName { api_version: "v1".to_owned(), kind: "Event".to_owned() };
         let served = self.served(&kind).await?;
         // The events of a cluster-scoped object are in `default`.

@@ -8,7 +8,7 @@ mod cluster_nodes;
 mod info;
 
 pub use cluster_info::cluster_info;
-pub use cluster_nodes::{ClusterNodes, cluster_nodes};
+pub use cluster_nodes::{ClusterNodesReply, cluster_nodes};
 pub use info::{InfoFields, info};
 
 /// The reason why a reply cannot be parsed.

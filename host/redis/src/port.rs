@@ -11,7 +11,7 @@ use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 
 use crate::{
     RedisClientLimits,
-    act::{self, StopCondition},
+    act::{self, VerbStopPoint},
     observe,
     poll::InstancePoller,
     pool::{CallTarget, ConnectionPool},
@@ -76,7 +76,7 @@ impl Redis for RedisPort {
         members: &'a InstanceMembers,
         wave: &'a [Action],
     ) -> BoxedFuture<'a, Vec<PerformedAction>> {
-        Box::pin(act::act(&self.pool, members, wave, StopCondition::Done))
+        Box::pin(act::act(&self.pool, members, wave, VerbStopPoint::Done))
     }
 
     fn decide<'a>(
@@ -84,7 +84,7 @@ impl Redis for RedisPort {
         members: &'a InstanceMembers,
         wave: &'a [Action],
     ) -> BoxedFuture<'a, Vec<PerformedAction>> {
-        Box::pin(act::act(&self.pool, members, wave, StopCondition::Decided))
+        Box::pin(act::act(&self.pool, members, wave, VerbStopPoint::Decided))
     }
 
     fn refuses(&self, address: SocketAddr) -> BoxedFuture<'_, bool> {

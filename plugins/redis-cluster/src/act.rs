@@ -13,7 +13,7 @@ use crate::{apply::ReconcileFault, observe::TargetCluster};
 
 /// The results of a plan's actions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ActionSummary {
+pub(crate) struct ActionResults {
     /// The number of actions whose goal is reached.
     pub done: usize,
     /// Why other actions failed, in the words of a guard or of the server, in the order of the plan.
@@ -31,7 +31,7 @@ pub(crate) struct BlockedAction {
     pub message: String,
 }
 
-impl ActionSummary {
+impl ActionResults {
     /// Returns true if actions were planned and none was done.
     pub(crate) fn is_blocked(&self) -> bool {
         self.done == 0 && !(self.blocked.is_empty() && self.waits.is_empty())
@@ -48,7 +48,7 @@ pub(crate) fn act(
     host: &dyn Host,
     target: &TargetCluster,
     plan: &Plan,
-) -> Result<ActionSummary, Error> {
+) -> Result<ActionResults, Error> {
     perform(host, target, &plan.actions())
 }
 
@@ -57,9 +57,9 @@ pub(crate) fn perform(
     host: &dyn Host,
     target: &TargetCluster,
     actions: &[Action],
-) -> Result<ActionSummary, Error> {
+) -> Result<ActionResults, Error> {
     if actions.is_empty() {
-        return Ok(ActionSummary::default());
+        return Ok(ActionResults::default());
     }
     let results = match topology::act(host, &target.instance, actions) {
         Ok(results) => results,
@@ -68,11 +68,11 @@ pub(crate) fn perform(
         Err(error) if error.retry() != Retry::Never => {
             let blocked =
                 BlockedAction { reason: error.reason().into(), message: error.to_string() };
-            return Ok(ActionSummary { blocked: vec![blocked], ..ActionSummary::default() });
+            return Ok(ActionResults { blocked: vec![blocked], ..ActionResults::default() });
         }
         Err(error) => return Err(error),
     };
-    let mut acted = ActionSummary::default();
+    let mut acted = ActionResults::default();
     for (action, result) in actions.iter().zip(results) {
         match judge(action, result) {
             Ok(note) => {

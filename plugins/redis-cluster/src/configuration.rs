@@ -13,7 +13,7 @@ use tholepin_schema::snapshot::Snapshot;
 use tholepin_sdk::{DeleteOptions, Error, Host, ListQuery, ObjectRef, ReadMode};
 
 use crate::{
-    act::{self, ActionSummary},
+    act::{self, ActionResults},
     observe::TargetCluster,
     report::{ConditionValue, MembersSeen, ReconcileFindings, condition},
 };
@@ -73,7 +73,7 @@ pub(crate) fn set(
     host: &dyn Host,
     target: &TargetCluster,
     plan: &Plan,
-) -> Result<ActionSummary, Error> {
+) -> Result<ActionResults, Error> {
     act::perform(host, target, &plan.settings)
 }
 
@@ -235,7 +235,7 @@ fn outdated(plan: &Plan) -> Option<ConditionValue> {
 
 /// Returns `LiveConfigApplied`: whether every server that answers has the runtime settings. It does not report
 /// whether the ConfigMap was applied; a failure of that is a fault.
-fn configured(plan: &Plan, set: &ActionSummary) -> Option<ConditionValue> {
+fn configured(plan: &Plan, set: &ActionResults) -> Option<ConditionValue> {
     let mut members = plan.shards.iter().flat_map(|shard| shard.members.values());
     if let Some(first) = set.blocked.first() {
         let message = format!(

@@ -152,8 +152,8 @@ fn observe_members(
         faults.push(violation);
         MembersSeen::Planned {
             plan,
-            acted: act::ActionSummary::default(),
-            set: act::ActionSummary::default(),
+            acted: act::ActionResults::default(),
+            set: act::ActionResults::default(),
         }
     } else {
         perform(host, target, plan, silent, faults)
@@ -207,8 +207,8 @@ fn perform(
             faults.push(ReconcileFault::of("the plan was not performed", &error));
             MembersSeen::Planned {
                 plan,
-                acted: act::ActionSummary::default(),
-                set: act::ActionSummary::default(),
+                acted: act::ActionResults::default(),
+                set: act::ActionResults::default(),
             }
         }
     }

@@ -20,7 +20,7 @@ use tholepin_redis_types::{
 use tholepin_sdk::{Error, EventType, Host, ReconcileFailure, Retry, time};
 
 use crate::{
-    PluginMemo, SilentPodMemo, act::ActionSummary, apply::ReconcileFault, configuration,
+    PluginMemo, SilentPodMemo, act::ActionResults, apply::ReconcileFault, configuration,
     observe::TargetCluster,
 };
 
@@ -51,9 +51,9 @@ pub(crate) enum MembersSeen {
         /// The plan.
         plan: Box<Plan>,
         /// The results of its actions.
-        acted: ActionSummary,
+        acted: ActionResults,
         /// The results of the settings.
-        set: ActionSummary,
+        set: ActionResults,
     },
 }
 
@@ -197,7 +197,7 @@ fn not_observed(error: &Error, faults: &[ReconcileFault]) -> [ConditionValue; 3]
 
 fn planned(
     plan: &Plan,
-    acted: &ActionSummary,
+    acted: &ActionResults,
     faults: &[ReconcileFault],
     unsteady_ms: u64,
 ) -> [ConditionValue; 3] {
@@ -234,7 +234,7 @@ fn planned(
 /// of each, and its reason is that of the first.
 fn degraded(
     plan: &Plan,
-    acted: &ActionSummary,
+    acted: &ActionResults,
     faults: &[ReconcileFault],
 ) -> Option<ConditionValue> {
     let blocked = acted.blocked.first().filter(|_| plan.stage != ClusterStage::Steady);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tholepin_core::{
     BoxedFuture, CallError, ObjectMeta, ObjectRef, PluginName,
-    port::{ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, StoreView, Warning},
+    port::{ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, StoreView, WarningEvent},
 };
 use tholepin_schema::manifest::KindName;
 
@@ -47,8 +47,8 @@ impl Kubernetes for FakeCluster {
         &self,
         object: ObjectRef,
         uid: String,
-    ) -> BoxedFuture<'_, Result<Vec<Warning>, CallError>> {
-        let warning = Warning {
+    ) -> BoxedFuture<'_, Result<Vec<WarningEvent>, CallError>> {
+        let warning = WarningEvent {
             reason: "FailedCreate".to_owned(),
             message: format!("{} with the uid {uid}", object.name),
             count: 1,

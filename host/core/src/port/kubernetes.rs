@@ -104,7 +104,7 @@ pub const WARNINGS_MAX: usize = 20;
 /// A warning event about an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Warning {
+pub struct WarningEvent {
     /// A CamelCase name.
     pub reason: String,
     /// One line for people.
@@ -178,7 +178,7 @@ pub trait Kubernetes: Send + Sync {
         &self,
         object: ObjectRef,
         uid: String,
-    ) -> BoxedFuture<'_, Result<Vec<Warning>, CallError>>;
+    ) -> BoxedFuture<'_, Result<Vec<WarningEvent>, CallError>>;
 
     /// Returns the clear value of a Secret's key, for the host's own connections.
     fn secret_value(

@@ -14,7 +14,7 @@ use tholepin_core::{
     port::{GuestError, GuestRuntime},
 };
 use tholepin_guest::{
-    DirectoryWatch, GuestEngine, LoadedPlugin, PluginRegistry, PluginReport, RegistryOptions,
+    DirectoryWatch, GuestEngine, LoadedPlugin, PluginRegistry, PluginRegistryOptions, PluginReport,
 };
 use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome, ReconcileRequest};
 
@@ -24,7 +24,7 @@ pub(crate) static ENGINE: LazyLock<Arc<GuestEngine>> =
 
 pub(crate) struct RegistryFixture {
     pub(crate) home: TempDir,
-    options: RegistryOptions,
+    options: PluginRegistryOptions,
     pub(crate) registry: Arc<PluginRegistry>,
     pub(crate) watch: DirectoryWatch,
 }
@@ -45,7 +45,8 @@ impl RegistryFixture {
         let directory = home.path().join("plugins");
         fs::create_dir(&directory).unwrap();
         let history = Some(home.path().join("history"));
-        let options = RegistryOptions { directory, cache, history, allow_as_requested, idle_max };
+        let options =
+            PluginRegistryOptions { directory, cache, history, allow_as_requested, idle_max };
         let (registry, watch) = PluginRegistry::open(Arc::clone(&ENGINE), options.clone()).unwrap();
         Self { home, options, registry, watch }
     }

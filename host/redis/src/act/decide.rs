@@ -21,7 +21,7 @@ use crate::{
     connection::ConnectionError,
     error,
     observe::{as_redis_writes, command},
-    parse::{ClusterNodes, cluster_nodes},
+    parse::{ClusterNodesReply, cluster_nodes},
     pool::{CallTarget, ConnectionPool},
 };
 
@@ -119,7 +119,7 @@ fn target<'a>(members: &'a InstanceMembers, pod: &str) -> Result<CallTarget<'a>,
 async fn read_nodes(
     pool: &ConnectionPool,
     target: CallTarget<'_>,
-) -> Result<ClusterNodes, CallError> {
+) -> Result<ClusterNodesReply, CallError> {
     let pod = &target.member.pod;
     let failed = |failure: ConnectionError| failure.into_call_error(pod);
     let query = [command(&["CLUSTER", "NODES"])];

@@ -13,7 +13,7 @@ use super::ParseError;
 
 /// A node's view of all nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClusterNodes {
+pub struct ClusterNodesReply {
     /// The node that replied.
     pub myself: NodeId,
     /// All nodes that it knows, including itself.
@@ -22,7 +22,7 @@ pub struct ClusterNodes {
     pub open_slots: Vec<OpenSlot>,
 }
 
-impl ClusterNodes {
+impl ClusterNodesReply {
     /// Returns the row of the node that replied.
     #[must_use]
     pub fn own(&self) -> Option<&NodeRow> {
@@ -35,7 +35,7 @@ impl ClusterNodes {
 /// # Errors
 ///
 /// Fails with the first malformed line, or unless exactly one line is `myself`.
-pub fn cluster_nodes(text: &str) -> Result<ClusterNodes, ParseError> {
+pub fn cluster_nodes(text: &str) -> Result<ClusterNodesReply, ParseError> {
     let mut rows = BTreeMap::new();
     let mut open_slots = Vec::new();
     let mut myself = BTreeSet::new();
@@ -51,7 +51,7 @@ pub fn cluster_nodes(text: &str) -> Result<ClusterNodes, ParseError> {
         }
     }
     match (myself.first(), myself.len()) {
-        (Some(&myself), 1) => Ok(ClusterNodes { myself, rows, open_slots }),
+        (Some(&myself), 1) => Ok(ClusterNodesReply { myself, rows, open_slots }),
         (_, count) => Err(ParseError::Myself(count)),
     }
 }

@@ -45,7 +45,7 @@ pub(super) async fn run(arguments: WatchArgs) -> Result<()> {
     let mut sources = SourceWatcher::watch(&project)?;
     let (admin, kubernetes) =
         (admin_file(admin.admin_file)?, engine::connect(cluster.kubeconfig).await?);
-    let watch = PluginWatch { project, plugins, admin, kubernetes };
+    let watch = PluginWatchCommand { project, plugins, admin, kubernetes };
     print(&format!("watching   {}; Ctrl-C ends it\n", watch.project.display()))?;
     let mut saved = SourceChange { at: Instant::now(), files: Vec::new() };
     loop {
@@ -60,7 +60,7 @@ pub(super) async fn run(arguments: WatchArgs) -> Result<()> {
     }
 }
 
-struct PluginWatch {
+struct PluginWatchCommand {
     project: PathBuf,
     plugins: PathBuf,
     /// The admin file of the running host.
@@ -74,7 +74,7 @@ struct WatchedObject {
     last_number: u64,
 }
 
-impl PluginWatch {
+impl PluginWatchCommand {
     /// Builds, installs and shows one save. A failure that the developer can fix is printed and is no error.
     ///
     /// # Errors

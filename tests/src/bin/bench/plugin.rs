@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use tempfile::TempDir;
 use tests::guests;
 use tholepin_core::PluginName;
-use tholepin_guest::{GuestEngine, LoadedPlugin, PluginRegistry, RegistryOptions};
+use tholepin_guest::{GuestEngine, LoadedPlugin, PluginRegistry, PluginRegistryOptions};
 
 /// How many calls may run concurrently, as in the host.
 const CALLS_MAX: u32 = 64;
@@ -29,7 +29,8 @@ impl BenchPlugin {
         let cache = home.path().join("compiled");
         let history = Some(home.path().join("history"));
         let (allow_as_requested, idle_max) = (true, Duration::MAX);
-        let options = RegistryOptions { directory, cache, history, allow_as_requested, idle_max };
+        let options =
+            PluginRegistryOptions { directory, cache, history, allow_as_requested, idle_max };
         let (registry, mut watch) =
             PluginRegistry::open(Arc::new(GuestEngine::new(CALLS_MAX)?), options)?;
         watch.scan().await;
