@@ -215,8 +215,10 @@ async fn two_pods_of_one_shard_that_the_host_deletes_fail_invariants() -> Result
     let pods: Api<Pod> = Api::namespaced(Client::try_from(config)?, NAMESPACE);
     let members = env.redis.members(&env.client).await?;
     let replicas = members.iter().filter(|member| !member.server.is_primary());
+    // With a grace period the first Pod still exists when the second is deleted. Without one, its StatefulSet can
+    // create it again in between, which the oracle allows.
     for member in replicas {
-        pods.delete(&member.pod, &DeleteParams::default().grace_period(0)).await?;
+        pods.delete(&member.pod, &DeleteParams::default().grace_period(5)).await?;
     }
     let error = failure_of(env, "oracle Invariants").await?;
     ensure!(error.contains("the host deleted"), "{error}");
