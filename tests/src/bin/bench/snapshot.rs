@@ -230,7 +230,9 @@ fn settings(address: &str) -> BTreeMap<String, String> {
         "maxmemory" | "repl-diskless-sync-delay" => "0",
         _ => "no",
     };
-    SETTINGS_SHOWN.iter().map(|name| ((*name).to_owned(), value(name).to_owned())).collect()
+    // The plugin reads the last one of every member.
+    let names = SETTINGS_SHOWN.iter().copied().chain(["cluster-replica-no-failover"]);
+    names.map(|name| (name.to_owned(), value(name).to_owned())).collect()
 }
 
 /// Returns a node's id, made from its position.
