@@ -46,3 +46,23 @@ fn a_node_is_reached_only_over_a_link_that_is_up_by_a_member_that_does_not_suspe
         assert_eq!(model.is_reached(node), expected, "{connected} {suspected}");
     }
 }
+
+#[test]
+fn only_a_replica_that_answers_and_is_in_sync_counts_as_such() {
+    use tholepin_redis_types::redis_cluster::MemberRole;
+
+    use crate::MemberState;
+
+    for (role, in_sync, is_replica_in_sync, reports_sync) in [
+        (MemberRole::Replica, true, true, true),
+        (MemberRole::Replica, false, false, true),
+        (MemberRole::Silent, true, false, true),
+        (MemberRole::Silent, false, false, false),
+        (MemberRole::Primary, false, false, false),
+        (MemberRole::Joining, false, false, false),
+    ] {
+        let state = MemberState { node: None, role, in_sync };
+        assert_eq!(state.is_replica_in_sync(), is_replica_in_sync, "{state:?}");
+        assert_eq!(state.reports_sync(), reports_sync, "{state:?}");
+    }
+}

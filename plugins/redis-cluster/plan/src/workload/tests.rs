@@ -112,3 +112,21 @@ fn the_same_spec_gives_the_same_objects() {
     let instance = instance(OWNER, &spec);
     assert_eq!(instance.selector, format!("{CLUSTER_LABEL}=demo"));
 }
+
+/// A selector that matched nothing, or another shard's Pods, would let a controller adopt them.
+#[test]
+fn a_shard_selects_its_own_pods_and_names_their_volumes() {
+    let objects = objects(OWNER, &spec(json!({"shards": 2, "storage": {"size": "1Gi"}})));
+    for shard in ["0", "1"] {
+        let set = find(&objects, &format!("StatefulSet demo-shard-{shard}"));
+        let selector = json!({CLUSTER_LABEL: "demo", SHARD_LABEL: shard});
+        assert_eq!(set["spec"]["selector"]["matchLabels"], selector);
+        let labels = &set["spec"]["template"]["metadata"]["labels"];
+        for (name, value) in selector.as_object().unwrap() {
+            assert_eq!(labels[name], *value);
+        }
+        let template = &set["spec"]["volumeClaimTemplates"][0]["metadata"]["name"];
+        let pod = format!("demo-shard-{shard}-0");
+        assert_eq!(claim(&pod), format!("{}-{pod}", template.as_str().unwrap()));
+    }
+}
