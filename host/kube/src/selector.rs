@@ -37,30 +37,36 @@ fn split(text: &str) -> Vec<&str> {
 }
 
 fn requirement(part: &str) -> Result<Expression, CallError> {
-    let invalid = || CallError::Invalid(format!("`{part}` is not a label selector"));
+    let invalid = |what: &str, found: &str| {
+        CallError::Invalid(format!(
+            "`{part}` is not a label selector: `{found}` is not {what}; use letters, digits, `-`, `_` and `.`, at \
+             most 63, with a letter or digit at both ends"
+        ))
+    };
+    // No object has an invalid label, so that `l!="x"` and `!-l` would select every object.
     let checked = |key: &str| {
         let key = key.trim();
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_./".contains(c);
-        let valid = !key.is_empty() && key.chars().all(allowed);
-        if valid { Ok(key.to_owned()) } else { Err(invalid()) }
+        let (prefix, name) = key.split_once('/').map_or((None, key), |(a, b)| (Some(a), b));
+        let valid = !name.is_empty() && is_label_text(name);
+        let valid = valid && prefix.is_none_or(|prefix| !prefix.is_empty() && is_domain(prefix));
+        if valid { Ok(key.to_owned()) } else { Err(invalid("a label key", key)) }
     };
-    // No object has an invalid label, so that `l!="x"` would select every object, also those with `l=x`.
     let checked_value = |value: &str| {
         let value = value.trim();
-        let edge = |c: Option<char>| c.is_none_or(|c| c.is_ascii_alphanumeric());
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        let valid = value.len() <= 63
-            && edge(value.chars().next())
-            && edge(value.chars().next_back())
-            && value.chars().all(allowed);
-        if valid { Ok(value.to_owned()) } else { Err(invalid()) }
+        if is_label_text(value) {
+            Ok(value.to_owned())
+        } else {
+            Err(invalid("a label value", value))
+        }
     };
     if let Some((key, values)) = part.strip_suffix(')').and_then(|part| part.split_once('(')) {
         let values = values.split(',').map(checked_value).collect::<Result<_, _>>()?;
         return match key.split_whitespace().collect::<Vec<_>>().as_slice() {
             [key, "in"] => Ok(Expression::In(checked(key)?, values)),
             [key, "notin"] => Ok(Expression::NotIn(checked(key)?, values)),
-            _ => Err(invalid()),
+            _ => Err(CallError::Invalid(format!(
+                "`{part}` is not a label selector: write `KEY in (A,B)` or `KEY notin (A,B)`"
+            ))),
         };
     }
     if let Some((key, value)) = part.split_once("!=") {
@@ -73,6 +79,27 @@ fn requirement(part: &str) -> Result<Expression, CallError> {
         Some(key) => Ok(Expression::DoesNotExist(checked(key)?)),
         None => Ok(Expression::Exists(checked(part)?)),
     }
+}
+
+/// Returns true for a label value, or the name part of a label key: empty, or `My_value.1`.
+fn is_label_text(text: &str) -> bool {
+    let edge = |c: Option<char>| c.is_none_or(|c| c.is_ascii_alphanumeric());
+    text.len() <= 63
+        && edge(text.chars().next())
+        && edge(text.chars().next_back())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
+
+/// Returns true for the prefix of a label key: a DNS subdomain.
+fn is_domain(text: &str) -> bool {
+    let is_part = |part: &str| {
+        let inside = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        !part.is_empty()
+            && !part.starts_with('-')
+            && !part.ends_with('-')
+            && part.chars().all(inside)
+    };
+    text.len() <= 253 && text.split('.').all(is_part)
 }
 
 #[cfg(test)]
