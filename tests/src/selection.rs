@@ -3,7 +3,11 @@
 //! A name that matches no case, an unknown option and an empty selection are errors, so that a misspelt name
 //! cannot pass as a successful run.
 
-use std::time::Duration;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -21,6 +25,26 @@ const HARNESS_OPTIONS: &[(&str, usize)] = &[
     ("--test-threads", 1),
     ("-q", 0),
 ];
+
+/// Returns the exit code of a test program: success only if all cases passed. Prints an error that kept it from
+/// running them.
+#[must_use]
+pub fn exit_code(passed: Result<bool>) -> ExitCode {
+    match passed {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            print_line(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints a line to stdout.
+pub fn print_line(line: &str) {
+    // An error means that the reader closed the pipe.
+    writeln!(io::stdout(), "{line}").ok();
+}
 
 /// The parsed command line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -59,13 +59,13 @@ mod table;
 use std::{
     env,
     future::Future,
-    io::{self, Write},
     pin::Pin,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
+pub(crate) use tests::selection::print_line;
 use tests::{
     redis_cluster::RedisCluster,
     selection::{self, Arguments},
@@ -185,14 +185,7 @@ const CASES: &[FaultCase] = &[
 const RANDOM: &[FaultCase] = &[case!(0, "random", USUAL_EACH, 600, random::faults)];
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            print_line(&format!("{error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    selection::exit_code(run())
 }
 
 fn run() -> Result<bool> {
@@ -325,9 +318,4 @@ fn label(shape: &RedisCluster) -> String {
 fn short_label(shape: &RedisCluster) -> String {
     let RedisCluster { shards, replicas, storage, .. } = shape;
     format!("{shards}x{replicas}{}", if *storage { "s" } else { "" })
-}
-
-pub(crate) fn print_line(line: &str) {
-    // An error means that the reader closed the pipe.
-    writeln!(io::stdout(), "{line}").ok();
 }

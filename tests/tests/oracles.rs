@@ -10,14 +10,7 @@
 //! measurements. A name without a case is an error, also where cargo passes the filter of another test target to
 //! this one.
 
-use std::{
-    env,
-    future::Future,
-    io::{self, Write},
-    pin::Pin,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{env, future::Future, pin::Pin, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::core::v1::Pod;
@@ -32,7 +25,7 @@ use tests::{
     environment::{QUIET, TestEnvironment},
     redis_cluster::{NAMESPACE, PASSWORD, RedisCluster},
     router::connect,
-    selection::Arguments,
+    selection::{self, Arguments, print_line},
     wait::{Poll, elapse, until},
 };
 use tokio::task::JoinSet;
@@ -66,14 +59,7 @@ const CASES: &[OracleCase] = &[
 ];
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            print_line(&format!("{error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    selection::exit_code(run())
 }
 
 fn run() -> Result<bool> {
@@ -108,11 +94,6 @@ fn run() -> Result<bool> {
     }
     print_line(&format!("{} cases, failed: {failed}", selected.len()));
     Ok(failed == 0)
-}
-
-fn print_line(line: &str) {
-    // An error means that the reader closed the pipe.
-    writeln!(io::stdout(), "{line}").ok();
 }
 
 /// Ends a scenario and returns the error of the oracle that must fail.

@@ -48,13 +48,13 @@ mod swap;
 use std::{
     env, fmt,
     future::Future,
-    io::{self, Write},
     pin::Pin,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
+pub(crate) use tests::selection::print_line;
 use tests::{
     oracle::WriterReport,
     selection::{self, Arguments},
@@ -203,14 +203,7 @@ const SCENARIOS: &[Scenario] = &[
 ];
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            print_line(&format!("{error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    selection::exit_code(run())
 }
 
 fn run() -> Result<bool> {
@@ -304,9 +297,4 @@ fn judge(name: &str, result: &ScenarioResult) -> Result<()> {
         ensure!(is_met, "more than {SLACK} times the bound: {measurement}");
     }
     Ok(())
-}
-
-pub(crate) fn print_line(line: &str) {
-    // An error means that the reader closed the pipe.
-    writeln!(io::stdout(), "{line}").ok();
 }
