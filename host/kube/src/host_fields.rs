@@ -48,7 +48,8 @@ impl KubernetesApi {
             "apiVersion": object.kind.api_version,
             "kind": object.kind.kind,
             "metadata": metadata,
-            "status": {"conditions": conditions},
+            // Without conditions the list itself is given up, so that no empty list stays in an object that had none.
+            "status": if conditions.is_empty() { json!({}) } else { json!({"conditions": conditions}) },
         });
         // Forced, because no other manager may write the reserved types, and `Ready` is applied here only
         // while no plugin writes it.

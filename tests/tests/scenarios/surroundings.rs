@@ -190,7 +190,7 @@ pub(crate) async fn the_api_server_hangs() -> Result<ScenarioResult> {
     Ok(outcome.fault("the API server hangs for 12 s", seen))
 }
 
-/// W6: a primary hangs until the others have replaced it, and then continues.
+/// W6: a primary hangs. Its Pod is deleted before another member takes over, so that it cannot continue as a primary.
 pub(crate) async fn a_primary_hangs() -> Result<ScenarioResult> {
     let env = TestEnvironment::with_redis(RedisCluster::USUAL).await?;
     let (tag, hung) = primary(&env, 0).await?;
@@ -205,7 +205,10 @@ pub(crate) async fn a_primary_hangs() -> Result<ScenarioResult> {
     };
     let (_, replaced) = until("another member to serve", GIVE_UP, replaced).await?;
     let start = Instant::now();
-    signal(pid, "CONT")?;
+    ensure!(
+        signal(pid, "CONT").is_err(),
+        "the hung process exists although another member serves its slots"
+    );
     let (members, _) = env.until_healthy().await?;
     let took = start.elapsed();
     let now = find(&members, &hung.pod)?;

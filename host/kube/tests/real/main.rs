@@ -355,6 +355,22 @@ async fn conditions_of_the_host_do_not_replace_those_of_the_plugin() {
     assert_eq!(version(&fixture.api.get(a.clone()).await.unwrap()), version(&fewer), "no change");
     set(Vec::new()).await.unwrap();
     assert_eq!(types(&fixture.api.get(a).await.unwrap()), ["Ready"]);
+
+    let bare = reference(things.clone(), "bare");
+    fixture
+        .apply(json!({"apiVersion": "test.tholepin.dev/v1", "kind": "Thing",
+        "metadata": {"namespace": "default", "name": "bare"}}))
+        .await;
+    fixture.api.set_conditions(bare.clone(), vec![failed()]).await.unwrap();
+    assert_eq!(types(&fixture.api.get(bare.clone()).await.unwrap()), ["Reconciled"]);
+    fixture.api.set_conditions(bare.clone(), Vec::new()).await.unwrap();
+    let bare = fixture.api.get(bare).await.unwrap();
+    assert_eq!(
+        bare.pointer("/status/conditions"),
+        None,
+        "an object without conditions has no list again: {bare}"
+    );
+
     let gone = reference(things, "gone");
     fixture.api.set_conditions(gone, vec![failed()]).await.unwrap();
     fixture.end().await;
