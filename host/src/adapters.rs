@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use rand::Rng;
 use serde_json::Value;
 use tholepin_controller::{
-    ActivePlugin, ActivePlugins, ApiKinds, ClosedContext, ContextFactory, FoundKind, MemberReader,
-    OpenContext, PluginReports, ReconcilePurpose, WakeSubscriber,
+    ActivePlugin, ActivePlugins, ApiKinds, ClosedContextResult, ContextFactory, HostCallContext,
+    MemberReader, PluginReports, ReconcilePurpose, ResolvedKind, WakeSubscriber,
 };
 use tholepin_core::{
     Answer, BoxedFuture, Call, CallContext, CallError, ErrorChain, HostCalls, ObjectKey,
@@ -77,18 +77,18 @@ fn active_plugin(plugin: Arc<LoadedPlugin>) -> Arc<ActivePlugin> {
 }
 
 /// The Kubernetes client as the controller's port to kinds.
-pub(crate) struct KindsAdapter(pub(crate) Arc<KubernetesApi>);
+pub(crate) struct ApiKindsAdapter(pub(crate) Arc<KubernetesApi>);
 
-impl ApiKinds for KindsAdapter {
+impl ApiKinds for ApiKindsAdapter {
     fn find<'a>(
         &'a self,
         argument: &'a str,
         among: &'a [KindName],
-    ) -> BoxedFuture<'a, Result<Option<FoundKind>, CallError>> {
+    ) -> BoxedFuture<'a, Result<Option<ResolvedKind>, CallError>> {
         Box::pin(async move {
             let found = self.0.find_kind(argument, among).await?;
             Ok(found
-                .map(|found| FoundKind { kind: found.kind, is_namespaced: found.is_namespaced }))
+                .map(|found| ResolvedKind { kind: found.kind, is_namespaced: found.is_namespaced }))
         })
     }
 
@@ -108,16 +108,16 @@ impl ApiKinds for KindsAdapter {
 }
 
 /// The gate as the controller's ports.
-pub(crate) struct GateAdapter(pub(crate) Arc<Gate>);
+pub(crate) struct GatePortAdapter(pub(crate) Arc<Gate>);
 
-impl ContextFactory for GateAdapter {
+impl ContextFactory for GatePortAdapter {
     fn open(
         &self,
         plugin: &ActivePlugin,
         key: &Arc<ObjectKey>,
         object: &Arc<Value>,
         purpose: ReconcilePurpose,
-    ) -> Arc<dyn OpenContext> {
+    ) -> Arc<dyn HostCallContext> {
         match purpose {
             ReconcilePurpose::Live { urgent } => {
                 let scope = scope(plugin, key, object, WriteMode::Live, urgent);
@@ -142,16 +142,16 @@ impl HostCalls for GateContext {
     }
 }
 
-impl OpenContext for GateContext {
-    fn close(&self) -> BoxedFuture<'_, ClosedContext> {
+impl HostCallContext for GateContext {
+    fn close(&self) -> BoxedFuture<'_, ClosedContextResult> {
         Box::pin(async {
             let restore_steps = self.0.close().await;
-            ClosedContext { recording: self.0.take_recording(), restore_steps }
+            ClosedContextResult { recording: self.0.take_recording(), restore_steps }
         })
     }
 }
 
-impl WakeSubscriber for GateAdapter {
+impl WakeSubscriber for GatePortAdapter {
     fn subscribe<'a>(
         &'a self,
         plugin: &'a ActivePlugin,
@@ -169,7 +169,7 @@ impl WakeSubscriber for GateAdapter {
     }
 }
 
-impl MemberReader for GateAdapter {
+impl MemberReader for GatePortAdapter {
     fn read<'a>(
         &'a self,
         plugin: &'a ActivePlugin,

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tholepin_admin::{AdminError, AdminMethod, AdminRequest, AdminRoutes};
 use tholepin_controller::{
-    DryRunError, DryRunRequest, DryRunner, DryRunnerError, ObjectArgument, ReportPart,
+    DryRunError, DryRunObject, DryRunner, DryRunnerError, ObjectArgument, ReportPart,
     ReportSelection, StatusReporter,
 };
 use tholepin_core::{BoxedFuture, CallError, ErrorChain, NameError, PluginName};
@@ -18,13 +18,13 @@ use crate::admin_routes::{
 };
 
 /// The parts behind the routes.
-pub(crate) struct HostRoutes {
+pub(crate) struct HostAdminRoutes {
     pub(crate) dry_runner: DryRunner,
     pub(crate) registry: Arc<PluginRegistry>,
     pub(crate) statuses: StatusReporter,
 }
 
-impl AdminRoutes for HostRoutes {
+impl AdminRoutes for HostAdminRoutes {
     fn handle(&self, request: AdminRequest) -> BoxedFuture<'_, Result<Value, AdminError>> {
         Box::pin(async move {
             let AdminRequest { method, path, query, body } = request;
@@ -47,9 +47,9 @@ impl AdminRoutes for HostRoutes {
     }
 }
 
-impl HostRoutes {
+impl HostAdminRoutes {
     async fn plan(&self, body: Value) -> Result<Value, AdminError> {
-        let request: DryRunRequest = serde_json::from_value(body).map_err(|error| {
+        let request: DryRunObject = serde_json::from_value(body).map_err(|error| {
             AdminError::Invalid(format!("the body is no plan request: {error}"))
         })?;
         document(&self.dry_runner.dry_run(request).await.map_err(refused)?)

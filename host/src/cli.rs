@@ -181,7 +181,7 @@ pub(crate) enum PluginCommand {
         #[arg(short, long, value_name = "FORMAT", default_value = "text")]
         output: OutputFormat,
         #[command(flatten)]
-        cluster: ClusterArgs,
+        cluster: KubernetesClusterArgs,
         #[command(flatten)]
         admin: AdminArgs,
     },
@@ -263,7 +263,7 @@ pub(crate) struct WatchArgs {
     #[command(flatten)]
     pub(crate) admin: AdminArgs,
     #[command(flatten)]
-    pub(crate) cluster: ClusterArgs,
+    pub(crate) cluster: KubernetesClusterArgs,
 }
 
 #[derive(Args, Debug)]
@@ -277,7 +277,7 @@ pub(crate) struct DoctorArgs {
 
 /// Which Kubernetes cluster.
 #[derive(Args, Debug)]
-pub(crate) struct ClusterArgs {
+pub(crate) struct KubernetesClusterArgs {
     /// The kubeconfig [default: $KUBECONFIG, ~/.kube/config, or the Pod's service account]
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
@@ -372,7 +372,7 @@ pub(crate) fn default_concurrency() -> u16 {
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
     #[command(flatten)]
-    pub(crate) cluster: ClusterArgs,
+    pub(crate) cluster: KubernetesClusterArgs,
     #[command(flatten)]
     pub(crate) engine: EngineArgs,
     #[command(flatten)]

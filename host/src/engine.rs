@@ -13,8 +13,8 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use tholepin_admin::{AdminServer, HealthServer};
 use tholepin_controller::{
-    Controller, ControllerPorts, ControllerSettings, DryRunRequest, DryRunner, PluginFollower,
-    PluginObjects, StatusReporter, SteadyClock, host_name, install_when_available,
+    Controller, ControllerPorts, ControllerSettings, DryRunObject, DryRunner, PluginObjectStore,
+    PluginReportProcessor, StatusReporter, SteadyClock, host_name, install_when_available,
     queue::QueuePriority,
 };
 use tholepin_core::{
@@ -35,8 +35,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    adapters::{GateAdapter, KindsAdapter, RegistryAdapter, SystemEntropy},
-    admin::HostRoutes,
+    adapters::{ApiKindsAdapter, GatePortAdapter, RegistryAdapter, SystemEntropy},
+    admin::HostAdminRoutes,
     cli::{EngineArgs, ListenArgs},
     health::HostHealth,
     metrics,
@@ -111,15 +111,15 @@ pub(crate) async fn run(
         recorder,
         started: AtomicBool::new(false),
     });
-    let kinds = Arc::new(KindsAdapter(kubernetes.clone()));
+    let kinds = Arc::new(ApiKindsAdapter(kubernetes.clone()));
 
     let mut tasks: JoinSet<&'static str> = JoinSet::new();
-    let routes = Arc::new(HostRoutes {
+    let routes = Arc::new(HostAdminRoutes {
         dry_runner: DryRunner::new(controller.clone(), kinds.clone()),
         registry: registry.clone(),
         statuses: StatusReporter::new(
             controller.clone(),
-            Arc::new(GateAdapter(gate.clone())),
+            Arc::new(GatePortAdapter(gate.clone())),
             plugin_kind(),
         ),
     });
@@ -130,10 +130,15 @@ pub(crate) async fn run(
         return Ok(());
     }
     let (events, plugin_events) = mpsc::channel(NOTICES_MAX);
-    let objects =
-        PluginObjects::new(controller.clone(), kinds, plugin_kind(), host_name::own_name(), events);
+    let objects = PluginObjectStore::new(
+        controller.clone(),
+        kinds,
+        plugin_kind(),
+        host_name::own_name(),
+        events,
+    );
     let reports = Arc::new(RegistryAdapter(registry.clone()));
-    let follower = PluginFollower::new(objects, reports, options.trusts_plugins);
+    let follower = PluginReportProcessor::new(objects, reports, options.trusts_plugins);
     let reports = registry.subscribe();
     let compilations = registry.compilations();
     tasks.spawn(named("compilations", follow(compilations, options.on_compilation)));
@@ -192,7 +197,7 @@ async fn listen(
     tasks: &mut JoinSet<&'static str>,
     addresses: ListenArgs,
     health: Arc<HostHealth>,
-    routes: Arc<HostRoutes>,
+    routes: Arc<HostAdminRoutes>,
     stop: &CancellationToken,
 ) -> Result<()> {
     let ListenArgs { admin, metrics_address } = addresses;
@@ -226,10 +231,7 @@ fn settings(arguments: &EngineArgs) -> ControllerSettings {
 /// # Errors
 ///
 /// Fails if the API server cannot be reached, or if there is no plan.
-pub(crate) async fn plan(
-    options: EngineOptions,
-    request: DryRunRequest,
-) -> Result<ReconcileReport> {
+pub(crate) async fn plan(options: EngineOptions, request: DryRunObject) -> Result<ReconcileReport> {
     let kubernetes = connect(options.kubeconfig.clone()).await?;
     let assembled = assemble(&options, kubernetes.clone())?;
     let AssembledEngine { registry, mut directory, controller, redis: _, gate: _, polls: _ } =
@@ -248,7 +250,7 @@ pub(crate) async fn plan(
         let (kubernetes, stop) = (kubernetes.clone(), stop.clone());
         tasks.spawn(async move { kubernetes.run(stop).await });
     }
-    let dry_runner = DryRunner::new(controller.clone(), Arc::new(KindsAdapter(kubernetes)));
+    let dry_runner = DryRunner::new(controller.clone(), Arc::new(ApiKindsAdapter(kubernetes)));
     let kind = dry_runner.kind(&request).await?;
     let plugin = controller.plugin_for(&kind)?;
     let leases = controller.watch_for(&plugin, STANDALONE_DEADLINE).await?;
@@ -281,7 +283,7 @@ fn assemble(options: &EngineOptions, kubernetes: Arc<KubernetesApi>) -> Result<A
         clock: clock.clone(),
         entropy: Arc::new(SystemEntropy),
     });
-    let contexts = Arc::new(GateAdapter(gate.clone()));
+    let contexts = Arc::new(GatePortAdapter(gate.clone()));
     let ports = ControllerPorts {
         kubernetes: kubernetes.clone(),
         watches: kubernetes.clone(),

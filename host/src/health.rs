@@ -11,7 +11,7 @@ use std::{
 
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tholepin_admin::{Check, CheckOutcome, CheckReport, HealthSource};
+use tholepin_admin::{CheckOutcome, CheckReport, HealthCheck, HealthSource};
 use tholepin_controller::Controller;
 use tholepin_core::{BoxedFuture, PluginName, port::WatchState};
 use tholepin_guest::{PluginRegistry, PluginReport, RevisionStage};
@@ -64,7 +64,7 @@ impl HealthSource for HostHealth {
                     CheckOutcome::Fail(format!("it did not answer within {LIVENESS_DEADLINE:?}"))
                 }
             };
-            CheckReport { checks: vec![Check { name: "controller".to_owned(), verdict }] }
+            CheckReport { checks: vec![HealthCheck { name: "controller".to_owned(), verdict }] }
         })
     }
 
@@ -82,7 +82,7 @@ impl HealthSource for HostHealth {
                 readiness(self.has_started(), &self.kubernetes.watches(), &needed, &plugins);
             let unreadable = self.registry.unreadable();
             let verdict = unreadable.map_or(CheckOutcome::Pass, CheckOutcome::Fail);
-            report.checks.push(Check { name: "directory of plugins".to_owned(), verdict });
+            report.checks.push(HealthCheck { name: "directory of plugins".to_owned(), verdict });
             report
         })
     }
@@ -147,7 +147,7 @@ fn readiness(
     plugins: &[PluginReport],
 ) -> CheckReport {
     let mut report = CheckReport::default();
-    let mut add = |name: String, verdict| report.checks.push(Check { name, verdict });
+    let mut add = |name: String, verdict| report.checks.push(HealthCheck { name, verdict });
     if !has_started {
         let text = "the plugins of the directory are being loaded".to_owned();
         add("start".to_owned(), CheckOutcome::Fail(text));

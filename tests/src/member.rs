@@ -13,12 +13,12 @@ pub struct ServerInfo {
     /// `CLUSTER INFO` by field.
     pub cluster: BTreeMap<String, String>,
     /// The rows of `CLUSTER NODES`.
-    pub rows: Vec<NodeLine>,
+    pub rows: Vec<ClusterNodesLine>,
 }
 
 /// One row of `CLUSTER NODES`.
 #[derive(Clone, Debug)]
-pub struct NodeLine {
+pub struct ClusterNodesLine {
     /// The node's id.
     pub id: String,
     /// `ip:port`; without an ip if the server knows none.
@@ -31,7 +31,7 @@ pub struct NodeLine {
     pub slots: Vec<(u16, u16)>,
 }
 
-impl NodeLine {
+impl ClusterNodesLine {
     /// Returns true if the node has this flag.
     #[must_use]
     pub fn is(&self, flag: &str) -> bool {
@@ -58,7 +58,7 @@ impl ServerInfo {
     /// # Errors
     ///
     /// Fails if no row has the flag `myself`.
-    pub fn own(&self) -> Result<&NodeLine> {
+    pub fn own(&self) -> Result<&ClusterNodesLine> {
         self.rows.iter().find(|row| row.is("myself")).context("no row `myself`")
     }
 
@@ -125,7 +125,7 @@ fn fields(text: &str) -> BTreeMap<String, String> {
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-fn row(line: &str) -> Result<NodeLine> {
+fn row(line: &str) -> Result<ClusterNodesLine> {
     let fields: Vec<_> = line.split(' ').collect();
     let field = |at: usize| fields.get(at).copied().with_context(|| format!("short row: {line}"));
     let address = field(1)?.split(['@', ',']).next().unwrap_or_default().to_owned();
@@ -134,7 +134,7 @@ fn row(line: &str) -> Result<NodeLine> {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         Ok((first.parse()?, last.parse()?))
     };
-    Ok(NodeLine {
+    Ok(ClusterNodesLine {
         id: field(0)?.to_owned(),
         address,
         flags: field(2)?.to_owned(),

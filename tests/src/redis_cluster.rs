@@ -208,7 +208,7 @@ impl ClusterPod {
     /// Returns true if this member is the primary that serves keys with this tag.
     #[must_use]
     pub fn serves(&self, tag: &str) -> bool {
-        let holds = |own: &crate::member::NodeLine| {
+        let holds = |own: &crate::member::ClusterNodesLine| {
             let slot = slot(tag);
             own.slots.iter().any(|range| (range.0.into()..=range.1.into()).contains(&slot))
         };

@@ -71,11 +71,11 @@ pub enum StartError {
 /// The listening admin API. Dropping it removes its admin file.
 pub struct AdminServer {
     listener: TcpListener,
-    server: Arc<Server>,
+    server: Arc<AdminHttpService>,
     file_guard: AdminFileGuard,
 }
 
-struct Server {
+struct AdminHttpService {
     hosts: AllowedHosts,
     token: TokenDigest,
     routes: Arc<dyn AdminRoutes>,
@@ -98,7 +98,7 @@ impl AdminServer {
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let token = new_token()?;
-        let server = Arc::new(Server {
+        let server = Arc::new(AdminHttpService {
             hosts: AllowedHosts::new(address.ip(), &["localhost"]),
             token: TokenDigest::of(&token),
             routes,
@@ -125,7 +125,7 @@ impl AdminServer {
     }
 }
 
-impl HttpService for Server {
+impl HttpService for AdminHttpService {
     async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
         let (parts, body) = request.into_parts();
         let reply = match self.check(&parts) {
@@ -140,7 +140,7 @@ impl HttpService for Server {
     }
 }
 
-impl Server {
+impl AdminHttpService {
     /// Checks the `Host`, the token and the method of a request, and returns the method.
     fn check(&self, parts: &Parts) -> Result<AdminMethod, AdminError> {
         self.hosts.check(parts).map_err(|foreign| AdminError::Denied(foreign.to_string()))?;

@@ -70,7 +70,7 @@ impl HealthServer {
 
     /// Serves until `stop`.
     pub async fn run(self, source: Arc<dyn HealthSource>, stop: CancellationToken) {
-        let server = Arc::new(Server(source));
+        let server = Arc::new(HealthHttpService(source));
         accept_each(self.listener, LIMITS, &stop, |stream| {
             let (server, stop) = (server.clone(), stop.clone());
             async move {
@@ -83,9 +83,9 @@ impl HealthServer {
     }
 }
 
-struct Server(Arc<dyn HealthSource>);
+struct HealthHttpService(Arc<dyn HealthSource>);
 
-impl HttpService for Server {
+impl HttpService for HealthHttpService {
     async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Response<ResponseBody> {
         // The body is not read; the connection is closed after the reply if there is one.
         let (parts, _) = request.into_parts();

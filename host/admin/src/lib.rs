@@ -28,4 +28,4 @@ pub use client::{AdminClient, AdminClientError, ReplyError};
 pub use file::{AdminFile, FileError};
 pub use health::{HealthServer, HealthSource, ListenError};
 pub use message::{AdminError, AdminMethod, AdminRequest, AdminRoutes};
-pub use report::{Check, CheckOutcome, CheckReport};
+pub use report::{CheckOutcome, CheckReport, HealthCheck};

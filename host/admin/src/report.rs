@@ -15,7 +15,7 @@ pub enum CheckOutcome {
 
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
+pub struct HealthCheck {
     /// The name of the check.
     pub name: String,
     /// The outcome.
@@ -26,7 +26,7 @@ pub struct Check {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CheckReport {
     /// The checks, in the order in which they are shown.
-    pub checks: Vec<Check>,
+    pub checks: Vec<HealthCheck>,
 }
 
 /// The format of a report.
@@ -58,7 +58,7 @@ impl CheckReport {
     }
 
     fn document(&self) -> Value {
-        let checks = self.checks.iter().map(|Check { name, verdict }| match verdict {
+        let checks = self.checks.iter().map(|HealthCheck { name, verdict }| match verdict {
             CheckOutcome::Pass => json!({"name": name, "verdict": "pass"}),
             CheckOutcome::Notice(text) => {
                 json!({"name": name, "verdict": "notice", "message": text})
@@ -70,7 +70,7 @@ impl CheckReport {
 
     /// Returns the text format of Kubernetes' own health endpoints.
     fn lines(&self, endpoint: &str) -> String {
-        let line = |Check { name, verdict }: &Check| match verdict {
+        let line = |HealthCheck { name, verdict }: &HealthCheck| match verdict {
             CheckOutcome::Pass => format!("[+]{name} ok\n"),
             CheckOutcome::Notice(text) => format!("[+]{name} ok, but {text}\n"),
             CheckOutcome::Fail(text) => format!("[-]{name} failed: {text}\n"),
@@ -90,7 +90,7 @@ mod tests {
 
     fn report(outcomes: &[CheckOutcome]) -> CheckReport {
         let check =
-            |verdict: &CheckOutcome| Check { name: "x".to_owned(), verdict: verdict.clone() };
+            |verdict: &CheckOutcome| HealthCheck { name: "x".to_owned(), verdict: verdict.clone() };
         CheckReport { checks: outcomes.iter().map(check).collect() }
     }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tholepin_admin::{
     AdminClient, AdminClientError, AdminError, AdminMethod, AdminRequest, AdminRoutes, AdminServer,
-    Check, CheckOutcome, CheckReport, HealthServer, HealthSource,
+    CheckOutcome, CheckReport, HealthCheck, HealthServer, HealthSource,
 };
 use tholepin_core::BoxedFuture;
 use tokio::{
@@ -48,13 +48,13 @@ impl HealthSource for UnreadyHealth {
     }
 
     fn health(&self) -> BoxedFuture<'_, CheckReport> {
-        let checks = vec![Check { name: "x".to_owned(), verdict: CheckOutcome::Pass }];
+        let checks = vec![HealthCheck { name: "x".to_owned(), verdict: CheckOutcome::Pass }];
         Box::pin(async { CheckReport { checks } })
     }
 
     fn readiness(&self) -> BoxedFuture<'_, CheckReport> {
         let verdict = CheckOutcome::Fail("stale".to_owned());
-        let checks = vec![Check { name: "x".to_owned(), verdict }];
+        let checks = vec![HealthCheck { name: "x".to_owned(), verdict }];
         Box::pin(async { CheckReport { checks } })
     }
 }

@@ -21,7 +21,7 @@ use tracing::{debug, error, warn};
 
 use crate::{
     ended_containers::ended_containers,
-    mapper::{self, EventRoutes},
+    mapper::{self, ReconcileMapper},
     metrics::{self, RunningReconciles},
     plugins::PluginEvent,
     queue::{DequeuedKey, QueuePriority, QueueStats, WorkQueue},
@@ -203,7 +203,8 @@ impl Controller {
             self.shared.ports.plugins.all().iter().map(|plugin| plugin.name.clone()).collect();
         loop {
             self.update_manifests(&mut known);
-            let routes = EventRoutes::new(known.iter().map(|(name, manifest)| (name, &**manifest)));
+            let routes =
+                ReconcileMapper::new(known.iter().map(|(name, manifest)| (name, &**manifest)));
             self.renew_leases(&mut leases, routes.scopes());
             self.shared.set_routes(routes);
             for name in changed.drain(..) {
@@ -289,7 +290,7 @@ async fn finish(mut running: JoinSet<()>) {
 }
 
 /// A key whose reconcile may begin.
-struct DueKey {
+struct ReadyKey {
     taken: DequeuedKey,
     settings: ReconcileSettings,
     /// Held until the reconcile ends.
@@ -298,7 +299,7 @@ struct DueKey {
 
 /// Waits for a due key and for a permit. The key is taken last, so that it is the most urgent one at the moment in
 /// which its reconcile can begin.
-async fn next_due_key(shared: Arc<SharedState>, stop: CancellationToken) -> DueKey {
+async fn next_due_key(shared: Arc<SharedState>, stop: CancellationToken) -> ReadyKey {
     let slot = shared.permits.slot().await;
     loop {
         shared.queue.due().await;
@@ -307,14 +308,14 @@ async fn next_due_key(shared: Arc<SharedState>, stop: CancellationToken) -> DueK
         let urgent = stop.child_token();
         if let Some(taken) = shared.queue.take(&urgent) {
             let settings = ReconcileSettings { permit: Arc::new(permit), urgent };
-            return DueKey { taken, settings, _slot: slot };
+            return ReadyKey { taken, settings, _slot: slot };
         }
     }
 }
 
 /// Reconciles one key. The stop does not cancel a reconcile that has begun.
-async fn work(shared: Arc<SharedState>, due: DueKey) {
-    let DueKey { taken, settings, _slot } = due;
+async fn work(shared: Arc<SharedState>, due: ReadyKey) {
+    let ReadyKey { taken, settings, _slot } = due;
     let key = Arc::new(taken.key);
     let _timer = shared.running.begin(&key.plugin, taken.waited);
     let completion = reconcile(&shared, &key, taken.causes, &settings).await;

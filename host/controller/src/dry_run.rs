@@ -17,13 +17,13 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     Controller,
-    mapper::EventRoutes,
+    mapper::ReconcileMapper,
     phase::finalizer_of,
     plugins::{ActivePlugin, ReconcilePurpose},
     reconcile::accepted,
     reconcile_once::{ReconcileEffects, ReconcileTarget, reconcile_once},
     report_builder::{ReportBuilder, finalizer_step},
-    strikes::StrikeVersion,
+    strikes::StrikedObjectVersion,
 };
 
 /// The cause in the report of a dry run and in the request to the plugin.
@@ -83,7 +83,7 @@ impl Controller {
         deadline: Duration,
     ) -> Result<Vec<Box<dyn WatchLease>>, DryRunError> {
         let until = Instant::now() + deadline;
-        let routes = EventRoutes::new([(&plugin.name, &*plugin.manifest)]);
+        let routes = ReconcileMapper::new([(&plugin.name, &*plugin.manifest)]);
         let mut leases = Vec::new();
         for scope in routes.scopes() {
             leases.push((scope.kind.clone(), self.shared.ports.watches.lease(scope)));
@@ -170,7 +170,7 @@ impl Controller {
 /// Returns the facts that make a live reconcile differ from this dry run.
 fn remarks(target: &ReconcileTarget<'_>) -> Vec<String> {
     let ReconcileTarget { shared, key, plugin, meta, .. } = target;
-    let version = StrikeVersion { uid: meta.uid.clone(), generation: meta.generation };
+    let version = StrikedObjectVersion { uid: meta.uid.clone(), generation: meta.generation };
     let is_quarantined =
         shared.strikes(|strikes| strikes.is_quarantined(&plugin.revision, key, &version));
     let paused = "the object is paused: nothing of this is done until the annotation \

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tholepin_core::{
-    CallError, ObjectError, ObjectMeta, ObjectRef, PlanStep, ReconcileReport, StepEffect,
+    CallError, ObjectError, ObjectMeta, ObjectRef, PlanStep, PlanStepEffect, ReconcileReport,
     port::{ApplyRequest, Kubernetes},
     step::{self, ChangeScope, ObjectChange},
 };
@@ -35,7 +35,7 @@ pub struct ObjectArgument {
 /// The object of a dry run.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum DryRunRequest {
+pub enum DryRunObject {
     /// An object as it is stored.
     Object(ObjectArgument),
     /// An object as a file has it.
@@ -145,13 +145,13 @@ impl DryRunner {
     /// # Errors
     ///
     /// Fails if no plugin reconciles the kind, the object does not exist, or the API server refuses it.
-    pub async fn dry_run(&self, request: DryRunRequest) -> Result<ReconcileReport, DryRunnerError> {
+    pub async fn dry_run(&self, request: DryRunObject) -> Result<ReconcileReport, DryRunnerError> {
         match request {
-            DryRunRequest::Object(argument) => {
+            DryRunObject::Object(argument) => {
                 let object = self.object(&argument).await?;
                 Ok(self.controller.dry_run(&object, None).await?)
             }
-            DryRunRequest::File { object, namespace } => self.dry_run_file(object, namespace).await,
+            DryRunObject::File { object, namespace } => self.dry_run_file(object, namespace).await,
         }
     }
 
@@ -191,10 +191,10 @@ impl DryRunner {
     /// # Errors
     ///
     /// Fails if no plugin reconciles it.
-    pub async fn kind(&self, request: &DryRunRequest) -> Result<KindName, DryRunnerError> {
+    pub async fn kind(&self, request: &DryRunObject) -> Result<KindName, DryRunnerError> {
         match request {
-            DryRunRequest::Object(argument) => Ok(self.object(argument).await?.kind),
-            DryRunRequest::File { object, namespace: _ } => Ok(kind_of(object)?),
+            DryRunObject::Object(argument) => Ok(self.object(argument).await?.kind),
+            DryRunObject::File { object, namespace: _ } => Ok(kind_of(object)?),
         }
     }
 
@@ -275,7 +275,7 @@ fn file_step(object: &ObjectRef, before: Option<&Value>, stored: &Value) -> Opti
         return None;
     }
     let (by, object) = ("file".to_owned(), object.clone());
-    Some(PlanStep::new(StepEffect::Object { by, object, change, fields }))
+    Some(PlanStep::new(PlanStepEffect::Object { by, object, change, fields }))
 }
 
 fn part(report: &ReconcileReport, selection: ReportSelection) -> ReconcileReport {
@@ -341,7 +341,8 @@ mod tests {
         let stored = json!({"spec": {"a": 1}, "status": {"b": 1}});
         assert_eq!(file_step(&reference, Some(&stored), &stored), None);
         let step = file_step(&reference, None, &stored).unwrap();
-        let StepEffect::Object { change: ObjectChange::Created, fields, .. } = step.effect else {
+        let PlanStepEffect::Object { change: ObjectChange::Created, fields, .. } = step.effect
+        else {
             panic!("{step:?}")
         };
         assert_eq!(fields.len(), 1, "the status is not the file's: {fields:?}");

@@ -271,7 +271,7 @@ mod tests {
     use crate::testing::key;
     use proptest::prelude::*;
     use tholepin_core::{
-        PlanStep, ReconcileHeader, Recording, RevisionDigest, StepEffect, WriteMode,
+        PlanStep, PlanStepEffect, ReconcileHeader, Recording, RevisionDigest, WriteMode,
         step::MemberCommandLine,
     };
 
@@ -289,7 +289,7 @@ mod tests {
         let mut report = ReconcileReport::new(header, &Recording::default(), end, 1);
         report.steps.extend(command.map(|bytes| {
             let command = MemberCommandLine { pod: "a".into(), command: "x".repeat(bytes) };
-            PlanStep::new(StepEffect::Commands { commands: vec![command] })
+            PlanStep::new(PlanStepEffect::Commands { commands: vec![command] })
         }));
         report
     }

@@ -54,16 +54,15 @@ pub use clock::SteadyClock;
 pub use controller::{Controller, PluginHealth};
 pub use dry_run::DryRunError;
 pub use dry_runner::{
-    DryRunRequest, DryRunner, DryRunnerError, FileError, ObjectArgument, ReportPart,
-    ReportSelection,
+    DryRunObject, DryRunner, DryRunnerError, FileError, ObjectArgument, ReportPart, ReportSelection,
 };
 pub use host_status::{
     DEGRADED, HostStatus, MemberReader, MemberRow, ObjectStatus, PluginStatus, StatusReporter,
 };
-pub use kinds::{ApiKinds, FoundKind, install_when_available};
-pub use plugin_objects::{PluginFollower, PluginObjects, PluginReports};
+pub use kinds::{ApiKinds, ResolvedKind, install_when_available};
+pub use plugin_objects::{PluginObjectStore, PluginReportProcessor, PluginReports};
 pub use plugins::{
-    ActivePlugin, ActivePlugins, ClosedContext, ContextFactory, OpenContext, PluginEvent,
+    ActivePlugin, ActivePlugins, ClosedContextResult, ContextFactory, HostCallContext, PluginEvent,
     ReconcilePurpose, WakeSubscriber,
 };
 pub use shared_state::{ControllerPorts, ControllerSettings};

@@ -26,8 +26,8 @@ const CHAIN_LENGTH_MAX: usize = 8;
 
 /// The routes from changes of each kind to reconciled objects.
 #[derive(Default)]
-pub(crate) struct EventRoutes {
-    by_kind: BTreeMap<GroupKind, Vec<EventRoute>>,
+pub(crate) struct ReconcileMapper {
+    by_kind: BTreeMap<GroupKind, Vec<KindToReconcileMapping>>,
     /// The version in which a kind is watched.
     watched: BTreeMap<GroupKind, KindName>,
 }
@@ -35,7 +35,7 @@ pub(crate) struct EventRoutes {
 /// The group and the name of a kind.
 type GroupKind = (String, String);
 
-struct EventRoute {
+struct KindToReconcileMapping {
     plugin: PluginName,
     reconciles: Arc<Vec<KindName>>,
     source: RouteSource,
@@ -47,7 +47,7 @@ enum RouteSource {
     By(WatchMapping),
 }
 
-impl EventRoutes {
+impl ReconcileMapper {
     /// Creates the routes of these manifests.
     pub(crate) fn new<'a>(
         plugins: impl IntoIterator<Item = (&'a PluginName, &'a Manifest)>,
@@ -84,7 +84,11 @@ impl EventRoutes {
         reconciles: &Arc<Vec<KindName>>,
         source: RouteSource,
     ) {
-        let route = EventRoute { plugin: plugin.clone(), reconciles: reconciles.clone(), source };
+        let route = KindToReconcileMapping {
+            plugin: plugin.clone(),
+            reconciles: reconciles.clone(),
+            source,
+        };
         self.by_kind.entry(group_kind(kind)).or_default().push(route);
         self.watched.entry(group_kind(kind)).or_insert_with(|| kind.clone());
     }
@@ -114,7 +118,7 @@ impl EventRoutes {
     /// Returns the reconciled objects to which a change of another object maps.
     fn mapped(
         &self,
-        route: &EventRoute,
+        route: &KindToReconcileMapping,
         leads: &WatchMapping,
         change: &StoreChange,
         view: &dyn StoreView,
@@ -146,7 +150,7 @@ impl EventRoutes {
     /// Returns the reconciled object at the end of an object's chain of controllers.
     fn chain_end(
         &self,
-        route: &EventRoute,
+        route: &KindToReconcileMapping,
         meta: &ObjectMeta,
         view: &dyn StoreView,
     ) -> Option<ObjectRef> {
@@ -164,7 +168,7 @@ impl EventRoutes {
     }
 }
 
-impl EventRoute {
+impl KindToReconcileMapping {
     /// Returns the reconciled objects of this name, in the namespace of the changed object or cluster-scoped.
     fn named(&self, namespace: &str, name: &str, view: &dyn StoreView) -> Vec<ObjectRef> {
         let kinds = self.reconciles.iter();

@@ -59,7 +59,7 @@ fn watch(kind: &str, leads: Value) -> Value {
 #[track_caller]
 fn check(watches: Value, change: &StoreChange, view: &FakeView, expected: &[&str]) {
     let plugin = "p".parse().unwrap();
-    let routes = EventRoutes::new([(&plugin, &manifest(watches))]);
+    let routes = ReconcileMapper::new([(&plugin, &manifest(watches))]);
     let keys = routes.keys(change, view);
     let names: Vec<&str> = keys.iter().map(|key| key.name.as_str()).collect();
     assert_eq!(names, expected);
@@ -150,7 +150,7 @@ fn a_report_about_an_object_does_not_wake_its_plugin() {
 fn each_kind_is_watched_once() {
     let plugin = "p".parse().unwrap();
     let watches = json!([watch("Pod", json!("owner")), watch("Pod", json!({"label": "of"}))]);
-    let scopes = EventRoutes::new([(&plugin, &manifest(watches))]).scopes();
+    let scopes = ReconcileMapper::new([(&plugin, &manifest(watches))]).scopes();
     let kinds: Vec<_> = scopes.iter().map(|scope| scope.kind.kind.as_str()).collect();
     assert_eq!(kinds, ["Pod", "Thing"]);
 }

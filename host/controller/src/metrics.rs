@@ -81,10 +81,10 @@ pub(crate) fn reconciled(plugin: &PluginName, took: Duration) {
 
 /// The reconciles that are running.
 #[derive(Debug, Default)]
-pub(crate) struct RunningReconciles(Mutex<RunningSet>);
+pub(crate) struct RunningReconciles(Mutex<RunningReconcilesGauge>);
 
 #[derive(Debug, Default)]
-struct RunningSet {
+struct RunningReconcilesGauge {
     last_id: u64,
     started: BTreeMap<u64, (PluginName, Instant)>,
 }
@@ -116,7 +116,7 @@ impl RunningReconciles {
     }
 
     /// Ignores poisoning: each change is a single insertion or removal.
-    fn lock(&self) -> MutexGuard<'_, RunningSet> {
+    fn lock(&self) -> MutexGuard<'_, RunningReconcilesGauge> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

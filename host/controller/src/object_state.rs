@@ -11,7 +11,7 @@ use tholepin_core::{AcceptedSpec, ObjectKey, ObjectMeta, PluginName, RevisionDig
 
 /// A version of an object, for one revision of its plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ObservedVersion {
+pub(crate) struct ReconciledVersion {
     pub(crate) revision: RevisionDigest,
     pub(crate) uid: String,
     /// The generation, or the resource version of a kind without generations.
@@ -20,7 +20,7 @@ pub(crate) struct ObservedVersion {
 
 /// The spec that a plugin accepted last.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct AcceptedByPlugin {
+pub(crate) struct LastAcceptedSpec {
     pub(crate) uid: String,
     pub(crate) spec: AcceptedSpec,
     /// Whether it is stored where a restarted host finds it.
@@ -29,13 +29,13 @@ pub(crate) struct AcceptedByPlugin {
 
 /// What the controller remembers of one object.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ObjectState {
+pub(crate) struct ObjectMemory {
     /// The memo of the last outcome, which the next request carries.
     pub(crate) memo: Option<Value>,
     /// The last version that `validate` accepted.
-    pub(crate) validated: Option<ObservedVersion>,
+    pub(crate) validated: Option<ReconciledVersion>,
     /// The spec that was accepted last. It stays in force while a later spec is refused.
-    pub(crate) accepted: Option<AcceptedByPlugin>,
+    pub(crate) accepted: Option<LastAcceptedSpec>,
     /// The message of a quarantine that could not be written on the object yet.
     pub(crate) unwritten_quarantine: Option<String>,
     /// The text that was logged last, so that only changes are logged.
@@ -48,7 +48,7 @@ pub(crate) struct ObjectState {
     pub(crate) is_failing: bool,
 }
 
-impl ObjectState {
+impl ObjectMemory {
     /// Records whether the object is paused.
     pub(crate) fn record_pause(&mut self, meta: &ObjectMeta) {
         self.is_paused = meta.is_paused();
@@ -68,12 +68,12 @@ impl ObjectState {
 /// The states of all objects. The state of an object is dropped when it is deleted.
 #[derive(Debug, Default)]
 pub(crate) struct ObjectStates {
-    states: Mutex<HashMap<ObjectKey, ObjectState>>,
+    states: Mutex<HashMap<ObjectKey, ObjectMemory>>,
 }
 
 impl ObjectStates {
     /// Returns a copy of an object's state.
-    pub(crate) fn get(&self, key: &ObjectKey) -> ObjectState {
+    pub(crate) fn get(&self, key: &ObjectKey) -> ObjectMemory {
         self.lock().get(key).cloned().unwrap_or_default()
     }
 
@@ -81,7 +81,7 @@ impl ObjectStates {
     pub(crate) fn change<T>(
         &self,
         key: &ObjectKey,
-        change: impl FnOnce(&mut ObjectState) -> T,
+        change: impl FnOnce(&mut ObjectMemory) -> T,
     ) -> T {
         change(self.lock().entry(key.clone()).or_default())
     }
@@ -119,7 +119,7 @@ impl ObjectStates {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, ObjectState>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, ObjectMemory>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -25,12 +25,12 @@ const SHORT_WAIT: Duration = Duration::from_millis(5);
 
 /// The permits for all reconciles.
 #[derive(Debug)]
-pub(crate) struct ComputePermits {
+pub(crate) struct ReconcilePermits {
     computing: Arc<Semaphore>,
     in_flight: Arc<Semaphore>,
 }
 
-impl ComputePermits {
+impl ReconcilePermits {
     pub(crate) fn new(computing: usize, in_flight: usize) -> Self {
         let in_flight = in_flight.max(computing);
         Self {
@@ -112,21 +112,21 @@ mod tests {
 
     #[tokio::test]
     async fn running_reconciles_are_bounded_including_those_that_wait() {
-        let permits = ComputePermits::new(1, 2);
+        let permits = ReconcilePermits::new(1, 2);
         let slots = (now(permits.slot()).await, now(permits.slot()).await);
         assert!(slots.0.is_some() && slots.1.is_some());
         assert!(now(permits.slot()).await.is_none());
         drop(slots);
         assert!(now(permits.slot()).await.is_some());
         assert!(
-            now(ComputePermits::new(2, 1).slot()).await.is_some(),
+            now(ReconcilePermits::new(2, 1).slot()).await.is_some(),
             "no fewer may begin than compute"
         );
     }
 
     #[tokio::test]
     async fn a_permit_is_released_during_a_long_wait_and_kept_during_a_short_one() {
-        let permits = ComputePermits::new(1, 2);
+        let permits = ReconcilePermits::new(1, 2);
         let permit = permits.permit().await;
         permit.release_during(async { assert!(now(permits.permit()).await.is_none()) }).await;
         // Ends only if this inner wait gets the permit.

@@ -1,6 +1,6 @@
 //! Writes the `Plugin` objects: one per plugin of this host's directory, with its status and events.
 //!
-//! [`PluginFollower`] calls this for each report of the plugin registry, and twice a second for what changed otherwise.
+//! [`PluginReportProcessor`] calls this for each report of the plugin registry, and twice a second for what changed otherwise.
 //! The file is the source of truth: an edit of the object by hand is undone, at most every ten seconds.
 
 mod follower;
@@ -32,10 +32,10 @@ use self::status::{
 };
 use crate::{controller::Controller, kinds::ApiKinds, plugins::PluginEvent};
 
-pub use follower::{PluginFollower, PluginReports};
+pub use follower::{PluginReportProcessor, PluginReports};
 
 /// The `Plugin` objects of this host's directory.
-pub struct PluginObjects {
+pub struct PluginObjectStore {
     controller: Arc<Controller>,
     kinds: Arc<dyn ApiKinds>,
     /// The kind of `Plugin` objects.
@@ -69,7 +69,7 @@ const RESTORE_PAUSE: Duration = Duration::from_secs(10);
 /// The time after which the condition for a second host is checked again.
 const ANOTHER_HOST_PAUSE: Duration = Duration::from_secs(60);
 
-impl PluginObjects {
+impl PluginObjectStore {
     /// Leases the watch of `Plugin` objects, which are of this `kind`. `host` is the name that the status shows;
     /// `events` are those of [`Controller::run`].
     #[must_use]

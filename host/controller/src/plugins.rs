@@ -67,7 +67,7 @@ pub trait ContextFactory: Send + Sync {
         key: &Arc<ObjectKey>,
         object: &Arc<Value>,
         purpose: ReconcilePurpose,
-    ) -> Arc<dyn OpenContext>;
+    ) -> Arc<dyn HostCallContext>;
 }
 
 /// The purpose of a reconcile.
@@ -83,14 +83,14 @@ pub enum ReconcilePurpose {
 }
 
 /// The context of one reconcile.
-pub trait OpenContext: HostCalls {
+pub trait HostCallContext: HostCalls {
     /// Closes the context, however the guest call ended: settings that it changed temporarily are restored.
-    fn close(&self) -> BoxedFuture<'_, ClosedContext>;
+    fn close(&self) -> BoxedFuture<'_, ClosedContextResult>;
 }
 
 /// The results of a closed context.
 #[derive(Default)]
-pub struct ClosedContext {
+pub struct ClosedContextResult {
     /// The calls with their answers.
     pub recording: Recording,
     /// The steps that restored temporary settings, or would restore them.

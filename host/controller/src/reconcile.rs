@@ -23,18 +23,18 @@ use crate::{
     conditions::{HostConditionUpdate, ReconcilerPresence},
     mapper::{self, reference_of},
     metrics::{self, ErrorClass},
-    object_state::ObservedVersion,
+    object_state::ReconciledVersion,
     permit::ComputePermit,
     phase::{ObjectPhase, finalizer_of},
     plugins::ReconcilePurpose,
     queue::KeyCompletion,
     reconcile_once::{
-        CalledReconcile, NoSpecInForce, ReconcileEffects, ReconcileEnd, ReconcileTarget,
-        RejectedReconcile, RejectedSpec, Rejection, reason_of, reconcile_once,
+        CalledReconcile, NoSpecInForce, ReconcileEffects, ReconcileTarget, RejectedReconcile,
+        RejectedSpec, SpecRejection, UnhandledReconcileResult, reason_of, reconcile_once,
     },
     report_builder::{ReportBuilder, finalizer_step},
     shared_state::SharedState,
-    strikes::{StrikeDecision, StrikeVersion},
+    strikes::{StrikeDecision, StrikedObjectVersion},
 };
 use findings::write_finding;
 pub(crate) use findings::write_finding_of;
@@ -75,7 +75,7 @@ pub(crate) async fn reconcile(
     Span::current().record("revision", plugin.revision.short());
     let target =
         ReconcileTarget { shared, key, plugin: &plugin, meta: &meta, permit: permit.clone() };
-    let live = LiveReconcile { target: &target, urgent };
+    let live = LiveReconcileEffects { target: &target, urgent };
     let (since, mut report) = (Instant::now(), ReportBuilder::live(shared, causes));
     let end = reconcile_once(&target, &live, object, &mut report).await;
     let completion = live.conclude(end, &mut report).await;
@@ -95,12 +95,12 @@ pub(crate) struct ReconcileSettings {
 }
 
 /// The effects of a live reconcile: it writes to the API server and to what the controller remembers.
-struct LiveReconcile<'a> {
+struct LiveReconcileEffects<'a> {
     target: &'a ReconcileTarget<'a>,
     urgent: &'a CancellationToken,
 }
 
-impl ReconcileEffects for LiveReconcile<'_> {
+impl ReconcileEffects for LiveReconcileEffects<'_> {
     fn purpose(&self) -> ReconcilePurpose {
         ReconcilePurpose::Live { urgent: self.urgent.clone() }
     }
@@ -126,42 +126,48 @@ impl ReconcileEffects for LiveReconcile<'_> {
         accepted::accepted_spec(self.target).await
     }
 
-    fn is_validated(&self, version: &ObservedVersion) -> bool {
+    fn is_validated(&self, version: &ReconciledVersion) -> bool {
         let state = self.target.shared.object_states.get(self.target.key);
         state.validated.as_ref() == Some(version)
     }
 
-    fn record_validated(&self, object: &Value, version: ObservedVersion) {
+    fn record_validated(&self, object: &Value, version: ReconciledVersion) {
         accepted::record_validated(self.target, object, version);
     }
 
-    fn record_in_force(&self, spec: AcceptedSpec, version: ObservedVersion) {
+    fn record_in_force(&self, spec: AcceptedSpec, version: ReconciledVersion) {
         accepted::record_in_force(self.target, spec, version);
     }
 }
 
-impl LiveReconcile<'_> {
+impl LiveReconcileEffects<'_> {
     /// Writes what follows from the end of a reconcile, and returns when the key is due again.
-    async fn conclude(&self, end: ReconcileEnd, report: &mut ReportBuilder) -> KeyCompletion {
+    async fn conclude(
+        &self,
+        end: UnhandledReconcileResult,
+        report: &mut ReportBuilder,
+    ) -> KeyCompletion {
         report.end = is_reported(&end).then(|| end.result());
         let ends_finalizer = end.ends_finalizer(self.target.meta);
         match end {
-            ReconcileEnd::NotCalled(_) if ends_finalizer => self.remove_finalizer(report).await,
-            ReconcileEnd::NotCalled(_) => KeyCompletion::AwaitChange,
-            ReconcileEnd::NoFinalizer(error) => {
+            UnhandledReconcileResult::NotCalled(_) if ends_finalizer => {
+                self.remove_finalizer(report).await
+            }
+            UnhandledReconcileResult::NotCalled(_) => KeyCompletion::AwaitChange,
+            UnhandledReconcileResult::NoFinalizer(error) => {
                 self.log(&format!("cannot add the finalizer: {error}"));
                 KeyCompletion::Retry
             }
-            ReconcileEnd::Quarantined => {
+            UnhandledReconcileResult::Quarantined => {
                 let state = self.target.shared.object_states.get(self.target.key);
                 match state.unwritten_quarantine {
                     Some(message) => self.quarantine(&message).await,
                     None => KeyCompletion::AwaitChange,
                 }
             }
-            ReconcileEnd::NotValidated(error) => self.strike(&error, None).await,
-            ReconcileEnd::Rejected(rejected) => self.reject(rejected).await,
-            ReconcileEnd::Called(called) => {
+            UnhandledReconcileResult::NotValidated(error) => self.strike(&error, None).await,
+            UnhandledReconcileResult::Rejected(rejected) => self.reject(rejected).await,
+            UnhandledReconcileResult::Called(called) => {
                 accepted::keep_accepted(self.target).await;
                 self.conclude_call(called, ends_finalizer, report).await
             }
@@ -249,7 +255,7 @@ impl LiveReconcile<'_> {
             }
         };
         let (reason, text) = (rejection.reason(), rejection.text());
-        if let Rejection::Fault(error) = rejection {
+        if let SpecRejection::Fault(error) = rejection {
             return self.strike(&error, None).await;
         }
         // The plugin answered, so that its strikes are cleared; the reconcile ends with this answer.
@@ -343,9 +349,9 @@ impl LiveReconcile<'_> {
     }
 
     /// Returns the version of the object that strikes count against.
-    fn version(&self) -> StrikeVersion {
+    fn version(&self) -> StrikedObjectVersion {
         let meta = self.target.meta;
-        StrikeVersion { uid: meta.uid.clone(), generation: meta.generation }
+        StrikedObjectVersion { uid: meta.uid.clone(), generation: meta.generation }
     }
 
     fn log(&self, text: &str) {
@@ -354,15 +360,17 @@ impl LiveReconcile<'_> {
 }
 
 /// Returns false for a reconcile that did nothing worth a report: no call, no write, no answer.
-fn is_reported(end: &ReconcileEnd) -> bool {
+fn is_reported(end: &UnhandledReconcileResult) -> bool {
     match end {
-        ReconcileEnd::NotCalled(phase) => *phase != ObjectPhase::Skip,
-        ReconcileEnd::NoFinalizer(_) | ReconcileEnd::Quarantined => false,
-        ReconcileEnd::Rejected(RejectedReconcile {
+        UnhandledReconcileResult::NotCalled(phase) => *phase != ObjectPhase::Skip,
+        UnhandledReconcileResult::NoFinalizer(_) | UnhandledReconcileResult::Quarantined => false,
+        UnhandledReconcileResult::Rejected(RejectedReconcile {
             cause: NoSpecInForce::Unreadable(error),
             ..
         }) => !error.is_passing(),
-        ReconcileEnd::Rejected(_) | ReconcileEnd::NotValidated(_) | ReconcileEnd::Called(_) => true,
+        UnhandledReconcileResult::Rejected(_)
+        | UnhandledReconcileResult::NotValidated(_)
+        | UnhandledReconcileResult::Called(_) => true,
     }
 }
 

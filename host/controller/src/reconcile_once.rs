@@ -1,11 +1,11 @@
 //! One reconcile of one object, live or as a dry run: phase, validation, call, report.
 //!
 //! ```text
-//! phase ─► finalizer ─► validate, or the spec in force ─► open context ─► reconcile ─► close ─► ReconcileEnd
+//! phase ─► finalizer ─► validate, or the spec in force ─► open context ─► reconcile ─► close ─► UnhandledReconcileResult
 //! ```
 //!
 //! The live loop and the plan command both run [`reconcile_once`]. They differ in the [`ReconcileEffects`] that they
-//! pass in, and in what they do with the [`ReconcileEnd`] that they get back: the live loop writes conditions, counts
+//! pass in, and in what they do with the [`UnhandledReconcileResult`] that they get back: the live loop writes conditions, counts
 //! strikes and subscribes wakes; the plan command only reports.
 //!
 //! This module writes to the API server only through the effects (the finalizer), through the calls of the plugin, and
@@ -31,16 +31,16 @@ use tholepin_schema::{
 };
 
 use crate::{
-    object_state::ObservedVersion,
+    object_state::ReconciledVersion,
     permit::{ComputePermit, PermitReleaser},
     phase::{ObjectPhase, finalizer_of, phase},
-    plugins::{ActivePlugin, ClosedContext, ReconcilePurpose},
+    plugins::{ActivePlugin, ClosedContextResult, ReconcilePurpose},
     report_builder::{
         CallOutcome, ReportBuilder, finalizer_step, not_called, result_of, result_of_error,
     },
     shared_state::SharedState,
 };
-use accept::AcceptedObject;
+use accept::ObjectToReconcile;
 
 /// The object and the plugin of one reconcile.
 pub(crate) struct ReconcileTarget<'a> {
@@ -82,19 +82,19 @@ pub(crate) trait ReconcileEffects: Sync {
     -> impl Future<Output = Result<Option<AcceptedSpec>, CallError>> + Send;
 
     /// Returns true if this revision accepted this version of the object before.
-    fn is_validated(&self, _version: &ObservedVersion) -> bool {
+    fn is_validated(&self, _version: &ReconciledVersion) -> bool {
         false
     }
 
     /// Records that the plugin accepted the object as it is.
-    fn record_validated(&self, _object: &Value, _version: ObservedVersion) {}
+    fn record_validated(&self, _object: &Value, _version: ReconciledVersion) {}
 
     /// Records that the plugin accepted an earlier spec again, which stays in force.
-    fn record_in_force(&self, _spec: AcceptedSpec, _version: ObservedVersion) {}
+    fn record_in_force(&self, _spec: AcceptedSpec, _version: ReconciledVersion) {}
 }
 
 /// The end of a reconcile, before its caller acts on it.
-pub(crate) enum ReconcileEnd {
+pub(crate) enum UnhandledReconcileResult {
     /// The plugin is not called in this phase.
     NotCalled(ObjectPhase),
     /// The finalizer could not be added, so the plugin was not called.
@@ -111,7 +111,7 @@ pub(crate) enum ReconcileEnd {
 
 /// A reconcile that ended with a refused spec.
 pub(crate) struct RejectedReconcile {
-    pub(crate) rejection: Rejection,
+    pub(crate) rejection: SpecRejection,
     /// Why no earlier spec is in force.
     pub(crate) cause: NoSpecInForce,
 }
@@ -126,7 +126,7 @@ pub(crate) struct CalledReconcile {
 }
 
 /// The way in which `validate` refused a spec.
-pub(crate) enum Rejection {
+pub(crate) enum SpecRejection {
     /// It returned violations.
     Invalid(Vec<Violation>),
     /// It trapped or broke a limit.
@@ -150,13 +150,13 @@ pub(crate) struct RejectedSpec {
 }
 
 /// Runs one reconcile up to the end of the plugin's call, and records its calls, steps and remarks in `report`.
-/// The caller sets the report's end, and removes the finalizer if the [`ReconcileEnd`] says so.
+/// The caller sets the report's end, and removes the finalizer if the [`UnhandledReconcileResult`] says so.
 pub(crate) async fn reconcile_once(
     target: &ReconcileTarget<'_>,
     effects: &impl ReconcileEffects,
     object: Arc<Value>,
     report: &mut ReportBuilder,
-) -> ReconcileEnd {
+) -> UnhandledReconcileResult {
     let end = run(target, effects, object, report).await;
     target.permit.release();
     end
@@ -167,34 +167,34 @@ async fn run(
     effects: &impl ReconcileEffects,
     mut object: Arc<Value>,
     report: &mut ReportBuilder,
-) -> ReconcileEnd {
+) -> UnhandledReconcileResult {
     let finalizer = finalizer_of(target.key);
     match phase(target.meta, &finalizer, target.plugin.manifest.finalizer) {
         ObjectPhase::Call => {}
         phase @ (ObjectPhase::Skip | ObjectPhase::RemoveFinalizer) => {
-            return ReconcileEnd::NotCalled(phase);
+            return UnhandledReconcileResult::NotCalled(phase);
         }
         ObjectPhase::AddFinalizer => {
             let added = effects.add_finalizer(object, &finalizer);
             object = match target.permit.release_during(added).await {
                 Ok(object) => object,
-                Err(error) => return ReconcileEnd::NoFinalizer(error),
+                Err(error) => return UnhandledReconcileResult::NoFinalizer(error),
             };
             report.before.push(finalizer_step("add-finalizer", target.key, &finalizer));
         }
     }
     if !effects.may_call() {
-        return ReconcileEnd::Quarantined;
+        return UnhandledReconcileResult::Quarantined;
     }
     match accept::accept(target, effects, object).await {
-        Ok(AcceptedObject { object, refusal }) => {
+        Ok(ObjectToReconcile { object, refusal }) => {
             let refused = refusal.as_ref();
             report.remarks.extend(refused.map(|refusal| {
                 let RejectedSpec { reason: _, message } = refusal;
                 format!("the spec is refused: {message}")
             }));
             let outcome = call(target, effects.purpose(), &object, report).await;
-            ReconcileEnd::Called(CalledReconcile { object, refusal, outcome })
+            UnhandledReconcileResult::Called(CalledReconcile { object, refusal, outcome })
         }
         Err(end) => end,
     }
@@ -218,7 +218,7 @@ async fn call(
     let calls = PermitReleaser { permit: permit.clone(), calls: context.clone() };
     let outcome = plugin.code.reconcile(target.call_context(), request, Arc::new(calls)).await;
     permit.release();
-    let ClosedContext { recording, restore_steps } = context.close().await;
+    let ClosedContextResult { recording, restore_steps } = context.close().await;
     report.recording = recording;
     report.after.extend(restore_steps);
     within_limits(outcome)
@@ -256,7 +256,7 @@ impl ReconcileTarget<'_> {
     }
 }
 
-impl ReconcileEnd {
+impl UnhandledReconcileResult {
     /// Returns the end as the report shows it.
     pub(crate) fn result(&self) -> ReconcileResult {
         let not_called_because = |why: String| ReconcileResult::NotCalled { why };
@@ -289,7 +289,7 @@ impl ReconcileEnd {
     }
 }
 
-impl Rejection {
+impl SpecRejection {
     /// Returns the reason for the object's condition.
     pub(crate) const fn reason(&self) -> Reason {
         match self {

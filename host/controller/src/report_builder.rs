@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use tholepin_core::{
-    ErrorChain, ObjectKey, PlanStep, ReconcileHeader, ReconcileReport, ReconcileResult, Recording,
-    StepEffect, WriteMode,
+    ErrorChain, ObjectKey, PlanStep, PlanStepEffect, ReconcileHeader, ReconcileReport,
+    ReconcileResult, Recording, WriteMode,
     port::GuestError,
     step::{FieldChange, ObjectChange},
 };
@@ -128,7 +128,7 @@ pub(crate) fn finalizer_step(by: &str, key: &ObjectKey, finalizer: &str) -> Plan
         _ => (Some(json!(finalizer)), None),
     };
     let field = ".metadata.finalizers".to_owned();
-    PlanStep::new(StepEffect::Object {
+    PlanStep::new(PlanStepEffect::Object {
         by: by.to_owned(),
         object: reference_of(key),
         change: ObjectChange::Changed,

@@ -14,10 +14,10 @@ use tholepin_schema::manifest::KindName;
 use crate::{
     history::ReconcileHistory,
     liveness::Liveness,
-    mapper::{self, EventRoutes},
+    mapper::{self, ReconcileMapper},
     metrics::RunningReconciles,
     object_state::ObjectStates,
-    permit::ComputePermits,
+    permit::ReconcilePermits,
     plugins::{ActivePlugins, ContextFactory, WakeSubscriber},
     queue::SharedQueue,
     strikes::StrikeTracker,
@@ -61,11 +61,11 @@ pub(crate) struct SharedState {
     pub(crate) object_states: ObjectStates,
     pub(crate) history: ReconcileHistory,
     pub(crate) queue: SharedQueue,
-    pub(crate) permits: ComputePermits,
+    pub(crate) permits: ReconcilePermits,
     pub(crate) running: RunningReconciles,
     pub(crate) liveness: Liveness,
     strikes: Mutex<StrikeTracker>,
-    routes: Mutex<Arc<EventRoutes>>,
+    routes: Mutex<Arc<ReconcileMapper>>,
 }
 
 impl SharedState {
@@ -77,7 +77,7 @@ impl SharedState {
             history: ReconcileHistory::default(),
             // A failing object is reconciled no less often than a healthy one.
             queue: SharedQueue::new(settings.resync),
-            permits: ComputePermits::new(settings.concurrency, settings.in_flight),
+            permits: ReconcilePermits::new(settings.concurrency, settings.in_flight),
             running: RunningReconciles::default(),
             liveness: Liveness::default(),
             strikes: Mutex::default(),
@@ -96,7 +96,7 @@ impl SharedState {
         meta.is_some_and(|meta| meta.is_paused())
     }
 
-    pub(crate) fn routes(&self) -> Arc<EventRoutes> {
+    pub(crate) fn routes(&self) -> Arc<ReconcileMapper> {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -104,7 +104,7 @@ impl SharedState {
         self.routes().reconciled()
     }
 
-    pub(crate) fn set_routes(&self, routes: EventRoutes) {
+    pub(crate) fn set_routes(&self, routes: ReconcileMapper) {
         *self.routes.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(routes);
     }
 }

@@ -23,7 +23,7 @@ const ROLLBACK_WINDOW: Duration = Duration::from_secs(60);
 
 /// A version of an object that strikes count against.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StrikeVersion {
+pub(crate) struct StrikedObjectVersion {
     /// `metadata.uid`.
     pub(crate) uid: String,
     /// `metadata.generation`.
@@ -49,14 +49,14 @@ pub(crate) struct StrikeTracker {
 #[derive(Debug)]
 struct StrikeRecord {
     revision: RevisionDigest,
-    version: StrikeVersion,
+    version: StrikedObjectVersion,
     in_a_row: u32,
     /// When the last strike was counted.
     at: Instant,
 }
 
 impl StrikeRecord {
-    fn is_about(&self, revision: &RevisionDigest, version: &StrikeVersion) -> bool {
+    fn is_about(&self, revision: &RevisionDigest, version: &StrikedObjectVersion) -> bool {
         self.revision == *revision && self.version == *version
     }
 }
@@ -67,7 +67,7 @@ impl StrikeTracker {
         &self,
         revision: &RevisionDigest,
         key: &ObjectKey,
-        version: &StrikeVersion,
+        version: &StrikedObjectVersion,
     ) -> bool {
         let record = self.records.get(key).filter(|record| record.is_about(revision, version));
         record.is_some_and(|record| STRIKES_MAX <= record.in_a_row)
@@ -108,7 +108,7 @@ impl StrikeTracker {
         &mut self,
         revision: &RevisionDigest,
         key: &ObjectKey,
-        version: StrikeVersion,
+        version: StrikedObjectVersion,
         now: Instant,
     ) -> StrikeDecision {
         let earlier = self.records.get(key).filter(|record| record.is_about(revision, &version));
@@ -124,8 +124,8 @@ mod tests {
     use super::*;
     use crate::testing::key;
 
-    fn version(generation: i64) -> StrikeVersion {
-        StrikeVersion { uid: "u".to_owned(), generation: Some(generation) }
+    fn version(generation: i64) -> StrikedObjectVersion {
+        StrikedObjectVersion { uid: "u".to_owned(), generation: Some(generation) }
     }
 
     #[test]
@@ -148,7 +148,7 @@ mod tests {
         assert!(!strikes.is_quarantined(&one, &x, &version(2)), "a new generation");
         assert!(!strikes.is_quarantined(&two, &x, &version(1)), "a new revision");
         assert!(!strikes.is_quarantined(&one, &y, &version(1)), "another object");
-        let other = StrikeVersion { uid: "v".to_owned(), ..version(1) };
+        let other = StrikedObjectVersion { uid: "v".to_owned(), ..version(1) };
         assert!(!strikes.is_quarantined(&one, &x, &other), "a new object of the name");
         assert_eq!(strikes.strike(&one, &x, version(2), now), StrikeDecision::Retry);
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tholepin_schema::{manifest::KindName, probe::PodProbe};
+use tholepin_schema::{manifest::KindName, probe::PodPortProbe};
 
 /// One host call of a plugin.
 ///
@@ -210,7 +210,7 @@ pub enum RuntimeCall {
         ms: u32,
     },
     /// Probes a port of a Pod.
-    Probe(PodProbe),
+    Probe(PodPortProbe),
     /// Writes a line to the log.
     Log {
         /// `trace`, `debug`, `info`, `warn` or `error`.
@@ -222,7 +222,7 @@ pub enum RuntimeCall {
 
 /// The key of a recorded answer: the call, and how many equal calls the reconcile made before.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
-pub struct CallKey {
+pub struct RecordedCallKey {
     /// The call as [`Call::to_json`] returns it.
     pub call: String,
     /// How many equal calls the reconcile made before.

@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //! - Every effect of a plugin is a [`Call`], every result an [`Answer`]; both are serialisable.
-//! - A recorded call is found by its [`CallKey`], never by its position.
+//! - A recorded call is found by its [`RecordedCallKey`], never by its position.
 //! - A secret value never appears in a call or an answer: only its fingerprint.
 
 mod accepted;
@@ -28,7 +28,8 @@ pub mod step;
 pub use accepted::AcceptedSpec;
 pub use answer::{Answer, CallError, Reply};
 pub use call::{
-    Call, CallKey, EventType, KubernetesCall, ObjectRef, Pipeline, ReadMode, RedisCall, RuntimeCall,
+    Call, EventType, KubernetesCall, ObjectRef, Pipeline, ReadMode, RecordedCallKey, RedisCall,
+    RuntimeCall,
 };
 pub use error_chain::ErrorChain;
 pub use name::{NameError, ObjectKey, PluginName, RevisionDigest};
@@ -36,8 +37,8 @@ pub use object::{
     ANNOTATION_PREFIX, CONFIRM_DEAD, ObjectError, ObjectMeta, OwnerReference, PAUSED, StoredObject,
 };
 pub use perform::{BoxedFuture, CallContext, HostCalls, WriteMode};
-pub use recording::{Recorded, Recording};
+pub use recording::{RecordedCall, Recording};
 pub use report::{ReconcileHeader, ReconcileReport, ReconcileResult};
 pub use reserved_object::reserved_object;
 pub use resp::{RespNode, RespReply};
-pub use step::{PlanStep, StepEffect};
+pub use step::{PlanStep, PlanStepEffect};

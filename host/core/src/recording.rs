@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Answer, Call, CallKey, PlanStep};
+use crate::{Answer, Call, PlanStep, RecordedCallKey};
 
 /// One call with its answer.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-pub struct Recorded {
+pub struct RecordedCall {
     /// The call.
     pub call: Call,
     /// How many equal calls the reconcile made before.
@@ -23,37 +23,38 @@ pub struct Recorded {
 /// The calls of one reconcile in the order in which they were answered.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Recording {
-    calls: Vec<Recorded>,
+    calls: Vec<RecordedCall>,
     #[serde(skip)]
     seen: BTreeMap<String, u32>,
 }
 
 impl Recording {
     /// Returns the key of the next call equal to `call`, and counts it as made.
-    pub fn key(&mut self, call: &Call) -> CallKey {
+    pub fn key(&mut self, call: &Call) -> RecordedCallKey {
         let text = call.to_json();
         let next = self.seen.entry(text.clone()).or_insert(0);
         let occurrence = *next;
         *next += 1;
-        CallKey { call: text, occurrence }
+        RecordedCallKey { call: text, occurrence }
     }
 
     /// Adds a call with its answer and steps, under the occurrence that [`key`](Self::key) returned.
     pub fn keep(&mut self, call: Call, occurrence: u32, answer: Answer, steps: Vec<PlanStep>) {
-        self.calls.push(Recorded { call, occurrence, answer, steps });
+        self.calls.push(RecordedCall { call, occurrence, answer, steps });
     }
 
     /// Returns the calls in the order in which they were answered.
     #[must_use]
-    pub fn calls(&self) -> &[Recorded] {
+    pub fn calls(&self) -> &[RecordedCall] {
         &self.calls
     }
 
     /// Returns the answers by key, for a replay.
     #[must_use]
-    pub fn answers(&self) -> BTreeMap<CallKey, Answer> {
-        let entry = |recorded: &Recorded| {
-            let key = CallKey { call: recorded.call.to_json(), occurrence: recorded.occurrence };
+    pub fn answers(&self) -> BTreeMap<RecordedCallKey, Answer> {
+        let entry = |recorded: &RecordedCall| {
+            let key =
+                RecordedCallKey { call: recorded.call.to_json(), occurrence: recorded.occurrence };
             (key, recorded.answer.clone())
         };
         self.calls.iter().map(entry).collect()

@@ -200,7 +200,7 @@ const fn is_zero(count: &usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Call, EventType, Reply, RuntimeCall, StepEffect};
+    use crate::{Call, EventType, PlanStepEffect, Reply, RuntimeCall};
     use tholepin_schema::manifest::KindName;
 
     fn header() -> ReconcileHeader {
@@ -225,7 +225,7 @@ mod tests {
 
     fn event() -> PlanStep {
         let (reason, message) = ("R".to_owned(), "m".to_owned());
-        PlanStep::new(StepEffect::Event { event_type: EventType::Normal, reason, message })
+        PlanStep::new(PlanStepEffect::Event { event_type: EventType::Normal, reason, message })
     }
 
     #[test]

@@ -23,19 +23,19 @@ use crate::{CallError, EventType, ObjectRef};
 pub struct PlanStep {
     /// The change.
     #[serde(flatten)]
-    pub effect: StepEffect,
+    pub effect: PlanStepEffect,
     /// Why it was not done, or would not be; absent for a step that is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub not_done: Option<SkipReason>,
+    pub not_done: Option<StepSkipReason>,
 }
 
-/// The `by` of a [`StepEffect::Object`] whose status was applied.
+/// The `by` of a [`PlanStepEffect::Object`] whose status was applied.
 pub const APPLY_STATUS: &str = "apply-status";
 
 /// The change of a step.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
-pub enum StepEffect {
+pub enum PlanStepEffect {
     /// An object of Kubernetes.
     Object {
         /// By which call: `apply`, `apply-status`, `merge-patch`, `delete`, `add-finalizer`,
@@ -117,7 +117,7 @@ pub struct MemberCommandLine {
 /// Why a step was not done.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
-pub enum SkipReason {
+pub enum StepSkipReason {
     /// A guard or a precondition refused it; nothing was sent.
     Refused {
         /// The guard's name.
@@ -146,15 +146,16 @@ pub enum SkipReason {
 impl PlanStep {
     /// Creates a step that is done.
     #[must_use]
-    pub const fn new(effect: StepEffect) -> Self {
+    pub const fn new(effect: PlanStepEffect) -> Self {
         Self { effect, not_done: None }
     }
 
     /// Creates a step that was not done because of an error.
     #[must_use]
-    pub fn failed(effect: StepEffect, error: &CallError) -> Self {
+    pub fn failed(effect: PlanStepEffect, error: &CallError) -> Self {
         let (reason, message) = (error.reason().to_owned(), error.to_string());
-        let not_done = SkipReason::Failed { reason, message, may_have_run: error.may_have_run() };
+        let not_done =
+            StepSkipReason::Failed { reason, message, may_have_run: error.may_have_run() };
         Self { effect, not_done: Some(not_done) }
     }
 
@@ -162,10 +163,10 @@ impl PlanStep {
     #[must_use]
     pub const fn is_work(&self) -> bool {
         match self.effect {
-            StepEffect::Object { .. } | StepEffect::Verb { .. } | StepEffect::Commands { .. } => {
-                true
-            }
-            StepEffect::Event { .. } => false,
+            PlanStepEffect::Object { .. }
+            | PlanStepEffect::Verb { .. }
+            | PlanStepEffect::Commands { .. } => true,
+            PlanStepEffect::Event { .. } => false,
         }
     }
 }
@@ -178,7 +179,7 @@ mod tests {
     #[test]
     fn a_step_survives_serialisation() {
         let step = PlanStep {
-            effect: StepEffect::Verb {
+            effect: PlanStepEffect::Verb {
                 verb: "failover".into(),
                 args: json!({"pod": "demo-0-1"}),
                 commands: vec![MemberCommandLine {
@@ -186,7 +187,7 @@ mod tests {
                     command: "CLUSTER FAILOVER TAKEOVER".into(),
                 }],
             },
-            not_done: Some(SkipReason::Refused { guard: "policy".into(), message: "m".into() }),
+            not_done: Some(StepSkipReason::Refused { guard: "policy".into(), message: "m".into() }),
         };
         let text = serde_json::to_value(&step).unwrap();
         assert_eq!(
@@ -204,12 +205,12 @@ mod tests {
 
     #[test]
     fn an_event_does_not_count_as_work() {
-        let event = StepEffect::Event {
+        let event = PlanStepEffect::Event {
             event_type: EventType::Normal,
             reason: "Ready".into(),
             message: String::new(),
         };
         assert!(!PlanStep::new(event).is_work());
-        assert!(PlanStep::new(StepEffect::Commands { commands: Vec::new() }).is_work());
+        assert!(PlanStep::new(PlanStepEffect::Commands { commands: Vec::new() }).is_work());
     }
 }

@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     build_error::{BuildError, CARGO_DEADLINE},
-    shared::{SharedBuild, SharedBuildLock},
+    shared::{SharedBuildLock, SharedTargetProject},
     stderr::print_line,
 };
 
@@ -118,7 +118,8 @@ impl ProjectBuilder {
             // The build will fail, and cargo then reports what is wrong.
             return Ok(BuildDirectory::default());
         };
-        let shared_build = SharedBuild::of(&metadata, manifest).filter(|_| self.named.is_none());
+        let shared_build =
+            SharedTargetProject::of(&metadata, manifest).filter(|_| self.named.is_none());
         let build_lock = match shared_build {
             Some(shared_build) => Some(shared_build.lock(&self.shared).await?),
             None => None,

@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// A project that can share: it has one package and uses cargo's default target directory.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct SharedBuild {
+pub(crate) struct SharedTargetProject {
     /// The project's directory.
     root: PathBuf,
     /// The package's name.
@@ -53,7 +53,7 @@ pub(crate) struct SharedBuildLock {
     _package_lock: File,
 }
 
-impl SharedBuild {
+impl SharedTargetProject {
     /// Reads the output of `cargo metadata --no-deps` for the package with this manifest. Returns `None` if the
     /// project cannot share.
     pub(crate) fn of(metadata: &Value, manifest: &Path) -> Option<Self> {

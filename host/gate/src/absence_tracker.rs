@@ -34,13 +34,13 @@ const SNAPSHOT_GAP_MS_MAX: u64 = 5_000;
 
 /// What is remembered of the nodes that do not answer.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct AbsenceTracker(BTreeMap<NodeId, AbsentNode>);
+pub(crate) struct AbsentNodeTracker(BTreeMap<NodeId, UnansweringNode>);
 
 #[derive(Clone, Debug, Default)]
-struct AbsentNode {
+struct UnansweringNode {
     /// When its Pod was deleted, by the ledger. Another time means another absence.
     gone_at_ms: Option<u64>,
-    down: Option<LinkDowntime>,
+    down: Option<ClusterLinkDowntime>,
     /// The members that may have been dialling the node in the last snapshot.
     dialling: BTreeSet<NodeId>,
     lease: Option<LeaseRenewals>,
@@ -48,7 +48,7 @@ struct AbsentNode {
 
 /// How long no member has had a link to a node.
 #[derive(Clone, Copy, Debug)]
-struct LinkDowntime {
+struct ClusterLinkDowntime {
     since_ms: u64,
     seen_at_ms: u64,
 }
@@ -81,7 +81,7 @@ impl NodeLease {
     }
 }
 
-impl AbsenceTracker {
+impl AbsentNodeTracker {
     /// Records a snapshot that the ledger has recorded before.
     pub(crate) fn update(&mut self, ledger: &Ledger, snapshot: &Snapshot, now_ms: u64) {
         let answers = |node| snapshot.members.iter().any(|member| member.node() == Some(node));
@@ -89,7 +89,8 @@ impl AbsenceTracker {
         for (node, known) in ledger.nodes.iter().filter(|(node, _)| !answers(**node)) {
             let absent = self.0.entry(*node).or_default();
             if absent.gone_at_ms != known.gone_at_ms {
-                *absent = AbsentNode { gone_at_ms: known.gone_at_ms, ..AbsentNode::default() };
+                *absent =
+                    UnansweringNode { gone_at_ms: known.gone_at_ms, ..UnansweringNode::default() };
             }
             let links = LinkSummary::of(snapshot, *node, &absent.dialling);
             absent.update_links(&links, now_ms);
@@ -137,7 +138,7 @@ impl AbsenceTracker {
     }
 }
 
-impl AbsentNode {
+impl UnansweringNode {
     /// Records the links of one snapshot. A snapshot that shows a dial proves neither that the link is up nor
     /// that it is down.
     fn update_links(&mut self, links: &LinkSummary, now_ms: u64) {
@@ -145,13 +146,13 @@ impl AbsentNode {
             self.down = None;
         } else if links.dialling.is_empty() {
             let since_ms = self.down.map_or(now_ms, |down| down.since_ms(now_ms));
-            self.down = Some(LinkDowntime { since_ms, seen_at_ms: now_ms });
+            self.down = Some(ClusterLinkDowntime { since_ms, seen_at_ms: now_ms });
         }
         self.dialling.clone_from(&links.dialling);
     }
 }
 
-impl LinkDowntime {
+impl ClusterLinkDowntime {
     /// Returns since when the link is down if it is still down now.
     fn since_ms(&self, now_ms: u64) -> u64 {
         let apart_ms = now_ms.checked_sub(self.seen_at_ms);
@@ -276,7 +277,7 @@ mod tests {
             (&[(10, DOWN), (9, DOWN)], Some(0)),
         ];
         for (snapshots, expected) in cases {
-            let mut absences = AbsenceTracker::default();
+            let mut absences = AbsentNodeTracker::default();
             for (now_ms, links) in snapshots {
                 absences.update(&ledger(5), &snapshot(links), *now_ms);
             }
@@ -288,7 +289,7 @@ mod tests {
 
     #[test]
     fn a_node_that_returned_is_not_absent() {
-        let mut absences = AbsenceTracker::default();
+        let mut absences = AbsentNodeTracker::default();
         let down = snapshot(&[LinkState::Down]);
         absences.update(&ledger(5), &down, 10);
         let mut back = down.clone();
@@ -315,7 +316,7 @@ mod tests {
         };
         let old = "1970-01-01T00:30:00Z";
         let read = |reads: &[(u64, &str, &str)]| {
-            let mut absences = AbsenceTracker::default();
+            let mut absences = AbsentNodeTracker::default();
             absences.update(&gone, &snapshot(&[LinkState::Down]), 3_600_001);
             let mut last = Ok(());
             for (now_ms, renewed, created) in reads {

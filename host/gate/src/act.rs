@@ -61,7 +61,7 @@ pub(crate) async fn perform(
         );
     }
     let mut results =
-        WaveExecutor::new(context, instance, actions, &mut object_ledger).run(waves).await?;
+        ActionWaveExecutor::new(context, instance, actions, &mut object_ledger).run(waves).await?;
     let mut action_results = Vec::with_capacity(actions.len());
     for (index, action) in actions.iter().enumerate() {
         let missing = || without_commands(ActionOutcome::Skipped { after: String::new() });
@@ -100,7 +100,7 @@ fn admit_facts(context: &ReconcileContext, facts: &[Fact]) -> Result<(), CallErr
 }
 
 /// A list of actions that is being performed.
-struct WaveExecutor<'a> {
+struct ActionWaveExecutor<'a> {
     context: &'a ReconcileContext,
     instance: &'a Instance,
     actions: &'a [Action],
@@ -109,7 +109,7 @@ struct WaveExecutor<'a> {
     results: BTreeMap<usize, PerformedAction>,
 }
 
-impl<'a> WaveExecutor<'a> {
+impl<'a> ActionWaveExecutor<'a> {
     const fn new(
         context: &'a ReconcileContext,
         instance: &'a Instance,

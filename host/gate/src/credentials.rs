@@ -27,8 +27,8 @@ use tholepin_core::{
 use tholepin_schema::{
     instance::{CredentialsRef, Instance},
     manifest::KindName,
-    reserved::{self, CREDENTIALS_KEY, ReservedPurpose},
-    snapshot::{CredentialsFacts, Member, NamedPassword, Snapshot},
+    reserved::{self, CREDENTIALS_KEY, ReservedObjectPurpose},
+    snapshot::{CredentialsState, Member, NamedPasswordState, Snapshot},
 };
 use tracing::{info, warn};
 
@@ -48,7 +48,7 @@ enum NamedSecret {
     Nothing,
     Value(String),
     /// It cannot be used, for this reason.
-    Unusable(NamedPassword),
+    Unusable(NamedPasswordState),
     /// It could not be read this time.
     Unread(CallError),
 }
@@ -97,7 +97,7 @@ pub(crate) async fn put_in_force(
             Some(value) => {
                 if let Some(reason) = why_unproven(&*ports.redis, members, value).await {
                     members.credentials.password = password(value);
-                    members.credentials_facts = CredentialsFacts { named: reason, pending: true };
+                    members.credentials_facts = CredentialsState { named: reason, pending: true };
                     return Ok(());
                 }
                 keep(store, kubernetes, scope, value).await?
@@ -116,14 +116,14 @@ async fn why_unproven(
     redis: &dyn Redis,
     members: &InstanceMembers,
     value: &str,
-) -> Option<NamedPassword> {
+) -> Option<NamedPasswordState> {
     if !members.members.iter().any(|member| member.running) {
         return None;
     }
     match response(&try_out(redis, members, value).await) {
         PasswordAcceptance::Accepted => None,
-        PasswordAcceptance::Refused => Some(NamedPassword::Refused),
-        PasswordAcceptance::Nothing => Some(NamedPassword::Unproven),
+        PasswordAcceptance::Refused => Some(NamedPasswordState::Refused),
+        PasswordAcceptance::Nothing => Some(NamedPasswordState::Unproven),
     }
 }
 
@@ -157,7 +157,7 @@ pub(crate) async fn replace_refused(
     snapshot: &Snapshot,
 ) -> Result<bool, CallError> {
     let kubernetes = &*ports.kubernetes;
-    let differs = members.credentials_facts.named == NamedPassword::Differs;
+    let differs = members.credentials_facts.named == NamedPasswordState::Differs;
     if !differs
         || response(snapshot) != PasswordAcceptance::Refused
         || !may_write(kubernetes, scope)
@@ -217,27 +217,27 @@ async fn delete(kubernetes: &dyn Kubernetes, name: ObjectRef) -> Result<(), Call
 fn compare(
     in_force: Option<&str>,
     named: NamedSecret,
-) -> Result<(Option<String>, CredentialsFacts), CallError> {
+) -> Result<(Option<String>, CredentialsState), CallError> {
     let Some(in_force) = in_force else {
-        let facts = |named, pending| CredentialsFacts { named, pending };
+        let facts = |named, pending| CredentialsState { named, pending };
         return match named {
-            NamedSecret::Nothing => Ok((None, facts(NamedPassword::InForce, false))),
+            NamedSecret::Nothing => Ok((None, facts(NamedPasswordState::InForce, false))),
             NamedSecret::Value(value) => {
-                Ok((password(&value), facts(NamedPassword::InForce, false)))
+                Ok((password(&value), facts(NamedPasswordState::InForce, false)))
             }
             NamedSecret::Unusable(why) => Ok((None, facts(why, true))),
             NamedSecret::Unread(error) => Err(error),
         };
     };
     let named = match named {
-        NamedSecret::Nothing if in_force.is_empty() => NamedPassword::InForce,
-        NamedSecret::Value(value) if value == in_force => NamedPassword::InForce,
-        NamedSecret::Nothing | NamedSecret::Value(_) => NamedPassword::Differs,
+        NamedSecret::Nothing if in_force.is_empty() => NamedPasswordState::InForce,
+        NamedSecret::Value(value) if value == in_force => NamedPasswordState::InForce,
+        NamedSecret::Nothing | NamedSecret::Value(_) => NamedPasswordState::Differs,
         NamedSecret::Unusable(why) => why,
         // The password in force is known although the named one is not.
-        NamedSecret::Unread(_) => NamedPassword::Unread,
+        NamedSecret::Unread(_) => NamedPasswordState::Unread,
     };
-    Ok((password(in_force), CredentialsFacts { named, pending: false }))
+    Ok((password(in_force), CredentialsState { named, pending: false }))
 }
 
 /// Returns `None` for an empty text, which stands for "no password".
@@ -264,16 +264,16 @@ async fn named_by(
     }
     let value = kubernetes.secret_value(name.namespace.clone(), secret.clone(), key.clone()).await;
     Ok(match value.map(String::from_utf8) {
-        Ok(Ok(value)) if value.is_empty() => NamedSecret::Unusable(NamedPassword::Empty),
+        Ok(Ok(value)) if value.is_empty() => NamedSecret::Unusable(NamedPasswordState::Empty),
         Ok(Ok(value)) if value.contains(char::is_control) => {
-            NamedSecret::Unusable(NamedPassword::ControlCharacter)
+            NamedSecret::Unusable(NamedPasswordState::ControlCharacter)
         }
         Ok(Ok(value)) => NamedSecret::Value(value),
-        Ok(Err(_)) => NamedSecret::Unusable(NamedPassword::NoText),
+        Ok(Err(_)) => NamedSecret::Unusable(NamedPasswordState::NoText),
         Err(CallError::NotFound(_)) if kubernetes.view().get(&name).is_some() => {
-            NamedSecret::Unusable(NamedPassword::KeyMissing)
+            NamedSecret::Unusable(NamedPasswordState::KeyMissing)
         }
-        Err(CallError::NotFound(_)) => NamedSecret::Unusable(NamedPassword::SecretMissing),
+        Err(CallError::NotFound(_)) => NamedSecret::Unusable(NamedPasswordState::SecretMissing),
         Err(error) => NamedSecret::Unread(error),
     })
 }
@@ -408,7 +408,7 @@ fn reserved_name(scope: &ReconcileScope) -> ObjectRef {
     ObjectRef {
         kind: KindName { api_version: "v1".to_owned(), kind: "Secret".to_owned() },
         namespace: scope.key.namespace.clone(),
-        name: reserved::name(ReservedPurpose::Credentials, &scope.key.kind.kind, scope.uid()),
+        name: reserved::name(ReservedObjectPurpose::Credentials, &scope.key.kind.kind, scope.uid()),
     }
 }
 
@@ -457,7 +457,7 @@ mod tests {
 
     #[test]
     fn the_password_in_force_stays_whatever_the_object_names() {
-        use NamedPassword::{Differs, Empty, InForce, SecretMissing, Unread};
+        use NamedPasswordState::{Differs, Empty, InForce, SecretMissing, Unread};
         let value = |text: &str| NamedSecret::Value(text.to_owned());
         let away = || NamedSecret::Unread(CallError::Transient("away".to_owned()));
         // in force, named, expected password, expected facts: named, pending

@@ -101,7 +101,7 @@ impl RunningFullSync {
         let Verb::Replicate { pod, primary } = &action.verb else { return None };
         let replica = snapshot.member(pod)?;
         let own = replica.node().and_then(|node| snapshot.row_seen_by(replica, node));
-        let follows = |row: &tholepin_schema::snapshot::NodeRow| {
+        let follows = |row: &tholepin_schema::snapshot::ClusterNodesRow| {
             row.role == Role::Replica && row.primary == Some(*primary)
         };
         let source = snapshot.member_of(*primary)?;

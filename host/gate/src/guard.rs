@@ -34,7 +34,7 @@ mod stop;
 mod topology;
 
 pub(crate) use absence::{
-    DeathConfirmations, DeathFinding, MissingProof, NodeAbsence, OUT_OF_SERVICE, conclude,
+    DeathFinding, MissingDeathProof, NodeAbsence, NodesConfirmedByPerson, OUT_OF_SERVICE, conclude,
     confirmed, due_at_ms,
 };
 pub(crate) use death::{DeathProof, DialOutcome, NodeLiveness, deaths, proof_of_death};
@@ -101,7 +101,7 @@ pub(crate) struct GuardInput<'a> {
     /// Nodes whose data a person gives up, by the annotation on the object.
     pub(crate) approved: &'a DataLossApproval,
     /// For nodes that live reads did not prove dead: what is missing for a takeover.
-    pub(crate) unproven: &'a BTreeMap<NodeId, MissingProof>,
+    pub(crate) unproven: &'a BTreeMap<NodeId, MissingDeathProof>,
     /// The objects that the actions' preconditions name, read for this wave: from the API server, or in a plan
     /// from the reconcile's view.
     pub(crate) objects: &'a ObservedObjects,

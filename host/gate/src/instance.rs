@@ -19,7 +19,7 @@ use tholepin_core::{
 use tholepin_schema::{
     instance::Instance,
     manifest::KindName,
-    snapshot::{CredentialsFacts, Snapshot},
+    snapshot::{CredentialsState, Snapshot},
 };
 
 use crate::{
@@ -52,7 +52,7 @@ pub(crate) async fn members(
         members,
         strangers,
         credentials,
-        credentials_facts: CredentialsFacts::default(),
+        credentials_facts: CredentialsState::default(),
     };
     credentials::put_in_force(store, ports, scope, ledger, instance, &mut members).await?;
     Ok(members)

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    ANNOTATION_PREFIX, Answer, CallError, KubernetesCall, ObjectRef, PlanStep, ReadMode, Reply,
-    StepEffect, WriteMode, condition,
+    ANNOTATION_PREFIX, Answer, CallError, KubernetesCall, ObjectRef, PlanStep, PlanStepEffect,
+    ReadMode, Reply, WriteMode, condition,
     port::{ApplyRequest, DeleteRequest, PublishRequest, StoreView},
     step::APPLY_STATUS,
 };
@@ -14,7 +14,7 @@ use tholepin_schema::manifest::{GrantScope, KindName, KubernetesGrant};
 use crate::{
     credentials, field, grant,
     ownership::{self, leads_to},
-    plan_steps::{self, ObjectBefore},
+    plan_steps::{self, KnownStateBefore},
     reconcile_context::ReconcileContext,
     reconcile_scope::ReconcileScope,
     stop_check,
@@ -46,8 +46,11 @@ pub(crate) async fn perform(
             // An event is about the reconciled object, so its kind must be granted.
             context.granted(&scope.key.kind, "publish")?;
             context.may_write()?;
-            let effect =
-                StepEffect::Event { event_type, reason: reason.clone(), message: message.clone() };
+            let effect = PlanStepEffect::Event {
+                event_type,
+                reason: reason.clone(),
+                message: message.clone(),
+            };
             let request = PublishRequest {
                 reporter: scope.field_manager(),
                 regarding: scope.reference(),
@@ -86,7 +89,7 @@ pub(crate) async fn look_up(
     let granted = context.granted(&object.kind, "get")?;
     let found = current(context, object, read).await?;
     if let Some(found) = &found {
-        in_scope(context, granted, object, (found, TargetState::Read))?;
+        in_scope(context, granted, object, (found, ObjectUse::Read))?;
     }
     Ok(found)
 }
@@ -110,7 +113,7 @@ async fn list(
     };
     let reaches = |object: &&Arc<Value>| {
         ownership::reference(object).is_ok_and(|reference| {
-            in_scope(context, granted, &reference, (object, TargetState::Read)).is_ok()
+            in_scope(context, granted, &reference, (object, ObjectUse::Read)).is_ok()
         })
     };
     let kept = found.iter().filter(reaches).map(|object| field::keep(object, fields));
@@ -123,7 +126,7 @@ async fn warnings(context: &ReconcileContext, object: ObjectRef) -> Answer {
     let granted = context.granted(&events, "list")?;
     let found = current(context, &object, ReadMode::Cached).await?;
     let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
-    in_scope(context, granted, &object, (&found, TargetState::Read))?;
+    in_scope(context, granted, &object, (&found, ObjectUse::Read))?;
     let uid = ownership::text(&found, "/metadata/uid").to_owned();
     let warnings = context.kubernetes.warnings(object, uid).await?;
     Ok(Reply::Documents(warnings.iter().map(|warning| json!(warning)).collect()))
@@ -147,7 +150,7 @@ pub(crate) fn in_store(
     }
     let found = view.get(object);
     if let Some(found) = &found {
-        in_scope_of(scope, view, granted, object, (found, TargetState::Read))?;
+        in_scope_of(scope, view, granted, object, (found, ObjectUse::Read))?;
     }
     Ok(found)
 }
@@ -173,7 +176,7 @@ async fn apply(
         }
         reference.namespace = namespace;
     }
-    in_scope(context, granted, &reference, (&object, TargetState::Intent))?;
+    in_scope(context, granted, &reference, (&object, ObjectUse::Intent))?;
     only_named_secrets(&context.scope.object, &object)?;
     let before = not_anothers(context, granted, &reference).await?;
     let request = ApplyRequest {
@@ -205,7 +208,7 @@ async fn not_anothers(
 ) -> Result<Result<Option<Arc<Value>>, CallError>, CallError> {
     let before = current(context, reference, ReadMode::Cached).await;
     let Ok(Some(found)) = &before else { return Ok(before) };
-    let in_store = in_scope(context, granted, reference, (found, TargetState::Written));
+    let in_store = in_scope(context, granted, reference, (found, ObjectUse::Written));
     let Err(refused) = in_store else { return Ok(before) };
     if context.scope.mode == WriteMode::Plan {
         return Err(refused);
@@ -215,7 +218,7 @@ async fn not_anothers(
     context.add_name_conflict(reference);
     let live = current(context, reference, ReadMode::Live).await;
     if let Ok(Some(found)) = &live {
-        in_scope(context, granted, reference, (found, TargetState::Written))?;
+        in_scope(context, granted, reference, (found, ObjectUse::Written))?;
     }
     Ok(live)
 }
@@ -250,7 +253,7 @@ async fn apply_status(
     no_reserved_annotations(&reference, &object)?;
     let is_reconciled = reference == context.scope.reference();
     if !is_reconciled {
-        in_scope(context, granted, &reference, (&object, TargetState::Intent))?;
+        in_scope(context, granted, &reference, (&object, ObjectUse::Intent))?;
     }
     refuse_reserved_conditions(&object)?;
     let before = current(context, &reference, ReadMode::Cached).await;
@@ -330,8 +333,8 @@ async fn send_apply(
         (stored, _) => stored?,
     };
     let before = match before {
-        Ok(before) => ObjectBefore::Known(before.as_deref()),
-        Err(_) => ObjectBefore::Unknown,
+        Ok(before) => KnownStateBefore::Known(before.as_deref()),
+        Err(_) => KnownStateBefore::Unknown,
     };
     steps.extend(plan_steps::written(by, object, &before, &intent, &stored));
     context.add_written(stored.clone());
@@ -356,7 +359,7 @@ async fn merge_patch(
     no_reserved_annotations(&object, &patch)?;
     let found = current(context, &object, ReadMode::Cached).await?;
     let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
-    in_scope(context, granted, &object, (&found, TargetState::Written))?;
+    in_scope(context, granted, &object, (&found, ObjectUse::Written))?;
     if granted.scope == GrantScope::Owned && patch.pointer("/metadata/ownerReferences").is_some() {
         let text = format!("a patch of {object} must not change its owner references");
         return Err(CallError::Denied(text));
@@ -367,7 +370,7 @@ async fn merge_patch(
     context.may_write()?;
     let (port, target) = (&context.kubernetes, object.clone());
     let stored = port.merge_patch(target, patch.clone(), manager, dry_run).await?;
-    let before = ObjectBefore::Known(Some(&found));
+    let before = KnownStateBefore::Known(Some(&found));
     steps.extend(plan_steps::written("merge-patch", &object, &before, &patch, &stored));
     context.add_written(stored.clone());
     Ok(Reply::Document(stored))
@@ -382,7 +385,7 @@ async fn delete(
     let granted = context.granted(&request.object.kind, "delete")?;
     let found = current(context, &request.object, ReadMode::Cached).await?;
     let found = found.ok_or_else(|| CallError::NotFound(request.object.to_string()))?;
-    in_scope(context, granted, &request.object, (&found, TargetState::Written))?;
+    in_scope(context, granted, &request.object, (&found, ObjectUse::Written))?;
     let current_uid = ownership::text(&found, "/metadata/uid");
     match &request.uid {
         Some(uid) if uid != current_uid => {
@@ -423,7 +426,7 @@ async fn current(
 
 /// How a call uses an object.
 #[derive(Clone, Copy)]
-enum TargetState {
+enum ObjectUse {
     /// It exists and is read.
     Read,
     /// It exists and is written to or deleted.
@@ -436,7 +439,7 @@ fn in_scope(
     context: &ReconcileContext,
     granted: &KubernetesGrant,
     reference: &ObjectRef,
-    target: (&Value, TargetState),
+    target: (&Value, ObjectUse),
 ) -> Result<(), CallError> {
     in_scope_of(&context.scope, &*context.view(), granted, reference, target)
 }
@@ -446,7 +449,7 @@ fn in_scope_of(
     view: &dyn StoreView,
     granted: &KubernetesGrant,
     reference: &ObjectRef,
-    (object, target): (&Value, TargetState),
+    (object, target): (&Value, ObjectUse),
 ) -> Result<(), CallError> {
     grant::not_reserved(reference)?;
     let reconciled = scope.reference();
@@ -456,15 +459,15 @@ fn in_scope_of(
     let (kind, uid) = (&granted.name, scope.uid());
     let text = match target {
         // A wider scope would let the plugin overwrite another owner's object.
-        TargetState::Written if granted.scope == GrantScope::Owned => {
+        ObjectUse::Written if granted.scope == GrantScope::Owned => {
             let remedy = remedy(scope, reference, object);
             format!("{reference} exists and does not belong to {reconciled} (uid {uid}): {remedy}")
         }
-        TargetState::Intent if granted.scope == GrantScope::Owned => format!(
+        ObjectUse::Intent if granted.scope == GrantScope::Owned => format!(
             "{reference} would be outside the scope of the grant for {kind}: its `metadata.ownerReferences` \
              must name {reconciled} (uid {uid}) as the controller, or the grant needs scope {wider}"
         ),
-        TargetState::Read | TargetState::Written | TargetState::Intent => format!(
+        ObjectUse::Read | ObjectUse::Written | ObjectUse::Intent => format!(
             "{reference} is outside the scope of the grant for {kind}: {reconciled} (uid {uid}) does not \
              control it; the grant would need scope {wider}"
         ),

@@ -46,7 +46,7 @@ pub(crate) struct Ledger {
     /// Members that were stopped through the host and whose successors have not taken their places yet, by
     /// the uid of the Pod. While there is one, no other member is stopped.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) stopped: BTreeMap<String, StoppedMember>,
+    pub(crate) stopped: BTreeMap<String, StoppedRedisMember>,
     /// When all members first answered and agreed while [`held_keys`](Self::held_keys) was recorded; absent
     /// before: any slot may have held keys then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,7 +90,7 @@ pub(crate) struct ProcessGroup {
 /// A member that was stopped through the host.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct StoppedMember {
+pub(crate) struct StoppedRedisMember {
     /// Its Pod's name.
     pub(crate) pod: String,
     /// The node that answered in it; absent if none ever did.

@@ -20,7 +20,7 @@ use tholepin_core::{
 use tholepin_schema::{
     instance::Instance,
     manifest::KindName,
-    reserved::{self, ReservedPurpose},
+    reserved::{self, ReservedObjectPurpose},
     snapshot::Snapshot,
 };
 use tokio::{
@@ -30,7 +30,7 @@ use tokio::{
 use tracing::warn;
 
 use crate::{
-    ReconcileScope, absence_tracker::AbsenceTracker, ledger, ledger_document::Ledger,
+    ReconcileScope, absence_tracker::AbsentNodeTracker, ledger, ledger_document::Ledger,
     ownership::text,
 };
 
@@ -67,7 +67,7 @@ pub(crate) struct ObjectLedger {
     /// The instance of each group as a call last named it: how to connect to its members.
     pub(crate) instances: BTreeMap<String, Instance>,
     /// What is remembered only in memory about nodes that do not answer.
-    pub(crate) absences: AbsenceTracker,
+    pub(crate) absences: AbsentNodeTracker,
     /// Whether the ConfigMap was read.
     is_read: bool,
 }
@@ -290,7 +290,7 @@ fn reference(scope: &ReconcileScope) -> ObjectRef {
     ObjectRef {
         kind: KindName { api_version: "v1".to_owned(), kind: "ConfigMap".to_owned() },
         namespace: scope.key.namespace.clone(),
-        name: reserved::name(ReservedPurpose::Ledger, &scope.key.kind.kind, scope.uid()),
+        name: reserved::name(ReservedObjectPurpose::Ledger, &scope.key.kind.kind, scope.uid()),
     }
 }
 

@@ -22,8 +22,8 @@ use tokio::time::timeout;
 use crate::{
     absence_tracker::{NodeLease, node_timeout_ms},
     guard::{
-        self, DataLossApproval, DeathConfirmations, DeathFinding, DeathProof, DialOutcome,
-        MissingProof, NodeAbsence, NodeLiveness, OUT_OF_SERVICE,
+        self, DataLossApproval, DeathFinding, DeathProof, DialOutcome, MissingDeathProof,
+        NodeAbsence, NodeLiveness, NodesConfirmedByPerson, OUT_OF_SERVICE,
     },
     instance::container_status,
     ledger_document::{KnownNode, Ledger},
@@ -44,7 +44,7 @@ pub(crate) struct LivenessEvidence {
     /// The nodes that are proven dead.
     pub(crate) deaths: BTreeMap<NodeId, DeathProof>,
     /// For other nodes, what is missing for a takeover.
-    pub(crate) unproven: BTreeMap<NodeId, MissingProof>,
+    pub(crate) unproven: BTreeMap<NodeId, MissingDeathProof>,
 }
 
 /// Live reads about one node.
@@ -97,7 +97,7 @@ pub(crate) async fn examine(
 }
 
 /// Returns what a person confirmed on the reconciled object, by the current store.
-fn confirmed(context: &ReconcileContext, ledger: &Ledger) -> DeathConfirmations {
+fn confirmed(context: &ReconcileContext, ledger: &Ledger) -> NodesConfirmedByPerson {
     let is_known =
         |node: &NodeId, uid: &str| ledger.nodes.get(node).is_some_and(|known| known.pod_uid == uid);
     let view = context.gate.ports.kubernetes.view();

@@ -6,8 +6,8 @@
 
 use serde_json::{Map, Value};
 use tholepin_core::{
-    Call, CallError, KubernetesCall, ObjectRef, Pipeline, PlanStep, RedisCall, StepEffect,
-    step::{self, ChangeScope, FieldChange, MemberCommandLine, ObjectChange, SkipReason},
+    Call, CallError, KubernetesCall, ObjectRef, Pipeline, PlanStep, PlanStepEffect, RedisCall,
+    step::{self, ChangeScope, FieldChange, MemberCommandLine, ObjectChange, StepSkipReason},
 };
 use tholepin_schema::{
     action::{Action, ActionOutcome},
@@ -17,7 +17,7 @@ use tholepin_schema::{
 use crate::ownership;
 
 /// What was known of an object before it was written.
-pub(crate) enum ObjectBefore<'a> {
+pub(crate) enum KnownStateBefore<'a> {
     /// The object, or `None` if it did not exist.
     Known(Option<&'a Value>),
     /// It could not be read.
@@ -30,19 +30,19 @@ pub(crate) enum ObjectBefore<'a> {
 pub(crate) fn written(
     by: &str,
     object: &ObjectRef,
-    before: &ObjectBefore<'_>,
+    before: &KnownStateBefore<'_>,
     intent: &Value,
     stored: &Value,
 ) -> Option<PlanStep> {
     let scope = if by == step::APPLY_STATUS { ChangeScope::Status } else { ChangeScope::Object };
     let (change, fields) = match before {
-        ObjectBefore::Known(Some(before)) if *before == stored => return None,
-        ObjectBefore::Known(Some(before)) => {
+        KnownStateBefore::Known(Some(before)) if *before == stored => return None,
+        KnownStateBefore::Known(Some(before)) => {
             let stored = templated(intent, Some(before), stored);
             (ObjectChange::Changed, step::differences(before, &stored, scope))
         }
-        ObjectBefore::Known(None) => (ObjectChange::Created, asked_for(intent, stored, scope)),
-        ObjectBefore::Unknown => (ObjectChange::Unknown, asked_for(intent, stored, scope)),
+        KnownStateBefore::Known(None) => (ObjectChange::Created, asked_for(intent, stored, scope)),
+        KnownStateBefore::Unknown => (ObjectChange::Unknown, asked_for(intent, stored, scope)),
     };
     if change == ObjectChange::Changed && fields.is_empty() {
         return None;
@@ -65,30 +65,30 @@ pub(crate) fn acted(
         ActionOutcome::Done { .. } if commands.is_empty() => return None,
         ActionOutcome::Done { .. } => None,
         ActionOutcome::Refused { guard, message } => {
-            Some(SkipReason::Refused { guard: guard.clone(), message: message.clone() })
+            Some(StepSkipReason::Refused { guard: guard.clone(), message: message.clone() })
         }
-        ActionOutcome::Failed { reason, message, may_have_run } => Some(SkipReason::Failed {
+        ActionOutcome::Failed { reason, message, may_have_run } => Some(StepSkipReason::Failed {
             reason: reason.clone(),
             message: message.clone(),
             may_have_run: *may_have_run,
         }),
-        ActionOutcome::Skipped { after } => Some(SkipReason::Skipped { after: after.clone() }),
+        ActionOutcome::Skipped { after } => Some(StepSkipReason::Skipped { after: after.clone() }),
         // An outcome that the schema adds later is shown in its debug form.
         other => {
             let message = format!("{other:?}");
-            Some(SkipReason::Failed { reason: "Other".to_owned(), message, may_have_run: true })
+            Some(StepSkipReason::Failed { reason: "Other".to_owned(), message, may_have_run: true })
         }
     };
     Some(PlanStep { effect: verb_effect(action, commands), not_done })
 }
 
 /// Returns the effect of a pipeline that writes.
-pub(crate) fn commands(pipeline: &Pipeline) -> StepEffect {
+pub(crate) fn commands(pipeline: &Pipeline) -> PlanStepEffect {
     let line = |arguments: &Vec<Vec<u8>>| MemberCommandLine {
         pod: pipeline.pod.clone(),
         command: step::redis_cli(arguments),
     };
-    StepEffect::Commands { commands: pipeline.commands.iter().map(line).collect() }
+    PlanStepEffect::Commands { commands: pipeline.commands.iter().map(line).collect() }
 }
 
 /// Returns the steps of a call that failed as a whole, before or while it was sent; none for a read.
@@ -109,7 +109,7 @@ pub(crate) fn not_sent(call: &Call, error: &CallError) -> Vec<PlanStep> {
     effects.into_iter().map(|effect| PlanStep::failed(effect, error)).collect()
 }
 
-fn object_call(call: &KubernetesCall) -> Option<StepEffect> {
+fn object_call(call: &KubernetesCall) -> Option<PlanStepEffect> {
     let unseen = |by: &str, object: &ObjectRef| {
         Some(object_effect(by, object, ObjectChange::Unknown, Vec::new()))
     };
@@ -125,7 +125,7 @@ fn object_call(call: &KubernetesCall) -> Option<StepEffect> {
         }
         KubernetesCall::MergePatch { object, .. } => unseen("merge-patch", object),
         KubernetesCall::Delete { object, .. } => unseen("delete", object),
-        KubernetesCall::Publish { event_type, reason, message } => Some(StepEffect::Event {
+        KubernetesCall::Publish { event_type, reason, message } => Some(PlanStepEffect::Event {
             event_type: *event_type,
             reason: reason.clone(),
             message: message.clone(),
@@ -135,7 +135,7 @@ fn object_call(call: &KubernetesCall) -> Option<StepEffect> {
 
 /// Returns the effects of the pipelines that write. A pipeline with a command that is never allowed counts as
 /// writing.
-fn writing(pipelines: &[Pipeline]) -> Vec<StepEffect> {
+fn writing(pipelines: &[Pipeline]) -> Vec<PlanStepEffect> {
     let writes = |pipeline: &&Pipeline| {
         command::check_list(&pipeline.commands)
             .map_or(true, |access| access == CommandAccess::Write)
@@ -148,15 +148,15 @@ fn object_effect(
     object: &ObjectRef,
     change: ObjectChange,
     fields: Vec<FieldChange>,
-) -> StepEffect {
-    StepEffect::Object { by: by.to_owned(), object: object.clone(), change, fields }
+) -> PlanStepEffect {
+    PlanStepEffect::Object { by: by.to_owned(), object: object.clone(), change, fields }
 }
 
-fn verb_effect(action: &Action, commands: Vec<MemberCommandLine>) -> StepEffect {
+fn verb_effect(action: &Action, commands: Vec<MemberCommandLine>) -> PlanStepEffect {
     // This cannot fail: a verb holds strings, numbers and lists only.
     let verb = serde_json::to_value(&action.verb).unwrap_or_default();
     let args = verb.get("args").cloned().unwrap_or_default();
-    StepEffect::Verb { verb: action.verb.name().to_owned(), args, commands }
+    PlanStepEffect::Verb { verb: action.verb.name().to_owned(), args, commands }
 }
 
 fn asked_for(intent: &Value, stored: &Value, scope: ChangeScope) -> Vec<FieldChange> {
@@ -224,7 +224,7 @@ mod tests {
     }
 
     fn fields(step: Option<PlanStep>) -> Vec<(String, Option<Value>, Option<Value>)> {
-        let Some(PlanStep { effect: StepEffect::Object { fields, .. }, .. }) = step else {
+        let Some(PlanStep { effect: PlanStepEffect::Object { fields, .. }, .. }) = step else {
             return Vec::new();
         };
         fields.into_iter().map(|field| (field.field, field.from, field.to)).collect()
@@ -235,7 +235,7 @@ mod tests {
         let intent = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"},
             "stringData": {"k": "${random:8}", "plain": "hunter2"}});
         let stored = secret(json!({"k": "fingerprint:1", "plain": "fingerprint:2"}));
-        let made = written("apply", &reference(), &ObjectBefore::Known(None), &intent, &stored);
+        let made = written("apply", &reference(), &KnownStateBefore::Known(None), &intent, &stored);
         assert_eq!(
             fields(made),
             [
@@ -243,7 +243,7 @@ mod tests {
                 (".data.plain".to_owned(), None, Some(json!("fingerprint:2"))),
             ]
         );
-        let before = ObjectBefore::Known(Some(&stored));
+        let before = KnownStateBefore::Known(Some(&stored));
         assert_eq!(written("apply", &reference(), &before, &intent, &stored), None);
         let mut newer = secret(json!({"k": "fingerprint:1", "plain": "fingerprint:3"}));
         newer["metadata"]["resourceVersion"] = json!("2");
@@ -270,7 +270,7 @@ mod tests {
         let step = acted(&action, &refused, Vec::new()).unwrap();
         assert_eq!(
             step.not_done,
-            Some(SkipReason::Refused { guard: "member".into(), message: "m".into() })
+            Some(StepSkipReason::Refused { guard: "member".into(), message: "m".into() })
         );
     }
 

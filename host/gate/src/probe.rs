@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use tholepin_core::{Answer, CallError, ObjectRef, Reply, port::StoreView};
 use tholepin_schema::{
     manifest::{Grants, KindName},
-    probe::{PROBE_MS_MAX, PodProbe, ProbeOutcome},
+    probe::{PROBE_MS_MAX, PodPortProbe, ProbeOutcome},
 };
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Probes the port if that is granted. A probe is a read, so a plan performs it too.
-pub(crate) async fn probe(context: &ReconcileContext, probe: &PodProbe) -> Answer {
+pub(crate) async fn probe(context: &ReconcileContext, probe: &PodPortProbe) -> Answer {
     admit(&context.scope.grants, probe)?;
     let view = context.gate.ports.kubernetes.view();
     let address = address(context, &*view, &probe.pod)?;
@@ -39,8 +39,8 @@ pub(crate) async fn probe(context: &ReconcileContext, probe: &PodProbe) -> Answe
 }
 
 /// Checks that such a probe is granted and well-formed, for any Pod.
-fn admit(grants: &Grants, probe: &PodProbe) -> Result<(), CallError> {
-    let PodProbe { pod: _, port, get, deadline_ms } = probe;
+fn admit(grants: &Grants, probe: &PodPortProbe) -> Result<(), CallError> {
+    let PodPortProbe { pod: _, port, get, deadline_ms } = probe;
     if !grants.probes.contains(port) {
         return Err(CallError::Denied(format!(
             "no grant to probe port {port}; the Plugin's spec.grants.probes needs {port}"

@@ -32,11 +32,11 @@ pub struct ReconcileContext {
     pub(crate) scope: ReconcileScope,
     /// The client for requests that the plugin itself makes. They carry the plugin's name as user agent.
     pub(crate) kubernetes: Arc<dyn Kubernetes>,
-    usage: Mutex<ContextUsage>,
+    usage: Mutex<ReconcileContextState>,
 }
 
 /// The part of a reconcile's state that its calls change.
-struct ContextUsage {
+struct ReconcileContextState {
     /// The store at the start of the reconcile, plus the writes of the reconcile.
     view: Arc<dyn StoreView>,
     /// Objects that this reconcile wrote or deleted. The view is right about these even if their kind is not
@@ -55,7 +55,7 @@ struct ContextUsage {
 
 impl ReconcileContext {
     pub(crate) fn new(gate: Arc<Gate>, scope: ReconcileScope) -> Self {
-        let usage = ContextUsage {
+        let usage = ReconcileContextState {
             view: gate.ports.kubernetes.view(),
             written: BTreeSet::new(),
             recording: Recording::default(),
@@ -229,7 +229,7 @@ impl ReconcileContext {
     }
 
     /// Ignores poisoning: each change of the state is a single assignment.
-    fn usage(&self) -> MutexGuard<'_, ContextUsage> {
+    fn usage(&self) -> MutexGuard<'_, ReconcileContextState> {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -15,7 +15,7 @@ use tholepin_schema::{
     guard_id::GuardId,
     instance::Instance,
     manifest::KindName,
-    reserved::{self, ReservedPurpose},
+    reserved::{self, ReservedObjectPurpose},
 };
 
 use crate::{
@@ -26,7 +26,7 @@ use crate::{
     ledger_store::ObjectLedger,
     ownership::{self, text},
     reconcile_context::ReconcileContext,
-    stop_effect::{self, ObjectAfterWrite, StopEffect},
+    stop_effect::{self, ObjectAfterWrite, PodStopEffect},
 };
 
 /// The verb whose grant is needed to stop the last copy of some data, in addition to the object's own policy.
@@ -108,7 +108,7 @@ fn newest(context: &ReconcileContext) -> Arc<dyn StoreView> {
     context.gate.ports.kubernetes.view()
 }
 
-async fn admit(context: &ReconcileContext, effect: StopEffect) -> Result<(), CallError> {
+async fn admit(context: &ReconcileContext, effect: PodStopEffect) -> Result<(), CallError> {
     if effect.is_empty() {
         return Ok(());
     }
@@ -173,7 +173,7 @@ async fn check_group(
     Ok(())
 }
 
-fn stop(pod: &Value, group: &ProcessGroup, effect: &StopEffect) -> PodStop {
+fn stop(pod: &Value, group: &ProcessGroup, effect: &PodStopEffect) -> PodStop {
     let status = container_status(pod, &group.container);
     let claims = stop_effect::claims(pod);
     PodStop {
@@ -226,7 +226,7 @@ async fn is_no_other_objects_member(
     let ledger = ObjectRef {
         kind: KindName { api_version: "v1".to_owned(), kind: "ConfigMap".to_owned() },
         namespace: root.namespace.clone(),
-        name: reserved::name(ReservedPurpose::Ledger, &root.kind.kind, &root_uid),
+        name: reserved::name(ReservedObjectPurpose::Ledger, &root.kind.kind, &root_uid),
     };
     match context.gate.ports.kubernetes.get(ledger).await {
         Err(CallError::NotFound(_)) => Ok(()),

@@ -25,14 +25,14 @@ pub(crate) enum ObjectAfterWrite<'a> {
 
 /// What a write does to Pods and volumes.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct StopEffect {
+pub(crate) struct PodStopEffect {
     /// Pods that end, or that lose the controller that would replace them.
     pub(crate) pods: Vec<Arc<Value>>,
     /// The names of PersistentVolumeClaims that are deleted.
     pub(crate) claims: Vec<String>,
 }
 
-impl StopEffect {
+impl PodStopEffect {
     /// Returns true if the write stops and drops nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.pods.is_empty() && self.claims.is_empty()
@@ -62,10 +62,10 @@ const STRATEGY: &str = "/spec/updateStrategy/type";
 const ON_DELETE: &str = "OnDelete";
 
 /// Returns the effect of creating an object.
-pub(crate) fn begins(view: &dyn StoreView, intent: &Value) -> StopEffect {
+pub(crate) fn begins(view: &dyn StoreView, intent: &Value) -> PodStopEffect {
     match text(intent, "/kind") {
         "HorizontalPodAutoscaler" => scaled(view, intent),
-        _ => StopEffect::default(),
+        _ => PodStopEffect::default(),
     }
 }
 
@@ -74,7 +74,7 @@ pub(crate) fn stops(
     view: &dyn StoreView,
     before: &Value,
     after: ObjectAfterWrite<'_>,
-) -> StopEffect {
+) -> PodStopEffect {
     match (text(before, "/kind"), after) {
         ("Pod", _) => {
             let ends = match after {
@@ -82,17 +82,18 @@ pub(crate) fn stops(
                 ObjectAfterWrite::Is(after) => is_let_go(view, before, after),
             };
             let pods = ends.then(|| Arc::new(before.clone()));
-            StopEffect { pods: pods.into_iter().collect(), claims: Vec::new() }
+            PodStopEffect { pods: pods.into_iter().collect(), claims: Vec::new() }
         }
-        ("PersistentVolumeClaim", ObjectAfterWrite::Deleted) => {
-            StopEffect { pods: Vec::new(), claims: vec![text(before, "/metadata/name").to_owned()] }
-        }
+        ("PersistentVolumeClaim", ObjectAfterWrite::Deleted) => PodStopEffect {
+            pods: Vec::new(),
+            claims: vec![text(before, "/metadata/name").to_owned()],
+        },
         ("HorizontalPodAutoscaler", ObjectAfterWrite::Is(after)) => scaled(view, after),
         (_, ObjectAfterWrite::Deleted) => {
             let pods = pods_below(view, before);
             let drops = text(before, RETENTION_DELETED) == "Delete";
             let claims = if drops { claims_of(&pods) } else { Vec::new() };
-            StopEffect { pods, claims }
+            PodStopEffect { pods, claims }
         }
         (_, ObjectAfterWrite::Is(after)) => changed(view, before, after),
     }
@@ -102,20 +103,20 @@ const RETENTION_DELETED: &str = "/spec/persistentVolumeClaimRetentionPolicy/when
 const RETENTION_SCALED: &str = "/spec/persistentVolumeClaimRetentionPolicy/whenScaled";
 
 /// Returns the effect of changing a workload.
-fn changed(view: &dyn StoreView, before: &Value, after: &Value) -> StopEffect {
+fn changed(view: &dyn StoreView, before: &Value, after: &Value) -> PodStopEffect {
     let pods = pods_below(view, before);
     if pods.is_empty() {
-        return StopEffect::default();
+        return PodStopEffect::default();
     }
     let is_released = controller_uid(before) != controller_uid(after);
     let is_suspended = |object: &Value| object.pointer("/spec/suspend") == Some(&Value::Bool(true));
     let restarts = restarts_by_itself(before, after);
     if is_released || restarts || (is_suspended(after) && !is_suspended(before)) {
-        return StopEffect { pods, claims: Vec::new() };
+        return PodStopEffect { pods, claims: Vec::new() };
     }
     let (previous, requested) = (replicas(before), replicas(after));
     if previous <= requested {
-        return StopEffect::default();
+        return PodStopEffect::default();
     }
     let first = after.pointer("/spec/ordinals/start").and_then(Value::as_u64).unwrap_or(0);
     let ends = |pod: &Arc<Value>| match ordinal(before, pod) {
@@ -126,7 +127,7 @@ fn changed(view: &dyn StoreView, before: &Value, after: &Value) -> StopEffect {
     let pods: Vec<Arc<Value>> = pods.into_iter().filter(ends).collect();
     let drops = text(after, RETENTION_SCALED) == "Delete";
     let claims = if drops { claims_of(&pods) } else { Vec::new() };
-    StopEffect { pods, claims }
+    PodStopEffect { pods, claims }
 }
 
 /// Returns true if the workload's controller restarts Pods by itself because of this change.
@@ -145,7 +146,7 @@ fn is_on_delete(workload: &Value) -> bool {
 
 /// Returns the effect of an autoscaler. It ends Pods without asking the host, so it counts as ending all Pods
 /// of its target.
-fn scaled(view: &dyn StoreView, autoscaler: &Value) -> StopEffect {
+fn scaled(view: &dyn StoreView, autoscaler: &Value) -> PodStopEffect {
     let at = |field: &str| text(autoscaler, &format!("/spec/scaleTargetRef/{field}")).to_owned();
     let target = ObjectRef {
         kind: KindName { api_version: at("apiVersion"), kind: at("kind") },
@@ -153,7 +154,7 @@ fn scaled(view: &dyn StoreView, autoscaler: &Value) -> StopEffect {
         name: at("name"),
     };
     let pods = view.get(&target).map(|target| pods_below(view, &target)).unwrap_or_default();
-    StopEffect { pods, claims: Vec::new() }
+    PodStopEffect { pods, claims: Vec::new() }
 }
 
 /// Returns true if a change of a Pod ends its container, or releases it from its controller, which then

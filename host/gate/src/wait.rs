@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// The facts that a reconcile waits for, with what was read of the objects and instances that they are about.
-struct PendingFacts<'a> {
+struct AwaitedFacts<'a> {
     facts: &'a [Fact],
     observed: BTreeMap<&'a Instance, FactDocuments>,
     objects: ObservedObjects,
@@ -41,7 +41,7 @@ pub(crate) async fn wait(context: &ReconcileContext, facts: Vec<Value>, ms: u32)
         .map_err(|error| CallError::Invalid(format!("`facts`: {error}")))?;
     let instances = admit(context, &facts, ms)?;
     let mut pending =
-        PendingFacts { facts: &facts, observed: BTreeMap::new(), objects: ObservedObjects::new() };
+        AwaitedFacts { facts: &facts, observed: BTreeMap::new(), objects: ObservedObjects::new() };
     match context.scope.mode {
         WriteMode::Plan => read_once(context, &mut pending, &instances).await,
         WriteMode::Live => {
@@ -103,7 +103,7 @@ fn admit<'a>(
 /// actions that the plan does not perform.
 async fn read_once<'a>(
     context: &ReconcileContext,
-    pending: &mut PendingFacts<'a>,
+    pending: &mut AwaitedFacts<'a>,
     instances: &[&'a Instance],
 ) -> Answer {
     for &instance in instances {
@@ -133,7 +133,7 @@ struct WaitedInstance<'a> {
 
 async fn watch<'a>(
     context: &ReconcileContext,
-    pending: &mut PendingFacts<'a>,
+    pending: &mut AwaitedFacts<'a>,
     instances: &[&'a Instance],
     longest: Duration,
 ) -> Result<WaitOutcome, CallError> {
@@ -203,7 +203,7 @@ fn update_members(
     Ok(())
 }
 
-impl PendingFacts<'_> {
+impl AwaitedFacts<'_> {
     fn documents(&self, instance: &Instance, snapshot: &Snapshot) -> FactDocuments {
         let about = |fact: &&Fact| fact.subject().instance() == Some(instance);
         FactDocuments::of(snapshot, self.facts.iter().filter(about))

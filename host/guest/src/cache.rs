@@ -28,7 +28,7 @@ use wasmtime::component::Component;
 
 use crate::{
     engine::{EngineError, GuestEngine},
-    function_cache::FunctionCache,
+    function_cache::CompiledFunctionCache,
 };
 
 /// The largest component that is compiled, in bytes. It bounds the time of a compilation.
@@ -48,7 +48,7 @@ const SUFFIX: &str = "cwasm";
 pub struct CompileCache {
     directory: PathBuf,
     bytes_max: u64,
-    functions: Arc<FunctionCache>,
+    functions: Arc<CompiledFunctionCache>,
 }
 
 /// The reason why a component cannot be compiled or loaded.

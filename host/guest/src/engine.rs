@@ -16,7 +16,7 @@ use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
 };
 
-use crate::{function_cache::FunctionCache, limits::GuestLimits};
+use crate::{function_cache::CompiledFunctionCache, limits::GuestLimits};
 
 /// The interval at which a running guest is interrupted to check its limits. Compute limits are rounded up to
 /// a multiple of it.
@@ -106,7 +106,7 @@ impl GuestEngine {
     ///
     /// Wasmtime 48 keeps the compiler's memory for as long as the engine lives, so the engine that runs guests
     /// must never compile.
-    pub(crate) fn compiler(functions: Arc<FunctionCache>) -> Result<Engine, EngineError> {
+    pub(crate) fn compiler(functions: Arc<CompiledFunctionCache>) -> Result<Engine, EngineError> {
         let mut config = config(InstanceAllocation::OnDemand, 1);
         let enabled = config.enable_incremental_compilation(functions);
         enabled.and_then(|config| Engine::new(config)).map_err(EngineError::Engine)

@@ -27,12 +27,12 @@ const ENTRY_BYTES: usize = 96;
 
 /// The cache of compiled functions.
 #[derive(Default)]
-pub(crate) struct FunctionCache {
-    generations: Mutex<CacheGenerations>,
+pub(crate) struct CompiledFunctionCache {
+    generations: Mutex<TwoGenerationCache>,
 }
 
 #[derive(Default)]
-struct CacheGenerations {
+struct TwoGenerationCache {
     young: CacheGeneration,
     old: CacheGeneration,
 }
@@ -61,7 +61,7 @@ fn cost(key: &[u8], value: &[u8]) -> usize {
     key.len() + value.len() + ENTRY_BYTES
 }
 
-impl CacheGenerations {
+impl TwoGenerationCache {
     fn get(&mut self, key: &[u8]) -> Option<Vec<u8>> {
         if let Some((key, value)) = self.old.remove(key) {
             self.insert(key, value);
@@ -83,13 +83,13 @@ impl CacheGenerations {
     }
 }
 
-impl fmt::Debug for FunctionCache {
+impl fmt::Debug for CompiledFunctionCache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FunctionCache").finish_non_exhaustive()
     }
 }
 
-impl CacheStore for FunctionCache {
+impl CacheStore for CompiledFunctionCache {
     fn get(&self, key: &[u8]) -> Option<Cow<'_, [u8]>> {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         generations.get(key).map(Cow::Owned)
@@ -110,17 +110,17 @@ mod tests {
     /// The number of entries that fill one generation.
     const FILL: usize = BYTES_MAX / 2 / (VALUE_BYTES + ENTRY_BYTES + 8);
 
-    fn put(functions: &FunctionCache, number: usize) {
+    fn put(functions: &CompiledFunctionCache, number: usize) {
         functions.insert(&number.to_be_bytes(), vec![0; VALUE_BYTES]);
     }
 
-    fn has(functions: &FunctionCache, number: usize) -> bool {
+    fn has(functions: &CompiledFunctionCache, number: usize) -> bool {
         functions.get(&number.to_be_bytes()).is_some()
     }
 
     #[test]
     fn recently_used_functions_stay_and_the_bound_holds() {
-        let functions = FunctionCache::default();
+        let functions = CompiledFunctionCache::default();
         for number in 0..2 * FILL {
             put(&functions, number);
             // Entry 0 is used after every insertion, so it must never be evicted.
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_function_that_is_too_large_is_not_kept_and_evicts_nothing() {
-        let functions = FunctionCache::default();
+        let functions = CompiledFunctionCache::default();
         put(&functions, 1);
         functions.insert(b"large", vec![0; BYTES_MAX]);
         assert!(has(&functions, 1));

@@ -93,7 +93,7 @@ pub struct PluginRegistry {
     cache: CompileCache,
     history: HistoryStore,
     /// The start time and the predecessor of each serving revision.
-    serving_records: Mutex<BTreeMap<PluginName, ServingRecord>>,
+    serving_records: Mutex<BTreeMap<PluginName, ServingSince>>,
     /// Held while deciding which revision of a plugin serves.
     change_lock: AsyncMutex<()>,
     active: RwLock<Arc<ActiveRevisions>>,
@@ -106,7 +106,7 @@ pub struct PluginRegistry {
 type ActiveRevisions = BTreeMap<PluginName, Arc<LoadedPlugin>>;
 
 /// The start time and the predecessor of a serving revision.
-struct ServingRecord {
+struct ServingSince {
     /// When it began to serve, in milliseconds since 1970.
     since_ms: u64,
     /// The revision that served before, still loaded for a rollback.
@@ -196,7 +196,7 @@ impl PluginRegistry {
     fn publish(&self, plugin: Arc<LoadedPlugin>, since_ms: u64) {
         let (name, mut previous) = (plugin.name.clone(), None);
         self.update_active(|active| previous = active.insert(name.clone(), plugin));
-        self.serving_records().insert(name, ServingRecord { since_ms, previous });
+        self.serving_records().insert(name, ServingSince { since_ms, previous });
     }
 
     /// Returns the revision that served before the present one.
@@ -204,7 +204,7 @@ impl PluginRegistry {
         self.serving_records().get(name)?.previous.clone()
     }
 
-    fn serving_records(&self) -> MutexGuard<'_, BTreeMap<PluginName, ServingRecord>> {
+    fn serving_records(&self) -> MutexGuard<'_, BTreeMap<PluginName, ServingSince>> {
         self.serving_records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -18,7 +18,7 @@ use wasmtime::{
 use crate::state::GuestState;
 
 /// The host type of every WASI resource. Resources have no content, so one type is enough.
-struct EmptyResource;
+struct WasiResource;
 
 /// The most random bytes that one WASI call returns.
 const RANDOM_BYTES_MAX: u32 = 1024;
@@ -41,7 +41,7 @@ pub(crate) fn define(linker: &mut Linker<GuestState>, component: &Component) -> 
             match export.ty {
                 ComponentItem::ComponentFunc(_) => define_function(&mut defined, interface, name)?,
                 ComponentItem::Resource(_) => {
-                    defined.resource(name, ResourceType::host::<EmptyResource>(), |_, _| Ok(()))?;
+                    defined.resource(name, ResourceType::host::<WasiResource>(), |_, _| Ok(()))?;
                 }
                 ComponentItem::Type(_)
                 | ComponentItem::CoreFunc(_)
@@ -115,7 +115,7 @@ fn stub(interface: &str, name: &str) -> WasiStub {
             "get-stdin" | "get-stdout" | "get-stderr",
         )
         | ("wasi:io/streams", "[method]output-stream.subscribe") => WasiStub::Constant(|context| {
-            let handle: Resource<EmptyResource> = Resource::new_own(0);
+            let handle: Resource<WasiResource> = Resource::new_own(0);
             Ok(Val::Resource(handle.try_into_resource_any(context)?))
         }),
         // Output never has to wait.

@@ -10,7 +10,7 @@ use tholepin_core::{
 };
 use tholepin_schema::{
     manifest::KindName,
-    reserved::{self, ReservedPurpose},
+    reserved::{self, ReservedObjectPurpose},
 };
 
 use crate::{KubernetesApi, events::namespace_of};
@@ -23,7 +23,7 @@ const GENERATION: &str = "generation";
 const FIELDS: &str = "accepted.json";
 
 /// A kept spec, with the resource version of its ConfigMap.
-struct KeptSpec {
+struct StoredAcceptedSpec {
     accepted: AcceptedSpec,
     resource_version: String,
 }
@@ -78,7 +78,7 @@ impl KubernetesApi {
     }
 
     /// Reads the kept spec from the API server, because the store may be behind a write of another host.
-    async fn kept(&self, name: &ObjectRef) -> Result<Option<KeptSpec>, CallError> {
+    async fn kept(&self, name: &ObjectRef) -> Result<Option<StoredAcceptedSpec>, CallError> {
         match tholepin_core::port::Kubernetes::get(self, name.clone()).await {
             Ok(map) => Ok(Some(parse(&map))),
             Err(CallError::NotFound(_)) => Ok(None),
@@ -94,11 +94,11 @@ fn is_enough(kept: &AcceptedSpec, accepted: &AcceptedSpec) -> bool {
 
 /// Reads a kept spec from its ConfigMap. An unreadable generation becomes 0, which is before the first: such
 /// a spec is overwritten and never used.
-fn parse(map: &Value) -> KeptSpec {
+fn parse(map: &Value) -> StoredAcceptedSpec {
     let text = |pointer: &str| map.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let generation = text(&format!("/data/{GENERATION}")).parse().unwrap_or_default();
     let accepted = AcceptedSpec { generation, fields: text(&format!("/data/{FIELDS}")).into() };
-    KeptSpec { accepted, resource_version: text("/metadata/resourceVersion").to_owned() }
+    StoredAcceptedSpec { accepted, resource_version: text("/metadata/resourceVersion").to_owned() }
 }
 
 /// Returns the reference of the ConfigMap that keeps the accepted spec of an object.
@@ -106,7 +106,7 @@ fn kept_reference(object: &ObjectRef, uid: &str) -> ObjectRef {
     ObjectRef {
         kind: KindName { api_version: "v1".to_owned(), kind: "ConfigMap".to_owned() },
         namespace: namespace_of(object).to_owned(),
-        name: reserved::name(ReservedPurpose::AcceptedSpec, &object.kind.kind, uid),
+        name: reserved::name(ReservedObjectPurpose::AcceptedSpec, &object.kind.kind, uid),
     }
 }
 

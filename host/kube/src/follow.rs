@@ -38,7 +38,7 @@ use crate::{
 
 /// The part of a watch that its task shares with the hub.
 #[derive(Clone)]
-pub(crate) struct FollowedWatch {
+pub(crate) struct SharedWatchState {
     pub(crate) id: WatchId,
     pub(crate) scope: WatchScope,
     pub(crate) state: watch::Sender<WatchState>,
@@ -98,7 +98,7 @@ impl RetryBackoff {
 }
 
 /// Runs a watch until the task is aborted.
-pub(crate) async fn follow(context: Arc<WatchContext>, followed: FollowedWatch) {
+pub(crate) async fn follow(context: Arc<WatchContext>, followed: SharedWatchState) {
     let mut missing = RetryBackoff::new(context.options.missing_kind_pause);
     let mut failure = RetryBackoff::new(context.options.failure_pause);
     loop {
@@ -131,11 +131,11 @@ pub(crate) async fn follow(context: Arc<WatchContext>, followed: FollowedWatch) 
 /// Lists and watches until the server replies that it does not know the kind.
 async fn list_and_watch(
     context: &Arc<WatchContext>,
-    followed: &FollowedWatch,
+    followed: &SharedWatchState,
     served: &ServedKind,
     failure: &mut RetryBackoff,
 ) {
-    let FollowedWatch { scope, freshness, .. } = followed;
+    let SharedWatchState { scope, freshness, .. } = followed;
     // `watcher` emits no event when the server accepts a watch that continues from the last resource version,
     // so the requests are observed as well.
     let client = {
@@ -177,11 +177,11 @@ async fn list_and_watch(
 
 fn apply_event(
     context: &WatchContext,
-    followed: &FollowedWatch,
+    followed: &SharedWatchState,
     served: &ServedKind,
     event: Event<RawObject>,
 ) {
-    let FollowedWatch { id, scope, .. } = followed;
+    let SharedWatchState { id, scope, .. } = followed;
     let stored = |raw: RawObject| to_stored(context, served, &raw);
     match event {
         Event::Init => context.store.begin_list(*id),
@@ -236,7 +236,7 @@ fn to_stored(context: &WatchContext, served: &ServedKind, raw: &RawObject) -> Op
         .ok()
 }
 
-impl FollowedWatch {
+impl SharedWatchState {
     fn count_failure(&self) {
         counter!("tholepin_watch_failures_total", "kind" => self.scope.kind.to_string())
             .increment(1);

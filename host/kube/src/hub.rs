@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::{
-    follow::{FollowedWatch, WatchFreshness, follow},
+    follow::{SharedWatchState, WatchFreshness, follow},
     lock::lock,
     store::WatchId,
     watch_context::WatchContext,
@@ -67,11 +67,11 @@ pub(crate) struct WatchHub {
 
 #[derive(Default)]
 struct WatchRegistry {
-    watches: BTreeMap<WatchScope, Entry>,
+    watches: BTreeMap<WatchScope, RegisteredWatch>,
     last_id: u64,
 }
 
-struct Entry {
+struct RegisteredWatch {
     id: WatchId,
     leases: usize,
     unused_since: Option<Instant>,
@@ -91,7 +91,8 @@ impl WatchHub {
     pub(crate) fn lease(self: &Arc<Self>, scope: WatchScope) -> WatchHubLease {
         let mut registry = lock(&self.registry);
         let id = WatchId(registry.last_id + 1);
-        let entry = registry.watches.entry(scope.clone()).or_insert_with(|| Entry::new(id));
+        let entry =
+            registry.watches.entry(scope.clone()).or_insert_with(|| RegisteredWatch::new(id));
         entry.leases += 1;
         entry.unused_since = None;
         let state = entry.state.subscribe();
@@ -120,7 +121,7 @@ impl WatchHub {
     /// Returns the state of all watches, ordered by scope.
     pub(crate) fn reports(&self) -> Vec<WatchReport> {
         let registry = lock(&self.registry);
-        let report = |(scope, entry): (&WatchScope, &Entry)| WatchReport {
+        let report = |(scope, entry): (&WatchScope, &RegisteredWatch)| WatchReport {
             scope: scope.clone(),
             state: entry.state.borrow().clone(),
             leases: entry.leases,
@@ -214,7 +215,7 @@ impl WatchHub {
     }
 }
 
-impl Entry {
+impl RegisteredWatch {
     fn new(id: WatchId) -> Self {
         Self {
             id,
@@ -227,8 +228,8 @@ impl Entry {
         }
     }
 
-    fn followed(&self, scope: &WatchScope) -> FollowedWatch {
-        FollowedWatch {
+    fn followed(&self, scope: &WatchScope) -> SharedWatchState {
+        SharedWatchState {
             id: self.id,
             scope: scope.clone(),
             state: self.state.clone(),

@@ -45,14 +45,14 @@ pub(crate) struct WatchId(pub(crate) u64);
 /// The local copy of all watched objects, with the readers of its changes.
 #[derive(Default)]
 pub(crate) struct ObjectStore {
-    inner: Mutex<Inner>,
+    inner: Mutex<SharedStore>,
     readers: ChangeBroadcaster,
     /// The last applies to objects of the store. The entries of an object are removed with it.
     pub(crate) applied: ApplyCache,
 }
 
 #[derive(Default)]
-struct Inner {
+struct SharedStore {
     tables: StoreTables,
     /// The watches that see each object.
     watchers: HashMap<ObjectRef, BTreeSet<WatchId>>,
@@ -160,7 +160,7 @@ impl ObjectStore {
     }
 
     /// Stores an object and publishes the change, unless the stored state is as new or newer.
-    fn put(&self, inner: &mut Inner, object: StoredObject) {
+    fn put(&self, inner: &mut SharedStore, object: StoredObject) {
         let reference = object.meta().object.clone();
         let before = inner.tables.get(&reference).cloned();
         let version = &object.meta().resource_version;
@@ -175,7 +175,7 @@ impl ObjectStore {
 
     /// Records that a watch no longer sees an object. If no other watch sees it, removes the object and publishes
     /// the change.
-    fn remove_watcher(&self, inner: &mut Inner, watch: WatchId, object: &ObjectRef) {
+    fn remove_watcher(&self, inner: &mut SharedStore, watch: WatchId, object: &ObjectRef) {
         if let Some(watches) = inner.watchers.get_mut(object) {
             watches.remove(&watch);
             if !watches.is_empty() {
@@ -191,7 +191,7 @@ impl ObjectStore {
     }
 }
 
-impl Inner {
+impl SharedStore {
     /// Records that a watch sees an object.
     fn add_watcher(&mut self, watch: WatchId, object: ObjectRef) {
         if let Some(listed) = self.listing.get_mut(&watch) {

@@ -25,11 +25,11 @@ const BACKLOG_MAX: usize = 65_536;
 /// The writing end, which the store owns.
 #[derive(Default)]
 pub(crate) struct ChangeBroadcaster {
-    readers: Mutex<Vec<Weak<ReaderBacklog>>>,
+    readers: Mutex<Vec<Weak<UnreadChanges>>>,
 }
 
 /// The changes that one reader has not read yet.
-pub(crate) struct ReaderBacklog {
+pub(crate) struct UnreadChanges {
     pending: Mutex<PendingChanges>,
     notify: Notify,
     limit: usize,
@@ -45,7 +45,7 @@ struct PendingChanges {
 }
 
 /// The reading end.
-struct StoreChangeReader(Arc<ReaderBacklog>);
+struct StoreChangeReader(Arc<UnreadChanges>);
 
 impl ChangeBroadcaster {
     /// Adds a reader.
@@ -53,9 +53,9 @@ impl ChangeBroadcaster {
         Box::new(StoreChangeReader(self.backlog(BACKLOG_MAX)))
     }
 
-    fn backlog(&self, limit: usize) -> Arc<ReaderBacklog> {
+    fn backlog(&self, limit: usize) -> Arc<UnreadChanges> {
         let backlog =
-            Arc::new(ReaderBacklog { pending: Mutex::default(), notify: Notify::new(), limit });
+            Arc::new(UnreadChanges { pending: Mutex::default(), notify: Notify::new(), limit });
         let mut readers = lock(&self.readers);
         readers.retain(|reader| reader.strong_count() > 0);
         readers.push(Arc::downgrade(&backlog));
@@ -86,7 +86,7 @@ impl ChangeBroadcaster {
     }
 }
 
-impl ReaderBacklog {
+impl UnreadChanges {
     fn push(&self, change: StoreChange) {
         let mut pending = lock(&self.pending);
         if let Some(pending_change) = pending.changes.get_mut(&change.object) {

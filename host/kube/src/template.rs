@@ -21,14 +21,14 @@ pub(crate) type TemplateValues = BTreeMap<String, Vec<u8>>;
 
 /// The inputs that the templates of an intent need.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct TemplateRequirements {
+pub(crate) struct PodPlacementRequirements {
     /// The names of Secrets in the same namespace.
     pub(crate) secrets: BTreeSet<String>,
     /// Whether a template asks for random characters.
     pub(crate) random: bool,
 }
 
-impl TemplateRequirements {
+impl PodPlacementRequirements {
     pub(crate) fn is_empty(&self) -> bool {
         self.secrets.is_empty() && !self.random
     }
@@ -54,8 +54,8 @@ enum TemplatePart<'a> {
 /// # Errors
 ///
 /// Fails if a template is malformed or of an unknown kind.
-pub(crate) fn requirements(intent: &Value) -> Result<TemplateRequirements, CallError> {
-    let mut requirements = TemplateRequirements::default();
+pub(crate) fn requirements(intent: &Value) -> Result<PodPlacementRequirements, CallError> {
+    let mut requirements = PodPlacementRequirements::default();
     for (_, text) in templates(intent) {
         for part in parse_parts(text)? {
             match part {

@@ -27,7 +27,7 @@ use tholepin_core::{
 use tholepin_schema::{
     instance::SETTINGS_SHOWN,
     primitives::NodeId,
-    snapshot::{NodeRow, OpenSlot, Replication, Snapshot, UnreachableReason},
+    snapshot::{ClusterNodesRow, OpenSlot, Replication, Snapshot, UnreachableReason},
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -47,14 +47,14 @@ use crate::{
 };
 
 /// The poller of all watched instances.
-pub(crate) struct InstancePoller {
-    watched: Mutex<BTreeMap<String, PolledInstance>>,
+pub(crate) struct RedisInstancePoller {
+    watched: Mutex<BTreeMap<String, PolledRedisInstance>>,
     added: Notify,
     reports: mpsc::Sender<PollReport>,
 }
 
 /// An instance that is watched or has subscriptions.
-struct PolledInstance {
+struct PolledRedisInstance {
     members: Arc<InstanceMembers>,
     /// The settings read by whole polls in addition to `SETTINGS_SHOWN`.
     settings: Vec<String>,
@@ -92,7 +92,7 @@ type PollResult = BTreeMap<String, Result<PolledMember, UnreachableReason>>;
 /// The state of one member, compared with the previous poll to detect changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct PolledMember {
-    rows: BTreeMap<NodeId, NodeRow>,
+    rows: BTreeMap<NodeId, ClusterNodesRow>,
     open_slots: Vec<OpenSlot>,
     /// The values of `SETTINGS_SHOWN`. Other settings are left out because only whole polls read them.
     settings: BTreeMap<String, String>,
@@ -102,7 +102,7 @@ struct PolledMember {
     has_keys: Option<bool>,
 }
 
-impl PolledInstance {
+impl PolledRedisInstance {
     fn new(members: &InstanceMembers) -> Self {
         Self {
             members: Arc::new(members.clone()),
@@ -119,7 +119,7 @@ impl PolledInstance {
     }
 }
 
-impl InstancePoller {
+impl RedisInstancePoller {
     pub(crate) fn new(reports: mpsc::Sender<PollReport>) -> Self {
         Self { watched: Mutex::default(), added: Notify::new(), reports }
     }
@@ -167,15 +167,16 @@ impl InstancePoller {
         &self,
         members: &InstanceMembers,
         max: usize,
-        update: impl FnOnce(&mut PolledInstance),
+        update: impl FnOnce(&mut PolledRedisInstance),
     ) -> Result<(), CallError> {
         let mut watched = locked(&self.watched);
         if max <= watched.len() && !watched.contains_key(&members.instance) {
             let text = format!("cannot watch more than {max} instances");
             return Err(CallError::Transient(text));
         }
-        let entry =
-            watched.entry(members.instance.clone()).or_insert_with(|| PolledInstance::new(members));
+        let entry = watched
+            .entry(members.instance.clone())
+            .or_insert_with(|| PolledRedisInstance::new(members));
         entry.members = Arc::new(members.clone());
         update(entry);
         self.added.notify_one();
@@ -186,7 +187,7 @@ impl InstancePoller {
         self.reduce(instance, |watched| watched.reported = None);
     }
 
-    fn reduce(&self, instance: &str, update: impl FnOnce(&mut PolledInstance)) {
+    fn reduce(&self, instance: &str, update: impl FnOnce(&mut PolledRedisInstance)) {
         let mut watched = locked(&self.watched);
         let Some(entry) = watched.get_mut(instance) else { return };
         update(entry);
@@ -197,7 +198,7 @@ impl InstancePoller {
 
     fn poll_spec(&self, instance: &str, pool: &ConnectionPool) -> Option<PollSpec> {
         let watched = locked(&self.watched);
-        let PolledInstance { members, settings, reported, subscriptions, latest, poll_now } =
+        let PolledRedisInstance { members, settings, reported, subscriptions, latest, poll_now } =
             watched.get(instance)?;
         let is_whole = *subscriptions != 0 || *reported == Some(ReportMode::Everything);
         let limits = pool.limits();
@@ -273,7 +274,7 @@ impl InstancePoller {
     }
 }
 
-impl PolledInstance {
+impl PolledRedisInstance {
     /// Adds settings to those that whole polls read. Their number is bounded by the command table, which lists the
     /// settings that may be read.
     fn add_settings(&mut self, settings: &[String]) {
@@ -285,7 +286,7 @@ impl PolledInstance {
 
 /// A subscription to the snapshots of an instance.
 struct PollSubscription {
-    poller: Arc<InstancePoller>,
+    poller: Arc<RedisInstancePoller>,
     instance: String,
     latest: watch::Receiver<Option<(Instant, Arc<Snapshot>)>>,
     /// When the poll of the last returned snapshot began, or when the subscription began.

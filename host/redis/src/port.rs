@@ -11,9 +11,9 @@ use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 
 use crate::{
     RedisClientLimits,
-    act::{self, VerbStopPoint},
+    act::{self, DryRunStop},
     observe,
-    poll::InstancePoller,
+    poll::RedisInstancePoller,
     pool::{CallTarget, ConnectionPool},
 };
 
@@ -21,7 +21,7 @@ use crate::{
 pub struct RedisPort {
     pool: ConnectionPool,
     clock: Arc<dyn Clock>,
-    poller: Arc<InstancePoller>,
+    poller: Arc<RedisInstancePoller>,
 }
 
 impl RedisPort {
@@ -35,7 +35,7 @@ impl RedisPort {
         Self {
             pool: ConnectionPool::new(limits),
             clock,
-            poller: Arc::new(InstancePoller::new(reports)),
+            poller: Arc::new(RedisInstancePoller::new(reports)),
         }
     }
 
@@ -76,7 +76,7 @@ impl Redis for RedisPort {
         members: &'a InstanceMembers,
         wave: &'a [Action],
     ) -> BoxedFuture<'a, Vec<PerformedAction>> {
-        Box::pin(act::act(&self.pool, members, wave, VerbStopPoint::Done))
+        Box::pin(act::act(&self.pool, members, wave, DryRunStop::Done))
     }
 
     fn decide<'a>(
@@ -84,7 +84,7 @@ impl Redis for RedisPort {
         members: &'a InstanceMembers,
         wave: &'a [Action],
     ) -> BoxedFuture<'a, Vec<PerformedAction>> {
-        Box::pin(act::act(&self.pool, members, wave, VerbStopPoint::Decided))
+        Box::pin(act::act(&self.pool, members, wave, DryRunStop::Decided))
     }
 
     fn refuses(&self, address: SocketAddr) -> BoxedFuture<'_, bool> {

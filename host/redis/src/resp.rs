@@ -60,12 +60,12 @@ pub struct Decoder {
     // Bytes of the reply under way that were consumed already.
     taken: usize,
     nodes: Vec<RespNode>,
-    open: Vec<Open>,
+    open: Vec<IncompleteAggregate>,
 }
 
 /// An array or map whose elements are still to come.
 #[derive(Debug)]
-struct Open {
+struct IncompleteAggregate {
     node: usize,
     // Values still to come: two per pair of a map.
     left: usize,
@@ -131,7 +131,7 @@ impl Decoder {
                 if REPLY_DEPTH_MAX <= self.open.len() {
                     return Err(RespError::TooLarge("32 levels"));
                 }
-                self.open.push(Open { node: index as usize, left, key: None });
+                self.open.push(IncompleteAggregate { node: index as usize, left, key: None });
             }
             // A parent whose last child is an aggregate stays until that one is complete.
             while self.open.last().is_some_and(|open| open.left == 0) {

@@ -4,7 +4,7 @@ use std::{path::PathBuf, str::FromStr};
 
 use clap::{ArgGroup, Args};
 
-use super::{AdminArgs, ClusterArgs, OutputFormat};
+use super::{AdminArgs, KubernetesClusterArgs, OutputFormat};
 use crate::completion;
 
 /// An object as `KIND/NAME`.
@@ -59,7 +59,7 @@ pub(crate) struct PlanArgs {
     #[arg(long, requires = "standalone")]
     pub(crate) trust_plugins: bool,
     #[command(flatten)]
-    pub(crate) cluster: ClusterArgs,
+    pub(crate) cluster: KubernetesClusterArgs,
 }
 
 /// Options of `calls`.

@@ -7,7 +7,7 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tholepin_admin::AdminClient;
-use tholepin_controller::{DryRunRequest, ObjectArgument, ReportPart, ReportSelection};
+use tholepin_controller::{DryRunObject, ObjectArgument, ReportPart, ReportSelection};
 use tholepin_core::{ReconcileReport, report};
 
 use super::print;
@@ -43,8 +43,8 @@ pub(crate) async fn plan(arguments: PlanArgs) -> Result<u8> {
         cluster,
     } = arguments;
     let request = match (object, file) {
-        (Some(object), _) => DryRunRequest::Object(argument(object, namespace)),
-        (None, Some(file)) => DryRunRequest::File { object: read(&file)?, namespace },
+        (Some(object), _) => DryRunObject::Object(argument(object, namespace)),
+        (None, Some(file)) => DryRunObject::File { object: read(&file)?, namespace },
         // The command line requires one of the two.
         (None, None) => bail!("name an object, or a file with -f"),
     };
@@ -126,7 +126,7 @@ pub(super) fn format_reports(reports: &[ReconcileReport]) -> String {
     text::calls(reports, TextStyle::of_stdout())
 }
 
-async fn ask_for_plan(admin: AdminArgs, request: &DryRunRequest) -> Result<ReconcileReport> {
+async fn ask_for_plan(admin: AdminArgs, request: &DryRunObject) -> Result<ReconcileReport> {
     let client = AdminClient::of_file(&admin_file(admin.admin_file)?)?;
     let answer = client.post(PLAN_ROUTE, &serde_json::to_value(request)?, DEADLINE).await?;
     serde_json::from_value(answer).context("the host's answer is no plan; is it older?")
@@ -173,8 +173,8 @@ fn code(report: &ReconcileReport) -> u8 {
 mod tests {
     use super::*;
     use tholepin_core::{
-        ObjectKey, PlanStep, ReconcileHeader, ReconcileResult, Recording, RevisionDigest,
-        StepEffect, WriteMode,
+        ObjectKey, PlanStep, PlanStepEffect, ReconcileHeader, ReconcileResult, Recording,
+        RevisionDigest, WriteMode,
     };
     use tholepin_schema::{manifest::KindName, reconcile::ReconcileFailure};
 
@@ -207,7 +207,7 @@ mod tests {
             message: "m".into(),
             retry: false,
         });
-        let work = || vec![PlanStep::new(StepEffect::Commands { commands: Vec::new() })];
+        let work = || vec![PlanStep::new(PlanStepEffect::Commands { commands: Vec::new() })];
         assert_eq!(code(&report(Vec::new(), answered())), exit::DONE);
         assert_eq!(code(&report(work(), answered())), exit::CHANGES);
         assert_eq!(code(&report(work(), failed.clone())), exit::FAILED);

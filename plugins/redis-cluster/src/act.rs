@@ -79,16 +79,16 @@ pub(crate) fn perform(
                 acted.done += 1;
                 announce(host, action, &note);
             }
-            Err(NotDone::Blocked(blocked)) => acted.blocked.push(blocked),
-            Err(NotDone::Waits(waits)) => acted.waits.push(waits),
-            Err(NotDone::Skipped) => {}
+            Err(ActionNotDone::Blocked(blocked)) => acted.blocked.push(blocked),
+            Err(ActionNotDone::Waits(waits)) => acted.waits.push(waits),
+            Err(ActionNotDone::Skipped) => {}
         }
     }
     Ok(acted)
 }
 
 /// Why an action was not done.
-enum NotDone {
+enum ActionNotDone {
     /// A guard or an error prevents it.
     Blocked(BlockedAction),
     /// It will be done when something has passed by itself.
@@ -98,21 +98,24 @@ enum NotDone {
 }
 
 /// Returns the note of a done action, or why it was not done.
-fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String, NotDone> {
+fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String, ActionNotDone> {
     let what = describe(&action.verb);
     let blocked_action = |reason: &str, message: String| BlockedAction {
         reason: reason.into(),
         message: format!("{what}: {message}"),
     };
-    let blocked =
-        |reason: &str, message: String| Err(NotDone::Blocked(blocked_action(reason, message)));
+    let blocked = |reason: &str, message: String| {
+        Err(ActionNotDone::Blocked(blocked_action(reason, message)))
+    };
     match result.map(|result| result.outcome) {
         Ok(ActionOutcome::Done { note, .. }) => Ok(note),
         // The only copy of some slots no longer exists, or would be lost.
         Ok(ActionOutcome::Refused { guard, message }) if guard == GuardId::DataLoss.as_str() => {
             blocked("SlotsLost", message)
         }
-        Ok(ActionOutcome::Refused { guard, message }) if guard == GuardId::NotInSync.as_str() => {
+        Ok(ActionOutcome::Refused { guard, message })
+            if guard == GuardId::NotInSyncReason.as_str() =>
+        {
             blocked("NoReplicaInSync", message)
         }
         Ok(ActionOutcome::Refused { guard, message }) if guard == GuardId::Copies.as_str() => {
@@ -124,16 +127,16 @@ fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String,
             blocked("RepairBudget", message)
         }
         Ok(ActionOutcome::Refused { guard, message }) if guard == GuardId::BackOff.as_str() => {
-            Err(NotDone::Waits(blocked_action("BackOff", message)))
+            Err(ActionNotDone::Waits(blocked_action("BackOff", message)))
         }
         Ok(ActionOutcome::Refused { guard, message }) if guard == GuardId::FullSync.as_str() => {
-            Err(NotDone::Waits(blocked_action("FullSyncUnderWay", message)))
+            Err(ActionNotDone::Waits(blocked_action("FullSyncUnderWay", message)))
         }
         Ok(ActionOutcome::Refused { guard, message }) => {
             blocked("Refused", format!("{message} (guard `{guard}`)"))
         }
         Ok(ActionOutcome::Failed { reason, message, .. }) => blocked(&reason, message),
-        Ok(ActionOutcome::Skipped { .. }) => Err(NotDone::Skipped),
+        Ok(ActionOutcome::Skipped { .. }) => Err(ActionNotDone::Skipped),
         Ok(_) => {
             blocked("Other", "the host returned an outcome that this plugin does not know".into())
         }

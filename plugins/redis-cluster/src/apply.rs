@@ -32,7 +32,7 @@ impl ReconcileFault {
 
 /// The object was paused during this reconcile, which therefore ends. That is the only cause of
 /// [`Error::Interrupted`] here: the others are `wait` and `probe`, which this plugin does not call.
-pub(crate) struct Interrupted;
+pub(crate) struct ReconcileInterrupted;
 
 /// Applies the workload and returns the faults. While no password is in force, no Pod may start, so the
 /// StatefulSets are not applied.
@@ -44,13 +44,13 @@ pub(crate) fn apply(
     host: &dyn Host,
     target: &TargetCluster,
     may_start: bool,
-) -> Result<Vec<ReconcileFault>, Interrupted> {
+) -> Result<Vec<ReconcileFault>, ReconcileInterrupted> {
     let mut faults = Vec::new();
     let desired = workload::objects(target.owner(), &target.spec);
     for object in desired.iter().filter(|object| may_start || object["kind"] != "StatefulSet") {
         match host.apply(object, true) {
             Ok(_) => {}
-            Err(Error::Interrupted) => return Err(Interrupted),
+            Err(Error::Interrupted) => return Err(ReconcileInterrupted),
             Err(error) => {
                 let fault = refused(&workload::title(object), &error);
                 let is_last = fault.ends_all;

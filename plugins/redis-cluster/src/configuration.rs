@@ -5,7 +5,8 @@
 
 use serde_json::Value;
 use tholepin_redis_cluster_plan::{
-    ClusterStage, NextPod, ObjectNames, OutdatedPods, Plan, TemplateRevision, configuration,
+    ClusterStage, ObjectNames, OutdatedPodChoice, OutdatedPods, Plan, TemplateRevision,
+    configuration,
     workload::{self, revisions, revisions::ExistingConfigMap},
 };
 use tholepin_redis_types::redis_cluster::{Condition, MemberRole};
@@ -15,7 +16,7 @@ use tholepin_sdk::{DeleteOptions, Error, Host, ListQuery, ObjectRef, ReadMode};
 use crate::{
     act::{self, ActionResults},
     observe::TargetCluster,
-    report::{ConditionValue, MembersSeen, ReconcileFindings, condition},
+    report::{ConditionValue, MembersObservationState, ReconcileFindings, condition},
 };
 
 /// Returns the templates of the StatefulSets; none if they cannot be read, which counts as unknown.
@@ -188,8 +189,12 @@ pub(crate) fn conditions(
     now_ms: u64,
 ) -> Vec<Condition> {
     let condition_values = match &findings.seen {
-        MembersSeen::Planned { plan, set, .. } => [outdated(plan), configured(plan, set)],
-        MembersSeen::Interrupted | MembersSeen::NotObserved(_) => [None, None],
+        MembersObservationState::Planned { plan, set, .. } => {
+            [outdated(plan), configured(plan, set)]
+        }
+        MembersObservationState::Interrupted | MembersObservationState::NotObserved(_) => {
+            [None, None]
+        }
     };
     let named = ["Outdated", "LiveConfigApplied"].into_iter().zip(condition_values);
     let conditions = named.filter_map(|(name, value)| match value {
@@ -214,15 +219,15 @@ fn outdated(plan: &Plan) -> Option<ConditionValue> {
         )),
         OutdatedPods::Some { count, of, next } => {
             let fix = match next {
-                NextPod::Pod(pod) => format!(
+                OutdatedPodChoice::Pod(pod) => format!(
                     "delete them one at a time, replicas first, and wait for `Ready` after each; the next \
                      is `{pod}`"
                 ),
-                NextPod::NotYet => {
+                OutdatedPodChoice::NotYet => {
                     "delete none before the cluster is `Ready`: `Ready` and `Degraded` say what it waits for"
                         .into()
                 }
-                NextPod::OnlyCopy(pod) => format!(
+                OutdatedPodChoice::OnlyCopy(pod) => format!(
                     "`{pod}` holds the only copy of its shard's data, in memory: raise \
                      `.spec.replicasPerShard` before you delete it, or accept the loss of the data"
                 ),

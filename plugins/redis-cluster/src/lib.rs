@@ -41,7 +41,7 @@ use tholepin_sdk::{
 
 use apply::ReconcileFault;
 use observe::TargetCluster;
-use report::{MembersSeen, ReconcileFindings};
+use report::{MembersObservationState, ReconcileFindings};
 
 /// The plugin `redis-cluster`.
 #[derive(Debug)]
@@ -98,13 +98,19 @@ fn observe_and_act(
     let mut silent = before.silent.clone();
     let MembersObservation { seen, may_start } =
         observe_members(host, target, (before, now_ms), &mut silent, &mut faults);
-    if matches!(seen, MembersSeen::Interrupted) || faults.iter().any(|fault| fault.ends_all) {
+    if matches!(seen, MembersObservationState::Interrupted)
+        || faults.iter().any(|fault| fault.ends_all)
+    {
         return ReconcileFindings { seen, faults, silent };
     }
     match apply::apply(host, target, may_start) {
         Ok(refused) => faults.extend(refused),
-        Err(apply::Interrupted) => {
-            return ReconcileFindings { seen: MembersSeen::Interrupted, faults, silent };
+        Err(apply::ReconcileInterrupted) => {
+            return ReconcileFindings {
+                seen: MembersObservationState::Interrupted,
+                faults,
+                silent,
+            };
         }
     }
     ReconcileFindings { seen, faults, silent }
@@ -112,7 +118,7 @@ fn observe_and_act(
 
 /// The observation of the members, and whether Pods may be started.
 struct MembersObservation {
-    seen: MembersSeen,
+    seen: MembersObservationState,
     may_start: bool,
 }
 
@@ -127,12 +133,15 @@ fn observe_members(
     let mut observed = match observe::observe(host, target, before.asks_for_obstacles(now_ms)) {
         Ok(observed) => observed,
         Err(Error::Interrupted) => {
-            return MembersObservation { seen: MembersSeen::Interrupted, may_start: true };
+            return MembersObservation {
+                seen: MembersObservationState::Interrupted,
+                may_start: true,
+            };
         }
         Err(error) => {
             let ended = apply_runtime_settings(host, target, None, faults);
             return MembersObservation {
-                seen: ended.unwrap_or(MembersSeen::NotObserved(error)),
+                seen: ended.unwrap_or(MembersObservationState::NotObserved(error)),
                 may_start: true,
             };
         }
@@ -150,7 +159,7 @@ fn observe_members(
     faults.extend(act::set_aside(&plan, &observed.snapshot));
     let seen = if let Some(violation) = check(&plan, &observed) {
         faults.push(violation);
-        MembersSeen::Planned {
+        MembersObservationState::Planned {
             plan,
             acted: act::ActionResults::default(),
             set: act::ActionResults::default(),
@@ -168,11 +177,11 @@ fn apply_runtime_settings(
     target: &TargetCluster,
     snapshot: Option<&Snapshot>,
     faults: &mut Vec<ReconcileFault>,
-) -> Option<MembersSeen> {
+) -> Option<MembersObservationState> {
     let observed_snapshot = snapshot.filter(|snapshot| !snapshot.members.is_empty());
     match configuration::apply(host, target, observed_snapshot) {
         Ok(()) => None,
-        Err(Error::Interrupted) => Some(MembersSeen::Interrupted),
+        Err(Error::Interrupted) => Some(MembersObservationState::Interrupted),
         Err(error) => {
             faults.push(ReconcileFault::of(
                 "the ConfigMap of runtime settings was not applied",
@@ -189,7 +198,7 @@ fn perform(
     plan: Box<Plan>,
     silent: &mut BTreeMap<String, SilentPodMemo>,
     faults: &mut Vec<ReconcileFault>,
-) -> MembersSeen {
+) -> MembersObservationState {
     let done = act::act(host, target, &plan)
         .and_then(|acted| Ok((acted, configuration::set(host, target, &plan)?)));
     match done {
@@ -199,13 +208,13 @@ fn perform(
             }
             configuration::replace_stuck(host, target, &plan);
             configuration::forget(host, target, &plan);
-            MembersSeen::Planned { plan, acted, set }
+            MembersObservationState::Planned { plan, acted, set }
         }
         // The object was paused: the host refuses all further writes of this reconcile.
-        Err(Error::Interrupted) => MembersSeen::Interrupted,
+        Err(Error::Interrupted) => MembersObservationState::Interrupted,
         Err(error) => {
             faults.push(ReconcileFault::of("the plan was not performed", &error));
-            MembersSeen::Planned {
+            MembersObservationState::Planned {
                 plan,
                 acted: act::ActionResults::default(),
                 set: act::ActionResults::default(),
@@ -309,11 +318,11 @@ impl PluginMemo {
     fn after(self, findings: &ReconcileFindings, now_ms: u64) -> Self {
         let silent = findings.silent.clone();
         match &findings.seen {
-            MembersSeen::Interrupted => Self { silent, ..self },
-            MembersSeen::NotObserved(_) => {
+            MembersObservationState::Interrupted => Self { silent, ..self },
+            MembersObservationState::NotObserved(_) => {
                 Self { unseen_since_ms: Some(self.unseen_since_ms.unwrap_or(now_ms)), ..self }
             }
-            MembersSeen::Planned { plan, .. } => Self {
+            MembersObservationState::Planned { plan, .. } => Self {
                 unseen_since_ms: None,
                 unsteady_since_ms: (plan.stage != ClusterStage::Steady)
                     .then(|| self.unsteady_since_ms.unwrap_or(now_ms)),
@@ -330,13 +339,13 @@ fn outcome(
 ) -> ReconcileOutcome {
     let ReconcileFindings { seen, faults, .. } = findings;
     let requeue_ms = match seen {
-        MembersSeen::Interrupted => BUSY_REQUEUE_MS,
-        MembersSeen::NotObserved(_) => WAITING_REQUEUE_MS,
+        MembersObservationState::Interrupted => BUSY_REQUEUE_MS,
+        MembersObservationState::NotObserved(_) => WAITING_REQUEUE_MS,
         // A refusal lasts until something changes; a guard that measures time needs a new observation.
-        MembersSeen::Planned { acted, .. } if acted.is_blocked() => WAITING_REQUEUE_MS,
+        MembersObservationState::Planned { acted, .. } if acted.is_blocked() => WAITING_REQUEUE_MS,
         // Changed settings are observed again soon; a refused setting stays refused until the spec changes.
-        MembersSeen::Planned { set, .. } if set.done != 0 => BUSY_REQUEUE_MS,
-        MembersSeen::Planned { plan, .. } => plan.requeue_ms(),
+        MembersObservationState::Planned { set, .. } if set.done != 0 => BUSY_REQUEUE_MS,
+        MembersObservationState::Planned { plan, .. } => plan.requeue_ms(),
     };
     let again = faults.iter().any(|fault| fault.retry);
     let requeue_ms = if again { requeue_ms.min(WAITING_REQUEUE_MS) } else { requeue_ms };

@@ -11,7 +11,7 @@ use tholepin_redis_types::redis_cluster::{KIND, RedisClusterSpec, RedisClusterSt
 use tholepin_schema::{
     instance::Instance,
     reserved,
-    snapshot::{CredentialsFacts, NamedPassword, Snapshot},
+    snapshot::{CredentialsState, NamedPasswordState, Snapshot},
 };
 use tholepin_sdk::{Error, Host, ObjectRef, ReconcileFailure, topology};
 
@@ -70,25 +70,27 @@ fn unreadable(path: &str, why: &str) -> ReconcileFailure {
 /// force does not change: the members use it.
 pub(crate) fn credentials_fault(
     target: &TargetCluster,
-    facts: CredentialsFacts,
+    facts: CredentialsState,
 ) -> Option<ReconcileFault> {
     let (secret, key) = secret_of(target);
-    let kept = reserved::name(reserved::ReservedPurpose::Credentials, KIND, &target.uid);
+    let kept = reserved::name(reserved::ReservedObjectPurpose::Credentials, KIND, &target.uid);
     let (reason, message) = match facts.named {
         // A Secret that could not be read now is read again in the next reconcile.
-        NamedPassword::InForce | NamedPassword::Unread | NamedPassword::Other => return None,
-        NamedPassword::SecretMissing
-        | NamedPassword::KeyMissing
-        | NamedPassword::Empty
-        | NamedPassword::NoText
-        | NamedPassword::ControlCharacter => {
+        NamedPasswordState::InForce | NamedPasswordState::Unread | NamedPasswordState::Other => {
+            return None;
+        }
+        NamedPasswordState::SecretMissing
+        | NamedPasswordState::KeyMissing
+        | NamedPasswordState::Empty
+        | NamedPasswordState::NoText
+        | NamedPasswordState::ControlCharacter => {
             let (reason, mut message) = unusable(target, facts);
             if !facts.pending {
                 message.push_str(&format!("; the cluster's own is kept in the Secret `{kept}`"));
             }
             (reason, message)
         }
-        NamedPassword::Differs => {
+        NamedPasswordState::Differs => {
             let fix = if target.spec.auth.is_some() {
                 format!(
                     "`.spec.auth` names another password than the cluster was created with: write the \
@@ -102,7 +104,7 @@ pub(crate) fn credentials_fault(
                 "; changing the password is not supported yet, a new password needs a new cluster";
             ("CredentialsRefused", format!("{fix}{text}"))
         }
-        NamedPassword::Refused => {
+        NamedPasswordState::Refused => {
             let fix = if target.spec.auth.is_some() {
                 format!("write the servers' password into the key `{key}` of the Secret `{secret}`")
             } else {
@@ -114,7 +116,7 @@ pub(crate) fn credentials_fault(
             );
             ("CredentialsRefused", text)
         }
-        NamedPassword::Unproven => (
+        NamedPasswordState::Unproven => (
             "CredentialsUnproven",
             format!(
                 "the Secret `{kept}`, in which the host kept the password of the servers, does not exist any \
@@ -135,11 +137,11 @@ fn secret_of(target: &TargetCluster) -> (&str, &str) {
 }
 
 /// Returns the problem of the Secret itself, and how to fix it.
-fn unusable(target: &TargetCluster, facts: CredentialsFacts) -> (&'static str, String) {
+fn unusable(target: &TargetCluster, facts: CredentialsState) -> (&'static str, String) {
     let (secret, key) = secret_of(target);
     let namespace = &target.namespace;
     match facts.named {
-        NamedPassword::SecretMissing => (
+        NamedPasswordState::SecretMissing => (
             "SecretMissing",
             format!(
                 "the Secret `{secret}` does not exist: `kubectl --namespace {namespace} create \
@@ -147,14 +149,14 @@ fn unusable(target: &TargetCluster, facts: CredentialsFacts) -> (&'static str, S
                  apply --server-side -f -`"
             ),
         ),
-        NamedPassword::KeyMissing => (
+        NamedPasswordState::KeyMissing => (
             "SecretKeyMissing",
             format!(
                 "the Secret `{secret}` has no key `{key}`: add it, or name the right one in \
                  `.spec.auth.key`"
             ),
         ),
-        NamedPassword::Empty => (
+        NamedPasswordState::Empty => (
             "SecretEmpty",
             format!(
                 "the key `{key}` of the Secret `{secret}` is empty, and an empty password is none: \
@@ -166,20 +168,20 @@ fn unusable(target: &TargetCluster, facts: CredentialsFacts) -> (&'static str, S
                 }
             ),
         ),
-        NamedPassword::ControlCharacter => (
+        NamedPasswordState::ControlCharacter => (
             "SecretUnusable",
             format!(
                 "the key `{key}` of the Secret `{secret}` has a line break or another control character, \
                  which a configuration file cannot contain; write it again without (`printf %s PASSWORD`)"
             ),
         ),
-        NamedPassword::InForce
-        | NamedPassword::Differs
-        | NamedPassword::NoText
-        | NamedPassword::Unread
-        | NamedPassword::Refused
-        | NamedPassword::Unproven
-        | NamedPassword::Other => (
+        NamedPasswordState::InForce
+        | NamedPasswordState::Differs
+        | NamedPasswordState::NoText
+        | NamedPasswordState::Unread
+        | NamedPasswordState::Refused
+        | NamedPasswordState::Unproven
+        | NamedPasswordState::Other => (
             "SecretUnusable",
             format!("the key `{key}` of the Secret `{secret}` is not UTF-8 text: write it again"),
         ),

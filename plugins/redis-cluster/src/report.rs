@@ -32,7 +32,7 @@ const NOT_OBSERVED_PATIENCE_MS: u64 = HEALTHY_REQUEUE_MS;
 #[derive(Debug)]
 pub(crate) struct ReconcileFindings {
     /// The observation of the members.
-    pub seen: MembersSeen,
+    pub seen: MembersObservationState,
     /// Further problems, the most important one first.
     pub faults: Vec<ReconcileFault>,
     /// The Pods that do not answer in time, by uid.
@@ -41,7 +41,7 @@ pub(crate) struct ReconcileFindings {
 
 /// The observation of the members.
 #[derive(Debug)]
-pub(crate) enum MembersSeen {
+pub(crate) enum MembersObservationState {
     /// The object was paused before everything was observed and done.
     Interrupted,
     /// The members could not be observed.
@@ -105,13 +105,17 @@ pub(crate) fn write(
 }
 
 /// Returns true if the last status stays: this reconcile has observed nothing, and the next one follows soon.
-fn keeps_last_status(target: &TargetCluster, seen: &MembersSeen, not_observed_for_ms: u64) -> bool {
+fn keeps_last_status(
+    target: &TargetCluster,
+    seen: &MembersObservationState,
+    not_observed_for_ms: u64,
+) -> bool {
     match seen {
-        MembersSeen::Interrupted => true,
-        MembersSeen::NotObserved(error) if error.retry() != Retry::Never => {
+        MembersObservationState::Interrupted => true,
+        MembersObservationState::NotObserved(error) if error.retry() != Retry::Never => {
             not_observed_for_ms < NOT_OBSERVED_PATIENCE_MS && !target.status.conditions.is_empty()
         }
-        MembersSeen::NotObserved(_) | MembersSeen::Planned { .. } => false,
+        MembersObservationState::NotObserved(_) | MembersObservationState::Planned { .. } => false,
     }
 }
 
@@ -128,16 +132,16 @@ fn status(
     let conditions = conditions.chain(configuration::conditions(target, findings, now_ms));
     let before = &target.status;
     let (ready_shards, slots_served, shards) = match &findings.seen {
-        MembersSeen::Planned { plan, .. } => (
+        MembersObservationState::Planned { plan, .. } => (
             format!("{}/{}", plan.shards_done(), plan.shards.len()),
             plan.slots_served,
             plan.shards.iter().map(|shard| shard_status(shard, &target.namespace)).collect(),
         ),
-        MembersSeen::Interrupted | MembersSeen::NotObserved(_) => {
+        MembersObservationState::Interrupted | MembersObservationState::NotObserved(_) => {
             (before.ready_shards.clone(), before.slots_served, before.shards.clone())
         }
     };
-    let is_steady = matches!(&findings.seen, MembersSeen::Planned { plan, .. } if plan.stage == ClusterStage::Steady);
+    let is_steady = matches!(&findings.seen, MembersObservationState::Planned { plan, .. } if plan.stage == ClusterStage::Steady);
     RedisClusterStatus {
         observed_generation: Some(target.generation),
         conditions: conditions.collect(),
@@ -172,10 +176,12 @@ fn shard_status(shard: &ShardPlan, namespace: &str) -> ShardStatus {
 fn condition_values(findings: &ReconcileFindings, unsteady_ms: u64) -> [ConditionValue; 3] {
     let ReconcileFindings { seen, faults, .. } = findings;
     match seen {
-        MembersSeen::NotObserved(error) => not_observed(error, faults),
+        MembersObservationState::NotObserved(error) => not_observed(error, faults),
         // Unused: a reconcile whose object was paused writes no status.
-        MembersSeen::Interrupted => not_observed(&Error::Interrupted, faults),
-        MembersSeen::Planned { plan, acted, .. } => planned(plan, acted, faults, unsteady_ms),
+        MembersObservationState::Interrupted => not_observed(&Error::Interrupted, faults),
+        MembersObservationState::Planned { plan, acted, .. } => {
+            planned(plan, acted, faults, unsteady_ms)
+        }
     }
 }
 
@@ -371,12 +377,12 @@ fn announce_degraded(host: &dyn Host, target: &TargetCluster, status: &RedisClus
 pub(crate) fn summary(findings: &ReconcileFindings, requeue_ms: u64) -> String {
     let fault = findings.faults.first().map(|fault| fault.message.clone());
     let (plan, acted) = match &findings.seen {
-        MembersSeen::Interrupted => return "ended: the object was paused".to_owned(),
-        MembersSeen::NotObserved(error) => {
+        MembersObservationState::Interrupted => return "ended: the object was paused".to_owned(),
+        MembersObservationState::NotObserved(error) => {
             let texts = [Some(format!("not observed: {error}")), fault];
             return texts.into_iter().flatten().collect::<Vec<_>>().join("; ");
         }
-        MembersSeen::Planned { plan, acted, .. } => (plan, acted),
+        MembersObservationState::Planned { plan, acted, .. } => (plan, acted),
     };
     let (done, all) = (plan.shards_done(), plan.shards.len());
     let state = match plan.stage {

@@ -9,7 +9,7 @@ use tholepin_redis_cluster_plan::{
 };
 use tholepin_sdk::{
     DeleteOptions, Document, Error, EventType, Fact, ListQuery, LogLevel, ObjectRef, Pipeline,
-    PodProbe, ProbeOutcome, ReadMode, RedisReply, WaitOutcome,
+    PodPortProbe, ProbeOutcome, ReadMode, RedisReply, WaitOutcome,
 };
 
 /// A host with one object and one snapshot. It accepts all calls and records them.
@@ -144,7 +144,7 @@ impl Host for ScriptedHost {
         unused("wait")
     }
 
-    fn probe(&self, _: &PodProbe) -> Result<ProbeOutcome, Error> {
+    fn probe(&self, _: &PodPortProbe) -> Result<ProbeOutcome, Error> {
         unused("probe")
     }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use tholepin_schema::{
     fact::{Fact, WaitOutcome},
-    probe::{PodProbe, ProbeOutcome},
+    probe::{PodPortProbe, ProbeOutcome},
 };
 
 use crate::{Document, Error, KindName, ObjectRef, RedisReply};
@@ -139,7 +139,7 @@ pub trait Host {
     /// # Errors
     ///
     /// As listed in `wit/`.
-    fn probe(&self, probe: &PodProbe) -> Result<ProbeOutcome, Error>;
+    fn probe(&self, probe: &PodPortProbe) -> Result<ProbeOutcome, Error>;
 
     /// `runtime/logging.log`: writes a line to the host's log.
     fn log(&self, level: LogLevel, message: &str);

@@ -63,12 +63,12 @@ pub use reply::{RedisReply, ReplyNode};
 pub use serde_json;
 pub use tholepin_schema as schema;
 pub use tholepin_schema::{
-    fact::{Fact, FactOutcome, FactSubject, FactTest, WaitOutcome},
+    fact::{Fact, FactCondition, FactOutcome, FactSubject, WaitOutcome},
     manifest::{
         GrantScope, Grants, KubernetesGrant, Manifest, ReconciledKind, RedisGrants, WatchMapping,
         WatchedKind,
     },
-    probe::{PodProbe, ProbeOutcome},
+    probe::{PodPortProbe, ProbeOutcome},
     reconcile::{ReconcileFailure, ReconcileOutcome, ReconcileRequest, Violation, WakeTrigger},
 };
 

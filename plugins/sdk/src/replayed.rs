@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tholepin_schema::{
     fact::{Fact, WaitOutcome},
-    probe::{PodProbe, ProbeOutcome},
+    probe::{PodPortProbe, ProbeOutcome},
 };
 
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct ReplayHost {
     /// Rules of the test for calls without an answer of their own.
-    rules: Vec<ReplayRule>,
+    rules: Vec<ReplayedAnswerRule>,
     answers: BTreeMap<(String, u32), Result<RecordedAnswer, Error>>,
     /// The canonical text of each call made, in order.
     calls: RefCell<Vec<String>>,
@@ -30,7 +30,7 @@ pub struct ReplayHost {
 
 /// A rule for all calls of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ReplayRule {
+enum ReplayedAnswerRule {
     /// An object without an answer does not exist.
     NoOtherObjects,
     /// Every write succeeds.
@@ -69,11 +69,11 @@ enum RecordedAnswer {
 
 #[derive(Deserialize)]
 struct Recording {
-    calls: Vec<Recorded>,
+    calls: Vec<AnswerRecord>,
 }
 
 #[derive(Deserialize)]
-struct Recorded {
+struct AnswerRecord {
     call: Value,
     occurrence: u32,
     answer: Result<RecordedAnswer, Error>,
@@ -88,7 +88,7 @@ impl ReplayHost {
     pub fn from_recording(json: &str) -> Result<Self, RecordingError> {
         let recording: Recording = serde_json::from_str(json).map_err(RecordingError)?;
         let mut replayed = Self::default();
-        for Recorded { call, occurrence, answer } in recording.calls {
+        for AnswerRecord { call, occurrence, answer } in recording.calls {
             replayed.answers.insert((canonical(&call), occurrence), answer);
         }
         Ok(replayed)
@@ -134,21 +134,21 @@ impl ReplayHost {
 
     /// Adds the outcome of every such probe.
     #[must_use]
-    pub fn with_probe(self, probe: &PodProbe, outcome: &ProbeOutcome) -> Self {
+    pub fn with_probe(self, probe: &PodPortProbe, outcome: &ProbeOutcome) -> Self {
         self.always(&probe_call(probe), Ok(RecordedAnswer::Document(json!(outcome))))
     }
 
     /// Makes `get` return [`Error::NotFound`] for all objects that were not added.
     #[must_use]
     pub fn without_other_objects(mut self) -> Self {
-        self.rules.push(ReplayRule::NoOtherObjects);
+        self.rules.push(ReplayedAnswerRule::NoOtherObjects);
         self
     }
 
     /// Makes every apply return the object as it was sent, and every deletion and event succeed.
     #[must_use]
     pub fn with_writes_accepted(mut self) -> Self {
-        self.rules.push(ReplayRule::WritesAccepted);
+        self.rules.push(ReplayedAnswerRule::WritesAccepted);
         self
     }
 
@@ -201,16 +201,16 @@ impl ReplayHost {
 
     /// Returns the answer that the rules give to a call without an answer of its own.
     fn by_rule(&self, call: &Value) -> Option<Result<RecordedAnswer, Error>> {
-        let rule = |rule: ReplayRule| self.rules.contains(&rule);
+        let rule = |rule: ReplayedAnswerRule| self.rules.contains(&rule);
         let object = call.pointer("/arguments/object").unwrap_or(&Value::Null);
         match call.get("function")?.as_str()? {
-            "get" if rule(ReplayRule::NoOtherObjects) => {
+            "get" if rule(ReplayedAnswerRule::NoOtherObjects) => {
                 Some(Err(Error::NotFound(object.to_string())))
             }
-            "apply" | "apply-status" if rule(ReplayRule::WritesAccepted) => {
+            "apply" | "apply-status" if rule(ReplayedAnswerRule::WritesAccepted) => {
                 Some(Ok(RecordedAnswer::Document(object.clone())))
             }
-            "delete" | "publish" if rule(ReplayRule::WritesAccepted) => {
+            "delete" | "publish" if rule(ReplayedAnswerRule::WritesAccepted) => {
                 Some(Ok(RecordedAnswer::Done))
             }
             _ => None,
@@ -353,7 +353,7 @@ impl Host for ReplayHost {
         unparsed(self.answer(&wait_call(facts, ms))?)?.read()
     }
 
-    fn probe(&self, probe: &PodProbe) -> Result<ProbeOutcome, Error> {
+    fn probe(&self, probe: &PodPortProbe) -> Result<ProbeOutcome, Error> {
         unparsed(self.answer(&probe_call(probe))?)?.read()
     }
 
@@ -380,7 +380,7 @@ fn wait_call(facts: &[Fact], ms: u32) -> Value {
     call("runtime", "wait", json!({"facts": facts, "ms": ms}))
 }
 
-fn probe_call(probe: &PodProbe) -> Value {
+fn probe_call(probe: &PodPortProbe) -> Value {
     call("runtime", "probe", json!(probe))
 }
 

@@ -6,7 +6,7 @@
 use serde_json::Value;
 use tholepin_schema::{
     fact::{Fact, WaitOutcome},
-    probe::{PodProbe, ProbeOutcome},
+    probe::{PodPortProbe, ProbeOutcome},
 };
 
 use crate::{
@@ -132,7 +132,7 @@ impl Host for WitHost {
         unparsed(waiting::wait(&facts, ms))?.read()
     }
 
-    fn probe(&self, probe: &PodProbe) -> Result<ProbeOutcome, Error> {
+    fn probe(&self, probe: &PodPortProbe) -> Result<ProbeOutcome, Error> {
         unparsed(probing::probe(&write(probe)))?.read()
     }
 

@@ -4,8 +4,8 @@ mod spec;
 mod status;
 
 pub use spec::{
-    AuthSpec, DataLoss, FailoverSpec, OnDelete, OnPodDeath, RedisClusterSpec, Resources,
-    StorageSpec,
+    AuthSpec, DataLoss, FailoverSpec, OnPodDeath, RedisClusterSpec, Resources, StorageSpec,
+    VolumeRetention,
 };
 pub use status::{
     Condition, ConditionStatus, MemberRole, MemberStatus, RedisClusterStatus, ShardStatus,

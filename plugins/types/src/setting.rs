@@ -12,7 +12,7 @@ use alloc::string::String;
 use tholepin_schema::primitives::nearest;
 
 pub use kind::SettingKind;
-pub use table::{MANAGED, ManagedSetting, OFFERED, OfferedSetting};
+pub use table::{MANAGED, ManagedSetting, OFFERED, SupportedSetting};
 pub use value::SettingValue;
 
 /// The most characters of a refused value that a message repeats.
@@ -49,7 +49,7 @@ pub fn as_shown(name: &str, value: &str) -> Option<String> {
     offered(name)?.kind.as_shown(value)
 }
 
-fn offered(name: &str) -> Option<&'static OfferedSetting> {
+fn offered(name: &str) -> Option<&'static SupportedSetting> {
     OFFERED.iter().find(|offered| offered.name == name)
 }
 

@@ -15,8 +15,8 @@ use redis_cluster::RedisCluster;
 use serde_json::{Value, json};
 use tholepin_sdk::{
     DeleteOptions, Document, EventType, Fact, Host, ListQuery, LogLevel, ObjectRef, Pipeline,
-    PodProbe, ProbeOutcome, ReadMode, ReconcileOutcome, ReconcileRequest, Reconciler, RedisReply,
-    ReplayHost, WaitOutcome,
+    PodPortProbe, ProbeOutcome, ReadMode, ReconcileOutcome, ReconcileRequest, Reconciler,
+    RedisReply, ReplayHost, WaitOutcome,
 };
 
 type NativeError = Box<dyn Error>;
@@ -158,7 +158,7 @@ impl Host for NativeHost<'_> {
         self.0.wait(&facts, ms)
     }
 
-    fn probe(&self, probe: &PodProbe) -> NativeReply<ProbeOutcome> {
+    fn probe(&self, probe: &PodPortProbe) -> NativeReply<ProbeOutcome> {
         self.0.probe(probe)
     }
 

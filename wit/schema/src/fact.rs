@@ -37,12 +37,12 @@ const SHOWN_CHARS_MAX: usize = 120;
 
 /// A statement about one field of one document: `{"subject": …, "field": …, "op": …, "value": …}`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(try_from = "Raw", into = "Raw")]
+#[serde(try_from = "RawFact", into = "RawFact")]
 pub struct Fact {
     subject: FactSubject,
     // Invariant: `field` exists in the subject's documented shape, and `test` fits the type found there.
     field: FieldPath,
-    test: FactTest,
+    test: FactCondition,
 }
 
 /// The document that a fact is about.
@@ -116,7 +116,7 @@ impl fmt::Display for FactSubject {
 /// The test of a field's value: `{"op": …, "value": …}` in JSON. Every test but `absent` requires that the
 /// field exists, `not-equals` too.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FactTest {
+pub enum FactCondition {
     /// `equals`: the field has this value.
     Equals(Value),
     /// `not-equals`: the field exists and has another value.
@@ -133,16 +133,16 @@ pub enum FactTest {
     Absent,
 }
 
-impl FactTest {
-    const fn op(&self) -> Op {
+impl FactCondition {
+    const fn op(&self) -> FactOperator {
         match self {
-            Self::Equals(_) => Op::Equals,
-            Self::NotEquals(_) => Op::NotEquals,
-            Self::AtLeast(_) => Op::AtLeast,
-            Self::AtMost(_) => Op::AtMost,
-            Self::Contains(_) => Op::Contains,
-            Self::Exists => Op::Exists,
-            Self::Absent => Op::Absent,
+            Self::Equals(_) => FactOperator::Equals,
+            Self::NotEquals(_) => FactOperator::NotEquals,
+            Self::AtLeast(_) => FactOperator::AtLeast,
+            Self::AtMost(_) => FactOperator::AtMost,
+            Self::Contains(_) => FactOperator::Contains,
+            Self::Exists => FactOperator::Exists,
+            Self::Absent => FactOperator::Absent,
         }
     }
 
@@ -160,7 +160,7 @@ impl FactTest {
 /// An operator, as written in JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Op {
+enum FactOperator {
     Equals,
     NotEquals,
     AtLeast,
@@ -170,7 +170,7 @@ enum Op {
     Absent,
 }
 
-impl fmt::Display for Op {
+impl fmt::Display for FactOperator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Equals => "equals",
@@ -245,7 +245,7 @@ impl Fact {
     /// Fails if `field` is not a path, the subject's document has no such field, or the test does not fit the
     /// field. For a Kubernetes object only the path and the test by itself are checked, because its fields
     /// are defined by its CustomResourceDefinition.
-    pub fn new(subject: FactSubject, field: &str, test: FactTest) -> Result<Self, FactError> {
+    pub fn new(subject: FactSubject, field: &str, test: FactCondition) -> Result<Self, FactError> {
         let path: FieldPath = field.parse()?;
         let (shape, document) = match subject {
             FactSubject::Member { .. } => (&shape::MEMBER, "member"),
@@ -265,7 +265,7 @@ impl Fact {
         instance: &Instance,
         pod: &str,
         field: &str,
-        test: FactTest,
+        test: FactCondition,
     ) -> Result<Self, FactError> {
         let subject = FactSubject::Member { instance: Some(instance.clone()), pod: pod.into() };
         Self::new(subject, field, test)
@@ -285,7 +285,7 @@ impl Fact {
 
     /// Returns the test of the field's value.
     #[must_use]
-    pub const fn test(&self) -> &FactTest {
+    pub const fn test(&self) -> &FactCondition {
         &self.test
     }
 }
@@ -353,23 +353,23 @@ pub fn holds(fact: &Fact, document: Option<&Value>) -> FactOutcome {
     }
 }
 
-fn check_value(test: &FactTest, found: Option<&Value>) -> FactOutcome {
+fn check_value(test: &FactCondition, found: Option<&Value>) -> FactOutcome {
     let Some(found) = found else {
-        let is_expected = matches!(test, FactTest::Absent);
+        let is_expected = matches!(test, FactCondition::Absent);
         return if is_expected { FactOutcome::Yes } else { FactOutcome::No { seen: Value::Null } };
     };
     let holds_now = match test {
-        FactTest::Equals(value) => found == value,
-        FactTest::NotEquals(value) => found != value,
-        FactTest::Exists => true,
-        FactTest::Absent => false,
-        FactTest::AtLeast(bound) | FactTest::AtMost(bound) => {
+        FactCondition::Equals(value) => found == value,
+        FactCondition::NotEquals(value) => found != value,
+        FactCondition::Exists => true,
+        FactCondition::Absent => false,
+        FactCondition::AtLeast(bound) | FactCondition::AtMost(bound) => {
             let Value::Number(number) = found else { return wrong_kind("a number", found) };
             let order = compare(number, bound);
-            let is_least = matches!(test, FactTest::AtLeast(_));
+            let is_least = matches!(test, FactCondition::AtLeast(_));
             order == Ordering::Equal || (order == Ordering::Greater) == is_least
         }
-        FactTest::Contains(value) => {
+        FactCondition::Contains(value) => {
             let Value::Array(items) = found else { return wrong_kind("a list", found) };
             items.contains(value)
         }
@@ -403,19 +403,19 @@ fn bounded_text(value: &Value) -> String {
 /// A fact in its JSON form.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct Raw {
+struct RawFact {
     subject: FactSubject,
     field: String,
-    op: Op,
+    op: FactOperator,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     value: Option<Value>,
 }
 
-impl TryFrom<Raw> for Fact {
+impl TryFrom<RawFact> for Fact {
     type Error = FactError;
 
-    fn try_from(raw: Raw) -> Result<Self, FactError> {
-        let Raw { subject, field, op, value } = raw;
+    fn try_from(raw: RawFact) -> Result<Self, FactError> {
+        let RawFact { subject, field, op, value } = raw;
         let wrong = |needed: &'static str, value: &Option<Value>| FactError::Value {
             field: field.clone(),
             op: op.to_string(),
@@ -428,20 +428,22 @@ impl TryFrom<Raw> for Fact {
             _ => Err(wrong("a number", &value)),
         };
         let test = match op {
-            Op::Equals => FactTest::Equals(some()?),
-            Op::NotEquals => FactTest::NotEquals(some()?),
-            Op::Contains => FactTest::Contains(some()?),
-            Op::AtLeast => FactTest::AtLeast(number()?),
-            Op::AtMost => FactTest::AtMost(number()?),
-            Op::Exists | Op::Absent if value.is_some() => return Err(wrong("no value", &value)),
-            Op::Exists => FactTest::Exists,
-            Op::Absent => FactTest::Absent,
+            FactOperator::Equals => FactCondition::Equals(some()?),
+            FactOperator::NotEquals => FactCondition::NotEquals(some()?),
+            FactOperator::Contains => FactCondition::Contains(some()?),
+            FactOperator::AtLeast => FactCondition::AtLeast(number()?),
+            FactOperator::AtMost => FactCondition::AtMost(number()?),
+            FactOperator::Exists | FactOperator::Absent if value.is_some() => {
+                return Err(wrong("no value", &value));
+            }
+            FactOperator::Exists => FactCondition::Exists,
+            FactOperator::Absent => FactCondition::Absent,
         };
         Self::new(subject, &field, test)
     }
 }
 
-impl From<Fact> for Raw {
+impl From<Fact> for RawFact {
     fn from(fact: Fact) -> Self {
         let Fact { subject, field, test } = fact;
         Self { subject, field: field.to_string(), op: test.op(), value: test.value() }

@@ -71,7 +71,7 @@ guard_ids! {
     /// The primaries cannot vote, before a takeover.
     NoMajority = "no-majority",
     /// A person has approved giving up the data that an in-sync replica is not known to have.
-    NotInSync = "not-in-sync",
+    NotInSyncReason = "not-in-sync",
     /// A replica that leaves its shard is not the shard's only copy.
     OnlyCopy = "only-copy",
     /// No slot of the shard is being moved, before a failover.

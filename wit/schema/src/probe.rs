@@ -13,7 +13,7 @@ pub const PROBE_BODY_BYTES_MAX: usize = 16 * 1024;
 /// A probe of one port of a Pod.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PodProbe {
+pub struct PodPortProbe {
     /// The name of the Pod, in the namespace of the object reconciled.
     pub pod: String,
     /// The port; a grant must name it.
@@ -30,7 +30,7 @@ const fn deadline_ms_default() -> u32 {
     1_000
 }
 
-impl PodProbe {
+impl PodPortProbe {
     /// Returns a probe that only connects.
     #[must_use]
     pub fn connect(pod: &str, port: u16) -> Self {
@@ -91,12 +91,12 @@ mod tests {
     #[test]
     fn a_probe_round_trips_and_a_misspelt_field_is_refused() {
         let text = r#"{"pod":"a-0","port":22123,"get":"/stats"}"#;
-        let probe: PodProbe = serde_json::from_str(text).unwrap();
-        assert_eq!(probe, PodProbe::get("a-0", 22123, "/stats"));
+        let probe: PodPortProbe = serde_json::from_str(text).unwrap();
+        assert_eq!(probe, PodPortProbe::get("a-0", 22123, "/stats"));
         let written = serde_json::to_string(&probe).unwrap();
-        assert_eq!(serde_json::from_str::<PodProbe>(&written).unwrap(), probe);
+        assert_eq!(serde_json::from_str::<PodPortProbe>(&written).unwrap(), probe);
         let misspelt = text.replace("\"get\"", "\"path\"");
-        let error = serde_json::from_str::<PodProbe>(&misspelt).unwrap_err();
+        let error = serde_json::from_str::<PodPortProbe>(&misspelt).unwrap_err();
         assert!(error.to_string().contains("unknown field `path`"), "{error}");
     }
 

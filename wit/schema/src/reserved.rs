@@ -12,7 +12,7 @@ use alloc::{format, string::String};
 
 use crate::manifest::KindName;
 
-/// The key of the password in a reserved Secret of [`ReservedPurpose::Credentials`]; an empty value means
+/// The key of the password in a reserved Secret of [`ReservedObjectPurpose::Credentials`]; an empty value means
 /// that there is no password.
 pub const CREDENTIALS_KEY: &str = "password";
 
@@ -34,7 +34,7 @@ pub const APPROVE_DATA_LOSS: &str = "tholepin.dev/approve-data-loss";
 
 /// The purpose of a reserved object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ReservedPurpose {
+pub enum ReservedObjectPurpose {
     /// The ConfigMap of the ledger, which records which process was which node.
     Ledger,
     /// The ConfigMap with the last spec that the plugin accepted.
@@ -43,7 +43,7 @@ pub enum ReservedPurpose {
     Credentials,
 }
 
-impl ReservedPurpose {
+impl ReservedObjectPurpose {
     /// Returns the purpose as it is written in a name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -58,7 +58,7 @@ impl ReservedPurpose {
 /// Returns the name of the reserved object with this purpose for the object with this kind and uid:
 /// `tholepin-ledger-rediscluster-4c3f…`. Valid for every kind that an API server accepts.
 #[must_use]
-pub fn name(purpose: ReservedPurpose, kind: &str, uid: &str) -> String {
+pub fn name(purpose: ReservedObjectPurpose, kind: &str, uid: &str) -> String {
     format!("{PREFIX}{}-{}-{uid}", purpose.as_str(), kind.to_ascii_lowercase())
 }
 
@@ -80,7 +80,7 @@ mod tests {
             api_version: api_version.into(),
             kind: kind.into(),
         };
-        let ledger = name(ReservedPurpose::Ledger, "RedisCluster", "4c3f");
+        let ledger = name(ReservedObjectPurpose::Ledger, "RedisCluster", "4c3f");
         assert_eq!(ledger, "tholepin-ledger-rediscluster-4c3f");
         let rows = [
             (kind("v1", "ConfigMap"), ledger.as_str(), true),

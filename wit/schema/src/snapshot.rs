@@ -11,7 +11,7 @@
 
 mod queries;
 
-pub use queries::{NotInSync, Quorum, SYNC_LAG_S_MAX};
+pub use queries::{NotInSyncReason, Quorum, SYNC_LAG_S_MAX};
 
 use alloc::{collections::BTreeMap, collections::BTreeSet, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
@@ -31,7 +31,7 @@ pub struct Snapshot {
     /// with slots. If there are none, the voters are the members that know an owner of slots; else those that
     /// know any node but themselves; else all that answered.
     #[serde(default)]
-    pub view: BTreeMap<NodeId, NodeRow>,
+    pub view: BTreeMap<NodeId, ClusterNodesRow>,
     /// All members, by the name of their Pod.
     #[serde(default)]
     pub members: Vec<Member>,
@@ -39,23 +39,23 @@ pub struct Snapshot {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub strangers: Vec<String>,
     /// How the password in force compares with the one that the instance names.
-    #[serde(default, skip_serializing_if = "CredentialsFacts::is_in_force")]
-    pub credentials: CredentialsFacts,
+    #[serde(default, skip_serializing_if = "CredentialsState::is_in_force")]
+    pub credentials: CredentialsState,
 }
 
 /// How the password in force compares with the one that the instance names.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct CredentialsFacts {
+pub struct CredentialsState {
     /// The state of the password that the instance names.
     #[serde(default)]
-    pub named: NamedPassword,
+    pub named: NamedPasswordState,
     /// Whether no password is in force yet, so that a Pod that reads the reserved Secret cannot start.
     #[serde(default, skip_serializing_if = "core::ops::Not::not")]
     pub pending: bool,
 }
 
-impl CredentialsFacts {
+impl CredentialsState {
     /// Returns true if the password that the instance names is the one in force, or none is named and none is
     /// in force.
     #[must_use]
@@ -67,7 +67,7 @@ impl CredentialsFacts {
 /// The state of the password that an instance names. In every state the password in force stays in force.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
-pub enum NamedPassword {
+pub enum NamedPasswordState {
     /// It is the password in force; or no password is named and none is in force.
     #[default]
     InForce,
@@ -98,7 +98,7 @@ pub enum NamedPassword {
 /// views are equal rows.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "camelCase")]
-pub struct NodeRow {
+pub struct ClusterNodesRow {
     /// The node's role.
     pub role: Role,
     /// `ip:port` for clients; absent if unknown (`noaddr`).
@@ -274,7 +274,7 @@ pub struct MemberFacts {
     pub replication: Option<Replication>,
     /// Its view of the cluster's state (`CLUSTER INFO`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cluster: Option<ClusterFacts>,
+    pub cluster: Option<ClusterInfo>,
     /// Slots that it reports as being moved (its own row in `CLUSTER NODES`).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub open_slots: Vec<OpenSlot>,
@@ -283,7 +283,7 @@ pub struct MemberFacts {
     pub settings: BTreeMap<String, String>,
     /// The nodes whose rows differ from [`Snapshot::view`] or are missing in it, as this member reports them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub differs: BTreeMap<NodeId, NodeRow>,
+    pub differs: BTreeMap<NodeId, ClusterNodesRow>,
     /// The nodes of [`Snapshot::view`] that this member does not know.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub lacks: BTreeSet<NodeId>,
@@ -351,7 +351,7 @@ pub struct AttachedReplica {
 /// A node's view of the cluster's state (`CLUSTER INFO`).
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct ClusterFacts {
+pub struct ClusterInfo {
     /// `cluster_state` is `ok`.
     pub ok: bool,
     /// The number of nodes that it knows, including itself.

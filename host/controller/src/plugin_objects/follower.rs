@@ -17,7 +17,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{PluginObjects, log};
+use super::{PluginObjectStore, log};
 use crate::plugins::PluginEvent;
 
 /// The interval in which failed writes are retried, and the counts of objects are compared with the written ones.
@@ -31,8 +31,8 @@ pub trait PluginReports: Send + Sync {
 
 /// Processes the reports of the registry: installs the kinds of a new revision, notifies the controller, writes the
 /// `Plugin` object; in this order, because the controller needs the kinds.
-pub struct PluginFollower {
-    objects: PluginObjects,
+pub struct PluginReportProcessor {
+    objects: PluginObjectStore,
     registry: Arc<dyn PluginReports>,
     installs_kinds: bool,
     /// The revision of each plugin of which the controller was notified last.
@@ -41,11 +41,11 @@ pub struct PluginFollower {
     unwritten: BTreeSet<PluginName>,
 }
 
-impl PluginFollower {
+impl PluginReportProcessor {
     /// Creates a follower; with `installs_kinds` it installs the definitions that plugins bring.
     #[must_use]
     pub fn new(
-        objects: PluginObjects,
+        objects: PluginObjectStore,
         registry: Arc<dyn PluginReports>,
         installs_kinds: bool,
     ) -> Self {

@@ -6,7 +6,7 @@ use tracing::warn;
 
 use crate::{
     mapper::reference_of,
-    object_state::{AcceptedByPlugin, ObservedVersion},
+    object_state::{LastAcceptedSpec, ReconciledVersion},
     reconcile_once::ReconcileTarget,
 };
 
@@ -31,7 +31,7 @@ pub(crate) async fn accepted_spec(
 pub(super) fn record_validated(
     target: &ReconcileTarget<'_>,
     object: &Value,
-    version: ObservedVersion,
+    version: ReconciledVersion,
 ) {
     let ReconcileTarget { shared, key, meta, .. } = target;
     let spec = meta.generation.map(|generation| AcceptedSpec::of(object, generation));
@@ -42,7 +42,7 @@ pub(super) fn record_validated(
         let is_known = known.is_some_and(|known| known.uid == meta.uid && known.spec == spec);
         if !is_known {
             state.accepted =
-                Some(AcceptedByPlugin { uid: meta.uid.clone(), spec, is_stored: false });
+                Some(LastAcceptedSpec { uid: meta.uid.clone(), spec, is_stored: false });
         }
     });
 }
@@ -51,12 +51,12 @@ pub(super) fn record_validated(
 pub(super) fn record_in_force(
     target: &ReconcileTarget<'_>,
     spec: AcceptedSpec,
-    version: ObservedVersion,
+    version: ReconciledVersion,
 ) {
     let uid = target.meta.uid.clone();
     target.shared.object_states.change(target.key, |state| {
         state.validated = Some(version);
-        state.accepted.get_or_insert(AcceptedByPlugin { uid, spec, is_stored: true });
+        state.accepted.get_or_insert(LastAcceptedSpec { uid, spec, is_stored: true });
     });
 }
 
@@ -65,11 +65,11 @@ pub(super) fn record_in_force(
 pub(super) async fn keep_accepted(target: &ReconcileTarget<'_>) {
     let ReconcileTarget { shared, key, meta, .. } = target;
     let writer = &shared.ports.host_fields;
-    let is_due = |accepted: &AcceptedByPlugin| {
+    let is_due = |accepted: &LastAcceptedSpec| {
         !accepted.is_stored || writer.lacks_accepted_spec(&reference_of(key), &accepted.uid)
     };
     let due = shared.object_states.get(key).accepted.filter(is_due);
-    let Some(AcceptedByPlugin { uid, spec, .. }) = due else { return };
+    let Some(LastAcceptedSpec { uid, spec, .. }) = due else { return };
     if meta.deleting || shared.is_paused(key) {
         return;
     }

@@ -7,7 +7,7 @@ use tholepin_core::{
 };
 use tracing::warn;
 
-use super::{LiveReconcile, log};
+use super::{LiveReconcileEffects, log};
 use crate::{
     conditions::{self, HostConditionUpdate, ReconcilerPresence},
     mapper::reference_of,
@@ -16,7 +16,7 @@ use crate::{
     shared_state::SharedState,
 };
 
-impl LiveReconcile<'_> {
+impl LiveReconcileEffects<'_> {
     /// Writes a condition in place of those that the host wrote before.
     pub(super) async fn write_finding(&self, update: HostConditionUpdate) -> KeyCompletion {
         let ReconcileTarget { shared, key, meta, .. } = self.target;

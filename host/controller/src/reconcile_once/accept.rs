@@ -10,13 +10,13 @@ use serde_json::Value;
 use tholepin_core::AcceptedSpec;
 
 use super::{
-    NoSpecInForce, ReconcileEffects, ReconcileEnd, ReconcileTarget, RejectedReconcile,
-    RejectedSpec, Rejection,
+    NoSpecInForce, ReconcileEffects, ReconcileTarget, RejectedReconcile, RejectedSpec,
+    SpecRejection, UnhandledReconcileResult,
 };
-use crate::object_state::ObservedVersion;
+use crate::object_state::ReconciledVersion;
 
 /// The object to reconcile.
-pub(super) struct AcceptedObject {
+pub(super) struct ObjectToReconcile {
     /// The object with the spec in force.
     pub(super) object: Arc<Value>,
     /// Why that is not the object's own spec, if it is not.
@@ -33,7 +33,7 @@ pub(super) async fn accept(
     target: &ReconcileTarget<'_>,
     effects: &impl ReconcileEffects,
     object: Arc<Value>,
-) -> Result<AcceptedObject, ReconcileEnd> {
+) -> Result<ObjectToReconcile, UnhandledReconcileResult> {
     let meta = target.meta;
     let version = match meta.generation {
         Some(generation) => generation.to_string(),
@@ -41,28 +41,30 @@ pub(super) async fn accept(
     };
     let version = observed(target, version);
     if meta.deleting || effects.is_validated(&version) {
-        return Ok(AcceptedObject { object, refusal: None });
+        return Ok(ObjectToReconcile { object, refusal: None });
     }
     let code = &target.plugin.code;
     let rejection = match code.validate(target.call_context(), None, (*object).clone()).await {
         Ok(violations) if violations.is_empty() => {
             effects.record_validated(&object, version);
-            return Ok(AcceptedObject { object, refusal: None });
+            return Ok(ObjectToReconcile { object, refusal: None });
         }
-        Ok(violations) => Rejection::Invalid(violations),
+        Ok(violations) => SpecRejection::Invalid(violations),
         // A fault of the host says nothing about the spec.
         Err(error) if error.as_failure().is_some() => {
-            return Err(ReconcileEnd::NotValidated(error));
+            return Err(UnhandledReconcileResult::NotValidated(error));
         }
-        Err(error) => Rejection::Fault(error),
+        Err(error) => SpecRejection::Fault(error),
     };
     match in_force(target, effects, &object).await {
         Ok((object, generation)) => {
             let (reason, why) = (rejection.reason(), rejection.text());
             let message = format!("{why}; the spec of generation {generation} stays in force");
-            Ok(AcceptedObject { object, refusal: Some(RejectedSpec { reason, message }) })
+            Ok(ObjectToReconcile { object, refusal: Some(RejectedSpec { reason, message }) })
         }
-        Err(cause) => Err(ReconcileEnd::Rejected(RejectedReconcile { rejection, cause })),
+        Err(cause) => {
+            Err(UnhandledReconcileResult::Rejected(RejectedReconcile { rejection, cause }))
+        }
     }
 }
 
@@ -104,8 +106,8 @@ async fn in_force(
     Ok((Arc::new(earlier), generation))
 }
 
-fn observed(target: &ReconcileTarget<'_>, version: String) -> ObservedVersion {
-    ObservedVersion {
+fn observed(target: &ReconcileTarget<'_>, version: String) -> ReconciledVersion {
+    ReconciledVersion {
         revision: target.plugin.revision.clone(),
         uid: target.meta.uid.clone(),
         version,

@@ -11,8 +11,8 @@ use std::{
 
 use serde_json::Value;
 use tholepin_controller::{
-    ActivePlugin, ActivePlugins, ClosedContext, ContextFactory, OpenContext, ReconcilePurpose,
-    WakeSubscriber,
+    ActivePlugin, ActivePlugins, ClosedContextResult, ContextFactory, HostCallContext,
+    ReconcilePurpose, WakeSubscriber,
 };
 use tholepin_core::{
     Answer, BoxedFuture, Call, CallContext, CallError, HostCalls, ObjectKey, PluginName, Reply,
@@ -212,10 +212,10 @@ impl HostCalls for SlowContext {
     }
 }
 
-impl OpenContext for SlowContext {
-    fn close(&self) -> BoxedFuture<'_, ClosedContext> {
+impl HostCallContext for SlowContext {
+    fn close(&self) -> BoxedFuture<'_, ClosedContextResult> {
         self.2.fetch_add(1, Ordering::SeqCst);
-        Box::pin(async { ClosedContext::default() })
+        Box::pin(async { ClosedContextResult::default() })
     }
 }
 
@@ -226,7 +226,7 @@ impl ContextFactory for SlowContexts {
         _: &Arc<ObjectKey>,
         _: &Arc<Value>,
         purpose: ReconcilePurpose,
-    ) -> Arc<dyn OpenContext> {
+    ) -> Arc<dyn HostCallContext> {
         let urgent = match purpose {
             ReconcilePurpose::Live { urgent } => urgent,
             ReconcilePurpose::Plan => CancellationToken::new(),

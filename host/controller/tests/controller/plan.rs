@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 use tholepin_controller::DryRunError;
-use tholepin_core::{PAUSED, ReconcileReport, ReconcileResult, StepEffect, WriteMode};
+use tholepin_core::{PAUSED, PlanStepEffect, ReconcileReport, ReconcileResult, WriteMode};
 use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome};
 
 use crate::{ControllerFixture, fake::GuestScript, kind, reference, thing, until};
@@ -68,7 +68,7 @@ async fn a_plan_for_a_given_object_needs_no_stored_one() {
     assert!(refused.to_string().contains("reconciled are: Thing"), "{refused}");
     let report = fixture.controller.dry_run(&reference("a"), Some(thing("a", 1))).await.unwrap();
     assert_eq!(fixture.calls_of("a", "1"), 1);
-    let StepEffect::Object { by, fields, .. } = &report.steps[0].effect else {
+    let PlanStepEffect::Object { by, fields, .. } = &report.steps[0].effect else {
         panic!("{report:?}")
     };
     assert_eq!((by.as_str(), &fields[0].to), ("add-finalizer", &Some(json!("tholepin.dev/p"))));
@@ -116,7 +116,7 @@ async fn a_paused_object_is_planned_for_but_not_reconciled_until_it_is_resumed()
     assert_eq!(fixture.controller.paused(), 0);
     until(|| 2 <= fixture.controller.calls(&reference("a")).len()).await;
     let live = fixture.controller.calls(&reference("a"));
-    let StepEffect::Object { by, .. } = &live[1].steps[0].effect else { panic!("{live:?}") };
+    let PlanStepEffect::Object { by, .. } = &live[1].steps[0].effect else { panic!("{live:?}") };
     assert_eq!(by, "add-finalizer");
     fixture.end().await;
 }

@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 use serde_json::Value;
 use tholepin_schema::{
     action::{Action, ActionOutcome},
-    snapshot::{CredentialsFacts, Snapshot},
+    snapshot::{CredentialsState, Snapshot},
 };
 
 use crate::{BoxedFuture, CallError, RespReply, step::MemberCommandLine};
@@ -43,7 +43,7 @@ pub struct InstanceMembers {
     /// The credentials.
     pub credentials: RedisCredentials,
     /// How they compare with those that the instance names.
-    pub credentials_facts: CredentialsFacts,
+    pub credentials_facts: CredentialsState,
 }
 
 /// The credentials of a connection; the password is never printed.

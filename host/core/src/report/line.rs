@@ -14,11 +14,11 @@ use serde_json::Value;
 use tholepin_schema::{
     action::Action,
     fact::{Fact, WaitOutcome},
-    probe::{PodProbe, ProbeOutcome},
+    probe::{PodPortProbe, ProbeOutcome},
 };
 
 use crate::{
-    Answer, Call, KubernetesCall, ObjectRef, Pipeline, Recorded, RedisCall, Reply, RuntimeCall,
+    Answer, Call, KubernetesCall, ObjectRef, Pipeline, RecordedCall, RedisCall, Reply, RuntimeCall,
     step::redis_cli,
 };
 
@@ -42,8 +42,8 @@ pub struct CallLine {
 impl CallLine {
     /// Returns the line of a recorded call.
     #[must_use]
-    pub fn of(recorded: &Recorded) -> Self {
-        let Recorded { call, occurrence: _, answer, steps: _ } = recorded;
+    pub fn of(recorded: &RecordedCall) -> Self {
+        let RecordedCall { call, occurrence: _, answer, steps: _ } = recorded;
         Self {
             function: call.function().to_owned(),
             about: about(call),
@@ -72,7 +72,7 @@ fn about(call: &Call) -> String {
             RuntimeCall::Wait { facts, ms } => {
                 cut(&format!("{} for {ms} ms at most", facts_about(facts)))
             }
-            RuntimeCall::Probe(PodProbe { pod, port, get, deadline_ms: _ }) => {
+            RuntimeCall::Probe(PodPortProbe { pod, port, get, deadline_ms: _ }) => {
                 cut(&format!("{pod}:{port} {}", get.as_deref().unwrap_or_default()))
             }
             RuntimeCall::Log { level, message } => cut(&format!("{level}: {message}")),
@@ -207,16 +207,16 @@ fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
 
 /// Returns the start of a document as JSON, only as long as the line can be.
 fn json(value: &Value) -> String {
-    let mut start = BoundedPrefix(Vec::new());
+    let mut start = TruncatingWriter(Vec::new());
     // The writer fails when it is full.
     serde_json::to_writer(&mut start, value).ok();
     String::from_utf8_lossy(&start.0).into_owned()
 }
 
 /// A writer that keeps the first bytes and fails on more.
-struct BoundedPrefix(Vec<u8>);
+struct TruncatingWriter(Vec<u8>);
 
-impl io::Write for BoundedPrefix {
+impl io::Write for TruncatingWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let room = (TEXT_BYTES_MAX + 1).saturating_sub(self.0.len());
         if room == 0 {
@@ -251,7 +251,7 @@ mod tests {
     use tholepin_schema::manifest::KindName;
 
     fn line(call: Call, answer: Answer) -> CallLine {
-        CallLine::of(&Recorded { call, occurrence: 0, answer, steps: Vec::new() })
+        CallLine::of(&RecordedCall { call, occurrence: 0, answer, steps: Vec::new() })
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn a_project_of_one_package_in_default_directories_shares() {
     let can_share = |change: fn(&mut Value)| {
         let mut metadata = metadata();
         change(&mut metadata);
-        SharedBuild::of(&metadata, Path::new("/p/Cargo.toml")).is_some()
+        SharedTargetProject::of(&metadata, Path::new("/p/Cargo.toml")).is_some()
     };
     assert!(can_share(|_| {}));
     assert!(can_share(|metadata| metadata["build_directory"] = Value::Null), "an older cargo");

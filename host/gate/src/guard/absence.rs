@@ -49,12 +49,12 @@ pub(crate) struct DeathFinding {
     /// The proof of its death, if there is one.
     pub(crate) proof: Option<DeathProof>,
     /// What is missing for a takeover; `None` if nothing is.
-    pub(crate) unproven: Option<MissingProof>,
+    pub(crate) unproven: Option<MissingDeathProof>,
 }
 
 /// Why a node does not count as dead for a takeover.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct MissingProof {
+pub(crate) struct MissingDeathProof {
     /// Its Pod's name.
     pub(crate) pod: String,
     /// Its Pod's uid.
@@ -97,7 +97,7 @@ pub(crate) fn conclude(known: &KnownNode, absence: &NodeAbsence) -> DeathFinding
     }
     let KnownNode { pod, pod_uid, kube_node, .. } = known.clone();
     let unknown_entry = absence.unknown_entry.clone();
-    let unproven = MissingProof { pod, pod_uid, kube_node, pod_gone, missing, unknown_entry };
+    let unproven = MissingDeathProof { pod, pod_uid, kube_node, pod_gone, missing, unknown_entry };
     DeathFinding { proof, unproven: Some(unproven) }
 }
 
@@ -141,9 +141,9 @@ fn missing(known: &KnownNode, absence: &NodeAbsence) -> Vec<String> {
 
 /// Returns a text: these nodes are not proven dead, what is missing, and how a person can confirm that they
 /// are.
-pub(super) fn describe_missing(nodes: &[(NodeId, Option<&MissingProof>)]) -> String {
+pub(super) fn describe_missing(nodes: &[(NodeId, Option<&MissingDeathProof>)]) -> String {
     let each = nodes.iter().map(|(node, unproven)| match unproven {
-        Some(MissingProof { pod, missing, .. }) => {
+        Some(MissingDeathProof { pod, missing, .. }) => {
             format!("{} (Pod `{pod}`): {}", node.short(), missing.join("; "))
         }
         None => format!(
@@ -158,7 +158,7 @@ pub(super) fn describe_missing(nodes: &[(NodeId, Option<&MissingProof>)]) -> Str
 
 /// Returns how a person can confirm the end of these nodes. The annotation counts only where the Pod is gone;
 /// in all cases the taint of the Kubernetes node does.
-fn remedy(nodes: &[(NodeId, Option<&MissingProof>)]) -> String {
+fn remedy(nodes: &[(NodeId, Option<&MissingDeathProof>)]) -> String {
     let known = || nodes.iter().filter_map(|(node, unproven)| Some((node, (*unproven)?)));
     let gone: Vec<String> = known()
         .filter(|(_, unproven)| unproven.pod_gone)
@@ -194,7 +194,7 @@ fn remedy(nodes: &[(NodeId, Option<&MissingProof>)]) -> String {
 
 /// The nodes that a person confirmed as dead, by the annotation on the object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct DeathConfirmations {
+pub(crate) struct NodesConfirmedByPerson {
     /// The nodes named, each with the uid of its Pod.
     pub(crate) nodes: BTreeSet<(NodeId, String)>,
     /// The first entry that is no such pair of this object, shortened.
@@ -207,11 +207,11 @@ pub(crate) struct DeathConfirmations {
 pub(crate) fn confirmed(
     annotations: &BTreeMap<String, String>,
     is_known: impl Fn(&NodeId, &str) -> bool,
-) -> DeathConfirmations {
+) -> NodesConfirmedByPerson {
     const ENTRY_CHARS_MAX: usize = 90;
     let text = annotations.get(CONFIRM_DEAD).map(String::as_str).unwrap_or_default();
     let entries = text.split(|char: char| char == ',' || char.is_whitespace());
-    let mut confirmations = DeathConfirmations::default();
+    let mut confirmations = NodesConfirmedByPerson::default();
     for entry in entries.filter(|entry| !entry.is_empty()) {
         let pair = entry.split_once('/').and_then(|(node, uid)| Some((node.parse().ok()?, uid)));
         match pair.filter(|(node, uid)| is_known(node, uid)) {

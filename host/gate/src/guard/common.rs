@@ -5,7 +5,7 @@ use tholepin_schema::{
     fact::FactOutcome,
     guard_id::GuardId,
     primitives::{ConfigEpoch, NodeId},
-    snapshot::{Member, MemberAnswer, MemberFacts, NodeRow, Snapshot},
+    snapshot::{ClusterNodesRow, Member, MemberAnswer, MemberFacts, Snapshot},
 };
 
 use super::{GuardInput, GuardRefusal, LossClass, SNAPSHOT_AGE_MS_MAX, start};
@@ -59,7 +59,7 @@ pub(super) fn answering<'a>(
 pub(super) fn own_row<'a>(
     snapshot: &'a Snapshot,
     pod: &str,
-) -> Result<(NodeId, &'a NodeRow), GuardRefusal> {
+) -> Result<(NodeId, &'a ClusterNodesRow), GuardRefusal> {
     let (member, facts) = answering(snapshot, pod)?;
     let row = facts.node.and_then(|id| Some((id, snapshot.row_seen_by(member, id)?)));
     row.ok_or_else(|| {
@@ -189,7 +189,7 @@ fn is_approved(nodes: &[NodeId], input: &GuardInput<'_>) -> Result<(), GuardRefu
         node.short(),
         start::remedy(input, *node)
     );
-    Err(GuardRefusal::new(GuardId::NotInSync, text))
+    Err(GuardRefusal::new(GuardId::NotInSyncReason, text))
 }
 
 fn is_as_presumed<T: PartialEq + std::fmt::Display>(

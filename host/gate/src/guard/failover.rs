@@ -6,7 +6,7 @@ use tholepin_schema::{
     action::{FailoverMode, Verb},
     guard_id::GuardId,
     primitives::{NodeId, Role},
-    snapshot::{Member, NodeFlag, NodeRow, Snapshot},
+    snapshot::{ClusterNodesRow, Member, NodeFlag, Snapshot},
 };
 
 use super::{GuardInput, GuardRefusal, absence, common, start};
@@ -139,7 +139,7 @@ fn has_no_majority(input: &GuardInput<'_>) -> Result<(), GuardRefusal> {
 fn unanswered_primaries(snapshot: &Snapshot) -> BTreeSet<NodeId> {
     let facts = snapshot.members.iter().filter_map(Member::facts);
     let rows = snapshot.view.iter().chain(facts.flat_map(|facts| &facts.differs));
-    let votes = |row: &NodeRow| {
+    let votes = |row: &ClusterNodesRow| {
         row.role == Role::Primary
             && !row.slots.is_empty()
             && !row.flags.contains(&NodeFlag::Handshake)

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use tholepin_schema::{
     guard_id::GuardId,
     primitives::{NodeId, Role},
-    snapshot::{Member, MemberFacts, NodeFlag, NodeRow, Snapshot},
+    snapshot::{ClusterNodesRow, Member, MemberFacts, NodeFlag, Snapshot},
 };
 
 use super::{DataLossApproval, GuardInput, GuardRefusal, LossClass, SafetyPolicy, common};
 use crate::{
     fact::ObservedObjects,
-    ledger_document::{Ledger, StoppedMember},
+    ledger_document::{Ledger, StoppedRedisMember},
 };
 
 /// A Pod that a call would end.
@@ -147,7 +147,7 @@ fn in_sync_replica(snapshot: &Snapshot, primary: NodeId) -> Option<&str> {
 }
 
 /// Returns the rows in which members report a node, the majority's first.
-fn rows(snapshot: &Snapshot, node: NodeId) -> impl Iterator<Item = &NodeRow> {
+fn rows(snapshot: &Snapshot, node: NodeId) -> impl Iterator<Item = &ClusterNodesRow> {
     let each = snapshot.members.iter().filter_map(move |member| snapshot.row_seen_by(member, node));
     snapshot.view.get(&node).into_iter().chain(each)
 }
@@ -157,7 +157,7 @@ pub(crate) fn record_stops(ledger: &mut Ledger, stops: &[PodStop], now_ms: u64) 
     let before = ledger.clone();
     for stop in stops.iter().filter(|stop| !never_served(stop, &before)) {
         let node = before.nodes.iter().find(|(_, known)| known.pod_uid == stop.uid);
-        let stopped = StoppedMember {
+        let stopped = StoppedRedisMember {
             pod: stop.pod.clone(),
             node: node.map(|(node, _)| *node),
             at_ms: now_ms,

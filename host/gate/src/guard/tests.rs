@@ -10,7 +10,7 @@ use tholepin_schema::{
     fact::Fact,
     primitives::{ConfigEpoch, NodeId, Role, Slot, SlotRange, SlotSet},
     snapshot::{
-        MemberAnswer, MemberFacts, NodeFlag, NodeRow, OpenSlot, SlotDirection, Snapshot,
+        ClusterNodesRow, MemberAnswer, MemberFacts, NodeFlag, OpenSlot, SlotDirection, Snapshot,
         UnreachableReason,
     },
 };
@@ -48,10 +48,10 @@ fn address(index: usize) -> String {
     format!("10.0.0.{index}:7000")
 }
 
-fn row(index: usize) -> NodeRow {
+fn row(index: usize) -> ClusterNodesRow {
     let owned = ["0-5460", "5461-10922", "10923-16383"];
     let primary = index.checked_sub(3).map(node);
-    NodeRow {
+    ClusterNodesRow {
         role: if primary.is_some() { Role::Replica } else { Role::Primary },
         address: Some(address(index)),
         primary,
@@ -110,7 +110,7 @@ impl GuardFixture {
         let mut fixture = Self::healthy();
         fixture.snapshot.view.clear();
         for index in 0..6 {
-            let lone = NodeRow {
+            let lone = ClusterNodesRow {
                 role: Role::Primary,
                 primary: None,
                 epoch: ConfigEpoch(0),
@@ -134,7 +134,7 @@ impl GuardFixture {
         }
     }
 
-    fn own(&mut self, index: usize) -> &mut NodeRow {
+    fn own(&mut self, index: usize) -> &mut ClusterNodesRow {
         self.facts(index).differs.get_mut(&node(index)).unwrap()
     }
 
@@ -291,8 +291,8 @@ fn a_foreign_node_blocks_all_actions_but_settings() {
 
 #[test]
 fn only_a_node_that_is_gone_for_good_is_forgotten() {
-    let unreachable = |fixture: &mut GuardFixture, change: fn(&mut NodeRow)| {
-        let mut row = NodeRow { slots: SlotSet::EMPTY, connected: false, ..row(0) };
+    let unreachable = |fixture: &mut GuardFixture, change: fn(&mut ClusterNodesRow)| {
+        let mut row = ClusterNodesRow { slots: SlotSet::EMPTY, connected: false, ..row(0) };
         change(&mut row);
         fixture.snapshot.view.insert(node(99), row);
     };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tholepin_schema::{
     guard_id::GuardId,
     primitives::{ConfigEpoch, NodeId, Role, SlotSet},
-    snapshot::{NodeFlag, NodeRow, Snapshot},
+    snapshot::{ClusterNodesRow, NodeFlag, Snapshot},
 };
 
 use super::{GuardInput, GuardRefusal, common};
@@ -49,8 +49,8 @@ pub(super) fn meet(input: &GuardInput<'_>, pod: &str, with: &str) -> Result<(), 
 /// another node since. Its lower epoch makes it lose the claim, and its keys are older than the failover.
 fn is_replaced(
     input: &GuardInput<'_>,
-    (old, claim): (NodeId, &NodeRow),
-    (_, owner): (NodeId, &NodeRow),
+    (old, claim): (NodeId, &ClusterNodesRow),
+    (_, owner): (NodeId, &ClusterNodesRow),
 ) -> bool {
     input.ledger.forgotten.contains_key(&old)
         && claim.epoch < owner.epoch
@@ -61,7 +61,7 @@ fn is_replaced(
 fn known_nodes(
     input: &GuardInput<'_>,
     pod: &str,
-) -> Result<BTreeMap<NodeId, NodeRow>, GuardRefusal> {
+) -> Result<BTreeMap<NodeId, ClusterNodesRow>, GuardRefusal> {
     let GuardInput { snapshot, ledger, .. } = input;
     let (own, _) = common::own_row(snapshot, pod)?;
     let (member, _) = common::answering(snapshot, pod)?;

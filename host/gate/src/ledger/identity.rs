@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tholepin_schema::{
     primitives::NodeId,
-    snapshot::{Member, NodeFlag, NodeRow, Snapshot},
+    snapshot::{ClusterNodesRow, Member, NodeFlag, Snapshot},
 };
 
 use crate::ledger_document::Ledger;
@@ -35,8 +35,8 @@ pub(crate) fn identify(node: NodeId, snapshot: &Snapshot, ledger: &Ledger) -> No
     if ledger.nodes.contains_key(&node) || silent_member_at(snapshot, node).is_some() {
         return NodeIdentity::Absent;
     }
-    let rows: Vec<&NodeRow> = rows(snapshot, node).collect();
-    let reaches = |row: &&NodeRow| {
+    let rows: Vec<&ClusterNodesRow> = rows(snapshot, node).collect();
+    let reaches = |row: &&ClusterNodesRow| {
         row.connected && !row.is_failing() && !row.flags.contains(&NodeFlag::NoAddress)
     };
     if rows.iter().any(|row| row.flags.contains(&NodeFlag::Handshake)) {
@@ -69,6 +69,6 @@ pub(crate) fn silent_member_at(snapshot: &Snapshot, node: NodeId) -> Option<&Mem
 }
 
 /// Returns the rows in which members report a node.
-fn rows(snapshot: &Snapshot, node: NodeId) -> impl Iterator<Item = &NodeRow> {
+fn rows(snapshot: &Snapshot, node: NodeId) -> impl Iterator<Item = &ClusterNodesRow> {
     snapshot.members.iter().filter_map(move |member| snapshot.row_seen_by(member, node))
 }

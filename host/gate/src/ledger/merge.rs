@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ledger_document::{
-    KnownNode, Ledger, ProcessGroup, RepairRecord, StoppedMember, SuspendedSetting,
+    KnownNode, Ledger, ProcessGroup, RepairRecord, StoppedRedisMember, SuspendedSetting,
 };
 
 /// Merges `ours` and `theirs`, which both began as `base`.
@@ -96,7 +96,7 @@ fn both_repairs(ours: &RepairRecord, theirs: &RepairRecord) -> RepairRecord {
     }
 }
 
-fn newer_stop(ours: &StoppedMember, theirs: &StoppedMember) -> StoppedMember {
+fn newer_stop(ours: &StoppedRedisMember, theirs: &StoppedRedisMember) -> StoppedRedisMember {
     if theirs.at_ms < ours.at_ms { ours.clone() } else { theirs.clone() }
 }
 

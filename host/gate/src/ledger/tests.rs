@@ -4,7 +4,7 @@ use serde_json::json;
 use tholepin_schema::{
     action::{FailoverMode, Verb},
     primitives::ConfigEpoch,
-    snapshot::{MemberAnswer, NodeFlag, NodeRow, UnreachableReason},
+    snapshot::{ClusterNodesRow, MemberAnswer, NodeFlag, UnreachableReason},
 };
 
 use super::*;
@@ -17,8 +17,8 @@ fn run(digit: char) -> RunId {
     digit.to_string().repeat(40).parse().unwrap()
 }
 
-fn row(slots: &str, primary: Option<NodeId>) -> NodeRow {
-    NodeRow {
+fn row(slots: &str, primary: Option<NodeId>) -> ClusterNodesRow {
+    ClusterNodesRow {
         role: if primary.is_some() { Role::Replica } else { Role::Primary },
         address: Some("10.0.0.1:7000".into()),
         primary,
@@ -247,7 +247,7 @@ fn the_last_owner_of_slots_that_held_keys_is_kept_until_they_have_another() {
 fn the_identity_of_a_node_follows_from_all_views_and_the_ledger() {
     let ledger = recorded();
     let mut observed = snapshot();
-    let with = |observed: &mut Snapshot, row: NodeRow| {
+    let with = |observed: &mut Snapshot, row: ClusterNodesRow| {
         observed.view.insert(node('f'), row);
     };
     assert_eq!(identify(node('a'), &observed, &ledger), NodeIdentity::Member);
@@ -256,13 +256,13 @@ fn the_identity_of_a_node_follows_from_all_views_and_the_ledger() {
     with(&mut observed, row("", None));
     assert_eq!(identify(node('f'), &observed, &ledger), NodeIdentity::Foreign);
     assert_eq!(foreign_nodes(&observed, &ledger), [node('f')].into());
-    with(&mut observed, NodeRow { connected: false, ..row("", None) });
+    with(&mut observed, ClusterNodesRow { connected: false, ..row("", None) });
     assert_eq!(identify(node('f'), &observed, &ledger), NodeIdentity::Unreachable);
     for flag in [NodeFlag::Fail, NodeFlag::MaybeFail, NodeFlag::NoAddress] {
-        with(&mut observed, NodeRow { flags: [flag].into(), ..row("", None) });
+        with(&mut observed, ClusterNodesRow { flags: [flag].into(), ..row("", None) });
         assert_eq!(identify(node('f'), &observed, &ledger), NodeIdentity::Unreachable, "{flag:?}");
     }
-    with(&mut observed, NodeRow { flags: [NodeFlag::Handshake].into(), ..row("", None) });
+    with(&mut observed, ClusterNodesRow { flags: [NodeFlag::Handshake].into(), ..row("", None) });
     assert_eq!(identify(node('f'), &observed, &ledger), NodeIdentity::Handshake);
     // A node that the ledger has forgotten is not foreign.
     with(&mut observed, row("", None));

@@ -5,7 +5,7 @@ use tholepin_core::{
     Call, CallError, EventType, HostCalls, KubernetesCall, Pipeline, ReadMode, RedisCall,
     RuntimeCall, WriteMode,
 };
-use tholepin_schema::{manifest::Grants, probe::PodProbe};
+use tholepin_schema::{manifest::Grants, probe::PodPortProbe};
 
 use crate::{GateFixture, config_map, fixture::object, instance};
 
@@ -88,7 +88,7 @@ fn following_runtime(call: Option<&RuntimeCall>) -> Option<(Grant, RuntimeCall)>
             (Grant::Needed, RuntimeCall::Wait { facts: vec![fact], ms: 1 })
         }
         Some(RuntimeCall::Wait { .. }) => {
-            (Grant::Needed, RuntimeCall::Probe(PodProbe::connect("a-0", 22_123)))
+            (Grant::Needed, RuntimeCall::Probe(PodPortProbe::connect("a-0", 22_123)))
         }
         Some(RuntimeCall::Probe(_)) => {
             (Grant::NotNeeded, RuntimeCall::Log { level: "info".into(), message: "x".into() })

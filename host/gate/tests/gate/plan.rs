@@ -2,9 +2,9 @@
 
 use serde_json::json;
 use tholepin_core::{
-    Call, CallError, HostCalls, KubernetesCall, PAUSED, Pipeline, PlanStep, RedisCall, Reply,
-    RespNode, RespReply, RuntimeCall, StepEffect, WriteMode,
-    step::{ObjectChange, SkipReason},
+    Call, CallError, HostCalls, KubernetesCall, PAUSED, Pipeline, PlanStep, PlanStepEffect,
+    RedisCall, Reply, RespNode, RespReply, RuntimeCall, WriteMode,
+    step::{ObjectChange, StepSkipReason},
 };
 use tholepin_schema::manifest::{GrantScope, Grants, RedisGrants};
 
@@ -89,23 +89,24 @@ async fn a_plan_has_the_steps_of_a_live_reconcile_and_writes_nothing() {
     let [created, stolen, set, refused, sent, deleted] = &planned[..] else {
         panic!("{planned:#?}")
     };
-    let StepEffect::Object { change: ObjectChange::Created, fields, .. } = &created.effect else {
+    let PlanStepEffect::Object { change: ObjectChange::Created, fields, .. } = &created.effect
+    else {
         panic!("{created:?}")
     };
     assert!(fields.iter().any(|field| field.field == ".metadata.ownerReferences"), "{fields:?}");
     assert!(
-        matches!(&stolen.not_done, Some(SkipReason::Failed { reason, .. }) if reason == "Denied")
+        matches!(&stolen.not_done, Some(StepSkipReason::Failed { reason, .. }) if reason == "Denied")
     );
-    let StepEffect::Verb { verb, commands, .. } = &set.effect else { panic!("{set:?}") };
+    let PlanStepEffect::Verb { verb, commands, .. } = &set.effect else { panic!("{set:?}") };
     assert_eq!((verb.as_str(), commands[0].pod.as_str()), ("configure", "p-0"));
-    let Some(SkipReason::Refused { guard, message }) = &refused.not_done else {
+    let Some(StepSkipReason::Refused { guard, message }) = &refused.not_done else {
         panic!("{refused:?}")
     };
     assert_eq!(guard, "member");
     assert!(message.contains("p-9"), "{message}");
-    let StepEffect::Commands { commands } = &sent.effect else { panic!("{sent:?}") };
+    let PlanStepEffect::Commands { commands } = &sent.effect else { panic!("{sent:?}") };
     assert_eq!(commands[0].command, "SET a 1");
-    assert!(matches!(deleted.effect, StepEffect::Object { change: ObjectChange::Deleted, .. }));
+    assert!(matches!(deleted.effect, PlanStepEffect::Object { change: ObjectChange::Deleted, .. }));
 }
 
 #[tokio::test]
@@ -141,7 +142,7 @@ async fn an_action_after_a_planned_one_depends_on_it() {
     let steps = steps(&bench);
     let [first, second] = &steps[..] else { panic!("{steps:#?}") };
     assert_eq!(first.not_done, None);
-    assert_eq!(second.not_done, Some(SkipReason::Skipped { after: "first".into() }));
+    assert_eq!(second.not_done, Some(StepSkipReason::Skipped { after: "first".into() }));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tholepin_core::{Answer, Call, CallError, HostCalls, Reply, RuntimeCall, WriteMode};
 use tholepin_schema::{
     manifest::{GrantScope, Grants},
-    probe::PodProbe,
+    probe::PodPortProbe,
 };
 
 use crate::{GateFixture, fixture::object, grants};
@@ -25,7 +25,7 @@ fn bench(mode: WriteMode) -> GateFixture {
     bench
 }
 
-async fn probe(bench: &GateFixture, probe: PodProbe) -> Answer {
+async fn probe(bench: &GateFixture, probe: PodPortProbe) -> Answer {
     bench.context.perform(&bench.call_context, Call::Runtime(RuntimeCall::Probe(probe))).await
 }
 
@@ -38,11 +38,11 @@ fn outcome(answer: Answer) -> Value {
 async fn a_granted_port_of_a_pod_of_the_object_is_probed_also_in_a_plan() {
     for mode in [WriteMode::Live, WriteMode::Plan] {
         let bench = bench(mode);
-        let seen = outcome(probe(&bench, PodProbe::get("a-0", 22_123, "/stats?all")).await);
+        let seen = outcome(probe(&bench, PodPortProbe::get("a-0", 22_123, "/stats?all")).await);
         assert_eq!(seen["answered"]["body"], "127.9.9.9:22123 /stats?all", "{seen}");
-        let seen = outcome(probe(&bench, PodProbe::connect("a-0", 22_123)).await);
+        let seen = outcome(probe(&bench, PodPortProbe::connect("a-0", 22_123)).await);
         assert_eq!(seen, json!({"connected": {"tookMs": 0}}));
-        let seen = outcome(probe(&bench, PodProbe::connect("a-1", 22_123)).await);
+        let seen = outcome(probe(&bench, PodPortProbe::connect("a-1", 22_123)).await);
         assert_eq!(seen["silent"]["why"], "the Pod has no address yet");
     }
 }
@@ -50,14 +50,14 @@ async fn a_granted_port_of_a_pod_of_the_object_is_probed_also_in_a_plan() {
 #[tokio::test]
 async fn any_other_probe_is_refused_with_its_reason() {
     let bench = bench(WriteMode::Live);
-    let late = PodProbe { deadline_ms: 2_001, ..PodProbe::connect("a-0", 22_123) };
+    let late = PodPortProbe { deadline_ms: 2_001, ..PodPortProbe::connect("a-0", 22_123) };
     let rows = [
-        (PodProbe::connect("a-0", 22), "spec.grants.probes needs 22"),
-        (PodProbe::connect("b-0", 22_123), "does not belong"),
-        (PodProbe::connect("host-0", 22_123), "network of its Kubernetes node"),
-        (PodProbe::connect("c-0", 22_123), "c-0"),
-        (PodProbe::get("a-0", 22_123, "stats"), "begins with `/`"),
-        (PodProbe::get("a-0", 22_123, "/a HTTP/1.1\r\nX: y\r\n\r\n"), "percent-encoded"),
+        (PodPortProbe::connect("a-0", 22), "spec.grants.probes needs 22"),
+        (PodPortProbe::connect("b-0", 22_123), "does not belong"),
+        (PodPortProbe::connect("host-0", 22_123), "network of its Kubernetes node"),
+        (PodPortProbe::connect("c-0", 22_123), "c-0"),
+        (PodPortProbe::get("a-0", 22_123, "stats"), "begins with `/`"),
+        (PodPortProbe::get("a-0", 22_123, "/a HTTP/1.1\r\nX: y\r\n\r\n"), "percent-encoded"),
         (late, "1 to 2000, not 2001"),
     ];
     for (probed, expected) in rows {
@@ -71,6 +71,6 @@ async fn any_other_probe_is_refused_with_its_reason() {
 async fn an_urgent_event_ends_a_probe() {
     let bench = bench(WriteMode::Live);
     bench.scope.urgent.cancel();
-    let answer = probe(&bench, PodProbe::connect("a-0", 22_123)).await;
+    let answer = probe(&bench, PodPortProbe::connect("a-0", 22_123)).await;
     assert_eq!(answer, Err(CallError::Interrupted));
 }

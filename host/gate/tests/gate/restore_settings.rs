@@ -4,7 +4,8 @@ use std::sync::{Arc, atomic::Ordering};
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    Answer, Call, CallError, HostCalls, PAUSED, PlanStep, RedisCall, Reply, StepEffect, WriteMode,
+    Answer, Call, CallError, HostCalls, PAUSED, PlanStep, PlanStepEffect, RedisCall, Reply,
+    WriteMode,
 };
 use tholepin_gate::{Gate, ReconcileContext};
 use tholepin_schema::{
@@ -77,7 +78,7 @@ fn suspensions(world: &FakeCluster) -> Value {
 
 fn commands(steps: &[PlanStep]) -> Vec<String> {
     let of = |step: &PlanStep| {
-        let StepEffect::Verb { commands, .. } = &step.effect else { panic!("{step:?}") };
+        let PlanStepEffect::Verb { commands, .. } = &step.effect else { panic!("{step:?}") };
         commands.iter().map(|line| line.command.clone()).collect::<Vec<_>>()
     };
     steps.iter().flat_map(of).collect()

@@ -22,7 +22,7 @@ const DEADLINE_MS_MAX: u32 = 5000;
 /// The server argument of a pipeline.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Server {
+struct PipelineServer {
     instance: Value,
     pod: String,
 }
@@ -105,7 +105,7 @@ impl GuestState {
         commands: Vec<commands::Command>,
         options: &str,
     ) -> Result<Pipeline, Error> {
-        let Server { instance, pod } = self.parse_argument("server", server)?;
+        let PipelineServer { instance, pod } = self.parse_argument("server", server)?;
         let Options { deadline_ms } = self.parse_argument("options", options)?;
         self.transferred.count_out_of_guest(commands.iter().flatten().map(Vec::len).sum());
         if commands.is_empty() || commands.iter().any(Vec::is_empty) {

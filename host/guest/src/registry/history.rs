@@ -122,7 +122,7 @@ impl PluginHistory {
 
 /// Why and since when a revision serves.
 #[derive(Clone, Debug)]
-pub(crate) struct RevisionOrigin {
+pub(crate) struct RevisionServingStart {
     /// When it began to serve, in milliseconds since 1970.
     pub(crate) since_ms: u64,
     /// The rollback, if it is not the file's revision.
@@ -203,7 +203,7 @@ impl HistoryStore {
         }
         self.record_activation(
             plugin,
-            RevisionOrigin { since_ms, rollback: None, is_insisted: false },
+            RevisionServingStart { since_ms, rollback: None, is_insisted: false },
         )
     }
 
@@ -215,7 +215,7 @@ impl HistoryStore {
     pub(crate) fn record_activation(
         &self,
         plugin: &LoadedPlugin,
-        RevisionOrigin { since_ms, rollback, is_insisted }: RevisionOrigin,
+        RevisionServingStart { since_ms, rollback, is_insisted }: RevisionServingStart,
     ) -> io::Result<()> {
         let name = &plugin.name;
         let mut history = self.read(name);

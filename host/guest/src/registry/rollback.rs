@@ -9,7 +9,7 @@ use tokio::task;
 use super::{
     PluginHistory, PluginRegistry, RejectReason, RevisionStage, RollbackRecord,
     directory::{self, FoundPlugin, PluginSettingsFile},
-    history::{RevisionOrigin, RevisionRecord, now_ms},
+    history::{RevisionRecord, RevisionServingStart, now_ms},
     stages::{self, RejectedRevision, StageProgress},
 };
 use crate::LoadedPlugin;
@@ -250,7 +250,8 @@ impl PluginRegistry {
         counter!("tholepin_plugin_rollbacks_total", "controller" => name.to_string()).increment(1);
         // A person who names the file's own revision accepts it even if it had failed.
         let is_insisted = is_named && rollback.is_none();
-        let origin = RevisionOrigin { since_ms: at_ms, rollback: rollback.clone(), is_insisted };
+        let origin =
+            RevisionServingStart { since_ms: at_ms, rollback: rollback.clone(), is_insisted };
         let store = self.history.clone();
         let stored = task::spawn_blocking(move || store.record_activation(&plugin, origin)).await;
         if let Err(error) = stored.map_err(std::io::Error::other).flatten() {

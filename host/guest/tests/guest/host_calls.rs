@@ -7,8 +7,8 @@ use std::{
 
 use serde_json::json;
 use tholepin_core::{
-    Answer, BoxedFuture, Call, CallContext, CallError, CallKey, HostCalls, Recording, Reply,
-    RespNode, RespReply, RuntimeCall,
+    Answer, BoxedFuture, Call, CallContext, CallError, HostCalls, RecordedCallKey, Recording,
+    Reply, RespNode, RespReply, RuntimeCall,
 };
 use tokio::sync::Semaphore;
 
@@ -85,9 +85,9 @@ pub(crate) fn friendly(call: &Call) -> Answer {
 /// Answers calls from a saved recording, by key. A call that is not in the recording fails and is listed as
 /// missing.
 pub(crate) struct RecordedCalls {
-    answers: BTreeMap<CallKey, Answer>,
+    answers: BTreeMap<RecordedCallKey, Answer>,
     asked: Mutex<Recording>,
-    missing: Mutex<Vec<CallKey>>,
+    missing: Mutex<Vec<RecordedCallKey>>,
 }
 
 impl RecordedCalls {
@@ -96,7 +96,7 @@ impl RecordedCalls {
         Arc::new(Self { answers, asked: Mutex::default(), missing: Mutex::default() })
     }
 
-    pub(crate) fn missing(&self) -> Vec<CallKey> {
+    pub(crate) fn missing(&self) -> Vec<RecordedCallKey> {
         self.missing.lock().unwrap().clone()
     }
 }

@@ -37,7 +37,8 @@ mod root;
 mod spec;
 
 pub(crate) use spec::{
-    ContainerProcessSpec, ContainerStartSpec, ContainerTask, ExecSpec, ProcessSpec, RootStep,
+    ContainerProcessSpec, ContainerStartSpec, ContainerTask, ExecSpec, ProcessSpec,
+    RootFilesystemStep,
 };
 
 /// The exit code of a container process that could not execute its program; container runtimes use the same.

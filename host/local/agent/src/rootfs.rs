@@ -9,7 +9,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::container::RootStep;
+use crate::container::RootFilesystemStep;
 use crate::images::PulledImage;
 
 /// The directory of the image's commands, which is the first on the container's `PATH`.
@@ -69,7 +69,7 @@ pub(crate) struct RootMount {
 /// The paths of this machine that every container sees. They are read once, when the agent starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HostPaths {
-    steps: Vec<RootStep>,
+    steps: Vec<RootFilesystemStep>,
 }
 
 impl HostPaths {
@@ -108,16 +108,16 @@ fn children(directory: &Path) -> Vec<PathBuf> {
 }
 
 /// Makes a path of the machine visible: a link as a link, a directory or file by mounting it.
-fn mount_or_link(path: &Path) -> Option<RootStep> {
+fn mount_or_link(path: &Path) -> Option<RootFilesystemStep> {
     if let Ok(to) = std::fs::read_link(path) {
-        return Some(RootStep::Symlink { target: path.to_owned(), to });
+        return Some(RootFilesystemStep::Symlink { target: path.to_owned(), to });
     }
     path.exists().then(|| bind(path, path, true))
 }
 
-fn bind(source: &Path, target: &Path, read_only: bool) -> RootStep {
+fn bind(source: &Path, target: &Path, read_only: bool) -> RootFilesystemStep {
     let (source, target) = (source.to_owned(), target.to_owned());
-    RootStep::Bind { source, target, read_only, no_symlinks: false }
+    RootFilesystemStep::Bind { source, target, read_only, no_symlinks: false }
 }
 
 /// Returns all steps for one container. `mounts` may be in any order.
@@ -127,10 +127,10 @@ pub(crate) fn steps(
     pod_files: &Path,
     workdir: &Path,
     mounts: &[RootMount],
-) -> Vec<RootStep> {
+) -> Vec<RootFilesystemStep> {
     let directory =
-        |path: &str, mode| RootStep::Directory { target: path.into(), mode: Some(mode) };
-    let link = |path: PathBuf, to: PathBuf| RootStep::Symlink { target: path, to };
+        |path: &str, mode| RootFilesystemStep::Directory { target: path.into(), mode: Some(mode) };
+    let link = |path: PathBuf, to: PathBuf| RootFilesystemStep::Symlink { target: path, to };
     let mut steps = vec![
         directory("/tmp", 0o1777),
         directory("/var/tmp", 0o1777),
@@ -159,13 +159,13 @@ pub(crate) fn steps(
     for (name, program) in &image.commands {
         steps.push(link(Path::new(COMMANDS).join(name), program.clone()));
     }
-    steps.push(RootStep::Directory { target: workdir.to_owned(), mode: None });
+    steps.push(RootFilesystemStep::Directory { target: workdir.to_owned(), mode: None });
     let mut mounts: Vec<&RootMount> = mounts.iter().collect();
     // A mount hides everything that was mounted below it before, so outer mounts come first.
     mounts.sort_by_key(|mount| (mount.target.components().count(), &mount.target));
     steps.extend(mounts.into_iter().cloned().map(|mount| {
         let RootMount { source, target, read_only, no_symlinks } = mount;
-        RootStep::Bind { source, target, read_only, no_symlinks }
+        RootFilesystemStep::Bind { source, target, read_only, no_symlinks }
     }));
     steps
 }
@@ -192,10 +192,12 @@ mod tests {
         let targets: Vec<_> = steps
             .iter()
             .filter_map(|step| match step {
-                RootStep::Bind { source, target, .. } if source.starts_with("/v") => Some(target),
-                RootStep::Bind { .. } | RootStep::Directory { .. } | RootStep::Symlink { .. } => {
-                    None
+                RootFilesystemStep::Bind { source, target, .. } if source.starts_with("/v") => {
+                    Some(target)
                 }
+                RootFilesystemStep::Bind { .. }
+                | RootFilesystemStep::Directory { .. }
+                | RootFilesystemStep::Symlink { .. } => None,
             })
             .collect();
         assert_eq!(targets, [Path::new("/data"), Path::new("/data/inner")]);
@@ -210,7 +212,7 @@ mod tests {
             Path::new("/engines/redis-8"),
             true
         )));
-        let command = RootStep::Symlink {
+        let command = RootFilesystemStep::Symlink {
             target: "/opt/image/bin/redis-server".into(),
             to: "/engines/redis-8/redis-server".into(),
         };

@@ -81,11 +81,11 @@ pub(crate) fn content(
     }
     if let Some(from) = &volume.config_map {
         let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
-        let selection = KeySelection { items, optional, mode: from.default_mode };
+        let selection = VolumeKeySelection { items, optional, mode: from.default_mode };
         builder.add_keys(&ConfigSourceKey::config_map(&from.name), selection)?;
     } else if let Some(from) = &volume.secret {
         let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
-        let selection = KeySelection { items, optional, mode: from.default_mode };
+        let selection = VolumeKeySelection { items, optional, mode: from.default_mode };
         builder.add_keys(
             &ConfigSourceKey::secret(from.secret_name.as_deref().unwrap_or_default()),
             selection,
@@ -109,7 +109,7 @@ struct VolumeBuilder<'a> {
 }
 
 /// The keys of a source to use, and how to use them.
-struct KeySelection<'a> {
+struct VolumeKeySelection<'a> {
     items: Option<&'a [KeyToPath]>,
     optional: bool,
     mode: Option<i32>,
@@ -132,13 +132,13 @@ impl VolumeBuilder<'_> {
             let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
             self.add_keys(
                 &ConfigSourceKey::config_map(&from.name),
-                KeySelection { items, optional, mode },
+                VolumeKeySelection { items, optional, mode },
             )
         } else if let Some(from) = &source.secret {
             let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
             self.add_keys(
                 &ConfigSourceKey::secret(&from.name),
-                KeySelection { items, optional, mode },
+                VolumeKeySelection { items, optional, mode },
             )
         } else if let Some(from) = &source.downward_api {
             self.add_fields(from.items.as_deref().unwrap_or_default(), mode)
@@ -150,7 +150,7 @@ impl VolumeBuilder<'_> {
     fn add_keys(
         &mut self,
         key: &ConfigSourceKey,
-        selection: KeySelection<'_>,
+        selection: VolumeKeySelection<'_>,
     ) -> Result<(), VolumeError> {
         let fail = |source| VolumeError::Reference { volume: self.volume.to_owned(), source };
         let Some(data) =

@@ -158,7 +158,7 @@ struct KindRow {
     categories: &'static str,
     scope: KindScope,
     subresources: &'static str,
-    generation: Generation,
+    generation: GenerationRule,
     selectable: &'static str,
 }
 
@@ -169,7 +169,7 @@ enum KindScope {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Generation {
+enum GenerationRule {
     Tracked,
     Absent,
 }
@@ -185,7 +185,7 @@ impl KindRow {
             categories: "",
             scope: KindScope::Namespaced,
             subresources: "",
-            generation: Generation::Absent,
+            generation: GenerationRule::Absent,
             selectable: "",
         }
     }
@@ -211,7 +211,7 @@ impl KindRow {
     }
 
     const fn tracked(self) -> Self {
-        Self { generation: Generation::Tracked, ..self }
+        Self { generation: GenerationRule::Tracked, ..self }
     }
 
     const fn selectable(self, selectable: &'static str) -> Self {
@@ -231,7 +231,7 @@ impl KindRow {
             categories: split(self.categories),
             namespaced: self.scope == KindScope::Namespaced,
             subresources: split(self.subresources),
-            tracks_generation: self.generation == Generation::Tracked,
+            tracks_generation: self.generation == GenerationRule::Tracked,
             selectable_fields: split(self.selectable),
             custom: false,
         }

@@ -33,12 +33,12 @@ pub struct TableColumn {
     pub description: String,
     /// kubectl shows a column with a priority above 0 only with `-o wide`.
     pub priority: i64,
-    cell: CellSource,
+    cell: TableCellSource,
 }
 
 /// The computation of a cell.
 #[derive(Clone, Debug)]
-enum CellSource {
+enum TableCellSource {
     /// A function of the object and the time.
     Computed(fn(&Value, Timestamp) -> Value),
     /// The JSONPath of a CRD's printer column.
@@ -88,7 +88,7 @@ fn printer_column(spec: &Value) -> Result<TableColumn, JsonPathError> {
         format: text("format").to_owned(),
         description: text("description").to_owned(),
         priority: spec.get("priority").and_then(Value::as_i64).unwrap_or_default(),
-        cell: CellSource::Path(JsonPath::parse(text("jsonPath"))?),
+        cell: TableCellSource::Path(JsonPath::parse(text("jsonPath"))?),
     })
 }
 
@@ -148,7 +148,7 @@ impl TableColumn {
             format: String::new(),
             description: String::new(),
             priority: 0,
-            cell: CellSource::Computed(cell),
+            cell: TableCellSource::Computed(cell),
         }
     }
 
@@ -169,8 +169,8 @@ impl TableColumn {
 
     fn cell(&self, object: &Value, now: Timestamp) -> Value {
         match &self.cell {
-            CellSource::Computed(compute) => compute(object, now),
-            CellSource::Path(path) => {
+            TableCellSource::Computed(compute) => compute(object, now),
+            TableCellSource::Path(path) => {
                 let found = path.first(object);
                 found.map_or(Value::Null, |value| self.custom_cell(value, now))
             }

@@ -231,7 +231,7 @@ pub fn wrong_types(kind: &Kind, object: &Value) -> Vec<FieldError> {
 
 /// The type of a request body that is not an object of a served kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NonResourceBody {
+pub enum NonResourceRequestBody {
     /// The body of a POST to a Pod's `binding`.
     Binding,
     /// The body of a DELETE.
@@ -242,11 +242,13 @@ pub enum NonResourceBody {
 
 /// Checks the types of values in such a body as [`wrong_types`] does. Without the check, a member of a wrong type
 /// would be read as absent, and it may be the precondition of a deletion.
-pub fn wrong_types_of_body(body: NonResourceBody, value: &Value) -> Vec<FieldError> {
+pub fn wrong_types_of_body(body: NonResourceRequestBody, value: &Value) -> Vec<FieldError> {
     let name = match body {
-        NonResourceBody::Binding => "io.k8s.api.core.v1.Binding",
-        NonResourceBody::DeleteOptions => "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
-        NonResourceBody::Eviction => "io.k8s.api.policy.v1.Eviction",
+        NonResourceRequestBody::Binding => "io.k8s.api.core.v1.Binding",
+        NonResourceRequestBody::DeleteOptions => {
+            "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"
+        }
+        NonResourceRequestBody::Eviction => "io.k8s.api.policy.v1.Eviction",
     };
     let mut errors = Vec::new();
     if let Some(schema) = builtin::schemas().get(name) {

@@ -24,7 +24,7 @@ use crate::server_state::ServerState;
 use crate::status::ApiError;
 use crate::write_context::{ObjectPart, ObjectWriteContext};
 
-pub(crate) use follow_up::{FollowUpObject, FollowUpStatus, FollowUpWrite};
+pub(crate) use follow_up::{FollowUpObject, FollowUpStatusWrite, FollowUpWrite};
 pub(crate) use namespace::initial as initial_namespaces;
 
 /// The Service address that is reserved for an object before it is stored.
@@ -125,7 +125,7 @@ pub(crate) fn after_update(
     cx: &ObjectWriteContext,
     stored: &Arc<Value>,
     part: ObjectPart,
-) -> Option<FollowUpStatus> {
+) -> Option<FollowUpStatusWrite> {
     let is_crd = cx.served.is("apiextensions.k8s.io", "customresourcedefinitions");
     if part == ObjectPart::Main && is_crd { crd::register(cx, stored) } else { None }
 }

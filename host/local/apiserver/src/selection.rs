@@ -11,14 +11,14 @@ use crate::status::ApiError;
 use crate::view;
 
 /// A filter for the objects of one kind by labels, fields and name.
-pub(crate) struct ObjectSelection {
+pub(crate) struct WatchedObjects {
     served: Arc<ServedKind>,
     labels: LabelSelector,
     fields: FieldSelector,
     name: Option<String>,
 }
 
-impl ObjectSelection {
+impl WatchedObjects {
     /// Parses `labelSelector` and `fieldSelector`; `name` narrows the selection to one object.
     ///
     /// # Errors

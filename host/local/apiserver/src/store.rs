@@ -35,7 +35,7 @@ use weight::weight;
 
 /// The error of a commit.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum CommitError {
+pub(crate) enum StoreCommitError {
     /// An object of this name exists already.
     Exists,
     /// The object does not exist.
@@ -176,14 +176,14 @@ impl ObjectStore {
         key: &ObjectKey,
         object: Value,
         dry_run: bool,
-    ) -> Result<Arc<Value>, CommitError> {
+    ) -> Result<Arc<Value>, StoreCommitError> {
         let mut state = self.lock();
         if state.tables.get(resource).is_some_and(|table| table.objects.contains_key(key)) {
-            return Err(CommitError::Exists);
+            return Err(StoreCommitError::Exists);
         }
         state.check_namespace(&key.namespace)?;
         if OBJECTS_MAX <= state.objects {
-            return Err(CommitError::Full);
+            return Err(StoreCommitError::Full);
         }
         if dry_run {
             return Ok(Arc::new(object));
@@ -206,7 +206,7 @@ impl ObjectStore {
         read: &Arc<Value>,
         object: Value,
         dry_run: bool,
-    ) -> Result<Arc<Value>, CommitError> {
+    ) -> Result<Arc<Value>, StoreCommitError> {
         let mut state = self.lock();
         state.check_unchanged(resource, key, read)?;
         if dry_run {
@@ -231,7 +231,7 @@ impl ObjectStore {
         read: &Arc<Value>,
         last: Value,
         dry_run: bool,
-    ) -> Result<Arc<Value>, CommitError> {
+    ) -> Result<Arc<Value>, StoreCommitError> {
         let mut state = self.lock();
         state.check_unchanged(resource, key, read)?;
         if dry_run {
@@ -304,16 +304,16 @@ impl ObjectStore {
 }
 
 impl StoreState {
-    fn check_namespace(&self, namespace: &str) -> Result<(), CommitError> {
+    fn check_namespace(&self, namespace: &str) -> Result<(), StoreCommitError> {
         if namespace.is_empty() {
             return Ok(());
         }
         let table = self.tables.get(&GroupResource::new("", "namespaces"));
         let found = table.and_then(|table| table.objects.get(&ObjectKey::new("", namespace)));
         match found {
-            None => Err(CommitError::NamespaceMissing),
+            None => Err(StoreCommitError::NamespaceMissing),
             Some(object) if object.pointer("/metadata/deletionTimestamp").is_some() => {
-                Err(CommitError::NamespaceTerminating)
+                Err(StoreCommitError::NamespaceTerminating)
             }
             Some(_) => Ok(()),
         }
@@ -324,12 +324,12 @@ impl StoreState {
         resource: &GroupResource,
         key: &ObjectKey,
         read: &Arc<Value>,
-    ) -> Result<(), CommitError> {
+    ) -> Result<(), StoreCommitError> {
         let stored = self.tables.get(resource).and_then(|table| table.objects.get(key));
         match stored {
-            None => Err(CommitError::Missing),
+            None => Err(StoreCommitError::Missing),
             Some(stored) if Arc::ptr_eq(stored, read) => Ok(()),
-            Some(_) => Err(CommitError::Changed),
+            Some(_) => Err(StoreCommitError::Changed),
         }
     }
 

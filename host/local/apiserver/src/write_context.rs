@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use crate::registry::ServedKind;
 use crate::server_state::ServerState;
 use crate::status::{ApiError, StatusCause, StatusTarget};
-use crate::store::{CommitError, ObjectKey};
+use crate::store::{ObjectKey, StoreCommitError};
 
 /// The context of a write, by a client or by the server itself.
 #[derive(Clone)]
@@ -33,14 +33,14 @@ impl ObjectWriteContext {
     }
 
     /// Converts the error of a commit.
-    pub(crate) fn refused(&self, refused: &CommitError, name: &str) -> ApiError {
+    pub(crate) fn refused(&self, refused: &StoreCommitError, name: &str) -> ApiError {
         let namespace = || StatusTarget::new("", "namespaces", &self.namespace);
         match refused {
-            CommitError::Exists => ApiError::already_exists(self.served.subject(name)),
-            CommitError::Missing => ApiError::not_found(self.served.subject(name)),
-            CommitError::Changed => ApiError::modified(self.served.subject(name)),
-            CommitError::NamespaceMissing => ApiError::not_found(namespace()),
-            CommitError::NamespaceTerminating => {
+            StoreCommitError::Exists => ApiError::already_exists(self.served.subject(name)),
+            StoreCommitError::Missing => ApiError::not_found(self.served.subject(name)),
+            StoreCommitError::Changed => ApiError::modified(self.served.subject(name)),
+            StoreCommitError::NamespaceMissing => ApiError::not_found(namespace()),
+            StoreCommitError::NamespaceTerminating => {
                 let subject = self.served.subject(name);
                 ApiError {
                     causes: vec![StatusCause {
@@ -57,7 +57,7 @@ impl ObjectWriteContext {
                     .with_subject(subject)
                 }
             }
-            CommitError::Full => ApiError::new(
+            StoreCommitError::Full => ApiError::new(
                 507,
                 "InsufficientStorage",
                 "the store is full; delete objects that are no longer needed",

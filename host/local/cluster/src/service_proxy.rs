@@ -45,14 +45,14 @@ const STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// The proxy.
 pub struct ServiceProxy {
     reflectors: Reflectors,
-    dirty_keys: Arc<DirtyKeys<AllRoutes>>,
+    dirty_keys: Arc<DirtyKeys<AllServiceRoutes>>,
 }
 
 /// The only key: the routes of all Services are compared as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct AllRoutes;
+struct AllServiceRoutes;
 
-impl std::fmt::Display for AllRoutes {
+impl std::fmt::Display for AllServiceRoutes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("all Services")
     }
@@ -79,11 +79,11 @@ impl ServiceProxy {
         let on_service = Arc::clone(&dirty_keys);
         reflectors
             .services
-            .listen(move |_: &ObjectChange<'_, Service>| on_service.enqueue(AllRoutes));
+            .listen(move |_: &ObjectChange<'_, Service>| on_service.enqueue(AllServiceRoutes));
         let on_slice = Arc::clone(&dirty_keys);
         reflectors
             .slices
-            .listen(move |_: &ObjectChange<'_, EndpointSlice>| on_slice.enqueue(AllRoutes));
+            .listen(move |_: &ObjectChange<'_, EndpointSlice>| on_slice.enqueue(AllServiceRoutes));
         Self { reflectors: reflectors.clone(), dirty_keys }
     }
 
@@ -102,7 +102,7 @@ impl ServiceProxy {
         let worker = WorkLoop { name: NAME, dirty_keys: self.dirty_keys, concurrency: 1, stop };
         let (reflectors, shared) = (self.reflectors, Arc::clone(&listening));
         let result = worker
-            .run(move |AllRoutes| {
+            .run(move |AllServiceRoutes| {
                 let (reflectors, listening) = (reflectors.clone(), Arc::clone(&shared));
                 async move { reconcile(&reflectors, &listening).await }
             })

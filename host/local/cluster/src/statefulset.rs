@@ -21,7 +21,7 @@ use kube::{Api, Client, Resource};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-pub use plan::{Adoption, ObservedStatefulSet, PlannedWrite, StatefulSetPlan, plan};
+pub use plan::{ObservedStatefulSet, OwnerReferenceAdoption, PlannedWrite, StatefulSetPlan, plan};
 
 use crate::api_writer::{ApiWriter, WriteError};
 use crate::events::{EventRecorder, EventSeverity};
@@ -119,7 +119,7 @@ impl StatefulSets {
                 created.into_iter().for_each(|created| self.reflectors.claims.learn(created));
             }
             PlannedWrite::SetClaimOwners { name, resource_version, owners } => {
-                let owned = Adoption { name, resource_version, owners };
+                let owned = OwnerReferenceAdoption { name, resource_version, owners };
                 let changed = adopt(&self.writer::<PersistentVolumeClaim>(set), &owned).await?;
                 changed.into_iter().for_each(|changed| self.reflectors.claims.learn(changed));
             }
@@ -195,11 +195,14 @@ impl StatefulSets {
 }
 
 /// Writes the owners of an object. Returns `None` if it was deleted.
-async fn adopt<K>(writer: &ApiWriter<K>, adoption: &Adoption) -> Result<Option<K>, WriteError>
+async fn adopt<K>(
+    writer: &ApiWriter<K>,
+    adoption: &OwnerReferenceAdoption,
+) -> Result<Option<K>, WriteError>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + serde::de::DeserializeOwned + serde::Serialize,
 {
-    let Adoption { name, resource_version, owners } = adoption;
+    let OwnerReferenceAdoption { name, resource_version, owners } = adoption;
     let metadata = json!({"resourceVersion": resource_version, "ownerReferences": owners});
     writer.merge(name, &json!({ "metadata": metadata })).await
 }

@@ -38,14 +38,14 @@ impl TaskGroup {
     }
 
     /// Waits until a task ends; waits forever while there is none.
-    pub(crate) async fn ended(&mut self) -> EndedPart {
+    pub(crate) async fn ended(&mut self) -> EndedTask {
         let (name, source) = match self.tasks.join_next().await {
             None => return std::future::pending().await,
             Some(Ok((name, Ok(())))) => (name, "it was not told to stop".into()),
             Some(Ok((name, Err(source)))) => (name, source),
             Some(Err(error)) => ("a task".to_owned(), error.into()),
         };
-        EndedPart { name, source }
+        EndedTask { name, source }
     }
 
     /// Tells all tasks to stop and joins them. Tasks that do not end in time are aborted.
@@ -60,7 +60,7 @@ impl TaskGroup {
 }
 
 /// A task that ended.
-pub(crate) struct EndedPart {
+pub(crate) struct EndedTask {
     /// The name of the task.
     pub(crate) name: String,
     /// Why it ended.

@@ -26,7 +26,7 @@ use crate::events::{EventRecorder, EventSeverity};
 use crate::reflector::{ObjectChange, ObjectKey};
 use crate::reflectors::Reflectors;
 use crate::worker::{DirtyKeys, Requeue, WorkLoop, WorkLoopError};
-use claim::ClaimStep;
+use claim::VolumeClaimStep;
 
 /// The storage class of a local host, which is also the default class.
 pub const CLASS: &str = "local";
@@ -173,15 +173,15 @@ impl Volumes {
         let writer = ApiWriter::new(api, NAME);
         for step in steps {
             let changed = match step {
-                ClaimStep::Change(patch) => writer.merge(&key.name, &patch).await?,
-                ClaimStep::Report(status) => {
+                VolumeClaimStep::Change(patch) => writer.merge(&key.name, &patch).await?,
+                VolumeClaimStep::Report(status) => {
                     writer.merge_status(&key.name, &json!({ "status": status })).await?
                 }
-                ClaimStep::Provision(volume) => {
+                VolumeClaimStep::Provision(volume) => {
                     self.provision(&volume, key).await?;
                     None
                 }
-                ClaimStep::RecordWarning { reason, message } => {
+                VolumeClaimStep::RecordWarning { reason, message } => {
                     self.events.record(&*claim, EventSeverity::Warning, reason, &message).await;
                     None
                 }

@@ -13,7 +13,7 @@ use tholepin_core::{CallError, ErrorChain, port::InstanceMembers, step};
 use tholepin_schema::{
     action::{FailoverMode, Verb},
     primitives::{ConfigEpoch, NodeId, Role, SlotRange, SlotSet},
-    snapshot::NodeRow,
+    snapshot::ClusterNodesRow,
 };
 
 use super::send_failure::SendFailure;
@@ -100,7 +100,7 @@ pub(super) async fn decide<'a>(
 pub(super) async fn own_row(
     pool: &ConnectionPool,
     target: CallTarget<'_>,
-) -> Result<NodeRow, SendFailure> {
+) -> Result<ClusterNodesRow, SendFailure> {
     let nodes = read_nodes(pool, target).await.map_err(SendFailure::before)?;
     // The parser has checked that exactly one row is `myself`.
     nodes
@@ -267,7 +267,7 @@ async fn failover<'a>(
 }
 
 /// Returns true if the failover has happened already: the node owns slots, and the old primary owns none.
-fn has_replaced(row: &NodeRow, primary: NodeId, old: Option<&NodeRow>) -> bool {
+fn has_replaced(row: &ClusterNodesRow, primary: NodeId, old: Option<&ClusterNodesRow>) -> bool {
     row.role == Role::Primary
         && !row.slots.is_empty()
         && old.is_some_and(|old| old.slots.is_empty())

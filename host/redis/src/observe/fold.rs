@@ -7,12 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tholepin_schema::{
     primitives::{NodeId, Role},
-    snapshot::{CredentialsFacts, Member, MemberAnswer, MemberFacts, NodeFlag, NodeRow, Snapshot},
+    snapshot::{
+        ClusterNodesRow, CredentialsState, Member, MemberAnswer, MemberFacts, NodeFlag, Snapshot,
+    },
 };
 
 use super::{MemberQueryResult, reply::MemberReply};
 
-type Rows = BTreeMap<NodeId, NodeRow>;
+type Rows = BTreeMap<NodeId, ClusterNodesRow>;
 
 /// Builds the snapshot from the replies of the members.
 pub(super) fn fold(
@@ -34,13 +36,13 @@ pub(super) fn fold(
     });
     let members = members.collect();
     // The gate fills these in, because it decides which credentials are used.
-    let credentials = CredentialsFacts::default();
+    let credentials = CredentialsState::default();
     Snapshot { observed_at_ms, view, members, strangers, credentials }
 }
 
 /// How much a member knows of the owners of slots. Only the members that know most are voters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum MemberKnowledge {
+enum SlotOwnerKnowledge {
     /// It knows no node but itself.
     Alone,
     /// It knows other nodes, but no owner of a slot.
@@ -51,13 +53,13 @@ enum MemberKnowledge {
     Serving,
 }
 
-impl MemberKnowledge {
+impl SlotOwnerKnowledge {
     /// Returns what a member knows; absent if it did not report its own node id.
     fn of(reply: &MemberReply) -> Option<Self> {
         let node = reply.facts.node?;
-        let serves = |row: &NodeRow| row.role == Role::Primary && !row.slots.is_empty();
+        let serves = |row: &ClusterNodesRow| row.role == Role::Primary && !row.slots.is_empty();
         // A node in handshake is not known yet.
-        let is_met = |row: &NodeRow| !row.flags.contains(&NodeFlag::Handshake);
+        let is_met = |row: &ClusterNodesRow| !row.flags.contains(&NodeFlag::Handshake);
         let mut others = reply.rows.iter().filter(|(id, row)| **id != node && is_met(row));
         Some(if reply.rows.get(&node).is_some_and(serves) {
             Self::Serving
@@ -76,8 +78,8 @@ impl MemberKnowledge {
 /// the view could then show the primary without slots.
 fn majority(replies: &[&MemberReply]) -> Rows {
     let answered =
-        replies.iter().filter_map(|reply| Some((MemberKnowledge::of(reply)?, &reply.rows)));
-    let answered: Vec<(MemberKnowledge, &Rows)> = answered.collect();
+        replies.iter().filter_map(|reply| Some((SlotOwnerKnowledge::of(reply)?, &reply.rows)));
+    let answered: Vec<(SlotOwnerKnowledge, &Rows)> = answered.collect();
     let most = answered.iter().map(|(knowledge, _)| *knowledge).max();
     let voters: Vec<&Rows> = answered
         .into_iter()
@@ -86,7 +88,7 @@ fn majority(replies: &[&MemberReply]) -> Rows {
         .collect();
     let ids: BTreeSet<NodeId> = voters.iter().flat_map(|rows| rows.keys().copied()).collect();
     let row_of = |id: NodeId| {
-        let mut votes: BTreeMap<&NodeRow, usize> = BTreeMap::new();
+        let mut votes: BTreeMap<&ClusterNodesRow, usize> = BTreeMap::new();
         for row in voters.iter().filter_map(|rows| rows.get(&id)) {
             *votes.entry(row).or_default() += 1;
         }
@@ -246,9 +248,14 @@ mod tests {
         let (member, result) = answer("d", "d a");
         let mut reply = result.unwrap();
         reply.rows.get_mut(&id('a')).unwrap().flags.insert(NodeFlag::Handshake);
-        assert_eq!(MemberKnowledge::of(&reply), Some(MemberKnowledge::Alone), "{}", member.pod);
+        assert_eq!(
+            SlotOwnerKnowledge::of(&reply),
+            Some(SlotOwnerKnowledge::Alone),
+            "{}",
+            member.pod
+        );
         reply.facts.node = None;
-        assert_eq!(MemberKnowledge::of(&reply), None);
+        assert_eq!(SlotOwnerKnowledge::of(&reply), None);
     }
 
     #[test]

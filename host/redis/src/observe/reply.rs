@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tholepin_core::{RespNode, RespReply};
 use tholepin_schema::{
     primitives::NodeId,
-    snapshot::{MemberFacts, NodeRow, UnreachableReason},
+    snapshot::{ClusterNodesRow, MemberFacts, UnreachableReason},
 };
 
 use super::{MemberQueryResult, command};
@@ -18,7 +18,7 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct MemberReply {
     pub(crate) facts: MemberFacts,
-    pub(crate) rows: BTreeMap<NodeId, NodeRow>,
+    pub(crate) rows: BTreeMap<NodeId, ClusterNodesRow>,
 }
 
 /// Returns the commands, in the order in which [`member_reply`] expects the replies.

@@ -1,6 +1,6 @@
 //! Parses `CLUSTER INFO`: a node's view of the state of the cluster.
 
-use tholepin_schema::{primitives::ConfigEpoch, snapshot::ClusterFacts};
+use tholepin_schema::{primitives::ConfigEpoch, snapshot::ClusterInfo};
 
 use super::{
     ParseError,
@@ -13,7 +13,7 @@ use super::{
 /// # Errors
 ///
 /// Fails if a field is missing or has an invalid value.
-pub fn cluster_info(text: &str) -> Result<ClusterFacts, ParseError> {
+pub fn cluster_info(text: &str) -> Result<ClusterInfo, ParseError> {
     let fields: InfoFields<'_> = info(text);
     let ok = match fields.text("cluster_state")? {
         "ok" => true,
@@ -22,7 +22,7 @@ pub fn cluster_info(text: &str) -> Result<ClusterFacts, ParseError> {
             return Err(ParseError::Value { field: "cluster_state", value: other.to_owned() });
         }
     };
-    Ok(ClusterFacts {
+    Ok(ClusterInfo {
         ok,
         known_nodes: fields.number("cluster_known_nodes")?,
         size: fields.number("cluster_size")?,

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tholepin_schema::{
     primitives::{ConfigEpoch, NodeId, Role, Slot, SlotRange, SlotSet},
-    snapshot::{NodeFlag, NodeRow, OpenSlot, SlotDirection},
+    snapshot::{ClusterNodesRow, NodeFlag, OpenSlot, SlotDirection},
 };
 
 use super::ParseError;
@@ -17,7 +17,7 @@ pub struct ClusterNodesReply {
     /// The node that replied.
     pub myself: NodeId,
     /// All nodes that it knows, including itself.
-    pub rows: BTreeMap<NodeId, NodeRow>,
+    pub rows: BTreeMap<NodeId, ClusterNodesRow>,
     /// Its own slots that are being moved. A node reports only its own.
     pub open_slots: Vec<OpenSlot>,
 }
@@ -25,7 +25,7 @@ pub struct ClusterNodesReply {
 impl ClusterNodesReply {
     /// Returns the row of the node that replied.
     #[must_use]
-    pub fn own(&self) -> Option<&NodeRow> {
+    pub fn own(&self) -> Option<&ClusterNodesRow> {
         self.rows.get(&self.myself)
     }
 }
@@ -56,15 +56,15 @@ pub fn cluster_nodes(text: &str) -> Result<ClusterNodesReply, ParseError> {
     }
 }
 
-struct NodeLine {
+struct ClusterNodesLine {
     id: NodeId,
     is_myself: bool,
-    row: NodeRow,
+    row: ClusterNodesRow,
     open_slots: Vec<OpenSlot>,
 }
 
 /// `<id> <ip:port@busport[,hostname…]> <flags> <primary> <ping> <pong> <epoch> <link> <slot>…`
-fn parse_line(line: &str) -> Result<NodeLine, String> {
+fn parse_line(line: &str) -> Result<ClusterNodesLine, String> {
     let mut fields = line.split_ascii_whitespace();
     let mut next_field = |what: &str| fields.next().ok_or_else(|| format!("the {what} is missing"));
     let id = parse(next_field("id")?)?;
@@ -91,9 +91,9 @@ fn parse_line(line: &str) -> Result<NodeLine, String> {
             None => slots.insert(parse::<SlotRange>(text)?),
         }
     }
-    let RowFlags { role, is_myself, rest } = flags;
-    let row = NodeRow { role, address, primary, epoch, slots, flags: rest, connected };
-    Ok(NodeLine { id, is_myself, row, open_slots })
+    let ClusterNodesFlags { role, is_myself, rest } = flags;
+    let row = ClusterNodesRow { role, address, primary, epoch, slots, flags: rest, connected };
+    Ok(ClusterNodesLine { id, is_myself, row, open_slots })
 }
 
 /// Returns `ip:port` of `ip:port@busport[,hostname[,…]]`; absent if the IP or the port is unknown.
@@ -104,15 +104,16 @@ fn address(text: &str) -> Result<Option<String>, String> {
     Ok((!ip.is_empty() && port != 0).then(|| format!("{ip}:{port}")))
 }
 
-struct RowFlags {
+struct ClusterNodesFlags {
     role: Role,
     is_myself: bool,
     rest: BTreeSet<NodeFlag>,
 }
 
-fn flags(text: &str) -> Result<RowFlags, String> {
+fn flags(text: &str) -> Result<ClusterNodesFlags, String> {
     // A node in handshake is neither `master` nor `slave` yet. It counts as a primary without slots.
-    let mut flags = RowFlags { role: Role::Primary, is_myself: false, rest: BTreeSet::new() };
+    let mut flags =
+        ClusterNodesFlags { role: Role::Primary, is_myself: false, rest: BTreeSet::new() };
     for flag in text.split(',') {
         let flag = match flag {
             "myself" => {
@@ -159,7 +160,7 @@ mod tests {
     const A: &str = "07c37dfeb235213a872192d90877d0cd55635b91";
     const B: &str = "67ed2db8d677e59ec4a4cefb06858cf2a1a89fa1";
 
-    fn row_of(rest: &str) -> Result<NodeRow, ParseError> {
+    fn row_of(rest: &str) -> Result<ClusterNodesRow, ParseError> {
         let own = format!("{B} 127.26.0.9:7000@17000 myself,master - 0 0 9 connected");
         let text = format!("{A} {rest}\n{own}\n");
         cluster_nodes(&text).map(|nodes| nodes.rows[&A.parse().unwrap()].clone())

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 use tholepin_core::{
-    ObjectKey, ObjectRef, PlanStep, ReconcileReport, ReconcileResult, StepEffect,
+    ObjectKey, ObjectRef, PlanStep, PlanStepEffect, ReconcileReport, ReconcileResult,
     report::CallLine,
-    step::{APPLY_STATUS, FieldChange, MemberCommandLine, ObjectChange, SkipReason},
+    step::{APPLY_STATUS, FieldChange, MemberCommandLine, ObjectChange, StepSkipReason},
 };
 
 use super::super::text_style::TextStyle;
@@ -102,17 +102,17 @@ fn steps(all: &[PlanStep], indent: usize, paint: TextStyle, out: &mut DiffWriter
         let title = if step.not_done.is_none() { title } else { paint.red(&title) };
         out.add(indent, title);
         match &step.effect {
-            StepEffect::Object { fields, .. } => {
+            PlanStepEffect::Object { fields, .. } => {
                 for field in fields {
                     change(field, indent + 2, paint, out);
                 }
             }
-            StepEffect::Verb { commands, .. } | StepEffect::Commands { commands } => {
+            PlanStepEffect::Verb { commands, .. } | PlanStepEffect::Commands { commands } => {
                 for MemberCommandLine { pod, command } in commands {
                     out.add(indent + 2, format!("{pod}> {command}"));
                 }
             }
-            StepEffect::Event { .. } => {}
+            PlanStepEffect::Event { .. } => {}
         }
         if let Some(not_done) = &step.not_done {
             out.add(indent + 2, paint.red(&why(not_done)));
@@ -120,9 +120,9 @@ fn steps(all: &[PlanStep], indent: usize, paint: TextStyle, out: &mut DiffWriter
     }
 }
 
-fn title(effect: &StepEffect) -> String {
+fn title(effect: &PlanStepEffect) -> String {
     match effect {
-        StepEffect::Object { by, object, change, fields: _ } => {
+        PlanStepEffect::Object { by, object, change, fields: _ } => {
             let ObjectRef { kind, namespace, name } = object;
             let what = named(&kind.kind, namespace, name);
             match (change, by.as_str()) {
@@ -133,12 +133,12 @@ fn title(effect: &StepEffect) -> String {
                 (ObjectChange::Unknown, by) => format!("{by} {what}"),
             }
         }
-        StepEffect::Verb { verb, args, commands: _ } => format!("{verb} {}", arguments(args)),
-        StepEffect::Commands { commands } => match commands.first() {
+        PlanStepEffect::Verb { verb, args, commands: _ } => format!("{verb} {}", arguments(args)),
+        PlanStepEffect::Commands { commands } => match commands.first() {
             Some(first) => format!("{} commands to {}", commands.len(), first.pod),
             None => "no commands".to_owned(),
         },
-        StepEffect::Event { event_type, reason, message } => {
+        PlanStepEffect::Event { event_type, reason, message } => {
             format!("publish an event, {event_type:?} {reason}: {message}")
         }
     }
@@ -150,19 +150,19 @@ fn arguments(args: &Value) -> String {
     fields.map(|(name, value)| format!("{name} {}", text(value))).collect::<Vec<_>>().join(", ")
 }
 
-fn why(not_done: &SkipReason) -> String {
+fn why(not_done: &StepSkipReason) -> String {
     match not_done {
-        SkipReason::Refused { guard, message } => {
+        StepSkipReason::Refused { guard, message } => {
             format!("refused by the guard `{guard}`: {message}")
         }
-        SkipReason::Failed { reason, message, may_have_run } => {
+        StepSkipReason::Failed { reason, message, may_have_run } => {
             let unsure = if *may_have_run { " (it may have run all the same)" } else { "" };
             format!("{reason}: {message}{unsure}")
         }
-        SkipReason::Skipped { after } if after.is_empty() => {
+        StepSkipReason::Skipped { after } if after.is_empty() => {
             "skipped: the host has no result of it".to_owned()
         }
-        SkipReason::Skipped { after } => format!("depends on `{after}`, which is not done"),
+        StepSkipReason::Skipped { after } => format!("depends on `{after}`, which is not done"),
     }
 }
 

@@ -36,7 +36,7 @@ pub(super) fn new(arguments: PluginNewArgs) -> Result<()> {
 
 pub(super) async fn build(arguments: BuildArgs) -> Result<()> {
     let BuildArgs { project, plugins } = arguments;
-    let checked = CheckedComponent::build(&project).await?;
+    let checked = VerifiedPluginBuild::build(&project).await?;
     print(&checked.described())?;
     match plugins {
         Some(plugins) => {
@@ -50,7 +50,7 @@ pub(super) async fn build(arguments: BuildArgs) -> Result<()> {
 
 pub(super) async fn test(project: &Path) -> Result<()> {
     builder()?.test(project).await?;
-    print(&CheckedComponent::build(project).await?.described())?;
+    print(&VerifiedPluginBuild::build(project).await?.described())?;
     Ok(())
 }
 
@@ -60,7 +60,7 @@ fn builder() -> Result<ProjectBuilder> {
 }
 
 /// A built component that describes itself, with settings that grant what it asks for.
-pub(super) struct CheckedComponent {
+pub(super) struct VerifiedPluginBuild {
     inspection: ComponentInspection,
     component: PathBuf,
     settings_text: String,
@@ -68,7 +68,7 @@ pub(super) struct CheckedComponent {
     took: Duration,
 }
 
-impl CheckedComponent {
+impl VerifiedPluginBuild {
     /// Builds a project and checks the component as a host does.
     ///
     /// # Errors

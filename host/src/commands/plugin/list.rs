@@ -10,7 +10,7 @@ use tholepin_core::port::Kubernetes;
 
 use super::super::{print, table::table};
 use crate::{
-    cli::{AdminArgs, ClusterArgs, OutputFormat},
+    cli::{AdminArgs, KubernetesClusterArgs, OutputFormat},
     engine,
     plugin_kind::plugin_kind,
     user_files::admin_file,
@@ -25,7 +25,7 @@ const HOST_DEADLINE: Duration = Duration::from_secs(2);
 ///
 /// Fails if the API server does not answer.
 pub(super) async fn run(
-    cluster: ClusterArgs,
+    cluster: KubernetesClusterArgs,
     output: OutputFormat,
     admin: AdminArgs,
 ) -> Result<()> {

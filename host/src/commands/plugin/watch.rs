@@ -21,7 +21,7 @@ use tokio::{task::JoinSet, time::sleep};
 use self::revision_progress::RevisionProgress;
 use super::{
     super::{plan, print, print_error, stop_on_signal},
-    develop::CheckedComponent,
+    develop::VerifiedPluginBuild,
 };
 use crate::{cli::WatchArgs, engine, plugin_kind::plugin_reference, user_files::admin_file};
 
@@ -98,7 +98,7 @@ impl PluginWatchCommand {
     }
 
     async fn try_round(&self) -> Result<()> {
-        let checked = CheckedComponent::build(&self.project).await?;
+        let checked = VerifiedPluginBuild::build(&self.project).await?;
         print(&format!("built      in {:.1} s\n", checked.took().as_secs_f32()))?;
         let (kinds, revision) = (checked.kinds(), checked.revision());
         let before = self.watched_objects(&kinds).await?;

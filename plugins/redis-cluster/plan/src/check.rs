@@ -157,7 +157,7 @@ fn check_verb(
 
 fn rows(
     snapshot: &Snapshot,
-) -> impl Iterator<Item = (NodeId, &tholepin_schema::snapshot::NodeRow)> {
+) -> impl Iterator<Item = (NodeId, &tholepin_schema::snapshot::ClusterNodesRow)> {
     let facts = snapshot.members.iter().filter_map(Member::facts);
     let rows = snapshot.view.iter().chain(facts.flat_map(|facts| &facts.differs));
     rows.map(|(id, row)| (*id, row))

@@ -7,7 +7,9 @@ use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 use tholepin_schema::{
     primitives::{NodeId, Role, SlotRange, SlotSet},
-    snapshot::{Member, MemberAnswer, MemberFacts, NodeFlag, NodeRow, Snapshot, UnreachableReason},
+    snapshot::{
+        ClusterNodesRow, Member, MemberAnswer, MemberFacts, NodeFlag, Snapshot, UnreachableReason,
+    },
 };
 
 use crate::{ClusterLayout, MemberPosition, ObjectNames, Observed};
@@ -38,7 +40,7 @@ pub(crate) struct AnsweringMember<'a> {
     /// The node id that it reports.
     pub node: NodeId,
     /// Its row in its own view.
-    pub own: &'a NodeRow,
+    pub own: &'a ClusterNodesRow,
 }
 
 impl AnsweringMember<'_> {
@@ -105,7 +107,7 @@ impl<'a> ClusterModel<'a> {
 
     /// Iterates over the rows of all views, the majority's first. Handshakes in progress are left out,
     /// because their ids are random.
-    pub(crate) fn rows(&self) -> impl Iterator<Item = (NodeId, &'a NodeRow)> {
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (NodeId, &'a ClusterNodesRow)> {
         let snapshot = self.snapshot();
         let facts = snapshot.members.iter().filter_map(Member::facts);
         let rows = snapshot.view.iter().chain(facts.flat_map(|facts| &facts.differs));

@@ -46,7 +46,9 @@ pub use last_output::last_output;
 pub use layout::{ClusterLayout, MemberPosition};
 pub use names::ObjectNames;
 pub use observed::{Observed, PodSilence, TemplateRevision};
-pub use plan::{ClusterStage, Decision, MemberState, NextPod, OutdatedPods, Plan, ShardPlan};
+pub use plan::{
+    ClusterStage, Decision, MemberState, OutdatedPodChoice, OutdatedPods, Plan, ShardPlan,
+};
 pub use reason::WaitReason;
 
 // ── The policy ──────────────────────────────────────────────────────────────────────────────────

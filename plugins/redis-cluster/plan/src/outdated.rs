@@ -10,7 +10,8 @@ use tholepin_redis_types::redis_cluster::MemberRole;
 use tholepin_schema::{primitives::Role, snapshot::Member};
 
 use crate::{
-    ClusterStage, MemberPosition, NextPod, OutdatedPods, ShardPlan, cluster_model::ClusterModel,
+    ClusterStage, MemberPosition, OutdatedPodChoice, OutdatedPods, ShardPlan,
+    cluster_model::ClusterModel,
 };
 
 /// The label with the revision of the template from which a Pod was created.
@@ -60,9 +61,9 @@ pub(crate) fn outdated(
     };
     let next = older.iter().find(|(_, position)| has_copy(position));
     let next = match next {
-        _ if stage != ClusterStage::Steady => NextPod::NotYet,
-        Some((_, position)) => NextPod::Pod(model.names.pod(**position)),
-        None => NextPod::OnlyCopy(model.names.pod(**first)),
+        _ if stage != ClusterStage::Steady => OutdatedPodChoice::NotYet,
+        Some((_, position)) => OutdatedPodChoice::Pod(model.names.pod(**position)),
+        None => OutdatedPodChoice::OnlyCopy(model.names.pod(**first)),
     };
     OutdatedPods::Some { count: older.len(), of: model.placed.len(), next }
 }

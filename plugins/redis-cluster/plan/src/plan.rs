@@ -104,13 +104,13 @@ pub enum OutdatedPods {
         /// The number of all Pods.
         of: usize,
         /// The Pod that may be deleted now.
-        next: NextPod,
+        next: OutdatedPodChoice,
     },
 }
 
 /// Which Pod of an older template may be deleted now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NextPod {
+pub enum OutdatedPodChoice {
     /// This Pod: a replica if there is one.
     Pod(String),
     /// None, because the cluster is not in the desired state: the Pod deleted last may not be back.

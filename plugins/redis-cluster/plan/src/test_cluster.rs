@@ -17,7 +17,7 @@ use tholepin_redis_types::redis_cluster::{
 use tholepin_schema::{
     action::{Action, FailoverMode, Verb, waves},
     primitives::{ConfigEpoch, NodeId, Role, SlotSet},
-    snapshot::{NodeFlag, NodeRow, UnreachableReason},
+    snapshot::{ClusterNodesRow, NodeFlag, UnreachableReason},
 };
 
 use crate::{ClusterLayout, ObjectNames, Observed, Plan, PodSilence, ShardPlan};
@@ -27,7 +27,7 @@ mod view;
 pub(crate) const CLUSTER: &str = "demo";
 
 /// A node's table of known nodes, like its `nodes.conf`.
-type Table = BTreeMap<NodeId, NodeRow>;
+type Table = BTreeMap<NodeId, ClusterNodesRow>;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Process {
@@ -337,7 +337,7 @@ impl Model {
 
 fn fresh(number: u32, address: &str, spec: &RedisClusterSpec) -> Process {
     let id: NodeId = format!("{number:040x}").parse().unwrap();
-    let own = NodeRow {
+    let own = ClusterNodesRow {
         role: Role::Primary,
         address: Some(address.into()),
         primary: None,
@@ -397,7 +397,7 @@ fn receive_gossip(receiver: &mut Process, sender: &Process) {
     for (id, row) in &sender.table {
         if !receiver.table.contains_key(id) && !receiver.banned.contains(id) && *id != receiver.id {
             let slots = SlotSet::EMPTY;
-            receiver.table.insert(*id, NodeRow { slots, ..row.clone() });
+            receiver.table.insert(*id, ClusterNodesRow { slots, ..row.clone() });
         }
     }
 }

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use tholepin_schema::{
     action::{FailoverMode, Verb},
     primitives::SlotSet,
-    snapshot::{MemberAnswer, NodeRow},
+    snapshot::{ClusterNodesRow, MemberAnswer},
 };
 
 use crate::{
@@ -266,7 +266,7 @@ proptest! {
 /// An owner of slots is forgotten only when no replica follows it any more.
 #[test]
 fn the_check_finds_an_owner_that_is_forgotten_before_its_replica_took_over() {
-    let forgets_owner = |model: &Model, node, change: fn(&mut NodeRow)| {
+    let forgets_owner = |model: &Model, node, change: fn(&mut ClusterNodesRow)| {
         let mut observed = model.observed();
         change(observed.snapshot.view.get_mut(&node).unwrap());
         let mut plan = crate::plan(CLUSTER, &model.spec, &observed);
@@ -275,7 +275,7 @@ fn the_check_finds_an_owner_that_is_forgotten_before_its_replica_took_over() {
         violations.contains(&PlanViolation::ForgetsOwner(node))
     };
     for (replicas, change, expected) in [
-        (1, (|_| {}) as fn(&mut NodeRow), true),
+        (1, (|_| {}) as fn(&mut ClusterNodesRow), true),
         // It owns nothing.
         (1, |row| row.slots = SlotSet::EMPTY, false),
         // No replica follows it.

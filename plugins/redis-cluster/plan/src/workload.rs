@@ -20,7 +20,7 @@ use alloc::{string::String, vec, vec::Vec};
 use serde_json::{Value, json};
 use tholepin_redis_types::{
     API_VERSION,
-    redis_cluster::{KIND, OnDelete, RedisClusterSpec},
+    redis_cluster::{KIND, RedisClusterSpec, VolumeRetention},
 };
 use tholepin_schema::instance::{CredentialsRef, Instance};
 
@@ -190,8 +190,8 @@ fn stateful_set(owner: OwnerCluster<'_>, spec: &RedisClusterSpec, shard: u16) ->
     });
     if let (Some(storage), Some(fields)) = (&spec.storage, set.as_object_mut()) {
         let when_deleted = match storage.on_delete {
-            OnDelete::Retain => "Retain",
-            OnDelete::Delete => "Delete",
+            VolumeRetention::Retain => "Retain",
+            VolumeRetention::Delete => "Delete",
         };
         let policy = json!({"whenDeleted": when_deleted, "whenScaled": "Retain"});
         fields.insert("persistentVolumeClaimRetentionPolicy".into(), policy);

@@ -6,7 +6,7 @@ use crate::plan::{Decision, PlannedObject};
 
 /// The result of the writes, by the titles of the objects.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct ActSummary {
+pub(crate) struct WriteSummary {
     pub(crate) kept: Vec<String>,
     pub(crate) created: Vec<String>,
     pub(crate) corrected: Vec<String>,
@@ -22,8 +22,8 @@ pub(crate) struct ActSummary {
 pub(crate) fn act(
     host: &dyn Host,
     planned: Vec<PlannedObject>,
-) -> Result<ActSummary, ReconcileFailure> {
-    let mut acted = ActSummary::default();
+) -> Result<WriteSummary, ReconcileFailure> {
+    let mut acted = WriteSummary::default();
     for PlannedObject { desired, decision } in planned {
         let title = ObjectRef::of(&desired)
             .map_or_else(String::new, |name| format!("{} {}", name.kind.kind, name.name));

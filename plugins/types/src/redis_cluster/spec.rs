@@ -122,13 +122,13 @@ pub struct StorageSpec {
     pub storage_class_name: Option<String>,
     /// What happens to the volumes when this object is deleted.
     #[serde(default)]
-    pub on_delete: OnDelete,
+    pub on_delete: VolumeRetention,
 }
 
 /// What happens to the volumes when the object is deleted.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub enum OnDelete {
+pub enum VolumeRetention {
     /// The volumes are kept, and a new object of the same name uses their data.
     #[default]
     Retain,

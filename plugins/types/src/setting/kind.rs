@@ -117,10 +117,10 @@ impl fmt::Display for SettingKind {
                 f.write_str("a number of bytes such as `100mb`")
             }
             Self::Memory { min, max: BYTES_MAX } => {
-                write!(f, "a number of bytes such as `100mb`, at least {}", Bytes(*min))
+                write!(f, "a number of bytes such as `100mb`, at least {}", ByteSizeText(*min))
             }
             Self::Memory { min, max } => {
-                let (min, max) = (Bytes(*min), Bytes(*max));
+                let (min, max) = (ByteSizeText(*min), ByteSizeText(*max));
                 write!(f, "a number of bytes such as `100mb`, from {min} to {max}")
             }
             Self::YesNo => f.write_str("`yes` or `no`, in quotes"),
@@ -148,9 +148,9 @@ fn list(f: &mut fmt::Formatter<'_>, words: &[&str]) -> fmt::Result {
 }
 
 /// Writes a number of bytes in the largest unit that divides it.
-struct Bytes(u64);
+struct ByteSizeText(u64);
 
-impl fmt::Display for Bytes {
+impl fmt::Display for ByteSizeText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [("gb", 30), ("mb", 20), ("kb", 10)];
         let whole =

@@ -5,7 +5,7 @@ use super::kind::{BYTES_MAX, SettingKind};
 
 /// A setting that a spec may contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OfferedSetting {
+pub struct SupportedSetting {
     /// The setting's name.
     pub name: &'static str,
     /// The values that it accepts.
@@ -29,20 +29,20 @@ impl ManagedSetting {
     }
 }
 
-const fn integer(name: &'static str, min: i64, max: i64) -> OfferedSetting {
-    OfferedSetting { name, kind: SettingKind::Integer { min, max } }
+const fn integer(name: &'static str, min: i64, max: i64) -> SupportedSetting {
+    SupportedSetting { name, kind: SettingKind::Integer { min, max } }
 }
 
-const fn memory(name: &'static str, min: u64, max: u64) -> OfferedSetting {
-    OfferedSetting { name, kind: SettingKind::Memory { min, max } }
+const fn memory(name: &'static str, min: u64, max: u64) -> SupportedSetting {
+    SupportedSetting { name, kind: SettingKind::Memory { min, max } }
 }
 
-const fn yes_no(name: &'static str) -> OfferedSetting {
-    OfferedSetting { name, kind: SettingKind::YesNo }
+const fn yes_no(name: &'static str) -> SupportedSetting {
+    SupportedSetting { name, kind: SettingKind::YesNo }
 }
 
-const fn one_of(name: &'static str, words: &'static [&'static str]) -> OfferedSetting {
-    OfferedSetting { name, kind: SettingKind::OneOf(words) }
+const fn one_of(name: &'static str, words: &'static [&'static str]) -> SupportedSetting {
+    SupportedSetting { name, kind: SettingKind::OneOf(words) }
 }
 
 const fn managed(name: &'static str, fix: &'static str) -> ManagedSetting {
@@ -66,13 +66,13 @@ const BACKLOG_MAX: u64 = 64 << 30;
 const SLOWLOG_MAX: i64 = 1_000_000;
 
 /// The settings that a spec may contain, by name.
-pub const OFFERED: &[OfferedSetting] = &[
+pub const OFFERED: &[SupportedSetting] = &[
     integer("active-expire-effort", 1, 10),
     yes_no("activedefrag"),
     one_of("appendfsync", &["always", "everysec", "no"]),
     memory("auto-aof-rewrite-min-size", 0, BYTES_MAX),
     integer("auto-aof-rewrite-percentage", 0, INT_MAX),
-    OfferedSetting { name: "client-output-buffer-limit", kind: SettingKind::BufferLimits },
+    SupportedSetting { name: "client-output-buffer-limit", kind: SettingKind::BufferLimits },
     integer("cluster-replica-validity-factor", 0, INT_MAX),
     yes_no("dynamic-hz"),
     integer("hash-max-listpack-entries", 0, LONG_MAX),
@@ -108,7 +108,7 @@ pub const OFFERED: &[OfferedSetting] = &[
     integer("min-replicas-max-lag", 0, INT_MAX),
     integer("min-replicas-to-write", 0, INT_MAX),
     yes_no("no-appendfsync-on-rewrite"),
-    OfferedSetting { name: "notify-keyspace-events", kind: SettingKind::EventLetters },
+    SupportedSetting { name: "notify-keyspace-events", kind: SettingKind::EventLetters },
     memory("proto-max-bulk-len", 1 << 20, BYTES_MAX),
     memory("repl-backlog-size", BACKLOG_MIN, BACKLOG_MAX),
     integer("repl-backlog-ttl", 0, INT_MAX),

@@ -15,8 +15,8 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 use tholepin_sdk::{
-    DeleteOptions, Document, Error, EventType, Fact, FactSubject, FactTest, Grants, Host, KindName,
-    ListQuery, LogLevel, Manifest, ObjectRef, Pipeline, ReadMode, ReconcileFailure,
+    DeleteOptions, Document, Error, EventType, Fact, FactCondition, FactSubject, Grants, Host,
+    KindName, ListQuery, LogLevel, Manifest, ObjectRef, Pipeline, ReadMode, ReconcileFailure,
     ReconcileOutcome, ReconcileRequest, ReconciledKind, Reconciler, RedisGrants, Violation,
     WatchMapping, WatchedKind, manifest,
 };
@@ -272,12 +272,12 @@ fn call(host: &dyn Host, function: &str) -> String {
         "runtime/wait" => {
             let kind = (object.kind.api_version.as_str(), object.kind.kind.as_str());
             let subject = FactSubject::object(kind, &object.namespace, &object.name);
-            match Fact::new(subject, ".data.x", FactTest::Exists) {
+            match Fact::new(subject, ".data.x", FactCondition::Exists) {
                 Ok(fact) => reported(host.wait(&[fact], 10)),
                 Err(error) => panic!("no fact: {error}"),
             }
         }
-        "runtime/probe" => reported(host.probe(&tholepin_sdk::PodProbe::connect("a-0", 6379))),
+        "runtime/probe" => reported(host.probe(&tholepin_sdk::PodPortProbe::connect("a-0", 6379))),
         "runtime/log" => {
             host.log(LogLevel::Warn, "told to log");
             "logged".to_owned()

@@ -7,19 +7,19 @@ use std::{
 
 use serde_json::json;
 use tholepin_core::{
-    Answer, BoxedFuture, Call, CallContext, CallError, CallKey, HostCalls, KubernetesCall,
+    Answer, BoxedFuture, Call, CallContext, CallError, HostCalls, KubernetesCall, RecordedCallKey,
     Recording, Reply, RuntimeCall,
 };
 
 /// Answers calls from a recording, by key; a call without an answer is an error.
 pub(crate) struct RecordedCalls {
-    answers: Arc<BTreeMap<CallKey, Answer>>,
+    answers: Arc<BTreeMap<RecordedCallKey, Answer>>,
     asked: Mutex<Recording>,
 }
 
 impl RecordedCalls {
     /// Creates the answers for one reconcile.
-    pub(crate) fn of(answers: &Arc<BTreeMap<CallKey, Answer>>) -> Arc<Self> {
+    pub(crate) fn of(answers: &Arc<BTreeMap<RecordedCallKey, Answer>>) -> Arc<Self> {
         Arc::new(Self { answers: answers.clone(), asked: Mutex::default() })
     }
 }

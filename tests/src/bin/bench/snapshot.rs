@@ -19,8 +19,8 @@ use tholepin_schema::{
     manifest::KindName,
     primitives::{ConfigEpoch, NodeId, Role, Slot, SlotRange, SlotSet},
     snapshot::{
-        AttachedReplica, ClusterFacts, Member, MemberAnswer, MemberFacts, NodeRow, Replication,
-        Snapshot, Upstream,
+        AttachedReplica, ClusterInfo, ClusterNodesRow, Member, MemberAnswer, MemberFacts,
+        Replication, Snapshot, Upstream,
     },
 };
 
@@ -121,7 +121,7 @@ fn generated(members: &[port::MemberPod]) -> Snapshot {
     let positions: Vec<FakePosition> = members.iter().map(|member| position(&member.pod)).collect();
     let shards = positions.iter().map(|position| position.shard + 1).max().unwrap_or_default();
     let rows = members.iter().zip(&positions).map(|(member, position)| {
-        let row = NodeRow {
+        let row = ClusterNodesRow {
             role: if position.ordinal == 0 { Role::Primary } else { Role::Replica },
             address: member.address.map(|address| address.to_string()),
             primary: (position.ordinal != 0)
@@ -137,7 +137,7 @@ fn generated(members: &[port::MemberPod]) -> Snapshot {
         };
         (node(*position), row)
     });
-    let view: BTreeMap<NodeId, NodeRow> = rows.collect();
+    let view: BTreeMap<NodeId, ClusterNodesRow> = rows.collect();
     let member = |(member, position): (&port::MemberPod, &FakePosition)| {
         let is =
             |field: &str| member.kubernetes.get(field).and_then(Value::as_bool).unwrap_or(false);
@@ -166,7 +166,7 @@ fn generated(members: &[port::MemberPod]) -> Snapshot {
 fn facts(
     position: FakePosition,
     shards: u16,
-    view: &BTreeMap<NodeId, NodeRow>,
+    view: &BTreeMap<NodeId, ClusterNodesRow>,
     now_ms: u64,
 ) -> MemberFacts {
     let primary = node(FakePosition { ordinal: 0, ..position });
@@ -205,7 +205,7 @@ fn facts(
         used_memory_bytes: Some(2_000_000),
         role: Some(if position.ordinal == 0 { Role::Primary } else { Role::Replica }),
         replication: Some(replication),
-        cluster: Some(ClusterFacts {
+        cluster: Some(ClusterInfo {
             ok: true,
             known_nodes: view.len() as u64,
             size: shards.into(),

@@ -20,7 +20,7 @@ use tests::{
     redis_cluster::RedisCluster,
     wait::{Poll, until},
 };
-use tholepin_core::{Answer, CallKey, Recording, Reply, port::GuestRuntime};
+use tholepin_core::{Answer, RecordedCallKey, Recording, Reply, port::GuestRuntime};
 use tholepin_redis::{RedisClientLimits, RedisPort};
 use tholepin_schema::{
     reconcile::{ReconcileOutcome, ReconcileRequest},
@@ -129,7 +129,7 @@ fn check_generated(recording: &Recording) -> Result<()> {
 async fn replay(
     plugin: &BenchPlugin,
     request: &ReconcileRequest,
-    answers: &Arc<BTreeMap<CallKey, Answer>>,
+    answers: &Arc<BTreeMap<RecordedCallKey, Answer>>,
     expected: &ReconcileOutcome,
 ) -> Result<Vec<Duration>> {
     let mut taken = Vec::new();

@@ -8,7 +8,7 @@ use alloc::{
 
 use serde_json::Value;
 
-use super::{FactError, FactTest, FieldPath, bounded_text, path, path::PathStep};
+use super::{FactCondition, FactError, FieldPath, bounded_text, path, path::PathStep};
 
 /// The shape of a value in a document.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(super) const MEMBER: FieldShape = Record(&[
 /// [`crate::snapshot::Snapshot::view`].
 pub(super) const VIEW: FieldShape = Map(&NODE_ROW);
 
-/// [`crate::snapshot::NodeRow`].
+/// [`crate::snapshot::ClusterNodesRow`].
 const NODE_ROW: FieldShape = Record(&[
     ("role", Text),
     ("address", Text),
@@ -144,15 +144,16 @@ impl FieldShape {
     }
 
     /// Checks that a test applies to a value of this shape.
-    pub(super) fn check(&self, path: &FieldPath, test: &FactTest) -> Result<(), FactError> {
+    pub(super) fn check(&self, path: &FieldPath, test: &FactCondition) -> Result<(), FactError> {
         let (fits, value) = match (test, self) {
-            (FactTest::Exists | FactTest::Absent, _)
-            | (FactTest::AtLeast(_) | FactTest::AtMost(_), Number | Any)
+            (FactCondition::Exists | FactCondition::Absent, _)
+            | (FactCondition::AtLeast(_) | FactCondition::AtMost(_), Number | Any)
             | (_, Any) => return Ok(()),
-            (FactTest::Equals(value) | FactTest::NotEquals(value), Text | Number | Bool) => {
-                (self, value)
-            }
-            (FactTest::Contains(value), List(item @ (Text | Number | Bool))) => (*item, value),
+            (
+                FactCondition::Equals(value) | FactCondition::NotEquals(value),
+                Text | Number | Bool,
+            ) => (self, value),
+            (FactCondition::Contains(value), List(item @ (Text | Number | Bool))) => (*item, value),
             (_, shape) => {
                 let (field, op) = (path.to_string(), test.op().to_string());
                 return Err(FactError::Operator { field, op, found: shape.description() });

@@ -1,8 +1,8 @@
 use super::*;
 use crate::primitives::{ConfigEpoch, NodeId, Role, Slot, SlotRange};
 use crate::snapshot::{
-    AttachedReplica, ClusterFacts, Member, MemberAnswer, MemberFacts, NodeFlag, NodeRow, OpenSlot,
-    Replication, SlotDirection, UnreachableReason, Upstream,
+    AttachedReplica, ClusterInfo, ClusterNodesRow, Member, MemberAnswer, MemberFacts, NodeFlag,
+    OpenSlot, Replication, SlotDirection, UnreachableReason, Upstream,
 };
 use alloc::{collections::BTreeSet, vec, vec::Vec};
 use serde_json::json;
@@ -11,8 +11,8 @@ fn id(digit: &str) -> NodeId {
     digit.repeat(40).parse().unwrap()
 }
 
-fn row() -> NodeRow {
-    NodeRow {
+fn row() -> ClusterNodesRow {
+    ClusterNodesRow {
         role: Role::Replica,
         address: Some("127.0.0.1:1".into()),
         primary: Some(id("b")),
@@ -48,7 +48,7 @@ fn replication() -> Replication {
 /// Sets every field, without `..Default::default()`, so that a new field does not compile until it is added
 /// here.
 fn facts() -> MemberFacts {
-    let cluster = ClusterFacts {
+    let cluster = ClusterInfo {
         ok: true,
         known_nodes: 6,
         size: 3,

@@ -2,7 +2,7 @@
 
 use alloc::{collections::BTreeMap, string::String};
 
-use super::{Member, MemberFacts, NodeFlag, NodeRow, Snapshot};
+use super::{ClusterNodesRow, Member, MemberFacts, NodeFlag, Snapshot};
 use crate::primitives::{NodeId, Role, SlotSet};
 
 /// The longest time, in seconds, since the last acknowledgement of a replica that is in sync. Redis replicas
@@ -31,7 +31,7 @@ impl Quorum {
 
 /// Why a replica does not count as in sync with its primary.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotInSync {
+pub enum NotInSyncReason {
     /// The member did not answer, or is not a replica.
     #[error("`{0}` does not answer as a replica")]
     NoReplica(String),
@@ -102,7 +102,7 @@ impl Snapshot {
 
     /// Returns the nodes in this member's own view; `None` if it did not answer or did not report its own id.
     #[must_use]
-    pub fn seen_by(&self, member: &Member) -> Option<BTreeMap<NodeId, NodeRow>> {
+    pub fn seen_by(&self, member: &Member) -> Option<BTreeMap<NodeId, ClusterNodesRow>> {
         let facts = member.facts().filter(|facts| facts.node.is_some())?;
         let mut rows = self.view.clone();
         rows.retain(|id, _| !facts.lacks.contains(id));
@@ -112,7 +112,11 @@ impl Snapshot {
 
     /// Returns one node in this member's own view.
     #[must_use]
-    pub fn row_seen_by<'a>(&'a self, member: &'a Member, node: NodeId) -> Option<&'a NodeRow> {
+    pub fn row_seen_by<'a>(
+        &'a self,
+        member: &'a Member,
+        node: NodeId,
+    ) -> Option<&'a ClusterNodesRow> {
         let facts = member.facts().filter(|facts| facts.node.is_some())?;
         if facts.lacks.contains(&node) {
             return None;
@@ -121,14 +125,14 @@ impl Snapshot {
     }
 
     /// Iterates over the primaries with slots in the majority's view.
-    pub fn primaries(&self) -> impl Iterator<Item = (NodeId, &NodeRow)> {
-        let serving = |row: &NodeRow| row.role == Role::Primary && !row.slots.is_empty();
+    pub fn primaries(&self) -> impl Iterator<Item = (NodeId, &ClusterNodesRow)> {
+        let serving = |row: &ClusterNodesRow| row.role == Role::Primary && !row.slots.is_empty();
         self.view.iter().filter(move |(_, row)| serving(row)).map(|(id, row)| (*id, row))
     }
 
     /// Iterates over the replicas of a primary in the majority's view.
-    pub fn replicas_of(&self, primary: NodeId) -> impl Iterator<Item = (NodeId, &NodeRow)> {
-        let follows = move |row: &NodeRow| row.primary == Some(primary);
+    pub fn replicas_of(&self, primary: NodeId) -> impl Iterator<Item = (NodeId, &ClusterNodesRow)> {
+        let follows = move |row: &ClusterNodesRow| row.primary == Some(primary);
         self.view.iter().filter(move |(_, row)| follows(row)).map(|(id, row)| (*id, row))
     }
 
@@ -144,7 +148,7 @@ impl Snapshot {
     #[must_use]
     pub fn is_agreed_but_for(&self, need_not: impl Fn(&Member) -> bool) -> bool {
         let agrees = |facts: &MemberFacts| {
-            let owned_alike = |(id, row): (&NodeId, &NodeRow)| {
+            let owned_alike = |(id, row): (&NodeId, &ClusterNodesRow)| {
                 self.view.get(id).is_some_and(|agreed| agreed.owns_the_same(row))
             };
             facts.node.is_some() && facts.lacks.is_empty() && facts.differs.iter().all(owned_alike)
@@ -157,7 +161,7 @@ impl Snapshot {
     #[must_use]
     pub fn quorum(&self) -> Quorum {
         let mut quorum = Quorum::default();
-        let owners = |rows: &BTreeMap<NodeId, NodeRow>| -> BTreeMap<NodeId, SlotSet> {
+        let owners = |rows: &BTreeMap<NodeId, ClusterNodesRow>| -> BTreeMap<NodeId, SlotSet> {
             let owning = rows.iter().filter(|(_, row)| !row.slots.is_empty());
             owning.map(|(id, row)| (*id, row.slots.clone())).collect()
         };
@@ -180,54 +184,58 @@ impl Snapshot {
     /// # Errors
     ///
     /// Fails with the first condition that does not hold.
-    pub fn check_in_sync(&self, pod: &str, behind_bytes_max: u64) -> Result<(), NotInSync> {
+    pub fn check_in_sync(&self, pod: &str, behind_bytes_max: u64) -> Result<(), NotInSyncReason> {
         let pod = String::from(pod);
         let member = self.member(&pod);
         let replica_stream =
             member.and_then(Member::facts).and_then(|facts| facts.replication.as_ref());
         let (Some(member), Some(replica_stream)) = (member, replica_stream) else {
-            return Err(NotInSync::NoReplica(pod));
+            return Err(NotInSyncReason::NoReplica(pod));
         };
         let Some(upstream) = &replica_stream.upstream else {
-            return Err(NotInSync::NoReplica(pod));
+            return Err(NotInSyncReason::NoReplica(pod));
         };
         let own = member.node().and_then(|id| self.row_seen_by(member, id));
         let primary = own.and_then(|row| row.primary).and_then(|id| self.member_of(id));
         let stream = primary.and_then(Member::facts).and_then(|facts| facts.replication.as_ref());
         let (Some(primary), Some(stream)) = (primary, stream) else {
-            return Err(NotInSync::NoPrimary(pod));
+            return Err(NotInSyncReason::NoPrimary(pod));
         };
         if !upstream.link_up {
-            return Err(NotInSync::LinkDown(pod));
+            return Err(NotInSyncReason::LinkDown(pod));
         }
         if upstream.sync_in_progress {
-            return Err(NotInSync::Syncing(pod));
+            return Err(NotInSyncReason::Syncing(pod));
         }
         let address = primary.address.clone().unwrap_or_default();
         if upstream.address != address {
             let follows = upstream.address.clone();
-            return Err(NotInSync::WrongAddress { pod, follows, address });
+            return Err(NotInSyncReason::WrongAddress { pod, follows, address });
         }
         if replica_stream.id != stream.id {
-            return Err(NotInSync::OtherHistory(pod));
+            return Err(NotInSyncReason::OtherHistory(pod));
         }
         let attached =
             stream.replicas.iter().find(|seen| Some(&seen.address) == member.address.as_ref());
         let Some(attached) = attached else {
-            return Err(NotInSync::NotOnline { pod, state: "unknown".into() });
+            return Err(NotInSyncReason::NotOnline { pod, state: "unknown".into() });
         };
         if attached.state != "online" {
-            return Err(NotInSync::NotOnline { pod, state: attached.state.clone() });
+            return Err(NotInSyncReason::NotOnline { pod, state: attached.state.clone() });
         }
         let lag_s = attached.lag_s.unwrap_or(u64::MAX);
         if SYNC_LAG_S_MAX < lag_s {
-            return Err(NotInSync::Silent { pod, lag_s });
+            return Err(NotInSyncReason::Silent { pod, lag_s });
         }
         let behind_bytes = stream
             .offset_bytes
             .saturating_sub(replica_stream.offset_bytes.max(attached.offset_bytes));
         if behind_bytes_max < behind_bytes {
-            return Err(NotInSync::Behind { pod, behind_bytes, allowed_bytes: behind_bytes_max });
+            return Err(NotInSyncReason::Behind {
+                pod,
+                behind_bytes,
+                allowed_bytes: behind_bytes_max,
+            });
         }
         Ok(())
     }
@@ -243,7 +251,7 @@ impl MemberFacts {
     }
 }
 
-impl NodeRow {
+impl ClusterNodesRow {
     /// Returns true if both rows agree on what the node owns: the same slots, and if there are any, the same
     /// role and epoch.
     #[must_use]
@@ -294,7 +302,7 @@ mod tests {
     }
 
     /// Sets one field and checks whether `b` is in sync, with five bytes allowed.
-    fn check(path: &str, value: Value) -> Result<(), NotInSync> {
+    fn check(path: &str, value: Value) -> Result<(), NotInSyncReason> {
         let mut json = pair();
         *json.pointer_mut(path).unwrap() = value;
         serde_json::from_value::<Snapshot>(json).unwrap().check_in_sync("b", 5)
@@ -308,17 +316,25 @@ mod tests {
         assert_eq!(check("/observedAtMs", json!(2)), Ok(()));
         let unreachable = json!({"unreachable": {"reason": "timeout", "message": ""}});
         let cases = [
-            (String::from("/members/1/answer"), unreachable.clone(), NotInSync::NoReplica(pod())),
-            (format!("{B}/upstream"), Value::Null, NotInSync::NoReplica(pod())),
-            (String::from("/members/0/answer"), unreachable, NotInSync::NoPrimary(pod())),
-            (format!("{B}/upstream/linkUp"), json!(false), NotInSync::LinkDown(pod())),
-            (format!("{B}/upstream/syncInProgress"), json!(true), NotInSync::Syncing(pod())),
-            (format!("{B}/id"), json!("d".repeat(40)), NotInSync::OtherHistory(pod())),
-            (format!("{A}/replicas/0/lagS"), json!(2), NotInSync::Silent { pod: pod(), lag_s: 2 }),
+            (
+                String::from("/members/1/answer"),
+                unreachable.clone(),
+                NotInSyncReason::NoReplica(pod()),
+            ),
+            (format!("{B}/upstream"), Value::Null, NotInSyncReason::NoReplica(pod())),
+            (String::from("/members/0/answer"), unreachable, NotInSyncReason::NoPrimary(pod())),
+            (format!("{B}/upstream/linkUp"), json!(false), NotInSyncReason::LinkDown(pod())),
+            (format!("{B}/upstream/syncInProgress"), json!(true), NotInSyncReason::Syncing(pod())),
+            (format!("{B}/id"), json!("d".repeat(40)), NotInSyncReason::OtherHistory(pod())),
+            (
+                format!("{A}/replicas/0/lagS"),
+                json!(2),
+                NotInSyncReason::Silent { pod: pod(), lag_s: 2 },
+            ),
             (
                 format!("{B}/upstream/address"),
                 json!("x:7000"),
-                NotInSync::WrongAddress {
+                NotInSyncReason::WrongAddress {
                     pod: pod(),
                     follows: "x:7000".into(),
                     address: "a:7000".into(),
@@ -327,17 +343,17 @@ mod tests {
             (
                 format!("{A}/replicas/0/state"),
                 json!("wait_bgsave"),
-                NotInSync::NotOnline { pod: pod(), state: "wait_bgsave".into() },
+                NotInSyncReason::NotOnline { pod: pod(), state: "wait_bgsave".into() },
             ),
             (
                 format!("{A}/replicas"),
                 json!([]),
-                NotInSync::NotOnline { pod: pod(), state: "unknown".into() },
+                NotInSyncReason::NotOnline { pod: pod(), state: "unknown".into() },
             ),
             (
                 format!("{A}/offsetBytes"),
                 json!(1001),
-                NotInSync::Behind { pod: pod(), behind_bytes: 6, allowed_bytes: 5 },
+                NotInSyncReason::Behind { pod: pod(), behind_bytes: 6, allowed_bytes: 5 },
             ),
         ];
         for (path, value, expected) in cases {

@@ -159,7 +159,7 @@ fn an_annotation_names_nodes_each_with_its_pod() {
     for text in [a.clone(), format!("{a}/"), "true".to_owned(), format!("/{a}"), format!("{a}/v")] {
         assert_eq!(read(&text), (Vec::new(), Some(text.clone())));
     }
-    assert_eq!(confirmed(&BTreeMap::new(), is_known), DeathConfirmations::default());
+    assert_eq!(confirmed(&BTreeMap::new(), is_known), NodesConfirmedByPerson::default());
 }
 
 /// Two dead primaries `a` and `b` with half of the slots each, and their replicas `c` and `d`.

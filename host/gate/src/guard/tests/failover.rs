@@ -32,14 +32,14 @@ fn a_graceful_failover_needs_a_replica_in_sync() {
 
 #[test]
 fn the_node_and_the_majority_must_both_report_the_replica_and_its_primary() {
-    let own = |change: fn(&mut NodeRow)| {
+    let own = |change: fn(&mut ClusterNodesRow)| {
         move |fixture: &mut GuardFixture| {
             let mut own = row(3);
             change(&mut own);
             fixture.facts(3).differs.insert(node(3), own);
         }
     };
-    let majority = |change: fn(&mut NodeRow)| {
+    let majority = |change: fn(&mut ClusterNodesRow)| {
         move |fixture: &mut GuardFixture| {
             fixture.facts(3).differs.insert(node(3), row(3));
             change(fixture.snapshot.view.get_mut(&node(3)).unwrap());
@@ -47,9 +47,9 @@ fn the_node_and_the_majority_must_both_report_the_replica_and_its_primary() {
     };
     check_that(fail_over(3, 0, Graceful), Ok(()), own(|_| {}));
     check_that(fail_over(3, 0, Graceful), Ok(()), majority(|_| {}));
-    for change in
-        [(|row| row.role = Role::Primary) as fn(&mut NodeRow), |row| row.primary = Some(node(1))]
-    {
+    for change in [(|row| row.role = Role::Primary) as fn(&mut ClusterNodesRow), |row| {
+        row.primary = Some(node(1))
+    }] {
         check_that(fail_over(3, 0, Graceful), Err("replica"), own(change));
         check_that(fail_over(3, 0, Graceful), Err("replica"), majority(change));
     }
@@ -114,7 +114,7 @@ fn elapsed_time_alone_proves_no_death() {
 #[test]
 fn a_failover_needs_a_majority_that_agrees() {
     let disagree = |fixture: &mut GuardFixture, index: usize| {
-        let other = NodeRow { slots: slots("0-100"), ..row(0) };
+        let other = ClusterNodesRow { slots: slots("0-100"), ..row(0) };
         fixture.facts(index).differs.insert(node(0), other);
     };
     check_that(fail_over(3, 0, Graceful), Ok(()), |fixture| disagree(fixture, 1));
@@ -160,7 +160,7 @@ fn force_needs_a_primary_that_is_dead_or_reported_failed() {
 fn the_replica_that_is_furthest_is_promoted() {
     let two_replicas = |fixture: &mut GuardFixture, offset_bytes: u64| {
         fixture.kill(0);
-        let follows = NodeRow { primary: Some(node(0)), ..row(4) };
+        let follows = ClusterNodesRow { primary: Some(node(0)), ..row(4) };
         fixture.snapshot.view.insert(node(4), follows);
         fixture.facts(4).replication.as_mut().unwrap().offset_bytes = offset_bytes;
     };
@@ -213,7 +213,7 @@ fn takeover_is_possible_with_half_of_the_voters_and_without_proof_about_others()
     check_that(fail_over(3, 0, Takeover), Ok(()), |fixture| {
         two_voters(fixture);
         fixture.silence(2);
-        let greeting = NodeRow { flags: [NodeFlag::Handshake].into(), ..row(2) };
+        let greeting = ClusterNodesRow { flags: [NodeFlag::Handshake].into(), ..row(2) };
         fixture.facts(1).differs.insert(node(2), greeting);
     });
     check_that(fail_over(3, 0, Takeover), Err("death"), |fixture| {

@@ -104,7 +104,7 @@ fn a_pod_that_never_served_has_nothing_to_lose_unless_it_runs_or_its_volume_goes
 fn a_primary_without_slots_is_stopped_safely_only_if_it_has_no_keys() {
     let lone = |keys: u64| {
         stop_of(5, |fixture, _| {
-            let lone = NodeRow { role: Role::Primary, primary: None, ..row(5) };
+            let lone = ClusterNodesRow { role: Role::Primary, primary: None, ..row(5) };
             fixture.snapshot.view.insert(node(5), lone);
             fixture.facts(5).keys = Some(keys);
         })

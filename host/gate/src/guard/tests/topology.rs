@@ -5,8 +5,8 @@ use super::*;
 #[test]
 fn a_node_that_knows_foreign_nodes_is_not_met() {
     check_unformed(meet(0, 1), Ok(()), |_| {});
-    let brings = |fixture: &mut GuardFixture, change: fn(&mut NodeRow)| {
-        let mut foreign = NodeRow { slots: SlotSet::EMPTY, ..row(1) };
+    let brings = |fixture: &mut GuardFixture, change: fn(&mut ClusterNodesRow)| {
+        let mut foreign = ClusterNodesRow { slots: SlotSet::EMPTY, ..row(1) };
         change(&mut foreign);
         fixture.facts(1).differs.insert(node(99), foreign);
     };
@@ -41,7 +41,7 @@ fn a_node_that_claims_slots_of_the_other_side_is_not_met() {
     });
     // It is no conflict only if each side knows the other's node.
     let knows = |fixture: &mut GuardFixture, index: usize, other: usize| {
-        let row = NodeRow { slots: SlotSet::EMPTY, ..row(other) };
+        let row = ClusterNodesRow { slots: SlotSet::EMPTY, ..row(other) };
         fixture.facts(index).differs.insert(node(other), row);
     };
     check_unformed(meet(0, 1), Err("meet-slots"), |fixture| {
@@ -61,10 +61,10 @@ fn a_node_that_claims_slots_of_the_other_side_is_not_met() {
 fn a_forgotten_primary_that_was_replaced_may_be_met_again() {
     // Pod 0 holds the old primary of pod 3's slots. It knows only itself, and no member knows it.
     let returns = |fixture: &mut GuardFixture, old_epoch: u64| {
-        let lone = NodeRow { epoch: ConfigEpoch(old_epoch), ..row(0) };
+        let lone = ClusterNodesRow { epoch: ConfigEpoch(old_epoch), ..row(0) };
         fixture.snapshot.view.remove(&node(0));
         let promoted =
-            NodeRow { role: Role::Primary, primary: None, epoch: ConfigEpoch(7), ..row(0) };
+            ClusterNodesRow { role: Role::Primary, primary: None, epoch: ConfigEpoch(7), ..row(0) };
         fixture.snapshot.view.insert(node(3), promoted);
         let others: Vec<NodeId> = fixture.snapshot.view.keys().copied().collect();
         let facts = fixture.facts(0);
@@ -175,7 +175,7 @@ fn a_replica_follows_a_primary_that_it_knows_and_leaves_a_shard_without_slots() 
         fixture.silence(0);
         fixture.snapshot.view.get_mut(&node(0)).unwrap().slots = SlotSet::EMPTY;
     });
-    for change in [(|row| row.role = Role::Replica) as fn(&mut NodeRow), |row| {
+    for change in [(|row| row.role = Role::Replica) as fn(&mut ClusterNodesRow), |row| {
         row.flags.insert(NodeFlag::Handshake);
     }] {
         check_that(verb(1), Err("primary"), |fixture| {

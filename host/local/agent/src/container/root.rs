@@ -15,7 +15,7 @@ use nix::sys::stat::Mode;
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::pivot_root;
 
-use super::{ContainerError, RootStep};
+use super::{ContainerError, RootFilesystemStep};
 
 /// The path of the machine's root while the container's root is being filled.
 const HOST: &str = "/.host";
@@ -41,20 +41,20 @@ pub(super) fn leave_host() -> Result<(), ContainerError> {
 }
 
 /// Performs one step of filling the root.
-pub(super) fn perform(step: &RootStep) -> Result<(), ContainerError> {
+pub(super) fn perform(step: &RootFilesystemStep) -> Result<(), ContainerError> {
     match step {
-        RootStep::Directory { target, mode } => {
+        RootFilesystemStep::Directory { target, mode } => {
             make_directory(target, 0o755)?;
             let Some(mode) = *mode else { return Ok(()) };
             std::fs::set_permissions(target, Permissions::from_mode(mode))
                 .map_err(ContainerError::system(format!("set the mode of `{}`", target.display())))
         }
-        RootStep::Symlink { target, to } => {
+        RootFilesystemStep::Symlink { target, to } => {
             make_parent(target)?;
             symlink(to, target)
                 .map_err(ContainerError::system(format!("link `{}`", target.display())))
         }
-        RootStep::Bind { source, target, read_only, no_symlinks } => {
+        RootFilesystemStep::Bind { source, target, read_only, no_symlinks } => {
             let named = format!("mount `{}` at `{}`", source.display(), target.display());
             if !no_symlinks {
                 let source = PathBuf::from(format!("{HOST}{}", source.display()));

@@ -52,7 +52,7 @@ pub(crate) struct ContainerStartSpec {
     /// found.
     pub root: PathBuf,
     /// The steps that fill `/`, in order.
-    pub steps: Vec<RootStep>,
+    pub steps: Vec<RootFilesystemStep>,
     /// The program to execute.
     pub process: ProcessSpec,
 }
@@ -63,7 +63,7 @@ pub(crate) struct ContainerStartSpec {
 /// symlinks, because a symlink would be resolved inside the container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum RootStep {
+pub(crate) enum RootFilesystemStep {
     /// Creates a directory and its parents.
     Directory {
         /// The directory.

@@ -55,7 +55,7 @@ pub(super) fn field_set_of(
     intent: &Value,
     schema: &dyn MergeSchema,
 ) -> Result<FieldSet, ListItemError> {
-    let mut set = fields(intent, &mut Vec::new(), schema, ContainerFields::Excluded)?;
+    let mut set = fields(intent, &mut Vec::new(), schema, ContainerFieldRule::Excluded)?;
     set.clear_member();
     Ok(set)
 }
@@ -67,7 +67,7 @@ pub(super) fn compare(old: &Value, new: &Value, schema: &dyn MergeSchema) -> Obj
 
 /// Whether maps and lists that are not empty count as fields themselves.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum ContainerFields {
+enum ContainerFieldRule {
     /// No: an apply owns the values that it sets.
     Excluded,
     /// Yes: a container that was added whole is owned as well.
@@ -78,7 +78,7 @@ fn fields<'a>(
     value: &'a Value,
     path: &mut Vec<MergeStep<'a>>,
     schema: &dyn MergeSchema,
-    containers: ContainerFields,
+    containers: ContainerFieldRule,
 ) -> Result<FieldSet, ListItemError> {
     let mut set = FieldSet::default();
     match value {
@@ -89,7 +89,7 @@ fn fields<'a>(
                 path.pop();
                 set.insert(format!("f:{name}"), below?);
             }
-            if members.is_empty() || containers == ContainerFields::Included {
+            if members.is_empty() || containers == ContainerFieldRule::Included {
                 set.insert_here();
             }
         }
@@ -100,7 +100,7 @@ fn fields<'a>(
             }
             for item in items {
                 let element = element(item, &shape)?;
-                if set.child(&element).is_some() && containers == ContainerFields::Excluded {
+                if set.child(&element).is_some() && containers == ContainerFieldRule::Excluded {
                     return Err(ListItemError::Duplicate(without_prefix(&element).to_owned()));
                 }
                 path.push(MergeStep::Item);
@@ -110,7 +110,7 @@ fn fields<'a>(
                 below.insert_here();
                 set.insert(element, below);
             }
-            if items.is_empty() || containers == ContainerFields::Included {
+            if items.is_empty() || containers == ContainerFieldRule::Included {
                 set.insert_here();
             }
         }
@@ -129,7 +129,8 @@ fn differ<'a>(
 ) -> ObjectDifference {
     let all_fields = |value: &'a Value, path: &mut Vec<MergeStep<'a>>| {
         // If the items of a list cannot be identified, the list is one field.
-        fields(value, path, schema, ContainerFields::Included).unwrap_or_else(|_| FieldSet::here())
+        fields(value, path, schema, ContainerFieldRule::Included)
+            .unwrap_or_else(|_| FieldSet::here())
     };
     let mut difference = ObjectDifference::default();
     match (old, new) {

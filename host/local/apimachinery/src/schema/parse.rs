@@ -50,7 +50,8 @@ const STRUCTURAL: [&str; 10] = [
 /// Compiles the whole schema; the tree is complete only if there are no errors.
 pub(super) fn parse(schema: &Value) -> (SchemaNode, Vec<FieldError>) {
     let mut parser = Parser { errors: Vec::new() };
-    let position = NodePosition { role: NodeRole::Root, depth: 0, correlatable: true };
+    let position =
+        SchemaNodePosition { role: SchemaNodeContext::Root, depth: 0, correlatable: true };
     let root = parser.node(schema, "", position);
     (root, parser.errors)
 }
@@ -92,15 +93,15 @@ fn check_default(node: &SchemaNode, path: &str, errors: &mut Vec<FieldError>) {
 
 /// The position of a node in the schema, which decides the keywords that it must and must not have.
 #[derive(Clone, Copy)]
-struct NodePosition {
-    role: NodeRole,
+struct SchemaNodePosition {
+    role: SchemaNodeContext,
     depth: usize,
     /// Whether the old value of the node can be found in an update: not below atomic lists and sets.
     correlatable: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum NodeRole {
+enum SchemaNodeContext {
     Root,
     Property,
     Items,
@@ -115,18 +116,21 @@ enum BranchTypes {
     Allowed,
 }
 
-impl NodePosition {
-    fn inside(self, role: NodeRole) -> Self {
+impl SchemaNodePosition {
+    fn inside(self, role: SchemaNodeContext) -> Self {
         // Every node below a branch is part of the branch.
         let role = match self.role {
-            NodeRole::Branch(_) => NodeRole::Branch(BranchTypes::Forbidden),
-            NodeRole::Root | NodeRole::Property | NodeRole::Items | NodeRole::Values => role,
+            SchemaNodeContext::Branch(_) => SchemaNodeContext::Branch(BranchTypes::Forbidden),
+            SchemaNodeContext::Root
+            | SchemaNodeContext::Property
+            | SchemaNodeContext::Items
+            | SchemaNodeContext::Values => role,
         };
         Self { role, depth: self.depth + 1, correlatable: self.correlatable }
     }
 
     fn is_branch(self) -> bool {
-        matches!(self.role, NodeRole::Branch(_))
+        matches!(self.role, SchemaNodeContext::Branch(_))
     }
 }
 
@@ -143,7 +147,7 @@ impl Parser {
         self.error(FieldError::forbidden(join(path, keyword), why));
     }
 
-    fn node(&mut self, schema: &Value, path: &str, position: NodePosition) -> SchemaNode {
+    fn node(&mut self, schema: &Value, path: &str, position: SchemaNodePosition) -> SchemaNode {
         let Some(members) = schema.as_object() else {
             let found = super::type_name(schema);
             self.error(FieldError::type_invalid(path_text(path), found, "must be a schema"));
@@ -183,7 +187,12 @@ impl Parser {
         node
     }
 
-    fn check_keywords(&mut self, members: &Map<String, Value>, path: &str, position: NodePosition) {
+    fn check_keywords(
+        &mut self,
+        members: &Map<String, Value>,
+        path: &str,
+        position: SchemaNodePosition,
+    ) {
         for keyword in FORBIDDEN.iter().filter(|keyword| members.contains_key(**keyword)) {
             self.forbid(path, keyword, &format!("{keyword} is not supported"));
         }
@@ -197,7 +206,7 @@ impl Parser {
             let field = join(path, keyword);
             self.error(FieldError::invalid(field, &json!(false), "must be true or undefined"));
         }
-        let NodeRole::Branch(types) = position.role else { return };
+        let SchemaNodeContext::Branch(types) = position.role else { return };
         for keyword in STRUCTURAL.iter().filter(|keyword| members.contains_key(**keyword)) {
             if *keyword != "type" || types == BranchTypes::Forbidden {
                 self.forbid(path, keyword, "must be empty to be structural");
@@ -209,20 +218,25 @@ impl Parser {
         &mut self,
         members: &Map<String, Value>,
         path: &str,
-        position: NodePosition,
+        position: SchemaNodePosition,
     ) -> Option<SchemaType> {
         let field = join(path, "type");
         let free = flag(members, "x-kubernetes-int-or-string")
             || flag(members, "x-kubernetes-preserve-unknown-fields");
         let Some(name) = text(members, "type") else {
             let why = match position.role {
-                NodeRole::Root => "must not be empty at the root",
-                NodeRole::Property if !free => "must not be empty for specified object fields",
-                NodeRole::Items if !free => "must not be empty for specified array items",
-                NodeRole::Values if !free => {
+                SchemaNodeContext::Root => "must not be empty at the root",
+                SchemaNodeContext::Property if !free => {
+                    "must not be empty for specified object fields"
+                }
+                SchemaNodeContext::Items if !free => "must not be empty for specified array items",
+                SchemaNodeContext::Values if !free => {
                     "must not be empty for specified object fields (additionalProperties)"
                 }
-                NodeRole::Property | NodeRole::Items | NodeRole::Values | NodeRole::Branch(_) => {
+                SchemaNodeContext::Property
+                | SchemaNodeContext::Items
+                | SchemaNodeContext::Values
+                | SchemaNodeContext::Branch(_) => {
                     return None;
                 }
             };
@@ -237,7 +251,7 @@ impl Parser {
         if kind.is_none() {
             let all = ["array", "boolean", "integer", "number", "object", "string"];
             self.error(FieldError::not_supported(&field, &json!(name), &all.map(Value::from)));
-        } else if position.role == NodeRole::Root && kind != Some(SchemaType::Object) {
+        } else if position.role == SchemaNodeContext::Root && kind != Some(SchemaType::Object) {
             self.error(FieldError::invalid(&field, &json!(name), "must be object at the root"));
         }
         kind
@@ -248,13 +262,14 @@ impl Parser {
         node: &mut SchemaNode,
         members: &Map<String, Value>,
         path: &str,
-        position: NodePosition,
+        position: SchemaNodePosition,
     ) {
         if let Some(properties) = members.get("properties").and_then(Value::as_object) {
             for (name, schema) in properties {
                 let path = join(path, &format!("properties[{name}]"));
-                let property = self.node(schema, &path, position.inside(NodeRole::Property));
-                if position.role == NodeRole::Root && name == "metadata" {
+                let property =
+                    self.node(schema, &path, position.inside(SchemaNodeContext::Property));
+                if position.role == SchemaNodeContext::Root && name == "metadata" {
                     self.check_metadata(&property, &path);
                 }
                 node.properties.insert(name.clone(), property);
@@ -263,7 +278,7 @@ impl Parser {
         self.additional(node, members, path, position);
         match members.get("items") {
             Some(schema) => {
-                let mut inside = position.inside(NodeRole::Items);
+                let mut inside = position.inside(SchemaNodeContext::Items);
                 inside.correlatable &= node.list_type == ListType::Map;
                 node.items = Some(Box::new(self.node(schema, &join(path, "items"), inside)));
             }
@@ -279,11 +294,11 @@ impl Parser {
         node: &mut SchemaNode,
         members: &Map<String, Value>,
         path: &str,
-        position: NodePosition,
+        position: SchemaNodePosition,
     ) {
         let keyword = "additionalProperties";
         let Some(additional) = members.get(keyword) else { return };
-        if position.role == NodeRole::Root {
+        if position.role == SchemaNodeContext::Root {
             self.forbid(path, keyword, "must not be used at the root");
         }
         if !node.properties.is_empty() {
@@ -297,7 +312,8 @@ impl Parser {
             }
             return;
         }
-        let values = self.node(additional, &join(path, keyword), position.inside(NodeRole::Values));
+        let values =
+            self.node(additional, &join(path, keyword), position.inside(SchemaNodeContext::Values));
         node.additional = Some(AdditionalProperties::Values(Box::new(values)));
     }
 
@@ -387,20 +403,22 @@ impl Parser {
         &mut self,
         members: &Map<String, Value>,
         path: &str,
-        position: NodePosition,
+        position: SchemaNodePosition,
     ) -> ValueConstraints {
         let types = if flag(members, "x-kubernetes-int-or-string") {
             BranchTypes::Allowed
         } else {
             BranchTypes::Forbidden
         };
-        let inherited = position.role == NodeRole::Branch(BranchTypes::Allowed);
+        let inherited = position.role == SchemaNodeContext::Branch(BranchTypes::Allowed);
         let types = if inherited { BranchTypes::Allowed } else { types };
         let mut branches = |keyword: &str| self.branches(members, keyword, path, position, types);
         let (all_of, any_of, one_of) = (branches("allOf"), branches("anyOf"), branches("oneOf"));
         let not = members.get("not").map(|schema| {
-            let inside =
-                NodePosition { role: NodeRole::Branch(types), ..position.inside(position.role) };
+            let inside = SchemaNodePosition {
+                role: SchemaNodeContext::Branch(types),
+                ..position.inside(position.role)
+            };
             Box::new(self.node(schema, &join(path, "not"), inside))
         });
         let count = |keyword: &str| members.get(keyword).and_then(Value::as_u64);
@@ -433,12 +451,14 @@ impl Parser {
         members: &Map<String, Value>,
         keyword: &str,
         path: &str,
-        position: NodePosition,
+        position: SchemaNodePosition,
         types: BranchTypes,
     ) -> Vec<SchemaNode> {
         let schemas = members.get(keyword).and_then(Value::as_array).into_iter().flatten();
-        let inside =
-            NodePosition { role: NodeRole::Branch(types), ..position.inside(position.role) };
+        let inside = SchemaNodePosition {
+            role: SchemaNodeContext::Branch(types),
+            ..position.inside(position.role)
+        };
         let branches = schemas.enumerate();
         branches
             .map(|(index, schema)| {

@@ -74,7 +74,7 @@ pub(super) fn volume_columns() -> Vec<TableColumn> {
 pub(super) fn class_columns() -> Vec<TableColumn> {
     vec![
         TableColumn {
-            cell: super::CellSource::Computed(|class, _| {
+            cell: super::TableCellSource::Computed(|class, _| {
                 let annotation =
                     "/metadata/annotations/storageclass.kubernetes.io~1is-default-class";
                 let name = text(class, "/metadata/name");

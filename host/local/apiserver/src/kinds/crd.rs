@@ -5,7 +5,7 @@ use tholepin_apimachinery::kinds as names;
 use tholepin_apimachinery::{FieldError, Kind, StructuralSchema};
 use tracing::warn;
 
-use crate::kinds::follow_up::FollowUpStatus;
+use crate::kinds::follow_up::FollowUpStatusWrite;
 use crate::object::{
     as_map_mut, child_mut, default, is_deleting, items, metadata_mut, name, seconds, text,
 };
@@ -162,7 +162,7 @@ pub(super) fn begin_delete(object: &mut Value) {
 }
 
 /// Registers the served versions of the kind, and returns the status that reports it.
-pub(super) fn register(cx: &ObjectWriteContext, crd: &Value) -> Option<FollowUpStatus> {
+pub(super) fn register(cx: &ObjectWriteContext, crd: &Value) -> Option<FollowUpStatusWrite> {
     if is_deleting(crd) {
         return None;
     }
@@ -181,7 +181,7 @@ pub(super) fn register(cx: &ObjectWriteContext, crd: &Value) -> Option<FollowUpS
         }
     }
     let now = seconds(cx.now);
-    Some(FollowUpStatus {
+    Some(FollowUpStatusWrite {
         cx: ObjectWriteContext { manager: super::namespace::MANAGER.to_owned(), ..cx.clone() },
         edit: Box::new(move |old| with_status(old, conflict.as_deref(), &now)),
         failure: "cannot write the status of a CRD",

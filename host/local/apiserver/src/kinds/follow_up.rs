@@ -11,7 +11,7 @@ pub(crate) enum FollowUpWrite {
     /// Creates another object.
     Create(FollowUpObject),
     /// Writes the status of the created object.
-    Status(FollowUpStatus),
+    Status(FollowUpStatusWrite),
 }
 
 /// An object that is created because another one was.
@@ -25,7 +25,7 @@ pub(crate) struct FollowUpObject {
 }
 
 /// A new status for an object that was written.
-pub(crate) struct FollowUpStatus {
+pub(crate) struct FollowUpStatusWrite {
     /// The context of the update.
     pub(crate) cx: ObjectWriteContext,
     /// Returns the object with the new status, given its latest state.

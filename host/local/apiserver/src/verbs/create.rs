@@ -11,7 +11,7 @@ use crate::http::answer::ApiResponse;
 use crate::kinds::{FollowUpObject, FollowUpWrite};
 use crate::object::{metadata_mut, name, text};
 use crate::status::ApiError;
-use crate::store::CommitError;
+use crate::store::StoreCommitError;
 use crate::verbs::input::{self, FieldValidation};
 use crate::verbs::{ResourceRequest, prepare, read, update};
 use crate::write_context::{ObjectPart, ObjectWriteContext};
@@ -97,7 +97,7 @@ fn create_named(
         cx.server
             .store
             .insert(&cx.served.resource, &key, object, cx.dry_run)
-            .map_err(|refused: CommitError| cx.refused(&refused, &object_name))
+            .map_err(|refused: StoreCommitError| cx.refused(&refused, &object_name))
     };
     let stored = match commit() {
         Ok(stored) if !cx.dry_run => stored,

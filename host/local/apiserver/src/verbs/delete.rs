@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use tholepin_apimachinery::validation::NonResourceBody;
+use tholepin_apimachinery::validation::NonResourceRequestBody;
 
 use crate::http::answer::ApiResponse;
 use crate::object::{
     bump_generation, is_deleting, may_be_removed, metadata_mut, name, seconds, text,
 };
-use crate::selection::ObjectSelection;
+use crate::selection::WatchedObjects;
 use crate::status::ApiError;
-use crate::store::{CommitError, ListRequest, ListVersion, ObjectKey, ObjectLocation};
+use crate::store::{ListRequest, ListVersion, ObjectKey, ObjectLocation, StoreCommitError};
 use crate::verbs::{ResourceRequest, input, read};
 use crate::write_context::ObjectWriteContext;
 use crate::{kinds, view};
@@ -85,7 +85,7 @@ pub(crate) fn delete(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiEr
 /// Answers a DELETE of a collection with the objects that were deleted or began to be.
 pub(crate) fn delete_collection(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let (options, cx) = options(request)?;
-    let selection = ObjectSelection::of(&request.served, &request.call.query, None)?;
+    let selection = WatchedObjects::of(&request.served, &request.call.query, None)?;
     let page = request.server.store.page(&ListRequest {
         resource: &request.served.resource,
         namespace: request.path.namespace.as_deref(),
@@ -122,7 +122,7 @@ fn options(request: &ResourceRequest<'_>) -> Result<(DeleteOptions, ObjectWriteC
     let body = if request.call.body.is_empty() {
         Value::Null
     } else {
-        input::body(request.call, NonResourceBody::DeleteOptions)?
+        input::body(request.call, NonResourceRequestBody::DeleteOptions)?
     };
     let mut cx = request.context()?;
     cx.dry_run |= body.get("dryRun").and_then(Value::as_array).is_some_and(|l| !l.is_empty());
@@ -179,7 +179,7 @@ pub(crate) fn delete_object(
     let resource = &cx.served.resource;
     for _ in 0..ATTEMPTS_MAX {
         let read = cx.server.store.get(resource, &key);
-        let read = read.ok_or_else(|| cx.refused(&CommitError::Missing, object_name))?;
+        let read = read.ok_or_else(|| cx.refused(&StoreCommitError::Missing, object_name))?;
         check_preconditions(cx, &read, options)?;
         kinds::before_delete(cx, &read)?;
         let read = if options.propagation == PropagationPolicy::Orphan && !cx.dry_run {
@@ -190,7 +190,7 @@ pub(crate) fn delete_object(
                     options.resource_version = None;
                     read
                 }
-                Err(CommitError::Changed) => continue,
+                Err(StoreCommitError::Changed) => continue,
                 Err(refused) => return Err(cx.refused(&refused, object_name)),
             }
         } else {
@@ -205,7 +205,7 @@ pub(crate) fn delete_object(
             cx.server.store.replace(resource, &key, &read, new, cx.dry_run)
         };
         match committed {
-            Err(CommitError::Changed) => {}
+            Err(StoreCommitError::Changed) => {}
             Err(refused) => return Err(cx.refused(&refused, object_name)),
             Ok(stored) if is_removed => {
                 if !cx.dry_run {
@@ -216,7 +216,7 @@ pub(crate) fn delete_object(
             Ok(stored) => return Ok(DeleteOutcome::Waiting(view::show(&cx.served, &stored))),
         }
     }
-    Err(cx.refused(&CommitError::Changed, object_name))
+    Err(cx.refused(&StoreCommitError::Changed, object_name))
 }
 
 fn check_preconditions(
@@ -282,7 +282,7 @@ fn begin_orphaning(
     key: &ObjectKey,
     read: Arc<Value>,
     options: &DeleteOptions,
-) -> Result<Arc<Value>, CommitError> {
+) -> Result<Arc<Value>, StoreCommitError> {
     if is_deleting(&read) {
         return Ok(read);
     }
@@ -332,7 +332,9 @@ pub(crate) fn drop_owners(
                 metadata.remove("ownerReferences");
             }
         }
-        if cx.server.store.replace(resource, key, &read, new, false) != Err(CommitError::Changed) {
+        if cx.server.store.replace(resource, key, &read, new, false)
+            != Err(StoreCommitError::Changed)
+        {
             return;
         }
     }

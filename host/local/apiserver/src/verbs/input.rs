@@ -1,7 +1,7 @@
 //! Request bodies: parsing, checks against the path, types, and unknown fields by `fieldValidation`.
 
 use serde_json::Value;
-use tholepin_apimachinery::validation::{self, NonResourceBody};
+use tholepin_apimachinery::validation::{self, NonResourceRequestBody};
 use tholepin_apimachinery::{Kind, field_error::aggregate};
 
 use crate::http::request::AuthenticatedRequest;
@@ -43,7 +43,10 @@ impl FieldValidation {
 /// # Errors
 ///
 /// As [`AuthenticatedRequest::document`], and 400 for a value of a wrong type.
-pub(crate) fn body(call: &AuthenticatedRequest, body: NonResourceBody) -> Result<Value, ApiError> {
+pub(crate) fn body(
+    call: &AuthenticatedRequest,
+    body: NonResourceRequestBody,
+) -> Result<Value, ApiError> {
     let value = call.document()?;
     let errors = validation::wrong_types_of_body(body, &value);
     if errors.is_empty() { Ok(value) } else { Err(ApiError::bad_request(aggregate(&errors))) }

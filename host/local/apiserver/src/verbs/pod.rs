@@ -6,7 +6,7 @@ use futures::StreamExt;
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 use tholepin_apimachinery::selector::LabelSelector;
-use tholepin_apimachinery::validation::NonResourceBody;
+use tholepin_apimachinery::validation::NonResourceRequestBody;
 use tracing::debug;
 
 use crate::http::answer::ApiResponse;
@@ -14,7 +14,7 @@ use crate::http::query::QueryParameters;
 use crate::object::{as_map_mut, child_mut, items, text};
 use crate::options::{LogError, LogOptions, LogTarget};
 use crate::status::{ApiError, error_text};
-use crate::store::{CommitError, GroupResource};
+use crate::store::{GroupResource, StoreCommitError};
 use crate::verbs::delete::{self, DeleteOptions};
 use crate::verbs::update::{ObjectEdit, update};
 use crate::verbs::{ResourceRequest, input};
@@ -24,7 +24,7 @@ use crate::write_context::ObjectPart;
 pub(crate) async fn log(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let cx = request.context()?;
     let pod = request.server.store.get(&request.served.resource, &cx.key(request.name()));
-    let pod = pod.ok_or_else(|| cx.refused(&CommitError::Missing, request.name()))?;
+    let pod = pod.ok_or_else(|| cx.refused(&StoreCommitError::Missing, request.name()))?;
     let container = container(request, &pod)?;
     let target = LogTarget {
         namespace: request.namespace().to_owned(),
@@ -122,7 +122,7 @@ fn container(request: &ResourceRequest<'_>, pod: &Value) -> Result<String, ApiEr
 
 /// Answers a POST of a Binding: binds the Pod to a node.
 pub(crate) fn bind(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
-    let body = input::body(request.call, NonResourceBody::Binding)?;
+    let body = input::body(request.call, NonResourceRequestBody::Binding)?;
     let node = text(&body, "/target/name").unwrap_or("").to_owned();
     if node.is_empty() {
         return Err(ApiError::bad_request("target.name: must be the name of a node"));
@@ -165,10 +165,10 @@ pub(crate) fn bind(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErro
 
 /// Answers a POST of an Eviction: deletes the Pod if all its disruption budgets allow it.
 pub(crate) fn evict(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
-    let mut body = input::body(request.call, NonResourceBody::Eviction)?;
+    let mut body = input::body(request.call, NonResourceRequestBody::Eviction)?;
     let cx = request.context()?;
     let pod = request.server.store.get(&request.served.resource, &cx.key(request.name()));
-    let pod = pod.ok_or_else(|| cx.refused(&CommitError::Missing, request.name()))?;
+    let pod = pod.ok_or_else(|| cx.refused(&StoreCommitError::Missing, request.name()))?;
     check_budgets(request, &pod)?;
     let options = as_map_mut(&mut body).remove("deleteOptions").unwrap_or(Value::Null);
     let options = DeleteOptions {

@@ -13,9 +13,9 @@ use crate::http::negotiate::ResponseFormat;
 use crate::http::query::QueryParameters;
 use crate::object::{metadata_mut, text};
 use crate::registry::ServedKind;
-use crate::selection::ObjectSelection;
+use crate::selection::WatchedObjects;
 use crate::status::ApiError;
-use crate::store::{CommitError, ListError, ListPage, ListRequest, ListVersion, ObjectKey};
+use crate::store::{ListError, ListPage, ListRequest, ListVersion, ObjectKey, StoreCommitError};
 use crate::verbs::ResourceRequest;
 use crate::view;
 
@@ -31,7 +31,7 @@ pub(crate) fn get(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError
         return Err(ApiError::too_large_resource_version(requested, current));
     }
     let stored = request.server.store.get(&request.served.resource, &cx.key(request.name()));
-    let stored = stored.ok_or_else(|| cx.refused(&CommitError::Missing, request.name()))?;
+    let stored = stored.ok_or_else(|| cx.refused(&StoreCommitError::Missing, request.name()))?;
     single(request, 200, &view::show(&request.served, &stored), Vec::new())
 }
 
@@ -188,7 +188,7 @@ pub(crate) fn list(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErro
     let limit = query.number("limit")?.filter(|limit| *limit != 0);
     let limit = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let (at, after) = position(query)?;
-    let selection = ObjectSelection::of(&request.served, query, request.path.name.as_deref())?;
+    let selection = WatchedObjects::of(&request.served, query, request.path.name.as_deref())?;
     let page = request.server.store.page(&ListRequest {
         resource: &request.served.resource,
         namespace: request.path.namespace.as_deref(),

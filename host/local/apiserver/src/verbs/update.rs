@@ -6,10 +6,10 @@ use serde_json::Value;
 use tracing::warn;
 
 use crate::http::answer::ApiResponse;
-use crate::kinds::FollowUpStatus;
+use crate::kinds::FollowUpStatusWrite;
 use crate::object::{is_same, may_be_removed};
 use crate::status::ApiError;
-use crate::store::CommitError;
+use crate::store::StoreCommitError;
 use crate::verbs::input::{self, FieldValidation};
 use crate::verbs::{ResourceRequest, prepare, read};
 use crate::write_context::{ObjectPart, ObjectWriteContext};
@@ -62,7 +62,7 @@ pub(crate) fn update(
     let resource = &cx.served.resource;
     for _ in 0..ATTEMPTS_MAX {
         let read = cx.server.store.get(resource, &key);
-        let read = read.ok_or_else(|| cx.refused(&CommitError::Missing, object_name))?;
+        let read = read.ok_or_else(|| cx.refused(&StoreCommitError::Missing, object_name))?;
         let old = view::show(&cx.served, &read);
         let (mut new, tracked) = match edit(&old)? {
             ObjectEdit::Keep => return Ok(old),
@@ -88,7 +88,7 @@ pub(crate) fn update(
             cx.server.store.replace(resource, &key, &read, new, cx.dry_run)
         };
         match committed {
-            Err(CommitError::Changed) => {}
+            Err(StoreCommitError::Changed) => {}
             Err(refused) => return Err(cx.refused(&refused, object_name)),
             Ok(stored) => {
                 if !cx.dry_run {
@@ -102,11 +102,11 @@ pub(crate) fn update(
             }
         }
     }
-    Err(cx.refused(&CommitError::Changed, object_name))
+    Err(cx.refused(&StoreCommitError::Changed, object_name))
 }
 
 /// Writes the status that follows from a write to an object.
-pub(crate) fn follow_up(status: FollowUpStatus, object_name: &str) {
+pub(crate) fn follow_up(status: FollowUpStatusWrite, object_name: &str) {
     let edit = |old: &Value| Ok(ObjectEdit::Put((status.edit)(old)));
     if let Err(error) = update(&status.cx, object_name, ObjectPart::Status, &edit) {
         warn!(name = object_name, message = %error.message, "{}", status.failure);

@@ -15,7 +15,7 @@ use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep_until};
 
 use crate::http::answer::ApiResponse;
-use crate::selection::ObjectSelection;
+use crate::selection::WatchedObjects;
 use crate::server_state::ServerState;
 use crate::status::ApiError;
 use crate::store::{ChangeType, GroupResource, ListRequest, ListVersion, StoreEvent};
@@ -31,7 +31,7 @@ struct WatchStream {
     served: Arc<crate::registry::ServedKind>,
     resource: GroupResource,
     namespace: Option<String>,
-    selection: ObjectSelection,
+    selection: WatchedObjects,
     formatter: ResponseFormatter,
     latest: Receiver<u64>,
     /// The current objects that are still to be sent before the changes.
@@ -53,7 +53,7 @@ pub(crate) fn watch(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErr
     let requested = read::revision(query)?.unwrap_or(0);
     let server = request.server;
     let resource = &request.served.resource;
-    let selection = ObjectSelection::of(&request.served, query, request.path.name.as_deref())?;
+    let selection = WatchedObjects::of(&request.served, query, request.path.name.as_deref())?;
     // Subscribes before it reads the current objects, so that no change is missed between the two.
     let latest = server.store.subscribe(resource);
     let (initial, position) = if send_initial || requested == 0 {

@@ -40,7 +40,7 @@ impl<'a> PodAffinities<'a> {
     ) -> Self {
         let required = required(pod);
         let anti_terms = required_anti(pod);
-        let affinity_nodes = AffinityNodes { snapshot, nodes };
+        let affinity_nodes = AffinityInput { snapshot, nodes };
         let excluded_by_existing = affinity_nodes.domains(|existing| {
             required_anti(existing)
                 .iter()
@@ -109,12 +109,12 @@ impl<'a> PodAffinities<'a> {
 }
 
 /// The nodes with their Pods, and the namespaces that terms refer to.
-struct AffinityNodes<'a> {
+struct AffinityInput<'a> {
     snapshot: &'a SchedulerSnapshot,
     nodes: &'a [SchedulableNode<'a>],
 }
 
-impl<'a> AffinityNodes<'a> {
+impl<'a> AffinityInput<'a> {
     /// Returns the domains of all terms that `terms` returns for the Pods on the nodes.
     fn domains<'t: 'a>(
         &self,

@@ -15,7 +15,7 @@ use crate::labels::{Labels, selects};
 
 /// One constraint with the number of Pods in each of its domains.
 #[derive(Debug)]
-struct CountedConstraint<'a> {
+struct CountedSpreadConstraint<'a> {
     constraint: &'a TopologySpreadConstraint,
     pods: BTreeMap<&'a str, i64>,
     counts_itself: bool,
@@ -24,7 +24,7 @@ struct CountedConstraint<'a> {
 /// The spread constraints of a Pod, evaluated once for all nodes.
 #[derive(Debug)]
 pub(super) struct TopologySpread<'a> {
-    counted: Vec<CountedConstraint<'a>>,
+    counted: Vec<CountedSpreadConstraint<'a>>,
 }
 
 impl<'a> TopologySpread<'a> {
@@ -62,7 +62,7 @@ impl<'a> TopologySpread<'a> {
     }
 }
 
-impl CountedConstraint<'_> {
+impl CountedSpreadConstraint<'_> {
     fn count_with_pod(&self, domain: &str) -> i64 {
         self.pods.get(domain).copied().unwrap_or(0) + i64::from(self.counts_itself)
     }
@@ -86,7 +86,7 @@ fn count<'a>(
     constraint: &'a TopologySpreadConstraint,
     pod: &Pod,
     nodes: &'a [SchedulableNode<'a>],
-) -> CountedConstraint<'a> {
+) -> CountedSpreadConstraint<'a> {
     let honors_node_affinity = constraint.node_affinity_policy.as_deref() != Some("Ignore");
     let mut pods = BTreeMap::new();
     for node in nodes {
@@ -98,7 +98,7 @@ fn count<'a>(
             node.pods.iter().filter(|existing| is_counted(constraint, pod, existing)).count();
         *pods.entry(domain.as_str()).or_insert(0) += i64::try_from(matching).unwrap_or(i64::MAX);
     }
-    CountedConstraint { constraint, pods, counts_itself: is_counted(constraint, pod, pod) }
+    CountedSpreadConstraint { constraint, pods, counts_itself: is_counted(constraint, pod, pod) }
 }
 
 fn is_counted(constraint: &TopologySpreadConstraint, pod: &Pod, existing: &Pod) -> bool {

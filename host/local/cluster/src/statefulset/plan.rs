@@ -21,7 +21,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 
 use super::claims::{are_being_deleted, claim_owners, owners_at_creation};
 use super::pods::{PodState, new_claims, new_pod, ordinal_of, owner_reference, pod_name};
-use super::revision::{SetRevisions, at_revision, revisions};
+use super::revision::{StatefulSetRevisions, at_revision, revisions};
 use crate::labels::selects;
 
 /// All inputs of a plan for one StatefulSet.
@@ -68,9 +68,9 @@ pub enum PlannedWrite {
         owners: Vec<OwnerReference>,
     },
     /// Makes the set the controller of a matching Pod that has none.
-    AdoptPod(Adoption),
+    AdoptPod(OwnerReferenceAdoption),
     /// Makes the set the controller of a matching revision that has none.
-    AdoptRevision(Adoption),
+    AdoptRevision(OwnerReferenceAdoption),
     /// Creates a Pod.
     CreatePod(Box<Pod>),
     /// Deletes a Pod gracefully, if it still has this uid.
@@ -86,7 +86,7 @@ pub enum PlannedWrite {
 
 /// An object to which its set is added as controller, besides its existing owners.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Adoption {
+pub struct OwnerReferenceAdoption {
     /// Its name.
     pub name: String,
     /// Its resourceVersion when observed. The write fails if it has changed since.
@@ -111,11 +111,11 @@ pub fn plan(observed: &ObservedStatefulSet<'_>) -> StatefulSetPlan {
     if observed.set.metadata.deletion_timestamp.is_some() || observed.set.spec.is_none() {
         return plan;
     }
-    let view = ObservedView::new(observed);
+    let view = StatefulSetView::new(observed);
     plan.requeue_at = view.pods.values().filter_map(|pod| pod.available_at).min();
 
     plan.writes.extend(view.adoptions.iter().cloned());
-    let SetRevisions { update, is_new, raise, surplus, .. } = &view.revisions;
+    let StatefulSetRevisions { update, is_new, raise, surplus, .. } = &view.revisions;
     if *is_new {
         plan.writes.push(PlannedWrite::CreateRevision(Box::new(update.clone())));
     }
@@ -135,7 +135,7 @@ pub fn plan(observed: &ObservedStatefulSet<'_>) -> StatefulSetPlan {
 }
 
 /// The observed objects, arranged for one set.
-struct ObservedView<'a> {
+struct StatefulSetView<'a> {
     set: &'a StatefulSet,
     pods: BTreeMap<i32, PodState<'a>>,
     /// Names of Pods that another controller owns, or that have no controller yet.
@@ -143,12 +143,12 @@ struct ObservedView<'a> {
     /// Adoptions of matching objects without a controller, which remain when a set is deleted with orphaning.
     adoptions: Vec<PlannedWrite>,
     claims: BTreeMap<&'a str, &'a PersistentVolumeClaim>,
-    revisions: SetRevisions,
+    revisions: StatefulSetRevisions,
     desired: Range<i32>,
     is_ordered: bool,
 }
 
-impl<'a> ObservedView<'a> {
+impl<'a> StatefulSetView<'a> {
     fn new(observed: &'a ObservedStatefulSet<'a>) -> Self {
         let set = observed.set;
         let uid = set.metadata.uid.as_deref();
@@ -362,7 +362,7 @@ fn delete(pod: &PodState<'_>, writes: &mut Vec<PlannedWrite>) {
 
 /// Returns the adoption of an object that the set selects and that has no controller; `None` for any other
 /// one, and for one that is being deleted.
-fn adoption(set: &StatefulSet, metadata: &ObjectMeta) -> Option<Adoption> {
+fn adoption(set: &StatefulSet, metadata: &ObjectMeta) -> Option<OwnerReferenceAdoption> {
     let owners = metadata.owner_references.clone().unwrap_or_default();
     let is_controlled = owners.iter().any(|owner| owner.controller == Some(true));
     let labels = metadata.labels.clone().unwrap_or_default();
@@ -372,7 +372,11 @@ fn adoption(set: &StatefulSet, metadata: &ObjectMeta) -> Option<Adoption> {
     }
     let name = metadata.name.clone()?;
     let owners = owners.into_iter().chain([owner_reference(set)]).collect();
-    Some(Adoption { name, resource_version: metadata.resource_version.clone(), owners })
+    Some(OwnerReferenceAdoption {
+        name,
+        resource_version: metadata.resource_version.clone(),
+        owners,
+    })
 }
 
 fn is_owned(owners: Option<&[OwnerReference]>, uid: Option<&str>) -> bool {

@@ -19,7 +19,7 @@ const HISTORY_DEFAULT: i32 = 10;
 
 /// The revisions of one StatefulSet at one moment.
 #[derive(Clone, Debug)]
-pub(super) struct SetRevisions {
+pub(super) struct StatefulSetRevisions {
     /// The current revision, to which Pods below the partition belong.
     pub(super) current: ControllerRevision,
     /// The revision of the template in the spec.
@@ -38,7 +38,7 @@ pub(super) fn revisions(
     set: &StatefulSet,
     owned: &[&ControllerRevision],
     in_use: &BTreeSet<&str>,
-) -> SetRevisions {
+) -> StatefulSetRevisions {
     let template = template_of(set);
     let latest = owned.iter().map(|revision| revision.revision).max().unwrap_or(0);
     let equal = owned.iter().filter(|revision| data(revision) == Some(&template));
@@ -54,7 +54,7 @@ pub(super) fn revisions(
         [&update, &current].iter().filter_map(|revision| revision.metadata.name.as_deref()),
     );
     let surplus = surplus(set, owned, &live);
-    SetRevisions { current, update, is_new: existing.is_none(), raise, surplus }
+    StatefulSetRevisions { current, update, is_new: existing.is_none(), raise, surplus }
 }
 
 fn surplus(set: &StatefulSet, owned: &[&ControllerRevision], live: &BTreeSet<&str>) -> Vec<String> {

@@ -39,7 +39,7 @@ pub struct ObservedClaim<'a> {
 
 /// One step for a claim. The steps of a decision are performed in order.
 #[derive(Clone, Debug, PartialEq)]
-pub enum ClaimStep {
+pub enum VolumeClaimStep {
     /// Merges this value into the claim.
     Change(Value),
     /// Creates the directory of the volume, then the volume.
@@ -56,7 +56,7 @@ pub enum ClaimStep {
 }
 
 /// Decides what to do about one claim.
-pub fn decide(observed: &ObservedClaim<'_>) -> Vec<ClaimStep> {
+pub fn decide(observed: &ObservedClaim<'_>) -> Vec<VolumeClaimStep> {
     let claim = observed.claim;
     let finalizers = claim.metadata.finalizers.as_deref().unwrap_or_default();
     let is_protected = finalizers.iter().any(|finalizer| finalizer == PROTECTION);
@@ -71,7 +71,7 @@ pub fn decide(observed: &ObservedClaim<'_>) -> Vec<ClaimStep> {
     if !is_protected {
         let mut all = finalizers.to_vec();
         all.push(PROTECTION.to_owned());
-        steps.push(ClaimStep::Change(json!({"metadata": {"finalizers": all}})));
+        steps.push(VolumeClaimStep::Change(json!({"metadata": {"finalizers": all}})));
     }
     steps.extend(bind(observed));
     steps
@@ -92,16 +92,16 @@ fn is_used(claim: &PersistentVolumeClaim, pods: &[Arc<Pod>]) -> bool {
     })
 }
 
-fn change_metadata(claim: &PersistentVolumeClaim, change: &Value) -> ClaimStep {
+fn change_metadata(claim: &PersistentVolumeClaim, change: &Value) -> VolumeClaimStep {
     let mut metadata = change.clone();
     if let Some(fields) = metadata.as_object_mut() {
         // The resourceVersion prevents that a finalizer added meanwhile is lost.
         fields.insert("resourceVersion".to_owned(), json!(claim.metadata.resource_version));
     }
-    ClaimStep::Change(json!({ "metadata": metadata }))
+    VolumeClaimStep::Change(json!({ "metadata": metadata }))
 }
 
-fn bind(observed: &ObservedClaim<'_>) -> Vec<ClaimStep> {
+fn bind(observed: &ObservedClaim<'_>) -> Vec<VolumeClaimStep> {
     let claim = observed.claim;
     let Some(spec) = &claim.spec else { return Vec::new() };
     if let Some(name) = spec.volume_name.as_deref().filter(|name| !name.is_empty()) {
@@ -111,17 +111,17 @@ fn bind(observed: &ObservedClaim<'_>) -> Vec<ClaimStep> {
         Some(class) => (class.to_owned(), None),
         None => match default_class(observed.classes) {
             Some(class) => {
-                let change = ClaimStep::Change(json!({"spec": {"storageClassName": class}}));
+                let change = VolumeClaimStep::Change(json!({"spec": {"storageClassName": class}}));
                 (class, Some(change))
             }
             None => (String::new(), None),
         },
     };
-    let mut steps: Vec<ClaimStep> = class_change.into_iter().collect();
+    let mut steps: Vec<VolumeClaimStep> = class_change.into_iter().collect();
     if class.is_empty() {
         let message =
             "no persistent volumes available for this claim and no storage class is set".to_owned();
-        steps.push(ClaimStep::RecordWarning { reason: "FailedBinding", message });
+        steps.push(VolumeClaimStep::RecordWarning { reason: "FailedBinding", message });
         return steps;
     }
     let known = observed.classes.iter().find(|item| item.metadata.name.as_ref() == Some(&class));
@@ -132,14 +132,14 @@ fn bind(observed: &ObservedClaim<'_>) -> Vec<ClaimStep> {
                  of class `{}`",
                 super::CLASS
             );
-            steps.push(ClaimStep::RecordWarning { reason: "ProvisioningFailed", message });
+            steps.push(VolumeClaimStep::RecordWarning { reason: "ProvisioningFailed", message });
         }
         Some(known) if known.provisioner != PROVISIONER => {
             let message = format!(
                 "waiting for a volume to be created by the external provisioner '{}'",
                 known.provisioner
             );
-            steps.push(ClaimStep::RecordWarning { reason: "ExternalProvisioning", message });
+            steps.push(VolumeClaimStep::RecordWarning { reason: "ExternalProvisioning", message });
         }
         Some(known) => steps.extend(provision(observed, known)),
     }
@@ -154,21 +154,21 @@ fn default_class(classes: &[Arc<StorageClass>]) -> Option<String> {
     classes.iter().find(is_default).and_then(|class| class.metadata.name.clone())
 }
 
-fn provision(observed: &ObservedClaim<'_>, class: &StorageClass) -> Vec<ClaimStep> {
+fn provision(observed: &ObservedClaim<'_>, class: &StorageClass) -> Vec<VolumeClaimStep> {
     let claim = observed.claim;
     let uid = claim.metadata.uid.as_deref().unwrap_or_default();
     let name = format!("pvc-{uid}");
     let volume = new_volume(claim, class, &name, observed.directory);
     let mut steps = Vec::new();
     if !observed.volumes.iter().any(|volume| volume.metadata.name.as_ref() == Some(&name)) {
-        steps.push(ClaimStep::Provision(Box::new(volume.clone())));
+        steps.push(VolumeClaimStep::Provision(Box::new(volume.clone())));
     }
     let annotations = json!({
         "pv.kubernetes.io/bind-completed": "yes",
         "pv.kubernetes.io/bound-by-controller": "yes",
         "volume.kubernetes.io/storage-provisioner": PROVISIONER,
     });
-    steps.push(ClaimStep::Change(json!({
+    steps.push(VolumeClaimStep::Change(json!({
         "metadata": {"annotations": annotations},
         "spec": {"volumeName": name},
     })));
@@ -220,7 +220,7 @@ fn report_bound(
     claim: &PersistentVolumeClaim,
     name: &str,
     volumes: &[Arc<PersistentVolume>],
-) -> Vec<ClaimStep> {
+) -> Vec<VolumeClaimStep> {
     let volume = volumes.iter().find(|volume| volume.metadata.name.as_deref() == Some(name));
     let spec = volume.and_then(|volume| volume.spec.as_ref());
     let is_mutual = spec.and_then(|spec| spec.claim_ref.as_ref()).is_some_and(|reference| {
@@ -228,12 +228,12 @@ fn report_bound(
     });
     let phase = claim.status.as_ref().and_then(|status| status.phase.as_deref());
     match spec {
-        Some(spec) if is_mutual && phase != Some("Bound") => vec![ClaimStep::Report(json!({
+        Some(spec) if is_mutual && phase != Some("Bound") => vec![VolumeClaimStep::Report(json!({
             "phase": "Bound",
             "accessModes": spec.access_modes,
             "capacity": spec.capacity,
         }))],
-        None if phase == Some("Bound") => vec![ClaimStep::Report(json!({"phase": "Lost"}))],
+        None if phase == Some("Bound") => vec![VolumeClaimStep::Report(json!({"phase": "Lost"}))],
         _ => Vec::new(),
     }
 }
@@ -277,7 +277,7 @@ mod tests {
         claim: &Value,
         pods: &[Arc<Pod>],
         volumes: &[Arc<PersistentVolume>],
-    ) -> Vec<ClaimStep> {
+    ) -> Vec<VolumeClaimStep> {
         let classes =
             [class("local", PROVISIONER, true), class("far", "example.invalid/far", false)];
         let observed = ObservedClaim {
@@ -290,14 +290,16 @@ mod tests {
         decide(&observed)
     }
 
-    fn texts(steps: &[ClaimStep]) -> Vec<String> {
-        let text = |step: &ClaimStep| match step {
-            ClaimStep::Change(_) => "change".to_owned(),
-            ClaimStep::Provision(volume) => {
+    fn texts(steps: &[VolumeClaimStep]) -> Vec<String> {
+        let text = |step: &VolumeClaimStep| match step {
+            VolumeClaimStep::Change(_) => "change".to_owned(),
+            VolumeClaimStep::Provision(volume) => {
                 format!("provision {}", volume.metadata.name.as_ref().unwrap())
             }
-            ClaimStep::Report(status) => format!("report {}", status["phase"].as_str().unwrap()),
-            ClaimStep::RecordWarning { reason, .. } => (*reason).to_owned(),
+            VolumeClaimStep::Report(status) => {
+                format!("report {}", status["phase"].as_str().unwrap())
+            }
+            VolumeClaimStep::RecordWarning { reason, .. } => (*reason).to_owned(),
         };
         steps.iter().map(text).collect()
     }
@@ -320,7 +322,7 @@ mod tests {
             texts(&steps),
             ["change", "change", "provision pvc-u1", "change", "report Bound"]
         );
-        let ClaimStep::Provision(volume) = &steps[2] else { panic!("{steps:?}") };
+        let VolumeClaimStep::Provision(volume) = &steps[2] else { panic!("{steps:?}") };
         let volume = serde_json::to_value(volume).unwrap();
         assert_eq!(volume["spec"]["hostPath"]["path"], "/state/volumes/pvc-u1/data");
         assert_eq!(volume["spec"]["claimRef"]["uid"], "u1");
@@ -334,7 +336,7 @@ mod tests {
         let mut half_bound = claim(protected());
         merge(&mut half_bound, &json!({"spec": {"storageClassName": "local"}}));
         let steps = decide_for(&half_bound, &[], &[]);
-        let ClaimStep::Provision(volume) = &steps[0] else { panic!("{steps:?}") };
+        let VolumeClaimStep::Provision(volume) = &steps[0] else { panic!("{steps:?}") };
         let volumes = [Arc::new((**volume).clone())];
         assert_eq!(texts(&decide_for(&half_bound, &[], &volumes)), ["change", "report Bound"]);
         merge(&mut half_bound, &json!({"spec": {"volumeName": "pvc-u1"}}));
@@ -373,7 +375,7 @@ mod tests {
         }
         let steps = decide_for(&deleted_claim, &[], &[]);
         let rest = json!({"metadata": {"finalizers": ["other"], "resourceVersion": "7"}});
-        assert_eq!(steps, [ClaimStep::Change(rest)]);
+        assert_eq!(steps, [VolumeClaimStep::Change(rest)]);
         deleted_claim["metadata"]["finalizers"] = json!(["other"]);
         assert_eq!(texts(&decide_for(&deleted_claim, &[], &[])), [""; 0]);
     }

@@ -11,7 +11,7 @@ use alloc::{
 use tholepin_schema::{
     action::{Action, Preconditions, Verb},
     primitives::{ConfigEpoch, NodeId, Role, Slot},
-    snapshot::{NodeFlag, NodeRow},
+    snapshot::{ClusterNodesRow, NodeFlag},
 };
 
 use crate::{
@@ -183,14 +183,14 @@ fn node_timeout_ms(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>) ->
 }
 
 /// Returns the nodes that some member knows and that are not members that answer, with all their rows.
-fn unknown<'a>(model: &ClusterModel<'a>) -> BTreeMap<NodeId, Vec<&'a NodeRow>> {
+fn unknown<'a>(model: &ClusterModel<'a>) -> BTreeMap<NodeId, Vec<&'a ClusterNodesRow>> {
     let members: BTreeSet<NodeId> = model
         .snapshot()
         .members
         .iter()
         .filter_map(tholepin_schema::snapshot::Member::node)
         .collect();
-    let mut unknown: BTreeMap<NodeId, Vec<&NodeRow>> = BTreeMap::new();
+    let mut unknown: BTreeMap<NodeId, Vec<&ClusterNodesRow>> = BTreeMap::new();
     // While the Pod at a desired position does not answer, any unknown node may be its node.
     let all_answer =
         model.layout.positions().all(|position| model.answering.contains_key(&position));
@@ -203,7 +203,10 @@ fn unknown<'a>(model: &ClusterModel<'a>) -> BTreeMap<NodeId, Vec<&'a NodeRow>> {
 }
 
 /// Plans `forget` for nodes that no member reaches, that own no slots and that no member follows.
-fn forget(model: &ClusterModel<'_>, unknown: &BTreeMap<NodeId, Vec<&NodeRow>>) -> Vec<Action> {
+fn forget(
+    model: &ClusterModel<'_>,
+    unknown: &BTreeMap<NodeId, Vec<&ClusterNodesRow>>,
+) -> Vec<Action> {
     let followed = |node: NodeId| {
         let mut rows = model.rows().filter(|(id, _)| model.answering_node(*id).is_some());
         rows.any(|(_, row)| row.primary == Some(node))
@@ -224,6 +227,6 @@ fn forget(model: &ClusterModel<'_>, unknown: &BTreeMap<NodeId, Vec<&NodeRow>>) -
 }
 
 /// Returns true if the reporting node does not reach this node.
-fn is_unreachable(row: &NodeRow) -> bool {
+fn is_unreachable(row: &ClusterNodesRow) -> bool {
     row.is_failing() || !row.connected || row.flags.contains(&NodeFlag::NoAddress)
 }

@@ -10,7 +10,7 @@ use alloc::{collections::BTreeMap, format, string::String, vec::Vec};
 use tholepin_schema::action::{Action, Preconditions, Verb};
 
 use tholepin_redis_types::redis_cluster::DataLoss;
-use tholepin_schema::snapshot::NotInSync;
+use tholepin_schema::snapshot::NotInSyncReason;
 
 use super::fence;
 use crate::{
@@ -47,12 +47,14 @@ fn election(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>) -> Option
         Ok(()) if hangs() => "yes",
         Ok(()) => "no",
         Err(_) if may_lose_data => return None,
-        Err(NotInSync::LinkDown(_)) if upstream.down_since_s.is_some_and(|down_s| 2 <= down_s) => {
+        Err(NotInSyncReason::LinkDown(_))
+            if upstream.down_since_s.is_some_and(|down_s| 2 <= down_s) =>
+        {
             "yes"
         }
-        Err(NotInSync::NoPrimary(_)) if !model.was_in_sync(pod, answering.node) => "yes",
-        Err(NotInSync::NoPrimary(_)) if hangs() => "yes",
-        Err(NotInSync::NoPrimary(_)) => "no",
+        Err(NotInSyncReason::NoPrimary(_)) if !model.was_in_sync(pod, answering.node) => "yes",
+        Err(NotInSyncReason::NoPrimary(_)) if hangs() => "yes",
+        Err(NotInSyncReason::NoPrimary(_)) => "no",
         Err(_) => return None,
     };
     allow(desired)

@@ -6,7 +6,7 @@ use tholepin_redis_types::redis_cluster::MemberRole;
 use tholepin_schema::{
     action::{Action, Preconditions, Verb},
     primitives::{NodeId, Role, SlotSet},
-    snapshot::{NodeFlag, NotInSync},
+    snapshot::{NodeFlag, NotInSyncReason},
 };
 
 use super::{common::first_epoch_id, fence, heal, waits};
@@ -181,7 +181,7 @@ fn follow(
     if answering.own.role == Role::Replica && answering.own.primary == Some(owner.node) {
         return match model.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
             Ok(()) => Decision::Done,
-            Err(NotInSync::LinkDown(_)) if is_long_down(answering) => {
+            Err(NotInSyncReason::LinkDown(_)) if is_long_down(answering) => {
                 Decision::Wait(WaitReason::LinkDown { pod: pod.clone() })
             }
             Err(why) => Decision::Wait(WaitReason::Syncing { pod: pod.clone(), why: stage(&why) }),
@@ -222,17 +222,17 @@ fn down_s(answering: AnsweringMember<'_>) -> Option<u64> {
 
 /// Returns what a replica lacks to be in sync, without numbers: these change all the time, and the status
 /// must not.
-const fn stage(why: &NotInSync) -> &'static str {
+const fn stage(why: &NotInSyncReason) -> &'static str {
     match why {
-        NotInSync::NoReplica(_) => "it is not a replica yet",
-        NotInSync::NoPrimary(_) => "its primary does not answer",
-        NotInSync::LinkDown(_) => "it is not linked to its primary",
-        NotInSync::Syncing(_) => "it is copying the data",
-        NotInSync::WrongAddress { .. } => "it follows an old address of its primary",
-        NotInSync::OtherHistory(_) => "it has another history of writes than its primary",
-        NotInSync::NotOnline { .. } => "its primary does not report it as online",
-        NotInSync::Behind { .. } => "it is behind",
-        NotInSync::Silent { .. } => "it does not acknowledge",
+        NotInSyncReason::NoReplica(_) => "it is not a replica yet",
+        NotInSyncReason::NoPrimary(_) => "its primary does not answer",
+        NotInSyncReason::LinkDown(_) => "it is not linked to its primary",
+        NotInSyncReason::Syncing(_) => "it is copying the data",
+        NotInSyncReason::WrongAddress { .. } => "it follows an old address of its primary",
+        NotInSyncReason::OtherHistory(_) => "it has another history of writes than its primary",
+        NotInSyncReason::NotOnline { .. } => "its primary does not report it as online",
+        NotInSyncReason::Behind { .. } => "it is behind",
+        NotInSyncReason::Silent { .. } => "it does not acknowledge",
     }
 }
 
@@ -272,10 +272,10 @@ fn state_of(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>) -> Member
         // A replica of another shard's primary has no data of this shard.
         Ok(()) => answering.own.primary == owner,
         // The primary cannot be asked any more: the last status counts.
-        Err(NotInSync::NoPrimary(_)) => model.was_in_sync(pod, answering.node),
+        Err(NotInSyncReason::NoPrimary(_)) => model.was_in_sync(pod, answering.node),
         // A primary that ends during the observation may have answered before its replica lost the link. The
         // host, which knows when the process ended, judges what was written in up to two more seconds.
-        Err(NotInSync::LinkDown(_))
+        Err(NotInSyncReason::LinkDown(_))
             if down_s(*answering).is_some_and(|down_s| down_s <= FRESH_S) =>
         {
             model.was_in_sync(pod, answering.node)

@@ -9,8 +9,8 @@ use alloc::{
 use tholepin_schema::{
     primitives::{NodeId, SlotRange, SlotSet},
     snapshot::{
-        AttachedReplica, ClusterFacts, Member, MemberAnswer, MemberFacts, NodeRow, Replication,
-        Snapshot, UnreachableReason, Upstream,
+        AttachedReplica, ClusterInfo, ClusterNodesRow, Member, MemberAnswer, MemberFacts,
+        Replication, Snapshot, UnreachableReason, Upstream,
     },
 };
 
@@ -38,7 +38,7 @@ impl Model {
         let ids: BTreeSet<NodeId> = voters.iter().flat_map(|table| table.keys()).copied().collect();
         let mut view = Table::new();
         for id in ids {
-            let mut counts: BTreeMap<&NodeRow, usize> = BTreeMap::new();
+            let mut counts: BTreeMap<&ClusterNodesRow, usize> = BTreeMap::new();
             voters
                 .iter()
                 .filter_map(|table| table.get(&id))
@@ -87,7 +87,7 @@ impl Model {
             keys: Some(process.keys),
             role: Some(own.role),
             replication: Some(self.replication(process)),
-            cluster: Some(ClusterFacts {
+            cluster: Some(ClusterInfo {
                 ok: served == SlotSet::from(SlotRange::ALL),
                 known_nodes: process.table.len() as u64,
                 size: 0,

@@ -33,7 +33,7 @@ fn members_with_a_handshake_in_progress_are_not_introduced_again() {
         observed.snapshot.member(pod).and_then(|member| member.address.clone())
     };
     let second = address(&observed, "demo-shard-1-0");
-    let greeting = |address: Option<String>, flags: &[NodeFlag]| NodeRow {
+    let greeting = |address: Option<String>, flags: &[NodeFlag]| ClusterNodesRow {
         role: Role::Primary,
         address,
         primary: None,

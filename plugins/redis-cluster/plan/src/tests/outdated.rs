@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tholepin_schema::snapshot::UnreachableReason;
 
 use crate::{
-    NextPod, OutdatedPods, TemplateRevision,
+    OutdatedPodChoice, OutdatedPods, TemplateRevision,
     test_cluster::{CLUSTER, Model, spec},
 };
 
@@ -36,7 +36,7 @@ fn pods_of_an_older_template_are_counted_and_a_replica_comes_first() {
     let some = |count: usize, next: &str| OutdatedPods::Some {
         count,
         of: 4,
-        next: NextPod::Pod(next.into()),
+        next: OutdatedPodChoice::Pod(next.into()),
     };
     let new = [Some("b0"), Some("b1")];
     let cases = [
@@ -59,18 +59,18 @@ fn pods_of_an_older_template_are_counted_and_a_replica_comes_first() {
 
 #[test]
 fn no_pod_is_named_while_one_is_missing_or_has_the_only_copy() {
-    let some = |next: NextPod| OutdatedPods::Some { count: 1, of: 2, next };
+    let some = |next: OutdatedPodChoice| OutdatedPods::Some { count: 1, of: 2, next };
     let mut model = Model::formed(spec(1, 1));
     model.pods.get_mut("demo-shard-0-1").unwrap().silent = Some(UnreachableReason::NotRunning);
-    assert_eq!(outdated_of(&model, &["a", "b"], &[Some("b")]), some(NextPod::NotYet));
+    assert_eq!(outdated_of(&model, &["a", "b"], &[Some("b")]), some(OutdatedPodChoice::NotYet));
 
     let mut model = Model::formed(spec(1, 0));
     let only = "demo-shard-0-0".to_string();
-    let some = |next: NextPod| OutdatedPods::Some { count: 1, of: 1, next };
-    let copy = some(NextPod::OnlyCopy(only.clone()));
+    let some = |next: OutdatedPodChoice| OutdatedPods::Some { count: 1, of: 1, next };
+    let copy = some(OutdatedPodChoice::OnlyCopy(only.clone()));
     assert_eq!(outdated_of(&model, &["a"], &[Some("b")]), copy);
     model.spec.storage = serde_json::from_value(serde_json::json!({"size": "1Gi"})).unwrap();
-    assert_eq!(outdated_of(&model, &["a"], &[Some("b")]), some(NextPod::Pod(only)));
+    assert_eq!(outdated_of(&model, &["a"], &[Some("b")]), some(OutdatedPodChoice::Pod(only)));
 }
 
 #[test]

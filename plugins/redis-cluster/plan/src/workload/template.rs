@@ -130,7 +130,7 @@ fn environment(owner: OwnerCluster<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
 /// still has the same password as the others. The reference is not optional, because without the Secret a
 /// server would run without a password.
 fn password(owner: OwnerCluster<'_>) -> Value {
-    let name = reserved::name(reserved::ReservedPurpose::Credentials, KIND, owner.uid);
+    let name = reserved::name(reserved::ReservedObjectPurpose::Credentials, KIND, owner.uid);
     json!({
         "name": "REDISCLI_AUTH",
         "valueFrom": {"secretKeyRef": {"name": name, "key": reserved::CREDENTIALS_KEY}},

@@ -94,12 +94,12 @@ impl PlanFixture {
                 claim.metadata.owner_references = Some(owners);
                 format!("{name} owned by [{}]", kinds.join(", "))
             }
-            PlannedWrite::AdoptPod(Adoption { name, owners, .. }) => {
+            PlannedWrite::AdoptPod(OwnerReferenceAdoption { name, owners, .. }) => {
                 let pod = Arc::make_mut(self.pods.get_mut(&name).unwrap());
                 pod.metadata.owner_references = Some(owners);
                 format!("adopt {name}")
             }
-            PlannedWrite::AdoptRevision(Adoption { name, owners, .. }) => {
+            PlannedWrite::AdoptRevision(OwnerReferenceAdoption { name, owners, .. }) => {
                 let revision = Arc::make_mut(self.revisions.get_mut(&name).unwrap());
                 revision.metadata.owner_references = Some(owners);
                 "adopt revision".to_owned()
