@@ -5,16 +5,16 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use rand::Rng;
 use serde_json::Value;
 use tholepin_controller::{
-    ActivePlugin, ActivePlugins, ApiKinds, ClosedContextResult, ContextFactory, HostCallContext,
-    MemberReader, PluginReports, ReconcilePurpose, ResolvedKind, WakeSubscriber,
+    ActivePlugin, ActivePlugins, ApiKinds, ClosedContextResult, ContextFactory, KindFromArgument,
+    PluginReports, ReconcileHostCalls, ReconcilePurpose, RedisMemberReader, WakeRegistrar,
 };
 use tholepin_core::{
-    Answer, BoxedFuture, Call, CallContext, CallError, ErrorChain, HostCalls, ObjectKey,
-    PluginName, RevisionDigest, WriteMode,
+    Answer, BoxedFuture, Call, CallError, ErrorChain, HostCalls, PluginCallerIdentity, PluginName,
+    ReconcileKey, RevisionDigest, WriteMode,
     port::{Entropy, WatchState},
 };
 use tholepin_gate::{Gate, ReconcileContext, ReconcileScope};
-use tholepin_guest::{LoadedPlugin, PluginRegistry, PluginReport};
+use tholepin_guest::{LoadedPlugin, PluginRegistry, PluginStageReport};
 use tholepin_kube::KubernetesApi;
 use tholepin_schema::{manifest::KindName, reconcile::WakeTrigger, snapshot::Snapshot};
 use tokio_util::sync::CancellationToken;
@@ -35,9 +35,9 @@ impl Entropy for SystemEntropy {
 }
 
 /// The plugin registry as the controller's port.
-pub(crate) struct RegistryAdapter(pub(crate) Arc<PluginRegistry>);
+pub(crate) struct PluginRegistryAdapter(pub(crate) Arc<PluginRegistry>);
 
-impl ActivePlugins for RegistryAdapter {
+impl ActivePlugins for PluginRegistryAdapter {
     fn active(&self, name: &PluginName) -> Option<Arc<ActivePlugin>> {
         self.0.active(name).map(active_plugin)
     }
@@ -59,8 +59,8 @@ impl ActivePlugins for RegistryAdapter {
     }
 }
 
-impl PluginReports for RegistryAdapter {
-    fn reports(&self) -> BTreeMap<PluginName, PluginReport> {
+impl PluginReports for PluginRegistryAdapter {
+    fn reports(&self) -> BTreeMap<PluginName, PluginStageReport> {
         self.0.reports()
     }
 }
@@ -77,18 +77,20 @@ fn active_plugin(plugin: Arc<LoadedPlugin>) -> Arc<ActivePlugin> {
 }
 
 /// The Kubernetes client as the controller's port to kinds.
-pub(crate) struct ApiKindsAdapter(pub(crate) Arc<KubernetesApi>);
+pub(crate) struct KubeClientApiKinds(pub(crate) Arc<KubernetesApi>);
 
-impl ApiKinds for ApiKindsAdapter {
+impl ApiKinds for KubeClientApiKinds {
     fn find<'a>(
         &'a self,
         argument: &'a str,
         among: &'a [KindName],
-    ) -> BoxedFuture<'a, Result<Option<ResolvedKind>, CallError>> {
+    ) -> BoxedFuture<'a, Result<Option<KindFromArgument>, CallError>> {
         Box::pin(async move {
             let found = self.0.find_kind(argument, among).await?;
-            Ok(found
-                .map(|found| ResolvedKind { kind: found.kind, is_namespaced: found.is_namespaced }))
+            Ok(found.map(|found| KindFromArgument {
+                kind: found.kind,
+                is_namespaced: found.is_namespaced,
+            }))
         })
     }
 
@@ -108,41 +110,45 @@ impl ApiKinds for ApiKindsAdapter {
 }
 
 /// The gate as the controller's ports.
-pub(crate) struct GatePortAdapter(pub(crate) Arc<Gate>);
+pub(crate) struct GateToControllerAdapter(pub(crate) Arc<Gate>);
 
-impl ContextFactory for GatePortAdapter {
+impl ContextFactory for GateToControllerAdapter {
     fn open(
         &self,
         plugin: &ActivePlugin,
-        key: &Arc<ObjectKey>,
+        key: &Arc<ReconcileKey>,
         object: &Arc<Value>,
         purpose: ReconcilePurpose,
-    ) -> Arc<dyn HostCallContext> {
+    ) -> Arc<dyn ReconcileHostCalls> {
         match purpose {
             ReconcilePurpose::Live { urgent } => {
                 let scope = scope(plugin, key, object, WriteMode::Live, urgent);
-                Arc::new(GateContext(self.0.open(scope)))
+                Arc::new(GateCallContextAdapter(self.0.open(scope)))
             }
             ReconcilePurpose::Plan => {
                 let scope = uninterrupted(plugin, key, object, WriteMode::Plan);
                 let context = self.0.open(scope);
                 context.add_assumed((**object).clone());
-                Arc::new(GateContext(context))
+                Arc::new(GateCallContextAdapter(context))
             }
         }
     }
 }
 
 /// A context of the gate as the controller's port.
-struct GateContext(Arc<ReconcileContext>);
+struct GateCallContextAdapter(Arc<ReconcileContext>);
 
-impl HostCalls for GateContext {
-    fn perform<'a>(&'a self, context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
+impl HostCalls for GateCallContextAdapter {
+    fn perform<'a>(
+        &'a self,
+        context: &'a PluginCallerIdentity,
+        call: Call,
+    ) -> BoxedFuture<'a, Answer> {
         self.0.perform(context, call)
     }
 }
 
-impl HostCallContext for GateContext {
+impl ReconcileHostCalls for GateCallContextAdapter {
     fn close(&self) -> BoxedFuture<'_, ClosedContextResult> {
         Box::pin(async {
             let restore_steps = self.0.close().await;
@@ -151,11 +157,11 @@ impl HostCallContext for GateContext {
     }
 }
 
-impl WakeSubscriber for GatePortAdapter {
+impl WakeRegistrar for GateToControllerAdapter {
     fn subscribe<'a>(
         &'a self,
         plugin: &'a ActivePlugin,
-        key: &'a Arc<ObjectKey>,
+        key: &'a Arc<ReconcileKey>,
         object: &'a Arc<Value>,
         wakes: &'a [WakeTrigger],
     ) -> BoxedFuture<'a, Option<Duration>> {
@@ -164,16 +170,16 @@ impl WakeSubscriber for GatePortAdapter {
         })
     }
 
-    fn unsubscribe(&self, key: &ObjectKey) {
+    fn unsubscribe(&self, key: &ReconcileKey) {
         self.0.unsubscribe(key);
     }
 }
 
-impl MemberReader for GatePortAdapter {
+impl RedisMemberReader for GateToControllerAdapter {
     fn read<'a>(
         &'a self,
         plugin: &'a ActivePlugin,
-        key: &'a Arc<ObjectKey>,
+        key: &'a Arc<ReconcileKey>,
         object: &'a Arc<Value>,
     ) -> BoxedFuture<'a, Result<BTreeMap<String, Snapshot>, CallError>> {
         Box::pin(async move {
@@ -185,7 +191,7 @@ impl MemberReader for GatePortAdapter {
 /// Returns a scope whose calls nothing interrupts, because none of them waits for facts.
 fn uninterrupted(
     plugin: &ActivePlugin,
-    key: &Arc<ObjectKey>,
+    key: &Arc<ReconcileKey>,
     object: &Arc<Value>,
     mode: WriteMode,
 ) -> ReconcileScope {
@@ -195,7 +201,7 @@ fn uninterrupted(
 /// Returns the scope of one reconcile of a plugin for an object.
 fn scope(
     plugin: &ActivePlugin,
-    key: &Arc<ObjectKey>,
+    key: &Arc<ReconcileKey>,
     object: &Arc<Value>,
     mode: WriteMode,
     urgent: CancellationToken,

@@ -6,10 +6,10 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use tholepin_admin::{AdminError, AdminMethod, AdminRequest, AdminRoutes};
 use tholepin_controller::{
-    DryRunError, DryRunObject, DryRunner, DryRunnerError, ObjectArgument, ReportPart,
-    ReportSelection, StatusReporter,
+    DryRunError, DryRunObjectSource, DryRunReportPart, DryRunner, DryRunnerError,
+    HostStatusCollector, ObjectArgument, ReconcileReportSelection,
 };
-use tholepin_core::{BoxedFuture, CallError, ErrorChain, NameError, PluginName};
+use tholepin_core::{BoxedFuture, CallError, ErrorChain, PluginName, PluginNameError};
 use tholepin_guest::{PluginRegistry, RollbackError};
 
 use crate::admin_routes::{
@@ -21,7 +21,7 @@ use crate::admin_routes::{
 pub(crate) struct HostAdminRoutes {
     pub(crate) dry_runner: DryRunner,
     pub(crate) registry: Arc<PluginRegistry>,
-    pub(crate) statuses: StatusReporter,
+    pub(crate) statuses: HostStatusCollector,
 }
 
 impl AdminRoutes for HostAdminRoutes {
@@ -49,7 +49,7 @@ impl AdminRoutes for HostAdminRoutes {
 
 impl HostAdminRoutes {
     async fn plan(&self, body: Value) -> Result<Value, AdminError> {
-        let request: DryRunObject = serde_json::from_value(body).map_err(|error| {
+        let request: DryRunObjectSource = serde_json::from_value(body).map_err(|error| {
             AdminError::Invalid(format!("the body is no plan request: {error}"))
         })?;
         document(&self.dry_runner.dry_run(request).await.map_err(refused)?)
@@ -77,8 +77,9 @@ impl HostAdminRoutes {
 
     fn history(&self, query: &BTreeMap<String, String>) -> Result<Value, AdminError> {
         let name = required(query, "name")?;
-        let name: PluginName =
-            name.parse().map_err(|error: NameError| AdminError::Invalid(error.to_string()))?;
+        let name: PluginName = name
+            .parse()
+            .map_err(|error: PluginNameError| AdminError::Invalid(error.to_string()))?;
         let serving = self.registry.active(&name).map(|plugin| plugin.digest.clone());
         let history = self.registry.history(&name);
         if serving.is_none() && history.revisions.is_empty() {
@@ -125,14 +126,14 @@ impl HostAdminRoutes {
             })?),
         };
         let part = match query.get("part").map(String::as_str) {
-            None | Some("calls") => ReportPart::Calls,
-            Some("writes") => ReportPart::Writes,
+            None | Some("calls") => DryRunReportPart::Calls,
+            Some("writes") => DryRunReportPart::Writes,
             Some(other) => {
                 let text = format!("`{other}` is no part of a report: use `calls` or `writes`");
                 return Err(AdminError::Invalid(text));
             }
         };
-        let selection = ReportSelection { number, part };
+        let selection = ReconcileReportSelection { number, part };
         let reports = self.dry_runner.calls(&argument, selection).await.map_err(refused)?;
         Ok(json!({"reconciles": document(&reports)?}))
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use tholepin_core::PluginName;
 
-/// Makes a dry run of one reconcile; the body is a [`DryRunObject`](tholepin_controller::DryRunObject), the answer a
+/// Makes a dry run of one reconcile; the body is a [`DryRunObjectSource`](tholepin_controller::DryRunObjectSource), the answer a
 /// report.
 pub(crate) const PLAN_ROUTE: &str = "/v1/plan";
 /// Returns the reports of the last reconciles of an object; parameters `kind`, `name`, `namespace`, `reconcile` and `part`

@@ -10,7 +10,7 @@ use tholepin_core::PluginName;
 
 use crate::completion;
 
-pub(crate) use report::{CallsArgs, ObjectName, PlanArgs, StatusArgs};
+pub(crate) use report::{CallsArgs, KindAndNameArg, PlanArgs, StatusArgs};
 
 /// Runs policy for Redis on Kubernetes from Wasm plugins that are swapped while it runs
 ///
@@ -34,7 +34,7 @@ const LOG_FORMAT_VARIABLE: &str = "THOLEPIN_LOG_FORMAT";
 /// The log options of the commands that run a host. The other commands have the environment variables only.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Log options")]
-pub(crate) struct LogArgs {
+pub(crate) struct LoggingArgs {
     /// What to log, such as `info` or `warn,plugin=debug` [default: info for `local` and `run`, warn for
     /// `demo`]
     #[arg(long, env = LOG_VARIABLE, value_name = "FILTER")]
@@ -44,7 +44,7 @@ pub(crate) struct LogArgs {
     pub(crate) log_format: LogFormat,
 }
 
-impl LogArgs {
+impl LoggingArgs {
     /// Reads the environment variables, for a command without these options.
     ///
     /// # Errors
@@ -143,7 +143,7 @@ pub(crate) enum Command {
 
 impl Command {
     /// Returns the log options of a command that runs a host.
-    pub(crate) fn log(&self) -> Option<&LogArgs> {
+    pub(crate) fn log(&self) -> Option<&LoggingArgs> {
         if let Self::Local(LocalArgs { log, .. })
         | Self::Run(RunArgs { log, .. })
         | Self::Demo(DemoArgs { log, .. }) = self
@@ -183,7 +183,7 @@ pub(crate) enum PluginCommand {
         #[command(flatten)]
         cluster: KubernetesClusterArgs,
         #[command(flatten)]
-        admin: AdminArgs,
+        admin: AdminFileArgs,
     },
     /// Show the kept revisions of a plugin, the newest last, and which of them serves
     History {
@@ -194,7 +194,7 @@ pub(crate) enum PluginCommand {
         #[arg(short, long, value_name = "FORMAT", default_value = "text")]
         output: OutputFormat,
         #[command(flatten)]
-        admin: AdminArgs,
+        admin: AdminFileArgs,
     },
     /// Make an earlier revision of a plugin serve again, until its component or its settings change
     ///
@@ -208,7 +208,7 @@ pub(crate) enum PluginCommand {
         /// back]
         revision: Option<String>,
         #[command(flatten)]
-        admin: AdminArgs,
+        admin: AdminFileArgs,
     },
     /// Show how a component describes itself: manifest, imports, digest
     Inspect {
@@ -261,7 +261,7 @@ pub(crate) struct WatchArgs {
     #[arg(long, env = "THOLEPIN_PLUGINS", value_name = "DIR")]
     pub(crate) plugins: PathBuf,
     #[command(flatten)]
-    pub(crate) admin: AdminArgs,
+    pub(crate) admin: AdminFileArgs,
     #[command(flatten)]
     pub(crate) cluster: KubernetesClusterArgs,
 }
@@ -272,7 +272,7 @@ pub(crate) struct DoctorArgs {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) admin: AdminArgs,
+    pub(crate) admin: AdminFileArgs,
 }
 
 /// Which Kubernetes cluster.
@@ -285,7 +285,7 @@ pub(crate) struct KubernetesClusterArgs {
 
 /// The admin file of a running host.
 #[derive(Args, Clone, Debug)]
-pub(crate) struct AdminArgs {
+pub(crate) struct AdminFileArgs {
     /// The file by which commands find the running host, which writes its admin address and token there
     /// [default: tholepin/admin.json in $XDG_RUNTIME_DIR or in the cache directory]
     #[arg(long, env = "THOLEPIN_ADMIN_FILE", value_name = "FILE")]
@@ -296,7 +296,7 @@ pub(crate) struct AdminArgs {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct ListenArgs {
     #[command(flatten)]
-    pub(crate) admin: AdminArgs,
+    pub(crate) admin: AdminFileArgs,
     /// Where to serve /metrics, /healthz and /readyz, without a token; port 0 is any free port, which the log
     /// and the admin file name
     #[arg(
@@ -382,7 +382,7 @@ pub(crate) struct RunArgs {
     #[arg(long, env = "THOLEPIN_TRUST_PLUGINS")]
     pub(crate) trust_plugins: bool,
     #[command(flatten)]
-    pub(crate) log: LogArgs,
+    pub(crate) log: LoggingArgs,
 }
 
 /// The local cluster's own options.
@@ -420,7 +420,7 @@ pub(crate) struct LocalArgs {
     #[command(flatten)]
     pub(crate) listen: ListenArgs,
     #[command(flatten)]
-    pub(crate) log: LogArgs,
+    pub(crate) log: LoggingArgs,
 }
 
 #[derive(Args, Debug)]
@@ -436,7 +436,7 @@ pub(crate) struct DemoArgs {
     #[arg(long)]
     pub(crate) ci: bool,
     #[command(flatten)]
-    pub(crate) log: LogArgs,
+    pub(crate) log: LoggingArgs,
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::{Cli, Command, LogArgs, RunArgs, default_concurrency},
+    cli::{Cli, Command, LoggingArgs, RunArgs, default_concurrency},
     engine::{self, EngineOptions},
     exit, telemetry,
 };
@@ -35,9 +35,9 @@ pub(crate) fn run(cli: Cli) -> Result<u8> {
     // `local` and `run` report through the log, the other commands through their output.
     let is_server = matches!(cli.command, Command::Local(_) | Command::Run(_));
     let default = if is_server { "info" } else { "warn" };
-    let LogArgs { log, log_format } = match cli.command.log() {
+    let LoggingArgs { log, log_format } = match cli.command.log() {
         Some(log) => log.clone(),
-        None => LogArgs::of_environment()?,
+        None => LoggingArgs::of_environment()?,
     };
     telemetry::start(log.as_deref().unwrap_or(default), log_format)?;
     match cli.command {

@@ -13,19 +13,19 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use tholepin_admin::{AdminServer, HealthServer};
 use tholepin_controller::{
-    Controller, ControllerPorts, ControllerSettings, DryRunObject, DryRunner, PluginObjectStore,
-    PluginReportProcessor, StatusReporter, SteadyClock, host_name, install_when_available,
-    queue::QueuePriority,
+    Controller, ControllerPorts, ControllerSettings, DryRunObjectSource, DryRunner,
+    HostStatusCollector, PluginObjectWriter, PluginRegistryFollower, SteadyClock, host_name,
+    install_when_available, queue::QueuePriority,
 };
 use tholepin_core::{
     ReconcileReport,
-    port::{PollReport, StoreEvent, StoreSubscription, WatchSource},
+    port::{PollReport, StoreSubscription, WatchSource, WatchedStoreEvent},
 };
 use tholepin_gate::{Gate, GatePorts};
 use tholepin_guest::{CompilationNotice, GuestEngine, PluginRegistry, PluginRegistryOptions};
 use tholepin_kube::{KubernetesApi, KubernetesApiOptions, SecretFingerprinter, WatchHubOptions};
-use tholepin_probe::TcpProber;
-use tholepin_redis::{RedisClientLimits, RedisPort};
+use tholepin_probe::NetworkPodPortProber;
+use tholepin_redis::{RedisClient, RedisClientLimits};
 use tokio::{
     sync::{broadcast, mpsc},
     task::{JoinSet, coop::consume_budget},
@@ -35,10 +35,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    adapters::{ApiKindsAdapter, GatePortAdapter, RegistryAdapter, SystemEntropy},
+    adapters::{GateToControllerAdapter, KubeClientApiKinds, PluginRegistryAdapter, SystemEntropy},
     admin::HostAdminRoutes,
     cli::{EngineArgs, ListenArgs},
-    health::HostHealth,
+    health::HostHealthSource,
     metrics,
     plugin_kind::plugin_kind,
     user_files::{admin_file, cache_directory, own_cache},
@@ -104,22 +104,22 @@ pub(crate) async fn run(
     let kubernetes = connect(options.kubeconfig.clone()).await?;
     let AssembledEngine { registry, mut directory, redis, gate, controller, polls } =
         assemble(&options, kubernetes.clone())?;
-    let health = Arc::new(HostHealth {
+    let health = Arc::new(HostHealthSource {
         controller: controller.clone(),
         kubernetes: kubernetes.clone(),
         registry: registry.clone(),
         recorder,
         started: AtomicBool::new(false),
     });
-    let kinds = Arc::new(ApiKindsAdapter(kubernetes.clone()));
+    let kinds = Arc::new(KubeClientApiKinds(kubernetes.clone()));
 
     let mut tasks: JoinSet<&'static str> = JoinSet::new();
     let routes = Arc::new(HostAdminRoutes {
         dry_runner: DryRunner::new(controller.clone(), kinds.clone()),
         registry: registry.clone(),
-        statuses: StatusReporter::new(
+        statuses: HostStatusCollector::new(
             controller.clone(),
-            Arc::new(GatePortAdapter(gate.clone())),
+            Arc::new(GateToControllerAdapter(gate.clone())),
             plugin_kind(),
         ),
     });
@@ -130,15 +130,15 @@ pub(crate) async fn run(
         return Ok(());
     }
     let (events, plugin_events) = mpsc::channel(NOTICES_MAX);
-    let objects = PluginObjectStore::new(
+    let objects = PluginObjectWriter::new(
         controller.clone(),
         kinds,
         plugin_kind(),
         host_name::own_name(),
         events,
     );
-    let reports = Arc::new(RegistryAdapter(registry.clone()));
-    let follower = PluginReportProcessor::new(objects, reports, options.trusts_plugins);
+    let reports = Arc::new(PluginRegistryAdapter(registry.clone()));
+    let follower = PluginRegistryFollower::new(objects, reports, options.trusts_plugins);
     let reports = registry.subscribe();
     let compilations = registry.compilations();
     tasks.spawn(named("compilations", follow(compilations, options.on_compilation)));
@@ -196,7 +196,7 @@ pub(crate) fn log_compilation(CompilationNotice { plugin, bytes, took }: &Compil
 async fn listen(
     tasks: &mut JoinSet<&'static str>,
     addresses: ListenArgs,
-    health: Arc<HostHealth>,
+    health: Arc<HostHealthSource>,
     routes: Arc<HostAdminRoutes>,
     stop: &CancellationToken,
 ) -> Result<()> {
@@ -206,7 +206,7 @@ async fn listen(
     info!(address = %server.address(), "serving /metrics, /healthz and /readyz");
     tasks.spawn(named(
         "metrics maintenance",
-        HostHealth::maintain_histograms(health.recorder.clone()),
+        HostHealthSource::maintain_histograms(health.recorder.clone()),
     ));
     tasks.spawn(named("health server", server.run(health, stop.clone())));
     tasks.spawn(named("admin API", admin.run(stop.clone())));
@@ -231,7 +231,10 @@ fn settings(arguments: &EngineArgs) -> ControllerSettings {
 /// # Errors
 ///
 /// Fails if the API server cannot be reached, or if there is no plan.
-pub(crate) async fn plan(options: EngineOptions, request: DryRunObject) -> Result<ReconcileReport> {
+pub(crate) async fn plan(
+    options: EngineOptions,
+    request: DryRunObjectSource,
+) -> Result<ReconcileReport> {
     let kubernetes = connect(options.kubeconfig.clone()).await?;
     let assembled = assemble(&options, kubernetes.clone())?;
     let AssembledEngine { registry, mut directory, controller, redis: _, gate: _, polls: _ } =
@@ -250,7 +253,7 @@ pub(crate) async fn plan(options: EngineOptions, request: DryRunObject) -> Resul
         let (kubernetes, stop) = (kubernetes.clone(), stop.clone());
         tasks.spawn(async move { kubernetes.run(stop).await });
     }
-    let dry_runner = DryRunner::new(controller.clone(), Arc::new(ApiKindsAdapter(kubernetes)));
+    let dry_runner = DryRunner::new(controller.clone(), Arc::new(KubeClientApiKinds(kubernetes)));
     let kind = dry_runner.kind(&request).await?;
     let plugin = controller.plugin_for(&kind)?;
     let leases = controller.watch_for(&plugin, STANDALONE_DEADLINE).await?;
@@ -265,7 +268,7 @@ pub(crate) async fn plan(options: EngineOptions, request: DryRunObject) -> Resul
 struct AssembledEngine {
     registry: Arc<PluginRegistry>,
     directory: tholepin_guest::DirectoryWatch,
-    redis: Arc<RedisPort>,
+    redis: Arc<RedisClient>,
     gate: Arc<Gate>,
     controller: Arc<Controller>,
     polls: mpsc::Receiver<PollReport>,
@@ -275,21 +278,21 @@ fn assemble(options: &EngineOptions, kubernetes: Arc<KubernetesApi>) -> Result<A
     let (registry, directory) = open_registry(options)?;
     let (reports, polls) = mpsc::channel(NOTICES_MAX);
     let clock = Arc::new(SteadyClock::start());
-    let redis = Arc::new(RedisPort::new(limits(&options.arguments), clock.clone(), reports));
+    let redis = Arc::new(RedisClient::new(limits(&options.arguments), clock.clone(), reports));
     let gate = Gate::new(GatePorts {
         kubernetes: kubernetes.clone(),
         redis: redis.clone(),
-        prober: Arc::new(TcpProber),
+        prober: Arc::new(NetworkPodPortProber),
         clock: clock.clone(),
         entropy: Arc::new(SystemEntropy),
     });
-    let contexts = Arc::new(GatePortAdapter(gate.clone()));
+    let contexts = Arc::new(GateToControllerAdapter(gate.clone()));
     let ports = ControllerPorts {
         kubernetes: kubernetes.clone(),
         watches: kubernetes.clone(),
         host_fields: kubernetes,
         redis: redis.clone(),
-        plugins: Arc::new(RegistryAdapter(registry.clone())),
+        plugins: Arc::new(PluginRegistryAdapter(registry.clone())),
         contexts: contexts.clone(),
         wakes: contexts,
         clock,
@@ -372,9 +375,9 @@ async fn enqueue_woken(
                 None => return,
             },
             event = changes.next() => match event {
-                Some(StoreEvent::Changed(change)) => gate.woken_by_change(&change),
-                Some(StoreEvent::Overflowed) => gate.woken_by_overflow(),
-                Some(StoreEvent::Resumed) => Vec::new(),
+                Some(WatchedStoreEvent::Changed(change)) => gate.woken_by_change(&change),
+                Some(WatchedStoreEvent::Overflowed) => gate.woken_by_overflow(),
+                Some(WatchedStoreEvent::Resumed) => Vec::new(),
                 None => return,
             },
         };

@@ -11,15 +11,15 @@ use std::{
 
 use metrics::gauge;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tholepin_admin::{CheckOutcome, CheckReport, HealthCheck, HealthSource};
+use tholepin_admin::{HealthCheckOutcome, HealthCheckReport, HealthCheckResult, HealthSource};
 use tholepin_controller::Controller;
 use tholepin_core::{BoxedFuture, PluginName, port::WatchState};
-use tholepin_guest::{PluginRegistry, PluginReport, RevisionStage};
+use tholepin_guest::{PluginRegistry, PluginStageReport, RevisionLoadStage};
 use tholepin_kube::{KubernetesApi, WatchReport};
 use tholepin_schema::manifest::KindName;
 use tokio::time::{interval, timeout};
 
-use crate::metrics::{ServingPlugin, ServingPluginLabels, plugin_info, without_stale_series};
+use crate::metrics::{CurrentMetricSeries, ServingPluginMetric, plugin_info, without_stale_series};
 
 /// A watch without any answer of the server for this long is stale. The server must answer every 30 s, and a watch that
 /// hangs is restarted after 35 s, so that two attempts in a row failed.
@@ -31,7 +31,7 @@ const LIVENESS_DEADLINE: Duration = Duration::from_secs(2);
 const MAINTENANCE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The parts whose health is checked.
-pub(crate) struct HostHealth {
+pub(crate) struct HostHealthSource {
     pub(crate) controller: Arc<Controller>,
     pub(crate) kubernetes: Arc<KubernetesApi>,
     pub(crate) registry: Arc<PluginRegistry>,
@@ -40,12 +40,12 @@ pub(crate) struct HostHealth {
     pub(crate) started: AtomicBool,
 }
 
-impl HealthSource for HostHealth {
+impl HealthSource for HostHealthSource {
     fn metrics(&self) -> String {
         self.controller.show_metrics();
         let watches = self.kubernetes.watches();
         set_watch_gauges(&watches);
-        let current = ServingPluginLabels {
+        let current = CurrentMetricSeries {
             plugins: loaded(&self.registry).keys().map(ToString::to_string).collect(),
             kinds: watches.iter().map(|watch| watch.scope.kind.to_string()).collect(),
         };
@@ -54,21 +54,25 @@ impl HealthSource for HostHealth {
         text
     }
 
-    fn health(&self) -> BoxedFuture<'_, CheckReport> {
+    fn health(&self) -> BoxedFuture<'_, HealthCheckReport> {
         Box::pin(async {
             let verdict = match timeout(LIVENESS_DEADLINE, self.controller.answers()).await {
-                Ok(()) => CheckOutcome::Pass,
+                Ok(()) => HealthCheckOutcome::Pass,
                 // Before the start the loop does not run yet, which is no reason for a restart.
-                Err(_) if !self.has_started() => CheckOutcome::Notice("it is starting".to_owned()),
-                Err(_) => {
-                    CheckOutcome::Fail(format!("it did not answer within {LIVENESS_DEADLINE:?}"))
+                Err(_) if !self.has_started() => {
+                    HealthCheckOutcome::Notice("it is starting".to_owned())
                 }
+                Err(_) => HealthCheckOutcome::Fail(format!(
+                    "it did not answer within {LIVENESS_DEADLINE:?}"
+                )),
             };
-            CheckReport { checks: vec![HealthCheck { name: "controller".to_owned(), verdict }] }
+            HealthCheckReport {
+                checks: vec![HealthCheckResult { name: "controller".to_owned(), verdict }],
+            }
         })
     }
 
-    fn readiness(&self) -> BoxedFuture<'_, CheckReport> {
+    fn readiness(&self) -> BoxedFuture<'_, HealthCheckReport> {
         Box::pin(async {
             let needed: BTreeSet<KindName> = self
                 .registry
@@ -81,14 +85,16 @@ impl HealthSource for HostHealth {
             let mut report =
                 readiness(self.has_started(), &self.kubernetes.watches(), &needed, &plugins);
             let unreadable = self.registry.unreadable();
-            let verdict = unreadable.map_or(CheckOutcome::Pass, CheckOutcome::Fail);
-            report.checks.push(HealthCheck { name: "directory of plugins".to_owned(), verdict });
+            let verdict = unreadable.map_or(HealthCheckOutcome::Pass, HealthCheckOutcome::Fail);
+            report
+                .checks
+                .push(HealthCheckResult { name: "directory of plugins".to_owned(), verdict });
             report
         })
     }
 }
 
-impl HostHealth {
+impl HostHealthSource {
     fn has_started(&self) -> bool {
         self.started.load(Ordering::Acquire)
     }
@@ -104,16 +110,16 @@ impl HostHealth {
 }
 
 /// Returns the reports of the plugins whose files exist.
-fn loaded(registry: &PluginRegistry) -> BTreeMap<PluginName, PluginReport> {
+fn loaded(registry: &PluginRegistry) -> BTreeMap<PluginName, PluginStageReport> {
     let mut reports = registry.reports();
-    reports.retain(|_, report| report.stage != Some(RevisionStage::Unloaded));
+    reports.retain(|_, report| report.stage != Some(RevisionLoadStage::Unloaded));
     reports
 }
 
 /// Returns the active plugins, by name.
-fn serving(registry: &PluginRegistry) -> Vec<ServingPlugin> {
+fn serving(registry: &PluginRegistry) -> Vec<ServingPluginMetric> {
     let plugins = registry.plugins();
-    let serving = plugins.values().map(|plugin| ServingPlugin {
+    let serving = plugins.values().map(|plugin| ServingPluginMetric {
         name: plugin.name.to_string(),
         version: plugin.manifest.version.clone(),
         revision: plugin.digest.short().to_owned(),
@@ -144,13 +150,13 @@ fn readiness(
     has_started: bool,
     watches: &[WatchReport],
     needed: &BTreeSet<KindName>,
-    plugins: &[PluginReport],
-) -> CheckReport {
-    let mut report = CheckReport::default();
-    let mut add = |name: String, verdict| report.checks.push(HealthCheck { name, verdict });
+    plugins: &[PluginStageReport],
+) -> HealthCheckReport {
+    let mut report = HealthCheckReport::default();
+    let mut add = |name: String, verdict| report.checks.push(HealthCheckResult { name, verdict });
     if !has_started {
         let text = "the plugins of the directory are being loaded".to_owned();
-        add("start".to_owned(), CheckOutcome::Fail(text));
+        add("start".to_owned(), HealthCheckOutcome::Fail(text));
     }
     for watch in watches {
         let WatchReport { scope, state, quiet_for, .. } = watch;
@@ -165,7 +171,7 @@ fn readiness(
     }
     let watched: BTreeSet<_> = watches.iter().map(|watch| &watch.scope.kind).collect();
     for kind in needed.iter().filter(|kind| !watched.contains(kind)) {
-        add(format!("watch {kind}"), CheckOutcome::Fail("it has not started".to_owned()));
+        add(format!("watch {kind}"), HealthCheckOutcome::Fail("it has not started".to_owned()));
     }
     for plugin in plugins {
         add(format!("plugin {}", plugin.name), serves(plugin));
@@ -173,44 +179,44 @@ fn readiness(
     report
 }
 
-fn freshness(has_followed: bool, state: &WatchState, quiet_for: Duration) -> CheckOutcome {
+fn freshness(has_followed: bool, state: &WatchState, quiet_for: Duration) -> HealthCheckOutcome {
     let seconds = quiet_for.as_secs();
     match state {
-        WatchState::Starting => CheckOutcome::Fail("it was not listed yet".to_owned()),
+        WatchState::Starting => HealthCheckOutcome::Fail("it was not listed yet".to_owned()),
         // No failure: no other watch depends on it, and objects of a missing kind cannot exist.
-        WatchState::KindMissing => CheckOutcome::Notice(
+        WatchState::KindMissing => HealthCheckOutcome::Notice(
             "the server does not know the kind; install its definition".to_owned(),
         ),
         WatchState::Failing(reason) if !has_followed => {
-            CheckOutcome::Fail(format!("it was never listed: {reason}"))
+            HealthCheckOutcome::Fail(format!("it was never listed: {reason}"))
         }
         WatchState::Failing(reason) if STALE_AFTER < quiet_for => {
-            CheckOutcome::Fail(format!("the server did not answer for {seconds} s: {reason}"))
+            HealthCheckOutcome::Fail(format!("the server did not answer for {seconds} s: {reason}"))
         }
         WatchState::Failing(reason) => {
-            CheckOutcome::Notice(format!("it fails since {seconds} s: {reason}"))
+            HealthCheckOutcome::Notice(format!("it fails since {seconds} s: {reason}"))
         }
         WatchState::Following if STALE_AFTER < quiet_for => {
-            CheckOutcome::Fail(format!("the server did not answer for {seconds} s"))
+            HealthCheckOutcome::Fail(format!("the server did not answer for {seconds} s"))
         }
-        WatchState::Following => CheckOutcome::Pass,
+        WatchState::Following => HealthCheckOutcome::Pass,
     }
 }
 
-fn serves(plugin: &PluginReport) -> CheckOutcome {
-    let PluginReport { stage, reason, message, .. } = plugin;
+fn serves(plugin: &PluginStageReport) -> HealthCheckOutcome {
+    let PluginStageReport { stage, reason, message, .. } = plugin;
     let why = || match (reason, stage) {
         (Some(reason), _) => format!("{reason}: {message}"),
         (None, Some(stage)) => format!("it is being loaded, and is {stage}"),
         (None, None) => "it is being loaded".to_owned(),
     };
     match plugin.active() {
-        None => CheckOutcome::Fail(format!("no revision serves; {}", why())),
-        Some(_) if reason.is_some() => CheckOutcome::Notice(format!(
+        None => HealthCheckOutcome::Fail(format!("no revision serves; {}", why())),
+        Some(_) if reason.is_some() => HealthCheckOutcome::Notice(format!(
             "an older revision serves; the new one is refused: {}",
             why()
         )),
-        Some(_) => CheckOutcome::Pass,
+        Some(_) => HealthCheckOutcome::Pass,
     }
 }
 
@@ -218,7 +224,7 @@ fn serves(plugin: &PluginReport) -> CheckOutcome {
 mod tests {
     use super::*;
     use tholepin_core::{RevisionDigest, port::WatchScope};
-    use tholepin_guest::{RejectReason, ServingRevision};
+    use tholepin_guest::{PluginRejectReason, ServingRevision};
 
     fn kind(name: &str) -> KindName {
         KindName { api_version: "v1".to_owned(), kind: name.to_owned() }
@@ -235,10 +241,10 @@ mod tests {
         }
     }
 
-    fn plugin(active: Option<&str>, reason: Option<RejectReason>) -> PluginReport {
-        PluginReport {
+    fn plugin(active: Option<&str>, reason: Option<PluginRejectReason>) -> PluginStageReport {
+        PluginStageReport {
             name: "p".parse().unwrap(),
-            stage: Some(RevisionStage::Compiled),
+            stage: Some(RevisionLoadStage::Compiled),
             candidate: None,
             serving: active.map(|digest| ServingRevision {
                 revision: RevisionDigest(digest.to_owned()),
@@ -287,7 +293,7 @@ mod tests {
 
     #[test]
     fn a_plugin_without_an_active_revision_makes_the_host_unready_and_a_refused_one_is_a_notice() {
-        let refused = Some(RejectReason::GrantsMissing);
+        let refused = Some(PluginRejectReason::GrantsMissing);
         let rows = [
             (plugin(Some("1"), None), true, "Pass"),
             (

@@ -257,7 +257,7 @@ pub(crate) const FAMILIES: &[MetricFamily] = &[
 
 /// The present plugins and watched kinds; series of others are left out.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ServingPluginLabels {
+pub(crate) struct CurrentMetricSeries {
     pub(crate) plugins: BTreeSet<String>,
     pub(crate) kinds: BTreeSet<String>,
 }
@@ -288,7 +288,7 @@ pub(crate) fn install() -> Result<PrometheusHandle> {
 }
 
 /// Returns the rendered text without the series of plugins and kinds that are not present.
-pub(crate) fn without_stale_series(current: &ServingPluginLabels, text: &str) -> String {
+pub(crate) fn without_stale_series(current: &CurrentMetricSeries, text: &str) -> String {
     let is_stale = |line: &str, label: &str, known: &BTreeSet<String>| {
         label_value(line, label).is_some_and(|value| !known.contains(value))
     };
@@ -307,7 +307,7 @@ pub(crate) fn without_stale_series(current: &ServingPluginLabels, text: &str) ->
 }
 
 /// An active plugin.
-pub(crate) struct ServingPlugin {
+pub(crate) struct ServingPluginMetric {
     pub(crate) name: String,
     pub(crate) version: String,
     pub(crate) revision: String,
@@ -315,11 +315,11 @@ pub(crate) struct ServingPlugin {
 
 /// Renders the family with the active revisions. The recorder does not keep it, because it would hold a series for
 /// every revision that was ever active.
-pub(crate) fn plugin_info(serving: &[ServingPlugin]) -> String {
+pub(crate) fn plugin_info(serving: &[ServingPluginMetric]) -> String {
     let meaning = FAMILIES.iter().find(|family| family.name == PLUGIN_INFO);
     let meaning = meaning.map_or("", |family| family.meaning);
     let mut text = format!("# HELP {PLUGIN_INFO} {meaning}\n# TYPE {PLUGIN_INFO} gauge\n");
-    for ServingPlugin { name, version, revision } in serving {
+    for ServingPluginMetric { name, version, revision } in serving {
         let version = escaped(version);
         text.push_str(&format!(
             "{PLUGIN_INFO}{{plugin=\"{name}\",version=\"{version}\",revision=\"{revision}\"}} 1\n"
@@ -350,7 +350,7 @@ mod tests {
     fn series_of_unloaded_plugins_and_ended_watches_are_left_out() {
         let text = "# TYPE a counter\na{controller=\"one\",result=\"x\"} 1\na{result=\"x\",controller=\"two\"} 2\n\n\
                     b{kind=\"apps/v1/StatefulSet\"} 3\nb{kind=\"v1/Pod\"} 4\nc 5\nd_bucket{le=\"1\",controller=\"two\"} 6\n";
-        let current = ServingPluginLabels {
+        let current = CurrentMetricSeries {
             plugins: BTreeSet::from(["one".to_owned()]),
             kinds: BTreeSet::from(["v1/Pod".to_owned()]),
         };
@@ -362,7 +362,7 @@ mod tests {
 
     #[test]
     fn an_active_plugin_has_a_series_with_its_version_and_revision() {
-        let serving = ServingPlugin {
+        let serving = ServingPluginMetric {
             name: "one".to_owned(),
             version: "1 \"a\\b\"\nc".to_owned(),
             revision: "0123".to_owned(),

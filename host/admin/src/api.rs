@@ -19,8 +19,8 @@ use hyper::{
 use serde_json::{Value, json};
 use tholepin_core::ErrorChain;
 use tholepin_http::{
-    AllowedHosts, BodyLimits, HttpService, ListenerLimits, RandomError, ResponseBody, TokenDigest,
-    accept_each, bearer, new_token, read_body, serve_http1, whole,
+    AllowedHostHeaders, BodyLimits, HttpService, ListenerLimits, RandomError, ResponseBody,
+    TokenDigest, accept_each, bearer, new_token, read_body, serve_http1, whole,
 };
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,7 @@ const REPLY_DEADLINE: Duration = Duration::from_secs(90);
 /// Why the admin API could not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum StartError {
+pub enum AdminApiStartError {
     /// The server cannot listen on the loopback address.
     #[error("cannot listen on {address} for the admin API")]
     Listen {
@@ -76,7 +76,7 @@ pub struct AdminServer {
 }
 
 struct AdminHttpService {
-    hosts: AllowedHosts,
+    hosts: AllowedHostHeaders,
     token: TokenDigest,
     routes: Arc<dyn AdminRoutes>,
 }
@@ -92,20 +92,20 @@ impl AdminServer {
         file: PathBuf,
         metrics_address: SocketAddr,
         routes: Arc<dyn AdminRoutes>,
-    ) -> Result<Self, StartError> {
+    ) -> Result<Self, AdminApiStartError> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let refused = |source| StartError::Listen { address, source };
+        let refused = |source| AdminApiStartError::Listen { address, source };
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let token = new_token()?;
         let server = Arc::new(AdminHttpService {
-            hosts: AllowedHosts::new(address.ip(), &["localhost"]),
+            hosts: AllowedHostHeaders::new(address.ip(), &["localhost"]),
             token: TokenDigest::of(&token),
             routes,
         });
         let content = AdminFile { address, token, pid: std::process::id(), metrics_address };
         let file_guard = AdminFileGuard::write(file.clone(), content)
-            .map_err(|source| StartError::File { path: file, source })?;
+            .map_err(|source| AdminApiStartError::File { path: file, source })?;
         Ok(Self { listener, server, file_guard })
     }
 

@@ -19,7 +19,7 @@ use tholepin_http::{BodyError, BodyLimits, read_body};
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
-    file::{AdminFile, FileError},
+    file::{AdminFile, AdminFileError},
     message::{AdminError, AdminMethod},
     query,
 };
@@ -42,7 +42,7 @@ pub enum AdminClientError {
     #[error(
         "no running host is known: is `tholepin run` or `tholepin local` running? --admin-file names its file"
     )]
-    NoFile(#[from] FileError),
+    NoFile(#[from] AdminFileError),
     /// The host that wrote the file does not listen any more.
     #[error(
         "no host answers at {address}, which `{}` names: is `tholepin run` or `tholepin local` running? \
@@ -74,7 +74,7 @@ pub enum AdminClientError {
         /// The path and query of the request.
         route: String,
         /// What went wrong.
-        source: ReplyError,
+        source: AdminReplyError,
     },
     /// The host replied with an error.
     #[error(transparent)]
@@ -84,7 +84,7 @@ pub enum AdminClientError {
 /// Why a reply could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ReplyError {
+pub enum AdminReplyError {
     /// The path or the token cannot be sent in a request.
     #[error("the request is not valid HTTP")]
     Request(#[source] hyper::http::Error),
@@ -191,7 +191,7 @@ impl AdminClient {
         route: &str,
         body: Bytes,
         deadline: Duration,
-    ) -> Result<Result<Value, AdminError>, ReplyError> {
+    ) -> Result<Result<Value, AdminError>, AdminReplyError> {
         let method = match method {
             AdminMethod::Get => Method::GET,
             AdminMethod::Post => Method::POST,
@@ -203,15 +203,15 @@ impl AdminClient {
             .header(AUTHORIZATION, format!("Bearer {}", self.file.token))
             .header(CONTENT_TYPE, "application/json")
             .body(Full::new(body))
-            .map_err(ReplyError::Request)?;
+            .map_err(AdminReplyError::Request)?;
         let (mut sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(ReplyError::Connection)?;
+            http1::handshake(TokioIo::new(stream)).await.map_err(AdminReplyError::Connection)?;
         let response = async {
-            let reply = sender.send_request(request).await.map_err(ReplyError::Connection)?;
+            let reply = sender.send_request(request).await.map_err(AdminReplyError::Connection)?;
             let code = reply.status().as_u16();
             let limits = BodyLimits { bytes_max: REPLY_BYTES_MAX, deadline };
             let body = read_body(reply.into_body(), limits).await;
-            parse_reply(code, &body.map_err(ReplyError::Body)?)
+            parse_reply(code, &body.map_err(AdminReplyError::Body)?)
         };
         let mut connection = std::pin::pin!(connection);
         let mut response = std::pin::pin!(response);
@@ -224,15 +224,15 @@ impl AdminClient {
 }
 
 /// Parses a reply: a result, or an error of the host. The outer error means that it is neither.
-fn parse_reply(code: u16, body: &[u8]) -> Result<Result<Value, AdminError>, ReplyError> {
+fn parse_reply(code: u16, body: &[u8]) -> Result<Result<Value, AdminError>, AdminReplyError> {
     let mut document: Value =
-        serde_json::from_slice(body).map_err(|source| ReplyError::NotJson { code, source })?;
+        serde_json::from_slice(body).map_err(|source| AdminReplyError::NotJson { code, source })?;
     if code == 200 {
         return Ok(Ok(document));
     }
     let error = document.get_mut("error").map(Value::take).unwrap_or_default();
     let error = serde_json::from_value(error);
-    error.map(Err).map_err(|source| ReplyError::NoReason { code, source })
+    error.map(Err).map_err(|source| AdminReplyError::NoReason { code, source })
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub struct AdminFile {
 
 /// Why an admin file cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum FileError {
+pub enum AdminFileError {
     /// The file does not exist or cannot be read.
     #[error("cannot read `{}`", .path.display())]
     Unreadable {
@@ -62,17 +62,17 @@ impl AdminFile {
     /// # Errors
     ///
     /// Fails if the file does not exist, is accessible to other users, or is not an admin file.
-    pub fn read(path: &Path) -> Result<Self, FileError> {
-        let unreadable = |source| FileError::Unreadable { path: path.to_owned(), source };
+    pub fn read(path: &Path) -> Result<Self, AdminFileError> {
+        let unreadable = |source| AdminFileError::Unreadable { path: path.to_owned(), source };
         let file = File::open(path).map_err(unreadable)?;
         let mode = file.metadata().map_err(unreadable)?.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
-            return Err(FileError::Exposed { path: path.to_owned(), mode });
+            return Err(AdminFileError::Exposed { path: path.to_owned(), mode });
         }
         let mut text = String::new();
         file.take(FILE_BYTES_MAX).read_to_string(&mut text).map_err(unreadable)?;
         serde_json::from_str(&text)
-            .map_err(|source| FileError::Malformed { path: path.to_owned(), source })
+            .map_err(|source| AdminFileError::Malformed { path: path.to_owned(), source })
     }
 }
 
@@ -125,7 +125,7 @@ mod tests {
         drop(first_guard);
         assert_eq!(AdminFile::read(&path).unwrap().pid, 2);
         drop(second_guard);
-        assert!(matches!(AdminFile::read(&path), Err(FileError::Unreadable { .. })));
+        assert!(matches!(AdminFile::read(&path), Err(AdminFileError::Unreadable { .. })));
     }
 
     #[test]
@@ -134,9 +134,9 @@ mod tests {
         let path = folder.path().join("admin.json");
         let guard = AdminFileGuard::write(path.clone(), content(1)).unwrap();
         std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
-        assert!(matches!(AdminFile::read(&path), Err(FileError::Exposed { mode: 0o640, .. })));
+        assert!(matches!(AdminFile::read(&path), Err(AdminFileError::Exposed { mode: 0o640, .. })));
         write_private(&path, b"{}").unwrap();
-        assert!(matches!(AdminFile::read(&path), Err(FileError::Malformed { .. })));
+        assert!(matches!(AdminFile::read(&path), Err(AdminFileError::Malformed { .. })));
         drop(guard);
         assert!(path.exists());
     }

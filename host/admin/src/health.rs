@@ -9,7 +9,7 @@ use tokio::{net::TcpListener, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::report::{CheckReport, ReportFormat, TEXT};
+use crate::report::{HealthCheckReport, HealthReportFormat, TEXT};
 
 /// Prometheus and the kubelet keep one connection each.
 const LIMITS: ListenerLimits =
@@ -27,16 +27,16 @@ pub trait HealthSource: Send + Sync + 'static {
     fn metrics(&self) -> String;
 
     /// Checks that the process is alive; if it is not, it should be restarted.
-    fn health(&self) -> BoxedFuture<'_, CheckReport>;
+    fn health(&self) -> BoxedFuture<'_, HealthCheckReport>;
 
     /// Checks that the host can do its work now.
-    fn readiness(&self) -> BoxedFuture<'_, CheckReport>;
+    fn readiness(&self) -> BoxedFuture<'_, HealthCheckReport>;
 }
 
 /// The server cannot listen on the address.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot listen on {address}; choose another with --metrics-address")]
-pub struct ListenError {
+pub struct HealthListenError {
     /// The address.
     pub address: SocketAddr,
     /// The error of the system.
@@ -55,8 +55,8 @@ impl HealthServer {
     /// # Errors
     ///
     /// Fails if the server cannot listen on the address.
-    pub async fn bind(address: SocketAddr) -> Result<Self, ListenError> {
-        let refused = |source| ListenError { address, source };
+    pub async fn bind(address: SocketAddr) -> Result<Self, HealthListenError> {
+        let refused = |source| HealthListenError { address, source };
         let listener = TcpListener::bind(address).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         Ok(Self { listener, address })
@@ -114,17 +114,17 @@ fn text(code: u16, text: &str) -> Response<ResponseBody> {
     whole(code, TEXT, text.as_bytes().to_vec())
 }
 
-fn format_of(parts: &Parts) -> ReportFormat {
+fn format_of(parts: &Parts) -> HealthReportFormat {
     let accept = parts.headers.get(ACCEPT).and_then(|value| value.to_str().ok());
     let query = parts.uri.query().unwrap_or_default();
     if accept.is_some_and(|accept| accept.contains("application/json")) {
-        ReportFormat::Json
+        HealthReportFormat::Json
     } else if query
         .split('&')
         .any(|parameter| parameter == "verbose" || parameter.starts_with("verbose="))
     {
-        ReportFormat::Verbose
+        HealthReportFormat::Verbose
     } else {
-        ReportFormat::Short
+        HealthReportFormat::Short
     }
 }

@@ -23,9 +23,9 @@ mod message;
 mod query;
 mod report;
 
-pub use api::{AdminServer, StartError};
-pub use client::{AdminClient, AdminClientError, ReplyError};
-pub use file::{AdminFile, FileError};
-pub use health::{HealthServer, HealthSource, ListenError};
+pub use api::{AdminApiStartError, AdminServer};
+pub use client::{AdminClient, AdminClientError, AdminReplyError};
+pub use file::{AdminFile, AdminFileError};
+pub use health::{HealthListenError, HealthServer, HealthSource};
 pub use message::{AdminError, AdminMethod, AdminRequest, AdminRoutes};
-pub use report::{CheckOutcome, CheckReport, HealthCheck};
+pub use report::{HealthCheckOutcome, HealthCheckReport, HealthCheckResult};

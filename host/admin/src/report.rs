@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 /// The outcome of one check.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CheckOutcome {
+pub enum HealthCheckOutcome {
     /// No problem was found.
     Pass,
     /// A problem for which the host need not be taken out of service.
@@ -15,23 +15,23 @@ pub enum CheckOutcome {
 
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HealthCheck {
+pub struct HealthCheckResult {
     /// The name of the check.
     pub name: String,
     /// The outcome.
-    pub verdict: CheckOutcome,
+    pub verdict: HealthCheckOutcome,
 }
 
 /// The checks of one endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CheckReport {
+pub struct HealthCheckReport {
     /// The checks, in the order in which they are shown.
-    pub checks: Vec<HealthCheck>,
+    pub checks: Vec<HealthCheckResult>,
 }
 
 /// The format of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReportFormat {
+pub(crate) enum HealthReportFormat {
     /// `ok`, or all checks if one fails.
     Short,
     /// All checks, one per line.
@@ -40,40 +40,50 @@ pub(crate) enum ReportFormat {
     Json,
 }
 
-impl CheckReport {
+impl HealthCheckReport {
     /// Returns true if no check fails.
     #[must_use]
     pub fn passes(&self) -> bool {
-        !self.checks.iter().any(|check| matches!(check.verdict, CheckOutcome::Fail(_)))
+        !self.checks.iter().any(|check| matches!(check.verdict, HealthCheckOutcome::Fail(_)))
     }
 
     /// Returns the HTTP status, the media type and the text.
-    pub(crate) fn show(&self, endpoint: &str, format: ReportFormat) -> (u16, &'static str, String) {
+    pub(crate) fn show(
+        &self,
+        endpoint: &str,
+        format: HealthReportFormat,
+    ) -> (u16, &'static str, String) {
         let code = if self.passes() { 200 } else { 503 };
         match format {
-            ReportFormat::Json => (code, "application/json", format!("{}\n", self.document())),
-            ReportFormat::Short if self.passes() => (code, TEXT, "ok\n".to_owned()),
-            ReportFormat::Short | ReportFormat::Verbose => (code, TEXT, self.lines(endpoint)),
+            HealthReportFormat::Json => {
+                (code, "application/json", format!("{}\n", self.document()))
+            }
+            HealthReportFormat::Short if self.passes() => (code, TEXT, "ok\n".to_owned()),
+            HealthReportFormat::Short | HealthReportFormat::Verbose => {
+                (code, TEXT, self.lines(endpoint))
+            }
         }
     }
 
     fn document(&self) -> Value {
-        let checks = self.checks.iter().map(|HealthCheck { name, verdict }| match verdict {
-            CheckOutcome::Pass => json!({"name": name, "verdict": "pass"}),
-            CheckOutcome::Notice(text) => {
+        let checks = self.checks.iter().map(|HealthCheckResult { name, verdict }| match verdict {
+            HealthCheckOutcome::Pass => json!({"name": name, "verdict": "pass"}),
+            HealthCheckOutcome::Notice(text) => {
                 json!({"name": name, "verdict": "notice", "message": text})
             }
-            CheckOutcome::Fail(text) => json!({"name": name, "verdict": "fail", "message": text}),
+            HealthCheckOutcome::Fail(text) => {
+                json!({"name": name, "verdict": "fail", "message": text})
+            }
         });
         json!({"passes": self.passes(), "checks": checks.collect::<Value>()})
     }
 
     /// Returns the text format of Kubernetes' own health endpoints.
     fn lines(&self, endpoint: &str) -> String {
-        let line = |HealthCheck { name, verdict }: &HealthCheck| match verdict {
-            CheckOutcome::Pass => format!("[+]{name} ok\n"),
-            CheckOutcome::Notice(text) => format!("[+]{name} ok, but {text}\n"),
-            CheckOutcome::Fail(text) => format!("[-]{name} failed: {text}\n"),
+        let line = |HealthCheckResult { name, verdict }: &HealthCheckResult| match verdict {
+            HealthCheckOutcome::Pass => format!("[+]{name} ok\n"),
+            HealthCheckOutcome::Notice(text) => format!("[+]{name} ok, but {text}\n"),
+            HealthCheckOutcome::Fail(text) => format!("[-]{name} failed: {text}\n"),
         };
         let lines: String = self.checks.iter().map(line).collect();
         let end = if self.passes() { "passed" } else { "failed" };
@@ -88,30 +98,43 @@ pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
 mod tests {
     use super::*;
 
-    fn report(outcomes: &[CheckOutcome]) -> CheckReport {
-        let check =
-            |verdict: &CheckOutcome| HealthCheck { name: "x".to_owned(), verdict: verdict.clone() };
-        CheckReport { checks: outcomes.iter().map(check).collect() }
+    fn report(outcomes: &[HealthCheckOutcome]) -> HealthCheckReport {
+        let check = |verdict: &HealthCheckOutcome| HealthCheckResult {
+            name: "x".to_owned(),
+            verdict: verdict.clone(),
+        };
+        HealthCheckReport { checks: outcomes.iter().map(check).collect() }
     }
 
     #[test]
     fn one_failed_check_fails_the_report_and_is_shown_in_short() {
-        let (pass, notice) = (CheckOutcome::Pass, CheckOutcome::Notice("old".to_owned()));
-        let fail = CheckOutcome::Fail("stale".to_owned());
+        let (pass, notice) =
+            (HealthCheckOutcome::Pass, HealthCheckOutcome::Notice("old".to_owned()));
+        let fail = HealthCheckOutcome::Fail("stale".to_owned());
         let rows = [
-            (vec![], ReportFormat::Short, 200, "ok\n"),
-            (vec![pass.clone(), notice.clone()], ReportFormat::Short, 200, "ok\n"),
-            (vec![pass.clone()], ReportFormat::Verbose, 200, "[+]x ok\nreadyz check passed\n"),
-            (vec![notice], ReportFormat::Verbose, 200, "[+]x ok, but old\nreadyz check passed\n"),
+            (vec![], HealthReportFormat::Short, 200, "ok\n"),
+            (vec![pass.clone(), notice.clone()], HealthReportFormat::Short, 200, "ok\n"),
+            (
+                vec![pass.clone()],
+                HealthReportFormat::Verbose,
+                200,
+                "[+]x ok\nreadyz check passed\n",
+            ),
+            (
+                vec![notice],
+                HealthReportFormat::Verbose,
+                200,
+                "[+]x ok, but old\nreadyz check passed\n",
+            ),
             (
                 vec![pass, fail.clone()],
-                ReportFormat::Short,
+                HealthReportFormat::Short,
                 503,
                 "[+]x ok\n[-]x failed: stale\nreadyz check failed\n",
             ),
             (
                 vec![fail],
-                ReportFormat::Json,
+                HealthReportFormat::Json,
                 503,
                 "{\"checks\":[{\"message\":\"stale\",\"name\":\"x\",\"verdict\":\"fail\"}],\"passes\":false}\n",
             ),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tholepin_admin::{
     AdminClient, AdminClientError, AdminError, AdminMethod, AdminRequest, AdminRoutes, AdminServer,
-    CheckOutcome, CheckReport, HealthCheck, HealthServer, HealthSource,
+    HealthCheckOutcome, HealthCheckReport, HealthCheckResult, HealthServer, HealthSource,
 };
 use tholepin_core::BoxedFuture;
 use tokio::{
@@ -47,15 +47,16 @@ impl HealthSource for UnreadyHealth {
         "a 1\n".to_owned()
     }
 
-    fn health(&self) -> BoxedFuture<'_, CheckReport> {
-        let checks = vec![HealthCheck { name: "x".to_owned(), verdict: CheckOutcome::Pass }];
-        Box::pin(async { CheckReport { checks } })
+    fn health(&self) -> BoxedFuture<'_, HealthCheckReport> {
+        let checks =
+            vec![HealthCheckResult { name: "x".to_owned(), verdict: HealthCheckOutcome::Pass }];
+        Box::pin(async { HealthCheckReport { checks } })
     }
 
-    fn readiness(&self) -> BoxedFuture<'_, CheckReport> {
-        let verdict = CheckOutcome::Fail("stale".to_owned());
-        let checks = vec![HealthCheck { name: "x".to_owned(), verdict }];
-        Box::pin(async { CheckReport { checks } })
+    fn readiness(&self) -> BoxedFuture<'_, HealthCheckReport> {
+        let verdict = HealthCheckOutcome::Fail("stale".to_owned());
+        let checks = vec![HealthCheckResult { name: "x".to_owned(), verdict }];
+        Box::pin(async { HealthCheckReport { checks } })
     }
 }
 

@@ -4,7 +4,8 @@ use serde_json::Value;
 use tholepin_core::{
     ObjectMeta,
     condition::{
-        ConditionStatus, HostCondition, QUARANTINED, READY, RECONCILED, Reason, is_host_ready,
+        ConditionStatus, HostWrittenCondition, QUARANTINED, READY, RECONCILED, Reason,
+        is_host_ready,
     },
 };
 
@@ -14,12 +15,12 @@ pub(crate) struct HostConditionUpdate {
     pub(crate) reason: Reason,
     /// One line for people, with how to fix it.
     pub(crate) message: String,
-    pub(crate) presence: ReconcilerPresence,
+    pub(crate) presence: ObjectReconcilerPresence,
 }
 
 /// Whether a plugin is called for an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ReconcilerPresence {
+pub(crate) enum ObjectReconcilerPresence {
     /// A plugin is called for it, or will be soon.
     Present,
     /// No plugin is called for it until something changes, so that its reported status may be wrong.
@@ -28,8 +29,12 @@ pub(crate) enum ReconcilerPresence {
 
 impl HostConditionUpdate {
     /// Returns the host's conditions for this finding, given the object's present conditions.
-    pub(crate) fn conditions(&self, object: &Value, meta: &ObjectMeta) -> Vec<HostCondition> {
-        let condition = |condition_type, status, reason| HostCondition {
+    pub(crate) fn conditions(
+        &self,
+        object: &Value,
+        meta: &ObjectMeta,
+    ) -> Vec<HostWrittenCondition> {
+        let condition = |condition_type, status, reason| HostWrittenCondition {
             condition_type,
             status,
             reason,
@@ -51,10 +56,10 @@ impl HostConditionUpdate {
     fn ready_by_host(&self, object: &Value) -> Option<Reason> {
         let has_ready = conditions(object).any(|condition| condition["type"] == READY);
         match (self.presence, self.reason) {
-            (ReconcilerPresence::Present, _) => None,
-            (ReconcilerPresence::Absent, _) if !has_ready => None,
-            (ReconcilerPresence::Absent, Reason::TooManyStrikes) => Some(Reason::Quarantined),
-            (ReconcilerPresence::Absent, reason) => Some(reason),
+            (ObjectReconcilerPresence::Present, _) => None,
+            (ObjectReconcilerPresence::Absent, _) if !has_ready => None,
+            (ObjectReconcilerPresence::Absent, Reason::TooManyStrikes) => Some(Reason::Quarantined),
+            (ObjectReconcilerPresence::Absent, reason) => Some(reason),
         }
     }
 }
@@ -62,8 +67,8 @@ impl HostConditionUpdate {
 /// Returns the host's conditions for a healthy object: none. If the plugin has not reported `Ready` since the host
 /// took that condition over, returns `Reconciled=True`: with its last condition the host stops owning `Ready`, and
 /// the plugin must own it by then.
-pub(crate) fn of_success(object: &Value, meta: &ObjectMeta) -> Vec<HostCondition> {
-    let called = || HostCondition {
+pub(crate) fn of_success(object: &Value, meta: &ObjectMeta) -> Vec<HostWrittenCondition> {
+    let called = || HostWrittenCondition {
         condition_type: RECONCILED,
         status: ConditionStatus::True,
         reason: Reason::Succeeded,
@@ -98,19 +103,24 @@ mod tests {
         let reported = object(&json!([{"type": "Ready", "status": "True"}]));
         let without_ready = object(&json!([{"type": "Other", "status": "True"}]));
         let rows = [
-            (Reason::Failed, ReconcilerPresence::Present, &reported, None),
-            (Reason::InvalidSpec, ReconcilerPresence::Present, &reported, None),
-            (Reason::InvalidSpec, ReconcilerPresence::Absent, &reported, Some(Reason::InvalidSpec)),
+            (Reason::Failed, ObjectReconcilerPresence::Present, &reported, None),
+            (Reason::InvalidSpec, ObjectReconcilerPresence::Present, &reported, None),
+            (
+                Reason::InvalidSpec,
+                ObjectReconcilerPresence::Absent,
+                &reported,
+                Some(Reason::InvalidSpec),
+            ),
             (
                 Reason::PluginMissing,
-                ReconcilerPresence::Absent,
+                ObjectReconcilerPresence::Absent,
                 &reported,
                 Some(Reason::PluginMissing),
             ),
-            (Reason::PluginMissing, ReconcilerPresence::Absent, &without_ready, None),
+            (Reason::PluginMissing, ObjectReconcilerPresence::Absent, &without_ready, None),
             (
                 Reason::TooManyStrikes,
-                ReconcilerPresence::Absent,
+                ObjectReconcilerPresence::Absent,
                 &reported,
                 Some(Reason::Quarantined),
             ),

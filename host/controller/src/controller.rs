@@ -7,8 +7,8 @@ use std::{
 };
 
 use tholepin_core::{
-    ObjectKey, PluginName, StoredObject,
-    port::{StoreChange, StoreEvent, WatchLease, WatchScope},
+    PluginName, ReconcileKey, WatchedStoreObject,
+    port::{WatchLease, WatchScope, WatchedStoreChange, WatchedStoreEvent},
 };
 use tholepin_schema::manifest::{Grants, KindName, Manifest, ReconciledKind, SafetyPaths};
 use tokio::{
@@ -23,10 +23,10 @@ use crate::{
     ended_containers::ended_containers,
     mapper::{self, ReconcileMapper},
     metrics::{self, RunningReconciles},
-    plugins::PluginEvent,
+    plugins::ActivePluginChange,
     queue::{DequeuedKey, QueuePriority, QueueStats, WorkQueue},
-    reconcile::{ReconcileSettings, reconcile},
-    shared_state::{ControllerPorts, ControllerSettings, SharedState},
+    reconcile::{LiveReconcileControl, reconcile},
+    shared_state::{ControllerPorts, ControllerSettings, ControllerSharedState},
 };
 
 /// How long running reconciles may take to finish after the stop.
@@ -34,7 +34,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Counts of a plugin's objects by health.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PluginHealth {
+pub struct ObjectHealthCounts {
     /// All objects.
     pub objects: usize,
     /// Quarantined objects, for which the plugin is not called.
@@ -47,25 +47,25 @@ pub struct PluginHealth {
 
 /// The controller: its loop, plans, and reads of its state.
 pub struct Controller {
-    pub(crate) shared: Arc<SharedState>,
+    pub(crate) shared: Arc<ControllerSharedState>,
 }
 
 impl Controller {
     /// Creates a controller; [`run`](Self::run) starts its loop.
     #[must_use]
     pub fn new(ports: ControllerPorts, settings: ControllerSettings) -> Self {
-        Self { shared: Arc::new(SharedState::new(ports, settings)) }
+        Self { shared: Arc::new(ControllerSharedState::new(ports, settings)) }
     }
 
     /// Enqueues a key, such as for a wake.
-    pub fn enqueue(&self, key: &ObjectKey, priority: QueuePriority, cause: &str) {
+    pub fn enqueue(&self, key: &ReconcileKey, priority: QueuePriority, cause: &str) {
         self.shared.queue.add(key, priority, cause);
     }
 
     /// Runs the loop until `stop` is cancelled, then waits for the running reconciles to finish.
     ///
     /// `events` notifies about changed plugins; the plugins that are active at the start count as changed.
-    pub async fn run(&self, events: mpsc::Receiver<PluginEvent>, stop: CancellationToken) {
+    pub async fn run(&self, events: mpsc::Receiver<ActivePluginChange>, stop: CancellationToken) {
         let mut running = JoinSet::new();
         let premature = tokio::select! {
             biased;
@@ -108,16 +108,16 @@ impl Controller {
         let mut changes = self.shared.ports.watches.changes();
         while let Some(event) = changes.next().await {
             match event {
-                StoreEvent::Changed(change) => self.changed(&change),
-                StoreEvent::Overflowed => self.enqueue_all("overflow"),
-                StoreEvent::Resumed => self.shared.queue.retry_failed_now(),
+                WatchedStoreEvent::Changed(change) => self.changed(&change),
+                WatchedStoreEvent::Overflowed => self.enqueue_all("overflow"),
+                WatchedStoreEvent::Resumed => self.shared.queue.retry_failed_now(),
             }
             // Yields now and then, so that a long backlog does not delay the other loops of this task.
             consume_budget().await;
         }
     }
 
-    fn changed(&self, change: &StoreChange) {
+    fn changed(&self, change: &WatchedStoreChange) {
         let ended = ended_containers(change);
         for container_id in &ended {
             self.shared.ports.redis.container_ended(container_id);
@@ -173,11 +173,11 @@ impl Controller {
     /// Returns the health of a plugin's objects, as far as this host has called the plugin for them. Also works for a
     /// plugin that is not loaded any more, as long as no other plugin reconciles its kinds.
     #[must_use]
-    pub fn health(&self, plugin: &PluginName) -> PluginHealth {
+    pub fn health(&self, plugin: &PluginName) -> ObjectHealthCounts {
         let view = self.shared.ports.kubernetes.view();
         let kinds = self.shared.followed().into_iter().filter(|(whose, _)| whose == plugin);
         let quarantined = self.quarantined(plugin);
-        PluginHealth {
+        ObjectHealthCounts {
             objects: kinds.map(|(_, kind)| view.references(&kind, "").len()).sum(),
             quarantined,
             failing: self.shared.object_states.failing(plugin).saturating_sub(quarantined),
@@ -196,7 +196,7 @@ impl Controller {
     }
 
     /// Keeps routes and watches equal to those of the manifests, and enqueues the objects of a changed plugin.
-    async fn follow_plugins(&self, mut events: mpsc::Receiver<PluginEvent>) {
+    async fn follow_plugins(&self, mut events: mpsc::Receiver<ActivePluginChange>) {
         let mut leases: BTreeMap<WatchScope, Box<dyn WatchLease>> = BTreeMap::new();
         let mut known: BTreeMap<PluginName, Arc<Manifest>> = BTreeMap::new();
         let mut changed: Vec<_> =
@@ -218,8 +218,8 @@ impl Controller {
                 }
             }
             match events.recv().await {
-                Some(PluginEvent::Changed(name)) => changed.push(name),
-                Some(PluginEvent::Missing(name, kinds)) => {
+                Some(ActivePluginChange::Changed(name)) => changed.push(name),
+                Some(ActivePluginChange::Missing(name, kinds)) => {
                     known
                         .entry(name.clone())
                         .or_insert_with(|| Arc::new(manifest_of_kinds(&name, kinds)));
@@ -274,9 +274,10 @@ fn manifest_of_kinds(name: &PluginName, kinds: Vec<KindName>) -> Manifest {
 
 /// Returns true if an object was paused or resumed. Both are urgent: a running reconcile of a paused object must stop
 /// waiting, and the person who resumed an object waits for its reconcile.
-fn changes_pause(change: &StoreChange) -> bool {
-    let is_paused =
-        |state: &Option<StoredObject>| state.as_ref().is_some_and(|state| state.meta().is_paused());
+fn changes_pause(change: &WatchedStoreChange) -> bool {
+    let is_paused = |state: &Option<WatchedStoreObject>| {
+        state.as_ref().is_some_and(|state| state.meta().is_paused())
+    };
     is_paused(&change.before) != is_paused(&change.after)
 }
 
@@ -292,14 +293,14 @@ async fn finish(mut running: JoinSet<()>) {
 /// A key whose reconcile may begin.
 struct ReadyKey {
     taken: DequeuedKey,
-    settings: ReconcileSettings,
+    settings: LiveReconcileControl,
     /// Held until the reconcile ends.
     _slot: Option<OwnedSemaphorePermit>,
 }
 
 /// Waits for a due key and for a permit. The key is taken last, so that it is the most urgent one at the moment in
 /// which its reconcile can begin.
-async fn next_due_key(shared: Arc<SharedState>, stop: CancellationToken) -> ReadyKey {
+async fn next_due_key(shared: Arc<ControllerSharedState>, stop: CancellationToken) -> ReadyKey {
     let slot = shared.permits.slot().await;
     loop {
         shared.queue.due().await;
@@ -307,14 +308,14 @@ async fn next_due_key(shared: Arc<SharedState>, stop: CancellationToken) -> Read
         // The stop interrupts waits as well.
         let urgent = stop.child_token();
         if let Some(taken) = shared.queue.take(&urgent) {
-            let settings = ReconcileSettings { permit: Arc::new(permit), urgent };
+            let settings = LiveReconcileControl { permit: Arc::new(permit), urgent };
             return ReadyKey { taken, settings, _slot: slot };
         }
     }
 }
 
 /// Reconciles one key. The stop does not cancel a reconcile that has begun.
-async fn work(shared: Arc<SharedState>, due: ReadyKey) {
+async fn work(shared: Arc<ControllerSharedState>, due: ReadyKey) {
     let ReadyKey { taken, settings, _slot } = due;
     let key = Arc::new(taken.key);
     let _timer = shared.running.begin(&key.plugin, taken.waited);

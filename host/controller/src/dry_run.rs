@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    AcceptedSpec, CallError, ObjectError, ObjectKey, ObjectMeta, ObjectRef, PluginName,
+    AcceptedSpec, CallError, MissingObjectField, ObjectMeta, ObjectRef, PluginName, ReconcileKey,
     ReconcileReport, WriteMode, port::WatchLease,
 };
 use tholepin_schema::manifest::KindName;
@@ -21,7 +21,7 @@ use crate::{
     phase::finalizer_of,
     plugins::{ActivePlugin, ReconcilePurpose},
     reconcile::accepted,
-    reconcile_once::{ReconcileEffects, ReconcileTarget, reconcile_once},
+    reconcile_once::{LiveOrDryRunEffects, ReconcileTarget, reconcile_once},
     report_builder::{ReportBuilder, finalizer_step},
     strikes::StrikedObjectVersion,
 };
@@ -47,7 +47,7 @@ pub enum DryRunError {
     NotWatched(KindName),
     /// The object has no kind or no name.
     #[error("the object cannot be planned for")]
-    Object(#[source] ObjectError),
+    Object(#[source] MissingObjectField),
 }
 
 impl Controller {
@@ -114,7 +114,7 @@ impl Controller {
         };
         let meta = ObjectMeta::of(&value).map_err(DryRunError::Object)?;
         let ObjectRef { kind, namespace, name } = object.clone();
-        let key = Arc::new(ObjectKey { plugin: plugin.name.clone(), kind, namespace, name });
+        let key = Arc::new(ReconcileKey { plugin: plugin.name.clone(), kind, namespace, name });
         let since = Instant::now();
         let mut report =
             ReportBuilder::begin(&self.shared, WriteMode::Plan, vec![CAUSE.to_owned()]);
@@ -189,7 +189,7 @@ struct DryRunEffects<'a> {
     is_stored: bool,
 }
 
-impl ReconcileEffects for DryRunEffects<'_> {
+impl LiveOrDryRunEffects for DryRunEffects<'_> {
     fn purpose(&self) -> ReconcilePurpose {
         ReconcilePurpose::Plan
     }

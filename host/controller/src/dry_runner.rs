@@ -6,9 +6,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tholepin_core::{
-    CallError, ObjectError, ObjectMeta, ObjectRef, PlanStep, PlanStepEffect, ReconcileReport,
+    CallError, MissingObjectField, ObjectMeta, ObjectRef, PlanStep, PlanStepEffect,
+    ReconcileReport,
     port::{ApplyRequest, Kubernetes},
-    step::{self, ChangeScope, ObjectChange},
+    step::{self, PlanStepChangeType, WritableObjectPart},
 };
 use tholepin_schema::manifest::KindName;
 
@@ -35,7 +36,7 @@ pub struct ObjectArgument {
 /// The object of a dry run.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum DryRunObject {
+pub enum DryRunObjectSource {
     /// An object as it is stored.
     Object(ObjectArgument),
     /// An object as a file has it.
@@ -50,16 +51,16 @@ pub enum DryRunObject {
 
 /// Selects reports of an object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ReportSelection {
+pub struct ReconcileReportSelection {
     /// Only the report with this number.
     pub number: Option<u64>,
     /// The part of each report.
-    pub part: ReportPart,
+    pub part: DryRunReportPart,
 }
 
 /// A part of a report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ReportPart {
+pub enum DryRunReportPart {
     /// All calls.
     #[default]
     Calls,
@@ -99,7 +100,7 @@ pub enum DryRunnerError {
     },
     /// The file holds no object.
     #[error("the file holds no object that can be applied")]
-    File(#[from] FileError),
+    File(#[from] ObjectFileError),
     /// The controller cannot make the dry run.
     #[error(transparent)]
     DryRun(#[from] DryRunError),
@@ -110,13 +111,13 @@ pub enum DryRunnerError {
 
 /// Why the content of a file is no object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum FileError {
+pub enum ObjectFileError {
     /// A field is missing.
     #[error("it has no `{0}`")]
     NoField(&'static str),
     /// The metadata cannot be read.
     #[error(transparent)]
-    Object(#[from] ObjectError),
+    Object(#[from] MissingObjectField),
     /// The file and the command line name different namespaces.
     #[error("it is in namespace `{named}` and `--namespace {requested}` was given")]
     OtherNamespace {
@@ -145,13 +146,18 @@ impl DryRunner {
     /// # Errors
     ///
     /// Fails if no plugin reconciles the kind, the object does not exist, or the API server refuses it.
-    pub async fn dry_run(&self, request: DryRunObject) -> Result<ReconcileReport, DryRunnerError> {
+    pub async fn dry_run(
+        &self,
+        request: DryRunObjectSource,
+    ) -> Result<ReconcileReport, DryRunnerError> {
         match request {
-            DryRunObject::Object(argument) => {
+            DryRunObjectSource::Object(argument) => {
                 let object = self.object(&argument).await?;
                 Ok(self.controller.dry_run(&object, None).await?)
             }
-            DryRunObject::File { object, namespace } => self.dry_run_file(object, namespace).await,
+            DryRunObjectSource::File { object, namespace } => {
+                self.dry_run_file(object, namespace).await
+            }
         }
     }
 
@@ -163,7 +169,7 @@ impl DryRunner {
     pub async fn calls(
         &self,
         argument: &ObjectArgument,
-        selection: ReportSelection,
+        selection: ReconcileReportSelection,
     ) -> Result<Vec<ReconcileReport>, DryRunnerError> {
         let object = self.object(argument).await?;
         let known = self.controller.calls(&object);
@@ -175,7 +181,7 @@ impl DryRunner {
         }
         let is_selected = |report: &&Arc<ReconcileReport>| match selection.number {
             Some(number) => report.number == number,
-            None => selection.part == ReportPart::Calls || !report.steps.is_empty(),
+            None => selection.part == DryRunReportPart::Calls || !report.steps.is_empty(),
         };
         let found: Vec<_> =
             known.iter().filter(is_selected).map(|report| part(report, selection)).collect();
@@ -191,10 +197,10 @@ impl DryRunner {
     /// # Errors
     ///
     /// Fails if no plugin reconciles it.
-    pub async fn kind(&self, request: &DryRunObject) -> Result<KindName, DryRunnerError> {
+    pub async fn kind(&self, request: &DryRunObjectSource) -> Result<KindName, DryRunnerError> {
         match request {
-            DryRunObject::Object(argument) => Ok(self.object(argument).await?.kind),
-            DryRunObject::File { object, namespace: _ } => Ok(kind_of(object)?),
+            DryRunObjectSource::Object(argument) => Ok(self.object(argument).await?.kind),
+            DryRunObjectSource::File { object, namespace: _ } => Ok(kind_of(object)?),
         }
     }
 
@@ -233,7 +239,7 @@ impl DryRunner {
         if self.kinds.is_namespaced(&kind).await? {
             set_namespace(&mut object, namespace)?;
         }
-        let reference = ObjectMeta::of(&object).map_err(FileError::Object)?.object;
+        let reference = ObjectMeta::of(&object).map_err(ObjectFileError::Object)?.object;
         let before = match self.kubernetes().get(reference.clone()).await {
             Ok(found) => Some(found),
             Err(CallError::NotFound(_)) => None,
@@ -266,42 +272,46 @@ impl DryRunner {
 /// Returns the step of applying the file, with the defaults of the API server, if it changes something.
 fn file_step(object: &ObjectRef, before: Option<&Value>, stored: &Value) -> Option<PlanStep> {
     let (change, fields) = match before {
-        Some(before) => {
-            (ObjectChange::Changed, step::differences(before, stored, ChangeScope::Object))
-        }
-        None => (ObjectChange::Created, step::differences(&json!({}), stored, ChangeScope::Object)),
+        Some(before) => (
+            PlanStepChangeType::Changed,
+            step::differences(before, stored, WritableObjectPart::Object),
+        ),
+        None => (
+            PlanStepChangeType::Created,
+            step::differences(&json!({}), stored, WritableObjectPart::Object),
+        ),
     };
-    if change == ObjectChange::Changed && fields.is_empty() {
+    if change == PlanStepChangeType::Changed && fields.is_empty() {
         return None;
     }
     let (by, object) = ("file".to_owned(), object.clone());
     Some(PlanStep::new(PlanStepEffect::Object { by, object, change, fields }))
 }
 
-fn part(report: &ReconcileReport, selection: ReportSelection) -> ReconcileReport {
+fn part(report: &ReconcileReport, selection: ReconcileReportSelection) -> ReconcileReport {
     let mut report = report.clone();
-    if selection.part == ReportPart::Writes {
+    if selection.part == DryRunReportPart::Writes {
         report.calls.clear();
         report.calls_left_out = 0;
     }
     report
 }
 
-fn kind_of(object: &Value) -> Result<KindName, FileError> {
+fn kind_of(object: &Value) -> Result<KindName, ObjectFileError> {
     let text = |field: &'static str| match object.get(field).and_then(Value::as_str) {
         Some(text) if !text.is_empty() => Ok(text.to_owned()),
-        _ => Err(FileError::NoField(field)),
+        _ => Err(ObjectFileError::NoField(field)),
     };
     Ok(KindName { api_version: text("apiVersion")?, kind: text("kind")? })
 }
 
 /// Sets the requested namespace on an object that has none.
-fn set_namespace(object: &mut Value, requested: Option<String>) -> Result<(), FileError> {
+fn set_namespace(object: &mut Value, requested: Option<String>) -> Result<(), ObjectFileError> {
     let metadata = object.get_mut("metadata").and_then(Value::as_object_mut);
-    let metadata = metadata.ok_or(FileError::NoField("metadata"))?;
+    let metadata = metadata.ok_or(ObjectFileError::NoField("metadata"))?;
     match (metadata.get("namespace").and_then(Value::as_str), requested) {
         (Some(named), Some(requested)) if named != requested => {
-            Err(FileError::OtherNamespace { named: named.to_owned(), requested })
+            Err(ObjectFileError::OtherNamespace { named: named.to_owned(), requested })
         }
         (Some(_), _) => Ok(()),
         (None, requested) => {
@@ -341,7 +351,8 @@ mod tests {
         let stored = json!({"spec": {"a": 1}, "status": {"b": 1}});
         assert_eq!(file_step(&reference, Some(&stored), &stored), None);
         let step = file_step(&reference, None, &stored).unwrap();
-        let PlanStepEffect::Object { change: ObjectChange::Created, fields, .. } = step.effect
+        let PlanStepEffect::Object { change: PlanStepChangeType::Created, fields, .. } =
+            step.effect
         else {
             panic!("{step:?}")
         };
@@ -350,7 +361,7 @@ mod tests {
 
     #[test]
     fn an_error_names_each_fact_once() {
-        let error = DryRunnerError::from(FileError::NoField("kind"));
+        let error = DryRunnerError::from(ObjectFileError::NoField("kind"));
         let text = tholepin_core::ErrorChain(&error).to_string();
         assert_eq!(text, "the file holds no object that can be applied: it has no `kind`");
         let error = DryRunnerError::from(CallError::Denied("no list".to_owned()));

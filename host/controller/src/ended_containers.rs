@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use tholepin_core::port::StoreChange;
+use tholepin_core::port::WatchedStoreChange;
 
 /// Returns the ids of containers that ran before the change and do not run after it.
-pub(crate) fn ended_containers(change: &StoreChange) -> Vec<String> {
+pub(crate) fn ended_containers(change: &WatchedStoreChange) -> Vec<String> {
     if change.object.kind.kind != "Pod" || !change.object.kind.group().is_empty() {
         return Vec::new();
     }
@@ -26,10 +26,10 @@ fn running(pod: &Value) -> BTreeSet<String> {
 mod tests {
     use super::*;
     use serde_json::json;
-    use tholepin_core::StoredObject;
+    use tholepin_core::WatchedStoreObject;
 
-    fn pod(state: &str, id: &str) -> StoredObject {
-        StoredObject::new(json!({
+    fn pod(state: &str, id: &str) -> WatchedStoreObject {
+        WatchedStoreObject::new(json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "n"},
             "status": {"containerStatuses": [{"containerID": id, "state": {state: {}}}]}
         }))
@@ -47,7 +47,7 @@ mod tests {
         ];
         for (before, after, expected) in rows {
             let object = before.meta().object.clone();
-            let change = StoreChange { object, before: Some(before), after };
+            let change = WatchedStoreChange { object, before: Some(before), after };
             assert_eq!(ended_containers(&change), expected, "{change:?}");
         }
     }

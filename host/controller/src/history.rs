@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tholepin_core::{ObjectKey, ObjectRef, ReconcileReport, ReconcileResult};
+use tholepin_core::{ObjectRef, ReconcileKey, ReconcileReport, ReconcileResult};
 
 use crate::mapper::reference_of;
 
@@ -68,7 +68,7 @@ impl ReconcileHistory {
     }
 
     /// Marks an object as deleted.
-    pub(crate) fn deleted(&self, object: &ObjectKey, now_ms: u64) {
+    pub(crate) fn deleted(&self, object: &ReconcileKey, now_ms: u64) {
         self.ring().delete(object, now_ms);
     }
 
@@ -81,19 +81,19 @@ impl ReconcileHistory {
 struct ReportRing {
     limits: HistoryLimits,
     /// By number, which grows: the first is the oldest.
-    reports: BTreeMap<u64, RecordedReconcile>,
+    reports: BTreeMap<u64, StoredReconcileReport>,
     /// The numbers of the reconciles without writes.
     quiet: BTreeSet<u64>,
-    objects: HashMap<ObjectKey, ObjectUsage>,
+    objects: HashMap<ReconcileKey, ReportRingObjectEntry>,
     /// The deleted objects that still have reports here, by the time of their deletion.
-    deleted: BTreeSet<(u64, ObjectKey)>,
+    deleted: BTreeSet<(u64, ReconcileKey)>,
     bytes: usize,
     last_number: u64,
 }
 
 #[derive(Debug)]
-struct RecordedReconcile {
-    object: ObjectKey,
+struct StoredReconcileReport {
+    object: ReconcileKey,
     /// The report as JSON.
     text: Box<[u8]>,
     /// The end, if the plugin was not called.
@@ -102,7 +102,7 @@ struct RecordedReconcile {
 
 /// The reports of one object in the ring.
 #[derive(Debug, Default)]
-struct ObjectUsage {
+struct ReportRingObjectEntry {
     numbers: BTreeSet<u64>,
     bytes: usize,
     deleted_at_ms: Option<u64>,
@@ -153,7 +153,8 @@ impl ReportRing {
         }
         let is_call = !matches!(report.end, ReconcileResult::NotCalled { .. });
         let not_called = (!is_call && report.is_quiet()).then_some(report.end);
-        self.reports.insert(number, RecordedReconcile { object: key.clone(), text, not_called });
+        self.reports
+            .insert(number, StoredReconcileReport { object: key.clone(), text, not_called });
         while let Some(oldest) = self.excess_of(&key, number) {
             self.remove(oldest);
         }
@@ -167,7 +168,7 @@ impl ReportRing {
     }
 
     /// Marks an object as deleted. Evicts the objects that were deleted first if the limit is exceeded.
-    fn delete(&mut self, object: &ObjectKey, now_ms: u64) {
+    fn delete(&mut self, object: &ReconcileKey, now_ms: u64) {
         self.expire(now_ms);
         let Some(usage) = self.objects.get_mut(object) else { return };
         if usage.deleted_at_ms.is_none() {
@@ -187,7 +188,7 @@ impl ReportRing {
     /// Evicts the objects that were deleted longer ago than the limit.
     fn expire(&mut self, now_ms: u64) {
         let deleted_ms = self.limits.deleted_ms;
-        let is_old = |(at_ms, _): &(u64, ObjectKey)| at_ms.saturating_add(deleted_ms) <= now_ms;
+        let is_old = |(at_ms, _): &(u64, ReconcileKey)| at_ms.saturating_add(deleted_ms) <= now_ms;
         while self.deleted.first().is_some_and(is_old) {
             self.evict_first_deleted();
         }
@@ -210,8 +211,8 @@ impl ReportRing {
     }
 
     /// Returns the report of an object to evict, if the object exceeds its limits.
-    fn excess_of(&self, key: &ObjectKey, newest: u64) -> Option<u64> {
-        let ObjectUsage { numbers, bytes, deleted_at_ms: _ } = self.objects.get(key)?;
+    fn excess_of(&self, key: &ReconcileKey, newest: u64) -> Option<u64> {
+        let ReportRingObjectEntry { numbers, bytes, deleted_at_ms: _ } = self.objects.get(key)?;
         if numbers.len() <= self.limits.reports && *bytes <= self.limits.object_bytes {
             return None;
         }
@@ -222,7 +223,7 @@ impl ReportRing {
 
     fn remove(&mut self, number: u64) {
         self.quiet.remove(&number);
-        let Some(RecordedReconcile { object, text, .. }) = self.reports.remove(&number) else {
+        let Some(StoredReconcileReport { object, text, .. }) = self.reports.remove(&number) else {
             return;
         };
         self.bytes = self.bytes.saturating_sub(text.len());
@@ -272,7 +273,7 @@ mod tests {
     use proptest::prelude::*;
     use tholepin_core::{
         PlanStep, PlanStepEffect, ReconcileHeader, Recording, RevisionDigest, WriteMode,
-        step::MemberCommandLine,
+        step::RedisCliCommand,
     };
 
     fn report(name: &str, command: Option<usize>) -> ReconcileReport {
@@ -288,7 +289,7 @@ mod tests {
             ReconcileResult::Answered { summary: String::new(), requeue_ms: None, finished: false };
         let mut report = ReconcileReport::new(header, &Recording::default(), end, 1);
         report.steps.extend(command.map(|bytes| {
-            let command = MemberCommandLine { pod: "a".into(), command: "x".repeat(bytes) };
+            let command = RedisCliCommand { pod: "a".into(), command: "x".repeat(bytes) };
             PlanStep::new(PlanStepEffect::Commands { commands: vec![command] })
         }));
         report

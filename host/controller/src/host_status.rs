@@ -12,7 +12,7 @@ use futures::stream::{self, StreamExt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tholepin_core::{
-    BoxedFuture, CallError, ObjectKey, ObjectMeta, ObjectRef, PluginName, port::Kubernetes,
+    BoxedFuture, CallError, ObjectMeta, ObjectRef, PluginName, ReconcileKey, port::Kubernetes,
 };
 use tholepin_schema::{
     manifest::KindName,
@@ -38,7 +38,7 @@ const CONCURRENT_READS: usize = 8;
 const MEMBERS_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Reads the members of an object. The binary implements it with the gate.
-pub trait MemberReader: Send + Sync {
+pub trait RedisMemberReader: Send + Sync {
     /// Returns a snapshot of each group of processes of an object, as they answer now.
     ///
     /// # Errors
@@ -47,7 +47,7 @@ pub trait MemberReader: Send + Sync {
     fn read<'a>(
         &'a self,
         plugin: &'a ActivePlugin,
-        key: &'a Arc<ObjectKey>,
+        key: &'a Arc<ReconcileKey>,
         object: &'a Arc<Value>,
     ) -> BoxedFuture<'a, Result<BTreeMap<String, Snapshot>, CallError>>;
 }
@@ -55,11 +55,11 @@ pub trait MemberReader: Send + Sync {
 /// The status of a host.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct HostStatus {
+pub struct HostStatusReport {
     /// The plugins, by their `Plugin` objects.
     pub plugins: Vec<PluginStatus>,
     /// Their objects; unhealthy ones first.
-    pub objects: Vec<ObjectStatus>,
+    pub objects: Vec<ReconciledObjectStatus>,
     /// How many objects are left out.
     #[serde(default)]
     pub left_out: usize,
@@ -78,7 +78,7 @@ pub struct PluginStatus {
 /// The status of an object.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct ObjectStatus {
+pub struct ReconciledObjectStatus {
     /// The object.
     pub object: ObjectRef,
     /// The plugin that reconciles it.
@@ -92,7 +92,7 @@ pub struct ObjectStatus {
     /// Its conditions.
     pub conditions: Vec<Value>,
     /// Its members by group of processes.
-    pub members: BTreeMap<String, Vec<MemberRow>>,
+    pub members: BTreeMap<String, Vec<HostStatusMember>>,
     /// Why the members were not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unasked: Option<String>,
@@ -101,7 +101,7 @@ pub struct ObjectStatus {
 /// One member, by the reply of its process.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct MemberRow {
+pub struct HostStatusMember {
     /// Its Pod.
     pub pod: String,
     /// The Kubernetes node of its Pod.
@@ -128,7 +128,7 @@ pub struct MemberRow {
     pub fault: Option<String>,
 }
 
-impl ObjectStatus {
+impl ReconciledObjectStatus {
     /// Returns the status, reason and message of a condition.
     #[must_use]
     pub fn condition(&self, kind: &str) -> Option<[&str; 3]> {
@@ -156,22 +156,22 @@ impl ObjectStatus {
 }
 
 /// Collects the status of a host.
-pub struct StatusReporter {
+pub struct HostStatusCollector {
     controller: Arc<Controller>,
-    members: Arc<dyn MemberReader>,
+    members: Arc<dyn RedisMemberReader>,
     /// The kind of `Plugin` objects.
     plugin_kind: KindName,
 }
 
 /// The key of an object, with its plugin, and the object.
-type FoundObject = (ObjectKey, Arc<Value>);
+type FoundObject = (ReconcileKey, Arc<Value>);
 
-impl StatusReporter {
+impl HostStatusCollector {
     /// Creates a reporter over a controller. `plugin_kind` is the kind of `Plugin` objects.
     #[must_use]
     pub fn new(
         controller: Arc<Controller>,
-        members: Arc<dyn MemberReader>,
+        members: Arc<dyn RedisMemberReader>,
         plugin_kind: KindName,
     ) -> Self {
         Self { controller, members, plugin_kind }
@@ -186,7 +186,7 @@ impl StatusReporter {
         &self,
         dry_runner: &DryRunner,
         argument: Option<&ObjectArgument>,
-    ) -> Result<HostStatus, DryRunnerError> {
+    ) -> Result<HostStatusReport, DryRunnerError> {
         let named = match argument {
             Some(argument) => Some(dry_runner.object(argument).await?),
             None => None,
@@ -197,9 +197,10 @@ impl StatusReporter {
             return Err(DryRunnerError::NoObject(named.clone()));
         }
         let statuses = stream::iter(objects).map(|(key, object)| self.object(key, object));
-        let mut objects: Vec<ObjectStatus> = statuses.buffered(CONCURRENT_READS).collect().await;
-        objects.sort_by_key(ObjectStatus::is_healthy);
-        Ok(HostStatus { plugins, objects, left_out })
+        let mut objects: Vec<ReconciledObjectStatus> =
+            statuses.buffered(CONCURRENT_READS).collect().await;
+        objects.sort_by_key(ReconciledObjectStatus::is_healthy);
+        Ok(HostStatusReport { plugins, objects, left_out })
     }
 
     /// Returns the objects that the command line can name, as `KIND/NAME`: those of a namespace and cluster-scoped
@@ -246,7 +247,7 @@ impl StatusReporter {
                     continue;
                 }
                 let ObjectRef { kind, namespace, name } = meta.object;
-                let key = ObjectKey { plugin: plugin.clone(), kind, namespace, name };
+                let key = ReconcileKey { plugin: plugin.clone(), kind, namespace, name };
                 found.push((key, object));
             }
         }
@@ -255,16 +256,16 @@ impl StatusReporter {
         Ok((found, left_out))
     }
 
-    async fn object(&self, key: ObjectKey, object: Arc<Value>) -> ObjectStatus {
+    async fn object(&self, key: ReconcileKey, object: Arc<Value>) -> ReconciledObjectStatus {
         let plugin = self.controller.shared.ports.plugins.active(&key.plugin);
         let conditions = object.pointer("/status/conditions").and_then(Value::as_array).cloned();
         let meta = ObjectMeta::of(&object).ok();
-        let ObjectKey { plugin: name, kind, namespace, name: object_name } = key.clone();
+        let ReconcileKey { plugin: name, kind, namespace, name: object_name } = key.clone();
         let (members, unasked) = match &plugin {
             Some(plugin) => self.members(plugin, key, &object).await,
             None => (BTreeMap::new(), Some("its plugin is not loaded".to_owned())),
         };
-        ObjectStatus {
+        ReconciledObjectStatus {
             object: ObjectRef { kind, namespace, name: object_name },
             plugin: name,
             is_served: plugin.is_some(),
@@ -279,9 +280,9 @@ impl StatusReporter {
     async fn members(
         &self,
         plugin: &ActivePlugin,
-        key: ObjectKey,
+        key: ReconcileKey,
         object: &Arc<Value>,
-    ) -> (BTreeMap<String, Vec<MemberRow>>, Option<String>) {
+    ) -> (BTreeMap<String, Vec<HostStatusMember>>, Option<String>) {
         let key = Arc::new(key);
         match timeout(MEMBERS_DEADLINE, self.members.read(plugin, &key, object)).await {
             Ok(Ok(groups)) => {
@@ -303,23 +304,23 @@ fn text(object: &Value, pointer: &str) -> String {
 }
 
 /// Returns the members of a snapshot, in order of Pod.
-fn rows(snapshot: &Snapshot) -> Vec<MemberRow> {
+fn rows(snapshot: &Snapshot) -> Vec<HostStatusMember> {
     snapshot.members.iter().map(|member| row(snapshot, member)).collect()
 }
 
-fn row(snapshot: &Snapshot, member: &Member) -> MemberRow {
-    let base = MemberRow {
+fn row(snapshot: &Snapshot, member: &Member) -> HostStatusMember {
+    let base = HostStatusMember {
         pod: member.pod.clone(),
         kube_node: member.kube_node.clone(),
         address: member.address.clone(),
         ready: member.ready,
-        ..MemberRow::default()
+        ..HostStatusMember::default()
     };
     let facts = match &member.answer {
         MemberAnswer::Answered(facts) => facts,
         MemberAnswer::Unreachable { message, .. } => {
             let fault = Some(format!("does not answer: {message}"));
-            return MemberRow { fault, ..base };
+            return HostStatusMember { fault, ..base };
         }
     };
     let own = facts.node.and_then(|node| snapshot.row_seen_by(member, node));
@@ -348,7 +349,7 @@ fn row(snapshot: &Snapshot, member: &Member) -> MemberRow {
     } else {
         None
     };
-    MemberRow {
+    HostStatusMember {
         node: facts.node.map(|node| node.to_string()),
         role: role.map(|role| role.to_string()),
         follows: primary

@@ -25,7 +25,7 @@ pub trait ApiKinds: Send + Sync {
         &'a self,
         argument: &'a str,
         among: &'a [KindName],
-    ) -> BoxedFuture<'a, Result<Option<ResolvedKind>, CallError>>;
+    ) -> BoxedFuture<'a, Result<Option<KindFromArgument>, CallError>>;
 
     /// Returns true if the objects of a kind are in namespaces.
     ///
@@ -47,7 +47,7 @@ pub trait ApiKinds: Send + Sync {
 
 /// A kind that an argument names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResolvedKind {
+pub struct KindFromArgument {
     /// The kind.
     pub kind: KindName,
     /// Whether its objects are in namespaces.
@@ -102,7 +102,7 @@ mod tests {
             &'a self,
             _: &'a str,
             _: &'a [KindName],
-        ) -> BoxedFuture<'a, Result<Option<ResolvedKind>, CallError>> {
+        ) -> BoxedFuture<'a, Result<Option<KindFromArgument>, CallError>> {
             unreachable!("nothing is found by name here")
         }
 

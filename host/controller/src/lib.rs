@@ -51,18 +51,20 @@ mod strikes;
 mod testing;
 
 pub use clock::SteadyClock;
-pub use controller::{Controller, PluginHealth};
+pub use controller::{Controller, ObjectHealthCounts};
 pub use dry_run::DryRunError;
 pub use dry_runner::{
-    DryRunObject, DryRunner, DryRunnerError, FileError, ObjectArgument, ReportPart, ReportSelection,
+    DryRunObjectSource, DryRunReportPart, DryRunner, DryRunnerError, ObjectArgument,
+    ObjectFileError, ReconcileReportSelection,
 };
 pub use host_status::{
-    DEGRADED, HostStatus, MemberReader, MemberRow, ObjectStatus, PluginStatus, StatusReporter,
+    DEGRADED, HostStatusCollector, HostStatusMember, HostStatusReport, PluginStatus,
+    ReconciledObjectStatus, RedisMemberReader,
 };
-pub use kinds::{ApiKinds, ResolvedKind, install_when_available};
-pub use plugin_objects::{PluginObjectStore, PluginReportProcessor, PluginReports};
+pub use kinds::{ApiKinds, KindFromArgument, install_when_available};
+pub use plugin_objects::{PluginObjectWriter, PluginRegistryFollower, PluginReports};
 pub use plugins::{
-    ActivePlugin, ActivePlugins, ClosedContextResult, ContextFactory, HostCallContext, PluginEvent,
-    ReconcilePurpose, WakeSubscriber,
+    ActivePlugin, ActivePluginChange, ActivePlugins, ClosedContextResult, ContextFactory,
+    ReconcileHostCalls, ReconcilePurpose, WakeRegistrar,
 };
 pub use shared_state::{ControllerPorts, ControllerSettings};

@@ -4,12 +4,12 @@ use tokio::sync::{Notify, watch};
 
 /// The state that the loop and those who ping it share.
 #[derive(Debug, Default)]
-pub(crate) struct Liveness {
+pub(crate) struct ControllerLoopLiveness {
     pinged: Notify,
     answers: watch::Sender<u64>,
 }
 
-impl Liveness {
+impl ControllerLoopLiveness {
     /// Answers pings; never ends. Runs as a part of the loop.
     pub(crate) async fn serve(&self) {
         loop {
@@ -35,7 +35,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_a_loop_that_runs_answers() {
-        let liveness = Liveness::default();
+        let liveness = ControllerLoopLiveness::default();
         assert!(timeout(Duration::ZERO, liveness.ping()).await.is_err(), "no loop runs");
         let pings = async { tokio::join!(liveness.ping(), liveness.ping()) };
         tokio::select! {

@@ -14,8 +14,8 @@ use std::{
 };
 
 use tholepin_core::{
-    ObjectKey, ObjectMeta, ObjectRef, OwnerReference, PluginName, StoredObject,
-    port::{StoreChange, StoreView, WatchScope},
+    ObjectMeta, ObjectRef, OwnerReference, PluginName, ReconcileKey, WatchedStoreObject,
+    port::{WatchScope, WatchedStoreChange, WatchedStoreView},
 };
 use tholepin_schema::manifest::{KindName, Manifest, WatchMapping};
 
@@ -38,11 +38,11 @@ type GroupKind = (String, String);
 struct KindToReconcileMapping {
     plugin: PluginName,
     reconciles: Arc<Vec<KindName>>,
-    source: RouteSource,
+    source: ReconcileMappingSource,
 }
 
 /// The source of a change: the reconciled object itself, or an object that maps to it.
-enum RouteSource {
+enum ReconcileMappingSource {
     Itself,
     By(WatchMapping),
 }
@@ -57,10 +57,10 @@ impl ReconcileMapper {
             let kinds = manifest.reconciles.iter().map(|reconciled| reconciled.name.clone());
             let reconciles = Arc::new(kinds.collect::<Vec<_>>());
             for kind in &*reconciles {
-                routes.add(kind, plugin, &reconciles, RouteSource::Itself);
+                routes.add(kind, plugin, &reconciles, ReconcileMappingSource::Itself);
             }
             for watched in &manifest.watches {
-                let source = RouteSource::By(watched.leads.clone());
+                let source = ReconcileMappingSource::By(watched.leads.clone());
                 routes.add(&watched.name, plugin, &reconciles, source);
             }
         }
@@ -70,7 +70,9 @@ impl ReconcileMapper {
     /// Returns the reconciled kinds, each with its plugin.
     pub(crate) fn reconciled(&self) -> Vec<(PluginName, KindName)> {
         let routes = self.by_kind.iter().flat_map(|(kind, routes)| {
-            let own = routes.iter().filter(|route| matches!(route.source, RouteSource::Itself));
+            let own = routes
+                .iter()
+                .filter(|route| matches!(route.source, ReconcileMappingSource::Itself));
             own.map(move |route| (route.plugin.clone(), kind))
         });
         let watched = |kind| self.watched.get(kind).cloned();
@@ -82,7 +84,7 @@ impl ReconcileMapper {
         kind: &KindName,
         plugin: &PluginName,
         reconciles: &Arc<Vec<KindName>>,
-        source: RouteSource,
+        source: ReconcileMappingSource,
     ) {
         let route = KindToReconcileMapping {
             plugin: plugin.clone(),
@@ -101,14 +103,20 @@ impl ReconcileMapper {
 
     /// Returns the keys that a change concerns.
     #[must_use]
-    pub(crate) fn keys(&self, change: &StoreChange, view: &dyn StoreView) -> BTreeSet<ObjectKey> {
+    pub(crate) fn keys(
+        &self,
+        change: &WatchedStoreChange,
+        view: &dyn WatchedStoreView,
+    ) -> BTreeSet<ReconcileKey> {
         let mut keys = BTreeSet::new();
         let routes = self.by_kind.get(&group_kind(&change.object.kind));
         for route in routes.into_iter().flatten() {
             let found = match &route.source {
-                RouteSource::Itself if is_significant(change) => vec![change.object.clone()],
-                RouteSource::Itself => Vec::new(),
-                RouteSource::By(leads) => self.mapped(route, leads, change, view),
+                ReconcileMappingSource::Itself if is_significant(change) => {
+                    vec![change.object.clone()]
+                }
+                ReconcileMappingSource::Itself => Vec::new(),
+                ReconcileMappingSource::By(leads) => self.mapped(route, leads, change, view),
             };
             keys.extend(found.into_iter().map(|object| key(&route.plugin, object)));
         }
@@ -120,10 +128,10 @@ impl ReconcileMapper {
         &self,
         route: &KindToReconcileMapping,
         leads: &WatchMapping,
-        change: &StoreChange,
-        view: &dyn StoreView,
+        change: &WatchedStoreChange,
+        view: &dyn WatchedStoreView,
     ) -> Vec<ObjectRef> {
-        let StoreChange { object, before, after } = change;
+        let WatchedStoreChange { object, before, after } = change;
         let states = || before.iter().chain(after.iter());
         match leads {
             WatchMapping::Owner => {
@@ -152,7 +160,7 @@ impl ReconcileMapper {
         &self,
         route: &KindToReconcileMapping,
         meta: &ObjectMeta,
-        view: &dyn StoreView,
+        view: &dyn WatchedStoreView,
     ) -> Option<ObjectRef> {
         let namespace = &meta.object.namespace;
         let mut owner = meta.controller()?.clone();
@@ -170,13 +178,18 @@ impl ReconcileMapper {
 
 impl KindToReconcileMapping {
     /// Returns the reconciled objects of this name, in the namespace of the changed object or cluster-scoped.
-    fn named(&self, namespace: &str, name: &str, view: &dyn StoreView) -> Vec<ObjectRef> {
+    fn named(&self, namespace: &str, name: &str, view: &dyn WatchedStoreView) -> Vec<ObjectRef> {
         let kinds = self.reconciles.iter();
         kinds.filter_map(|kind| Some(find(view, kind, namespace, name)?.object.clone())).collect()
     }
 
     /// Returns the reconciled objects whose field holds the name of the changed object.
-    fn referring(&self, changed: &ObjectRef, path: &str, view: &dyn StoreView) -> Vec<ObjectRef> {
+    fn referring(
+        &self,
+        changed: &ObjectRef,
+        path: &str,
+        view: &dyn WatchedStoreView,
+    ) -> Vec<ObjectRef> {
         let mut found = Vec::new();
         for kind in &*self.reconciles {
             for object in view.list(kind, &changed.namespace, "").unwrap_or_default() {
@@ -195,14 +208,14 @@ fn group_kind(kind: &KindName) -> GroupKind {
     (kind.group().to_owned(), kind.kind.clone())
 }
 
-fn key(plugin: &PluginName, object: ObjectRef) -> ObjectKey {
+fn key(plugin: &PluginName, object: ObjectRef) -> ReconcileKey {
     let ObjectRef { kind, namespace, name } = object;
-    ObjectKey { plugin: plugin.clone(), kind, namespace, name }
+    ReconcileKey { plugin: plugin.clone(), kind, namespace, name }
 }
 
 /// Returns an object of this name in the namespace, or else a cluster-scoped one.
 fn find(
-    view: &dyn StoreView,
+    view: &dyn WatchedStoreView,
     kind: &KindName,
     namespace: &str,
     name: &str,
@@ -216,7 +229,7 @@ fn find(
 }
 
 fn owner_in(
-    view: &dyn StoreView,
+    view: &dyn WatchedStoreView,
     kind: &KindName,
     namespace: &str,
     owner: &OwnerReference,
@@ -225,9 +238,9 @@ fn owner_in(
 }
 
 /// Returns true if a change of a reconciled object is more than a change of its status.
-fn is_significant(change: &StoreChange) -> bool {
+fn is_significant(change: &WatchedStoreChange) -> bool {
     let (Some(before), Some(after)) = (&change.before, &change.after) else { return true };
-    let relevant = |state: &StoredObject| {
+    let relevant = |state: &WatchedStoreObject| {
         let meta = state.meta();
         (
             meta.uid.clone(),
@@ -237,7 +250,7 @@ fn is_significant(change: &StoreChange) -> bool {
             meta.deleting,
         )
     };
-    let version = |state: &StoredObject| match state.meta().generation {
+    let version = |state: &WatchedStoreObject| match state.meta().generation {
         Some(generation) => generation.to_string(),
         None => state.meta().resource_version.clone(),
     };
@@ -249,8 +262,8 @@ fn is_significant(change: &StoreChange) -> bool {
 pub(crate) fn all(
     plugin: &PluginName,
     manifest: &Manifest,
-    view: &dyn StoreView,
-) -> Vec<ObjectKey> {
+    view: &dyn WatchedStoreView,
+) -> Vec<ReconcileKey> {
     let kinds = manifest.reconciles.iter();
     let objects = kinds.flat_map(|reconciled| view.references(&reconciled.name, ""));
     objects.map(|object| key(plugin, object)).collect()
@@ -258,14 +271,14 @@ pub(crate) fn all(
 
 /// Returns the object that a key names.
 #[must_use]
-pub(crate) fn reference_of(key: &ObjectKey) -> ObjectRef {
-    let ObjectKey { plugin: _, kind, namespace, name } = key;
+pub(crate) fn reference_of(key: &ReconcileKey) -> ObjectRef {
+    let ReconcileKey { plugin: _, kind, namespace, name } = key;
     ObjectRef { kind: kind.clone(), namespace: namespace.clone(), name: name.clone() }
 }
 
 /// Returns the cause that reports and requests name for a change.
 #[must_use]
-pub(crate) fn cause(change: &StoreChange) -> String {
+pub(crate) fn cause(change: &WatchedStoreChange) -> String {
     let what = match (&change.before, &change.after) {
         (None, _) => "appeared",
         (Some(_), Some(_)) => "changed",

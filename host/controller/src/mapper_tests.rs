@@ -36,11 +36,11 @@ fn owned(kind_name: &str, name: &str, (owner_kind, owner, uid): (&str, &str, &st
     )
 }
 
-fn change(before: Option<Value>, after: Option<Value>) -> StoreChange {
-    let stored = |value: Value| StoredObject::new(value).unwrap();
+fn change(before: Option<Value>, after: Option<Value>) -> WatchedStoreChange {
+    let stored = |value: Value| WatchedStoreObject::new(value).unwrap();
     let (before, after) = (before.map(stored), after.map(stored));
     let any = before.as_ref().or(after.as_ref()).unwrap();
-    StoreChange { object: any.meta().object.clone(), before, after }
+    WatchedStoreChange { object: any.meta().object.clone(), before, after }
 }
 
 fn manifest(watches: Value) -> Manifest {
@@ -57,7 +57,7 @@ fn watch(kind: &str, leads: Value) -> Value {
 
 /// The names of the things that a change leads to.
 #[track_caller]
-fn check(watches: Value, change: &StoreChange, view: &FakeView, expected: &[&str]) {
+fn check(watches: Value, change: &WatchedStoreChange, view: &FakeView, expected: &[&str]) {
     let plugin = "p".parse().unwrap();
     let routes = ReconcileMapper::new([(&plugin, &manifest(watches))]);
     let keys = routes.keys(change, view);

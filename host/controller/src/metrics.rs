@@ -13,14 +13,14 @@ use std::{
 use metrics::{counter, histogram};
 use tholepin_core::{
     PluginName,
-    port::{GuestError, StoreChange},
+    port::{GuestError, WatchedStoreChange},
 };
 use tokio::time::Instant;
 
 use crate::queue::KeyCompletion;
 
 /// Counts a change of the store, which enqueued this many keys.
-pub(crate) fn routed(change: &StoreChange, keys: usize) {
+pub(crate) fn routed(change: &WatchedStoreChange, keys: usize) {
     let kind = || change.object.kind.to_string();
     counter!("dynamic_controller_route_total", "kind" => kind()).increment(1);
     if keys > 0 {
@@ -42,7 +42,7 @@ pub(crate) fn succeeded(plugin: &PluginName, done: KeyCompletion, resync: Durati
 
 /// Whether a failed reconcile is retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ErrorClass {
+pub(crate) enum ReconcileErrorClass {
     /// The queue tries it again.
     Retried,
     /// It fails until the object or the plugin is changed.
@@ -50,12 +50,12 @@ pub(crate) enum ErrorClass {
 }
 
 /// Counts a reconcile that failed.
-pub(crate) fn failed(plugin: &PluginName, class: ErrorClass) {
+pub(crate) fn failed(plugin: &PluginName, class: ReconcileErrorClass) {
     let name = || plugin.to_string();
     counter!("controller_runtime_reconcile_total", "controller" => name(), "result" => "error")
         .increment(1);
     counter!("controller_runtime_reconcile_errors_total", "controller" => name()).increment(1);
-    if class == ErrorClass::Terminal {
+    if class == ReconcileErrorClass::Terminal {
         counter!("controller_runtime_terminal_reconcile_errors_total", "controller" => name())
             .increment(1);
     }
@@ -90,14 +90,14 @@ struct RunningReconcilesGauge {
 }
 
 /// One running reconcile; it counts as ended when dropped.
-pub(crate) struct ReconcileTimer<'a> {
+pub(crate) struct RunningReconcileGuard<'a> {
     running: &'a RunningReconciles,
     id: u64,
 }
 
 impl RunningReconciles {
     /// Counts a reconcile as running, and records how long its key waited.
-    pub(crate) fn begin(&self, plugin: &PluginName, waited: Duration) -> ReconcileTimer<'_> {
+    pub(crate) fn begin(&self, plugin: &PluginName, waited: Duration) -> RunningReconcileGuard<'_> {
         let name = plugin.to_string();
         histogram!("workqueue_queue_duration_seconds", "name" => name.clone(), "controller" => name)
             .record(waited);
@@ -105,7 +105,7 @@ impl RunningReconciles {
         running.last_id += 1;
         let id = running.last_id;
         running.started.insert(id, (plugin.clone(), Instant::now()));
-        ReconcileTimer { running: self, id }
+        RunningReconcileGuard { running: self, id }
     }
 
     /// Returns how long each reconcile of a plugin has been running.
@@ -121,7 +121,7 @@ impl RunningReconciles {
     }
 }
 
-impl Drop for ReconcileTimer<'_> {
+impl Drop for RunningReconcileGuard<'_> {
     fn drop(&mut self) {
         let Some((plugin, since)) = self.running.lock().started.remove(&self.id) else { return };
         let name = plugin.to_string();

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::Value;
-use tholepin_core::{AcceptedSpec, ObjectKey, ObjectMeta, PluginName, RevisionDigest};
+use tholepin_core::{AcceptedSpec, ObjectMeta, PluginName, ReconcileKey, RevisionDigest};
 
 /// A version of an object, for one revision of its plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(crate) struct LastAcceptedSpec {
 
 /// What the controller remembers of one object.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ObjectMemory {
+pub(crate) struct ControllerObjectState {
     /// The memo of the last outcome, which the next request carries.
     pub(crate) memo: Option<Value>,
     /// The last version that `validate` accepted.
@@ -48,7 +48,7 @@ pub(crate) struct ObjectMemory {
     pub(crate) is_failing: bool,
 }
 
-impl ObjectMemory {
+impl ControllerObjectState {
     /// Records whether the object is paused.
     pub(crate) fn record_pause(&mut self, meta: &ObjectMeta) {
         self.is_paused = meta.is_paused();
@@ -67,21 +67,21 @@ impl ObjectMemory {
 
 /// The states of all objects. The state of an object is dropped when it is deleted.
 #[derive(Debug, Default)]
-pub(crate) struct ObjectStates {
-    states: Mutex<HashMap<ObjectKey, ObjectMemory>>,
+pub(crate) struct ControllerObjectStates {
+    states: Mutex<HashMap<ReconcileKey, ControllerObjectState>>,
 }
 
-impl ObjectStates {
+impl ControllerObjectStates {
     /// Returns a copy of an object's state.
-    pub(crate) fn get(&self, key: &ObjectKey) -> ObjectMemory {
+    pub(crate) fn get(&self, key: &ReconcileKey) -> ControllerObjectState {
         self.lock().get(key).cloned().unwrap_or_default()
     }
 
     /// Changes an object's state.
     pub(crate) fn change<T>(
         &self,
-        key: &ObjectKey,
-        change: impl FnOnce(&mut ObjectMemory) -> T,
+        key: &ReconcileKey,
+        change: impl FnOnce(&mut ControllerObjectState) -> T,
     ) -> T {
         change(self.lock().entry(key.clone()).or_default())
     }
@@ -104,12 +104,12 @@ impl ObjectStates {
     }
 
     /// Drops the state of an object.
-    pub(crate) fn forget(&self, key: &ObjectKey) {
+    pub(crate) fn forget(&self, key: &ReconcileKey) {
         self.lock().remove(key);
     }
 
     /// Records the text that is logged for an object. Returns true if it is another than the recorded one.
-    pub(crate) fn record_logged(&self, key: &ObjectKey, text: &str) -> bool {
+    pub(crate) fn record_logged(&self, key: &ReconcileKey, text: &str) -> bool {
         self.change(key, |state| {
             let is_new = state.logged != text;
             if is_new {
@@ -119,7 +119,7 @@ impl ObjectStates {
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectKey, ObjectMemory>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ReconcileKey, ControllerObjectState>> {
         self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

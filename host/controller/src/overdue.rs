@@ -6,11 +6,11 @@ use tholepin_core::condition::Reason;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::{
-    conditions::{HostConditionUpdate, ReconcilerPresence},
+    conditions::{HostConditionUpdate, ObjectReconcilerPresence},
     controller::Controller,
     queue::{KeyCompletion, OverdueKey},
     reconcile::write_finding_of,
-    shared_state::SharedState,
+    shared_state::ControllerSharedState,
 };
 
 /// The shortest and the longest time between two searches.
@@ -33,14 +33,14 @@ impl Controller {
     }
 }
 
-async fn report(shared: &SharedState, overdue: &OverdueKey) {
+async fn report(shared: &ControllerSharedState, overdue: &OverdueKey) {
     let OverdueKey { key, not_reconciled_for, is_running } = overdue;
     let why = if *is_running { "its reconcile has not ended" } else { "it waits in the queue" };
     let message = format!(
         "it was not reconciled for {} s: {why}; its status may be wrong by now",
         not_reconciled_for.as_secs()
     );
-    let (reason, presence) = (Reason::ReconcileOverdue, ReconcilerPresence::Absent);
+    let (reason, presence) = (Reason::ReconcileOverdue, ObjectReconcilerPresence::Absent);
     let update = HostConditionUpdate { reason, message, presence };
     // A write that fails with a transient error is tried again by the next search.
     if write_finding_of(shared, key, update).await != KeyCompletion::Retry {

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use tholepin_core::{Answer, BoxedFuture, Call, CallContext, HostCalls};
+use tholepin_core::{Answer, BoxedFuture, Call, HostCalls, PluginCallerIdentity};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -86,13 +86,17 @@ impl ComputePermit {
 }
 
 /// Performs the calls of a guest, and releases its permit during a call that takes long.
-pub(crate) struct PermitReleaser {
+pub(crate) struct PermitReleasingHostCalls {
     pub(crate) permit: Arc<ComputePermit>,
     pub(crate) calls: Arc<dyn HostCalls>,
 }
 
-impl HostCalls for PermitReleaser {
-    fn perform<'a>(&'a self, context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
+impl HostCalls for PermitReleasingHostCalls {
+    fn perform<'a>(
+        &'a self,
+        context: &'a PluginCallerIdentity,
+        call: Call,
+    ) -> BoxedFuture<'a, Answer> {
         Box::pin(self.permit.release_during(self.calls.perform(context, call)))
     }
 }

@@ -1,10 +1,10 @@
 //! Decides whether the plugin is called for an object, by its finalizer and its deletion. Pure.
 
-use tholepin_core::{ObjectKey, ObjectMeta};
+use tholepin_core::{ObjectMeta, ReconcileKey};
 
 /// The step that comes before a call of the plugin, or replaces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ObjectPhase {
+pub(crate) enum PreReconcileStep {
     /// The plugin is called.
     Call,
     /// The finalizer is added, then the plugin is called.
@@ -16,18 +16,18 @@ pub(crate) enum ObjectPhase {
 }
 
 /// Returns the finalizer that the host sets for a plugin.
-pub(crate) fn finalizer_of(key: &ObjectKey) -> String {
+pub(crate) fn finalizer_of(key: &ReconcileKey) -> String {
     format!("tholepin.dev/{}", key.plugin)
 }
 
 /// Decides by the object's finalizers and by whether the manifest asks for one.
-pub(crate) fn phase(meta: &ObjectMeta, finalizer: &str, is_requested: bool) -> ObjectPhase {
+pub(crate) fn phase(meta: &ObjectMeta, finalizer: &str, is_requested: bool) -> PreReconcileStep {
     let has = meta.finalizers.iter().any(|name| name == finalizer);
     match (has, is_requested) {
-        (true, false) => ObjectPhase::RemoveFinalizer,
-        (false, _) if meta.deleting => ObjectPhase::Skip,
-        (false, true) => ObjectPhase::AddFinalizer,
-        (true, true) | (false, false) => ObjectPhase::Call,
+        (true, false) => PreReconcileStep::RemoveFinalizer,
+        (false, _) if meta.deleting => PreReconcileStep::Skip,
+        (false, true) => PreReconcileStep::AddFinalizer,
+        (true, true) | (false, false) => PreReconcileStep::Call,
     }
 }
 
@@ -40,14 +40,14 @@ mod tests {
     fn a_finalizer_is_added_kept_and_removed() {
         let rows = [
             // finalizers, deleting, requested, phase
-            (vec!["other"], false, false, ObjectPhase::Call),
-            (vec!["other"], false, true, ObjectPhase::AddFinalizer),
-            (vec!["other", "mine"], false, true, ObjectPhase::Call),
-            (vec!["mine"], true, true, ObjectPhase::Call),
-            (vec!["mine"], false, false, ObjectPhase::RemoveFinalizer),
-            (vec!["mine"], true, false, ObjectPhase::RemoveFinalizer),
-            (vec![], true, true, ObjectPhase::Skip),
-            (vec![], true, false, ObjectPhase::Skip),
+            (vec!["other"], false, false, PreReconcileStep::Call),
+            (vec!["other"], false, true, PreReconcileStep::AddFinalizer),
+            (vec!["other", "mine"], false, true, PreReconcileStep::Call),
+            (vec!["mine"], true, true, PreReconcileStep::Call),
+            (vec!["mine"], false, false, PreReconcileStep::RemoveFinalizer),
+            (vec!["mine"], true, false, PreReconcileStep::RemoveFinalizer),
+            (vec![], true, true, PreReconcileStep::Skip),
+            (vec![], true, false, PreReconcileStep::Skip),
         ];
         for (finalizers, deleting, requested, expected) in rows {
             let mut object = json!({"apiVersion": "v1", "kind": "K",

@@ -1,6 +1,6 @@
 //! Writes the `Plugin` objects: one per plugin of this host's directory, with its status and events.
 //!
-//! [`PluginReportProcessor`] calls this for each report of the plugin registry, and twice a second for what changed otherwise.
+//! [`PluginRegistryFollower`] calls this for each report of the plugin registry, and twice a second for what changed otherwise.
 //! The file is the source of truth: an edit of the object by hand is undone, at most every ten seconds.
 
 mod follower;
@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use tholepin_core::{
     CallError, EventType, ObjectRef, PluginName,
     condition::HOST_FIELD_MANAGER,
-    plugin_report::{PluginReport, RevisionStage},
+    plugin_report::{PluginStageReport, RevisionLoadStage},
     port::{
         ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, WatchLease, WatchScope, WatchState,
     },
@@ -27,15 +27,15 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use self::status::{
-    ANOTHER_HOST, PluginObjectCounts, PluginObjectEvent, StatusHosts, event, kinds_of, other_host,
-    plugin_status, reports_hosts, stopped_status, without_file,
+    ANOTHER_HOST, EventAboutPluginObject, PluginObjectsSummary, PluginStatusWriterHosts, event,
+    kinds_of, other_host, plugin_status, reports_hosts, stopped_status, without_file,
 };
-use crate::{controller::Controller, kinds::ApiKinds, plugins::PluginEvent};
+use crate::{controller::Controller, kinds::ApiKinds, plugins::ActivePluginChange};
 
-pub use follower::{PluginReportProcessor, PluginReports};
+pub use follower::{PluginRegistryFollower, PluginReports};
 
 /// The `Plugin` objects of this host's directory.
-pub struct PluginObjectStore {
+pub struct PluginObjectWriter {
     controller: Arc<Controller>,
     kinds: Arc<dyn ApiKinds>,
     /// The kind of `Plugin` objects.
@@ -43,19 +43,19 @@ pub struct PluginObjectStore {
     /// This host's name in the status.
     host: String,
     /// The last write for each plugin.
-    written: BTreeMap<PluginName, WrittenStatus>,
+    written: BTreeMap<PluginName, LastPluginObjectWrite>,
     /// Keeps the objects in the store, so that an edit by hand is noticed.
     lease: Box<dyn WatchLease>,
     /// The kinds of plugins that were never active in this process, as an earlier host wrote them.
     earlier_kinds: BTreeMap<PluginName, Vec<KindName>>,
     /// Notifies the controller of those kinds.
-    events: mpsc::Sender<PluginEvent>,
+    events: mpsc::Sender<ActivePluginChange>,
 }
 
 /// The last write of a `Plugin` object.
-struct WrittenStatus {
-    report: PluginReport,
-    counts: PluginObjectCounts,
+struct LastPluginObjectWrite {
+    report: PluginStageReport,
+    counts: PluginObjectsSummary,
     status: Value,
     /// When it was written.
     at: Instant,
@@ -69,7 +69,7 @@ const RESTORE_PAUSE: Duration = Duration::from_secs(10);
 /// The time after which the condition for a second host is checked again.
 const ANOTHER_HOST_PAUSE: Duration = Duration::from_secs(60);
 
-impl PluginObjectStore {
+impl PluginObjectWriter {
     /// Leases the watch of `Plugin` objects, which are of this `kind`. `host` is the name that the status shows;
     /// `events` are those of [`Controller::run`].
     #[must_use]
@@ -78,7 +78,7 @@ impl PluginObjectStore {
         kinds: Arc<dyn ApiKinds>,
         kind: KindName,
         host: String,
-        events: mpsc::Sender<PluginEvent>,
+        events: mpsc::Sender<ActivePluginChange>,
     ) -> Self {
         let lease = controller.shared.ports.watches.lease(WatchScope::all(kind.clone()));
         Self {
@@ -107,12 +107,12 @@ impl PluginObjectStore {
     }
 
     /// Writes the `Plugin` object of a report. An error is logged; returns false if the write can succeed later.
-    async fn write_report(&mut self, report: &PluginReport) -> bool {
+    async fn write_report(&mut self, report: &PluginStageReport) -> bool {
         self.follow_earlier_kinds(&report.name).await;
         let counts = self.counts(&report.name);
         // While objects of its kinds exist, the `Plugin` object shows that no plugin reconciles them.
-        let is_obsolete =
-            report.stage == Some(RevisionStage::Unloaded) && self.has_none(&report.name, &counts);
+        let is_obsolete = report.stage == Some(RevisionLoadStage::Unloaded)
+            && self.has_none(&report.name, &counts);
         let written = if is_obsolete {
             self.remove(&report.name).await.map(|()| None)
         } else {
@@ -131,7 +131,7 @@ impl PluginObjectStore {
     }
 
     /// Counts the objects of a plugin now.
-    fn counts(&self, plugin: &PluginName) -> PluginObjectCounts {
+    fn counts(&self, plugin: &PluginName) -> PluginObjectsSummary {
         let health = self.controller.health(plugin);
         let (followed, claimed) = (self.followed(plugin), self.controller.followed());
         let earlier = self.earlier_kinds.get(plugin).into_iter().flatten().cloned();
@@ -147,11 +147,11 @@ impl PluginObjectStore {
         let objects = || kinds.iter().map(|kind| view.references(kind, "").len()).sum();
         let missing_kinds = missing.iter().map(ToString::to_string).collect();
         let objects = is_known.then(objects);
-        PluginObjectCounts { health, objects, kinds: kinds.clone(), missing_kinds }
+        PluginObjectsSummary { health, objects, kinds: kinds.clone(), missing_kinds }
     }
 
     /// Returns true if no objects of a plugin's kinds exist.
-    fn has_none(&self, plugin: &PluginName, counts: &PluginObjectCounts) -> bool {
+    fn has_none(&self, plugin: &PluginName, counts: &PluginObjectsSummary) -> bool {
         if !counts.kinds.is_empty() {
             return counts.objects == Some(0);
         }
@@ -184,18 +184,18 @@ impl PluginObjectStore {
         if !kinds.is_empty() {
             self.earlier_kinds.insert(plugin.clone(), kinds.clone());
             // The channel is closed only when the host ends.
-            self.events.send(PluginEvent::Missing(plugin.clone(), kinds)).await.ok();
+            self.events.send(ActivePluginChange::Missing(plugin.clone(), kinds)).await.ok();
         }
     }
 
     /// Writes the status of `Plugin` objects of which this host has no file.
-    async fn write_without_file(&mut self, known: &BTreeMap<PluginName, PluginReport>) {
+    async fn write_without_file(&mut self, known: &BTreeMap<PluginName, PluginStageReport>) {
         if self.lease.state() != WatchState::Following {
             return;
         }
         let names = self.kubernetes().view().references(&self.kind, "").into_iter();
         let names = names.filter_map(|object| object.name.parse::<PluginName>().ok());
-        let reports: Vec<PluginReport> = names
+        let reports: Vec<PluginStageReport> = names
             .filter(|name| !known.contains_key(name))
             .filter_map(|name| {
                 let object = self.in_store(&name)?;
@@ -243,7 +243,7 @@ impl PluginObjectStore {
     /// Returns the plugins whose status must be written again: their objects changed, or somebody else wrote the
     /// status.
     fn changed(&self) -> Vec<PluginName> {
-        let is_changed = |(name, written): &(&PluginName, &WrittenStatus)| {
+        let is_changed = |(name, written): &(&PluginName, &LastPluginObjectWrite)| {
             let serves = written.report.serving.is_some();
             self.counts(name) != written.counts || serves && self.is_overwritten(name, written)
         };
@@ -251,7 +251,7 @@ impl PluginObjectStore {
     }
 
     /// Returns true if the status of an active plugin is not the one that this host wrote.
-    fn is_overwritten(&self, name: &PluginName, written: &WrittenStatus) -> bool {
+    fn is_overwritten(&self, name: &PluginName, written: &LastPluginObjectWrite) -> bool {
         let object = self.in_store(name);
         let Some(stored) = object.as_ref().and_then(|object| object.get("status")) else {
             return false;
@@ -278,7 +278,7 @@ impl PluginObjectStore {
         if self.lease.state() != WatchState::Following {
             return;
         }
-        let is_due = |written: &WrittenStatus| {
+        let is_due = |written: &LastPluginObjectWrite| {
             written.restored.is_none_or(|at| RESTORE_PAUSE <= at.elapsed())
                 && written.report.serving.is_some()
         };
@@ -344,8 +344,8 @@ impl PluginObjectStore {
     /// Records a write; without a status the object was deleted.
     fn remember(
         &mut self,
-        report: &PluginReport,
-        counts: PluginObjectCounts,
+        report: &PluginStageReport,
+        counts: PluginObjectsSummary,
         status: Option<Value>,
     ) {
         let name = report.name.clone();
@@ -356,14 +356,14 @@ impl PluginObjectStore {
         };
         let restored = self.written.get(&name).and_then(|before| before.restored);
         let (report, at) = (report.clone(), Instant::now());
-        self.written.insert(name, WrittenStatus { report, counts, status, at, restored });
+        self.written.insert(name, LastPluginObjectWrite { report, counts, status, at, restored });
     }
 
     /// Writes the object and its status, publishes the events, and returns the status.
     async fn write(
         &self,
-        report: &PluginReport,
-        counts: &PluginObjectCounts,
+        report: &PluginStageReport,
+        counts: &PluginObjectsSummary,
     ) -> Result<Value, CallError> {
         let reference = self.reference(&report.name);
         let written = self.written.get(&report.name);
@@ -371,7 +371,7 @@ impl PluginObjectStore {
         let before = stored.get("status").or(written.map(|written| &written.status));
         let before = before.unwrap_or(&Value::Null);
         let other = other_host(before, &self.host, written.is_some());
-        let hosts = StatusHosts { this: &self.host, other };
+        let hosts = PluginStatusWriterHosts { this: &self.host, other };
         let mut status = plugin_status(report, counts, hosts, before, now_ms());
         if let Some(generation) = stored.pointer("/metadata/generation") {
             status.insert("observedGeneration".to_owned(), generation.clone());
@@ -393,8 +393,8 @@ impl PluginObjectStore {
     /// Returns the object after writing what its file says.
     async fn stored(
         &self,
-        report: &PluginReport,
-        written: Option<&WrittenStatus>,
+        report: &PluginStageReport,
+        written: Option<&LastPluginObjectWrite>,
         reference: &ObjectRef,
     ) -> Result<Value, CallError> {
         // A file that cannot be read leaves the object as it is. A component without a file gets an object with the
@@ -437,8 +437,8 @@ impl PluginObjectStore {
         self.kubernetes().apply(request).await
     }
 
-    async fn publish(&self, regarding: ObjectRef, uid: &str, event: PluginObjectEvent) {
-        let PluginObjectEvent { event_type, reason, message } = event;
+    async fn publish(&self, regarding: ObjectRef, uid: &str, event: EventAboutPluginObject) {
+        let EventAboutPluginObject { event_type, reason, message } = event;
         let request = PublishRequest {
             reporter: HOST_FIELD_MANAGER.to_owned(),
             regarding,
@@ -455,11 +455,11 @@ impl PluginObjectStore {
 }
 
 /// Logs a report.
-fn log(report: &PluginReport) {
-    let PluginReport { name, stage, reason, message, .. } = report;
+fn log(report: &PluginStageReport) {
+    let PluginStageReport { name, stage, reason, message, .. } = report;
     match (reason, stage) {
         (Some(reason), _) => warn!(plugin = %name, %reason, message, "the new revision is refused"),
-        (None, Some(stage @ (RevisionStage::Active | RevisionStage::Unloaded))) => {
+        (None, Some(stage @ (RevisionLoadStage::Active | RevisionLoadStage::Unloaded))) => {
             let revision = report.active().map(|digest| digest.short().to_owned());
             info!(plugin = %name, revision, "{stage}");
         }
@@ -477,9 +477,9 @@ fn changed_fields(stored: Option<&Value>, expected: &Value) -> String {
     differ.map(|name| format!("`.spec.{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-fn warning(reason: &str, message: String) -> PluginObjectEvent {
+fn warning(reason: &str, message: String) -> EventAboutPluginObject {
     let reason = reason.to_owned();
-    PluginObjectEvent { event_type: EventType::Warning, reason, message }
+    EventAboutPluginObject { event_type: EventType::Warning, reason, message }
 }
 
 /// Returns an object with one field besides its name.

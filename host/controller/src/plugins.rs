@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tholepin_core::{
-    BoxedFuture, HostCalls, ObjectKey, PlanStep, PluginName, Recording, RevisionDigest,
-    port::GuestRuntime,
+    BoxedFuture, HostCalls, PlanStep, PluginName, ReconcileKey, Recording, RevisionDigest,
+    port::PluginExports,
 };
 use tholepin_schema::{
     manifest::{Grants, KindName, Manifest},
@@ -27,7 +27,7 @@ pub struct ActivePlugin {
     pub parameters: Arc<Value>,
     /// Runs its code: each call creates an instance. A reconcile holds the code of its revision, so that a call that
     /// runs during a swap ends with the code that it began with.
-    pub code: Arc<dyn GuestRuntime>,
+    pub code: Arc<dyn PluginExports>,
 }
 
 /// The active plugins.
@@ -50,7 +50,7 @@ pub trait ActivePlugins: Send + Sync {
 
 /// A change of the active plugins.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PluginEvent {
+pub enum ActivePluginChange {
     /// The plugin has another active revision, its first one, or none any more.
     Changed(PluginName),
     /// The plugin was never active in this process, and an earlier host reconciled these kinds with it. Their
@@ -64,10 +64,10 @@ pub trait ContextFactory: Send + Sync {
     fn open(
         &self,
         plugin: &ActivePlugin,
-        key: &Arc<ObjectKey>,
+        key: &Arc<ReconcileKey>,
         object: &Arc<Value>,
         purpose: ReconcilePurpose,
-    ) -> Arc<dyn HostCallContext>;
+    ) -> Arc<dyn ReconcileHostCalls>;
 }
 
 /// The purpose of a reconcile.
@@ -83,7 +83,7 @@ pub enum ReconcilePurpose {
 }
 
 /// The context of one reconcile.
-pub trait HostCallContext: HostCalls {
+pub trait ReconcileHostCalls: HostCalls {
     /// Closes the context, however the guest call ended: settings that it changed temporarily are restored.
     fn close(&self) -> BoxedFuture<'_, ClosedContextResult>;
 }
@@ -98,17 +98,17 @@ pub struct ClosedContextResult {
 }
 
 /// Subscribes objects to the changes and facts that bring them back before their requeue.
-pub trait WakeSubscriber: Send + Sync {
+pub trait WakeRegistrar: Send + Sync {
     /// Subscribes the wakes that an outcome declared, in place of those of the last outcome. Returns the delay after
     /// which the object must be reconciled at the latest, if what it waits for holds already.
     fn subscribe<'a>(
         &'a self,
         plugin: &'a ActivePlugin,
-        key: &'a Arc<ObjectKey>,
+        key: &'a Arc<ReconcileKey>,
         object: &'a Arc<Value>,
         wakes: &'a [WakeTrigger],
     ) -> BoxedFuture<'a, Option<Duration>>;
 
     /// Ends the subscriptions of an object that was deleted or is paused.
-    fn unsubscribe(&self, key: &ObjectKey);
+    fn unsubscribe(&self, key: &ReconcileKey);
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::SmallRng};
-use tholepin_core::{ObjectKey, PluginName};
+use tholepin_core::{PluginName, ReconcileKey};
 use tokio::time::Instant;
 
 mod shared;
@@ -60,7 +60,7 @@ impl QueuePriority {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DequeuedKey {
     /// The object.
-    pub key: ObjectKey,
+    pub key: ReconcileKey,
     /// The causes for which it was added.
     pub causes: Vec<String>,
     /// How long it waited since it became due.
@@ -84,7 +84,7 @@ pub enum KeyCompletion {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OverdueKey {
     /// The object.
-    pub key: ObjectKey,
+    pub key: ReconcileKey,
     /// The time since its last reconcile ended.
     pub not_reconciled_for: Duration,
     /// Whether a reconcile of it runs.
@@ -103,9 +103,9 @@ pub struct QueueStats {
 /// The work queue.
 #[derive(Debug)]
 pub struct WorkQueue {
-    entries: HashMap<ObjectKey, QueueEntry>,
+    entries: HashMap<ReconcileKey, QueueEntry>,
     lanes: BTreeMap<QueuePriority, PriorityLane>,
-    delays: BTreeMap<(Instant, u64), ObjectKey>,
+    delays: BTreeMap<(Instant, u64), ReconcileKey>,
     /// The last sequence number of an entry in a lane or of a delay. It distinguishes the entries that one key had in
     /// the lanes: an outdated entry is skipped.
     last_sequence: u64,
@@ -135,12 +135,12 @@ struct QueueEntry {
 #[derive(Debug, Default)]
 struct PriorityLane {
     turns: VecDeque<PluginName>,
-    keys: HashMap<PluginName, VecDeque<(ObjectKey, u64)>>,
+    keys: HashMap<PluginName, VecDeque<(ReconcileKey, u64)>>,
     entries: usize,
 }
 
 impl PriorityLane {
-    fn push(&mut self, key: ObjectKey, sequence: u64) {
+    fn push(&mut self, key: ReconcileKey, sequence: u64) {
         let keys = self.keys.entry(key.plugin.clone()).or_default();
         if keys.is_empty() {
             self.turns.push_back(key.plugin.clone());
@@ -150,7 +150,7 @@ impl PriorityLane {
     }
 
     /// Drops the entries of keys that moved to a more urgent lane.
-    fn remove_stale_entries(&mut self, is_current: impl Fn(&ObjectKey, u64) -> bool) {
+    fn remove_stale_entries(&mut self, is_current: impl Fn(&ReconcileKey, u64) -> bool) {
         self.keys.retain(|_, keys| {
             keys.retain(|(key, sequence)| is_current(key, *sequence));
             !keys.is_empty()
@@ -160,7 +160,7 @@ impl PriorityLane {
     }
 
     /// Takes the next entry; its plugin becomes the last one in turn.
-    fn pop(&mut self) -> Option<(ObjectKey, u64)> {
+    fn pop(&mut self) -> Option<(ReconcileKey, u64)> {
         let plugin = self.turns.pop_front()?;
         let keys = self.keys.get_mut(&plugin)?;
         let next = keys.pop_front();
@@ -192,7 +192,7 @@ impl WorkQueue {
     }
 
     /// Makes a key due now.
-    pub fn add(&mut self, key: &ObjectKey, priority: QueuePriority, cause: &str, now: Instant) {
+    pub fn add(&mut self, key: &ReconcileKey, priority: QueuePriority, cause: &str, now: Instant) {
         let entry = self.entries.entry(key.clone()).or_default();
         if entry.causes.len() < CAUSES_MAX {
             entry.causes.insert(cause.to_owned());
@@ -207,7 +207,7 @@ impl WorkQueue {
     }
 
     /// Makes a key due after a delay, with the priority of a resync unless it is added otherwise before.
-    pub fn add_after(&mut self, key: &ObjectKey, delay: Duration, now: Instant) {
+    pub fn add_after(&mut self, key: &ReconcileKey, delay: Duration, now: Instant) {
         let sequence = self.next_sequence();
         let at = now + delay;
         let entry = self.entries.entry(key.clone()).or_default();
@@ -263,7 +263,7 @@ impl WorkQueue {
     }
 
     /// Completes a taken key.
-    pub fn done(&mut self, key: &ObjectKey, completion: KeyCompletion, now: Instant) {
+    pub fn done(&mut self, key: &ReconcileKey, completion: KeyCompletion, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.running = false;
         entry.due = None;
@@ -308,7 +308,7 @@ impl WorkQueue {
     /// objects have the condition already.
     #[must_use]
     pub fn overdue(&self, interval: Duration, now: Instant) -> Vec<OverdueKey> {
-        let is_overdue = |(key, entry): (&ObjectKey, &QueueEntry)| {
+        let is_overdue = |(key, entry): (&ReconcileKey, &QueueEntry)| {
             let due = entry.due.filter(|due| *due + interval <= now && !entry.is_reported)?;
             let not_reconciled_for = now.saturating_duration_since(entry.last_ended.unwrap_or(due));
             let overdue =
@@ -319,7 +319,7 @@ impl WorkQueue {
     }
 
     /// Records that an overdue object has the condition.
-    pub fn mark_reported(&mut self, key: &ObjectKey) {
+    pub fn mark_reported(&mut self, key: &ReconcileKey) {
         if let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.due.is_some()) {
             entry.is_reported = true;
         }
@@ -357,7 +357,7 @@ impl WorkQueue {
     }
 
     /// Puts a key into a lane, or moves it to a more urgent one.
-    fn enqueue(&mut self, key: &ObjectKey, priority: QueuePriority, now: Instant) {
+    fn enqueue(&mut self, key: &ReconcileKey, priority: QueuePriority, now: Instant) {
         let sequence = self.next_sequence();
         let entry = self.entries.entry(key.clone()).or_default();
         let since = match entry.waiting {
@@ -370,7 +370,7 @@ impl WorkQueue {
         let Some(lane) = self.lanes.get_mut(&priority) else { return };
         lane.push(key.clone(), sequence);
         if lane.entries > 2 * self.entries.len() + 64 {
-            let waits = |key: &ObjectKey| self.entries.get(key).and_then(|entry| entry.waiting);
+            let waits = |key: &ReconcileKey| self.entries.get(key).and_then(|entry| entry.waiting);
             lane.remove_stale_entries(|key, sequence| {
                 waits(key).is_some_and(|(_, current, _)| current == sequence)
             });
@@ -378,7 +378,7 @@ impl WorkQueue {
     }
 
     /// Drops the entry of a key that does not wait, run, have a delay or have failures.
-    fn remove_if_unused(&mut self, key: &ObjectKey) {
+    fn remove_if_unused(&mut self, key: &ReconcileKey) {
         if let Some(entry) = self.entries.get(key)
             && entry.waiting.is_none()
             && entry.delay.is_none()

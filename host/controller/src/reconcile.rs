@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tholepin_core::{
-    AcceptedSpec, CallError, ErrorChain, ObjectKey, ObjectMeta, PluginName, condition::Reason,
+    AcceptedSpec, CallError, ErrorChain, ObjectMeta, PluginName, ReconcileKey, condition::Reason,
     port::GuestError,
 };
 use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome, WakeTrigger};
@@ -20,20 +20,20 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Span, field::Empty, info, instrument, warn};
 
 use crate::{
-    conditions::{HostConditionUpdate, ReconcilerPresence},
+    conditions::{HostConditionUpdate, ObjectReconcilerPresence},
     mapper::{self, reference_of},
-    metrics::{self, ErrorClass},
+    metrics::{self, ReconcileErrorClass},
     object_state::ReconciledVersion,
     permit::ComputePermit,
-    phase::{ObjectPhase, finalizer_of},
+    phase::{PreReconcileStep, finalizer_of},
     plugins::ReconcilePurpose,
     queue::KeyCompletion,
     reconcile_once::{
-        CalledReconcile, NoSpecInForce, ReconcileEffects, ReconcileTarget, RejectedReconcile,
-        RejectedSpec, SpecRejection, UnhandledReconcileResult, reason_of, reconcile_once,
+        CalledReconcile, LiveOrDryRunEffects, NoSpecInForce, ReconcileOnceResult, ReconcileTarget,
+        RejectedSpecReason, SpecRejectedReconcile, SpecRejection, reason_of, reconcile_once,
     },
     report_builder::{ReportBuilder, finalizer_step},
-    shared_state::SharedState,
+    shared_state::ControllerSharedState,
     strikes::{StrikeDecision, StrikedObjectVersion},
 };
 use findings::write_finding;
@@ -48,10 +48,10 @@ const REQUEUE: (Duration, Duration) = (Duration::from_millis(20), Duration::from
     fields(plugin = %key.plugin, object = %key, revision = Empty, outcome = Empty)
 )]
 pub(crate) async fn reconcile(
-    shared: &SharedState,
-    key: &Arc<ObjectKey>,
+    shared: &ControllerSharedState,
+    key: &Arc<ReconcileKey>,
     causes: Vec<String>,
-    settings: &ReconcileSettings,
+    settings: &LiveReconcileControl,
 ) -> KeyCompletion {
     let Some(object) = shared.ports.kubernetes.view().get(&reference_of(key)) else {
         forget(shared, key);
@@ -64,10 +64,10 @@ pub(crate) async fn reconcile(
         pause::pause(shared, key, &meta, plugin.as_deref()).await;
         return KeyCompletion::AwaitChange;
     }
-    let ReconcileSettings { permit, urgent } = settings;
+    let LiveReconcileControl { permit, urgent } = settings;
     let Some(plugin) = plugin else {
         let message = missing(&key.plugin, meta.deleting);
-        let (reason, presence) = (Reason::PluginMissing, ReconcilerPresence::Absent);
+        let (reason, presence) = (Reason::PluginMissing, ObjectReconcilerPresence::Absent);
         permit.release();
         let update = HostConditionUpdate { reason, message, presence };
         return write_finding(shared, key, &meta, update).await;
@@ -87,7 +87,7 @@ pub(crate) async fn reconcile(
 }
 
 /// The permit and the interruption of one live reconcile.
-pub(crate) struct ReconcileSettings {
+pub(crate) struct LiveReconcileControl {
     /// Allows its guest to compute.
     pub(crate) permit: Arc<ComputePermit>,
     /// Cancelled when its key is added as urgent, or the host stops.
@@ -100,7 +100,7 @@ struct LiveReconcileEffects<'a> {
     urgent: &'a CancellationToken,
 }
 
-impl ReconcileEffects for LiveReconcileEffects<'_> {
+impl LiveOrDryRunEffects for LiveReconcileEffects<'_> {
     fn purpose(&self) -> ReconcilePurpose {
         ReconcilePurpose::Live { urgent: self.urgent.clone() }
     }
@@ -144,30 +144,30 @@ impl LiveReconcileEffects<'_> {
     /// Writes what follows from the end of a reconcile, and returns when the key is due again.
     async fn conclude(
         &self,
-        end: UnhandledReconcileResult,
+        end: ReconcileOnceResult,
         report: &mut ReportBuilder,
     ) -> KeyCompletion {
         report.end = is_reported(&end).then(|| end.result());
         let ends_finalizer = end.ends_finalizer(self.target.meta);
         match end {
-            UnhandledReconcileResult::NotCalled(_) if ends_finalizer => {
+            ReconcileOnceResult::NotCalled(_) if ends_finalizer => {
                 self.remove_finalizer(report).await
             }
-            UnhandledReconcileResult::NotCalled(_) => KeyCompletion::AwaitChange,
-            UnhandledReconcileResult::NoFinalizer(error) => {
+            ReconcileOnceResult::NotCalled(_) => KeyCompletion::AwaitChange,
+            ReconcileOnceResult::NoFinalizer(error) => {
                 self.log(&format!("cannot add the finalizer: {error}"));
                 KeyCompletion::Retry
             }
-            UnhandledReconcileResult::Quarantined => {
+            ReconcileOnceResult::Quarantined => {
                 let state = self.target.shared.object_states.get(self.target.key);
                 match state.unwritten_quarantine {
                     Some(message) => self.quarantine(&message).await,
                     None => KeyCompletion::AwaitChange,
                 }
             }
-            UnhandledReconcileResult::NotValidated(error) => self.strike(&error, None).await,
-            UnhandledReconcileResult::Rejected(rejected) => self.reject(rejected).await,
-            UnhandledReconcileResult::Called(called) => {
+            ReconcileOnceResult::NotValidated(error) => self.strike(&error, None).await,
+            ReconcileOnceResult::Rejected(rejected) => self.reject(rejected).await,
+            ReconcileOnceResult::Called(called) => {
                 accepted::keep_accepted(self.target).await;
                 self.conclude_call(called, ends_finalizer, report).await
             }
@@ -202,7 +202,7 @@ impl LiveReconcileEffects<'_> {
         };
         match refusal {
             None => metrics::succeeded(&key.plugin, completion, shared.settings.resync),
-            Some(_) => metrics::failed(&key.plugin, ErrorClass::Terminal),
+            Some(_) => metrics::failed(&key.plugin, ReconcileErrorClass::Terminal),
         }
         completion
     }
@@ -241,9 +241,9 @@ impl LiveReconcileEffects<'_> {
     }
 
     /// Reports a refused spec in place of which no earlier one is in force.
-    async fn reject(&self, rejected: RejectedReconcile) -> KeyCompletion {
+    async fn reject(&self, rejected: SpecRejectedReconcile) -> KeyCompletion {
         let ReconcileTarget { shared, key, .. } = self.target;
-        let RejectedReconcile { rejection, cause } = rejected;
+        let SpecRejectedReconcile { rejection, cause } = rejected;
         let cause = match cause {
             NoSpecInForce::Unusable(cause) => cause.to_owned(),
             NoSpecInForce::Unreadable(error) if error.is_passing() => {
@@ -261,10 +261,10 @@ impl LiveReconcileEffects<'_> {
         // The plugin answered, so that its strikes are cleared; the reconcile ends with this answer.
         shared.strikes(|strikes| strikes.clear(key));
         shared.object_states.change(key, |state| state.is_failing = true);
-        metrics::failed(&key.plugin, ErrorClass::Terminal);
+        metrics::failed(&key.plugin, ReconcileErrorClass::Terminal);
         let message = format!("{text}; nothing is reconciled: {cause}");
         self.log(&format!("the spec is invalid: {message}"));
-        let presence = ReconcilerPresence::Absent;
+        let presence = ObjectReconcilerPresence::Absent;
         self.write_finding(HostConditionUpdate { reason, message, presence }).await
     }
 
@@ -272,11 +272,12 @@ impl LiveReconcileEffects<'_> {
     async fn fail(
         &self,
         failure: ReconcileFailure,
-        refusal: Option<&RejectedSpec>,
+        refusal: Option<&RejectedSpecReason>,
     ) -> KeyCompletion {
         let ReconcileTarget { shared, key, .. } = self.target;
         let ReconcileFailure { reason, message, retry } = failure;
-        let class = if retry { ErrorClass::Retried } else { ErrorClass::Terminal };
+        let class =
+            if retry { ReconcileErrorClass::Retried } else { ReconcileErrorClass::Terminal };
         metrics::failed(&key.plugin, class);
         shared.object_states.change(key, |state| state.is_failing = true);
         let text = format!("{reason}: {message}");
@@ -286,7 +287,11 @@ impl LiveReconcileEffects<'_> {
     }
 
     /// Counts a fault of the plugin, and quarantines the object or rolls the revision back after too many.
-    async fn strike(&self, error: &GuestError, refusal: Option<&RejectedSpec>) -> KeyCompletion {
+    async fn strike(
+        &self,
+        error: &GuestError,
+        refusal: Option<&RejectedSpecReason>,
+    ) -> KeyCompletion {
         if let Some(failure) = error.as_failure() {
             return self.fail(failure, refusal).await;
         }
@@ -299,11 +304,13 @@ impl LiveReconcileEffects<'_> {
         let (version, now) = (self.version(), Instant::now());
         match shared.strikes(|strikes| strikes.strike(&plugin.revision, key, version, now)) {
             StrikeDecision::Retry => {
-                metrics::failed(&key.plugin, ErrorClass::Retried);
+                metrics::failed(&key.plugin, ReconcileErrorClass::Retried);
                 self.write_finding(findings::of_failure(reason, text, refusal)).await;
                 return KeyCompletion::Retry;
             }
-            StrikeDecision::Quarantine => metrics::failed(&key.plugin, ErrorClass::Terminal),
+            StrikeDecision::Quarantine => {
+                metrics::failed(&key.plugin, ReconcileErrorClass::Terminal)
+            }
         }
         if self.roll_back(&text).await {
             // The revision that serves from now on is called for all objects again.
@@ -320,8 +327,9 @@ impl LiveReconcileEffects<'_> {
         let ReconcileTarget { shared, key, plugin, .. } = self.target;
         let (view, revision) = (shared.ports.kubernetes.view(), &plugin.revision);
         let objects = mapper::all(&key.plugin, &plugin.manifest, &*view);
-        let is_called =
-            |key: &&ObjectKey| view.meta(&reference_of(key)).is_some_and(|meta| !meta.is_paused());
+        let is_called = |key: &&ReconcileKey| {
+            view.meta(&reference_of(key)).is_some_and(|meta| !meta.is_paused())
+        };
         let called = objects.iter().filter(is_called).count();
         let rollback_candidates = shared.strikes(|strikes| {
             let objects = strikes.rollback_candidates(revision, called, Instant::now()).into_iter();
@@ -360,17 +368,17 @@ impl LiveReconcileEffects<'_> {
 }
 
 /// Returns false for a reconcile that did nothing worth a report: no call, no write, no answer.
-fn is_reported(end: &UnhandledReconcileResult) -> bool {
+fn is_reported(end: &ReconcileOnceResult) -> bool {
     match end {
-        UnhandledReconcileResult::NotCalled(phase) => *phase != ObjectPhase::Skip,
-        UnhandledReconcileResult::NoFinalizer(_) | UnhandledReconcileResult::Quarantined => false,
-        UnhandledReconcileResult::Rejected(RejectedReconcile {
+        ReconcileOnceResult::NotCalled(phase) => *phase != PreReconcileStep::Skip,
+        ReconcileOnceResult::NoFinalizer(_) | ReconcileOnceResult::Quarantined => false,
+        ReconcileOnceResult::Rejected(SpecRejectedReconcile {
             cause: NoSpecInForce::Unreadable(error),
             ..
         }) => !error.is_passing(),
-        UnhandledReconcileResult::Rejected(_)
-        | UnhandledReconcileResult::NotValidated(_)
-        | UnhandledReconcileResult::Called(_) => true,
+        ReconcileOnceResult::Rejected(_)
+        | ReconcileOnceResult::NotValidated(_)
+        | ReconcileOnceResult::Called(_) => true,
     }
 }
 
@@ -390,7 +398,7 @@ fn missing(plugin: &PluginName, deleting: bool) -> String {
 }
 
 /// Drops what is remembered of an object that was deleted.
-fn forget(shared: &SharedState, key: &ObjectKey) {
+fn forget(shared: &ControllerSharedState, key: &ReconcileKey) {
     shared.object_states.forget(key);
     shared.strikes(|strikes| strikes.clear(key));
     shared.history.deleted(key, shared.ports.clock.now_ms());
@@ -398,7 +406,7 @@ fn forget(shared: &SharedState, key: &ObjectKey) {
 }
 
 /// Logs a text about an object, unless it is the one that was logged last.
-fn log(shared: &SharedState, key: &ObjectKey, text: &str) {
+fn log(shared: &ControllerSharedState, key: &ReconcileKey, text: &str) {
     if shared.object_states.record_logged(key, text) {
         info!("{text}");
     }

@@ -4,8 +4,8 @@
 //! phase ─► finalizer ─► validate, or the spec in force ─► open context ─► reconcile ─► close ─► UnhandledReconcileResult
 //! ```
 //!
-//! The live loop and the plan command both run [`reconcile_once`]. They differ in the [`ReconcileEffects`] that they
-//! pass in, and in what they do with the [`UnhandledReconcileResult`] that they get back: the live loop writes conditions, counts
+//! The live loop and the plan command both run [`reconcile_once`]. They differ in the [`LiveOrDryRunEffects`] that they
+//! pass in, and in what they do with the [`ReconcileOnceResult`] that they get back: the live loop writes conditions, counts
 //! strikes and subscribes wakes; the plan command only reports.
 //!
 //! This module writes to the API server only through the effects (the finalizer), through the calls of the plugin, and
@@ -22,8 +22,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tholepin_core::{
-    AcceptedSpec, CallContext, CallError, ErrorChain, ObjectKey, ObjectMeta, ReconcileResult,
-    condition::Reason, port::GuestError,
+    AcceptedSpec, CallError, ErrorChain, ObjectMeta, PluginCallerIdentity, ReconcileKey,
+    ReconcileResult, condition::Reason, port::GuestError,
 };
 use tholepin_schema::{
     fact::FACTS_MAX,
@@ -32,20 +32,20 @@ use tholepin_schema::{
 
 use crate::{
     object_state::ReconciledVersion,
-    permit::{ComputePermit, PermitReleaser},
-    phase::{ObjectPhase, finalizer_of, phase},
+    permit::{ComputePermit, PermitReleasingHostCalls},
+    phase::{PreReconcileStep, finalizer_of, phase},
     plugins::{ActivePlugin, ClosedContextResult, ReconcilePurpose},
     report_builder::{
         CallOutcome, ReportBuilder, finalizer_step, not_called, result_of, result_of_error,
     },
-    shared_state::SharedState,
+    shared_state::ControllerSharedState,
 };
-use accept::ObjectToReconcile;
+use accept::ObjectWithAcceptedSpec;
 
 /// The object and the plugin of one reconcile.
 pub(crate) struct ReconcileTarget<'a> {
-    pub(crate) shared: &'a SharedState,
-    pub(crate) key: &'a Arc<ObjectKey>,
+    pub(crate) shared: &'a ControllerSharedState,
+    pub(crate) key: &'a Arc<ReconcileKey>,
     pub(crate) plugin: &'a Arc<ActivePlugin>,
     pub(crate) meta: &'a ObjectMeta,
     /// Held while guest code runs.
@@ -55,7 +55,7 @@ pub(crate) struct ReconcileTarget<'a> {
 /// The steps in which a live reconcile and a dry run differ.
 ///
 /// The defaults remember nothing and ask the plugin about every spec.
-pub(crate) trait ReconcileEffects: Sync {
+pub(crate) trait LiveOrDryRunEffects: Sync {
     /// Returns the purpose under which the gate opens the context.
     fn purpose(&self) -> ReconcilePurpose;
 
@@ -94,23 +94,23 @@ pub(crate) trait ReconcileEffects: Sync {
 }
 
 /// The end of a reconcile, before its caller acts on it.
-pub(crate) enum UnhandledReconcileResult {
+pub(crate) enum ReconcileOnceResult {
     /// The plugin is not called in this phase.
-    NotCalled(ObjectPhase),
+    NotCalled(PreReconcileStep),
     /// The finalizer could not be added, so the plugin was not called.
     NoFinalizer(CallError),
-    /// The object is quarantined: [`ReconcileEffects::may_call`] returned false.
+    /// The object is quarantined: [`LiveOrDryRunEffects::may_call`] returned false.
     Quarantined,
     /// `validate` could not be called, through a fault of the host.
     NotValidated(GuestError),
     /// The plugin refuses the spec, and no earlier one is in force.
-    Rejected(RejectedReconcile),
+    Rejected(SpecRejectedReconcile),
     /// `reconcile` was called.
     Called(CalledReconcile),
 }
 
 /// A reconcile that ended with a refused spec.
-pub(crate) struct RejectedReconcile {
+pub(crate) struct SpecRejectedReconcile {
     pub(crate) rejection: SpecRejection,
     /// Why no earlier spec is in force.
     pub(crate) cause: NoSpecInForce,
@@ -121,7 +121,7 @@ pub(crate) struct CalledReconcile {
     /// The object with the spec in force, as the plugin got it.
     pub(crate) object: Arc<Value>,
     /// Why that is not the object's own spec, if it is not.
-    pub(crate) refusal: Option<RejectedSpec>,
+    pub(crate) refusal: Option<RejectedSpecReason>,
     pub(crate) outcome: CallOutcome,
 }
 
@@ -143,20 +143,20 @@ pub(crate) enum NoSpecInForce {
 
 /// A refused spec in place of which an earlier one is reconciled.
 #[derive(Clone, Debug)]
-pub(crate) struct RejectedSpec {
+pub(crate) struct RejectedSpecReason {
     pub(crate) reason: Reason,
     /// For people; names the generation that stays in force.
     pub(crate) message: String,
 }
 
 /// Runs one reconcile up to the end of the plugin's call, and records its calls, steps and remarks in `report`.
-/// The caller sets the report's end, and removes the finalizer if the [`UnhandledReconcileResult`] says so.
+/// The caller sets the report's end, and removes the finalizer if the [`ReconcileOnceResult`] says so.
 pub(crate) async fn reconcile_once(
     target: &ReconcileTarget<'_>,
-    effects: &impl ReconcileEffects,
+    effects: &impl LiveOrDryRunEffects,
     object: Arc<Value>,
     report: &mut ReportBuilder,
-) -> UnhandledReconcileResult {
+) -> ReconcileOnceResult {
     let end = run(target, effects, object, report).await;
     target.permit.release();
     end
@@ -164,37 +164,37 @@ pub(crate) async fn reconcile_once(
 
 async fn run(
     target: &ReconcileTarget<'_>,
-    effects: &impl ReconcileEffects,
+    effects: &impl LiveOrDryRunEffects,
     mut object: Arc<Value>,
     report: &mut ReportBuilder,
-) -> UnhandledReconcileResult {
+) -> ReconcileOnceResult {
     let finalizer = finalizer_of(target.key);
     match phase(target.meta, &finalizer, target.plugin.manifest.finalizer) {
-        ObjectPhase::Call => {}
-        phase @ (ObjectPhase::Skip | ObjectPhase::RemoveFinalizer) => {
-            return UnhandledReconcileResult::NotCalled(phase);
+        PreReconcileStep::Call => {}
+        phase @ (PreReconcileStep::Skip | PreReconcileStep::RemoveFinalizer) => {
+            return ReconcileOnceResult::NotCalled(phase);
         }
-        ObjectPhase::AddFinalizer => {
+        PreReconcileStep::AddFinalizer => {
             let added = effects.add_finalizer(object, &finalizer);
             object = match target.permit.release_during(added).await {
                 Ok(object) => object,
-                Err(error) => return UnhandledReconcileResult::NoFinalizer(error),
+                Err(error) => return ReconcileOnceResult::NoFinalizer(error),
             };
             report.before.push(finalizer_step("add-finalizer", target.key, &finalizer));
         }
     }
     if !effects.may_call() {
-        return UnhandledReconcileResult::Quarantined;
+        return ReconcileOnceResult::Quarantined;
     }
     match accept::accept(target, effects, object).await {
-        Ok(ObjectToReconcile { object, refusal }) => {
+        Ok(ObjectWithAcceptedSpec { object, refusal }) => {
             let refused = refusal.as_ref();
             report.remarks.extend(refused.map(|refusal| {
-                let RejectedSpec { reason: _, message } = refusal;
+                let RejectedSpecReason { reason: _, message } = refusal;
                 format!("the spec is refused: {message}")
             }));
             let outcome = call(target, effects.purpose(), &object, report).await;
-            UnhandledReconcileResult::Called(CalledReconcile { object, refusal, outcome })
+            ReconcileOnceResult::Called(CalledReconcile { object, refusal, outcome })
         }
         Err(end) => end,
     }
@@ -215,7 +215,7 @@ async fn call(
         memo: shared.object_states.get(key).memo,
     };
     let context = shared.ports.contexts.open(plugin, key, object, purpose);
-    let calls = PermitReleaser { permit: permit.clone(), calls: context.clone() };
+    let calls = PermitReleasingHostCalls { permit: permit.clone(), calls: context.clone() };
     let outcome = plugin.code.reconcile(target.call_context(), request, Arc::new(calls)).await;
     permit.release();
     let ClosedContextResult { recording, restore_steps } = context.close().await;
@@ -247,8 +247,8 @@ fn excess(outcome: &ReconcileOutcome) -> Option<String> {
 }
 
 impl ReconcileTarget<'_> {
-    fn call_context(&self) -> CallContext {
-        CallContext {
+    fn call_context(&self) -> PluginCallerIdentity {
+        PluginCallerIdentity {
             plugin: self.key.plugin.clone(),
             revision: self.plugin.revision.clone(),
             object: Some(self.key.clone()),
@@ -256,7 +256,7 @@ impl ReconcileTarget<'_> {
     }
 }
 
-impl UnhandledReconcileResult {
+impl ReconcileOnceResult {
     /// Returns the end as the report shows it.
     pub(crate) fn result(&self) -> ReconcileResult {
         let not_called_because = |why: String| ReconcileResult::NotCalled { why };
@@ -276,7 +276,7 @@ impl UnhandledReconcileResult {
     /// finished with an object that is being deleted.
     pub(crate) fn ends_finalizer(&self, meta: &ObjectMeta) -> bool {
         match self {
-            Self::NotCalled(phase) => *phase == ObjectPhase::RemoveFinalizer,
+            Self::NotCalled(phase) => *phase == PreReconcileStep::RemoveFinalizer,
             Self::Called(CalledReconcile { outcome: Ok(Ok(outcome)), .. }) => {
                 outcome.finished && meta.deleting
             }

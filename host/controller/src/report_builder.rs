@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use serde_json::json;
 use tholepin_core::{
-    ErrorChain, ObjectKey, PlanStep, PlanStepEffect, ReconcileHeader, ReconcileReport,
+    ErrorChain, PlanStep, PlanStepEffect, ReconcileHeader, ReconcileKey, ReconcileReport,
     ReconcileResult, Recording, WriteMode,
     port::GuestError,
-    step::{FieldChange, ObjectChange},
+    step::{FieldChange, PlanStepChangeType},
 };
 use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome};
 
 use crate::{
-    mapper::reference_of, phase::ObjectPhase, plugins::ActivePlugin, shared_state::SharedState,
+    mapper::reference_of, phase::PreReconcileStep, plugins::ActivePlugin,
+    shared_state::ControllerSharedState,
 };
 
 /// The result of calling `reconcile`.
@@ -36,12 +37,16 @@ pub(crate) struct ReportBuilder {
 
 impl ReportBuilder {
     /// Begins the report of a live reconcile.
-    pub(crate) fn live(shared: &SharedState, causes: Vec<String>) -> Self {
+    pub(crate) fn live(shared: &ControllerSharedState, causes: Vec<String>) -> Self {
         Self::begin(shared, WriteMode::Live, causes)
     }
 
     /// Begins a report now.
-    pub(crate) fn begin(shared: &SharedState, mode: WriteMode, causes: Vec<String>) -> Self {
+    pub(crate) fn begin(
+        shared: &ControllerSharedState,
+        mode: WriteMode,
+        causes: Vec<String>,
+    ) -> Self {
         Self {
             mode,
             started_at_ms: shared.ports.clock.now_ms(),
@@ -57,7 +62,7 @@ impl ReportBuilder {
     /// Returns the report, unless the end is missing because nothing happened.
     pub(crate) fn build(
         mut self,
-        key: &ObjectKey,
+        key: &ReconcileKey,
         plugin: &ActivePlugin,
         took: Duration,
     ) -> Option<ReconcileReport> {
@@ -68,7 +73,7 @@ impl ReportBuilder {
     /// Returns the report with this end.
     pub(crate) fn finish(
         self,
-        key: &ObjectKey,
+        key: &ReconcileKey,
         plugin: &ActivePlugin,
         took: Duration,
         end: ReconcileResult,
@@ -112,17 +117,17 @@ pub(crate) fn result_of_error(error: &GuestError) -> ReconcileResult {
 }
 
 /// Returns the end of a reconcile whose phase needs no call.
-pub(crate) fn not_called(phase: ObjectPhase) -> ReconcileResult {
+pub(crate) fn not_called(phase: PreReconcileStep) -> ReconcileResult {
     let why = match phase {
-        ObjectPhase::RemoveFinalizer => "only the finalizer of an earlier revision is removed",
-        ObjectPhase::Skip => "the object is being deleted and has no finalizer of the plugin",
-        ObjectPhase::Call | ObjectPhase::AddFinalizer => "",
+        PreReconcileStep::RemoveFinalizer => "only the finalizer of an earlier revision is removed",
+        PreReconcileStep::Skip => "the object is being deleted and has no finalizer of the plugin",
+        PreReconcileStep::Call | PreReconcileStep::AddFinalizer => "",
     };
     ReconcileResult::NotCalled { why: why.to_owned() }
 }
 
 /// Returns the host's own write of a finalizer as a step.
-pub(crate) fn finalizer_step(by: &str, key: &ObjectKey, finalizer: &str) -> PlanStep {
+pub(crate) fn finalizer_step(by: &str, key: &ReconcileKey, finalizer: &str) -> PlanStep {
     let (from, to) = match by {
         "add-finalizer" => (None, Some(json!(finalizer))),
         _ => (Some(json!(finalizer)), None),
@@ -131,7 +136,7 @@ pub(crate) fn finalizer_step(by: &str, key: &ObjectKey, finalizer: &str) -> Plan
     PlanStep::new(PlanStepEffect::Object {
         by: by.to_owned(),
         object: reference_of(key),
-        change: ObjectChange::Changed,
+        change: PlanStepChangeType::Changed,
         fields: vec![FieldChange { field, from, to }],
     })
 }

@@ -6,19 +6,19 @@ use std::{
 };
 
 use tholepin_core::{
-    ObjectKey, PluginName,
+    PluginName, ReconcileKey,
     port::{Clock, HostFieldsWriter, Kubernetes, Redis, WatchSource},
 };
 use tholepin_schema::manifest::KindName;
 
 use crate::{
     history::ReconcileHistory,
-    liveness::Liveness,
+    liveness::ControllerLoopLiveness,
     mapper::{self, ReconcileMapper},
     metrics::RunningReconciles,
-    object_state::ObjectStates,
+    object_state::ControllerObjectStates,
     permit::ReconcilePermits,
-    plugins::{ActivePlugins, ContextFactory, WakeSubscriber},
+    plugins::{ActivePlugins, ContextFactory, WakeRegistrar},
     queue::SharedQueue,
     strikes::StrikeTracker,
 };
@@ -38,7 +38,7 @@ pub struct ControllerPorts {
     /// Opens contexts of the gate.
     pub contexts: Arc<dyn ContextFactory>,
     /// Subscribes wakes.
-    pub wakes: Arc<dyn WakeSubscriber>,
+    pub wakes: Arc<dyn WakeRegistrar>,
     /// The wall clock.
     pub clock: Arc<dyn Clock>,
 }
@@ -55,31 +55,31 @@ pub struct ControllerSettings {
 }
 
 /// The shared state.
-pub(crate) struct SharedState {
+pub(crate) struct ControllerSharedState {
     pub(crate) ports: ControllerPorts,
     pub(crate) settings: ControllerSettings,
-    pub(crate) object_states: ObjectStates,
+    pub(crate) object_states: ControllerObjectStates,
     pub(crate) history: ReconcileHistory,
     pub(crate) queue: SharedQueue,
     pub(crate) permits: ReconcilePermits,
     pub(crate) running: RunningReconciles,
-    pub(crate) liveness: Liveness,
+    pub(crate) liveness: ControllerLoopLiveness,
     strikes: Mutex<StrikeTracker>,
     routes: Mutex<Arc<ReconcileMapper>>,
 }
 
-impl SharedState {
+impl ControllerSharedState {
     pub(crate) fn new(ports: ControllerPorts, settings: ControllerSettings) -> Self {
         Self {
             ports,
             settings,
-            object_states: ObjectStates::default(),
+            object_states: ControllerObjectStates::default(),
             history: ReconcileHistory::default(),
             // A failing object is reconciled no less often than a healthy one.
             queue: SharedQueue::new(settings.resync),
             permits: ReconcilePermits::new(settings.concurrency, settings.in_flight),
             running: RunningReconciles::default(),
-            liveness: Liveness::default(),
+            liveness: ControllerLoopLiveness::default(),
             strikes: Mutex::default(),
             routes: Mutex::default(),
         }
@@ -91,7 +91,7 @@ impl SharedState {
     }
 
     /// Returns true if the object is paused in the store now. Checked right before each write of the host.
-    pub(crate) fn is_paused(&self, key: &ObjectKey) -> bool {
+    pub(crate) fn is_paused(&self, key: &ReconcileKey) -> bool {
         let meta = self.ports.kubernetes.view().meta(&mapper::reference_of(key));
         meta.is_some_and(|meta| meta.is_paused())
     }

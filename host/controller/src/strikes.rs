@@ -11,7 +11,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use tholepin_core::{ObjectKey, PluginName, RevisionDigest};
+use tholepin_core::{PluginName, ReconcileKey, RevisionDigest};
 use tokio::time::Instant;
 
 /// Faults in a row until an object is quarantined. Two, because a single fault may be transient.
@@ -42,12 +42,12 @@ pub(crate) enum StrikeDecision {
 /// The records of all objects. In memory only: a restarted host has none.
 #[derive(Debug, Default)]
 pub(crate) struct StrikeTracker {
-    records: BTreeMap<ObjectKey, StrikeRecord>,
+    records: BTreeMap<ReconcileKey, ObjectStrikeRecord>,
 }
 
 /// The faults on one object. One revision is active at a time, so one record per object is enough.
 #[derive(Debug)]
-struct StrikeRecord {
+struct ObjectStrikeRecord {
     revision: RevisionDigest,
     version: StrikedObjectVersion,
     in_a_row: u32,
@@ -55,7 +55,7 @@ struct StrikeRecord {
     at: Instant,
 }
 
-impl StrikeRecord {
+impl ObjectStrikeRecord {
     fn is_about(&self, revision: &RevisionDigest, version: &StrikedObjectVersion) -> bool {
         self.revision == *revision && self.version == *version
     }
@@ -66,7 +66,7 @@ impl StrikeTracker {
     pub(crate) fn is_quarantined(
         &self,
         revision: &RevisionDigest,
-        key: &ObjectKey,
+        key: &ReconcileKey,
         version: &StrikedObjectVersion,
     ) -> bool {
         let record = self.records.get(key).filter(|record| record.is_about(revision, version));
@@ -87,8 +87,8 @@ impl StrikeTracker {
         revision: &RevisionDigest,
         objects: usize,
         now: Instant,
-    ) -> Vec<&ObjectKey> {
-        let is_recent = |record: &StrikeRecord| {
+    ) -> Vec<&ReconcileKey> {
+        let is_recent = |record: &ObjectStrikeRecord| {
             STRIKES_MAX <= record.in_a_row && now - record.at <= ROLLBACK_WINDOW
         };
         let of_revision = self.records.iter().filter(|(_, record)| record.revision == *revision);
@@ -99,7 +99,7 @@ impl StrikeTracker {
     }
 
     /// Clears the record of an object: the revision answered for it, or it was deleted.
-    pub(crate) fn clear(&mut self, key: &ObjectKey) {
+    pub(crate) fn clear(&mut self, key: &ReconcileKey) {
         self.records.remove(key);
     }
 
@@ -107,14 +107,15 @@ impl StrikeTracker {
     pub(crate) fn strike(
         &mut self,
         revision: &RevisionDigest,
-        key: &ObjectKey,
+        key: &ReconcileKey,
         version: StrikedObjectVersion,
         now: Instant,
     ) -> StrikeDecision {
         let earlier = self.records.get(key).filter(|record| record.is_about(revision, &version));
         let in_a_row = earlier.map_or(0, |record| record.in_a_row).saturating_add(1);
         let revision = revision.clone();
-        self.records.insert(key.clone(), StrikeRecord { revision, version, in_a_row, at: now });
+        self.records
+            .insert(key.clone(), ObjectStrikeRecord { revision, version, in_a_row, at: now });
         if in_a_row < STRIKES_MAX { StrikeDecision::Retry } else { StrikeDecision::Quarantine }
     }
 }

@@ -18,7 +18,7 @@ pub enum Call {
     /// `tholepin:redis`.
     Redis(RedisCall),
     /// `tholepin:runtime`.
-    Runtime(RuntimeCall),
+    Runtime(PluginRuntimeCall),
 }
 
 /// A reference to an object.
@@ -192,7 +192,7 @@ pub struct Pipeline {
 /// A call of `tholepin:runtime`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(tag = "function", content = "arguments", rename_all = "kebab-case")]
-pub enum RuntimeCall {
+pub enum PluginRuntimeCall {
     /// The wall clock in milliseconds since 1970.
     Now,
     /// Returns random bytes.
@@ -283,12 +283,12 @@ impl Call {
                 RedisCall::Act { .. } => "redis/act",
             },
             Self::Runtime(call) => match call {
-                RuntimeCall::Now => "runtime/now",
-                RuntimeCall::Random { .. } => "runtime/random",
-                RuntimeCall::Parameters => "runtime/parameters",
-                RuntimeCall::Wait { .. } => "runtime/wait",
-                RuntimeCall::Probe(_) => "runtime/probe",
-                RuntimeCall::Log { .. } => "runtime/log",
+                PluginRuntimeCall::Now => "runtime/now",
+                PluginRuntimeCall::Random { .. } => "runtime/random",
+                PluginRuntimeCall::Parameters => "runtime/parameters",
+                PluginRuntimeCall::Wait { .. } => "runtime/wait",
+                PluginRuntimeCall::Probe(_) => "runtime/probe",
+                PluginRuntimeCall::Log { .. } => "runtime/log",
             },
         }
     }

@@ -106,7 +106,7 @@ impl Reason {
 
 /// One condition that the host writes on an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostCondition {
+pub struct HostWrittenCondition {
     /// One of [`RESERVED`], or [`READY`].
     pub condition_type: &'static str,
     /// Its status.

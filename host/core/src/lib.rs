@@ -28,15 +28,16 @@ pub mod step;
 pub use accepted::AcceptedSpec;
 pub use answer::{Answer, CallError, Reply};
 pub use call::{
-    Call, EventType, KubernetesCall, ObjectRef, Pipeline, ReadMode, RecordedCallKey, RedisCall,
-    RuntimeCall,
+    Call, EventType, KubernetesCall, ObjectRef, Pipeline, PluginRuntimeCall, ReadMode,
+    RecordedCallKey, RedisCall,
 };
 pub use error_chain::ErrorChain;
-pub use name::{NameError, ObjectKey, PluginName, RevisionDigest};
+pub use name::{PluginName, PluginNameError, ReconcileKey, RevisionDigest};
 pub use object::{
-    ANNOTATION_PREFIX, CONFIRM_DEAD, ObjectError, ObjectMeta, OwnerReference, PAUSED, StoredObject,
+    ANNOTATION_PREFIX, CONFIRM_DEAD, MissingObjectField, ObjectMeta, OwnerReference, PAUSED,
+    WatchedStoreObject,
 };
-pub use perform::{BoxedFuture, CallContext, HostCalls, WriteMode};
+pub use perform::{BoxedFuture, HostCalls, PluginCallerIdentity, WriteMode};
 pub use recording::{RecordedCall, Recording};
 pub use report::{ReconcileHeader, ReconcileReport, ReconcileResult};
 pub use reserved_object::reserved_object;

@@ -19,7 +19,7 @@ pub struct PluginName(
     "`{0}` is no plugin name: use at most 63 lowercase letters, digits and `-`, with a letter or \
      digit at both ends"
 )]
-pub struct NameError(String);
+pub struct PluginNameError(String);
 
 impl PluginName {
     /// Returns the name as text.
@@ -30,7 +30,7 @@ impl PluginName {
 }
 
 impl FromStr for PluginName {
-    type Err = NameError;
+    type Err = PluginNameError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
@@ -38,12 +38,12 @@ impl FromStr for PluginName {
             && text.bytes().all(allowed)
             && !text.starts_with('-')
             && !text.ends_with('-');
-        if valid { Ok(Self(text.to_owned())) } else { Err(NameError(text.to_owned())) }
+        if valid { Ok(Self(text.to_owned())) } else { Err(PluginNameError(text.to_owned())) }
     }
 }
 
 impl TryFrom<String> for PluginName {
-    type Error = NameError;
+    type Error = PluginNameError;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
@@ -65,7 +65,7 @@ impl fmt::Display for PluginName {
 /// The key of an object in the queue.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ObjectKey {
+pub struct ReconcileKey {
     /// The plugin that reconciles it.
     pub plugin: PluginName,
     /// Its kind.
@@ -76,7 +76,7 @@ pub struct ObjectKey {
     pub name: String,
 }
 
-impl fmt::Display for ObjectKey {
+impl fmt::Display for ReconcileKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { plugin: _, kind, namespace, name } = self;
         write!(f, "{} {namespace}/{name}", kind.kind)

@@ -26,7 +26,7 @@ pub const CONFIRM_DEAD: &str = "tholepin.dev/confirm-dead";
 
 /// One object of the store; clones share the text.
 #[derive(Clone)]
-pub struct StoredObject {
+pub struct WatchedStoreObject {
     meta: Arc<ObjectMeta>,
     text: Arc<str>,
 }
@@ -70,15 +70,15 @@ pub struct OwnerReference {
 /// A field without which a document is no object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the object has no `{0}`")]
-pub struct ObjectError(&'static str);
+pub struct MissingObjectField(&'static str);
 
-impl StoredObject {
+impl WatchedStoreObject {
     /// Creates a stored object: drops `managedFields` and kubectl's last-applied annotation, and parses the metadata.
     ///
     /// # Errors
     ///
     /// Fails if `apiVersion`, `kind` or `metadata.name` is missing.
-    pub fn new(mut object: Value) -> Result<Self, ObjectError> {
+    pub fn new(mut object: Value) -> Result<Self, MissingObjectField> {
         const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
         if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.remove("managedFields");
@@ -114,7 +114,7 @@ impl StoredObject {
     }
 }
 
-impl fmt::Debug for StoredObject {
+impl fmt::Debug for WatchedStoreObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} at {}", self.meta.object, self.meta.resource_version)
     }
@@ -126,9 +126,9 @@ impl ObjectMeta {
     /// # Errors
     ///
     /// Fails if `apiVersion`, `kind` or `metadata.name` is missing.
-    pub fn of(object: &Value) -> Result<Self, ObjectError> {
+    pub fn of(object: &Value) -> Result<Self, MissingObjectField> {
         let required = |pointer: &str, field: &'static str| match text(object, pointer) {
-            "" => Err(ObjectError(field)),
+            "" => Err(MissingObjectField(field)),
             found => Ok(found.to_owned()),
         };
         let kind = KindName {
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn managed_fields_and_last_applied_are_dropped() {
-        let stored = StoredObject::new(json!({
+        let stored = WatchedStoreObject::new(json!({
             "apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "1"},
             "metadata": {
                 "name": "n", "namespace": "s", "uid": "u", "resourceVersion": "7",
@@ -257,7 +257,8 @@ mod tests {
 
     #[test]
     fn a_document_without_a_name_is_refused() {
-        let refused = StoredObject::new(json!({"apiVersion": "v1", "kind": "Pod"})).unwrap_err();
+        let refused =
+            WatchedStoreObject::new(json!({"apiVersion": "v1", "kind": "Pod"})).unwrap_err();
         assert_eq!(refused.to_string(), "the object has no `metadata.name`");
     }
 }

@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Answer, Call, ObjectKey, PluginName, RevisionDigest};
+use crate::{Answer, Call, PluginName, ReconcileKey, RevisionDigest};
 
 /// A future that can be kept behind a trait object.
 pub type BoxedFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -22,13 +22,13 @@ pub enum WriteMode {
 
 /// The plugin and the object on whose behalf a call is made.
 #[derive(Clone, Debug)]
-pub struct CallContext {
+pub struct PluginCallerIdentity {
     /// The plugin.
     pub plugin: PluginName,
     /// Its revision.
     pub revision: RevisionDigest,
     /// The object being reconciled; absent in `describe` and `validate`.
-    pub object: Option<Arc<ObjectKey>>,
+    pub object: Option<Arc<ReconcileKey>>,
 }
 
 /// Performs the calls of one guest call.
@@ -44,5 +44,9 @@ pub trait HostCalls: Send + Sync {
     /// host has happened is then unknown.
     ///
     /// [`CallError::Timeout`]: crate::CallError::Timeout
-    fn perform<'a>(&'a self, context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer>;
+    fn perform<'a>(
+        &'a self,
+        context: &'a PluginCallerIdentity,
+        call: Call,
+    ) -> BoxedFuture<'a, Answer>;
 }

@@ -8,7 +8,7 @@ use crate::{PluginName, RevisionDigest};
 
 /// A stage on the way of a revision from its files to serving.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RevisionStage {
+pub enum RevisionLoadStage {
     /// The settings and the component were read.
     Fetched,
     /// The component has the digest in the settings, or the settings have none.
@@ -25,7 +25,7 @@ pub enum RevisionStage {
 
 /// The reason why a revision does not serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum RejectReason {
+pub enum PluginRejectReason {
     /// A component has no `Plugin` object.
     SettingsMissing,
     /// The `Plugin` object cannot be read or has an invalid value.
@@ -77,17 +77,17 @@ pub struct ServingRevision {
 
 /// The state of a plugin after one stage or failure.
 #[derive(Clone, Debug)]
-pub struct PluginReport {
+pub struct PluginStageReport {
     /// The plugin.
     pub name: PluginName,
     /// The last stage that the newest revision reached; absent if it reached none.
-    pub stage: Option<RevisionStage>,
+    pub stage: Option<RevisionLoadStage>,
     /// The newest revision, if its component could be read.
     pub candidate: Option<RevisionDigest>,
     /// The revision that serves, if one does.
     pub serving: Option<ServingRevision>,
     /// Why the newest revision does not serve; absent while it serves or is still being checked.
-    pub reason: Option<RejectReason>,
+    pub reason: Option<PluginRejectReason>,
     /// The reason for people, with how to fix it; empty without a reason.
     pub message: String,
     /// The `Plugin` object of the file, if it could be read.
@@ -105,7 +105,7 @@ pub struct CompilationNotice {
     pub took: Option<Duration>,
 }
 
-impl PluginReport {
+impl PluginStageReport {
     /// Returns the serving revision, if there is one.
     #[must_use]
     pub fn active(&self) -> Option<&RevisionDigest> {
@@ -113,7 +113,7 @@ impl PluginReport {
     }
 }
 
-impl RevisionStage {
+impl RevisionLoadStage {
     /// Returns the stage as it appears in the status and in metric labels.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -128,7 +128,7 @@ impl RevisionStage {
     }
 }
 
-impl RejectReason {
+impl PluginRejectReason {
     /// Returns the reason as it appears in the status, in events and in metric labels.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -153,13 +153,13 @@ impl RejectReason {
     }
 }
 
-impl fmt::Display for RevisionStage {
+impl fmt::Display for RevisionLoadStage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl fmt::Display for RejectReason {
+impl fmt::Display for PluginRejectReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }

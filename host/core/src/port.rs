@@ -9,18 +9,19 @@ mod prober;
 mod redis;
 mod watches;
 
-pub use guests::{GuestError, GuestRuntime};
+pub use guests::{GuestError, PluginExports};
 pub use kubernetes::{
-    ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, StoreView, WARNINGS_MAX, WarningEvent,
+    ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, WARNINGS_MAX, WarningEvent,
+    WatchedStoreView,
 };
-pub use prober::Prober;
+pub use prober::PodPortProber;
 pub use redis::{
-    InstanceMembers, MemberPod, PerformedAction, PollDetail, PollReport, PollStream, Redis,
-    RedisCredentials,
+    InstanceMembers, MemberPod, PerformedAction, PollDetail, PollReport, Redis, RedisCredentials,
+    RedisPollStream,
 };
 pub use watches::{
-    HostFieldsWriter, StoreChange, StoreEvent, StoreSubscription, WatchLease, WatchScope,
-    WatchSource, WatchState,
+    HostFieldsWriter, StoreSubscription, WatchLease, WatchScope, WatchSource, WatchState,
+    WatchedStoreChange, WatchedStoreEvent,
 };
 
 /// A source of random bytes.

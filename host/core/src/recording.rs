@@ -64,12 +64,12 @@ impl Recording {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Reply, RuntimeCall};
+    use crate::{PluginRuntimeCall, Reply};
 
     #[test]
     fn equal_calls_are_distinguished_by_occurrence_and_found_again() {
         let mut recording = Recording::default();
-        let now = Call::Runtime(RuntimeCall::Now);
+        let now = Call::Runtime(PluginRuntimeCall::Now);
         for number in [5, 7] {
             let key = recording.key(&now);
             recording.keep(now.clone(), key.occurrence, Ok(Reply::Number(number)), Vec::new());

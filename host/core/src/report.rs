@@ -13,7 +13,7 @@ use tholepin_schema::reconcile::{ReconcileFailure, Violation};
 
 pub use line::CallLine;
 
-use crate::{Answer, CallError, ObjectKey, PlanStep, Recording, RevisionDigest, WriteMode};
+use crate::{Answer, CallError, PlanStep, ReconcileKey, Recording, RevisionDigest, WriteMode};
 
 /// The version of the document.
 pub const VERSION: u32 = 1;
@@ -29,7 +29,7 @@ pub struct ReconcileReport {
     /// Whether the writes were executed.
     pub mode: WriteMode,
     /// The plugin and the object.
-    pub object: ObjectKey,
+    pub object: ReconcileKey,
     /// The revision of the plugin.
     pub revision: RevisionDigest,
     /// The number of the report in the history of the host; 0 for a plan.
@@ -99,7 +99,7 @@ pub struct ReconcileHeader {
     /// Whether the writes are executed.
     pub mode: WriteMode,
     /// The plugin and the object.
-    pub object: ObjectKey,
+    pub object: ReconcileKey,
     /// The revision of the plugin.
     pub revision: RevisionDigest,
     /// When it began, in milliseconds since 1970.
@@ -200,13 +200,13 @@ const fn is_zero(count: &usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Call, EventType, PlanStepEffect, Reply, RuntimeCall};
+    use crate::{Call, EventType, PlanStepEffect, PluginRuntimeCall, Reply};
     use tholepin_schema::manifest::KindName;
 
     fn header() -> ReconcileHeader {
         ReconcileHeader {
             mode: WriteMode::Plan,
-            object: ObjectKey {
+            object: ReconcileKey {
                 plugin: "p".parse().unwrap(),
                 kind: KindName { api_version: "a/v1".into(), kind: "K".into() },
                 namespace: "n".into(),
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn a_recording_becomes_a_report_that_reads_back() {
         let mut recording = Recording::default();
-        let now = Call::Runtime(RuntimeCall::Now);
+        let now = Call::Runtime(PluginRuntimeCall::Now);
         recording.keep(now.clone(), 0, Ok(Reply::Number(7)), vec![event()]);
         let end = Err(CallError::PlanEnds("the reply to `INCR a` on `p-0`".into()));
         recording.keep(now.clone(), 1, end, Vec::new());
@@ -246,7 +246,12 @@ mod tests {
     fn the_number_of_calls_is_bounded() {
         let mut recording = Recording::default();
         for number in 0..250 {
-            recording.keep(Call::Runtime(RuntimeCall::Now), number, Ok(Reply::Done), Vec::new());
+            recording.keep(
+                Call::Runtime(PluginRuntimeCall::Now),
+                number,
+                Ok(Reply::Done),
+                Vec::new(),
+            );
         }
         let report = ReconcileReport::new(header(), &recording, answered(), 3);
         assert_eq!((report.calls.len(), report.calls_left_out), (200, 50));

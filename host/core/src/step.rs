@@ -12,7 +12,7 @@ mod redis_cli;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use difference::{ChangeScope, created, differences};
+pub use difference::{WritableObjectPart, created, differences};
 pub use redis_cli::redis_cli;
 
 use crate::{CallError, EventType, ObjectRef};
@@ -44,7 +44,7 @@ pub enum PlanStepEffect {
         /// Which object.
         object: ObjectRef,
         /// The kind of change.
-        change: ObjectChange,
+        change: PlanStepChangeType,
         /// The changed fields. A created object shows the fields of the plugin's intent with the values that the server
         /// stored; a deleted one shows none.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -58,12 +58,12 @@ pub enum PlanStepEffect {
         args: Value,
         /// Its commands for the members in their present state.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        commands: Vec<MemberCommandLine>,
+        commands: Vec<RedisCliCommand>,
     },
     /// Commands of `redis/commands` that write, with those sent in the same pipeline.
     Commands {
         /// The commands in order.
-        commands: Vec<MemberCommandLine>,
+        commands: Vec<RedisCliCommand>,
     },
     /// An event about the object, which has no other effect.
     Event {
@@ -79,7 +79,7 @@ pub enum PlanStepEffect {
 /// The kind of change of an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum ObjectChange {
+pub enum PlanStepChangeType {
     /// It is created.
     Created,
     /// It is changed.
@@ -107,7 +107,7 @@ pub struct FieldChange {
 /// A command for one member.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct MemberCommandLine {
+pub struct RedisCliCommand {
     /// The member, by the name of its Pod.
     pub pod: String,
     /// The command in the syntax of redis-cli.
@@ -182,7 +182,7 @@ mod tests {
             effect: PlanStepEffect::Verb {
                 verb: "failover".into(),
                 args: json!({"pod": "demo-0-1"}),
-                commands: vec![MemberCommandLine {
+                commands: vec![RedisCliCommand {
                     pod: "demo-0-1".into(),
                     command: "CLUSTER FAILOVER TAKEOVER".into(),
                 }],

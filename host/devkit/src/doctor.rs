@@ -18,11 +18,11 @@ const ENGINES: &[&str] = &["redis", "valkey/valkey"];
 /// The facts about a machine. The error of a `Result` says what was found instead, and how to fix it where the
 /// caller knows.
 #[derive(Clone, Debug)]
-pub struct MachineFacts {
+pub struct DoctorMachineFacts {
     /// How containers get a private root.
     pub containers: Result<String, String>,
     /// The programs that run in place of images.
-    pub programs: Vec<ImageProgram>,
+    pub programs: Vec<ImageProgramCheck>,
     /// The first free address for the API server of a local host.
     pub address: Result<String, String>,
     /// The limit of open files of a process.
@@ -45,7 +45,7 @@ pub struct MachineFacts {
 
 /// A program that runs in place of an image.
 #[derive(Clone, Debug)]
-pub struct ImageProgram {
+pub struct ImageProgramCheck {
     /// The image, as the table of images names it.
     pub image: String,
     /// What was found, or what is missing.
@@ -55,7 +55,7 @@ pub struct ImageProgram {
 /// The severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum FindingLevel {
+pub enum DoctorFindingLevel {
     /// No problem was found.
     Good,
     /// A feature that only some users need does not work.
@@ -70,7 +70,7 @@ pub struct DoctorFinding {
     /// The name of the check.
     pub check: String,
     /// The severity.
-    pub verdict: FindingLevel,
+    pub verdict: DoctorFindingLevel,
     /// What was found.
     pub seen: String,
     /// What to do; empty if there is nothing to do.
@@ -79,8 +79,8 @@ pub struct DoctorFinding {
 
 /// Returns the findings of all checks, in the order in which a new user needs them.
 #[must_use]
-pub fn judge(facts: &MachineFacts) -> Vec<DoctorFinding> {
-    let MachineFacts {
+pub fn judge(facts: &DoctorMachineFacts) -> Vec<DoctorFinding> {
+    let DoctorMachineFacts {
         containers,
         programs,
         address,
@@ -114,10 +114,10 @@ pub fn judge(facts: &MachineFacts) -> Vec<DoctorFinding> {
         check_cargo(cargo.as_deref()),
         check_wasm_target(*has_wasm_target),
         match host {
-            Ok(seen) => finding("host", FindingLevel::Good, seen, ""),
+            Ok(seen) => finding("host", DoctorFindingLevel::Good, seen, ""),
             Err(seen) => finding(
                 "host",
-                FindingLevel::Warning,
+                DoctorFindingLevel::Warning,
                 seen,
                 "remove the file, or start the host again",
             ),
@@ -129,30 +129,30 @@ pub fn judge(facts: &MachineFacts) -> Vec<DoctorFinding> {
 
 /// Checks the programs. A missing engine is a warning while another engine is found, because no user needs every
 /// version.
-fn check_programs(programs: &[ImageProgram]) -> Vec<DoctorFinding> {
-    let is_engine = |program: &ImageProgram| {
+fn check_programs(programs: &[ImageProgramCheck]) -> Vec<DoctorFinding> {
+    let is_engine = |program: &ImageProgramCheck| {
         ENGINES.iter().any(|repository| program.image.starts_with(&format!("{repository}:")))
     };
     let has_engine = programs.iter().any(|program| is_engine(program) && program.found.is_ok());
     let findings = programs.iter().map(|program| {
         let check = format!("image {}", program.image);
         match &program.found {
-            Ok(found) => finding(&check, FindingLevel::Good, found, ""),
+            Ok(found) => finding(&check, DoctorFindingLevel::Good, found, ""),
             Err(missing) if is_engine(program) && !has_engine => {
                 let advice = "run ./setup, or install redis-server; no RedisCluster runs before";
-                finding(&check, FindingLevel::Bad, missing, advice)
+                finding(&check, DoctorFindingLevel::Bad, missing, advice)
             }
             Err(missing) => {
                 let advice = "only Pods with this image need it: install it (./setup installs what Debian \
                               has), or name another program in a file for `tholepin local --images FILE`";
-                finding(&check, FindingLevel::Warning, missing, advice)
+                finding(&check, DoctorFindingLevel::Warning, missing, advice)
             }
         }
     });
     findings.collect()
 }
 
-fn finding(check: &str, verdict: FindingLevel, seen: &str, advice: &str) -> DoctorFinding {
+fn finding(check: &str, verdict: DoctorFindingLevel, seen: &str, advice: &str) -> DoctorFinding {
     DoctorFinding {
         check: check.to_owned(),
         verdict,
@@ -163,8 +163,8 @@ fn finding(check: &str, verdict: FindingLevel, seen: &str, advice: &str) -> Doct
 
 fn check_result(check: &str, result: &Result<String, String>, advice: &str) -> DoctorFinding {
     match result {
-        Ok(seen) => finding(check, FindingLevel::Good, seen, ""),
-        Err(seen) => finding(check, FindingLevel::Bad, seen, advice),
+        Ok(seen) => finding(check, DoctorFindingLevel::Good, seen, ""),
+        Err(seen) => finding(check, DoctorFindingLevel::Bad, seen, advice),
     }
 }
 
@@ -173,55 +173,55 @@ fn check_limit(check: &str, limit: Option<u64>, min: u64, command: &str) -> Doct
     match limit {
         Some(limit) if limit < min => {
             let seen = format!("{limit}, fewer than {min}");
-            finding(check, FindingLevel::Warning, &seen, &format!("run `{command}`"))
+            finding(check, DoctorFindingLevel::Warning, &seen, &format!("run `{command}`"))
         }
-        Some(limit) => finding(check, FindingLevel::Good, &limit.to_string(), ""),
-        None => finding(check, FindingLevel::Good, "the limit cannot be read", ""),
+        Some(limit) => finding(check, DoctorFindingLevel::Good, &limit.to_string(), ""),
+        None => finding(check, DoctorFindingLevel::Good, "the limit cannot be read", ""),
     }
 }
 
 fn check_kubectl(version: Option<&str>) -> DoctorFinding {
     let Some(version) = version else {
         let advice = "install kubectl 1.27 or newer; `./setup --tests` fetches one for the tests";
-        return finding("kubectl", FindingLevel::Warning, "not on PATH", advice);
+        return finding("kubectl", DoctorFindingLevel::Warning, "not on PATH", advice);
     };
     let mut numbers = version.trim_start_matches('v').split('.').map(str::parse::<u32>);
     let (major, minor) = (numbers.next(), numbers.next());
     match (major, minor) {
         (Some(Ok(1)), Some(Ok(minor))) if minor < KUBECTL_MINOR_MIN => {
             let seen = format!("{version}, older than 1.{KUBECTL_MINOR_MIN}");
-            finding("kubectl", FindingLevel::Warning, &seen, "install a newer one")
+            finding("kubectl", DoctorFindingLevel::Warning, &seen, "install a newer one")
         }
-        _ => finding("kubectl", FindingLevel::Good, version, ""),
+        _ => finding("kubectl", DoctorFindingLevel::Good, version, ""),
     }
 }
 
 fn check_cargo(version: Option<&str>) -> DoctorFinding {
     match version {
-        Some(version) => finding("cargo", FindingLevel::Good, version, ""),
+        Some(version) => finding("cargo", DoctorFindingLevel::Good, version, ""),
         None => {
             let advice = "install Rust with rustup; only those who write plugins need it";
-            finding("cargo", FindingLevel::Warning, "not on PATH", advice)
+            finding("cargo", DoctorFindingLevel::Warning, "not on PATH", advice)
         }
     }
 }
 
 fn check_wasm_target(is_installed: bool) -> DoctorFinding {
     if is_installed {
-        return finding("wasm target", FindingLevel::Good, "wasm32-wasip2", "");
+        return finding("wasm target", DoctorFindingLevel::Good, "wasm32-wasip2", "");
     }
     let advice = "run `rustup target add wasm32-wasip2`; only those who write plugins need it";
-    finding("wasm target", FindingLevel::Warning, "wasm32-wasip2 is not installed", advice)
+    finding("wasm target", DoctorFindingLevel::Warning, "wasm32-wasip2 is not installed", advice)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn good() -> MachineFacts {
-        MachineFacts {
+    fn good() -> DoctorMachineFacts {
+        DoctorMachineFacts {
             containers: Ok("mount namespaces, as root".to_owned()),
-            programs: vec![ImageProgram {
+            programs: vec![ImageProgramCheck {
                 image: "redis:7*".to_owned(),
                 found: Ok("7.0.15".to_owned()),
             }],
@@ -242,17 +242,17 @@ mod tests {
         for finding in judge(&good()) {
             assert_eq!(
                 (finding.verdict, finding.advice.as_str()),
-                (FindingLevel::Good, ""),
+                (DoctorFindingLevel::Good, ""),
                 "{finding:?}"
             );
         }
-        let unknown = MachineFacts { open_files: None, inotify_watches: None, ..good() };
-        assert!(judge(&unknown).iter().all(|finding| finding.verdict == FindingLevel::Good));
+        let unknown = DoctorMachineFacts { open_files: None, inotify_watches: None, ..good() };
+        assert!(judge(&unknown).iter().all(|finding| finding.verdict == DoctorFindingLevel::Good));
     }
 
     #[test]
     fn one_engine_is_enough_and_no_engine_is_bad() {
-        let program = |image: &str, is_installed: bool| ImageProgram {
+        let program = |image: &str, is_installed: bool| ImageProgramCheck {
             image: image.to_owned(),
             found: if is_installed {
                 Ok("1".to_owned())
@@ -261,9 +261,29 @@ mod tests {
             },
         };
         let rows = [
-            (true, false, [FindingLevel::Good, FindingLevel::Warning, FindingLevel::Warning]),
-            (false, true, [FindingLevel::Warning, FindingLevel::Good, FindingLevel::Warning]),
-            (false, false, [FindingLevel::Bad, FindingLevel::Bad, FindingLevel::Warning]),
+            (
+                true,
+                false,
+                [
+                    DoctorFindingLevel::Good,
+                    DoctorFindingLevel::Warning,
+                    DoctorFindingLevel::Warning,
+                ],
+            ),
+            (
+                false,
+                true,
+                [
+                    DoctorFindingLevel::Warning,
+                    DoctorFindingLevel::Good,
+                    DoctorFindingLevel::Warning,
+                ],
+            ),
+            (
+                false,
+                false,
+                [DoctorFindingLevel::Bad, DoctorFindingLevel::Bad, DoctorFindingLevel::Warning],
+            ),
         ];
         for (redis, valkey, expected) in rows {
             let programs = [
@@ -279,44 +299,35 @@ mod tests {
 
     #[test]
     fn each_problem_is_one_finding_with_advice() {
-        use FindingLevel::{Bad, Warning};
+        use DoctorFindingLevel::{Bad, Warning};
+        use DoctorMachineFacts as Facts;
         let missing = |text: &str| Err(text.to_owned());
         let program =
-            ImageProgram { image: "twemproxy".to_owned(), found: missing("no nutcracker") };
+            ImageProgramCheck { image: "twemproxy".to_owned(), found: missing("no nutcracker") };
         let rows = [
+            (Facts { containers: missing("forbidden"), ..good() }, "containers", Bad, "Pods"),
+            (Facts { address: missing("in use"), ..good() }, "address", Bad, "--block"),
+            (Facts { cache: missing("a link"), ..good() }, "cache", Bad, "XDG_CACHE_HOME"),
+            (Facts { open_files: Some(256), ..good() }, "open files", Warning, "ulimit"),
             (
-                MachineFacts { containers: missing("forbidden"), ..good() },
-                "containers",
-                Bad,
-                "Pods",
-            ),
-            (MachineFacts { address: missing("in use"), ..good() }, "address", Bad, "--block"),
-            (MachineFacts { cache: missing("a link"), ..good() }, "cache", Bad, "XDG_CACHE_HOME"),
-            (MachineFacts { open_files: Some(256), ..good() }, "open files", Warning, "ulimit"),
-            (
-                MachineFacts { inotify_watches: Some(9), ..good() },
+                Facts { inotify_watches: Some(9), ..good() },
                 "file watches",
                 Warning,
                 "max_user_watches",
             ),
             (
-                MachineFacts { inotify_instances: Some(1), ..good() },
+                Facts { inotify_instances: Some(1), ..good() },
                 "file watchers",
                 Warning,
                 "max_user_instances",
             ),
-            (MachineFacts { kubectl: None, ..good() }, "kubectl", Warning, "1.27"),
+            (Facts { kubectl: None, ..good() }, "kubectl", Warning, "1.27"),
+            (Facts { kubectl: Some("v1.26.9".to_owned()), ..good() }, "kubectl", Warning, "newer"),
+            (Facts { host: missing("open to others"), ..good() }, "host", Warning, "remove"),
+            (Facts { cargo: None, ..good() }, "cargo", Warning, "rustup"),
+            (Facts { has_wasm_target: false, ..good() }, "wasm target", Warning, "rustup"),
             (
-                MachineFacts { kubectl: Some("v1.26.9".to_owned()), ..good() },
-                "kubectl",
-                Warning,
-                "newer",
-            ),
-            (MachineFacts { host: missing("open to others"), ..good() }, "host", Warning, "remove"),
-            (MachineFacts { cargo: None, ..good() }, "cargo", Warning, "rustup"),
-            (MachineFacts { has_wasm_target: false, ..good() }, "wasm target", Warning, "rustup"),
-            (
-                MachineFacts { programs: vec![program], ..good() },
+                Facts { programs: vec![program], ..good() },
                 "image twemproxy",
                 Warning,
                 "only Pods with this image",
@@ -325,7 +336,7 @@ mod tests {
         for (facts, check, verdict, advice) in rows {
             let problems: Vec<_> = judge(&facts)
                 .into_iter()
-                .filter(|finding| finding.verdict != FindingLevel::Good)
+                .filter(|finding| finding.verdict != DoctorFindingLevel::Good)
                 .collect();
             assert_eq!(problems.len(), 1, "{check}: {problems:?}");
             assert_eq!((problems[0].check.as_str(), problems[0].verdict), (check, verdict));

@@ -10,7 +10,7 @@
 //! whether a component is valid, and collect the facts about a machine.
 //!
 //! Invariants:
-//! - The files of [`PluginProject`] are in this binary and contain neither a path of a machine nor an address.
+//! - The files of [`PluginProjectNames`] are in this binary and contain neither a path of a machine nor an address.
 //!   They are the sample of this tree under other names, so that they are compiled and tested with the tree.
 //! - A project never gets a component that was built for another one, although projects share a target directory.
 //! - No file of a user is overwritten: a directory that is not empty is refused.
@@ -30,8 +30,8 @@ mod substitution;
 pub use build::{BuildOutput, ProjectBuilder};
 pub use build_error::BuildError;
 pub use install::{InstallError, install};
-pub use project::{DEFAULT_GROUP, NewProjectError, PluginProject};
-pub use sources::{SourceChange, SourceWatchError, SourceWatcher};
+pub use project::{DEFAULT_GROUP, NewProjectError, PluginProjectNames};
+pub use sources::{SavedSourceFiles, SourceWatchError, SourceWatcher};
 
 /// The folder of a project that holds the SDK and the WIT contract from this binary.
 const SDK_DIRECTORY: &str = "tholepin";

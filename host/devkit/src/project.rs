@@ -134,13 +134,13 @@ pub enum NewProjectError {
 
 /// The valid names of a new plugin, from which its project is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PluginProject {
+pub struct PluginProjectNames {
     name: PluginName,
     kind: String,
     group: String,
 }
 
-impl PluginProject {
+impl PluginProjectNames {
     /// Checks the names of a project. If no kind is given, it is derived from the name.
     ///
     /// # Errors

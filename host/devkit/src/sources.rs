@@ -36,7 +36,7 @@ pub struct SourceWatchError {
 
 /// A save: files that were written shortly after each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceChange {
+pub struct SavedSourceFiles {
     /// When the first of its files was written.
     pub at: Instant,
     /// The files, by their paths in the project, each once.
@@ -84,7 +84,7 @@ impl SourceWatcher {
 
     /// Waits for a save: until a file is written and no other for 40 ms, or for one second. Returns `None` if the
     /// watch has ended.
-    pub async fn saved(&mut self) -> Option<SourceChange> {
+    pub async fn saved(&mut self) -> Option<SavedSourceFiles> {
         let (at, first) = self.notices.recv().await?;
         let mut files = vec![first];
         while let Ok(Some((_, next))) = timeout(QUIET, self.notices.recv()).await {
@@ -97,7 +97,7 @@ impl SourceWatcher {
         let mut files: Vec<PathBuf> = files.iter().map(name).collect();
         files.sort();
         files.dedup();
-        Some(SourceChange { at, files })
+        Some(SavedSourceFiles { at, files })
     }
 }
 

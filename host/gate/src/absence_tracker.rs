@@ -64,14 +64,14 @@ struct LeaseRenewals {
 
 /// The fields read from the Lease of a Kubernetes node.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct NodeLease {
+pub(crate) struct ObservedNodeLease {
     /// `spec.renewTime`, verbatim.
     renew_time: String,
     /// When the Kubernetes node joined, in milliseconds since 1970.
     created_at_ms: i64,
 }
 
-impl NodeLease {
+impl ObservedNodeLease {
     /// Reads a Lease.
     pub(crate) fn of(lease: &Value) -> Option<Self> {
         let created: Timestamp = text(lease, "/metadata/creationTimestamp").parse().ok()?;
@@ -112,7 +112,7 @@ impl AbsentNodeTracker {
     pub(crate) fn renewed(
         &mut self,
         (node, known): (NodeId, &KnownNode),
-        lease: &Result<NodeLease, String>,
+        lease: &Result<ObservedNodeLease, String>,
         now_ms: u64,
     ) -> Result<(), String> {
         let name = &known.kube_node;
@@ -312,7 +312,7 @@ mod tests {
         let lease = |renewed: &str, created: &str| {
             let json = json!({"metadata": {"creationTimestamp": created},
                 "spec": {"renewTime": renewed}});
-            NodeLease::of(&json).ok_or_else(|| "no Lease".to_owned())
+            ObservedNodeLease::of(&json).ok_or_else(|| "no Lease".to_owned())
         };
         let old = "1970-01-01T00:30:00Z";
         let read = |reads: &[(u64, &str, &str)]| {

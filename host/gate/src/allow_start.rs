@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 use tholepin_core::{
     ObjectRef, WriteMode, condition::HOST_FIELD_MANAGER, port::PerformedAction,
-    step::MemberCommandLine,
+    step::RedisCliCommand,
 };
 use tholepin_schema::{
     action::{Action, ActionOutcome, Verb},
@@ -52,7 +52,7 @@ pub(crate) async fn allow(
     let uid = snapshot.member(pod).map(|member| member.pod_uid.clone());
     let patch: Value = json!({"metadata": {"uid": uid, "annotations": {MAY_START: value}}});
     let command = format!("kubectl annotate pod {pod} {MAY_START}={value}");
-    let commands = vec![MemberCommandLine { pod: pod.to_owned(), command }];
+    let commands = vec![RedisCliCommand { pod: pod.to_owned(), command }];
     let (port, manager) = (&context.gate.ports.kubernetes, HOST_FIELD_MANAGER.to_owned());
     let dry_run = context.scope.mode == WriteMode::Plan;
     let outcome = match port.merge_patch(object, patch, manager, dry_run).await {

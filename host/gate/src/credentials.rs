@@ -43,7 +43,7 @@ const KEPT_MAX: usize = 4096;
 pub(crate) struct CredentialsStore(Mutex<BTreeMap<String, Arc<str>>>);
 
 /// The content of the Secret that the object names.
-enum NamedSecret {
+enum PasswordSecretContent {
     /// The object names none.
     Nothing,
     Value(String),
@@ -216,26 +216,28 @@ async fn delete(kubernetes: &dyn Kubernetes, name: ObjectRef) -> Result<(), Call
 /// for an object that was never used, or whose password cannot be used.
 fn compare(
     in_force: Option<&str>,
-    named: NamedSecret,
+    named: PasswordSecretContent,
 ) -> Result<(Option<String>, CredentialsState), CallError> {
     let Some(in_force) = in_force else {
         let facts = |named, pending| CredentialsState { named, pending };
         return match named {
-            NamedSecret::Nothing => Ok((None, facts(NamedPasswordState::InForce, false))),
-            NamedSecret::Value(value) => {
+            PasswordSecretContent::Nothing => Ok((None, facts(NamedPasswordState::InForce, false))),
+            PasswordSecretContent::Value(value) => {
                 Ok((password(&value), facts(NamedPasswordState::InForce, false)))
             }
-            NamedSecret::Unusable(why) => Ok((None, facts(why, true))),
-            NamedSecret::Unread(error) => Err(error),
+            PasswordSecretContent::Unusable(why) => Ok((None, facts(why, true))),
+            PasswordSecretContent::Unread(error) => Err(error),
         };
     };
     let named = match named {
-        NamedSecret::Nothing if in_force.is_empty() => NamedPasswordState::InForce,
-        NamedSecret::Value(value) if value == in_force => NamedPasswordState::InForce,
-        NamedSecret::Nothing | NamedSecret::Value(_) => NamedPasswordState::Differs,
-        NamedSecret::Unusable(why) => why,
+        PasswordSecretContent::Nothing if in_force.is_empty() => NamedPasswordState::InForce,
+        PasswordSecretContent::Value(value) if value == in_force => NamedPasswordState::InForce,
+        PasswordSecretContent::Nothing | PasswordSecretContent::Value(_) => {
+            NamedPasswordState::Differs
+        }
+        PasswordSecretContent::Unusable(why) => why,
         // The password in force is known although the named one is not.
-        NamedSecret::Unread(_) => NamedPasswordState::Unread,
+        PasswordSecretContent::Unread(_) => NamedPasswordState::Unread,
     };
     Ok((password(in_force), CredentialsState { named, pending: false }))
 }
@@ -249,9 +251,9 @@ async fn named_by(
     kubernetes: &dyn Kubernetes,
     scope: &ReconcileScope,
     instance: &Instance,
-) -> Result<NamedSecret, CallError> {
+) -> Result<PasswordSecretContent, CallError> {
     let Some(CredentialsRef { secret, key, user: _ }) = &instance.credentials else {
-        return Ok(NamedSecret::Nothing);
+        return Ok(PasswordSecretContent::Nothing);
     };
     let name = ObjectRef { name: secret.clone(), ..reserved_name(scope) };
     if reserved::is_reserved(&name.kind, secret) {
@@ -264,17 +266,21 @@ async fn named_by(
     }
     let value = kubernetes.secret_value(name.namespace.clone(), secret.clone(), key.clone()).await;
     Ok(match value.map(String::from_utf8) {
-        Ok(Ok(value)) if value.is_empty() => NamedSecret::Unusable(NamedPasswordState::Empty),
+        Ok(Ok(value)) if value.is_empty() => {
+            PasswordSecretContent::Unusable(NamedPasswordState::Empty)
+        }
         Ok(Ok(value)) if value.contains(char::is_control) => {
-            NamedSecret::Unusable(NamedPasswordState::ControlCharacter)
+            PasswordSecretContent::Unusable(NamedPasswordState::ControlCharacter)
         }
-        Ok(Ok(value)) => NamedSecret::Value(value),
-        Ok(Err(_)) => NamedSecret::Unusable(NamedPasswordState::NoText),
+        Ok(Ok(value)) => PasswordSecretContent::Value(value),
+        Ok(Err(_)) => PasswordSecretContent::Unusable(NamedPasswordState::NoText),
         Err(CallError::NotFound(_)) if kubernetes.view().get(&name).is_some() => {
-            NamedSecret::Unusable(NamedPasswordState::KeyMissing)
+            PasswordSecretContent::Unusable(NamedPasswordState::KeyMissing)
         }
-        Err(CallError::NotFound(_)) => NamedSecret::Unusable(NamedPasswordState::SecretMissing),
-        Err(error) => NamedSecret::Unread(error),
+        Err(CallError::NotFound(_)) => {
+            PasswordSecretContent::Unusable(NamedPasswordState::SecretMissing)
+        }
+        Err(error) => PasswordSecretContent::Unread(error),
     })
 }
 
@@ -426,7 +432,7 @@ pub(crate) fn names_secret(object: &Value, secret: &str) -> bool {
     object.get("spec").is_some_and(|spec| contains(spec, secret))
 }
 
-impl NamedSecret {
+impl PasswordSecretContent {
     /// Returns the password, empty if the object names none; `None` if it cannot be used.
     fn value(&self) -> Option<&str> {
         match self {
@@ -458,21 +464,27 @@ mod tests {
     #[test]
     fn the_password_in_force_stays_whatever_the_object_names() {
         use NamedPasswordState::{Differs, Empty, InForce, SecretMissing, Unread};
-        let value = |text: &str| NamedSecret::Value(text.to_owned());
-        let away = || NamedSecret::Unread(CallError::Transient("away".to_owned()));
+        let value = |text: &str| PasswordSecretContent::Value(text.to_owned());
+        let away = || PasswordSecretContent::Unread(CallError::Transient("away".to_owned()));
         // in force, named, expected password, expected facts: named, pending
         let rows = [
             (Some("old"), value("old"), Some("old"), InForce, false),
             (Some("old"), value("new"), Some("old"), Differs, false),
-            (Some("old"), NamedSecret::Nothing, Some("old"), Differs, false),
-            (Some("old"), NamedSecret::Unusable(SecretMissing), Some("old"), SecretMissing, false),
-            (Some("old"), NamedSecret::Unusable(Empty), Some("old"), Empty, false),
+            (Some("old"), PasswordSecretContent::Nothing, Some("old"), Differs, false),
+            (
+                Some("old"),
+                PasswordSecretContent::Unusable(SecretMissing),
+                Some("old"),
+                SecretMissing,
+                false,
+            ),
+            (Some("old"), PasswordSecretContent::Unusable(Empty), Some("old"), Empty, false),
             (Some("old"), away(), Some("old"), Unread, false),
-            (Some(""), NamedSecret::Nothing, None, InForce, false),
+            (Some(""), PasswordSecretContent::Nothing, None, InForce, false),
             (Some(""), value("new"), None, Differs, false),
             (None, value("new"), Some("new"), InForce, false),
-            (None, NamedSecret::Nothing, None, InForce, false),
-            (None, NamedSecret::Unusable(Empty), None, Empty, true),
+            (None, PasswordSecretContent::Nothing, None, InForce, false),
+            (None, PasswordSecretContent::Unusable(Empty), None, Empty, true),
         ];
         for (in_force, named, password, expected, pending) in rows {
             let (found, facts) = compare(in_force, named).unwrap();

@@ -2,8 +2,8 @@
 
 use metrics::counter;
 use tholepin_core::{
-    Answer, BoxedFuture, Call, CallContext, CallError, HostCalls, PlanStep, Reply, RuntimeCall,
-    WriteMode,
+    Answer, BoxedFuture, Call, CallError, HostCalls, PlanStep, PluginCallerIdentity,
+    PluginRuntimeCall, Reply, WriteMode,
 };
 use tracing::{debug, error, info, trace, warn};
 
@@ -50,7 +50,7 @@ impl ReconcileContext {
             (
                 Call::Kubernetes(_)
                 | Call::Redis(_)
-                | Call::Runtime(RuntimeCall::Wait { .. } | RuntimeCall::Probe(_)),
+                | Call::Runtime(PluginRuntimeCall::Wait { .. } | PluginRuntimeCall::Probe(_)),
                 Some(why),
             ) => Err(CallError::PlanEnds(why)),
             (Call::Runtime(call), _) => self.runtime(call).await,
@@ -59,20 +59,20 @@ impl ReconcileContext {
         }
     }
 
-    async fn runtime(&self, call: RuntimeCall) -> Answer {
+    async fn runtime(&self, call: PluginRuntimeCall) -> Answer {
         match call {
-            RuntimeCall::Now => Ok(Reply::Number(self.gate.ports.clock.now_ms())),
-            RuntimeCall::Random { bytes } if bytes <= RANDOM_BYTES_MAX => {
+            PluginRuntimeCall::Now => Ok(Reply::Number(self.gate.ports.clock.now_ms())),
+            PluginRuntimeCall::Random { bytes } if bytes <= RANDOM_BYTES_MAX => {
                 let count = usize::try_from(bytes).unwrap_or_default();
                 Ok(Reply::Bytes(self.gate.ports.entropy.bytes(count)))
             }
-            RuntimeCall::Random { bytes } => Err(CallError::Invalid(format!(
+            PluginRuntimeCall::Random { bytes } => Err(CallError::Invalid(format!(
                 "{bytes} random bytes are more than the {RANDOM_BYTES_MAX} that one call returns"
             ))),
-            RuntimeCall::Parameters => Ok(Reply::Document((*self.scope.parameters).clone())),
-            RuntimeCall::Wait { facts, ms } => wait::wait(self, facts, ms).await,
-            RuntimeCall::Probe(asked) => probe::probe(self, &asked).await,
-            RuntimeCall::Log { level, message } => {
+            PluginRuntimeCall::Parameters => Ok(Reply::Document((*self.scope.parameters).clone())),
+            PluginRuntimeCall::Wait { facts, ms } => wait::wait(self, facts, ms).await,
+            PluginRuntimeCall::Probe(asked) => probe::probe(self, &asked).await,
+            PluginRuntimeCall::Log { level, message } => {
                 // A plan's messages are in its report. In the host's log they would describe things that did
                 // not happen.
                 if self.scope.mode == WriteMode::Live {
@@ -97,7 +97,11 @@ impl ReconcileContext {
 }
 
 impl HostCalls for ReconcileContext {
-    fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
+    fn perform<'a>(
+        &'a self,
+        _context: &'a PluginCallerIdentity,
+        call: Call,
+    ) -> BoxedFuture<'a, Answer> {
         Box::pin(async move {
             let occurrence = self.occurrence(&call);
             let mut steps = Vec::new();

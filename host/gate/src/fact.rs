@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::Value;
 use tholepin_core::{CallError, ObjectRef};
 use tholepin_schema::{
-    fact::{FACTS_MAX, Fact, FactOutcome, FactSubject, holds},
+    fact::{FACTS_MAX, Fact, FactCheckOutcome, FactSubject, holds},
     manifest::KindName,
     snapshot::Snapshot,
 };
@@ -17,14 +17,14 @@ pub(crate) type ObservedObjects = BTreeMap<ObjectRef, Result<Option<Arc<Value>>,
 
 /// The parts of a snapshot that facts are evaluated on.
 #[derive(Debug, Default)]
-pub(crate) struct FactDocuments {
+pub(crate) struct FactSubjectDocuments {
     /// The members that facts are about; `None` for a Pod that is no member.
     members: BTreeMap<String, Option<Value>>,
     /// The majority's view; `None` if no member reported one.
     view: Option<Value>,
 }
 
-impl FactDocuments {
+impl FactSubjectDocuments {
     /// Extracts from a snapshot what these facts need.
     pub(crate) fn of<'a>(snapshot: &Snapshot, facts: impl IntoIterator<Item = &'a Fact>) -> Self {
         let mut documents = Self::default();
@@ -53,10 +53,10 @@ fn json<T: serde::Serialize>(part: &T) -> Value {
 /// Returns whether a fact holds in what was read.
 pub(crate) fn evaluate(
     fact: &Fact,
-    observed: Option<&FactDocuments>,
+    observed: Option<&FactSubjectDocuments>,
     objects: &ObservedObjects,
-) -> FactOutcome {
-    let unknown = |why: &str| FactOutcome::Unknown { why: why.to_owned() };
+) -> FactCheckOutcome {
+    let unknown = |why: &str| FactCheckOutcome::Unknown { why: why.to_owned() };
     match (fact.subject(), observed) {
         (FactSubject::Member { .. } | FactSubject::View { .. }, None) => {
             unknown("the instance was not polled")

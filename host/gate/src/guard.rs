@@ -34,12 +34,12 @@ mod stop;
 mod topology;
 
 pub(crate) use absence::{
-    DeathFinding, MissingDeathProof, NodeAbsence, NodesConfirmedByPerson, OUT_OF_SERVICE, conclude,
-    confirmed, due_at_ms,
+    AbsentNodeEvidence, MissingDeathProof, NodesConfirmedByPerson, OUT_OF_SERVICE,
+    RedisNodeDeathVerdict, conclude, confirmed, due_at_ms,
 };
-pub(crate) use death::{DeathProof, DialOutcome, NodeLiveness, deaths, proof_of_death};
+pub(crate) use death::{DeathProof, DialOutcome, RedisNodeLiveReads, deaths, proof_of_death};
 pub(crate) use failover::suspects;
-pub(crate) use stop::{PodStop, record_stops, stop};
+pub(crate) use stop::{PodStoppedByCall, record_stops, stop};
 
 use std::collections::{BTreeMap, BTreeSet};
 

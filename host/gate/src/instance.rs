@@ -13,8 +13,8 @@ use std::{
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    CallError, ObjectKey, ObjectRef,
-    port::{InstanceMembers, MemberPod, RedisCredentials, StoreView},
+    CallError, ObjectRef, ReconcileKey,
+    port::{InstanceMembers, MemberPod, RedisCredentials, WatchedStoreView},
 };
 use tholepin_schema::{
     instance::Instance,
@@ -25,7 +25,7 @@ use tholepin_schema::{
 use crate::{
     GatePorts, ReconcileScope,
     credentials::{self, CredentialsStore},
-    ledger_document::{Ledger, ProcessGroup},
+    ledger_document::{Ledger, RedisProcessGroup},
     ownership::{descendants, text},
 };
 
@@ -44,7 +44,7 @@ pub(crate) async fn members(
     ledger: &Ledger,
     instance: &Instance,
 ) -> Result<InstanceMembers, CallError> {
-    let SelectedPods { members, strangers } =
+    let InstancePodSelection { members, strangers } =
         select(&*ports.kubernetes.view(), scope, ledger, instance)?;
     let (name, credentials) = (name(scope, instance), RedisCredentials::default());
     let mut members = InstanceMembers {
@@ -84,7 +84,7 @@ pub(crate) fn admit(scope: &ReconcileScope, instance: &Instance) -> Result<(), C
     Ok(())
 }
 
-fn is_own(key: &ObjectKey, instance: &Instance) -> bool {
+fn is_own(key: &ReconcileKey, instance: &Instance) -> bool {
     instance.owner.as_ref().is_none_or(|owner| {
         let kind = KindName { api_version: owner.api_version.clone(), kind: owner.kind.clone() };
         kind == key.kind && owner.name == key.name
@@ -102,7 +102,7 @@ pub(crate) fn name(scope: &ReconcileScope, instance: &Instance) -> String {
 ///
 /// Fails if the ledger has others: the guards would check other processes than the calls go to.
 pub(crate) fn fix_group(ledger: &mut Ledger, instance: &Instance) -> Result<(), CallError> {
-    let named = ProcessGroup {
+    let named = RedisProcessGroup {
         container: instance.container.clone(),
         port: instance.port,
         unknown: Default::default(),
@@ -124,13 +124,13 @@ pub(crate) fn fix_group(ledger: &mut Ledger, instance: &Instance) -> Result<(), 
 
 /// Returns the current members if they differ from these; the credentials stay.
 pub(crate) fn renewed(
-    view: &dyn StoreView,
+    view: &dyn WatchedStoreView,
     members: &InstanceMembers,
     scope: &ReconcileScope,
     ledger: &Ledger,
     instance: &Instance,
 ) -> Result<Option<InstanceMembers>, CallError> {
-    let SelectedPods { members: now, strangers } = select(view, scope, ledger, instance)?;
+    let InstancePodSelection { members: now, strangers } = select(view, scope, ledger, instance)?;
     let is_same = now == members.members && strangers == members.strangers;
     Ok((!is_same).then(|| InstanceMembers { members: now, strangers, ..members.clone() }))
 }
@@ -141,7 +141,7 @@ pub(crate) fn renewed(
 ///
 /// Fails if none is left: a plugin could take an empty list for a healthy instance.
 pub(crate) fn narrow(
-    view: &dyn StoreView,
+    view: &dyn WatchedStoreView,
     scope: &ReconcileScope,
     instance: &Instance,
     snapshot: &mut Snapshot,
@@ -178,17 +178,17 @@ pub(crate) fn some(
     Err(CallError::NotFound(format!("a Pod of {object} in group `{group}`")))
 }
 
-struct SelectedPods {
+struct InstancePodSelection {
     members: Vec<MemberPod>,
     strangers: Vec<String>,
 }
 
 fn select(
-    view: &dyn StoreView,
+    view: &dyn WatchedStoreView,
     scope: &ReconcileScope,
     ledger: &Ledger,
     instance: &Instance,
-) -> Result<SelectedPods, CallError> {
+) -> Result<InstancePodSelection, CallError> {
     let matching = matching(view, instance)?;
     let pods = pods(view, scope, ledger);
     let of_group = pods.iter().filter(|pod| belongs_to_group(pod, ledger, instance.group()));
@@ -197,13 +197,13 @@ fn select(
     let is_known = |pod: &&Arc<Value>| pods.iter().any(|known| uid(known) == uid(pod));
     let strangers = matching.iter().filter(|pod| !is_known(pod));
     let strangers = strangers.map(|pod| text(pod, "/metadata/name").to_owned()).collect();
-    Ok(SelectedPods { members, strangers })
+    Ok(InstancePodSelection { members, strangers })
 }
 
 /// Returns the Pods of the reconciled object: those whose chain of controllers ends there, and those whose
 /// uid the ledger has, whoever controls them now.
 pub(crate) fn pods(
-    view: &dyn StoreView,
+    view: &dyn WatchedStoreView,
     scope: &ReconcileScope,
     ledger: &Ledger,
 ) -> Vec<Arc<Value>> {
@@ -236,7 +236,10 @@ pub(crate) fn belongs_to_group(pod: &Value, ledger: &Ledger, group: &str) -> boo
 }
 
 /// Returns the Pods that the selector matches, whoever controls them.
-fn matching(view: &dyn StoreView, instance: &Instance) -> Result<Vec<Arc<Value>>, CallError> {
+fn matching(
+    view: &dyn WatchedStoreView,
+    instance: &Instance,
+) -> Result<Vec<Arc<Value>>, CallError> {
     let pods = pod_kind();
     if !view.covers(&pods) {
         let text = "Pods are not watched (yet): the manifest's `watches` must name v1/Pod";

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tholepin_core::{
     ANNOTATION_PREFIX, Answer, CallError, KubernetesCall, ObjectRef, PlanStep, PlanStepEffect,
     ReadMode, Reply, WriteMode, condition,
-    port::{ApplyRequest, DeleteRequest, PublishRequest, StoreView},
+    port::{ApplyRequest, DeleteRequest, PublishRequest, WatchedStoreView},
     step::APPLY_STATUS,
 };
 use tholepin_schema::manifest::{GrantScope, KindName, KubernetesGrant};
@@ -139,7 +139,7 @@ async fn warnings(context: &ReconcileContext, object: ObjectRef) -> Answer {
 /// Fails if it is not granted, is out of scope, or if its kind is not watched.
 pub(crate) fn in_store(
     scope: &ReconcileScope,
-    view: &dyn StoreView,
+    view: &dyn WatchedStoreView,
     object: &ObjectRef,
 ) -> Result<Option<Arc<Value>>, CallError> {
     let granted = grant::kubernetes(&scope.grants, &object.kind, "get")?;
@@ -446,7 +446,7 @@ fn in_scope(
 
 fn in_scope_of(
     scope: &ReconcileScope,
-    view: &dyn StoreView,
+    view: &dyn WatchedStoreView,
     granted: &KubernetesGrant,
     reference: &ObjectRef,
     (object, target): (&Value, ObjectUse),

@@ -15,7 +15,7 @@ pub(crate) mod repairs;
 mod suspend;
 
 pub(crate) use identity::silent_member_at;
-pub(crate) use identity::{NodeIdentity, foreign_nodes, identify};
+pub(crate) use identity::{RedisNodeIdRelation, foreign_nodes, identify};
 pub(crate) use merge::merge;
 pub(crate) use suspend::{drop_replaced, drop_restored, restore_actions, suspend};
 

@@ -38,15 +38,15 @@ pub(crate) struct Ledger {
     pub(crate) forgotten: BTreeMap<NodeId, u64>,
     /// Settings that an action changed temporarily and that the host has yet to restore.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) suspensions: Vec<SuspendedSetting>,
+    pub(crate) suspensions: Vec<TemporaryRedisSetting>,
     /// The container and the port of each group of processes, fixed at its first use. A plugin that names
     /// others later is refused: the guards would check the wrong process.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) groups: BTreeMap<String, ProcessGroup>,
+    pub(crate) groups: BTreeMap<String, RedisProcessGroup>,
     /// Members that were stopped through the host and whose successors have not taken their places yet, by
     /// the uid of the Pod. While there is one, no other member is stopped.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) stopped: BTreeMap<String, StoppedRedisMember>,
+    pub(crate) stopped: BTreeMap<String, MemberStoppedByHost>,
     /// When all members first answered and agreed while [`held_keys`](Self::held_keys) was recorded; absent
     /// before: any slot may have held keys then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,7 +56,7 @@ pub(crate) struct Ledger {
     pub(crate) held_keys: SlotSet,
     /// Repairs of the last minutes, by verb, process and purpose. They limit repairs that fail or recur.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) repairs: BTreeMap<String, RepairRecord>,
+    pub(crate) repairs: BTreeMap<String, LedgerRepairAttempts>,
     /// Fields of a newer host that this version does not know.
     #[serde(flatten)]
     pub(crate) unknown: BTreeMap<String, Value>,
@@ -77,7 +77,7 @@ impl Ledger {
 /// Where the processes of a group run and listen.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct ProcessGroup {
+pub(crate) struct RedisProcessGroup {
     /// The container that runs the process.
     pub(crate) container: String,
     /// The port that it listens on.
@@ -90,7 +90,7 @@ pub(crate) struct ProcessGroup {
 /// A member that was stopped through the host.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct StoppedRedisMember {
+pub(crate) struct MemberStoppedByHost {
     /// Its Pod's name.
     pub(crate) pod: String,
     /// The node that answered in it; absent if none ever did.
@@ -168,7 +168,7 @@ pub(crate) struct KnownNode {
 /// The tries of one repair.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct RepairRecord {
+pub(crate) struct LedgerRepairAttempts {
     /// When it was tried.
     #[serde(default)]
     pub(crate) tries_at_ms: Vec<u64>,
@@ -183,7 +183,7 @@ pub(crate) struct RepairRecord {
 /// A temporary setting that the host must restore.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct SuspendedSetting {
+pub(crate) struct TemporaryRedisSetting {
     /// The Pod.
     pub(crate) pod: String,
     /// The process that received it. Another process has read its configuration at its start.
@@ -227,7 +227,7 @@ mod tests {
             failover_tried_at_ms: Some(2),
             unknown: BTreeMap::new(),
         };
-        let suspension = SuspendedSetting {
+        let suspension = TemporaryRedisSetting {
             pod: "demo-0-0".into(),
             run_id,
             setting: "cluster-node-timeout".into(),

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tholepin_core::{
     CallError, ObjectRef, WriteMode,
     condition::HOST_FIELD_MANAGER,
-    port::{Kubernetes, StoreView},
+    port::{Kubernetes, WatchedStoreView},
     reserved_object,
 };
 use tholepin_schema::{
@@ -130,7 +130,7 @@ impl LedgerStore {
     }
 
     /// Drops the ledgers of deleted objects with this name.
-    pub(crate) fn drop_gone(&self, view: &dyn StoreView, object: &ObjectRef) {
+    pub(crate) fn drop_gone(&self, view: &dyn WatchedStoreView, object: &ObjectRef) {
         let uid = view.meta(object).map(|meta| meta.uid.clone());
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|owner, open| open.object != *object || uid.as_ref() == Some(owner));

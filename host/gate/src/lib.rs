@@ -29,7 +29,7 @@
 
 use std::sync::Arc;
 
-use tholepin_core::port::{Clock, Entropy, Kubernetes, Prober, Redis};
+use tholepin_core::port::{Clock, Entropy, Kubernetes, PodPortProber, Redis};
 use tokio::sync::watch;
 
 mod absence_tracker;
@@ -75,7 +75,7 @@ pub struct GatePorts {
     /// Redis.
     pub redis: Arc<dyn Redis>,
     /// Ports of Pods other than Redis.
-    pub prober: Arc<dyn Prober>,
+    pub prober: Arc<dyn PodPortProber>,
     /// The host's wall clock.
     pub clock: Arc<dyn Clock>,
     /// Random bytes.

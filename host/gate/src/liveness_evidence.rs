@@ -20,10 +20,10 @@ use tholepin_schema::{
 use tokio::time::timeout;
 
 use crate::{
-    absence_tracker::{NodeLease, node_timeout_ms},
+    absence_tracker::{ObservedNodeLease, node_timeout_ms},
     guard::{
-        self, DataLossApproval, DeathFinding, DeathProof, DialOutcome, MissingDeathProof,
-        NodeAbsence, NodeLiveness, NodesConfirmedByPerson, OUT_OF_SERVICE,
+        self, AbsentNodeEvidence, DataLossApproval, DeathProof, DialOutcome, MissingDeathProof,
+        NodesConfirmedByPerson, OUT_OF_SERVICE, RedisNodeDeathVerdict, RedisNodeLiveReads,
     },
     instance::container_status,
     ledger_document::{KnownNode, Ledger},
@@ -49,9 +49,9 @@ pub(crate) struct LivenessEvidence {
 
 /// Live reads about one node.
 struct NodeLivenessReads {
-    liveness: NodeLiveness,
+    liveness: RedisNodeLiveReads,
     out_of_service: bool,
-    lease: Result<NodeLease, String>,
+    lease: Result<ObservedNodeLease, String>,
 }
 
 /// Collects evidence about these nodes: from the Pods of the snapshot, and by live reads for those that the
@@ -79,7 +79,7 @@ pub(crate) async fn examine(
     let now_ms = context.gate.ports.clock.now_ms();
     for ((node, known), reads) in open.into_iter().zip(all_reads) {
         let NodeLivenessReads { liveness, out_of_service, lease } = reads;
-        let absence = NodeAbsence {
+        let absence = AbsentNodeEvidence {
             liveness,
             out_of_service,
             confirmed: confirmed.nodes.contains(&(node, known.pod_uid.clone())),
@@ -89,7 +89,7 @@ pub(crate) async fn examine(
             node_timeout_ms: node_timeout_ms(snapshot),
             now_ms,
         };
-        let DeathFinding { proof, unproven } = guard::conclude(&known, &absence);
+        let RedisNodeDeathVerdict { proof, unproven } = guard::conclude(&known, &absence);
         evidence.deaths.extend(proof.map(|proof| (node, proof)));
         evidence.unproven.extend(unproven.map(|unproven| (node, unproven)));
     }
@@ -136,7 +136,7 @@ async fn read_in_time(
 ) -> NodeLivenessReads {
     let reads = timeout(DEADLINE, read_all(context, instance, known)).await;
     reads.unwrap_or_else(|_| NodeLivenessReads {
-        liveness: NodeLiveness {
+        liveness: RedisNodeLiveReads {
             container_status: Some(Value::Null),
             kube_node_ready: false,
             dial: DialOutcome::Inconclusive,
@@ -168,12 +168,12 @@ async fn read_all(
         Err(_) => Some(Value::Null),
     };
     let lease = lease.map_err(|error| error.to_string()).and_then(|lease| {
-        NodeLease::of(&lease).ok_or_else(|| "it has no `spec.renewTime`".to_owned())
+        ObservedNodeLease::of(&lease).ok_or_else(|| "it has no `spec.renewTime`".to_owned())
     });
     let kube_node_ready = node.as_ref().is_ok_and(is_ready);
     let out_of_service = node.as_ref().is_ok_and(is_out_of_service);
     NodeLivenessReads {
-        liveness: NodeLiveness { container_status, kube_node_ready, dial },
+        liveness: RedisNodeLiveReads { container_status, kube_node_ready, dial },
         out_of_service,
         lease,
     }

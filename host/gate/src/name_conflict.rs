@@ -12,7 +12,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use tholepin_core::{ObjectKey, ObjectRef, StoredObject, port::StoreChange};
+use tholepin_core::{ObjectRef, ReconcileKey, WatchedStoreObject, port::WatchedStoreChange};
 
 /// The most names that one key can wait for.
 const NAMES_PER_KEY_MAX: usize = 64;
@@ -23,12 +23,12 @@ type NameConflictKey = (String, String, String, String);
 /// The names that each key waits for.
 #[derive(Default)]
 pub(crate) struct NameConflictWaiters {
-    waiting: Mutex<BTreeMap<ObjectKey, BTreeSet<NameConflictKey>>>,
+    waiting: Mutex<BTreeMap<ReconcileKey, BTreeSet<NameConflictKey>>>,
 }
 
 impl NameConflictWaiters {
     /// Registers that a key waits for a name.
-    pub(crate) fn wait(&self, key: &ObjectKey, object: &ObjectRef) {
+    pub(crate) fn wait(&self, key: &ReconcileKey, object: &ObjectRef) {
         let mut waiting = self.waiting();
         let names = waiting.entry(key.clone()).or_default();
         if names.len() < NAMES_PER_KEY_MAX {
@@ -37,7 +37,7 @@ impl NameConflictWaiters {
     }
 
     /// Ends the waits of a key except for these names.
-    pub(crate) fn keep(&self, key: &ObjectKey, objects: &BTreeSet<ObjectRef>) {
+    pub(crate) fn keep(&self, key: &ReconcileKey, objects: &BTreeSet<ObjectRef>) {
         let mut waiting = self.waiting();
         let Some(names) = waiting.get_mut(key) else { return };
         let kept: BTreeSet<NameConflictKey> = objects.iter().map(name).collect();
@@ -48,9 +48,9 @@ impl NameConflictWaiters {
     }
 
     /// Returns the keys that may get the name after this change.
-    pub(crate) fn woken(&self, change: &StoreChange) -> Vec<ObjectKey> {
-        let whose = |state: &Option<StoredObject>| {
-            let meta = state.as_ref().map(StoredObject::meta);
+    pub(crate) fn woken(&self, change: &WatchedStoreChange) -> Vec<ReconcileKey> {
+        let whose = |state: &Option<WatchedStoreObject>| {
+            let meta = state.as_ref().map(WatchedStoreObject::meta);
             meta.map(|meta| (meta.uid.clone(), meta.owners.clone()))
         };
         let waiting = self.waiting();
@@ -63,11 +63,11 @@ impl NameConflictWaiters {
     }
 
     /// Returns all keys that wait for a name.
-    pub(crate) fn all(&self) -> Vec<ObjectKey> {
+    pub(crate) fn all(&self) -> Vec<ReconcileKey> {
         self.waiting().keys().cloned().collect()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, BTreeSet<NameConflictKey>>> {
+    fn waiting(&self) -> MutexGuard<'_, BTreeMap<ReconcileKey, BTreeSet<NameConflictKey>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

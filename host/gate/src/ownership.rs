@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use tholepin_core::{ObjectMeta, ObjectRef, port::StoreView};
+use tholepin_core::{ObjectMeta, ObjectRef, port::WatchedStoreView};
 use tholepin_schema::manifest::KindName;
 
 /// Pod → StatefulSet → RedisCluster is three; a longer chain than this is a mistake.
@@ -35,7 +35,7 @@ pub(crate) fn reference(object: &Value) -> Result<ObjectRef, String> {
 ///
 /// Each step compares uids, so an owner that was deleted and created again under the same name does not own
 /// what its predecessor owned.
-pub(crate) fn leads_to(view: &dyn StoreView, object: &Value, uid: &str) -> bool {
+pub(crate) fn leads_to(view: &dyn WatchedStoreView, object: &Value, uid: &str) -> bool {
     let mut current = Arc::new(object.clone());
     for _ in 0..CHAIN_LENGTH_MAX {
         if text(&current, "/metadata/uid") == uid {
@@ -55,7 +55,7 @@ pub(crate) fn leads_to(view: &dyn StoreView, object: &Value, uid: &str) -> bool 
 
 /// Returns the objects whose chain of controllers ends at this uid, nearest first, without the object itself.
 /// A kind that is not watched ends a chain.
-pub(crate) fn descendants(view: &dyn StoreView, uid: &str) -> Vec<Arc<ObjectMeta>> {
+pub(crate) fn descendants(view: &dyn WatchedStoreView, uid: &str) -> Vec<Arc<ObjectMeta>> {
     let mut found: Vec<Arc<ObjectMeta>> = Vec::new();
     let mut generation = vec![uid.to_owned()];
     for _ in 0..CHAIN_LENGTH_MAX {
@@ -72,7 +72,10 @@ pub(crate) fn descendants(view: &dyn StoreView, uid: &str) -> Vec<Arc<ObjectMeta
 
 /// Returns the object at which the chain of controllers ends, with its uid: the object itself if it has no
 /// controller; `None` if the chain is too long.
-pub(crate) fn root(view: &dyn StoreView, object: &ObjectMeta) -> Option<(ObjectRef, String)> {
+pub(crate) fn root(
+    view: &dyn WatchedStoreView,
+    object: &ObjectMeta,
+) -> Option<(ObjectRef, String)> {
     let mut current = Arc::new(object.clone());
     for _ in 0..CHAIN_LENGTH_MAX {
         let Some(owner) = current.controller() else {

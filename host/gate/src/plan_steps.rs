@@ -7,7 +7,9 @@
 use serde_json::{Map, Value};
 use tholepin_core::{
     Call, CallError, KubernetesCall, ObjectRef, Pipeline, PlanStep, PlanStepEffect, RedisCall,
-    step::{self, ChangeScope, FieldChange, MemberCommandLine, ObjectChange, StepSkipReason},
+    step::{
+        self, FieldChange, PlanStepChangeType, RedisCliCommand, StepSkipReason, WritableObjectPart,
+    },
 };
 use tholepin_schema::{
     action::{Action, ActionOutcome},
@@ -34,17 +36,25 @@ pub(crate) fn written(
     intent: &Value,
     stored: &Value,
 ) -> Option<PlanStep> {
-    let scope = if by == step::APPLY_STATUS { ChangeScope::Status } else { ChangeScope::Object };
+    let scope = if by == step::APPLY_STATUS {
+        WritableObjectPart::Status
+    } else {
+        WritableObjectPart::Object
+    };
     let (change, fields) = match before {
         KnownStateBefore::Known(Some(before)) if *before == stored => return None,
         KnownStateBefore::Known(Some(before)) => {
             let stored = templated(intent, Some(before), stored);
-            (ObjectChange::Changed, step::differences(before, &stored, scope))
+            (PlanStepChangeType::Changed, step::differences(before, &stored, scope))
         }
-        KnownStateBefore::Known(None) => (ObjectChange::Created, asked_for(intent, stored, scope)),
-        KnownStateBefore::Unknown => (ObjectChange::Unknown, asked_for(intent, stored, scope)),
+        KnownStateBefore::Known(None) => {
+            (PlanStepChangeType::Created, asked_for(intent, stored, scope))
+        }
+        KnownStateBefore::Unknown => {
+            (PlanStepChangeType::Unknown, asked_for(intent, stored, scope))
+        }
     };
-    if change == ObjectChange::Changed && fields.is_empty() {
+    if change == PlanStepChangeType::Changed && fields.is_empty() {
         return None;
     }
     Some(PlanStep::new(object_effect(by, object, change, fields)))
@@ -52,14 +62,14 @@ pub(crate) fn written(
 
 /// Returns the step of an object that was deleted or would be.
 pub(crate) fn deleted(object: &ObjectRef) -> PlanStep {
-    PlanStep::new(object_effect("delete", object, ObjectChange::Deleted, Vec::new()))
+    PlanStep::new(object_effect("delete", object, PlanStepChangeType::Deleted, Vec::new()))
 }
 
 /// Returns the step of an action; `None` if it had nothing to do.
 pub(crate) fn acted(
     action: &Action,
     outcome: &ActionOutcome,
-    commands: Vec<MemberCommandLine>,
+    commands: Vec<RedisCliCommand>,
 ) -> Option<PlanStep> {
     let not_done = match outcome {
         ActionOutcome::Done { .. } if commands.is_empty() => return None,
@@ -84,7 +94,7 @@ pub(crate) fn acted(
 
 /// Returns the effect of a pipeline that writes.
 pub(crate) fn commands(pipeline: &Pipeline) -> PlanStepEffect {
-    let line = |arguments: &Vec<Vec<u8>>| MemberCommandLine {
+    let line = |arguments: &Vec<Vec<u8>>| RedisCliCommand {
         pod: pipeline.pod.clone(),
         command: step::redis_cli(arguments),
     };
@@ -111,7 +121,7 @@ pub(crate) fn not_sent(call: &Call, error: &CallError) -> Vec<PlanStep> {
 
 fn object_call(call: &KubernetesCall) -> Option<PlanStepEffect> {
     let unseen = |by: &str, object: &ObjectRef| {
-        Some(object_effect(by, object, ObjectChange::Unknown, Vec::new()))
+        Some(object_effect(by, object, PlanStepChangeType::Unknown, Vec::new()))
     };
     match call {
         KubernetesCall::Get { .. }
@@ -146,20 +156,20 @@ fn writing(pipelines: &[Pipeline]) -> Vec<PlanStepEffect> {
 fn object_effect(
     by: &str,
     object: &ObjectRef,
-    change: ObjectChange,
+    change: PlanStepChangeType,
     fields: Vec<FieldChange>,
 ) -> PlanStepEffect {
     PlanStepEffect::Object { by: by.to_owned(), object: object.clone(), change, fields }
 }
 
-fn verb_effect(action: &Action, commands: Vec<MemberCommandLine>) -> PlanStepEffect {
+fn verb_effect(action: &Action, commands: Vec<RedisCliCommand>) -> PlanStepEffect {
     // This cannot fail: a verb holds strings, numbers and lists only.
     let verb = serde_json::to_value(&action.verb).unwrap_or_default();
     let args = verb.get("args").cloned().unwrap_or_default();
     PlanStepEffect::Verb { verb: action.verb.name().to_owned(), args, commands }
 }
 
-fn asked_for(intent: &Value, stored: &Value, scope: ChangeScope) -> Vec<FieldChange> {
+fn asked_for(intent: &Value, stored: &Value, scope: WritableObjectPart) -> Vec<FieldChange> {
     let stored = templated(intent, None, stored);
     step::created(&as_stored(intent), &stored, scope)
 }
@@ -264,7 +274,7 @@ mod tests {
                 .unwrap();
         let done = ActionOutcome::Done { took_ms: 1, note: String::new() };
         assert_eq!(acted(&action, &done, Vec::new()), None);
-        let command = MemberCommandLine { pod: "a".into(), command: "CLUSTER MEET 1 2".into() };
+        let command = RedisCliCommand { pod: "a".into(), command: "CLUSTER MEET 1 2".into() };
         assert_eq!(acted(&action, &done, vec![command]).unwrap().not_done, None);
         let refused = ActionOutcome::Refused { guard: "member".into(), message: "m".into() };
         let step = acted(&action, &refused, Vec::new()).unwrap();

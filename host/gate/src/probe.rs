@@ -2,10 +2,10 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use tholepin_core::{Answer, CallError, ObjectRef, Reply, port::StoreView};
+use tholepin_core::{Answer, CallError, ObjectRef, Reply, port::WatchedStoreView};
 use tholepin_schema::{
     manifest::{Grants, KindName},
-    probe::{PROBE_MS_MAX, PodPortProbe, ProbeOutcome},
+    probe::{NetworkProbeOutcome, PROBE_MS_MAX, PodPortProbe},
 };
 
 use crate::{
@@ -32,7 +32,7 @@ pub(crate) async fn probe(context: &ReconcileContext, probe: &PodPortProbe) -> A
                 outcome = asked => outcome,
             }
         }
-        None => ProbeOutcome::Silent { why: "the Pod has no address yet".to_owned() },
+        None => NetworkProbeOutcome::Silent { why: "the Pod has no address yet".to_owned() },
     };
     let document = serde_json::to_value(outcome);
     document.map(Reply::Document).map_err(|error| CallError::Other(error.to_string()))
@@ -66,7 +66,7 @@ fn admit(grants: &Grants, probe: &PodPortProbe) -> Result<(), CallError> {
 /// Returns the address of a Pod of the object; `None` if it has no address yet.
 fn address(
     context: &ReconcileContext,
-    view: &dyn StoreView,
+    view: &dyn WatchedStoreView,
     pod: &str,
 ) -> Result<Option<IpAddr>, CallError> {
     let kind = KindName { api_version: "v1".to_owned(), kind: "Pod".to_owned() };

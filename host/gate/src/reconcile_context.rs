@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use tholepin_core::{
     Answer, Call, CallError, ObjectRef, PlanStep, Recording, WriteMode,
-    port::{InstanceMembers, Kubernetes, StoreView},
+    port::{InstanceMembers, Kubernetes, WatchedStoreView},
 };
 use tholepin_schema::{
     action::Action,
@@ -21,7 +21,7 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use crate::{
     Gate, ReconcileScope, grant, instance, ledger,
-    ledger_document::{Ledger, SuspendedSetting},
+    ledger_document::{Ledger, TemporaryRedisSetting},
     ledger_store::ObjectLedger,
     ownership,
 };
@@ -38,7 +38,7 @@ pub struct ReconcileContext {
 /// The part of a reconcile's state that its calls change.
 struct ReconcileContextState {
     /// The store at the start of the reconcile, plus the writes of the reconcile.
-    view: Arc<dyn StoreView>,
+    view: Arc<dyn WatchedStoreView>,
     /// Objects that this reconcile wrote or deleted. The view is right about these even if their kind is not
     /// watched.
     written: BTreeSet<ObjectRef>,
@@ -48,7 +48,7 @@ struct ReconcileContextState {
     /// Why the plan has ended; `None` while it goes on.
     ended: Option<String>,
     /// Settings that this reconcile set temporarily (in plan mode: would set), by instance.
-    suspended: BTreeMap<Instance, Vec<SuspendedSetting>>,
+    suspended: BTreeMap<Instance, Vec<TemporaryRedisSetting>>,
     /// Objects of other owners that have the name of an object that this reconcile tried to apply.
     conflicting: BTreeSet<ObjectRef>,
 }
@@ -93,7 +93,7 @@ impl ReconcileContext {
     }
 
     /// Records temporary settings, which are restored when the reconcile ends.
-    pub(crate) fn add_suspended(&self, instance: &Instance, new: &[SuspendedSetting]) {
+    pub(crate) fn add_suspended(&self, instance: &Instance, new: &[TemporaryRedisSetting]) {
         if !new.is_empty() {
             let mut usage = self.usage();
             let suspended = usage.suspended.entry(instance.clone()).or_default();
@@ -117,7 +117,7 @@ impl ReconcileContext {
         mem::take(&mut self.usage().conflicting)
     }
 
-    pub(crate) fn take_suspended(&self) -> BTreeMap<Instance, Vec<SuspendedSetting>> {
+    pub(crate) fn take_suspended(&self) -> BTreeMap<Instance, Vec<TemporaryRedisSetting>> {
         mem::take(&mut self.usage().suspended)
     }
 
@@ -127,7 +127,7 @@ impl ReconcileContext {
         self.add_written(object);
     }
 
-    pub(crate) fn view(&self) -> Arc<dyn StoreView> {
+    pub(crate) fn view(&self) -> Arc<dyn WatchedStoreView> {
         self.usage().view.clone()
     }
 

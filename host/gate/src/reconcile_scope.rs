@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use tholepin_core::{ObjectKey, ObjectRef, WriteMode, port::StoreView};
+use tholepin_core::{ObjectRef, ReconcileKey, WriteMode, port::WatchedStoreView};
 use tholepin_schema::manifest::{Grants, SafetyPaths};
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +13,7 @@ use crate::{field, guard::SafetyPolicy};
 #[derive(Clone, Debug)]
 pub struct ReconcileScope {
     /// The plugin and the object.
-    pub key: Arc<ObjectKey>,
+    pub key: Arc<ReconcileKey>,
     /// The object as the plugin received it.
     pub object: Arc<Value>,
     /// What the plugin is granted.
@@ -43,7 +43,7 @@ impl ReconcileScope {
     /// Returns the reference by which calls name the reconciled object.
     #[must_use]
     pub fn reference(&self) -> ObjectRef {
-        let ObjectKey { plugin: _, kind, namespace, name } = &*self.key;
+        let ReconcileKey { plugin: _, kind, namespace, name } = &*self.key;
         ObjectRef { kind: kind.clone(), namespace: namespace.clone(), name: name.clone() }
     }
 
@@ -56,7 +56,7 @@ impl ReconcileScope {
 
     /// Returns true if this view shows the object as paused. The object of the scope is older: it is as it
     /// was when the reconcile began.
-    pub(crate) fn is_paused(&self, view: &dyn StoreView) -> bool {
+    pub(crate) fn is_paused(&self, view: &dyn WatchedStoreView) -> bool {
         view.meta(&self.reference()).is_some_and(|meta| meta.is_paused())
     }
 

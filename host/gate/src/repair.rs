@@ -109,7 +109,7 @@ fn time(at_ms: u64) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use tholepin_core::{port::PerformedAction, step::MemberCommandLine};
+    use tholepin_core::{port::PerformedAction, step::RedisCliCommand};
     use tholepin_schema::action::{ActionOutcome, Preconditions};
 
     use super::*;
@@ -133,7 +133,7 @@ mod tests {
     }
 
     fn performed(outcome: ActionOutcome, sent: bool) -> PerformedAction {
-        let command = MemberCommandLine { pod: "a".into(), command: "CLUSTER MEET".into() };
+        let command = RedisCliCommand { pod: "a".into(), command: "CLUSTER MEET".into() };
         PerformedAction { outcome, commands: if sent { vec![command] } else { Vec::new() } }
     }
 

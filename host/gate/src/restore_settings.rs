@@ -12,7 +12,7 @@ use std::time::Duration;
 use tholepin_core::{
     CallError, PlanStep, WriteMode,
     port::InstanceMembers,
-    step::{MemberCommandLine, redis_cli},
+    step::{RedisCliCommand, redis_cli},
 };
 use tholepin_schema::{
     action::{Action, ActionOutcome, Verb},
@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::{
-    ledger, ledger_document::SuspendedSetting, ledger_store::ObjectLedger, plan_steps,
+    ledger, ledger_document::TemporaryRedisSetting, ledger_store::ObjectLedger, plan_steps,
     reconcile_context::ReconcileContext,
 };
 
@@ -109,7 +109,7 @@ async fn restore(
         }));
     }
     if let Some(left) = object_ledger.ledger.suspensions.first() {
-        let SuspendedSetting { pod, setting, .. } = left;
+        let TemporaryRedisSetting { pod, setting, .. } = left;
         let count = object_ledger.ledger.suspensions.len();
         warn!(
             count,
@@ -127,12 +127,12 @@ fn answers(action: &Action, snapshot: &Snapshot) -> bool {
 }
 
 /// Returns the step that would restore a setting, the same as when it is performed.
-fn planned(suspension: &SuspendedSetting) -> Option<PlanStep> {
-    let SuspendedSetting { pod, setting, value, .. } = suspension;
+fn planned(suspension: &TemporaryRedisSetting) -> Option<PlanStep> {
+    let TemporaryRedisSetting { pod, setting, value, .. } = suspension;
     let settings = [(setting.clone(), value.clone())].into();
     let verb = Verb::Configure { pod: pod.clone(), settings, temporary: false };
     let arguments = ["CONFIG", "SET", setting, value].map(|argument| argument.as_bytes().to_vec());
-    let command = MemberCommandLine { pod: pod.clone(), command: redis_cli(&arguments) };
+    let command = RedisCliCommand { pod: pod.clone(), command: redis_cli(&arguments) };
     let outcome = ActionOutcome::Done { took_ms: 0, note: String::new() };
     plan_steps::acted(&verb.into(), &outcome, vec![command])
 }

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::Value;
 use tholepin_core::{
     CallError, ObjectMeta, ObjectRef, WriteMode,
-    port::{ApplyRequest, DeleteRequest, StoreView},
+    port::{ApplyRequest, DeleteRequest, WatchedStoreView},
 };
 use tholepin_schema::{
     guard_id::GuardId,
@@ -20,13 +20,13 @@ use tholepin_schema::{
 
 use crate::{
     grant,
-    guard::{self, GuardRefusal, LossClass, PodStop},
+    guard::{self, GuardRefusal, LossClass, PodStoppedByCall},
     instance::{self, container_status, uid},
-    ledger_document::ProcessGroup,
+    ledger_document::RedisProcessGroup,
     ledger_store::ObjectLedger,
     ownership::{self, text},
     reconcile_context::ReconcileContext,
-    stop_effect::{self, ObjectAfterWrite, PodStopEffect},
+    stop_effect::{self, ObjectAfterPluginWrite, WriteEffectOnPods},
 };
 
 /// The verb whose grant is needed to stop the last copy of some data, in addition to the object's own policy.
@@ -47,7 +47,8 @@ pub(crate) async fn before_delete(
         let version_read = text(found, "/metadata/resourceVersion");
         request.resource_version = (!version_read.is_empty()).then(|| version_read.to_owned());
     }
-    admit(context, stop_effect::stops(&*newest(context), found, ObjectAfterWrite::Deleted)).await
+    admit(context, stop_effect::stops(&*newest(context), found, ObjectAfterPluginWrite::Deleted))
+        .await
 }
 
 /// Checks an apply to an object that exists. If it may stop something, it is sent as a dry run first, because
@@ -67,7 +68,7 @@ pub(crate) async fn before_apply(
     }
     let dry_run = ApplyRequest { dry_run: true, ..request.clone() };
     let after = context.kubernetes.apply(dry_run).await?;
-    admit(context, stop_effect::stops(&*view, found, ObjectAfterWrite::Is(&after))).await
+    admit(context, stop_effect::stops(&*view, found, ObjectAfterPluginWrite::Is(&after))).await
 }
 
 /// Checks an apply that creates its object: a new autoscaler can stop Pods.
@@ -100,15 +101,15 @@ pub(crate) async fn before_patch(
     }
     let (port, manager) = (&context.kubernetes, context.scope.field_manager());
     let after = port.merge_patch(object.clone(), patch.clone(), manager, true).await?;
-    admit(context, stop_effect::stops(&*view, found, ObjectAfterWrite::Is(&after))).await
+    admit(context, stop_effect::stops(&*view, found, ObjectAfterPluginWrite::Is(&after))).await
 }
 
 /// Members are checked by the newest view, not by that of the reconcile.
-fn newest(context: &ReconcileContext) -> Arc<dyn StoreView> {
+fn newest(context: &ReconcileContext) -> Arc<dyn WatchedStoreView> {
     context.gate.ports.kubernetes.view()
 }
 
-async fn admit(context: &ReconcileContext, effect: PodStopEffect) -> Result<(), CallError> {
+async fn admit(context: &ReconcileContext, effect: WriteEffectOnPods) -> Result<(), CallError> {
     if effect.is_empty() {
         return Ok(());
     }
@@ -135,7 +136,7 @@ async fn admit(context: &ReconcileContext, effect: PodStopEffect) -> Result<(), 
     }
     let groups = object_ledger.ledger.groups.clone();
     for (name, group) in groups {
-        let of_group: Vec<PodStop> = own
+        let of_group: Vec<PodStoppedByCall> = own
             .values()
             .filter(|pod| instance::belongs_to_group(pod, &object_ledger.ledger, &name))
             .map(|pod| stop(pod, &group, &effect))
@@ -149,8 +150,8 @@ async fn admit(context: &ReconcileContext, effect: PodStopEffect) -> Result<(), 
 async fn check_group(
     context: &ReconcileContext,
     object_ledger: &mut ObjectLedger,
-    (name, group): (&str, &ProcessGroup),
-    stops: &[PodStop],
+    (name, group): (&str, &RedisProcessGroup),
+    stops: &[PodStoppedByCall],
 ) -> Result<(), CallError> {
     if stops.is_empty() {
         return Ok(());
@@ -173,10 +174,10 @@ async fn check_group(
     Ok(())
 }
 
-fn stop(pod: &Value, group: &ProcessGroup, effect: &PodStopEffect) -> PodStop {
+fn stop(pod: &Value, group: &RedisProcessGroup, effect: &WriteEffectOnPods) -> PodStoppedByCall {
     let status = container_status(pod, &group.container);
     let claims = stop_effect::claims(pod);
-    PodStop {
+    PodStoppedByCall {
         pod: text(pod, "/metadata/name").to_owned(),
         uid: uid(pod).to_owned(),
         runs: status.is_some_and(|status| status.pointer("/state/running").is_some()),
@@ -190,7 +191,7 @@ fn stop(pod: &Value, group: &ProcessGroup, effect: &PodStopEffect) -> PodStop {
 ///
 /// Fails if no Pod mounts a claim now, because no process can report what is on it.
 fn claimed_by(
-    view: &dyn StoreView,
+    view: &dyn WatchedStoreView,
     context: &ReconcileContext,
     claims: &[String],
 ) -> Result<Vec<Arc<Value>>, CallError> {
@@ -218,7 +219,7 @@ fn claimed_by(
 /// Checks that a Pod is no member of another object: only that object's plugin may stop it.
 async fn is_no_other_objects_member(
     context: &ReconcileContext,
-    view: &dyn StoreView,
+    view: &dyn WatchedStoreView,
     pod: &Value,
 ) -> Result<(), CallError> {
     let Ok(meta) = ObjectMeta::of(pod) else { return Ok(()) };
@@ -241,7 +242,7 @@ async fn is_no_other_objects_member(
 
 impl ObjectLedger {
     /// Returns the instance of a group as a call last named it, or from the ledger.
-    fn instance(&self, namespace: &str, name: &str, group: &ProcessGroup) -> Instance {
+    fn instance(&self, namespace: &str, name: &str, group: &RedisProcessGroup) -> Instance {
         self.instances.get(name).cloned().unwrap_or_else(|| Instance {
             namespace: namespace.to_owned(),
             selector: String::new(),

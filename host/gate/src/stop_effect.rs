@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use tholepin_core::{ObjectRef, port::StoreView};
+use tholepin_core::{ObjectRef, port::WatchedStoreView};
 use tholepin_schema::manifest::KindName;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
 
 /// The state of an object after a write.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum ObjectAfterWrite<'a> {
+pub(crate) enum ObjectAfterPluginWrite<'a> {
     /// It is deleted.
     Deleted,
     /// It is stored like this.
@@ -25,14 +25,14 @@ pub(crate) enum ObjectAfterWrite<'a> {
 
 /// What a write does to Pods and volumes.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct PodStopEffect {
+pub(crate) struct WriteEffectOnPods {
     /// Pods that end, or that lose the controller that would replace them.
     pub(crate) pods: Vec<Arc<Value>>,
     /// The names of PersistentVolumeClaims that are deleted.
     pub(crate) claims: Vec<String>,
 }
 
-impl PodStopEffect {
+impl WriteEffectOnPods {
     /// Returns true if the write stops and drops nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.pods.is_empty() && self.claims.is_empty()
@@ -44,7 +44,7 @@ impl PodStopEffect {
 ///
 /// Returns false if the object is neither a Pod nor an autoscaler and has no Pods below it, or if the intent
 /// names at least as many replicas as before and leaves restarts to others (`OnDelete`).
-pub(crate) fn may_stop(view: &dyn StoreView, before: &Value, intent: &Value) -> bool {
+pub(crate) fn may_stop(view: &dyn WatchedStoreView, before: &Value, intent: &Value) -> bool {
     match text(before, "/kind") {
         "Pod" => true,
         "PersistentVolumeClaim" => false,
@@ -62,40 +62,40 @@ const STRATEGY: &str = "/spec/updateStrategy/type";
 const ON_DELETE: &str = "OnDelete";
 
 /// Returns the effect of creating an object.
-pub(crate) fn begins(view: &dyn StoreView, intent: &Value) -> PodStopEffect {
+pub(crate) fn begins(view: &dyn WatchedStoreView, intent: &Value) -> WriteEffectOnPods {
     match text(intent, "/kind") {
         "HorizontalPodAutoscaler" => scaled(view, intent),
-        _ => PodStopEffect::default(),
+        _ => WriteEffectOnPods::default(),
     }
 }
 
 /// Returns the effect of a write on an object that exists.
 pub(crate) fn stops(
-    view: &dyn StoreView,
+    view: &dyn WatchedStoreView,
     before: &Value,
-    after: ObjectAfterWrite<'_>,
-) -> PodStopEffect {
+    after: ObjectAfterPluginWrite<'_>,
+) -> WriteEffectOnPods {
     match (text(before, "/kind"), after) {
         ("Pod", _) => {
             let ends = match after {
-                ObjectAfterWrite::Deleted => true,
-                ObjectAfterWrite::Is(after) => is_let_go(view, before, after),
+                ObjectAfterPluginWrite::Deleted => true,
+                ObjectAfterPluginWrite::Is(after) => is_let_go(view, before, after),
             };
             let pods = ends.then(|| Arc::new(before.clone()));
-            PodStopEffect { pods: pods.into_iter().collect(), claims: Vec::new() }
+            WriteEffectOnPods { pods: pods.into_iter().collect(), claims: Vec::new() }
         }
-        ("PersistentVolumeClaim", ObjectAfterWrite::Deleted) => PodStopEffect {
+        ("PersistentVolumeClaim", ObjectAfterPluginWrite::Deleted) => WriteEffectOnPods {
             pods: Vec::new(),
             claims: vec![text(before, "/metadata/name").to_owned()],
         },
-        ("HorizontalPodAutoscaler", ObjectAfterWrite::Is(after)) => scaled(view, after),
-        (_, ObjectAfterWrite::Deleted) => {
+        ("HorizontalPodAutoscaler", ObjectAfterPluginWrite::Is(after)) => scaled(view, after),
+        (_, ObjectAfterPluginWrite::Deleted) => {
             let pods = pods_below(view, before);
             let drops = text(before, RETENTION_DELETED) == "Delete";
             let claims = if drops { claims_of(&pods) } else { Vec::new() };
-            PodStopEffect { pods, claims }
+            WriteEffectOnPods { pods, claims }
         }
-        (_, ObjectAfterWrite::Is(after)) => changed(view, before, after),
+        (_, ObjectAfterPluginWrite::Is(after)) => changed(view, before, after),
     }
 }
 
@@ -103,20 +103,20 @@ const RETENTION_DELETED: &str = "/spec/persistentVolumeClaimRetentionPolicy/when
 const RETENTION_SCALED: &str = "/spec/persistentVolumeClaimRetentionPolicy/whenScaled";
 
 /// Returns the effect of changing a workload.
-fn changed(view: &dyn StoreView, before: &Value, after: &Value) -> PodStopEffect {
+fn changed(view: &dyn WatchedStoreView, before: &Value, after: &Value) -> WriteEffectOnPods {
     let pods = pods_below(view, before);
     if pods.is_empty() {
-        return PodStopEffect::default();
+        return WriteEffectOnPods::default();
     }
     let is_released = controller_uid(before) != controller_uid(after);
     let is_suspended = |object: &Value| object.pointer("/spec/suspend") == Some(&Value::Bool(true));
     let restarts = restarts_by_itself(before, after);
     if is_released || restarts || (is_suspended(after) && !is_suspended(before)) {
-        return PodStopEffect { pods, claims: Vec::new() };
+        return WriteEffectOnPods { pods, claims: Vec::new() };
     }
     let (previous, requested) = (replicas(before), replicas(after));
     if previous <= requested {
-        return PodStopEffect::default();
+        return WriteEffectOnPods::default();
     }
     let first = after.pointer("/spec/ordinals/start").and_then(Value::as_u64).unwrap_or(0);
     let ends = |pod: &Arc<Value>| match ordinal(before, pod) {
@@ -127,7 +127,7 @@ fn changed(view: &dyn StoreView, before: &Value, after: &Value) -> PodStopEffect
     let pods: Vec<Arc<Value>> = pods.into_iter().filter(ends).collect();
     let drops = text(after, RETENTION_SCALED) == "Delete";
     let claims = if drops { claims_of(&pods) } else { Vec::new() };
-    PodStopEffect { pods, claims }
+    WriteEffectOnPods { pods, claims }
 }
 
 /// Returns true if the workload's controller restarts Pods by itself because of this change.
@@ -146,7 +146,7 @@ fn is_on_delete(workload: &Value) -> bool {
 
 /// Returns the effect of an autoscaler. It ends Pods without asking the host, so it counts as ending all Pods
 /// of its target.
-fn scaled(view: &dyn StoreView, autoscaler: &Value) -> PodStopEffect {
+fn scaled(view: &dyn WatchedStoreView, autoscaler: &Value) -> WriteEffectOnPods {
     let at = |field: &str| text(autoscaler, &format!("/spec/scaleTargetRef/{field}")).to_owned();
     let target = ObjectRef {
         kind: KindName { api_version: at("apiVersion"), kind: at("kind") },
@@ -154,12 +154,12 @@ fn scaled(view: &dyn StoreView, autoscaler: &Value) -> PodStopEffect {
         name: at("name"),
     };
     let pods = view.get(&target).map(|target| pods_below(view, &target)).unwrap_or_default();
-    PodStopEffect { pods, claims: Vec::new() }
+    WriteEffectOnPods { pods, claims: Vec::new() }
 }
 
 /// Returns true if a change of a Pod ends its container, or releases it from its controller, which then
 /// creates a replacement.
-fn is_let_go(view: &dyn StoreView, before: &Value, after: &Value) -> bool {
+fn is_let_go(view: &dyn WatchedStoreView, before: &Value, after: &Value) -> bool {
     let differs = |pointer: &str| before.pointer(pointer) != after.pointer(pointer);
     if differs("/spec") || differs("/metadata/ownerReferences") {
         return true;
@@ -188,7 +188,7 @@ fn selected_labels(workload: &Value) -> Vec<String> {
 }
 
 /// Returns the Pods whose chain of controllers contains an object.
-fn pods_below(view: &dyn StoreView, object: &Value) -> Vec<Arc<Value>> {
+fn pods_below(view: &dyn WatchedStoreView, object: &Value) -> Vec<Arc<Value>> {
     let below = descendants(view, uid(object));
     let pods = below.iter().filter(|meta| meta.object.kind == pod_kind());
     pods.filter_map(|meta| view.get(&meta.object)).collect()

@@ -9,17 +9,17 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use serde_json::Value;
 use tholepin_core::{
     Answer, CallError, Reply, WriteMode,
-    port::{InstanceMembers, PollStream, StoreView},
+    port::{InstanceMembers, RedisPollStream, WatchedStoreView},
 };
 use tholepin_schema::{
-    fact::{Fact, FactOutcome, FactSubject, UnmetFact, WAIT_MS_MAX, WaitOutcome},
+    fact::{Fact, FactCheckOutcome, FactSubject, UnmetAwaitedFact, WAIT_MS_MAX, WaitOutcome},
     instance::Instance,
     snapshot::Snapshot,
 };
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    fact::{self, FactDocuments, ObservedObjects},
+    fact::{self, FactSubjectDocuments, ObservedObjects},
     grant, instance, kubernetes,
     ledger_document::Ledger,
     reconcile_context::ReconcileContext,
@@ -28,7 +28,7 @@ use crate::{
 /// The facts that a reconcile waits for, with what was read of the objects and instances that they are about.
 struct AwaitedFacts<'a> {
     facts: &'a [Fact],
-    observed: BTreeMap<&'a Instance, FactDocuments>,
+    observed: BTreeMap<&'a Instance, FactSubjectDocuments>,
     objects: ObservedObjects,
 }
 
@@ -115,7 +115,7 @@ async fn read_once<'a>(
     pending.read_objects(context, &*context.view());
     match pending.unmet().into_iter().next() {
         None => document(&WaitOutcome::Held { took_ms: 0 }),
-        Some(UnmetFact { index, held }) => {
+        Some(UnmetAwaitedFact { index, held }) => {
             let what = pending.facts.get(index).map(ToString::to_string).unwrap_or_default();
             Err(context.end_plan(format!("the wait until {what}, and {held}")))
         }
@@ -123,12 +123,12 @@ async fn read_once<'a>(
 }
 
 /// An instance with the stream of its polls.
-struct WaitedInstance<'a> {
+struct FactWaitInstance<'a> {
     instance: &'a Instance,
     /// The ledger at the start of the wait.
     ledger: Ledger,
     members: InstanceMembers,
-    polls: Box<dyn PollStream>,
+    polls: Box<dyn RedisPollStream>,
 }
 
 async fn watch<'a>(
@@ -146,7 +146,7 @@ async fn watch<'a>(
         let ledger = context.ledger_copy(instance).await?;
         let members = context.members_by(&ledger, instance).await?;
         let polls = ports.redis.join(&members, &instance.settings)?;
-        waited_instances.push(WaitedInstance { instance, ledger, members, polls });
+        waited_instances.push(FactWaitInstance { instance, ledger, members, polls });
     }
     pending.read_objects(context, &*ports.kubernetes.view());
     loop {
@@ -177,7 +177,7 @@ async fn watch<'a>(
 
 /// Returns the next poll of any of the instances; waits for ever if there are none.
 async fn next_poll<'a>(
-    waited_instances: &mut [WaitedInstance<'a>],
+    waited_instances: &mut [FactWaitInstance<'a>],
 ) -> (&'a Instance, std::sync::Arc<Snapshot>) {
     let each = waited_instances
         .iter_mut()
@@ -192,10 +192,10 @@ async fn next_poll<'a>(
 /// Polls the present Pods if they have changed.
 fn update_members(
     context: &ReconcileContext,
-    waited: &mut WaitedInstance<'_>,
-    view: &dyn StoreView,
+    waited: &mut FactWaitInstance<'_>,
+    view: &dyn WatchedStoreView,
 ) -> Result<(), CallError> {
-    let WaitedInstance { instance, ledger, members, .. } = &*waited;
+    let FactWaitInstance { instance, ledger, members, .. } = &*waited;
     if let Some(members) = instance::renewed(view, members, &context.scope, ledger, instance)? {
         waited.polls = context.gate.ports.redis.join(&members, &waited.instance.settings)?;
         waited.members = members;
@@ -204,27 +204,27 @@ fn update_members(
 }
 
 impl AwaitedFacts<'_> {
-    fn documents(&self, instance: &Instance, snapshot: &Snapshot) -> FactDocuments {
+    fn documents(&self, instance: &Instance, snapshot: &Snapshot) -> FactSubjectDocuments {
         let about = |fact: &&Fact| fact.subject().instance() == Some(instance);
-        FactDocuments::of(snapshot, self.facts.iter().filter(about))
+        FactSubjectDocuments::of(snapshot, self.facts.iter().filter(about))
     }
 
-    fn read_objects(&mut self, context: &ReconcileContext, view: &dyn StoreView) {
+    fn read_objects(&mut self, context: &ReconcileContext, view: &dyn WatchedStoreView) {
         for object in self.facts.iter().filter_map(fact::object) {
             let observed = kubernetes::in_store(&context.scope, view, &object);
             self.objects.insert(object, observed.map_err(|error| error.to_string()));
         }
     }
 
-    fn unmet(&self) -> Vec<UnmetFact> {
+    fn unmet(&self) -> Vec<UnmetAwaitedFact> {
         let held = |fact: &Fact| {
             let instance = fact.subject().instance();
             let observed = instance.and_then(|instance| self.observed.get(instance));
             fact::evaluate(fact, observed, &self.objects)
         };
         let all = self.facts.iter().map(held).enumerate();
-        all.filter(|(_, held)| *held != FactOutcome::Yes)
-            .map(|(index, held)| UnmetFact { index, held })
+        all.filter(|(_, held)| *held != FactCheckOutcome::Yes)
+            .map(|(index, held)| UnmetAwaitedFact { index, held })
             .collect()
     }
 }

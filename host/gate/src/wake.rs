@@ -15,11 +15,11 @@ use std::{
 
 use serde_json::Value;
 use tholepin_core::{
-    CallError, ObjectKey, ObjectRef,
-    port::{InstanceMembers, PollDetail, PollReport, StoreChange, StoreView},
+    CallError, ObjectRef, ReconcileKey,
+    port::{InstanceMembers, PollDetail, PollReport, WatchedStoreChange, WatchedStoreView},
 };
 use tholepin_schema::{
-    fact::{Fact, FactOutcome, FactSubject},
+    fact::{Fact, FactCheckOutcome, FactSubject},
     instance::Instance,
     reconcile::WakeTrigger,
 };
@@ -28,7 +28,7 @@ use tracing::{debug, warn};
 
 use crate::{
     Gate, ReconcileScope,
-    fact::{self, FactDocuments, ObservedObjects},
+    fact::{self, FactSubjectDocuments, ObservedObjects},
     grant, instance, kubernetes,
 };
 
@@ -43,19 +43,19 @@ const HELD_FACT_REQUEUE: Duration = Duration::from_secs(1);
 /// The subscriptions of all objects.
 #[derive(Default)]
 pub(crate) struct WakeSubscriptions {
-    table: Mutex<SubscriptionTable>,
+    table: Mutex<WakeSubscriptionTable>,
 }
 
 #[derive(Default)]
-struct SubscriptionTable {
-    instances: BTreeMap<String, BTreeMap<ObjectKey, InstanceSubscription>>,
-    objects: BTreeMap<ObjectRef, BTreeMap<ObjectKey, ObjectSubscription>>,
+struct WakeSubscriptionTable {
+    instances: BTreeMap<String, BTreeMap<ReconcileKey, InstanceSubscription>>,
+    objects: BTreeMap<ObjectRef, BTreeMap<ReconcileKey, ObjectFactSubscription>>,
     /// Failed subscriptions, so that each is logged once.
-    failed: BTreeMap<ObjectKey, FailedSubscriptions>,
+    failed: BTreeMap<ReconcileKey, WakeSubscriptionFailure>,
 }
 
 /// The failed subscriptions of one key.
-struct FailedSubscriptions {
+struct WakeSubscriptionFailure {
     text: String,
     since: Instant,
     is_reported: bool,
@@ -70,14 +70,14 @@ struct InstanceSubscription {
 }
 
 /// What one key subscribes to about an object, and the scope that grants it.
-struct ObjectSubscription {
+struct ObjectFactSubscription {
     scope: ReconcileScope,
     facts: Vec<Fact>,
 }
 
 /// The subscriptions that an outcome requests, by what must be polled or read.
 #[derive(Default)]
-struct WakeRequests {
+struct WakeSubscriptionRequests {
     instances: BTreeMap<String, (InstanceMembers, InstanceSubscription)>,
     objects: BTreeMap<ObjectRef, Vec<Fact>>,
     refused: Vec<CallError>,
@@ -93,7 +93,7 @@ impl Gate {
         wakes: &[WakeTrigger],
     ) -> Option<Duration> {
         let requests = self.requests(scope, wakes).await;
-        let WakeRequests { instances, objects, refused } = requests;
+        let WakeSubscriptionRequests { instances, objects, refused } = requests;
         let names: BTreeSet<&String> = instances.keys().collect();
         let mut table = self.lock_table();
         self.end_wakes(&mut table, &scope.key, |instance| names.contains(&instance.to_owned()));
@@ -108,7 +108,7 @@ impl Gate {
             }
         }
         for (object, facts) in objects {
-            let subscription = ObjectSubscription { scope: scope.clone(), facts };
+            let subscription = ObjectFactSubscription { scope: scope.clone(), facts };
             table.objects.entry(object).or_default().insert((*scope.key).clone(), subscription);
         }
         if let Some(text) = table.failures_to_report(&scope.key, &refused, Instant::now()) {
@@ -122,25 +122,25 @@ impl Gate {
     }
 
     /// Ends the subscriptions of an object, and drops what is kept in memory of an object that is deleted.
-    pub fn unsubscribe(&self, key: &ObjectKey) {
+    pub fn unsubscribe(&self, key: &ReconcileKey) {
         let mut table = self.lock_table();
         self.end_wakes(&mut table, key, |_| false);
         table.failed.remove(key);
         drop(table);
         self.name_conflicts.keep(key, &BTreeSet::new());
-        let ObjectKey { plugin: _, kind, namespace, name } = key.clone();
+        let ReconcileKey { plugin: _, kind, namespace, name } = key.clone();
         let object = ObjectRef { kind, namespace, name };
         self.ledgers.drop_gone(&*self.ports.kubernetes.view(), &object);
     }
 
     /// Returns the keys that a poll wakes, each with the cause.
     #[must_use]
-    pub fn woken_by_poll(&self, poll: &PollReport) -> Vec<(ObjectKey, &'static str)> {
+    pub fn woken_by_poll(&self, poll: &PollReport) -> Vec<(ReconcileKey, &'static str)> {
         let mut table = self.lock_table();
         let keys = table.instances.get_mut(&poll.instance).into_iter().flatten();
         let woken = keys.filter_map(|(key, subscription)| {
             let held = poll.snapshot.as_ref().is_some_and(|snapshot| {
-                let documents = FactDocuments::of(snapshot, &subscription.facts);
+                let documents = FactSubjectDocuments::of(snapshot, &subscription.facts);
                 take_held(&mut subscription.facts, Some(&documents), &ObservedObjects::new())
             });
             let cause = match (held, subscription.changes && poll.changed) {
@@ -156,7 +156,10 @@ impl Gate {
     /// Records that an object has changed, which wakes waiting calls. Returns the keys that the change wakes,
     /// each with the cause.
     #[must_use]
-    pub fn woken_by_change(&self, change: &StoreChange) -> Vec<(ObjectKey, &'static str)> {
+    pub fn woken_by_change(
+        &self,
+        change: &WatchedStoreChange,
+    ) -> Vec<(ReconcileKey, &'static str)> {
         self.store_changes.send_modify(|count| *count = count.wrapping_add(1));
         let mut keys = with_cause("name clash", self.name_conflicts.woken(change));
         let mut table = self.lock_table();
@@ -170,7 +173,7 @@ impl Gate {
     /// Does the same as [`woken_by_change`](Self::woken_by_change) when it is not known which objects have
     /// changed.
     #[must_use]
-    pub fn woken_by_overflow(&self) -> Vec<(ObjectKey, &'static str)> {
+    pub fn woken_by_overflow(&self) -> Vec<(ReconcileKey, &'static str)> {
         self.store_changes.send_modify(|count| *count = count.wrapping_add(1));
         let mut keys = with_cause("name clash", self.name_conflicts.all());
         let mut table = self.lock_table();
@@ -181,8 +184,12 @@ impl Gate {
         keys
     }
 
-    async fn requests(&self, scope: &ReconcileScope, wakes: &[WakeTrigger]) -> WakeRequests {
-        let mut requests = WakeRequests::default();
+    async fn requests(
+        &self,
+        scope: &ReconcileScope,
+        wakes: &[WakeTrigger],
+    ) -> WakeSubscriptionRequests {
+        let mut requests = WakeSubscriptionRequests::default();
         for wake in wakes {
             let result = match wake {
                 WakeTrigger::Change { instance } => match read(instance) {
@@ -209,7 +216,7 @@ impl Gate {
         &self,
         scope: &ReconcileScope,
         fact: &Fact,
-        requests: &mut WakeRequests,
+        requests: &mut WakeSubscriptionRequests,
     ) -> Result<(), CallError> {
         match (fact.subject(), fact::object(fact)) {
             (FactSubject::Object { .. }, Some(object)) => {
@@ -234,7 +241,7 @@ impl Gate {
         scope: &ReconcileScope,
         instance: &Instance,
         more: InstanceSubscription,
-        requests: &mut WakeRequests,
+        requests: &mut WakeSubscriptionRequests,
     ) -> Result<(), CallError> {
         let name = instance::name(scope, instance);
         if !requests.instances.contains_key(&name) {
@@ -255,8 +262,8 @@ impl Gate {
 
     fn end_wakes(
         &self,
-        table: &mut SubscriptionTable,
-        key: &ObjectKey,
+        table: &mut WakeSubscriptionTable,
+        key: &ReconcileKey,
         keep: impl Fn(&str) -> bool,
     ) {
         table.instances.retain(|instance, keys| {
@@ -271,14 +278,14 @@ impl Gate {
         });
     }
 
-    fn lock_table(&self) -> MutexGuard<'_, SubscriptionTable> {
+    fn lock_table(&self) -> MutexGuard<'_, WakeSubscriptionTable> {
         self.subscriptions.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl SubscriptionTable {
+impl WakeSubscriptionTable {
     /// Replaces what a key subscribes to in an instance.
-    fn set(&mut self, key: &ObjectKey, instance: &str, mut subscription: InstanceSubscription) {
+    fn set(&mut self, key: &ReconcileKey, instance: &str, mut subscription: InstanceSubscription) {
         let keys = self.instances.entry(instance.to_owned()).or_default();
         keys.remove(key);
         let others: usize = keys.values().map(|subscription| subscription.facts.len()).sum();
@@ -304,7 +311,7 @@ impl SubscriptionTable {
     /// yet may be watched soon, so that is logged only after a while.
     fn failures_to_report(
         &mut self,
-        key: &ObjectKey,
+        key: &ReconcileKey,
         refused: &[CallError],
         now: Instant,
     ) -> Option<String> {
@@ -316,7 +323,7 @@ impl SubscriptionTable {
         let can_pass = refused.iter().all(|error| matches!(error, CallError::Unsupported(_)));
         let known = self.failed.remove(key).filter(|known| known.text == text);
         let mut failure =
-            known.unwrap_or(FailedSubscriptions { text, since: now, is_reported: false });
+            known.unwrap_or(WakeSubscriptionFailure { text, since: now, is_reported: false });
         let is_due = !can_pass || UNWATCHED_GRACE <= now.saturating_duration_since(failure.since);
         let is_news = is_due && !failure.is_reported;
         failure.is_reported |= is_news;
@@ -326,25 +333,25 @@ impl SubscriptionTable {
     }
 }
 
-impl ObjectSubscription {
+impl ObjectFactSubscription {
     /// Returns true if one of the facts holds. Facts that hold are removed.
-    fn holds(&mut self, object: &ObjectRef, view: &dyn StoreView) -> bool {
+    fn holds(&mut self, object: &ObjectRef, view: &dyn WatchedStoreView) -> bool {
         let observed = kubernetes::in_store(&self.scope, view, object);
         let observed = observed.map_err(|error| error.to_string());
         take_held(&mut self.facts, None, &ObservedObjects::from([(object.clone(), observed)]))
     }
 }
 
-fn with_cause(cause: &'static str, keys: Vec<ObjectKey>) -> Vec<(ObjectKey, &'static str)> {
+fn with_cause(cause: &'static str, keys: Vec<ReconcileKey>) -> Vec<(ReconcileKey, &'static str)> {
     keys.into_iter().map(|key| (key, cause)).collect()
 }
 
 /// Returns the keys with a fact about this object that holds.
 fn woken(
     object: &ObjectRef,
-    keys: &mut BTreeMap<ObjectKey, ObjectSubscription>,
-    view: &dyn StoreView,
-) -> Vec<ObjectKey> {
+    keys: &mut BTreeMap<ReconcileKey, ObjectFactSubscription>,
+    view: &dyn WatchedStoreView,
+) -> Vec<ReconcileKey> {
     let holding = keys
         .iter_mut()
         .filter_map(|(key, subscription)| subscription.holds(object, view).then(|| key.clone()));
@@ -354,11 +361,11 @@ fn woken(
 /// Removes the facts that hold. Returns true if there were any.
 fn take_held(
     facts: &mut Vec<Fact>,
-    observed: Option<&FactDocuments>,
+    observed: Option<&FactSubjectDocuments>,
     objects: &ObservedObjects,
 ) -> bool {
     let before = facts.len();
-    facts.retain(|fact| fact::evaluate(fact, observed, objects) != FactOutcome::Yes);
+    facts.retain(|fact| fact::evaluate(fact, observed, objects) != FactCheckOutcome::Yes);
     facts.len() < before
 }
 
@@ -375,9 +382,9 @@ mod tests {
     fn an_unwatched_kind_is_reported_once_and_after_a_while() {
         let kind = KindName { api_version: "a/v1".into(), kind: "K".into() };
         let (namespace, name) = ("n".to_owned(), "x".to_owned());
-        let key = ObjectKey { plugin: "p".parse().unwrap(), kind, namespace, name };
+        let key = ReconcileKey { plugin: "p".parse().unwrap(), kind, namespace, name };
         let not_watched = [CallError::Unsupported("Pods are not watched (yet)".to_owned())];
-        let (mut table, start) = (SubscriptionTable::default(), Instant::now());
+        let (mut table, start) = (WakeSubscriptionTable::default(), Instant::now());
         let mut reported = |refused: &[CallError], seconds| {
             table.failures_to_report(&key, refused, start + Duration::from_secs(seconds)).is_some()
         };

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tholepin_core::{ErrorChain, PluginName};
-use tholepin_guest::{GuestEngine, PluginRegistry, PluginRegistryOptions, RevisionStage};
+use tholepin_guest::{GuestEngine, PluginRegistry, PluginRegistryOptions, RevisionLoadStage};
 use tokio::{task::JoinSet, time};
 
 /// The number of measurements of each kind.
@@ -76,7 +76,8 @@ async fn measure(
             if let Some(reason) = report.reason {
                 return Err(format!("{reason}: {}", report.message).into());
             }
-            if report.stage == Some(RevisionStage::Active) && report.active() != Some(&serving) {
+            if report.stage == Some(RevisionLoadStage::Active) && report.active() != Some(&serving)
+            {
                 taken.push(start.elapsed());
                 serving = report.active().cloned().ok_or("no revision")?;
                 break;

@@ -27,7 +27,7 @@ use tokio::task::JoinError;
 use wasmtime::component::Component;
 
 use crate::{
-    engine::{EngineError, GuestEngine},
+    engine::{GuestEngine, WasmEngineSetupError},
     function_cache::CompiledFunctionCache,
 };
 
@@ -78,7 +78,7 @@ pub enum CacheError {
     NotAComponent(&'static str),
     /// The engine of the compilation cannot be set up.
     #[error("cannot set up the compiler")]
-    Compiler(#[source] EngineError),
+    Compiler(#[source] WasmEngineSetupError),
     /// The compiler rejected the component.
     #[error("the component does not compile; replace it with the complete file of a new build")]
     Compile(#[source] wasmtime::Error),
@@ -102,7 +102,7 @@ pub(crate) struct CompiledFile(File);
 
 /// The origin of a compiled component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ComponentOrigin {
+pub(crate) enum CompileCacheOutcome {
     /// The cache had it.
     Kept,
     /// It was compiled.
@@ -133,11 +133,11 @@ impl CompileCache {
         engine: &GuestEngine,
         digest: &str,
         wasm: &[u8],
-    ) -> Result<(CompiledComponent, ComponentOrigin), CacheError> {
+    ) -> Result<(CompiledComponent, CompileCacheOutcome), CacheError> {
         check_header(wasm)?;
         let path = self.path(engine, digest);
         if let Some(compiled) = self.load_entry(engine, &path) {
-            return Ok((compiled, ComponentOrigin::Kept));
+            return Ok((compiled, CompileCacheOutcome::Kept));
         }
         let compiler =
             GuestEngine::compiler(self.functions.clone()).map_err(CacheError::Compiler)?;
@@ -159,7 +159,7 @@ impl CompileCache {
             let directory = self.directory.display();
             tracing::warn!(%directory, %error, "cannot evict old compiled code");
         }
-        Ok((compiled, ComponentOrigin::Compiled))
+        Ok((compiled, CompileCacheOutcome::Compiled))
     }
 
     fn path(&self, engine: &GuestEngine, digest: &str) -> PathBuf {

@@ -34,7 +34,7 @@ struct LinkedCode {
 /// Released code cannot be loaded again.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:#}")]
-pub(crate) struct ReloadError(wasmtime::Error);
+pub(crate) struct CompiledCodeReloadError(wasmtime::Error);
 
 impl CompiledCode {
     /// Links compiled code with the imports of this host.
@@ -49,7 +49,9 @@ impl CompiledCode {
     }
 
     /// Returns the template of instances. Loads the code again if it was released.
-    pub(crate) async fn instances(&self) -> Result<ReconcilerPre<GuestState>, ReloadError> {
+    pub(crate) async fn instances(
+        &self,
+    ) -> Result<ReconcilerPre<GuestState>, CompiledCodeReloadError> {
         let mut linked = self.linked.lock().await;
         let instances = match (&*linked, &self.file) {
             (Some(linked), _) => linked.instances.clone(),
@@ -58,13 +60,16 @@ impl CompiledCode {
                 let load = move || link(&engine, &file.load(&engine)?);
                 let start = Instant::now();
                 let loaded = task::spawn_blocking(load).await;
-                let loaded =
-                    loaded.unwrap_or_else(|error| Err(error.into())).map_err(ReloadError)?;
+                let loaded = loaded
+                    .unwrap_or_else(|error| Err(error.into()))
+                    .map_err(CompiledCodeReloadError)?;
                 tracing::debug!(took = ?start.elapsed(), "loaded code again");
                 loaded
             }
             (None, None) => {
-                return Err(ReloadError(wasmtime::Error::msg("the code is not in a file")));
+                return Err(CompiledCodeReloadError(wasmtime::Error::msg(
+                    "the code is not in a file",
+                )));
             }
         };
         *linked = Some(LinkedCode { instances: instances.clone(), used: Instant::now() });

@@ -8,7 +8,7 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tholepin_core::{BoxedFuture, CallContext, HostCalls, port::GuestError};
+use tholepin_core::{BoxedFuture, HostCalls, PluginCallerIdentity, port::GuestError};
 use tholepin_schema::{
     manifest::Manifest,
     reconcile::{ReconcileFailure, ReconcileOutcome, ReconcileRequest, Violation},
@@ -18,13 +18,13 @@ use wasmtime::{Store, Trap};
 
 use crate::{
     bindings::Reconciler,
-    cache::{self, CacheError, CompileCache, CompiledComponent, ComponentOrigin},
-    code::{CompiledCode, ReloadError},
+    cache::{self, CacheError, CompileCache, CompileCacheOutcome, CompiledComponent},
+    code::{CompiledCode, CompiledCodeReloadError},
     engine::GuestEngine,
     imports::to_text,
     limits::{ANSWER_BYTES_MAX, GuestLimits},
     meter,
-    state::{ComputedTooLong, GuestContext, GuestState},
+    state::{ComputedTooLong, GuestCallContext, GuestState},
     wasi,
 };
 
@@ -85,7 +85,7 @@ impl LoadedComponent {
         cache: &CompileCache,
         wasm: Arc<[u8]>,
         digest: String,
-    ) -> Result<(CompiledComponent, ComponentOrigin), CacheError> {
+    ) -> Result<(CompiledComponent, CompileCacheOutcome), CacheError> {
         let (engine, cache) = (Arc::clone(engine), cache.clone());
         let work = task::spawn_blocking(move || cache.component(&engine, &digest, &wasm));
         work.await.unwrap_or_else(|error| Err(CacheError::Aborted(error)))
@@ -148,7 +148,7 @@ impl LoadedComponent {
     /// Calls `validate`; every import but `log` is denied.
     pub(crate) async fn validate(
         &self,
-        context: CallContext,
+        context: PluginCallerIdentity,
         limits: GuestLimits,
         old: Option<Value>,
         new: Value,
@@ -170,7 +170,7 @@ impl LoadedComponent {
     /// Calls `reconcile`.
     pub(crate) async fn reconcile(
         &self,
-        context: CallContext,
+        context: PluginCallerIdentity,
         limits: GuestLimits,
         request: &ReconcileRequest,
         host_calls: Arc<dyn HostCalls>,
@@ -178,7 +178,7 @@ impl LoadedComponent {
         const EXPORT: &str = "reconcile";
         let label = context.plugin.to_string();
         let state =
-            GuestState::new(label, Some(GuestContext { context, host_calls }), EXPORT, limits);
+            GuestState::new(label, Some(GuestCallContext { context, host_calls }), EXPORT, limits);
         let request = serde_json::to_string(request).map_err(|error| bad_answer(EXPORT, error))?;
         let mut state = state;
         state.transferred.count_into_guest(request.len());
@@ -239,7 +239,7 @@ fn explain(
     if error.is::<ComputedTooLong>() {
         return timeout_error(export, limits.compute);
     }
-    if let Some(error) = error.downcast_ref::<ReloadError>() {
+    if let Some(error) = error.downcast_ref::<CompiledCodeReloadError>() {
         return GuestError::NotLoaded { message: error.to_string() };
     }
     if state.was_refused_memory() {

@@ -48,7 +48,7 @@ pub struct GuestEngine {
 
 /// The reason why the engine cannot be set up.
 #[derive(Debug, thiserror::Error)]
-pub enum EngineError {
+pub enum WasmEngineSetupError {
     /// This machine cannot run compiled Wasm, or its address-space limit is too low.
     #[error("cannot set up the Wasm engine; is address space limited (`ulimit -v`)?")]
     Engine(#[source] wasmtime::Error),
@@ -64,7 +64,7 @@ impl GuestEngine {
     /// # Errors
     ///
     /// Fails if the engine cannot be set up either way, or if the ticker thread does not start.
-    pub fn new(concurrency: u32) -> Result<Self, EngineError> {
+    pub fn new(concurrency: u32) -> Result<Self, WasmEngineSetupError> {
         Self::with_allocation(InstanceAllocation::Pooling, concurrency).or_else(|error| {
             let error = ErrorChain(&error);
             tracing::info!(%error, "no address space for pooled instances; allocating on demand");
@@ -80,10 +80,10 @@ impl GuestEngine {
     pub fn with_allocation(
         allocation: InstanceAllocation,
         concurrency: u32,
-    ) -> Result<Self, EngineError> {
+    ) -> Result<Self, WasmEngineSetupError> {
         let calls = concurrency.saturating_add(CALLS_OUTSIDE_RECONCILES);
         let engine = build(allocation, calls)?;
-        let ticker = EpochTicker::start(engine.clone()).map_err(EngineError::Ticker)?;
+        let ticker = EpochTicker::start(engine.clone()).map_err(WasmEngineSetupError::Ticker)?;
         let slots = Arc::new(Semaphore::new(calls as usize));
         Ok(Self { engine, allocation, slots, _ticker: ticker })
     }
@@ -106,15 +106,17 @@ impl GuestEngine {
     ///
     /// Wasmtime 48 keeps the compiler's memory for as long as the engine lives, so the engine that runs guests
     /// must never compile.
-    pub(crate) fn compiler(functions: Arc<CompiledFunctionCache>) -> Result<Engine, EngineError> {
+    pub(crate) fn compiler(
+        functions: Arc<CompiledFunctionCache>,
+    ) -> Result<Engine, WasmEngineSetupError> {
         let mut config = config(InstanceAllocation::OnDemand, 1);
         let enabled = config.enable_incremental_compilation(functions);
-        enabled.and_then(|config| Engine::new(config)).map_err(EngineError::Engine)
+        enabled.and_then(|config| Engine::new(config)).map_err(WasmEngineSetupError::Engine)
     }
 }
 
-fn build(allocation: InstanceAllocation, calls: u32) -> Result<Engine, EngineError> {
-    Engine::new(&config(allocation, calls)).map_err(EngineError::Engine)
+fn build(allocation: InstanceAllocation, calls: u32) -> Result<Engine, WasmEngineSetupError> {
+    Engine::new(&config(allocation, calls)).map_err(WasmEngineSetupError::Engine)
 }
 
 fn config(allocation: InstanceAllocation, calls: u32) -> Config {

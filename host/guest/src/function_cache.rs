@@ -33,17 +33,17 @@ pub(crate) struct CompiledFunctionCache {
 
 #[derive(Default)]
 struct TwoGenerationCache {
-    young: CacheGeneration,
-    old: CacheGeneration,
+    young: FunctionCacheGeneration,
+    old: FunctionCacheGeneration,
 }
 
 #[derive(Default)]
-struct CacheGeneration {
+struct FunctionCacheGeneration {
     entries: HashMap<Vec<u8>, Vec<u8>>,
     bytes: usize,
 }
 
-impl CacheGeneration {
+impl FunctionCacheGeneration {
     fn insert(&mut self, key: Vec<u8>, value: Vec<u8>) {
         self.remove(&key);
         self.bytes += cost(&key, &value);

@@ -8,8 +8,9 @@ use tholepin_schema::manifest::{Grants, Manifest};
 use tokio::task;
 
 use crate::{
-    CacheError, CompileCache, EngineError, GrantSetting, GuestEngine, InstanceAllocation,
-    LoadError, LoadedComponent, PluginSettings, component::wasm_digest, grants, registry::revision,
+    CacheError, CompileCache, GrantSetting, GuestEngine, InstanceAllocation, LoadError,
+    LoadedComponent, PluginSettings, WasmEngineSetupError, component::wasm_digest, grants,
+    registry::revision,
 };
 
 /// The description of a component file.
@@ -97,7 +98,7 @@ pub enum InspectError {
     },
     /// The engine cannot be set up.
     #[error(transparent)]
-    Engine(#[from] EngineError),
+    Engine(#[from] WasmEngineSetupError),
     /// The component cannot be compiled or linked.
     #[error("cannot use `{path}`")]
     Load {

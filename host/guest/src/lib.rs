@@ -40,13 +40,15 @@ mod wasi;
 
 pub use cache::{CacheError, CompileCache};
 pub use component::{LoadError, LoadedComponent};
-pub use engine::{EngineError, GuestEngine, InstanceAllocation};
+pub use engine::{GuestEngine, InstanceAllocation, WasmEngineSetupError};
 pub use inspect::{ComponentInspection, InspectError, grant_yaml, inspect};
 pub use limits::GuestLimits;
 pub use plugin::LoadedPlugin;
 pub use registry::{
     CompilationNotice, DirectoryWatch, PluginHistory, PluginRegistry, PluginRegistryOptions,
-    PluginReport, RegistryError, RejectReason, RevisionRecord, RevisionStage, RollbackError,
-    RollbackRecord, ServingRevision,
+    PluginRejectReason, PluginRevisionRecord, PluginStageReport, RegistryError, RevisionLoadStage,
+    RollbackError, RollbackRecord, ServingRevision,
 };
-pub use settings::{ComponentSource, GrantSetting, LimitSettings, PluginObject, PluginSettings};
+pub use settings::{
+    ComponentSource, GrantSetting, LimitSettings, PluginSettings, PluginYamlObject,
+};

@@ -10,7 +10,7 @@ use std::{
 use metrics::{counter, gauge, histogram};
 use nix::time::ClockId;
 
-use crate::state::{GuestDocumentBytes, GuestState};
+use crate::state::{GuestDocumentByteCounts, GuestState};
 
 /// Adds to `cpu_time_used` the processor time used while the future is polled: that of the guest and of the host
 /// calls it makes, without the time spent waiting.
@@ -40,7 +40,7 @@ pub(crate) fn record_call(state: &GuestState, cpu: Duration, memory_peak_bytes: 
     let export = state.export();
     histogram!("tholepin_plugin_cpu_seconds", "controller" => name(), "function" => export)
         .record(cpu);
-    let GuestDocumentBytes { into_guest, out_of_guest } = state.transferred;
+    let GuestDocumentByteCounts { into_guest, out_of_guest } = state.transferred;
     for (direction, bytes) in [("in", into_guest), ("out", out_of_guest)] {
         counter!("tholepin_plugin_bytes_total", "controller" => name(), "direction" => direction)
             .increment(u64::try_from(bytes).unwrap_or(u64::MAX));

@@ -4,8 +4,8 @@ use std::{fmt, sync::Arc};
 
 use serde_json::Value;
 use tholepin_core::{
-    BoxedFuture, CallContext, HostCalls, ObjectKey, PluginName, RevisionDigest,
-    port::{GuestError, GuestRuntime},
+    BoxedFuture, HostCalls, PluginCallerIdentity, PluginName, ReconcileKey, RevisionDigest,
+    port::{GuestError, PluginExports},
 };
 use tholepin_schema::{
     manifest::{Grants, Manifest},
@@ -37,8 +37,8 @@ pub struct LoadedPlugin {
 impl LoadedPlugin {
     /// Returns the context of a call for an object.
     #[must_use]
-    pub fn context(&self, object: Option<Arc<ObjectKey>>) -> CallContext {
-        CallContext { plugin: self.name.clone(), revision: self.digest.clone(), object }
+    pub fn context(&self, object: Option<Arc<ReconcileKey>>) -> PluginCallerIdentity {
+        PluginCallerIdentity { plugin: self.name.clone(), revision: self.digest.clone(), object }
     }
 }
 
@@ -52,10 +52,10 @@ impl fmt::Debug for LoadedPlugin {
     }
 }
 
-impl GuestRuntime for LoadedPlugin {
+impl PluginExports for LoadedPlugin {
     fn reconcile<'a>(
         &'a self,
-        context: CallContext,
+        context: PluginCallerIdentity,
         request: ReconcileRequest,
         host_calls: Arc<dyn HostCalls>,
     ) -> BoxedFuture<'a, Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError>> {
@@ -66,7 +66,7 @@ impl GuestRuntime for LoadedPlugin {
 
     fn validate<'a>(
         &'a self,
-        context: CallContext,
+        context: PluginCallerIdentity,
         old: Option<Value>,
         new: Value,
     ) -> BoxedFuture<'a, Result<Vec<Violation>, GuestError>> {

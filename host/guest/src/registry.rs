@@ -2,7 +2,7 @@
 //!
 //! A `NAME.yaml` (a `Plugin` object) together with its component is a revision. If a revision fails a stage, only
 //! its report changes and the previous revision continues to serve. A call that is running when a revision is
-//! replaced finishes on its own revision. The registry publishes its results as values ([`PluginReport`]) and
+//! replaced finishes on its own revision. The registry publishes its results as values ([`PluginStageReport`]) and
 //! never talks to Kubernetes itself.
 
 mod directory;
@@ -24,16 +24,16 @@ use serde_json::Value;
 use tholepin_core::{PluginName, RevisionDigest};
 use tokio::sync::{Mutex as AsyncMutex, broadcast};
 
-pub use history::{PluginHistory, RevisionRecord, RollbackRecord};
+pub use history::{PluginHistory, PluginRevisionRecord, RollbackRecord};
 pub use rollback::RollbackError;
 pub(crate) use stages::revision;
 pub use tholepin_core::plugin_report::{
-    CompilationNotice, PluginReport, RejectReason, RevisionStage, ServingRevision,
+    CompilationNotice, PluginRejectReason, PluginStageReport, RevisionLoadStage, ServingRevision,
 };
 pub use watch::DirectoryWatch;
 
-use history::HistoryStore;
-use stages::RejectedRevision;
+use history::PluginRevisionHistoryStore;
+use stages::PluginRevisionRejection;
 
 use crate::{CacheError, CompileCache, GuestEngine, LoadedPlugin, heap};
 
@@ -91,14 +91,14 @@ pub struct PluginRegistry {
     options: PluginRegistryOptions,
     engine: Arc<GuestEngine>,
     cache: CompileCache,
-    history: HistoryStore,
+    history: PluginRevisionHistoryStore,
     /// The start time and the predecessor of each serving revision.
     serving_records: Mutex<BTreeMap<PluginName, ServingSince>>,
     /// Held while deciding which revision of a plugin serves.
     change_lock: AsyncMutex<()>,
     active: RwLock<Arc<ActiveRevisions>>,
-    reports: RwLock<BTreeMap<PluginName, PluginReport>>,
-    report_sender: broadcast::Sender<PluginReport>,
+    reports: RwLock<BTreeMap<PluginName, PluginStageReport>>,
+    report_sender: broadcast::Sender<PluginStageReport>,
     compilations: broadcast::Sender<CompilationNotice>,
 }
 
@@ -127,8 +127,8 @@ impl PluginRegistry {
         fs::read_dir(&path).map_err(|source| RegistryError::Directory { path, source })?;
         let cache = CompileCache::open(options.cache.clone())?;
         let history = match &options.history {
-            None => HistoryStore::default(),
-            Some(base) => HistoryStore::open(base, &options.directory)
+            None => PluginRevisionHistoryStore::default(),
+            Some(base) => PluginRevisionHistoryStore::open(base, &options.directory)
                 .map_err(|source| RegistryError::History { path: base.clone(), source })?,
         };
         let registry = Arc::new(Self {
@@ -161,14 +161,14 @@ impl PluginRegistry {
 
     /// Returns the last report about each plugin, including unloaded ones. A subscriber that lagged reads these.
     #[must_use]
-    pub fn reports(&self) -> BTreeMap<PluginName, PluginReport> {
+    pub fn reports(&self) -> BTreeMap<PluginName, PluginStageReport> {
         self.reports.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Subscribes to every further report. A receiver that lags gets an error and must read
     /// [`reports`](Self::reports).
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<PluginReport> {
+    pub fn subscribe(&self) -> broadcast::Receiver<PluginStageReport> {
         self.report_sender.subscribe()
     }
 
@@ -245,13 +245,13 @@ impl PluginRegistry {
         &self,
         name: &PluginName,
         object: Option<Arc<Value>>,
-        (stage, candidate): (Option<RevisionStage>, Option<RevisionDigest>),
-        rejected: Option<&RejectedRevision>,
+        (stage, candidate): (Option<RevisionLoadStage>, Option<RevisionDigest>),
+        rejected: Option<&PluginRevisionRejection>,
     ) {
         counter!(
             "tholepin_plugin_stages_total",
             "controller" => name.to_string(),
-            "stage" => stage.map_or("None", RevisionStage::as_str),
+            "stage" => stage.map_or("None", RevisionLoadStage::as_str),
             "reason" => rejected.map_or("", |rejected| rejected.reason.as_str())
         )
         .increment(1);
@@ -267,7 +267,7 @@ impl PluginRegistry {
                 previous: previous.map(|previous| previous.digest.clone()),
             }
         });
-        let report = PluginReport {
+        let report = PluginStageReport {
             name: name.clone(),
             stage,
             candidate,
@@ -279,7 +279,7 @@ impl PluginRegistry {
         let mut reports = self.reports.write().unwrap_or_else(PoisonError::into_inner);
         reports.insert(report.name.clone(), report.clone());
         if REPORTS_KEPT < reports.len() {
-            reports.retain(|_, report| report.stage != Some(RevisionStage::Unloaded));
+            reports.retain(|_, report| report.stage != Some(RevisionLoadStage::Unloaded));
         }
         drop(reports);
         // Without subscribers this fails; the report is stored above.

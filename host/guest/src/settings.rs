@@ -11,13 +11,13 @@ use crate::GuestLimits;
 /// A `Plugin` object, as written in `NAME.yaml`.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PluginObject {
+pub struct PluginYamlObject {
     /// `tholepin.dev/v1alpha1`.
     pub api_version: String,
     /// `Plugin`.
     pub kind: String,
     /// The name, which must equal that of the file. Labels and annotations are allowed and ignored.
-    pub metadata: PluginMetadata,
+    pub metadata: PluginYamlMetadata,
     /// The settings.
     pub spec: PluginSettings,
 }
@@ -25,7 +25,7 @@ pub struct PluginObject {
 /// The metadata of a `Plugin` object.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-pub struct PluginMetadata {
+pub struct PluginYamlMetadata {
     /// The plugin's name.
     pub name: String,
 }
@@ -166,7 +166,7 @@ spec:
 
     #[test]
     fn a_plugin_object_is_parsed() {
-        let plugin: PluginObject = serde_saphyr::from_str(WHOLE).unwrap();
+        let plugin: PluginYamlObject = serde_saphyr::from_str(WHOLE).unwrap();
         assert_eq!(plugin.spec.source.file, "a.wasm");
         assert!(matches!(plugin.spec.grants, GrantSetting::Granted(_)));
         let limits = plugin.spec.limits.unwrap().limits().unwrap();
@@ -183,7 +183,7 @@ spec:
             (WHOLE.replace("apiVersion: v1, ", ""), "apiVersion"),
         ];
         for (text, expected) in rows {
-            let error = serde_saphyr::from_str::<PluginObject>(&text).unwrap_err().to_string();
+            let error = serde_saphyr::from_str::<PluginYamlObject>(&text).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
     }

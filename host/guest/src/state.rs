@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tholepin_core::{Answer, Call, CallContext, CallError, HostCalls, RuntimeCall};
+use tholepin_core::{Answer, Call, CallError, HostCalls, PluginCallerIdentity, PluginRuntimeCall};
 use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 
 use crate::{
@@ -21,7 +21,7 @@ pub(crate) struct GuestState {
     /// The plugin's name, or the path of its file, for log lines and metrics.
     label: String,
     /// Absent in `describe` and `validate`, where every import but `log` is denied.
-    context: Option<GuestContext>,
+    context: Option<GuestCallContext>,
     export: &'static str,
     ticks: u32,
     ticks_max: u32,
@@ -33,19 +33,19 @@ pub(crate) struct GuestState {
     /// The last line of standard output and error, which has no line end yet.
     partial_line: String,
     /// The documents passed so far.
-    pub(crate) transferred: GuestDocumentBytes,
+    pub(crate) transferred: GuestDocumentByteCounts,
 }
 
 /// The number of document bytes passed between host and guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct GuestDocumentBytes {
+pub(crate) struct GuestDocumentByteCounts {
     /// From the host into the guest.
     pub(crate) into_guest: usize,
     /// From the guest to the host.
     pub(crate) out_of_guest: usize,
 }
 
-impl GuestDocumentBytes {
+impl GuestDocumentByteCounts {
     pub(crate) const fn count_into_guest(&mut self, bytes: usize) {
         self.into_guest = self.into_guest.saturating_add(bytes);
     }
@@ -56,8 +56,8 @@ impl GuestDocumentBytes {
 }
 
 /// On whose behalf a guest makes its calls, and what performs them.
-pub(crate) struct GuestContext {
-    pub(crate) context: CallContext,
+pub(crate) struct GuestCallContext {
+    pub(crate) context: PluginCallerIdentity,
     pub(crate) host_calls: Arc<dyn HostCalls>,
 }
 
@@ -74,7 +74,7 @@ pub(crate) struct CalledTooOften;
 impl GuestState {
     pub(crate) fn new(
         label: String,
-        context: Option<GuestContext>,
+        context: Option<GuestCallContext>,
         export: &'static str,
         limits: GuestLimits,
     ) -> Self {
@@ -95,7 +95,7 @@ impl GuestState {
             panic_message: None,
             stderr: String::new(),
             partial_line: String::new(),
-            transferred: GuestDocumentBytes::default(),
+            transferred: GuestDocumentByteCounts::default(),
         }
     }
 
@@ -129,7 +129,9 @@ impl GuestState {
             return Err(CallError::Throttled(1000));
         }
         let answer = match &self.context {
-            Some(GuestContext { context, host_calls }) => host_calls.perform(context, call).await,
+            Some(GuestCallContext { context, host_calls }) => {
+                host_calls.perform(context, call).await
+            }
             None => Err(CallError::Denied(format!(
                 "`{}` is not available in `{}`: only `log` is",
                 call.function(),
@@ -157,7 +159,7 @@ impl GuestState {
         };
         if self.context.is_some() {
             let level = level.to_owned();
-            let line = Call::Runtime(RuntimeCall::Log { level, message });
+            let line = Call::Runtime(PluginRuntimeCall::Log { level, message });
             if let Err(error) = self.call_host(line).await {
                 tracing::debug!(%error, plugin = self.label, "a log line of the plugin was refused");
             }

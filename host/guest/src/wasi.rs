@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use tholepin_core::{BoxedFuture, Call, Reply, RuntimeCall};
+use tholepin_core::{BoxedFuture, Call, PluginRuntimeCall, Reply};
 use wasmtime::{
     AsContextMut, Result, StoreContextMut, bail,
     component::{
@@ -55,7 +55,7 @@ pub(crate) fn define(linker: &mut Linker<GuestState>, component: &Component) -> 
 }
 
 /// The implementation of a WASI function.
-enum WasiStub {
+enum WasiFunctionImpl {
     /// Returns a value that depends on nothing.
     Constant(fn(StoreContextMut<'_, GuestState>) -> Result<Val>),
     /// Makes a recorded call, or logs.
@@ -76,10 +76,12 @@ fn define_function(
         let stub = Arc::clone(&stub);
         Box::new(async move {
             let value = match &*stub {
-                WasiStub::Constant(value) => Some(value(context.as_context_mut())?),
-                WasiStub::HostCall(perform) => Some(perform(context.data_mut(), arguments).await?),
-                WasiStub::Nothing => None,
-                WasiStub::Trap(text) => bail!("{text}"),
+                WasiFunctionImpl::Constant(value) => Some(value(context.as_context_mut())?),
+                WasiFunctionImpl::HostCall(perform) => {
+                    Some(perform(context.data_mut(), arguments).await?)
+                }
+                WasiFunctionImpl::Nothing => None,
+                WasiFunctionImpl::Trap(text) => bail!("{text}"),
             };
             // Borrowed handles must be dropped before the call returns; otherwise it traps.
             for handle in arguments {
@@ -98,59 +100,65 @@ fn define_function(
 }
 
 /// Returns the implementation of a WASI function.
-fn stub(interface: &str, name: &str) -> WasiStub {
+fn stub(interface: &str, name: &str) -> WasiFunctionImpl {
     let package = interface.split('@').next().unwrap_or(interface);
     match (package, name) {
         ("wasi:cli/environment", "get-environment" | "get-arguments")
         | ("wasi:filesystem/preopens", "get-directories") => {
-            WasiStub::Constant(|_| Ok(Val::List(Vec::new())))
+            WasiFunctionImpl::Constant(|_| Ok(Val::List(Vec::new())))
         }
         ("wasi:cli/environment", "initial-cwd")
         | (
             "wasi:cli/terminal-stdin" | "wasi:cli/terminal-stdout" | "wasi:cli/terminal-stderr",
             "get-terminal-stdin" | "get-terminal-stdout" | "get-terminal-stderr",
-        ) => WasiStub::Constant(|_| Ok(Val::Option(None))),
+        ) => WasiFunctionImpl::Constant(|_| Ok(Val::Option(None))),
         (
             "wasi:cli/stdin" | "wasi:cli/stdout" | "wasi:cli/stderr",
             "get-stdin" | "get-stdout" | "get-stderr",
         )
-        | ("wasi:io/streams", "[method]output-stream.subscribe") => WasiStub::Constant(|context| {
-            let handle: Resource<WasiResource> = Resource::new_own(0);
-            Ok(Val::Resource(handle.try_into_resource_any(context)?))
-        }),
+        | ("wasi:io/streams", "[method]output-stream.subscribe") => {
+            WasiFunctionImpl::Constant(|context| {
+                let handle: Resource<WasiResource> = Resource::new_own(0);
+                Ok(Val::Resource(handle.try_into_resource_any(context)?))
+            })
+        }
         // Output never has to wait.
-        ("wasi:io/poll", "[method]pollable.block") => WasiStub::Nothing,
-        ("wasi:io/poll", "[method]pollable.ready") => WasiStub::Constant(|_| Ok(Val::Bool(true))),
+        ("wasi:io/poll", "[method]pollable.block") => WasiFunctionImpl::Nothing,
+        ("wasi:io/poll", "[method]pollable.ready") => {
+            WasiFunctionImpl::Constant(|_| Ok(Val::Bool(true)))
+        }
         ("wasi:io/streams", "[method]output-stream.check-write") => {
-            WasiStub::Constant(|_| Ok(success(Some(Val::U64(4096)))))
+            WasiFunctionImpl::Constant(|_| Ok(success(Some(Val::U64(4096)))))
         }
         (
             "wasi:io/streams",
             "[method]output-stream.flush" | "[method]output-stream.blocking-flush",
-        ) => WasiStub::Constant(|_| Ok(success(None))),
+        ) => WasiFunctionImpl::Constant(|_| Ok(success(None))),
         (
             "wasi:io/streams",
             "[method]output-stream.write" | "[method]output-stream.blocking-write-and-flush",
-        ) => WasiStub::HostCall(|state, arguments| Box::pin(write(state, arguments))),
+        ) => WasiFunctionImpl::HostCall(|state, arguments| Box::pin(write(state, arguments))),
         ("wasi:clocks/wall-clock", "now") => {
-            WasiStub::HostCall(|state, _| Box::pin(wall_clock(state)))
+            WasiFunctionImpl::HostCall(|state, _| Box::pin(wall_clock(state)))
         }
-        ("wasi:clocks/monotonic-clock", "now") => WasiStub::HostCall(|state, _| {
+        ("wasi:clocks/monotonic-clock", "now") => WasiFunctionImpl::HostCall(|state, _| {
             Box::pin(async { Ok(Val::U64(now_ms(state).await?.saturating_mul(1_000_000))) })
         }),
         ("wasi:random/random", "get-random-u64")
-        | ("wasi:random/insecure", "get-insecure-random-u64") => WasiStub::HostCall(|state, _| {
-            Box::pin(async { Ok(Val::U64(random_u64(state).await?)) })
-        }),
+        | ("wasi:random/insecure", "get-insecure-random-u64") => {
+            WasiFunctionImpl::HostCall(|state, _| {
+                Box::pin(async { Ok(Val::U64(random_u64(state).await?)) })
+            })
+        }
         ("wasi:random/insecure-seed", "insecure-seed" | "get-insecure-seed") => {
-            WasiStub::HostCall(|state, _| Box::pin(seed(state)))
+            WasiFunctionImpl::HostCall(|state, _| Box::pin(seed(state)))
         }
         ("wasi:random/random", "get-random-bytes")
         | ("wasi:random/insecure", "get-insecure-random-bytes") => {
-            WasiStub::HostCall(|state, arguments| Box::pin(random_bytes(state, arguments)))
+            WasiFunctionImpl::HostCall(|state, arguments| Box::pin(random_bytes(state, arguments)))
         }
-        ("wasi:cli/exit", _) => WasiStub::Trap("the plugin called `exit`".to_owned()),
-        _ => WasiStub::Trap(format!(
+        ("wasi:cli/exit", _) => WasiFunctionImpl::Trap("the plugin called `exit`".to_owned()),
+        _ => WasiFunctionImpl::Trap(format!(
             "the plugin called `{interface}#{name}`, which this host does not offer"
         )),
     }
@@ -179,7 +187,7 @@ async fn wall_clock(state: &mut GuestState) -> Result<Val> {
 }
 
 async fn now_ms(state: &mut GuestState) -> Result<u64> {
-    match state.call_host(Call::Runtime(RuntimeCall::Now)).await {
+    match state.call_host(Call::Runtime(PluginRuntimeCall::Now)).await {
         Ok(Reply::Number(now_ms)) => Ok(now_ms),
         Ok(_) => bail!("the host's clock did not return a number"),
         Err(error) => bail!("the host's clock: {error}"),
@@ -215,7 +223,7 @@ async fn random(state: &mut GuestState, count: u32) -> Result<Vec<u8>> {
     if state.denies_host_calls() {
         return Ok(vec![0; length]);
     }
-    match state.call_host(Call::Runtime(RuntimeCall::Random { bytes: count })).await {
+    match state.call_host(Call::Runtime(PluginRuntimeCall::Random { bytes: count })).await {
         Ok(Reply::Bytes(bytes)) if bytes.len() == length => Ok(bytes),
         Ok(_) => bail!("the host did not return {count} random bytes"),
         Err(error) => bail!("the host's random bytes: {error}"),

@@ -7,14 +7,14 @@ use hyper::{header::HOST, http::request::Parts};
 
 /// The names of a server, without ports, in lower case.
 #[derive(Clone, Debug)]
-pub struct AllowedHosts(BTreeSet<String>);
+pub struct AllowedHostHeaders(BTreeSet<String>);
 
 /// A request was sent to a name that is not the server's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("this server is not `{0}`")]
-pub struct UnknownHostError(pub String);
+pub struct HostHeaderError(pub String);
 
-impl AllowedHosts {
+impl AllowedHostHeaders {
     /// Allows an address and these names.
     #[must_use]
     pub fn new(address: IpAddr, names: &[&str]) -> Self {
@@ -32,14 +32,14 @@ impl AllowedHosts {
     /// # Errors
     ///
     /// Fails with the first name of the request; an empty one if the request has none.
-    pub fn check(&self, parts: &Parts) -> Result<(), UnknownHostError> {
+    pub fn check(&self, parts: &Parts) -> Result<(), HostHeaderError> {
         let authority = parts.uri.authority().map(|authority| authority.as_str());
         let header = parts.headers.get(HOST).map(|value| value.to_str().unwrap_or(""));
         let mut named = authority.into_iter().chain(header).peekable();
         if named.peek().is_some() && named.all(|host| self.contains(host)) {
             return Ok(());
         }
-        Err(UnknownHostError(authority.or(header).unwrap_or("").to_owned()))
+        Err(HostHeaderError(authority.or(header).unwrap_or("").to_owned()))
     }
 
     fn contains(&self, host: &str) -> bool {
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn every_name_in_a_request_must_be_allowed() {
-        let hosts = AllowedHosts::new([127, 0, 0, 1].into(), &["localhost"]);
+        let hosts = AllowedHostHeaders::new([127, 0, 0, 1].into(), &["localhost"]);
         let rows = [
             ("/", Some("127.0.0.1:80"), true),
             ("/", Some("LOCALHOST"), true),
@@ -79,7 +79,7 @@ mod tests {
             let (parts, ()) = request.body(()).unwrap().into_parts();
             assert_eq!(hosts.check(&parts).is_ok(), expected, "{uri} {host:?}");
         }
-        let ipv6 = AllowedHosts::new("::1".parse().unwrap(), &[]);
+        let ipv6 = AllowedHostHeaders::new("::1".parse().unwrap(), &[]);
         assert!(ipv6.contains("[::1]:80") && !ipv6.contains("::1"));
     }
 }

@@ -22,6 +22,6 @@ mod token;
 pub use body::{BodyError, BodyLimits, ResponseBody, read_body, respond, whole};
 pub use escape::{decode_path, decode_query, encode_query};
 pub use file::{private_directory, write_private};
-pub use hosts::{AllowedHosts, UnknownHostError};
+pub use hosts::{AllowedHostHeaders, HostHeaderError};
 pub use listener::{HttpService, ListenerLimits, accept_each, serve_http1};
 pub use token::{RandomError, TokenDigest, bearer, new_token};

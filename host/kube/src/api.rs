@@ -14,11 +14,11 @@ use kube::{
 };
 use serde_json::Value;
 use tholepin_core::{
-    BoxedFuture, CallError, ObjectMeta, ObjectRef, PluginName, StoredObject,
+    BoxedFuture, CallError, ObjectMeta, ObjectRef, PluginName, WatchedStoreObject,
     condition::HOST_FIELD_MANAGER,
     port::{
-        ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, StoreSubscription, StoreView,
-        WarningEvent, WatchLease, WatchScope, WatchSource,
+        ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, StoreSubscription, WarningEvent,
+        WatchLease, WatchScope, WatchSource, WatchedStoreView,
     },
 };
 use tholepin_schema::manifest::KindName;
@@ -27,19 +27,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     SecretFingerprinter,
-    apply_cache::{ApplyOutcome, ApplyTarget, may_skip},
+    apply_cache::{ApplyCacheKey, ApplyFingerprint, may_skip},
     error::REQUEST_DEADLINE,
     event_cache::EventCache,
     fingerprint::{is_secret, is_secret_kind, refuse_fingerprints},
     hub::{WatchHub, WatchReport},
-    kinds::{KindCache, ServedKind},
+    kinds::{DiscoveredKind, KindDiscoveryCache},
     lock::lock,
     meter,
     raw::RawObject,
     secrets::{SecretCache, decode_values},
-    store::ObjectStore,
+    store::WatchedObjectStore,
     template::{self, TemplateValues},
-    watch_context::{WatchContext, WatchHubOptions},
+    watch_context::{WatchHubContext, WatchHubOptions},
 };
 
 /// The options of a connection to the API server.
@@ -56,7 +56,7 @@ pub struct KubernetesApiOptions {
 
 /// Why no client could be built.
 #[derive(Debug, thiserror::Error)]
-pub enum KubernetesApiError {
+pub enum KubernetesClientBuildError {
     /// The kubeconfig is missing or invalid.
     #[error("the kubeconfig `{path}` cannot be used; name a valid one with --kubeconfig")]
     Kubeconfig {
@@ -77,8 +77,8 @@ pub enum KubernetesApiError {
 /// [`HostFieldsWriter`](tholepin_core::port::HostFieldsWriter).
 pub struct KubernetesApi {
     pub(crate) client: Client,
-    pub(crate) store: Arc<ObjectStore>,
-    pub(crate) kinds: Arc<KindCache>,
+    pub(crate) store: Arc<WatchedObjectStore>,
+    pub(crate) kinds: Arc<KindDiscoveryCache>,
     pub(crate) events: Arc<EventCache>,
     hub: Arc<WatchHub>,
     fingerprinter: SecretFingerprinter,
@@ -105,11 +105,13 @@ impl KubernetesApi {
     /// # Errors
     ///
     /// Fails if the configuration is missing or unusable.
-    pub async fn connect(options: KubernetesApiOptions) -> Result<Arc<Self>, KubernetesApiError> {
+    pub async fn connect(
+        options: KubernetesApiOptions,
+    ) -> Result<Arc<Self>, KubernetesClientBuildError> {
         let KubernetesApiOptions { kubeconfig, fingerprinter, reporting_instance, hub } = options;
         let mut config = match kubeconfig {
             Some(path) => {
-                let kubeconfig_error = |error| KubernetesApiError::Kubeconfig {
+                let kubeconfig_error = |error| KubernetesClientBuildError::Kubeconfig {
                     path: path.display().to_string(),
                     source: Box::new(error),
                 };
@@ -117,9 +119,9 @@ impl KubernetesApi {
                 let options = KubeConfigOptions::default();
                 Config::from_custom_kubeconfig(file, &options).await.map_err(kubeconfig_error)?
             }
-            None => {
-                Config::infer().await.map_err(|error| KubernetesApiError::Infer(Box::new(error)))?
-            }
+            None => Config::infer()
+                .await
+                .map_err(|error| KubernetesClientBuildError::Infer(Box::new(error)))?,
         };
         // The client would retry a refused request for minutes while a reconcile waits.
         config.default_retry = false;
@@ -132,13 +134,13 @@ impl KubernetesApi {
         let server = config.cluster_url.to_string();
         let namespace = config.default_namespace.clone();
         let client = Client::try_from(config)
-            .map_err(|error| KubernetesApiError::Client(Box::new(error)))?;
+            .map_err(|error| KubernetesClientBuildError::Client(Box::new(error)))?;
         let client = meter::with_request_metrics(client, namespace, host);
         let client = meter::with_user_agent(client, user_agent(HOST_FIELD_MANAGER));
-        let store = Arc::new(ObjectStore::default());
-        let kinds = Arc::new(KindCache::new(client.clone(), server.trim_end_matches('/')));
+        let store = Arc::new(WatchedObjectStore::default());
+        let kinds = Arc::new(KindDiscoveryCache::new(client.clone(), server.trim_end_matches('/')));
         let secrets = Arc::new(SecretCache::default());
-        let context = WatchContext {
+        let context = WatchHubContext {
             client: client.clone(),
             store: store.clone(),
             kinds: kinds.clone(),
@@ -173,7 +175,7 @@ impl KubernetesApi {
         self.hub.reports()
     }
 
-    pub(crate) async fn served(&self, kind: &KindName) -> Result<ServedKind, CallError> {
+    pub(crate) async fn served(&self, kind: &KindName) -> Result<DiscoveredKind, CallError> {
         self.kinds.find(kind).await.map_err(|unserved| unserved.into_error(kind))
     }
 
@@ -181,7 +183,7 @@ impl KubernetesApi {
     /// status subresource describe the request in errors.
     pub(crate) async fn send<T>(
         &self,
-        served: &ServedKind,
+        served: &DiscoveredKind,
         (verb, object, status): (&'static str, &ObjectRef, bool),
         request: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, CallError> {
@@ -203,7 +205,7 @@ impl KubernetesApi {
     /// Stores the reply to a write, and returns the object as plugins see it.
     pub(crate) fn store_reply(
         &self,
-        served: &ServedKind,
+        served: &DiscoveredKind,
         raw: &RawObject,
     ) -> Result<Value, CallError> {
         let stored = self.to_stored(parse(raw, served)?)?;
@@ -212,14 +214,15 @@ impl KubernetesApi {
     }
 
     /// Converts a reply for the store: without Secret values and `managedFields`.
-    pub(crate) fn to_stored(&self, mut object: Value) -> Result<StoredObject, CallError> {
+    pub(crate) fn to_stored(&self, mut object: Value) -> Result<WatchedStoreObject, CallError> {
         self.fingerprinter.replace_secret_values(&mut object);
-        StoredObject::new(object).map_err(|error| CallError::Other(error.to_string()))
+        WatchedStoreObject::new(object).map_err(|error| CallError::Other(error.to_string()))
     }
 
     async fn apply_object(&self, request: ApplyRequest) -> Result<Value, CallError> {
         let ApplyRequest { field_manager, object: mut intent, force, status, dry_run } = request;
-        let invalid = |error: tholepin_core::ObjectError| CallError::Invalid(error.to_string());
+        let invalid =
+            |error: tholepin_core::MissingObjectField| CallError::Invalid(error.to_string());
         let reference = ObjectMeta::of(&intent).map_err(invalid)?.object;
         if is_secret(&intent) {
             refuse_fingerprints(&intent)?;
@@ -227,7 +230,7 @@ impl KubernetesApi {
         }
         let mut fingerprinted = intent.clone();
         self.fingerprinter.replace_secret_values(&mut fingerprinted);
-        let target = |uid: &str| ApplyTarget {
+        let target = |uid: &str| ApplyCacheKey {
             uid: uid.to_owned(),
             field_manager: field_manager.clone(),
             status,
@@ -235,7 +238,7 @@ impl KubernetesApi {
         if let Some(cached) = self.store.get(&reference).filter(|_| !dry_run) {
             let target = target(&cached.meta().uid);
             let value = cached.value();
-            let outcome = ApplyOutcome::of(&fingerprinted, &value, status);
+            let outcome = ApplyFingerprint::of(&fingerprinted, &value, status);
             if may_skip(&fingerprinted, cached.meta())
                 && self.store.applied.is_last_outcome(&target, outcome)
             {
@@ -253,7 +256,7 @@ impl KubernetesApi {
         let value = stored.value();
         // Only for watched objects: of others, nothing reports a change or the deletion.
         if !dry_run && self.store.get(&reference).is_some() {
-            let outcome = ApplyOutcome::of(&fingerprinted, &value, status);
+            let outcome = ApplyFingerprint::of(&fingerprinted, &value, status);
             self.store.applied.remember(target(&stored.meta().uid), outcome);
         }
         Ok(value)
@@ -266,7 +269,7 @@ impl KubernetesApi {
         patch: &Patch<Value>,
         params: &PatchParams,
         status: bool,
-    ) -> Result<StoredObject, CallError> {
+    ) -> Result<WatchedStoreObject, CallError> {
         let served = self.served(&object.kind).await?;
         let api = served.api(self.client.clone(), &object.namespace);
         let request = ("patch", object, status);
@@ -292,7 +295,7 @@ impl KubernetesApi {
         if requirements.is_empty() {
             return Ok(());
         }
-        let mut sources = template::TemplateSources::default();
+        let mut sources = template::SecretTemplateInputs::default();
         for name in requirements.secrets {
             let source = ObjectRef { name: name.clone(), ..secret.clone() };
             sources.secrets.insert(name, self.secret_values(&source).await?);
@@ -365,7 +368,7 @@ impl KubernetesApi {
     }
 }
 
-pub(crate) fn parse(raw: &RawObject, served: &ServedKind) -> Result<Value, CallError> {
+pub(crate) fn parse(raw: &RawObject, served: &DiscoveredKind) -> Result<Value, CallError> {
     let unreadable =
         |error| CallError::Other(format!("the API server's reply is not an object: {error}"));
     raw.value(&served.resource).map_err(unreadable)
@@ -395,7 +398,7 @@ impl Kubernetes for KubernetesApi {
         plugin_client
     }
 
-    fn view(&self) -> Arc<dyn StoreView> {
+    fn view(&self) -> Arc<dyn WatchedStoreView> {
         self.store.view()
     }
 
@@ -403,7 +406,7 @@ impl Kubernetes for KubernetesApi {
         Box::pin(async move {
             let mut value = self.read(&object).await?;
             self.fingerprinter.replace_secret_values(&mut value);
-            let stored = StoredObject::new(value);
+            let stored = WatchedStoreObject::new(value);
             Ok(stored.map_err(|error| CallError::Other(error.to_string()))?.value())
         })
     }

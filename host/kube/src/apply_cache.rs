@@ -29,7 +29,7 @@ const OWNABLE_METADATA: [&str; 4] = ["annotations", "finalizers", "labels", "own
 /// The object and the field manager of an apply. The derived order compares the uid first, so that the
 /// entries of one object are adjacent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct ApplyTarget {
+pub(crate) struct ApplyCacheKey {
     pub(crate) uid: String,
     pub(crate) field_manager: String,
     pub(crate) status: bool,
@@ -37,9 +37,9 @@ pub(crate) struct ApplyTarget {
 
 /// The hash of an intent together with the part of the object that an apply of it can change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ApplyOutcome([u8; 32]);
+pub(crate) struct ApplyFingerprint([u8; 32]);
 
-impl ApplyOutcome {
+impl ApplyFingerprint {
     /// Hashes an intent and an object: equal documents have equal hashes, whatever the order of their
     /// fields.
     ///
@@ -84,17 +84,21 @@ pub(crate) fn may_skip(intent: &Value, object: &ObjectMeta) -> bool {
 /// The outcomes of the last applies.
 #[derive(Default)]
 pub(crate) struct ApplyCache {
-    outcomes: Mutex<BTreeMap<ApplyTarget, ApplyOutcome>>,
+    outcomes: Mutex<BTreeMap<ApplyCacheKey, ApplyFingerprint>>,
 }
 
 impl ApplyCache {
     /// Returns true if the last apply had this outcome.
-    pub(crate) fn is_last_outcome(&self, target: &ApplyTarget, outcome: ApplyOutcome) -> bool {
+    pub(crate) fn is_last_outcome(
+        &self,
+        target: &ApplyCacheKey,
+        outcome: ApplyFingerprint,
+    ) -> bool {
         lock(&self.outcomes).get(target) == Some(&outcome)
     }
 
     /// Removes the entry of a target. Called before an apply is sent, because its outcome may stay unknown.
-    pub(crate) fn forget(&self, target: &ApplyTarget) {
+    pub(crate) fn forget(&self, target: &ApplyCacheKey) {
         lock(&self.outcomes).remove(target);
     }
 
@@ -102,7 +106,7 @@ impl ApplyCache {
     pub(crate) fn forget_object(&self, uid: &str) {
         let mut outcomes = lock(&self.outcomes);
         let first =
-            ApplyTarget { uid: uid.to_owned(), field_manager: String::new(), status: false };
+            ApplyCacheKey { uid: uid.to_owned(), field_manager: String::new(), status: false };
         let targets = outcomes.range(first..).map(|(target, _)| target);
         let own_targets: Vec<_> = targets.take_while(|target| target.uid == uid).cloned().collect();
         for target in own_targets {
@@ -111,7 +115,7 @@ impl ApplyCache {
     }
 
     /// Stores the outcome of an apply that the server accepted.
-    pub(crate) fn remember(&self, target: ApplyTarget, outcome: ApplyOutcome) {
+    pub(crate) fn remember(&self, target: ApplyCacheKey, outcome: ApplyFingerprint) {
         let mut outcomes = lock(&self.outcomes);
         outcomes.insert(target, outcome);
         while REMEMBERED_MAX < outcomes.len() {
@@ -158,7 +162,8 @@ mod tests {
             (Value::Array(items), value) => items.push(value.clone()),
             (other, _) => panic!("{other} has no members"),
         }
-        ApplyOutcome::of(&intent, &before, status) == ApplyOutcome::of(&intent, &after, status)
+        ApplyFingerprint::of(&intent, &before, status)
+            == ApplyFingerprint::of(&intent, &after, status)
     }
 
     #[test]
@@ -199,7 +204,7 @@ mod tests {
         let intent = json!({"status": {"phase": "Up"}});
         let (before, after) = (json!({"status": {"phase": "Up"}}), json!({"status": {}}));
         for status in [false, true] {
-            let outcome = |object| ApplyOutcome::of(&intent, object, status);
+            let outcome = |object| ApplyFingerprint::of(&intent, object, status);
             assert_ne!(outcome(&before), outcome(&after), "{status}");
         }
     }
@@ -208,7 +213,7 @@ mod tests {
     fn another_intent_is_another_outcome_and_the_order_of_fields_does_not_matter() {
         let outcome = |intent: &str| {
             let intent = serde_json::from_str(intent).unwrap();
-            ApplyOutcome::of(&intent, &reply(), false)
+            ApplyFingerprint::of(&intent, &reply(), false)
         };
         assert_eq!(outcome(r#"{"a": 1, "b": 2}"#), outcome(r#"{"b": 2, "a": 1}"#));
         for other in [r#"{"a": 1}"#, r#"{"a": 1, "b": 3}"#, r#"{"a": 1, "b": 2, "c": null}"#] {
@@ -219,8 +224,8 @@ mod tests {
     #[test]
     fn the_entries_of_an_object_are_removed_with_it() {
         let cache = ApplyCache::default();
-        let outcome = ApplyOutcome::of(&json!({}), &reply(), false);
-        let target = |uid: &str, manager: &str, status| ApplyTarget {
+        let outcome = ApplyFingerprint::of(&json!({}), &reply(), false);
+        let target = |uid: &str, manager: &str, status| ApplyCacheKey {
             uid: uid.to_owned(),
             field_manager: manager.to_owned(),
             status,

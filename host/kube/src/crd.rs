@@ -13,7 +13,7 @@ use tholepin_core::{
 use tholepin_schema::manifest::KindName;
 use tokio::time::{Instant, sleep};
 
-use crate::{KubernetesApi, kinds::UnknownKindError};
+use crate::{KubernetesApi, kinds::KindLookupError};
 
 /// How long the server may take to serve a kind after its definition was applied.
 const SERVED_WITHIN: Duration = Duration::from_secs(10);
@@ -71,8 +71,8 @@ impl KubernetesApi {
     async fn is_served(&self, kind: &KindName) -> Result<bool, CallError> {
         match self.kinds.find(kind).await {
             Ok(_) => Ok(true),
-            Err(UnknownKindError::Missing) => Ok(false),
-            Err(UnknownKindError::Failed(error)) => Err(error),
+            Err(KindLookupError::Missing) => Ok(false),
+            Err(KindLookupError::Failed(error)) => Err(error),
         }
     }
 }

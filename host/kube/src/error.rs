@@ -13,7 +13,7 @@ pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A request to the API server, as messages describe it.
 #[derive(Clone, Debug)]
-pub(crate) struct ApiRequestKind {
+pub(crate) struct ApiRequestDescription {
     /// The RBAC verb: `get`, `list`, `watch`, `create`, `patch`, `delete`.
     pub(crate) verb: &'static str,
     /// The API group, empty for the core group.
@@ -26,7 +26,7 @@ pub(crate) struct ApiRequestKind {
     pub(crate) server: Arc<str>,
 }
 
-impl ApiRequestKind {
+impl ApiRequestDescription {
     /// Waits for the reply to a request for [`REQUEST_DEADLINE`] at most.
     ///
     /// # Errors
@@ -164,8 +164,8 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn request() -> ApiRequestKind {
-        ApiRequestKind {
+    fn request() -> ApiRequestDescription {
+        ApiRequestDescription {
             verb: "patch",
             group: "apps".to_owned(),
             resource: "statefulsets/status".to_owned(),
@@ -195,7 +195,8 @@ mod tests {
     #[test]
     fn the_rbac_rule_has_the_verb_that_the_server_denied() {
         fn rule(verb: &'static str, resource: &str, message: &str) -> String {
-            let request = ApiRequestKind { verb, resource: resource.to_owned(), ..request() };
+            let request =
+                ApiRequestDescription { verb, resource: resource.to_owned(), ..request() };
             request.missing_rule(message).unwrap_or_default()
         }
         let cannot =

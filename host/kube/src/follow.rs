@@ -17,7 +17,7 @@ use kube::runtime::watcher::{self, Event, watcher};
 use metrics::{counter, histogram};
 use rand::RngExt;
 use tholepin_core::{
-    ErrorChain, ObjectRef, StoredObject,
+    ErrorChain, ObjectRef, WatchedStoreObject,
     port::{WatchScope, WatchState},
 };
 use tokio::{
@@ -28,12 +28,12 @@ use tracing::{debug, warn};
 
 use crate::{
     fingerprint::is_secret_kind,
-    kinds::{ServedKind, UnknownKindError},
+    kinds::{DiscoveredKind, KindLookupError},
     lock::lock,
     meter,
     raw::RawObject,
     store::WatchId,
-    watch_context::WatchContext,
+    watch_context::WatchHubContext,
 };
 
 /// The part of a watch that its task shares with the hub.
@@ -74,7 +74,7 @@ impl WatchFreshness {
 
 /// A pause that doubles up to a maximum, with jitter: between half of it and the whole.
 ///
-/// Not `WatchStreamExt::backoff` of kube: its pause cannot end early, as in [`WatchContext::wait_after_failure`],
+/// Not `WatchStreamExt::backoff` of kube: its pause cannot end early, as in [`WatchHubContext::wait_after_failure`],
 /// and kube's `ExponentialBackoff` has no public constructor (`DefaultBackoff` is 0.8 s to 30 s).
 struct RetryBackoff {
     bounds: (Duration, Duration),
@@ -98,7 +98,7 @@ impl RetryBackoff {
 }
 
 /// Runs a watch until the task is aborted.
-pub(crate) async fn follow(context: Arc<WatchContext>, followed: SharedWatchState) {
+pub(crate) async fn follow(context: Arc<WatchHubContext>, followed: SharedWatchState) {
     let mut missing = RetryBackoff::new(context.options.missing_kind_pause);
     let mut failure = RetryBackoff::new(context.options.failure_pause);
     loop {
@@ -111,7 +111,7 @@ pub(crate) async fn follow(context: Arc<WatchContext>, followed: SharedWatchStat
                 context.kinds.forget(&followed.scope.kind);
                 sleep(failure.next_pause()).await;
             }
-            Err(UnknownKindError::Missing) => {
+            Err(KindLookupError::Missing) => {
                 followed.set_state(WatchState::KindMissing);
                 context.store.forget(followed.id);
                 tokio::select! {
@@ -119,7 +119,7 @@ pub(crate) async fn follow(context: Arc<WatchContext>, followed: SharedWatchStat
                     () = context.kinds.installed.notified() => {}
                 }
             }
-            Err(UnknownKindError::Failed(error)) => {
+            Err(KindLookupError::Failed(error)) => {
                 followed.count_failure();
                 followed.set_state(WatchState::Failing(error.to_string()));
                 context.wait_after_failure(failure.next_pause()).await;
@@ -130,9 +130,9 @@ pub(crate) async fn follow(context: Arc<WatchContext>, followed: SharedWatchStat
 
 /// Lists and watches until the server replies that it does not know the kind.
 async fn list_and_watch(
-    context: &Arc<WatchContext>,
+    context: &Arc<WatchHubContext>,
     followed: &SharedWatchState,
-    served: &ServedKind,
+    served: &DiscoveredKind,
     failure: &mut RetryBackoff,
 ) {
     let SharedWatchState { scope, freshness, .. } = followed;
@@ -176,9 +176,9 @@ async fn list_and_watch(
 }
 
 fn apply_event(
-    context: &WatchContext,
+    context: &WatchHubContext,
     followed: &SharedWatchState,
-    served: &ServedKind,
+    served: &DiscoveredKind,
     event: Event<RawObject>,
 ) {
     let SharedWatchState { id, scope, .. } = followed;
@@ -222,12 +222,16 @@ fn apply_event(
 
 /// Converts an object of a watch for the store: adds its kind and replaces Secret values by fingerprints. A
 /// malformed object is logged and skipped, so that it does not end the watch.
-fn to_stored(context: &WatchContext, served: &ServedKind, raw: &RawObject) -> Option<StoredObject> {
+fn to_stored(
+    context: &WatchHubContext,
+    served: &DiscoveredKind,
+    raw: &RawObject,
+) -> Option<WatchedStoreObject> {
     let converted = raw.value(&served.resource).map_err(|error| error.to_string());
     let converted = converted.and_then(|mut object| {
         context.secrets.update_if_used(&object);
         context.fingerprinter.replace_secret_values(&mut object);
-        StoredObject::new(object).map_err(|error| error.to_string())
+        WatchedStoreObject::new(object).map_err(|error| error.to_string())
     });
     converted
         .inspect_err(|error| {
@@ -257,7 +261,7 @@ impl SharedWatchState {
 
     /// Sets the state to `Following`. If the watch had failed before, the server answers again, so that the
     /// other watches and the readers of the store are notified.
-    fn set_following(&self, context: &WatchContext) {
+    fn set_following(&self, context: &WatchHubContext) {
         self.freshness.has_followed.store(true, Ordering::Relaxed);
         let had_failed = matches!(&*self.state.borrow(), WatchState::Failing(_));
         self.set_state(WatchState::Following);
@@ -288,7 +292,7 @@ impl SharedWatchState {
 }
 
 /// Returns why a watch failed, with the RBAC rule to add if the host may not read the kind.
-fn failure_text(error: &watcher::Error, served: &ServedKind, scope: &WatchScope) -> String {
+fn failure_text(error: &watcher::Error, served: &DiscoveredKind, scope: &WatchScope) -> String {
     let text = ErrorChain(error).to_string();
     let refusal = match error {
         watcher::Error::InitialListFailed(kube::Error::Api(status))

@@ -9,7 +9,7 @@ use kube::api::{Patch, PatchParams};
 use serde_json::{Value, json};
 use tholepin_core::{
     AcceptedSpec, BoxedFuture, CallError, ObjectRef,
-    condition::{HOST_FIELD_MANAGER, HostCondition, READY, RESERVED, is_host_ready},
+    condition::{HOST_FIELD_MANAGER, HostWrittenCondition, READY, RESERVED, is_host_ready},
     port::{HostFieldsWriter, Kubernetes},
 };
 
@@ -30,7 +30,7 @@ impl KubernetesApi {
     async fn write_conditions(
         &self,
         object: ObjectRef,
-        desired: Vec<HostCondition>,
+        desired: Vec<HostWrittenCondition>,
     ) -> Result<(), CallError> {
         let current = match self.current(&object).await {
             Err(CallError::NotFound(_)) => return Ok(()),
@@ -91,7 +91,7 @@ impl HostFieldsWriter for KubernetesApi {
     fn set_conditions(
         &self,
         object: ObjectRef,
-        conditions: Vec<HostCondition>,
+        conditions: Vec<HostWrittenCondition>,
     ) -> BoxedFuture<'_, Result<(), CallError>> {
         Box::pin(self.write_conditions(object, conditions))
     }
@@ -168,7 +168,11 @@ fn finalizers(object: &Value) -> Vec<String> {
 /// A `Ready` that the host wrote stays in the list until the plugin has written it. Server-side apply removes
 /// a field when its last owner no longer applies it. The plugin does not own the `status` of such a `Ready`,
 /// so without the host the item would lose this required field and become invalid.
-fn next_conditions(object: &Value, desired: &[HostCondition], now: &str) -> Option<Vec<Value>> {
+fn next_conditions(
+    object: &Value,
+    desired: &[HostWrittenCondition],
+    now: &str,
+) -> Option<Vec<Value>> {
     let all = object.pointer("/status/conditions").and_then(Value::as_array);
     let all: Vec<&Value> = all.into_iter().flatten().collect();
     let name = |condition: &Value| condition["type"].as_str().unwrap_or_default().to_owned();
@@ -202,8 +206,9 @@ fn agree_where_written(left: &Value, right: &Value) -> bool {
     WRITTEN.iter().all(|name| left.get(name) == right.get(name))
 }
 
-fn condition_json(condition: &HostCondition, previous: Option<&Value>, now: &str) -> Value {
-    let HostCondition { condition_type, status, reason, message, observed_generation } = condition;
+fn condition_json(condition: &HostWrittenCondition, previous: Option<&Value>, now: &str) -> Value {
+    let HostWrittenCondition { condition_type, status, reason, message, observed_generation } =
+        condition;
     let status = status.as_str();
     let previous = previous.filter(|previous| previous["status"] == status);
     let since =
@@ -228,8 +233,8 @@ mod tests {
     use super::*;
     use tholepin_core::condition::{ConditionStatus, QUARANTINED, RECONCILED, Reason};
 
-    fn condition(status: ConditionStatus, reason: Reason, generation: i64) -> HostCondition {
-        HostCondition {
+    fn condition(status: ConditionStatus, reason: Reason, generation: i64) -> HostWrittenCondition {
+        HostWrittenCondition {
             condition_type: RECONCILED,
             status,
             reason,
@@ -280,7 +285,7 @@ mod tests {
     fn ready_is_the_hosts_until_the_plugin_has_written_it() {
         let status = ConditionStatus::False;
         let missing = condition(status, Reason::PluginMissing, 1);
-        let ready = HostCondition {
+        let ready = HostWrittenCondition {
             condition_type: READY,
             status: ConditionStatus::Unknown,
             ..missing.clone()

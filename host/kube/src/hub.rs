@@ -36,7 +36,7 @@ use crate::{
     follow::{SharedWatchState, WatchFreshness, follow},
     lock::lock,
     store::WatchId,
-    watch_context::WatchContext,
+    watch_context::WatchHubContext,
 };
 
 /// The pause before the task of a watch that panicked is started again.
@@ -60,18 +60,18 @@ pub struct WatchReport {
 
 /// The watch hub.
 pub(crate) struct WatchHub {
-    context: Arc<WatchContext>,
-    registry: Mutex<WatchRegistry>,
+    context: Arc<WatchHubContext>,
+    registry: Mutex<WatchHubState>,
     changed: Notify,
 }
 
 #[derive(Default)]
-struct WatchRegistry {
-    watches: BTreeMap<WatchScope, RegisteredWatch>,
+struct WatchHubState {
+    watches: BTreeMap<WatchScope, LeasedWatch>,
     last_id: u64,
 }
 
-struct RegisteredWatch {
+struct LeasedWatch {
     id: WatchId,
     leases: usize,
     unused_since: Option<Instant>,
@@ -82,7 +82,7 @@ struct RegisteredWatch {
 }
 
 impl WatchHub {
-    pub(crate) fn new(context: WatchContext) -> Arc<Self> {
+    pub(crate) fn new(context: WatchHubContext) -> Arc<Self> {
         let context = Arc::new(context);
         Arc::new(Self { context, registry: Mutex::default(), changed: Notify::new() })
     }
@@ -91,8 +91,7 @@ impl WatchHub {
     pub(crate) fn lease(self: &Arc<Self>, scope: WatchScope) -> WatchHubLease {
         let mut registry = lock(&self.registry);
         let id = WatchId(registry.last_id + 1);
-        let entry =
-            registry.watches.entry(scope.clone()).or_insert_with(|| RegisteredWatch::new(id));
+        let entry = registry.watches.entry(scope.clone()).or_insert_with(|| LeasedWatch::new(id));
         entry.leases += 1;
         entry.unused_since = None;
         let state = entry.state.subscribe();
@@ -121,7 +120,7 @@ impl WatchHub {
     /// Returns the state of all watches, ordered by scope.
     pub(crate) fn reports(&self) -> Vec<WatchReport> {
         let registry = lock(&self.registry);
-        let report = |(scope, entry): (&WatchScope, &RegisteredWatch)| WatchReport {
+        let report = |(scope, entry): (&WatchScope, &LeasedWatch)| WatchReport {
             scope: scope.clone(),
             state: entry.state.borrow().clone(),
             leases: entry.leases,
@@ -215,7 +214,7 @@ impl WatchHub {
     }
 }
 
-impl RegisteredWatch {
+impl LeasedWatch {
     fn new(id: WatchId) -> Self {
         Self {
             id,

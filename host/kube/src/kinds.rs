@@ -22,7 +22,7 @@ use tholepin_schema::manifest::KindName;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    error::{ApiRequestKind, REQUEST_DEADLINE},
+    error::{ApiRequestDescription, REQUEST_DEADLINE},
     lock::lock,
     raw::RawObject,
 };
@@ -36,7 +36,7 @@ const TRUSTED_FOR: Duration = Duration::from_secs(10);
 
 /// Where the objects of a kind are found.
 #[derive(Clone, Debug)]
-pub(crate) struct ServedKind {
+pub(crate) struct DiscoveredKind {
     pub(crate) resource: ApiResource,
     scope: Scope,
     found_at: Instant,
@@ -44,7 +44,7 @@ pub(crate) struct ServedKind {
     server: Arc<str>,
 }
 
-impl ServedKind {
+impl DiscoveredKind {
     /// Returns the API of the kind in one namespace; an empty one means all.
     pub(crate) fn api(&self, client: Client, namespace: &str) -> Api<RawObject> {
         Api::dynamic(client, &self.resource, &self.scope).constrain(namespace)
@@ -61,9 +61,9 @@ impl ServedKind {
         verb: &'static str,
         object: &ObjectRef,
         status: bool,
-    ) -> ApiRequestKind {
+    ) -> ApiRequestDescription {
         let subresource = if status { "/status" } else { "" };
-        ApiRequestKind {
+        ApiRequestDescription {
             verb,
             group: self.resource.group.clone(),
             resource: format!("{}{subresource}", self.resource.plural),
@@ -75,14 +75,14 @@ impl ServedKind {
 
 /// Why a kind was not found.
 #[derive(Debug)]
-pub(crate) enum UnknownKindError {
+pub(crate) enum KindLookupError {
     /// The server does not know it.
     Missing,
     /// Discovery failed.
     Failed(CallError),
 }
 
-impl UnknownKindError {
+impl KindLookupError {
     pub(crate) fn into_error(self, kind: &KindName) -> CallError {
         match self {
             Self::Missing => CallError::NotFound(format!(
@@ -94,15 +94,15 @@ impl UnknownKindError {
 }
 
 /// The kinds found so far.
-pub(crate) struct KindCache {
+pub(crate) struct KindDiscoveryCache {
     client: Client,
     server: Arc<str>,
-    cached: Mutex<BTreeMap<KindName, ServedKind>>,
+    cached: Mutex<BTreeMap<KindName, DiscoveredKind>>,
     /// Notified after a CustomResourceDefinition was installed.
     pub(crate) installed: Notify,
 }
 
-impl KindCache {
+impl KindDiscoveryCache {
     /// Creates an empty cache; `server` is the API server's URL, for messages.
     pub(crate) fn new(client: Client, server: &str) -> Self {
         let cached = Mutex::new(BTreeMap::new());
@@ -110,7 +110,7 @@ impl KindCache {
     }
 
     /// Returns the resource of a kind, from the cache or else by discovery.
-    pub(crate) async fn find(&self, kind: &KindName) -> Result<ServedKind, UnknownKindError> {
+    pub(crate) async fn find(&self, kind: &KindName) -> Result<DiscoveredKind, KindLookupError> {
         if let Some(served) = lock(&self.cached).get(kind) {
             return Ok(served.clone());
         }
@@ -118,34 +118,34 @@ impl KindCache {
         let discovery = tokio::time::timeout(REQUEST_DEADLINE, pinned_kind(&self.client, &request));
         let (resource, capabilities) = match discovery.await {
             Ok(Ok(found)) => found,
-            Ok(Err(kube::Error::Discovery(_))) => return Err(UnknownKindError::Missing),
+            Ok(Err(kube::Error::Discovery(_))) => return Err(KindLookupError::Missing),
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
-                return Err(UnknownKindError::Missing);
+                return Err(KindLookupError::Missing);
             }
             // Such as wrong credentials, which no retry corrects.
             Ok(Err(kube::Error::Api(status))) => {
-                let request = ApiRequestKind {
+                let request = ApiRequestDescription {
                     verb: "get",
                     group: kind.group().to_owned(),
                     resource: String::new(),
                     target: format!("the discovery of {kind}"),
                     server: self.server.clone(),
                 };
-                return Err(UnknownKindError::Failed(request.refused(&status)));
+                return Err(KindLookupError::Failed(request.refused(&status)));
             }
             Ok(Err(error)) => {
                 let (server, error) = (&self.server, ErrorChain(&error));
                 let text = format!("the API server at {server}: discovery of {kind}: {error}");
-                return Err(UnknownKindError::Failed(CallError::Transient(text)));
+                return Err(KindLookupError::Failed(CallError::Transient(text)));
             }
             Err(_) => {
                 let server = &self.server;
                 let text = format!("the API server at {server} did not answer discovery of {kind}");
-                return Err(UnknownKindError::Failed(CallError::Timeout(text)));
+                return Err(KindLookupError::Failed(CallError::Timeout(text)));
             }
         };
         let (scope, found_at) = (capabilities.scope, Instant::now());
-        let served = ServedKind { resource, scope, found_at, server: self.server.clone() };
+        let served = DiscoveredKind { resource, scope, found_at, server: self.server.clone() };
         let mut cached = lock(&self.cached);
         if cached.len() >= KINDS_MAX {
             cached.clear();

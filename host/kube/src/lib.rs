@@ -46,8 +46,8 @@ mod whole;
 #[cfg(test)]
 mod testing;
 
-pub use api::{KubernetesApi, KubernetesApiError, KubernetesApiOptions};
+pub use api::{KubernetesApi, KubernetesApiOptions, KubernetesClientBuildError};
 pub use fingerprint::SecretFingerprinter;
 pub use hub::WatchReport;
-pub use names::NamedKind;
+pub use names::KindFoundByName;
 pub use watch_context::WatchHubOptions;

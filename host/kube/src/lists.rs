@@ -5,7 +5,7 @@ use serde_json::Value;
 use tholepin_core::{CallError, ObjectRef, port::WarningEvent};
 use tholepin_schema::manifest::KindName;
 
-use crate::{KubernetesApi, api::parse, events::newest_warnings, kinds::ServedKind};
+use crate::{KubernetesApi, api::parse, events::newest_warnings, kinds::DiscoveredKind};
 
 /// The most pages that a live list reads, of [`PAGE_SIZE`] objects each.
 const PAGES_MAX: usize = 20;
@@ -44,7 +44,7 @@ impl KubernetesApi {
 
     async fn list_pages(
         &self,
-        served: &ServedKind,
+        served: &DiscoveredKind,
         list_reference: ObjectRef,
         params: ListParams,
     ) -> Result<Vec<Value>, CallError> {

@@ -11,7 +11,7 @@ use crate::{KubernetesApi, error::REQUEST_DEADLINE};
 
 /// A kind that was found by one of its names.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NamedKind {
+pub struct KindFoundByName {
     /// The kind.
     pub kind: KindName,
     /// Whether its objects are in namespaces.
@@ -30,7 +30,7 @@ impl KubernetesApi {
         &self,
         argument: &str,
         among: &[KindName],
-    ) -> Result<Option<NamedKind>, CallError> {
+    ) -> Result<Option<KindFoundByName>, CallError> {
         let mut versions: Vec<&str> = among.iter().map(|kind| kind.api_version.as_str()).collect();
         versions.sort_unstable();
         versions.dedup();
@@ -82,7 +82,7 @@ fn find_named<'a>(
     argument: &str,
     mut kinds: impl Iterator<Item = &'a KindName>,
     served: &[APIResource],
-) -> Option<NamedKind> {
+) -> Option<KindFoundByName> {
     let argument = argument.to_lowercase();
     let (name, rest) = match argument.split_once('.') {
         Some((name, rest)) => (name, Some(rest)),
@@ -98,7 +98,7 @@ fn find_named<'a>(
         let names = [&resource.name, &resource.singular_name].into_iter().chain(short);
         let is_named =
             kind.kind.to_lowercase() == name || names.into_iter().any(|known| known == name);
-        let found = NamedKind { kind: kind.clone(), is_namespaced: resource.namespaced };
+        let found = KindFoundByName { kind: kind.clone(), is_namespaced: resource.namespaced };
         (is_group && is_named).then_some(found)
     })
 }

@@ -48,12 +48,13 @@ impl RawObject {
 impl<'de> Deserialize<'de> for RawObject {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        struct Envelope {
+        struct RawObjectMetadata {
             #[serde(default)]
             metadata: ObjectMeta,
         }
         let text = Box::<RawValue>::deserialize(deserializer)?;
-        let envelope: Envelope = serde_json::from_str(text.get()).map_err(D::Error::custom)?;
+        let envelope: RawObjectMetadata =
+            serde_json::from_str(text.get()).map_err(D::Error::custom)?;
         Ok(Self { metadata: envelope.metadata, text })
     }
 }

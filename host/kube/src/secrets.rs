@@ -36,11 +36,11 @@ struct SecretCacheLimits {
 /// The clear values of the Secrets in use.
 pub(crate) struct SecretCache {
     bounds: SecretCacheLimits,
-    inner: Mutex<SharedSecrets>,
+    inner: Mutex<SecretCacheState>,
 }
 
 #[derive(Default)]
-struct SharedSecrets {
+struct SecretCacheState {
     kept: HashMap<ObjectRef, CachedSecret>,
     bytes: usize,
     /// The number of uses so far, by which entries are ordered for eviction.
@@ -121,7 +121,7 @@ impl SecretCache {
     }
 }
 
-impl SharedSecrets {
+impl SecretCacheState {
     fn touch(&mut self, secret: &ObjectRef) -> Option<&CachedSecret> {
         let kept = self.kept.get_mut(secret)?;
         self.uses += 1;

@@ -22,8 +22,8 @@ use std::{
 
 use kube::core::SelectorExt;
 use tholepin_core::{
-    ObjectRef, StoredObject,
-    port::{StoreChange, StoreSubscription, StoreView, WatchScope},
+    ObjectRef, WatchedStoreObject,
+    port::{StoreSubscription, WatchScope, WatchedStoreChange, WatchedStoreView},
 };
 use tholepin_schema::manifest::KindName;
 
@@ -31,8 +31,8 @@ use crate::{
     apply_cache::ApplyCache,
     lock::lock,
     selector,
-    subscriptions::ChangeBroadcaster,
-    view::{StoreSnapshot, StoreTables},
+    subscriptions::StoreChangeBroadcaster,
+    view::{WatchedObjectTables, WatchedStoreSnapshot},
 };
 
 /// How many deleted objects are remembered, so that a late reply to a write does not restore one.
@@ -44,33 +44,33 @@ pub(crate) struct WatchId(pub(crate) u64);
 
 /// The local copy of all watched objects, with the readers of its changes.
 #[derive(Default)]
-pub(crate) struct ObjectStore {
-    inner: Mutex<SharedStore>,
-    readers: ChangeBroadcaster,
+pub(crate) struct WatchedObjectStore {
+    inner: Mutex<WatchedStoreState>,
+    readers: StoreChangeBroadcaster,
     /// The last applies to objects of the store. The entries of an object are removed with it.
     pub(crate) applied: ApplyCache,
 }
 
 #[derive(Default)]
-struct SharedStore {
-    tables: StoreTables,
+struct WatchedStoreState {
+    tables: WatchedObjectTables,
     /// The watches that see each object.
     watchers: HashMap<ObjectRef, BTreeSet<WatchId>>,
     /// The objects that were listed so far, for each watch that is listing.
     listing: HashMap<WatchId, HashSet<ObjectRef>>,
     /// The watches that have listed their objects.
     listed_watches: BTreeMap<WatchId, WatchScope>,
-    deleted: DeletedUids,
+    deleted: StoreDeletedUids,
 }
 
-impl ObjectStore {
+impl WatchedObjectStore {
     /// Returns the current revision of the store.
-    pub(crate) fn view(&self) -> Arc<dyn StoreView> {
-        Arc::new(StoreSnapshot::new(lock(&self.inner).tables.clone()))
+    pub(crate) fn view(&self) -> Arc<dyn WatchedStoreView> {
+        Arc::new(WatchedStoreSnapshot::new(lock(&self.inner).tables.clone()))
     }
 
     /// Returns one object of the current revision, unparsed.
-    pub(crate) fn get(&self, object: &ObjectRef) -> Option<StoredObject> {
+    pub(crate) fn get(&self, object: &ObjectRef) -> Option<WatchedStoreObject> {
         lock(&self.inner).tables.get(object).cloned()
     }
 
@@ -119,7 +119,7 @@ impl ObjectStore {
     }
 
     /// Stores an object that a watch reported.
-    pub(crate) fn put_watched(&self, watch: WatchId, object: StoredObject) {
+    pub(crate) fn put_watched(&self, watch: WatchId, object: WatchedStoreObject) {
         let mut inner = lock(&self.inner);
         let reference = object.meta().object.clone();
         inner.add_watcher(watch, reference);
@@ -128,17 +128,17 @@ impl ObjectStore {
 
     /// Removes an object that a watch reported as deleted, which is also how it reports an object that no
     /// longer matches its selector. Does nothing if the store has another object of this name.
-    pub(crate) fn remove_watched(&self, watch: WatchId, object: &StoredObject) {
+    pub(crate) fn remove_watched(&self, watch: WatchId, object: &WatchedStoreObject) {
         let mut inner = lock(&self.inner);
         let reference = &object.meta().object;
-        let is_same = |known: &StoredObject| known.meta().uid == object.meta().uid;
+        let is_same = |known: &WatchedStoreObject| known.meta().uid == object.meta().uid;
         if inner.tables.get(reference).is_some_and(is_same) {
             self.remove_watcher(&mut inner, watch, reference);
         }
     }
 
     /// Stores the reply to a write if a watch follows the object and if it is newer than the stored state.
-    pub(crate) fn put_written(&self, object: StoredObject) {
+    pub(crate) fn put_written(&self, object: WatchedStoreObject) {
         let mut inner = lock(&self.inner);
         if inner.deleted.contains(&object.meta().uid) {
             return;
@@ -160,22 +160,23 @@ impl ObjectStore {
     }
 
     /// Stores an object and publishes the change, unless the stored state is as new or newer.
-    fn put(&self, inner: &mut SharedStore, object: StoredObject) {
+    fn put(&self, inner: &mut WatchedStoreState, object: WatchedStoreObject) {
         let reference = object.meta().object.clone();
         let before = inner.tables.get(&reference).cloned();
         let version = &object.meta().resource_version;
-        let is_older = |before: &StoredObject| !is_newer(version, &before.meta().resource_version);
+        let is_older =
+            |before: &WatchedStoreObject| !is_newer(version, &before.meta().resource_version);
         if before.as_ref().is_some_and(is_older) {
             return;
         }
         inner.tables.insert(object.clone());
         let after = Some(object);
-        self.readers.publish(&StoreChange { object: reference, before, after });
+        self.readers.publish(&WatchedStoreChange { object: reference, before, after });
     }
 
     /// Records that a watch no longer sees an object. If no other watch sees it, removes the object and publishes
     /// the change.
-    fn remove_watcher(&self, inner: &mut SharedStore, watch: WatchId, object: &ObjectRef) {
+    fn remove_watcher(&self, inner: &mut WatchedStoreState, watch: WatchId, object: &ObjectRef) {
         if let Some(watches) = inner.watchers.get_mut(object) {
             watches.remove(&watch);
             if !watches.is_empty() {
@@ -187,11 +188,11 @@ impl ObjectStore {
         inner.deleted.insert(before.meta().uid.clone());
         self.applied.forget_object(&before.meta().uid);
         let object = object.clone();
-        self.readers.publish(&StoreChange { object, before: Some(before), after: None });
+        self.readers.publish(&WatchedStoreChange { object, before: Some(before), after: None });
     }
 }
 
-impl SharedStore {
+impl WatchedStoreState {
     /// Records that a watch sees an object.
     fn add_watcher(&mut self, watch: WatchId, object: ObjectRef) {
         if let Some(listed) = self.listing.get_mut(&watch) {
@@ -207,7 +208,7 @@ impl SharedStore {
     }
 
     /// Returns a watch that has listed and whose scope includes the object.
-    fn listed_watch_of(&self, object: &StoredObject) -> Option<WatchId> {
+    fn listed_watch_of(&self, object: &WatchedStoreObject) -> Option<WatchId> {
         let meta = object.meta();
         let holds = |scope: &WatchScope| {
             scope.kind == meta.object.kind
@@ -240,12 +241,12 @@ pub(crate) fn is_newer(candidate: &str, known: &str) -> bool {
 
 /// The uids of the objects deleted last, [`DELETED_MAX`] at most.
 #[derive(Default)]
-struct DeletedUids {
+struct StoreDeletedUids {
     order: VecDeque<String>,
     uids: HashSet<String>,
 }
 
-impl DeletedUids {
+impl StoreDeletedUids {
     fn contains(&self, uid: &str) -> bool {
         self.uids.contains(uid)
     }

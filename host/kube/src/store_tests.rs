@@ -1,5 +1,5 @@
 use serde_json::{Value, json};
-use tholepin_core::port::StoreEvent;
+use tholepin_core::port::WatchedStoreEvent;
 
 use super::*;
 use crate::testing::{object, stored};
@@ -15,13 +15,13 @@ fn reference(name: &str) -> ObjectRef {
     ObjectRef { kind: scope().kind, namespace: "space".to_owned(), name: name.to_owned() }
 }
 
-fn listed(objects: &[(&str, &str, &str)]) -> ObjectStore {
-    let store = ObjectStore::default();
+fn listed(objects: &[(&str, &str, &str)]) -> WatchedObjectStore {
+    let store = WatchedObjectStore::default();
     relist(&store, FIRST, objects);
     store
 }
 
-fn relist(store: &ObjectStore, watch: WatchId, objects: &[(&str, &str, &str)]) {
+fn relist(store: &WatchedObjectStore, watch: WatchId, objects: &[(&str, &str, &str)]) {
     store.begin_list(watch);
     for (name, uid, version) in objects {
         store.put_watched(watch, stored(object(name, uid, version)));
@@ -29,18 +29,18 @@ fn relist(store: &ObjectStore, watch: WatchId, objects: &[(&str, &str, &str)]) {
     store.end_list(watch, &scope());
 }
 
-fn version(store: &ObjectStore, name: &str) -> Option<String> {
+fn version(store: &WatchedObjectStore, name: &str) -> Option<String> {
     store.get(&reference(name)).map(|object| object.meta().resource_version.clone())
 }
 
-async fn drain(store: &ObjectStore, mut changes: Box<dyn StoreSubscription>) -> Vec<String> {
+async fn drain(store: &WatchedObjectStore, mut changes: Box<dyn StoreSubscription>) -> Vec<String> {
     store.end();
     let mut seen = Vec::new();
-    while let Some(StoreEvent::Changed(change)) = changes.next().await {
-        let at = |object: &Option<StoredObject>| {
+    while let Some(WatchedStoreEvent::Changed(change)) = changes.next().await {
+        let at = |object: &Option<WatchedStoreObject>| {
             object.as_ref().map_or("-".to_owned(), |object| object.meta().resource_version.clone())
         };
-        let StoreChange { object, before, after } = &*change;
+        let WatchedStoreChange { object, before, after } = &*change;
         seen.push(format!("{} {}>{}", object.name, at(before), at(after)));
     }
     seen
@@ -82,7 +82,7 @@ fn a_reply_is_stored_if_a_watch_follows_the_object_and_it_was_not_deleted() {
         "the deletion of the old object does not remove the new one"
     );
 
-    let unwatched = ObjectStore::default();
+    let unwatched = WatchedObjectStore::default();
     unwatched.put_written(stored(object("a", "ua", "1")));
     assert_eq!(version(&unwatched, "a"), None);
 }
@@ -108,7 +108,7 @@ fn an_object_stays_while_one_watch_sees_it() {
     assert!(!store.view().covers(&scope().kind));
 }
 
-fn child(name: &str, owner_uid: &str, version: &str, labels: Value) -> StoredObject {
+fn child(name: &str, owner_uid: &str, version: &str, labels: Value) -> WatchedStoreObject {
     let mut child = object(name, &format!("uid of {name}"), version);
     child["metadata"]["labels"] = labels;
     child["metadata"]["ownerReferences"] = json!([
@@ -121,7 +121,7 @@ fn names(objects: &[Arc<Value>]) -> Vec<&str> {
     objects.iter().map(|object| object["metadata"]["name"].as_str().unwrap()).collect()
 }
 
-fn owned(view: &dyn StoreView, uid: &str) -> Vec<String> {
+fn owned(view: &dyn WatchedStoreView, uid: &str) -> Vec<String> {
     view.owned_by(uid).iter().map(|meta| meta.object.name.clone()).collect()
 }
 

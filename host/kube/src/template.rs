@@ -21,14 +21,14 @@ pub(crate) type TemplateValues = BTreeMap<String, Vec<u8>>;
 
 /// The inputs that the templates of an intent need.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct PodPlacementRequirements {
+pub(crate) struct SecretTemplateRequirements {
     /// The names of Secrets in the same namespace.
     pub(crate) secrets: BTreeSet<String>,
     /// Whether a template asks for random characters.
     pub(crate) random: bool,
 }
 
-impl PodPlacementRequirements {
+impl SecretTemplateRequirements {
     pub(crate) fn is_empty(&self) -> bool {
         self.secrets.is_empty() && !self.random
     }
@@ -36,7 +36,7 @@ impl PodPlacementRequirements {
 
 /// The inputs that the templates are filled from.
 #[derive(Default)]
-pub(crate) struct TemplateSources {
+pub(crate) struct SecretTemplateInputs {
     /// The values of each Secret that a template names.
     pub(crate) secrets: BTreeMap<String, Arc<TemplateValues>>,
     /// The current values of the Secret that is applied.
@@ -54,8 +54,8 @@ enum TemplatePart<'a> {
 /// # Errors
 ///
 /// Fails if a template is malformed or of an unknown kind.
-pub(crate) fn requirements(intent: &Value) -> Result<PodPlacementRequirements, CallError> {
-    let mut requirements = PodPlacementRequirements::default();
+pub(crate) fn requirements(intent: &Value) -> Result<SecretTemplateRequirements, CallError> {
+    let mut requirements = SecretTemplateRequirements::default();
     for (_, text) in templates(intent) {
         for part in parse_parts(text)? {
             match part {
@@ -76,7 +76,7 @@ pub(crate) fn requirements(intent: &Value) -> Result<PodPlacementRequirements, C
 /// # Errors
 ///
 /// Fails if a Secret does not have the key that a template names.
-pub(crate) fn fill(intent: &mut Value, sources: &TemplateSources) -> Result<(), CallError> {
+pub(crate) fn fill(intent: &mut Value, sources: &SecretTemplateInputs) -> Result<(), CallError> {
     let mut filled = Map::new();
     for (key, text) in templates(intent) {
         let parts = parse_parts(text)?;
@@ -141,7 +141,10 @@ fn malformed(body: &str) -> CallError {
     ))
 }
 
-fn fill_text(parts: &[TemplatePart<'_>], sources: &TemplateSources) -> Result<Vec<u8>, CallError> {
+fn fill_text(
+    parts: &[TemplatePart<'_>],
+    sources: &SecretTemplateInputs,
+) -> Result<Vec<u8>, CallError> {
     let mut value = Vec::new();
     for part in parts {
         match part {
@@ -164,7 +167,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn sources(stored: &[(&str, &str)]) -> TemplateSources {
+    fn sources(stored: &[(&str, &str)]) -> SecretTemplateInputs {
         let values = |pairs: &[(&str, &str)]| -> TemplateValues {
             pairs
                 .iter()
@@ -172,10 +175,10 @@ mod tests {
                 .collect()
         };
         let secrets = [("auth".to_owned(), Arc::new(values(&[("password", "hunter2")])))].into();
-        TemplateSources { secrets, stored: values(stored) }
+        SecretTemplateInputs { secrets, stored: values(stored) }
     }
 
-    fn filled(text: &str, sources: &TemplateSources) -> Result<String, CallError> {
+    fn filled(text: &str, sources: &SecretTemplateInputs) -> Result<String, CallError> {
         let mut intent = json!({"stringData": {"k": text, "plain": "p"}, "data": {"d": "eA=="}});
         fill(&mut intent, sources)?;
         assert_eq!(intent["stringData"], json!({"plain": "p"}));

@@ -1,7 +1,7 @@
 //! Objects for the unit tests of this crate.
 
 use serde_json::{Value, json};
-use tholepin_core::StoredObject;
+use tholepin_core::WatchedStoreObject;
 
 pub(crate) fn object(name: &str, uid: &str, version: &str) -> Value {
     json!({
@@ -10,6 +10,6 @@ pub(crate) fn object(name: &str, uid: &str, version: &str) -> Value {
     })
 }
 
-pub(crate) fn stored(object: Value) -> StoredObject {
-    StoredObject::new(object).unwrap()
+pub(crate) fn stored(object: Value) -> WatchedStoreObject {
+    WatchedStoreObject::new(object).unwrap()
 }

@@ -15,7 +15,7 @@ use std::{
 use kube::core::{Expression, Selector, SelectorExt};
 use rpds::{RedBlackTreeMapSync, RedBlackTreeSetSync};
 use serde_json::Value;
-use tholepin_core::{CallError, ObjectMeta, ObjectRef, StoredObject, port::StoreView};
+use tholepin_core::{CallError, ObjectMeta, ObjectRef, WatchedStoreObject, port::WatchedStoreView};
 use tholepin_schema::manifest::KindName;
 use tracing::warn;
 
@@ -23,30 +23,30 @@ use crate::selector;
 
 /// The objects and their index. A clone is cheap, and changes to it do not affect the original.
 #[derive(Clone, Default)]
-pub(crate) struct StoreTables {
-    objects: RedBlackTreeMapSync<ObjectRef, StoredObject>,
-    index: RedBlackTreeSetSync<IndexEntry>,
+pub(crate) struct WatchedObjectTables {
+    objects: RedBlackTreeMapSync<ObjectRef, WatchedStoreObject>,
+    index: RedBlackTreeSetSync<ObjectTermIndexEntry>,
     covered: Arc<BTreeSet<KindName>>,
 }
 
-impl StoreTables {
-    pub(crate) fn get(&self, object: &ObjectRef) -> Option<&StoredObject> {
+impl WatchedObjectTables {
+    pub(crate) fn get(&self, object: &ObjectRef) -> Option<&WatchedStoreObject> {
         self.objects.get(object)
     }
 
-    pub(crate) fn insert(&mut self, object: StoredObject) {
+    pub(crate) fn insert(&mut self, object: WatchedStoreObject) {
         let reference = object.meta().object.clone();
         self.remove(&reference);
-        for entry in IndexEntry::of_object(object.meta()) {
+        for entry in ObjectTermIndexEntry::of_object(object.meta()) {
             self.index.insert_mut(entry);
         }
         self.objects.insert_mut(reference, object);
     }
 
-    pub(crate) fn remove(&mut self, object: &ObjectRef) -> Option<StoredObject> {
+    pub(crate) fn remove(&mut self, object: &ObjectRef) -> Option<WatchedStoreObject> {
         let before = self.objects.get(object).cloned()?;
         self.objects.remove_mut(object);
-        for entry in IndexEntry::of_object(before.meta()) {
+        for entry in ObjectTermIndexEntry::of_object(before.meta()) {
             self.index.remove_mut(&entry);
         }
         Some(before)
@@ -61,7 +61,7 @@ impl StoreTables {
         &'a self,
         kind: &'a KindName,
         namespace: &'a str,
-    ) -> impl Iterator<Item = &'a StoredObject> {
+    ) -> impl Iterator<Item = &'a WatchedStoreObject> {
         let first =
             ObjectRef { kind: kind.clone(), namespace: namespace.to_owned(), name: String::new() };
         let within = move |object: &ObjectRef| {
@@ -72,11 +72,11 @@ impl StoreTables {
     }
 }
 
-impl StoreTables {
+impl WatchedObjectTables {
     /// Returns the objects under a term of the index. Terms are hashes, so that the result can hold an object
     /// that does not belong there; the caller checks.
-    fn objects_under(&self, term: u64) -> impl Iterator<Item = &StoredObject> {
-        let entries = self.index.range(IndexEntry { term, object: None }..);
+    fn objects_under(&self, term: u64) -> impl Iterator<Item = &WatchedStoreObject> {
+        let entries = self.index.range(ObjectTermIndexEntry { term, object: None }..);
         let entries = entries.take_while(move |entry| entry.term == term);
         entries.filter_map(|entry| self.objects.get(&entry.object.as_ref()?.object))
     }
@@ -87,13 +87,13 @@ impl StoreTables {
         kind: &'a KindName,
         namespace: &'a str,
         requirements: &[Expression],
-    ) -> Box<dyn Iterator<Item = &'a StoredObject> + 'a> {
+    ) -> Box<dyn Iterator<Item = &'a WatchedStoreObject> + 'a> {
         let label = requirements.iter().find_map(|requirement| {
             if let Expression::Equal(key, value) = requirement { Some((key, value)) } else { None }
         });
         match label {
             Some((key, value)) if !namespace.is_empty() => {
-                let within = move |object: &&StoredObject| {
+                let within = move |object: &&WatchedStoreObject| {
                     let object = &object.meta().object;
                     object.kind == *kind && object.namespace == namespace
                 };
@@ -108,13 +108,13 @@ impl StoreTables {
 
 /// An object under one of its terms. Terms are hashes: a collision costs one check more.
 #[derive(Clone)]
-struct IndexEntry {
+struct ObjectTermIndexEntry {
     term: u64,
     /// `None` sorts before all objects of the term, and so is the start of a range.
     object: Option<Arc<ObjectMeta>>,
 }
 
-impl IndexEntry {
+impl ObjectTermIndexEntry {
     fn of_object(meta: &Arc<ObjectMeta>) -> impl Iterator<Item = Self> {
         let ObjectRef { kind, namespace, .. } = &meta.object;
         let owner = meta.controller().map(|owner| term_of_owner(&owner.uid));
@@ -129,25 +129,25 @@ impl IndexEntry {
     }
 }
 
-impl Ord for IndexEntry {
+impl Ord for ObjectTermIndexEntry {
     fn cmp(&self, other: &Self) -> Ordering {
         self.sort_key().cmp(&other.sort_key())
     }
 }
 
-impl PartialOrd for IndexEntry {
+impl PartialOrd for ObjectTermIndexEntry {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for IndexEntry {
+impl PartialEq for ObjectTermIndexEntry {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for IndexEntry {}
+impl Eq for ObjectTermIndexEntry {}
 
 fn term_of_owner(uid: &str) -> u64 {
     term(("owner", uid))
@@ -164,17 +164,17 @@ fn term(value: impl Hash) -> u64 {
 }
 
 /// One revision of the store, possibly with the writes of one reconcile added.
-pub(crate) struct StoreSnapshot {
-    tables: StoreTables,
+pub(crate) struct WatchedStoreSnapshot {
+    tables: WatchedObjectTables,
 }
 
-impl StoreSnapshot {
-    pub(crate) const fn new(tables: StoreTables) -> Self {
+impl WatchedStoreSnapshot {
+    pub(crate) const fn new(tables: WatchedObjectTables) -> Self {
         Self { tables }
     }
 }
 
-impl StoreView for StoreSnapshot {
+impl WatchedStoreView for WatchedStoreSnapshot {
     fn get(&self, object: &ObjectRef) -> Option<Arc<Value>> {
         self.tables.get(object).map(|object| Arc::new(object.value()))
     }
@@ -212,9 +212,9 @@ impl StoreView for StoreSnapshot {
         self.tables.covered.contains(kind)
     }
 
-    fn with(&self, object: Value) -> Arc<dyn StoreView> {
+    fn with(&self, object: Value) -> Arc<dyn WatchedStoreView> {
         let mut tables = self.tables.clone();
-        match StoredObject::new(object) {
+        match WatchedStoreObject::new(object) {
             Ok(object) => tables.insert(object),
             // Only replies of the API server come here, and they always have kind, name and uid.
             Err(error) => warn!(%error, "an object without identity is missing in a view"),
@@ -222,7 +222,7 @@ impl StoreView for StoreSnapshot {
         Arc::new(Self { tables })
     }
 
-    fn without(&self, object: &ObjectRef) -> Arc<dyn StoreView> {
+    fn without(&self, object: &ObjectRef) -> Arc<dyn WatchedStoreView> {
         let mut tables = self.tables.clone();
         tables.remove(object);
         Arc::new(Self { tables })

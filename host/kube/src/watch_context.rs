@@ -6,7 +6,8 @@ use kube::Client;
 use tokio::{sync::Notify, time::sleep};
 
 use crate::{
-    fingerprint::SecretFingerprinter, kinds::KindCache, secrets::SecretCache, store::ObjectStore,
+    fingerprint::SecretFingerprinter, kinds::KindDiscoveryCache, secrets::SecretCache,
+    store::WatchedObjectStore,
 };
 
 /// The timing of the watches of the hub.
@@ -38,10 +39,10 @@ impl Default for WatchHubOptions {
 }
 
 /// The state that all watches share.
-pub(crate) struct WatchContext {
+pub(crate) struct WatchHubContext {
     pub(crate) client: Client,
-    pub(crate) store: Arc<ObjectStore>,
-    pub(crate) kinds: Arc<KindCache>,
+    pub(crate) store: Arc<WatchedObjectStore>,
+    pub(crate) kinds: Arc<KindDiscoveryCache>,
     pub(crate) fingerprinter: SecretFingerprinter,
     pub(crate) secrets: Arc<SecretCache>,
     pub(crate) options: WatchHubOptions,
@@ -49,7 +50,7 @@ pub(crate) struct WatchContext {
     pub(crate) resumed: Notify,
 }
 
-impl WatchContext {
+impl WatchHubContext {
     /// Waits after a failure for the pause, or until another watch follows again if that is earlier. The
     /// server then answers again, and all watches must catch up together: otherwise the new objects of one
     /// kind are compared with objects of another kind that are seconds old.

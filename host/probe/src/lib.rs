@@ -13,8 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tholepin_core::{BoxedFuture, port::Prober};
-use tholepin_schema::probe::{PROBE_BODY_BYTES_MAX, ProbeOutcome};
+use tholepin_core::{BoxedFuture, port::PodPortProber};
+use tholepin_schema::probe::{NetworkProbeOutcome, PROBE_BODY_BYTES_MAX};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -26,44 +26,44 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// The prober that uses the network of this machine.
 #[derive(Clone, Copy, Debug)]
-pub struct TcpProber;
+pub struct NetworkPodPortProber;
 
-impl Prober for TcpProber {
+impl PodPortProber for NetworkPodPortProber {
     fn probe<'a>(
         &'a self,
         address: SocketAddr,
         get: Option<&'a str>,
         deadline: Duration,
-    ) -> BoxedFuture<'a, ProbeOutcome> {
+    ) -> BoxedFuture<'a, NetworkProbeOutcome> {
         Box::pin(async move {
             let outcome = timeout(deadline, connect_and_get(address, get)).await;
             outcome.unwrap_or_else(|_| {
                 let what = if get.is_some() { "an answer" } else { "a connection" };
-                ProbeOutcome::Silent { why: format!("waited {deadline:?} for {what}") }
+                NetworkProbeOutcome::Silent { why: format!("waited {deadline:?} for {what}") }
             })
         })
     }
 }
 
-async fn connect_and_get(address: SocketAddr, get: Option<&str>) -> ProbeOutcome {
+async fn connect_and_get(address: SocketAddr, get: Option<&str>) -> NetworkProbeOutcome {
     let began = Instant::now();
     let took_ms = || u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     let mut stream = match TcpStream::connect(address).await {
         Ok(stream) => stream,
         Err(error) => return connect_failure(&error),
     };
-    let Some(path) = get else { return ProbeOutcome::Connected { took_ms: took_ms() } };
+    let Some(path) = get else { return NetworkProbeOutcome::Connected { took_ms: took_ms() } };
     match exchange(&mut stream, address, path).await {
         Ok(answer) => parse_answer(&answer, took_ms()),
-        Err(error) => ProbeOutcome::Failed { why: error.to_string() },
+        Err(error) => NetworkProbeOutcome::Failed { why: error.to_string() },
     }
 }
 
-fn connect_failure(error: &Error) -> ProbeOutcome {
+fn connect_failure(error: &Error) -> NetworkProbeOutcome {
     if error.kind() == ErrorKind::ConnectionRefused {
-        ProbeOutcome::Refused
+        NetworkProbeOutcome::Refused
     } else {
-        ProbeOutcome::Silent { why: error.to_string() }
+        NetworkProbeOutcome::Silent { why: error.to_string() }
     }
 }
 
@@ -86,8 +86,8 @@ async fn exchange(
 }
 
 /// Parses an answer, of which at most the bound was read.
-fn parse_answer(answer: &[u8], took_ms: u64) -> ProbeOutcome {
-    let failed = |why: &str| ProbeOutcome::Failed { why: why.to_owned() };
+fn parse_answer(answer: &[u8], took_ms: u64) -> NetworkProbeOutcome {
+    let failed = |why: &str| NetworkProbeOutcome::Failed { why: why.to_owned() };
     let Some(end) = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n") else {
         return failed("the answer is not HTTP: its headers have no end");
     };
@@ -97,7 +97,7 @@ fn parse_answer(answer: &[u8], took_ms: u64) -> ProbeOutcome {
     };
     let body = body.get(4..).unwrap_or_default();
     let shown = body.get(..PROBE_BODY_BYTES_MAX).unwrap_or(body);
-    ProbeOutcome::Answered {
+    NetworkProbeOutcome::Answered {
         status,
         body: String::from_utf8_lossy(shown).into_owned(),
         cut: shown.len() < body.len(),
@@ -123,7 +123,10 @@ mod tests {
     const DEADLINE: Duration = Duration::from_secs(5);
 
     /// Probes a server that sends this answer, and returns the outcome and the request.
-    async fn probe_server(answer: &'static [u8], get: Option<&str>) -> (ProbeOutcome, String) {
+    async fn probe_server(
+        answer: &'static [u8],
+        get: Option<&str>,
+    ) -> (NetworkProbeOutcome, String) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serve = async {
@@ -134,14 +137,14 @@ mod tests {
             stream.write_all(answer).await.ok();
             String::from_utf8(request[..count].to_vec()).unwrap()
         };
-        tokio::join!(TcpProber.probe(address, get, DEADLINE), serve)
+        tokio::join!(NetworkPodPortProber.probe(address, get, DEADLINE), serve)
     }
 
     #[tokio::test]
     async fn a_get_returns_status_and_body() {
         let answer = b"HTTP/1.1 503 Service Unavailable\r\nX: y\r\n\r\nloading";
         let (outcome, request) = probe_server(answer, Some("/healthz?full=1")).await;
-        let ProbeOutcome::Answered { status, body, cut, took_ms: _ } = outcome else {
+        let NetworkProbeOutcome::Answered { status, body, cut, took_ms: _ } = outcome else {
             panic!("{outcome:?}")
         };
         assert_eq!((status, body.as_str(), cut), (503, "loading", false));
@@ -162,7 +165,7 @@ mod tests {
             b"",
         ] {
             let (outcome, _) = probe_server(answer, Some("/")).await;
-            assert!(matches!(outcome, ProbeOutcome::Failed { .. }), "{outcome:?}");
+            assert!(matches!(outcome, NetworkProbeOutcome::Failed { .. }), "{outcome:?}");
         }
     }
 
@@ -171,7 +174,9 @@ mod tests {
         let head = b"HTTP/1.1 200 OK\r\n\r\n".as_slice();
         let endless: &'static [u8] = Vec::leak([head, &[b'x'; 1 << 20]].concat());
         let (outcome, _) = probe_server(endless, Some("/")).await;
-        let ProbeOutcome::Answered { body, cut, .. } = outcome else { panic!("{outcome:?}") };
+        let NetworkProbeOutcome::Answered { body, cut, .. } = outcome else {
+            panic!("{outcome:?}")
+        };
         assert_eq!((body.len(), cut), (PROBE_BODY_BYTES_MAX, true));
     }
 
@@ -179,11 +184,15 @@ mod tests {
     async fn connect_timeout_and_refusal_are_told_apart() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let connected = TcpProber.probe(address, None, DEADLINE).await;
-        assert!(matches!(connected, ProbeOutcome::Connected { .. }), "{connected:?}");
-        let silent = TcpProber.probe(address, Some("/"), Duration::from_millis(20)).await;
-        assert!(matches!(silent, ProbeOutcome::Silent { .. }), "{silent:?}");
+        let connected = NetworkPodPortProber.probe(address, None, DEADLINE).await;
+        assert!(matches!(connected, NetworkProbeOutcome::Connected { .. }), "{connected:?}");
+        let silent =
+            NetworkPodPortProber.probe(address, Some("/"), Duration::from_millis(20)).await;
+        assert!(matches!(silent, NetworkProbeOutcome::Silent { .. }), "{silent:?}");
         drop(listener);
-        assert_eq!(TcpProber.probe(address, Some("/"), DEADLINE).await, ProbeOutcome::Refused);
+        assert_eq!(
+            NetworkPodPortProber.probe(address, Some("/"), DEADLINE).await,
+            NetworkProbeOutcome::Refused
+        );
     }
 }

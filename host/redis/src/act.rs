@@ -18,7 +18,7 @@ use crate::pool::ConnectionPool;
 
 /// The point at which a verb stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DryRunStop {
+pub(crate) enum RedisVerbStopPoint {
     /// The commands are decided, and no command that changes something is sent.
     Decided,
     /// The commands were sent and their effect was observed.
@@ -31,7 +31,7 @@ pub(crate) async fn act(
     pool: &ConnectionPool,
     members: &InstanceMembers,
     wave: &[Action],
-    until: DryRunStop,
+    until: RedisVerbStopPoint,
 ) -> Vec<PerformedAction> {
     let mut queues: BTreeMap<Option<&str>, Vec<(usize, &Verb)>> = BTreeMap::new();
     for (index, action) in wave.iter().enumerate() {
@@ -48,7 +48,7 @@ async fn perform_in_order(
     pool: &ConnectionPool,
     members: &InstanceMembers,
     queue: Vec<(usize, &Verb)>,
-    until: DryRunStop,
+    until: RedisVerbStopPoint,
 ) -> Vec<(usize, PerformedAction)> {
     let mut results = Vec::with_capacity(queue.len());
     for (index, verb) in queue {
@@ -61,7 +61,7 @@ async fn perform(
     pool: &ConnectionPool,
     members: &InstanceMembers,
     verb: &Verb,
-    until: DryRunStop,
+    until: RedisVerbStopPoint,
 ) -> PerformedAction {
     let start = Instant::now();
     let decision = match decide::decide(pool, members, verb).await {
@@ -70,8 +70,8 @@ async fn perform(
     };
     let commands = decision.commands.iter().map(decide::MemberCommand::shown).collect();
     let sent = match until {
-        DryRunStop::Decided => Ok(()),
-        DryRunStop::Done => send::send(pool, &decision).await,
+        RedisVerbStopPoint::Decided => Ok(()),
+        RedisVerbStopPoint::Done => send::send(pool, &decision).await,
     };
     let outcome = match sent {
         Ok(()) => {

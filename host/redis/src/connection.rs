@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     error,
-    resp::{Decoder, RespError, encode},
+    resp::{RespDecoder, RespError, encode},
 };
 
 /// The reason why a call to a process failed.
@@ -92,7 +92,7 @@ impl ConnectionError {
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
-    decoder: Decoder,
+    decoder: RespDecoder,
 }
 
 impl Connection {
@@ -103,7 +103,7 @@ impl Connection {
     ) -> Result<Self, ConnectionError> {
         let stream = TcpStream::connect(address).await.map_err(ConnectionError::Dial)?;
         stream.set_nodelay(true).map_err(ConnectionError::Dial)?;
-        let mut connection = Self { stream, decoder: Decoder::default() };
+        let mut connection = Self { stream, decoder: RespDecoder::default() };
         let RedisCredentials { user, password } = credentials;
         if let Some(password) = password {
             let arguments = [Some("AUTH"), user.as_deref(), Some(password)];

@@ -12,12 +12,12 @@ const REMEMBERED: usize = 4096;
 
 /// The containers that have ended.
 #[derive(Debug)]
-pub(crate) struct EndedContainers {
+pub(crate) struct EndedRedisContainers {
     recent: Mutex<VecDeque<String>>,
     count: watch::Sender<u64>,
 }
 
-impl EndedContainers {
+impl EndedRedisContainers {
     pub(crate) fn new() -> Self {
         Self { recent: Mutex::default(), count: watch::Sender::new(0) }
     }

@@ -6,7 +6,7 @@ use tholepin_core::{CallError, RespNode, RespReply};
 
 /// The class of an error reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorKind {
+pub enum RedisErrorClass {
     /// The credentials are missing, wrong or not sufficient: `NOAUTH`, `WRONGPASS`, `NOPERM`.
     Auth,
     /// The error is temporary: `LOADING`, `CLUSTERDOWN`, `TRYAGAIN`, `MASTERDOWN`, `BUSY`, `NOREPLICAS`.
@@ -22,15 +22,15 @@ pub enum ErrorKind {
 
 /// Classifies the text of an error reply (without the leading `-`).
 #[must_use]
-pub fn classify(text: &str) -> ErrorKind {
+pub fn classify(text: &str) -> RedisErrorClass {
     match text.split(' ').next().unwrap_or_default() {
-        "NOAUTH" | "WRONGPASS" | "NOPERM" => ErrorKind::Auth,
+        "NOAUTH" | "WRONGPASS" | "NOPERM" => RedisErrorClass::Auth,
         "LOADING" | "CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN" | "BUSY" | "NOREPLICAS" => {
-            ErrorKind::Passing
+            RedisErrorClass::Passing
         }
-        "MOVED" | "ASK" => ErrorKind::Elsewhere,
-        "OOM" | "MISCONF" | "READONLY" => ErrorKind::Unwritable,
-        _ => ErrorKind::Refused,
+        "MOVED" | "ASK" => RedisErrorClass::Elsewhere,
+        "OOM" | "MISCONF" | "READONLY" => RedisErrorClass::Unwritable,
+        _ => RedisErrorClass::Refused,
     }
 }
 
@@ -40,10 +40,10 @@ pub fn call_error(what: &str, text: &str) -> CallError {
     let kind = classify(text);
     let text = format!("{what}: {text}");
     match kind {
-        ErrorKind::Auth => CallError::Denied(text),
-        ErrorKind::Passing | ErrorKind::Unwritable => CallError::Transient(text),
-        ErrorKind::Elsewhere => CallError::Conflict(text),
-        ErrorKind::Refused => CallError::Refused(text),
+        RedisErrorClass::Auth => CallError::Denied(text),
+        RedisErrorClass::Passing | RedisErrorClass::Unwritable => CallError::Transient(text),
+        RedisErrorClass::Elsewhere => CallError::Conflict(text),
+        RedisErrorClass::Refused => CallError::Refused(text),
     }
 }
 

@@ -33,4 +33,4 @@ mod port;
 pub mod resp;
 
 pub use limits::RedisClientLimits;
-pub use port::RedisPort;
+pub use port::RedisClient;

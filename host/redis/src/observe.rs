@@ -20,12 +20,12 @@ use tholepin_schema::{
 
 use crate::{
     connection::ConnectionError,
-    pool::{CallTarget, ConnectionPool},
+    pool::{ConnectionPool, RedisCallTarget},
 };
-pub(crate) use reply::{MemberReply, setting, setting_commands};
+pub(crate) use reply::{ParsedMemberReply, setting, setting_commands};
 
 /// The result of reading one member.
-pub(crate) type MemberQueryResult = Result<MemberReply, (UnreachableReason, String)>;
+pub(crate) type MemberQueryResult = Result<ParsedMemberReply, (UnreachableReason, String)>;
 
 /// The query that reads a member.
 pub(crate) struct MemberQuery {
@@ -81,7 +81,7 @@ pub(crate) async fn observe(
 ) -> Snapshot {
     let observed_at_ms = clock.now_ms();
     let query = MemberQuery::new(settings);
-    let results = join_all(CallTarget::all(members).map(|target| {
+    let results = join_all(RedisCallTarget::all(members).map(|target| {
         let query = &query;
         async move {
             let replies = pool.call(target, &query.commands, pool.limits().observe).await;

@@ -13,7 +13,7 @@ pub use info::{InfoFields, info};
 
 /// The reason why a reply cannot be parsed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ParseError {
+pub enum RedisReplyParseError {
     /// A field is missing.
     #[error("the field `{0}` is missing")]
     Missing(&'static str),

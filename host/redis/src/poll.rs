@@ -22,7 +22,7 @@ use futures::{
 };
 use tholepin_core::{
     BoxedFuture, CallError, RespNode, RespReply,
-    port::{Clock, InstanceMembers, PollDetail, PollReport, PollStream},
+    port::{Clock, InstanceMembers, PollDetail, PollReport, RedisPollStream},
 };
 use tholepin_schema::{
     instance::SETTINGS_SHOWN,
@@ -39,11 +39,11 @@ use crate::{
     error,
     lock::locked,
     observe::{
-        MemberQuery, MemberQueryResult, MemberReply, build_snapshot, command, setting,
+        MemberQuery, MemberQueryResult, ParsedMemberReply, build_snapshot, command, setting,
         setting_commands, unreachable,
     },
     parse::{cluster_nodes, info},
-    pool::{CallTarget, ConnectionPool},
+    pool::{ConnectionPool, RedisCallTarget},
 };
 
 /// The poller of all watched instances.
@@ -59,7 +59,7 @@ struct PolledRedisInstance {
     /// The settings read by whole polls in addition to `SETTINGS_SHOWN`.
     settings: Vec<String>,
     /// Whether every poll is reported, or only changes; absent while the instance is not watched.
-    reported: Option<ReportMode>,
+    reported: Option<RedisPollReportFilter>,
     /// The number of subscriptions.
     subscriptions: usize,
     /// The snapshot of the last whole poll, and when that poll began.
@@ -70,17 +70,17 @@ struct PolledRedisInstance {
 
 /// Which polls of an instance are reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ReportMode {
+enum RedisPollReportFilter {
     Changes,
     Everything,
 }
 
 /// The parameters of the next poll.
-struct PollSpec {
+struct RedisPollParameters {
     members: Arc<InstanceMembers>,
     /// The query of a whole poll; absent for a poll that only detects changes.
     query: Option<MemberQuery>,
-    reported: Option<ReportMode>,
+    reported: Option<RedisPollReportFilter>,
     interval: Duration,
     latest: watch::Sender<Option<(Instant, Arc<Snapshot>)>>,
     poll_now: Arc<Notify>,
@@ -131,9 +131,9 @@ impl RedisInstancePoller {
         max: usize,
     ) -> Result<(), CallError> {
         self.update(members, max, |watched| match depth {
-            PollDetail::Changes => watched.reported = Some(ReportMode::Changes),
+            PollDetail::Changes => watched.reported = Some(RedisPollReportFilter::Changes),
             PollDetail::Whole { settings } => {
-                watched.reported = Some(ReportMode::Everything);
+                watched.reported = Some(RedisPollReportFilter::Everything);
                 watched.add_settings(settings);
             }
         })
@@ -144,7 +144,7 @@ impl RedisInstancePoller {
         members: &InstanceMembers,
         settings: &[String],
         max: usize,
-    ) -> Result<Box<dyn PollStream>, CallError> {
+    ) -> Result<Box<dyn RedisPollStream>, CallError> {
         let mut latest = None;
         self.update(members, max, |watched| {
             watched.subscriptions += 1;
@@ -196,13 +196,13 @@ impl RedisInstancePoller {
         }
     }
 
-    fn poll_spec(&self, instance: &str, pool: &ConnectionPool) -> Option<PollSpec> {
+    fn poll_spec(&self, instance: &str, pool: &ConnectionPool) -> Option<RedisPollParameters> {
         let watched = locked(&self.watched);
         let PolledRedisInstance { members, settings, reported, subscriptions, latest, poll_now } =
             watched.get(instance)?;
-        let is_whole = *subscriptions != 0 || *reported == Some(ReportMode::Everything);
+        let is_whole = *subscriptions != 0 || *reported == Some(RedisPollReportFilter::Everything);
         let limits = pool.limits();
-        Some(PollSpec {
+        Some(RedisPollParameters {
             members: members.clone(),
             query: is_whole.then(|| MemberQuery::new(settings)),
             reported: *reported,
@@ -250,9 +250,11 @@ impl RedisInstancePoller {
             let changed = last.as_ref().is_some_and(|last| *last != result);
             let report = PollReport { instance: instance.clone(), changed, snapshot };
             let is_reported = match spec.reported {
-                Some(ReportMode::Everything) => self.reports.try_send(report).is_ok(),
-                Some(ReportMode::Changes) if changed => self.reports.try_send(report).is_ok(),
-                Some(ReportMode::Changes) | None => true,
+                Some(RedisPollReportFilter::Everything) => self.reports.try_send(report).is_ok(),
+                Some(RedisPollReportFilter::Changes) if changed => {
+                    self.reports.try_send(report).is_ok()
+                }
+                Some(RedisPollReportFilter::Changes) | None => true,
             };
             if !changed || is_reported {
                 last = Some(result);
@@ -293,7 +295,7 @@ struct PollSubscription {
     after: Instant,
 }
 
-impl PollStream for PollSubscription {
+impl RedisPollStream for PollSubscription {
     fn next(&mut self) -> BoxedFuture<'_, Arc<Snapshot>> {
         Box::pin(async move {
             let after = self.after;
@@ -326,13 +328,13 @@ impl Drop for PollSubscription {
 async fn poll(
     pool: &ConnectionPool,
     clock: &dyn Clock,
-    spec: &PollSpec,
-    open: &mut BTreeMap<String, OpenConnection>,
+    spec: &RedisPollParameters,
+    open: &mut BTreeMap<String, PolledMemberConnection>,
 ) -> (PollResult, Option<Snapshot>) {
     let observed_at_ms = clock.now_ms();
     let change_commands = change_commands();
     let commands = spec.query.as_ref().map_or(&change_commands, |whole| &whole.commands);
-    let answers = join_all(CallTarget::all(&spec.members).map(|target| {
+    let answers = join_all(RedisCallTarget::all(&spec.members).map(|target| {
         let open_connection = open.remove(&target.member.pod);
         async move {
             let deadline = pool.limits().observe;
@@ -405,7 +407,7 @@ fn link_up(replication: &Replication) -> Option<bool> {
 }
 
 fn polled_member(query_result: &MemberQueryResult) -> Result<PolledMember, UnreachableReason> {
-    let MemberReply { facts, rows } = query_result.as_ref().map_err(|(reason, _)| *reason)?;
+    let ParsedMemberReply { facts, rows } = query_result.as_ref().map_err(|(reason, _)| *reason)?;
     let shown_settings =
         facts.settings.iter().filter(|(name, _)| SETTINGS_SHOWN.contains(&name.as_str()));
     let settings = shown_settings.map(|(name, value)| (name.clone(), value.clone())).collect();
@@ -415,17 +417,17 @@ fn polled_member(query_result: &MemberQueryResult) -> Result<PolledMember, Unrea
     Ok(PolledMember { rows, open_slots, settings, link_up, has_keys })
 }
 
-struct OpenConnection {
+struct PolledMemberConnection {
     address: SocketAddr,
     connection: Connection,
 }
 
 async fn query_member(
     pool: &ConnectionPool,
-    target: CallTarget<'_>,
-    open_connection: Option<OpenConnection>,
+    target: RedisCallTarget<'_>,
+    open_connection: Option<PolledMemberConnection>,
     commands: &[Vec<Vec<u8>>],
-) -> Result<(OpenConnection, Vec<RespReply>), ConnectionError> {
+) -> Result<(PolledMemberConnection, Vec<RespReply>), ConnectionError> {
     let address = target.address()?;
     let open_connection =
         open_connection.filter(|open| open.address == address && open.connection.is_usable());
@@ -434,12 +436,15 @@ async fn query_member(
         None => pool.dial(address, target.credentials).await?,
     };
     let replies = connection.exchange(commands).await?;
-    Ok((OpenConnection { address, connection }, replies))
+    Ok((PolledMemberConnection { address, connection }, replies))
 }
 
 /// Waits until the next poll is due. Returns true if it is due because a connection was lost, and false if the
 /// interval has passed or a subscription was added.
-async fn wait_for_next_poll(open: &BTreeMap<String, OpenConnection>, spec: &PollSpec) -> bool {
+async fn wait_for_next_poll(
+    open: &BTreeMap<String, PolledMemberConnection>,
+    spec: &RedisPollParameters,
+) -> bool {
     let connection_lost = async {
         if open.is_empty() {
             std::future::pending::<()>().await;

@@ -28,20 +28,20 @@ use tokio::{
 use crate::{
     RedisClientLimits,
     connection::{Connection, ConnectionError},
-    ended_containers::EndedContainers,
+    ended_containers::EndedRedisContainers,
     lock::locked,
 };
 
 /// The member that a call goes to, with the credentials to use.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct CallTarget<'a> {
+pub(crate) struct RedisCallTarget<'a> {
     /// The member.
     pub(crate) member: &'a MemberPod,
     /// The credentials to authenticate with.
     pub(crate) credentials: &'a RedisCredentials,
 }
 
-impl<'a> CallTarget<'a> {
+impl<'a> RedisCallTarget<'a> {
     /// Returns a target for each member.
     pub(crate) fn all(members: &'a InstanceMembers) -> impl Iterator<Item = Self> {
         let credentials = &members.credentials;
@@ -66,7 +66,7 @@ struct PoolKey {
 }
 
 #[derive(Debug, Default)]
-struct IdleConnections {
+struct RedisPoolEntry {
     // The last one used is last in the list and is taken first, so that surplus connections age and are closed.
     idle: Vec<(Connection, Instant)>,
     // One permit per connection, whether idle or not.
@@ -75,7 +75,7 @@ struct IdleConnections {
     container_id: String,
 }
 
-impl IdleConnections {
+impl RedisPoolEntry {
     /// Returns true if a call holds the semaphore. Then the entry must stay, because a new semaphore would allow
     /// more connections than the bound.
     fn is_used(&self) -> bool {
@@ -87,13 +87,13 @@ impl IdleConnections {
 #[derive(Debug)]
 pub(crate) struct ConnectionPool {
     limits: RedisClientLimits,
-    entries: Mutex<BTreeMap<PoolKey, IdleConnections>>,
-    ended: EndedContainers,
+    entries: Mutex<BTreeMap<PoolKey, RedisPoolEntry>>,
+    ended: EndedRedisContainers,
 }
 
 impl ConnectionPool {
     pub(crate) fn new(limits: RedisClientLimits) -> Self {
-        Self { limits, entries: Mutex::default(), ended: EndedContainers::new() }
+        Self { limits, entries: Mutex::default(), ended: EndedRedisContainers::new() }
     }
 
     pub(crate) const fn limits(&self) -> &RedisClientLimits {
@@ -106,7 +106,7 @@ impl ConnectionPool {
             return;
         }
         self.ended.add(container_id);
-        let is_of_container = |entry: &IdleConnections| entry.container_id == container_id;
+        let is_of_container = |entry: &RedisPoolEntry| entry.container_id == container_id;
         let entries = &mut *locked(&self.entries);
         entries
             .values_mut()
@@ -118,7 +118,7 @@ impl ConnectionPool {
     /// Sends commands to a member and reads one reply for each, all within `deadline`.
     pub(crate) async fn call(
         &self,
-        target: CallTarget<'_>,
+        target: RedisCallTarget<'_>,
         commands: &[Vec<Vec<u8>>],
         deadline: Duration,
     ) -> Result<Vec<RespReply>, ConnectionError> {

@@ -4,27 +4,29 @@ use std::{io::ErrorKind, net::SocketAddr, sync::Arc, time::Duration};
 
 use tholepin_core::{
     BoxedFuture, CallError, RespReply,
-    port::{Clock, InstanceMembers, PerformedAction, PollDetail, PollReport, PollStream, Redis},
+    port::{
+        Clock, InstanceMembers, PerformedAction, PollDetail, PollReport, Redis, RedisPollStream,
+    },
 };
 use tholepin_schema::{action::Action, snapshot::Snapshot};
 use tokio::{net::TcpStream, sync::mpsc, time::timeout};
 
 use crate::{
     RedisClientLimits,
-    act::{self, DryRunStop},
+    act::{self, RedisVerbStopPoint},
     observe,
     poll::RedisInstancePoller,
-    pool::{CallTarget, ConnectionPool},
+    pool::{ConnectionPool, RedisCallTarget},
 };
 
 /// The Redis port of a host; there is one per host.
-pub struct RedisPort {
+pub struct RedisClient {
     pool: ConnectionPool,
     clock: Arc<dyn Clock>,
     poller: Arc<RedisInstancePoller>,
 }
 
-impl RedisPort {
+impl RedisClient {
     /// Creates a port that sends the reports of watched instances to `reports`.
     #[must_use]
     pub fn new(
@@ -46,7 +48,7 @@ impl RedisPort {
     }
 }
 
-impl Redis for RedisPort {
+impl Redis for RedisClient {
     fn pipeline<'a>(
         &'a self,
         members: &'a InstanceMembers,
@@ -55,7 +57,7 @@ impl Redis for RedisPort {
         deadline: Duration,
     ) -> BoxedFuture<'a, Result<Vec<RespReply>, CallError>> {
         Box::pin(async move {
-            let mut targets = CallTarget::all(members);
+            let mut targets = RedisCallTarget::all(members);
             let found = targets.find(|target| target.member.pod == pod);
             let target = found.ok_or_else(|| CallError::NotFound(format!("member `{pod}`")))?;
             let call = self.pool.call(target, commands, deadline).await;
@@ -76,7 +78,7 @@ impl Redis for RedisPort {
         members: &'a InstanceMembers,
         wave: &'a [Action],
     ) -> BoxedFuture<'a, Vec<PerformedAction>> {
-        Box::pin(act::act(&self.pool, members, wave, DryRunStop::Done))
+        Box::pin(act::act(&self.pool, members, wave, RedisVerbStopPoint::Done))
     }
 
     fn decide<'a>(
@@ -84,7 +86,7 @@ impl Redis for RedisPort {
         members: &'a InstanceMembers,
         wave: &'a [Action],
     ) -> BoxedFuture<'a, Vec<PerformedAction>> {
-        Box::pin(act::act(&self.pool, members, wave, DryRunStop::Decided))
+        Box::pin(act::act(&self.pool, members, wave, RedisVerbStopPoint::Decided))
     }
 
     fn refuses(&self, address: SocketAddr) -> BoxedFuture<'_, bool> {
@@ -108,7 +110,7 @@ impl Redis for RedisPort {
         &self,
         members: &InstanceMembers,
         settings: &[String],
-    ) -> Result<Box<dyn PollStream>, CallError> {
+    ) -> Result<Box<dyn RedisPollStream>, CallError> {
         self.poller.join(members, settings, self.pool.limits().watched_instances)
     }
 

@@ -53,19 +53,19 @@ pub fn encode(commands: &[Vec<Vec<u8>>]) -> Vec<u8> {
 
 /// Reads replies from bytes that come in pieces.
 #[derive(Debug, Default)]
-pub struct Decoder {
+pub struct RespDecoder {
     bytes: Vec<u8>,
     // Where the next token begins in `bytes`.
     at: usize,
     // Bytes of the reply under way that were consumed already.
     taken: usize,
     nodes: Vec<RespNode>,
-    open: Vec<IncompleteAggregate>,
+    open: Vec<IncompleteRespAggregate>,
 }
 
 /// An array or map whose elements are still to come.
 #[derive(Debug)]
-struct IncompleteAggregate {
+struct IncompleteRespAggregate {
     node: usize,
     // Values still to come: two per pair of a map.
     left: usize,
@@ -74,13 +74,13 @@ struct IncompleteAggregate {
 }
 
 /// One token: a whole scalar, or the head of an aggregate.
-enum Token {
+enum RespToken {
     Scalar(RespNode),
     Array(usize),
     Map(usize),
 }
 
-impl Decoder {
+impl RespDecoder {
     /// Takes in bytes as they came.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.drain(..self.at);
@@ -113,15 +113,15 @@ impl Decoder {
             }
             let index = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
             let left = match token {
-                Token::Scalar(node) => {
+                RespToken::Scalar(node) => {
                     self.nodes.push(node);
                     0
                 }
-                Token::Array(length) => {
+                RespToken::Array(length) => {
                     self.nodes.push(RespNode::Array(Vec::new()));
                     length
                 }
-                Token::Map(length) => {
+                RespToken::Map(length) => {
                     self.nodes.push(RespNode::Map(Vec::new()));
                     length.saturating_mul(2)
                 }
@@ -131,7 +131,7 @@ impl Decoder {
                 if REPLY_DEPTH_MAX <= self.open.len() {
                     return Err(RespError::TooLarge("32 levels"));
                 }
-                self.open.push(IncompleteAggregate { node: index as usize, left, key: None });
+                self.open.push(IncompleteRespAggregate { node: index as usize, left, key: None });
             }
             // A parent whose last child is an aggregate stays until that one is complete.
             while self.open.last().is_some_and(|open| open.left == 0) {
@@ -155,7 +155,7 @@ impl Decoder {
         }
     }
 
-    fn token(&mut self) -> Result<Option<Token>, RespError> {
+    fn token(&mut self) -> Result<Option<RespToken>, RespError> {
         let Some(&mark) = self.bytes.get(self.at) else { return Ok(None) };
         let rest = self.bytes.get(self.at + 1..).unwrap_or_default();
         let Some(end) = rest.windows(2).position(|pair| pair == b"\r\n") else {
@@ -167,25 +167,25 @@ impl Decoder {
         let after = self.at + 1 + end + 2;
         let text = || String::from_utf8_lossy(line).into_owned();
         let token = match mark {
-            b'+' => Token::Scalar(RespNode::Status(text())),
-            b'-' => Token::Scalar(RespNode::Error(text())),
-            b':' => Token::Scalar(RespNode::Int(parsed(line, "integer")?)),
-            b',' => Token::Scalar(RespNode::Double(parsed(line, "double")?)),
-            b'(' => Token::Scalar(RespNode::Bulk(line.to_vec())),
-            b'_' => Token::Scalar(RespNode::Nil),
+            b'+' => RespToken::Scalar(RespNode::Status(text())),
+            b'-' => RespToken::Scalar(RespNode::Error(text())),
+            b':' => RespToken::Scalar(RespNode::Int(parsed(line, "integer")?)),
+            b',' => RespToken::Scalar(RespNode::Double(parsed(line, "double")?)),
+            b'(' => RespToken::Scalar(RespNode::Bulk(line.to_vec())),
+            b'_' => RespToken::Scalar(RespNode::Nil),
             b'#' => match line {
-                b"t" => Token::Scalar(RespNode::Boolean(true)),
-                b"f" => Token::Scalar(RespNode::Boolean(false)),
+                b"t" => RespToken::Scalar(RespNode::Boolean(true)),
+                b"f" => RespToken::Scalar(RespNode::Boolean(false)),
                 _ => return Err(RespError::Malformed("boolean")),
             },
             b'*' | b'~' | b'%' | b'$' | b'!' | b'=' => match length(line)? {
-                None => Token::Scalar(RespNode::Nil),
-                Some(length) if mark == b'*' || mark == b'~' => Token::Array(length),
-                Some(length) if mark == b'%' => Token::Map(length),
+                None => RespToken::Scalar(RespNode::Nil),
+                Some(length) if mark == b'*' || mark == b'~' => RespToken::Array(length),
+                Some(length) if mark == b'%' => RespToken::Map(length),
                 Some(length) => {
                     let Some(node) = self.payload(mark, after, length)? else { return Ok(None) };
                     self.at = after + length + 2;
-                    return Ok(Some(Token::Scalar(node)));
+                    return Ok(Some(RespToken::Scalar(node)));
                 }
             },
             other => return Err(RespError::Type(other)),
@@ -233,7 +233,7 @@ mod tests {
     use redis::Value;
 
     fn decode(bytes: &[u8]) -> Result<Vec<RespReply>, RespError> {
-        let mut decoder = Decoder::default();
+        let mut decoder = RespDecoder::default();
         decoder.push(bytes);
         let mut replies = Vec::new();
         while let Some(reply) = decoder.next_reply()? {
@@ -329,7 +329,7 @@ mod tests {
         #[test]
         fn cutting_the_bytes_changes_nothing(text in reply(), sizes in proptest::collection::vec(1_usize..7, 1..9)) {
             let whole = decode(text.as_bytes()).unwrap();
-            let mut decoder = Decoder::default();
+            let mut decoder = RespDecoder::default();
             let (mut rest, mut pieces) = (text.as_bytes(), Vec::new());
             for size in sizes.iter().cycle() {
                 if rest.is_empty() { break; }

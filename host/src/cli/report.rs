@@ -4,19 +4,19 @@ use std::{path::PathBuf, str::FromStr};
 
 use clap::{ArgGroup, Args};
 
-use super::{AdminArgs, KubernetesClusterArgs, OutputFormat};
+use super::{AdminFileArgs, KubernetesClusterArgs, OutputFormat};
 use crate::completion;
 
 /// An object as `KIND/NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ObjectName {
+pub(crate) struct KindAndNameArg {
     /// A kind, plural or short name, as kubectl takes it.
     pub(crate) kind: String,
     /// Its name.
     pub(crate) name: String,
 }
 
-impl FromStr for ObjectName {
+impl FromStr for KindAndNameArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -35,7 +35,7 @@ impl FromStr for ObjectName {
 pub(crate) struct PlanArgs {
     /// The object; the kind may be given by plural or short name, as to kubectl
     #[arg(value_name = "KIND/NAME", add = completion::objects())]
-    pub(crate) object: Option<ObjectName>,
+    pub(crate) object: Option<KindAndNameArg>,
     /// Plan for the object in this YAML or JSON file, as if `kubectl apply --server-side
     /// --force-conflicts` had applied it
     #[arg(short, long, value_name = "FILE")]
@@ -47,7 +47,7 @@ pub(crate) struct PlanArgs {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) admin: AdminArgs,
+    pub(crate) admin: AdminFileArgs,
     /// Plan in this process instead of asking the running host; it must reach the API server and the
     /// Pods, and has no memo and no accepted spec of the host
     #[arg(long, requires = "plugins")]
@@ -67,7 +67,7 @@ pub(crate) struct PlanArgs {
 pub(crate) struct CallsArgs {
     /// The object; the kind may be given by plural or short name, as to kubectl
     #[arg(value_name = "KIND/NAME", add = completion::objects())]
-    pub(crate) object: ObjectName,
+    pub(crate) object: KindAndNameArg,
     /// The object's namespace [default: `default`]
     #[arg(short, long, value_name = "NAME")]
     pub(crate) namespace: Option<String>,
@@ -81,7 +81,7 @@ pub(crate) struct CallsArgs {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) admin: AdminArgs,
+    pub(crate) admin: AdminFileArgs,
 }
 
 /// Options of `status`.
@@ -89,7 +89,7 @@ pub(crate) struct CallsArgs {
 pub(crate) struct StatusArgs {
     /// One object only, with all its conditions; the kind may be given by plural or short name
     #[arg(value_name = "KIND/NAME", add = completion::objects())]
-    pub(crate) object: Option<ObjectName>,
+    pub(crate) object: Option<KindAndNameArg>,
     /// The object's namespace [default: `default`]
     #[arg(short, long, value_name = "NAME", requires = "object")]
     pub(crate) namespace: Option<String>,
@@ -100,7 +100,7 @@ pub(crate) struct StatusArgs {
     #[arg(short, long)]
     pub(crate) watch: bool,
     #[command(flatten)]
-    pub(crate) admin: AdminArgs,
+    pub(crate) admin: AdminFileArgs,
 }
 
 #[cfg(test)]
@@ -111,10 +111,10 @@ mod tests {
 
     #[test]
     fn an_object_is_a_kind_and_a_name() {
-        let found: ObjectName = "rediscluster/demo".parse().unwrap();
+        let found: KindAndNameArg = "rediscluster/demo".parse().unwrap();
         assert_eq!((found.kind.as_str(), found.name.as_str()), ("rediscluster", "demo"));
         for text in ["demo", "/demo", "rediscluster/", "a/b/c", ""] {
-            let error = text.parse::<ObjectName>().unwrap_err();
+            let error = text.parse::<KindAndNameArg>().unwrap_err();
             assert!(error.contains("KIND/NAME"), "{text}");
         }
     }

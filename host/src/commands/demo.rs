@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::stages::DemoStages;
+use self::stages::DemoProgressPrinter;
 use super::{local, print, print_error, stop_on_signal};
 use crate::{cli::DemoArgs, exit};
 
@@ -96,7 +96,7 @@ async fn show(
 
 /// Waits until the cluster is Ready, and returns the address of its client Service.
 async fn become_ready(kubeconfig: &Path) -> Result<(String, u16)> {
-    let mut stages = DemoStages::connect(kubeconfig).await?;
+    let mut stages = DemoProgressPrinter::connect(kubeconfig).await?;
     stages.plugin_active("redis-cluster").await?;
     stages.apply(EXAMPLE).await?;
     stages.cluster_ready("default", "demo").await

@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use tholepin_admin::{AdminClient, AdminFile};
 use tholepin_agent::ImageError;
 use tholepin_core::ErrorChain;
-use tholepin_devkit::doctor::{DoctorFinding, FindingLevel, ImageProgram, MachineFacts, judge};
+use tholepin_devkit::doctor::{
+    DoctorFinding, DoctorFindingLevel, DoctorMachineFacts, ImageProgramCheck, judge,
+};
 use tholepin_local::{
     LocalOptions,
     addresses::{self, AddressBlock},
@@ -20,7 +22,7 @@ use tokio::{process::Command, time::timeout};
 
 use super::{plugin::cache, print};
 use crate::{
-    cli::{AdminArgs, DoctorArgs},
+    cli::{AdminFileArgs, DoctorArgs},
     exit,
     user_files::{admin_file, cache_directory},
 };
@@ -34,7 +36,7 @@ const HOST_DEADLINE: Duration = Duration::from_secs(5);
 /// Prints the findings; the exit code is 1 if one of them is bad.
 pub(super) async fn run(DoctorArgs { json: as_json, admin }: DoctorArgs) -> Result<u8> {
     let findings = judge(&facts(admin).await?);
-    let is_bad = findings.iter().any(|finding| finding.verdict == FindingLevel::Bad);
+    let is_bad = findings.iter().any(|finding| finding.verdict == DoctorFindingLevel::Bad);
     let text = if as_json {
         format!("{:#}\n", json!({"ok": !is_bad, "findings": findings}))
     } else {
@@ -47,25 +49,25 @@ pub(super) async fn run(DoctorArgs { json: as_json, admin }: DoctorArgs) -> Resu
 fn line(finding: &DoctorFinding) -> String {
     let DoctorFinding { check, verdict, seen, advice } = finding;
     let level = match verdict {
-        FindingLevel::Good => "ok  ",
-        FindingLevel::Warning => "warn",
-        FindingLevel::Bad => "BAD ",
+        DoctorFindingLevel::Good => "ok  ",
+        DoctorFindingLevel::Warning => "warn",
+        DoctorFindingLevel::Bad => "BAD ",
     };
     let advice = if advice.is_empty() { String::new() } else { format!("\n     → {advice}") };
     format!("{level} {check}: {seen}{advice}\n")
 }
 
-async fn facts(admin: AdminArgs) -> Result<MachineFacts> {
+async fn facts(admin: AdminFileArgs) -> Result<DoctorMachineFacts> {
     let folder = tempfile::tempdir()?;
     let options = LocalOptions::new(folder.path(), env::current_exe()?);
     let containers =
         tholepin_agent::probe_namespaces(&options.container_program, folder.path()).await;
     let images = options.image_table()?.examine().await;
-    Ok(MachineFacts {
+    Ok(DoctorMachineFacts {
         containers: containers.map(str::to_owned).map_err(|error| ErrorChain(&error).to_string()),
         programs: images
             .into_iter()
-            .map(|(image, found)| ImageProgram {
+            .map(|(image, found)| ImageProgramCheck {
                 image,
                 found: found.map_err(|error| missing(&error)),
             })

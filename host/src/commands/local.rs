@@ -5,7 +5,7 @@ use std::{env, path::PathBuf};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 use tholepin_guest::CompilationNotice;
-use tholepin_local::{ImageSource, LocalCluster, LocalOptions};
+use tholepin_local::{ImageTableSource, LocalCluster, LocalOptions};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -63,7 +63,7 @@ pub(crate) async fn start(
     local.block = options.block;
     local.nodes = options.nodes;
     if let Some(images) = &options.images {
-        local.images = ImageSource::File(images.clone());
+        local.images = ImageTableSource::File(images.clone());
     }
     adjust(&mut local);
     let cluster = tholepin_local::start(local).await?;

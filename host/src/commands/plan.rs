@@ -7,14 +7,16 @@ use std::{path::Path, time::Duration};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use tholepin_admin::AdminClient;
-use tholepin_controller::{DryRunObject, ObjectArgument, ReportPart, ReportSelection};
+use tholepin_controller::{
+    DryRunObjectSource, DryRunReportPart, ObjectArgument, ReconcileReportSelection,
+};
 use tholepin_core::{ReconcileReport, report};
 
 use super::print;
 use super::text_style::TextStyle;
 use crate::{
     admin_routes::{CALLS_ROUTE, PLAN_ROUTE},
-    cli::{AdminArgs, CallsArgs, EngineArgs, ObjectName, PlanArgs},
+    cli::{AdminFileArgs, CallsArgs, EngineArgs, KindAndNameArg, PlanArgs},
     engine::{self, EngineOptions},
     exit,
     user_files::admin_file,
@@ -43,8 +45,8 @@ pub(crate) async fn plan(arguments: PlanArgs) -> Result<u8> {
         cluster,
     } = arguments;
     let request = match (object, file) {
-        (Some(object), _) => DryRunObject::Object(argument(object, namespace)),
-        (None, Some(file)) => DryRunObject::File { object: read(&file)?, namespace },
+        (Some(object), _) => DryRunObjectSource::Object(argument(object, namespace)),
+        (None, Some(file)) => DryRunObjectSource::File { object: read(&file)?, namespace },
         // The command line requires one of the two.
         (None, None) => bail!("name an object, or a file with -f"),
     };
@@ -83,8 +85,8 @@ pub(crate) async fn plan(arguments: PlanArgs) -> Result<u8> {
 /// Fails if the host does not answer, or has no report of the object.
 pub(crate) async fn calls(arguments: CallsArgs) -> Result<u8> {
     let CallsArgs { object, namespace, writes, reconcile, json, admin } = arguments;
-    let part = if writes { ReportPart::Writes } else { ReportPart::Calls };
-    let selection = ReportSelection { number: reconcile, part };
+    let part = if writes { DryRunReportPart::Writes } else { DryRunReportPart::Calls };
+    let selection = ReconcileReportSelection { number: reconcile, part };
     let client = AdminClient::of_file(&admin_file(admin.admin_file)?)?;
     let reports = ask_for_calls(&client, &argument(object, namespace), selection).await?;
     if json {
@@ -104,17 +106,17 @@ pub(crate) async fn calls(arguments: CallsArgs) -> Result<u8> {
 pub(super) async fn ask_for_calls(
     host: &AdminClient,
     object: &ObjectArgument,
-    selection: ReportSelection,
+    selection: ReconcileReportSelection,
 ) -> Result<Vec<ReconcileReport>> {
     let ObjectArgument { kind, name, namespace } = object;
-    let ReportSelection { number, part } = selection;
+    let ReconcileReportSelection { number, part } = selection;
     let number = number.map(|number| number.to_string());
     let mut parameters = vec![("kind", kind.as_str()), ("name", name.as_str())];
     parameters.extend(namespace.as_deref().map(|namespace| ("namespace", namespace)));
     parameters.extend(number.as_deref().map(|number| ("reconcile", number)));
     match part {
-        ReportPart::Calls => {}
-        ReportPart::Writes => parameters.push(("part", "writes")),
+        DryRunReportPart::Calls => {}
+        DryRunReportPart::Writes => parameters.push(("part", "writes")),
     }
     let answer = host.get(CALLS_ROUTE, &parameters, DEADLINE).await?;
     let reports = answer.get("reconciles").cloned().unwrap_or_default();
@@ -126,14 +128,17 @@ pub(super) fn format_reports(reports: &[ReconcileReport]) -> String {
     text::calls(reports, TextStyle::of_stdout())
 }
 
-async fn ask_for_plan(admin: AdminArgs, request: &DryRunObject) -> Result<ReconcileReport> {
+async fn ask_for_plan(
+    admin: AdminFileArgs,
+    request: &DryRunObjectSource,
+) -> Result<ReconcileReport> {
     let client = AdminClient::of_file(&admin_file(admin.admin_file)?)?;
     let answer = client.post(PLAN_ROUTE, &serde_json::to_value(request)?, DEADLINE).await?;
     serde_json::from_value(answer).context("the host's answer is no plan; is it older?")
 }
 
-fn argument(object: ObjectName, namespace: Option<String>) -> ObjectArgument {
-    let ObjectName { kind, name } = object;
+fn argument(object: KindAndNameArg, namespace: Option<String>) -> ObjectArgument {
+    let KindAndNameArg { kind, name } = object;
     ObjectArgument { kind, name, namespace }
 }
 
@@ -173,7 +178,7 @@ fn code(report: &ReconcileReport) -> u8 {
 mod tests {
     use super::*;
     use tholepin_core::{
-        ObjectKey, PlanStep, PlanStepEffect, ReconcileHeader, ReconcileResult, Recording,
+        PlanStep, PlanStepEffect, ReconcileHeader, ReconcileKey, ReconcileResult, Recording,
         RevisionDigest, WriteMode,
     };
     use tholepin_schema::{manifest::KindName, reconcile::ReconcileFailure};
@@ -181,7 +186,7 @@ mod tests {
     fn report(steps: Vec<PlanStep>, end: ReconcileResult) -> ReconcileReport {
         let header = ReconcileHeader {
             mode: WriteMode::Plan,
-            object: ObjectKey {
+            object: ReconcileKey {
                 plugin: "p".parse().unwrap(),
                 kind: KindName { api_version: "a/v1".into(), kind: "K".into() },
                 namespace: "n".into(),

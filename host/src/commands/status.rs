@@ -8,7 +8,9 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::Value;
 use tholepin_admin::AdminClient;
-use tholepin_controller::{DEGRADED, HostStatus, MemberRow, ObjectStatus, PluginStatus};
+use tholepin_controller::{
+    DEGRADED, HostStatusMember, HostStatusReport, PluginStatus, ReconciledObjectStatus,
+};
 use tokio::time::sleep;
 
 use super::{print, table::table, text_style::TextStyle};
@@ -45,7 +47,7 @@ pub(super) async fn run(arguments: StatusArgs) -> Result<u8> {
             OutputFormat::Json => format!("{answer:#}\n"),
             OutputFormat::Text => {
                 let status = serde_json::from_value(answer);
-                let status: HostStatus =
+                let status: HostStatusReport =
                     status.context("the host's answer is no status; is it older?")?;
                 format_status(&status, object.is_some(), TextStyle::of_stdout())
             }
@@ -60,8 +62,8 @@ pub(super) async fn run(arguments: StatusArgs) -> Result<u8> {
 }
 
 /// Formats the whole screen; with `all` every condition of the objects.
-fn format_status(status: &HostStatus, all: bool, paint: TextStyle) -> String {
-    let HostStatus { plugins, objects, left_out } = status;
+fn format_status(status: &HostStatusReport, all: bool, paint: TextStyle) -> String {
+    let HostStatusReport { plugins, objects, left_out } = status;
     let mut text = String::new();
     if !all {
         text.push_str(&format_plugins(plugins, paint));
@@ -101,7 +103,7 @@ fn format_plugins(plugins: &[PluginStatus], paint: TextStyle) -> String {
     format!("{}\n", table(&rows))
 }
 
-fn format_object(object: &ObjectStatus, all: bool, paint: TextStyle) -> String {
+fn format_object(object: &ReconciledObjectStatus, all: bool, paint: TextStyle) -> String {
     let name = &object.object;
     let title = match name.namespace.as_str() {
         "" => format!("{} {}", name.kind.kind, name.name),
@@ -135,7 +137,7 @@ fn format_object(object: &ObjectStatus, all: bool, paint: TextStyle) -> String {
 }
 
 /// Formats the state of an object in one line.
-fn format_state(object: &ObjectStatus, paint: TextStyle) -> String {
+fn format_state(object: &ReconciledObjectStatus, paint: TextStyle) -> String {
     let mut parts = Vec::new();
     if object.is_deleting {
         parts.push(paint.yellow("being deleted"));
@@ -174,7 +176,7 @@ fn format_condition(condition: &Value) -> String {
     format!("{}={} {}", field("type"), field("status"), field("reason")).trim_end().to_owned()
 }
 
-fn format_members(group: &str, members: &[MemberRow], paint: TextStyle) -> String {
+fn format_members(group: &str, members: &[HostStatusMember], paint: TextStyle) -> String {
     let head = ["POD", "ADDRESS", "NODE", "ROLE", "OF", "SLOTS", "KEYS", "LINK", "BEHIND", "STATE"];
     let mut rows = vec![head.map(str::to_owned)];
     let dash = || "-".to_owned();
@@ -202,7 +204,7 @@ fn format_members(group: &str, members: &[MemberRow], paint: TextStyle) -> Strin
 }
 
 /// Formats the number of members of each role.
-fn counts(members: &[MemberRow]) -> String {
+fn counts(members: &[HostStatusMember]) -> String {
     let of =
         |role: &str| members.iter().filter(|member| member.role.as_deref() == Some(role)).count();
     let silent = members.iter().filter(|member| member.role.is_none()).count();
@@ -220,14 +222,14 @@ mod tests {
 
     use super::*;
 
-    fn status() -> HostStatus {
-        let member = |pod: &str, role: Option<&str>, fault: Option<&str>| MemberRow {
+    fn status() -> HostStatusReport {
+        let member = |pod: &str, role: Option<&str>, fault: Option<&str>| HostStatusMember {
             pod: pod.to_owned(),
             role: role.map(str::to_owned),
             fault: fault.map(str::to_owned),
-            ..MemberRow::default()
+            ..HostStatusMember::default()
         };
-        let object: ObjectStatus = serde_json::from_value(json!({
+        let object: ReconciledObjectStatus = serde_json::from_value(json!({
             "object": {"apiVersion": "a/v1", "kind": "Thing", "namespace": "n", "name": "x"},
             "plugin": "p", "isServed": true, "isPaused": true, "isDeleting": false,
             "conditions": [
@@ -244,7 +246,7 @@ mod tests {
             name: "p".to_owned(),
             status: json!({"revision": "abc", "objects": 1, "reason": "TakenBack", "message": "it trapped"}),
         };
-        HostStatus { plugins: vec![plugin], objects: vec![object], left_out: 2 }
+        HostStatusReport { plugins: vec![plugin], objects: vec![object], left_out: 2 }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tholepin_schema::{
 };
 use tholepin_sdk::{DeleteOptions, Error, EventType, Host, ObjectRef, Retry, topology};
 
-use crate::{apply::ReconcileFault, observe::TargetCluster};
+use crate::{apply::RedisClusterProblem, observe::ParsedRedisCluster};
 
 /// The results of a plan's actions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,14 +17,14 @@ pub(crate) struct ActionResults {
     /// The number of actions whose goal is reached.
     pub done: usize,
     /// Why other actions failed, in the words of a guard or of the server, in the order of the plan.
-    pub blocked: Vec<BlockedAction>,
+    pub blocked: Vec<ActionNotDoneReason>,
     /// Why other actions are delayed by something that passes by itself.
-    pub waits: Vec<BlockedAction>,
+    pub waits: Vec<ActionNotDoneReason>,
 }
 
 /// An action that was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct BlockedAction {
+pub(crate) struct ActionNotDoneReason {
     /// The reason, as for a condition.
     pub reason: String,
     /// The message for people.
@@ -46,7 +46,7 @@ impl ActionResults {
 /// results of single actions are not errors.
 pub(crate) fn act(
     host: &dyn Host,
-    target: &TargetCluster,
+    target: &ParsedRedisCluster,
     plan: &Plan,
 ) -> Result<ActionResults, Error> {
     perform(host, target, &plan.actions())
@@ -55,7 +55,7 @@ pub(crate) fn act(
 /// Performs a list of actions, like [`act`].
 pub(crate) fn perform(
     host: &dyn Host,
-    target: &TargetCluster,
+    target: &ParsedRedisCluster,
     actions: &[Action],
 ) -> Result<ActionResults, Error> {
     if actions.is_empty() {
@@ -67,7 +67,7 @@ pub(crate) fn perform(
         // The next reconcile observes again and decides.
         Err(error) if error.retry() != Retry::Never => {
             let blocked =
-                BlockedAction { reason: error.reason().into(), message: error.to_string() };
+                ActionNotDoneReason { reason: error.reason().into(), message: error.to_string() };
             return Ok(ActionResults { blocked: vec![blocked], ..ActionResults::default() });
         }
         Err(error) => return Err(error),
@@ -90,9 +90,9 @@ pub(crate) fn perform(
 /// Why an action was not done.
 enum ActionNotDone {
     /// A guard or an error prevents it.
-    Blocked(BlockedAction),
+    Blocked(ActionNotDoneReason),
     /// It will be done when something has passed by itself.
-    Waits(BlockedAction),
+    Waits(ActionNotDoneReason),
     /// An action that it depends on was not done, and that action's result says why.
     Skipped,
 }
@@ -100,7 +100,7 @@ enum ActionNotDone {
 /// Returns the note of a done action, or why it was not done.
 fn judge(action: &Action, result: Result<ActionResult, Error>) -> Result<String, ActionNotDone> {
     let what = describe(&action.verb);
-    let blocked_action = |reason: &str, message: String| BlockedAction {
+    let blocked_action = |reason: &str, message: String| ActionNotDoneReason {
         reason: reason.into(),
         message: format!("{what}: {message}"),
     };
@@ -169,7 +169,7 @@ const FENCE_GRACE_S: u32 = 1;
 
 /// Deletes the Pods whose processes hang and must end before replicas take over. Returns the uids of the Pods
 /// that could not be deleted.
-pub(crate) fn fence(host: &dyn Host, target: &TargetCluster, plan: &Plan) -> Vec<String> {
+pub(crate) fn fence(host: &dyn Host, target: &ParsedRedisCluster, plan: &Plan) -> Vec<String> {
     let mut failed = Vec::new();
     for (pod, uid) in &plan.fenced {
         let object = ObjectRef::new("v1", "Pod", &target.namespace, pod);
@@ -204,7 +204,7 @@ pub(crate) fn fence(host: &dyn Host, target: &TargetCluster, plan: &Plan) -> Vec
 
 /// Returns a fault that lists members that set files aside before they last ended. While the cluster is not
 /// in the desired state, missing data may be in these files.
-pub(crate) fn set_aside(plan: &Plan, seen: &Snapshot) -> Option<ReconcileFault> {
+pub(crate) fn set_aside(plan: &Plan, seen: &Snapshot) -> Option<RedisClusterProblem> {
     let reports = |member: &Member| {
         let output = last_output(member).filter(|output| output.contains(SET_ASIDE))?;
         Some(format!("`{}` reported: {output}", member.pod))
@@ -212,7 +212,7 @@ pub(crate) fn set_aside(plan: &Plan, seen: &Snapshot) -> Option<ReconcileFault> 
     let reports: Vec<String> =
         seen.members.iter().filter_map(reports).take(SET_ASIDE_REPORTED_MAX).collect();
     let is_reported = plan.stage != ClusterStage::Steady && !reports.is_empty();
-    is_reported.then(|| ReconcileFault {
+    is_reported.then(|| RedisClusterProblem {
         reason: "SetAside".into(),
         message: reports.join("; "),
         retry: false,
@@ -224,7 +224,7 @@ pub(crate) fn set_aside(plan: &Plan, seen: &Snapshot) -> Option<ReconcileFault> 
 /// once, when it is first seen to answer.
 pub(crate) fn announce_set_aside(
     host: &dyn Host,
-    target: &TargetCluster,
+    target: &ParsedRedisCluster,
     plan: &Plan,
     seen: &Snapshot,
 ) {

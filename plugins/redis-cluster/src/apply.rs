@@ -3,11 +3,11 @@
 use tholepin_redis_cluster_plan::workload;
 use tholepin_sdk::{Error, Host, Retry};
 
-use crate::observe::TargetCluster;
+use crate::observe::ParsedRedisCluster;
 
 /// A problem outside the members.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ReconcileFault {
+pub(crate) struct RedisClusterProblem {
     /// The reason, as for a condition.
     pub reason: String,
     /// The message for people, with the way to fix it.
@@ -18,7 +18,7 @@ pub(crate) struct ReconcileFault {
     pub ends_all: bool,
 }
 
-impl ReconcileFault {
+impl RedisClusterProblem {
     /// Returns the fault for a failed call of the host.
     pub(crate) fn of(what: &str, error: &Error) -> Self {
         Self {
@@ -32,7 +32,7 @@ impl ReconcileFault {
 
 /// The object was paused during this reconcile, which therefore ends. That is the only cause of
 /// [`Error::Interrupted`] here: the others are `wait` and `probe`, which this plugin does not call.
-pub(crate) struct ReconcileInterrupted;
+pub(crate) struct PausedDuringReconcile;
 
 /// Applies the workload and returns the faults. While no password is in force, no Pod may start, so the
 /// StatefulSets are not applied.
@@ -42,15 +42,15 @@ pub(crate) struct ReconcileInterrupted;
 /// Fails if the object was paused.
 pub(crate) fn apply(
     host: &dyn Host,
-    target: &TargetCluster,
+    target: &ParsedRedisCluster,
     may_start: bool,
-) -> Result<Vec<ReconcileFault>, ReconcileInterrupted> {
+) -> Result<Vec<RedisClusterProblem>, PausedDuringReconcile> {
     let mut faults = Vec::new();
     let desired = workload::objects(target.owner(), &target.spec);
     for object in desired.iter().filter(|object| may_start || object["kind"] != "StatefulSet") {
         match host.apply(object, true) {
             Ok(_) => {}
-            Err(Error::Interrupted) => return Err(ReconcileInterrupted),
+            Err(Error::Interrupted) => return Err(PausedDuringReconcile),
             Err(error) => {
                 let fault = refused(&workload::title(object), &error);
                 let is_last = fault.ends_all;
@@ -72,8 +72,8 @@ const fn ends_all(error: &Error) -> bool {
     )
 }
 
-fn refused(title: &str, error: &Error) -> ReconcileFault {
-    let mut fault = ReconcileFault::of(&format!("{title} was not applied"), error);
+fn refused(title: &str, error: &Error) -> RedisClusterProblem {
+    let mut fault = RedisClusterProblem::of(&format!("{title} was not applied"), error);
     if matches!(error, Error::Conflict(_)) {
         fault.message = format!(
             "{error}; another field manager owns a field of {title}: remove the field from its manifest, \

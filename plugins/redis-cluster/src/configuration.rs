@@ -5,22 +5,25 @@
 
 use serde_json::Value;
 use tholepin_redis_cluster_plan::{
-    ClusterStage, ObjectNames, OutdatedPodChoice, OutdatedPods, Plan, TemplateRevision,
-    configuration,
-    workload::{self, revisions, revisions::ExistingConfigMap},
+    ClusterStage, OutdatedPods, OutdatedRedisPodChoice, Plan, RedisClusterObjectNames,
+    StatefulSetTemplateRevision, configuration,
+    workload::{self, revisions, revisions::RedisConfigRevisionRef},
 };
 use tholepin_redis_types::redis_cluster::{Condition, MemberRole};
 use tholepin_schema::snapshot::Snapshot;
-use tholepin_sdk::{DeleteOptions, Error, Host, ListQuery, ObjectRef, ReadMode};
+use tholepin_sdk::{DeleteOptions, Error, Host, ObjectListQuery, ObjectRef, ReadMode};
 
 use crate::{
     act::{self, ActionResults},
-    observe::TargetCluster,
-    report::{ConditionValue, MembersObservationState, ReconcileFindings, condition},
+    observe::ParsedRedisCluster,
+    report::{ConditionValue, MembersReconcileOutcome, ReconcileFindings, condition},
 };
 
 /// Returns the templates of the StatefulSets; none if they cannot be read, which counts as unknown.
-pub(crate) fn templates(host: &dyn Host, target: &TargetCluster) -> Vec<TemplateRevision> {
+pub(crate) fn templates(
+    host: &dyn Host,
+    target: &ParsedRedisCluster,
+) -> Vec<StatefulSetTemplateRevision> {
     let fields = &[
         ".metadata.name",
         ".metadata.generation",
@@ -28,7 +31,7 @@ pub(crate) fn templates(host: &dyn Host, target: &TargetCluster) -> Vec<Template
         ".status.updateRevision",
     ];
     match list(host, target, "apps/v1", "StatefulSet", ReadMode::Cached, fields) {
-        Ok(sets) => sets.iter().filter_map(TemplateRevision::of).collect(),
+        Ok(sets) => sets.iter().filter_map(StatefulSetTemplateRevision::of).collect(),
         Err(error) => {
             host.warn(&format!("the StatefulSets were not read: {error}"));
             Vec::new()
@@ -43,7 +46,7 @@ pub(crate) fn templates(host: &dyn Host, target: &TargetCluster) -> Vec<Template
 /// Fails if the ConfigMap cannot be read or applied.
 pub(crate) fn apply(
     host: &dyn Host,
-    target: &TargetCluster,
+    target: &ParsedRedisCluster,
     snapshot: Option<&Snapshot>,
 ) -> Result<(), Error> {
     let is_all_accepted =
@@ -55,8 +58,8 @@ pub(crate) fn apply(
     host.apply(&workload::runtime_config(target.owner(), &settings), true).map(drop)
 }
 
-fn read(host: &dyn Host, target: &TargetCluster) -> Result<Option<Value>, Error> {
-    let name = ObjectNames { cluster: &target.name }.runtime_config();
+fn read(host: &dyn Host, target: &ParsedRedisCluster) -> Result<Option<Value>, Error> {
+    let name = RedisClusterObjectNames { cluster: &target.name }.runtime_config();
     let object = ObjectRef::new("v1", "ConfigMap", &target.namespace, &name);
     match host.get(&object, ReadMode::Cached, &[".data", ".metadata.annotations"]) {
         Ok(found) => Ok(Some(found)),
@@ -72,7 +75,7 @@ fn read(host: &dyn Host, target: &TargetCluster) -> Result<Option<Value>, Error>
 /// Fails like [`act::perform`]; the results of single settings are not errors.
 pub(crate) fn set(
     host: &dyn Host,
-    target: &TargetCluster,
+    target: &ParsedRedisCluster,
     plan: &Plan,
 ) -> Result<ActionResults, Error> {
     act::perform(host, target, &plan.settings)
@@ -80,13 +83,13 @@ pub(crate) fn set(
 
 /// Deletes the revisions that no Pod and no template names. Checks the cached objects first, so that a
 /// cluster whose Pods still use an older revision causes no live reads.
-pub(crate) fn forget(host: &dyn Host, target: &TargetCluster, plan: &Plan) {
+pub(crate) fn forget(host: &dyn Host, target: &ParsedRedisCluster, plan: &Plan) {
     if plan.stage != ClusterStage::Steady {
         return;
     }
     let gone = [ReadMode::Cached, ReadMode::Live].into_iter().try_fold(
         None,
-        |before: Option<Vec<ExistingConfigMap>>, read| match before {
+        |before: Option<Vec<RedisConfigRevisionRef>>, read| match before {
             Some(none) if none.is_empty() => Ok(Some(none)),
             _ => unnamed(host, target, read).map(Some),
         },
@@ -101,7 +104,7 @@ pub(crate) fn forget(host: &dyn Host, target: &TargetCluster, plan: &Plan) {
 }
 
 /// Deletes the Pods that never ran or never answered, and that a corrected template may let run.
-pub(crate) fn replace_stuck(host: &dyn Host, target: &TargetCluster, plan: &Plan) {
+pub(crate) fn replace_stuck(host: &dyn Host, target: &ParsedRedisCluster, plan: &Plan) {
     for (pod, uid) in &plan.stuck {
         let object = ObjectRef::new("v1", "Pod", &target.namespace, pod);
         let options = DeleteOptions { uid: Some(uid.clone()), ..DeleteOptions::default() };
@@ -120,17 +123,17 @@ pub(crate) fn replace_stuck(host: &dyn Host, target: &TargetCluster, plan: &Plan
 
 fn unnamed(
     host: &dyn Host,
-    target: &TargetCluster,
+    target: &ParsedRedisCluster,
     read: ReadMode,
-) -> Result<Vec<ExistingConfigMap>, Error> {
+) -> Result<Vec<RedisConfigRevisionRef>, Error> {
     let maps = list(host, target, "v1", "ConfigMap", read, &[".metadata.name", ".metadata.uid"])?;
-    let names = ObjectNames { cluster: &target.name };
+    let names = RedisClusterObjectNames { cluster: &target.name };
     let text =
         |map: &Value, path: &str| map.pointer(path).and_then(Value::as_str).map(str::to_owned);
-    let existing: Vec<ExistingConfigMap> = maps
+    let existing: Vec<RedisConfigRevisionRef> = maps
         .iter()
         .filter_map(|map| {
-            Some(ExistingConfigMap {
+            Some(RedisConfigRevisionRef {
                 name: text(map, "/metadata/name")?,
                 uid: text(map, "/metadata/uid")?,
             })
@@ -141,10 +144,10 @@ fn unnamed(
         return Ok(Vec::new());
     }
     // Reads all Pods of the namespace: one whose labels or owner were changed by hand still reads its file.
-    let pods = ListQuery {
+    let pods = ObjectListQuery {
         read,
         fields: vec![".spec.volumes".into()],
-        ..ListQuery::new("v1", "Pod", &target.namespace)
+        ..ObjectListQuery::new("v1", "Pod", &target.namespace)
     };
     let pods = host.list(&pods)?;
     let fields =
@@ -154,7 +157,11 @@ fn unnamed(
     Ok(unnamed.into_iter().cloned().collect())
 }
 
-fn delete(host: &dyn Host, target: &TargetCluster, gone: ExistingConfigMap) -> Result<(), Error> {
+fn delete(
+    host: &dyn Host,
+    target: &ParsedRedisCluster,
+    gone: RedisConfigRevisionRef,
+) -> Result<(), Error> {
     let object = ObjectRef::new("v1", "ConfigMap", &target.namespace, &gone.name);
     let options = DeleteOptions { uid: Some(gone.uid), ..DeleteOptions::default() };
     match host.delete(&object, &options) {
@@ -167,32 +174,32 @@ fn delete(host: &dyn Host, target: &TargetCluster, gone: ExistingConfigMap) -> R
 /// Returns the objects of one kind with the cluster's labels.
 fn list(
     host: &dyn Host,
-    target: &TargetCluster,
+    target: &ParsedRedisCluster,
     api_version: &str,
     kind: &str,
     read: ReadMode,
     fields: &[&str],
 ) -> Result<Vec<Value>, Error> {
-    host.list(&ListQuery {
+    host.list(&ObjectListQuery {
         selector: target.instance.selector.clone(),
         read,
         fields: fields.iter().map(|&field| field.into()).collect(),
-        ..ListQuery::new(api_version, kind, &target.namespace)
+        ..ObjectListQuery::new(api_version, kind, &target.namespace)
     })
 }
 
 /// Returns `Outdated` and `LiveConfigApplied`. A condition that this reconcile cannot determine keeps its
 /// last value.
 pub(crate) fn conditions(
-    target: &TargetCluster,
+    target: &ParsedRedisCluster,
     findings: &ReconcileFindings,
     now_ms: u64,
 ) -> Vec<Condition> {
     let condition_values = match &findings.seen {
-        MembersObservationState::Planned { plan, set, .. } => {
+        MembersReconcileOutcome::Planned { plan, set, .. } => {
             [outdated(plan), configured(plan, set)]
         }
-        MembersObservationState::Interrupted | MembersObservationState::NotObserved(_) => {
+        MembersReconcileOutcome::Interrupted | MembersReconcileOutcome::NotObserved(_) => {
             [None, None]
         }
     };
@@ -219,15 +226,15 @@ fn outdated(plan: &Plan) -> Option<ConditionValue> {
         )),
         OutdatedPods::Some { count, of, next } => {
             let fix = match next {
-                OutdatedPodChoice::Pod(pod) => format!(
+                OutdatedRedisPodChoice::Pod(pod) => format!(
                     "delete them one at a time, replicas first, and wait for `Ready` after each; the next \
                      is `{pod}`"
                 ),
-                OutdatedPodChoice::NotYet => {
+                OutdatedRedisPodChoice::NotYet => {
                     "delete none before the cluster is `Ready`: `Ready` and `Degraded` say what it waits for"
                         .into()
                 }
-                OutdatedPodChoice::OnlyCopy(pod) => format!(
+                OutdatedRedisPodChoice::OnlyCopy(pod) => format!(
                     "`{pod}` holds the only copy of its shard's data, in memory: raise \
                      `.spec.replicasPerShard` before you delete it, or accept the loss of the data"
                 ),

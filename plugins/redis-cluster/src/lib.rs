@@ -30,7 +30,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tholepin_redis_cluster_plan::{
-    BUSY_REQUEUE_MS, ClusterStage, Observed, Plan, PodSilence, WAITING_REQUEUE_MS, plan,
+    BUSY_REQUEUE_MS, ClusterStage, ObservedRedisCluster, Plan, PodSilence, WAITING_REQUEUE_MS, plan,
 };
 use tholepin_redis_types::{redis_cluster::RedisClusterSpec, validation};
 use tholepin_schema::snapshot::{Member, MemberAnswer, NodeFlag, Snapshot, UnreachableReason};
@@ -39,9 +39,9 @@ use tholepin_sdk::{
     Violation, WakeTrigger,
 };
 
-use apply::ReconcileFault;
-use observe::TargetCluster;
-use report::{MembersObservationState, ReconcileFindings};
+use apply::RedisClusterProblem;
+use observe::ParsedRedisCluster;
+use report::{MembersReconcileOutcome, ReconcileFindings};
 
 /// The plugin `redis-cluster`.
 #[derive(Debug)]
@@ -76,9 +76,9 @@ impl Reconciler for RedisCluster {
             let summary = "deleted; Kubernetes deletes the objects that it owns".to_owned();
             return Ok(ReconcileOutcome { summary, finished: true, ..ReconcileOutcome::default() });
         }
-        let target = TargetCluster::read(&request.object)?;
+        let target = ParsedRedisCluster::read(&request.object)?;
         let now_ms = host.now_ms()?;
-        let before = PluginMemo::read(request.memo);
+        let before = RedisClusterMemo::read(request.memo);
         let findings = observe_and_act(host, &target, &before, now_ms);
         let memo = before.after(&findings, now_ms);
         report::write(host, &target, &findings, &memo, now_ms)?;
@@ -90,24 +90,24 @@ impl Reconciler for RedisCluster {
 /// the replacement of a dead primary.
 fn observe_and_act(
     host: &dyn Host,
-    target: &TargetCluster,
-    before: &PluginMemo,
+    target: &ParsedRedisCluster,
+    before: &RedisClusterMemo,
     now_ms: u64,
 ) -> ReconcileFindings {
     let mut faults = Vec::new();
     let mut silent = before.silent.clone();
     let MembersObservation { seen, may_start } =
         observe_members(host, target, (before, now_ms), &mut silent, &mut faults);
-    if matches!(seen, MembersObservationState::Interrupted)
+    if matches!(seen, MembersReconcileOutcome::Interrupted)
         || faults.iter().any(|fault| fault.ends_all)
     {
         return ReconcileFindings { seen, faults, silent };
     }
     match apply::apply(host, target, may_start) {
         Ok(refused) => faults.extend(refused),
-        Err(apply::ReconcileInterrupted) => {
+        Err(apply::PausedDuringReconcile) => {
             return ReconcileFindings {
-                seen: MembersObservationState::Interrupted,
+                seen: MembersReconcileOutcome::Interrupted,
                 faults,
                 silent,
             };
@@ -118,30 +118,30 @@ fn observe_and_act(
 
 /// The observation of the members, and whether Pods may be started.
 struct MembersObservation {
-    seen: MembersObservationState,
+    seen: MembersReconcileOutcome,
     may_start: bool,
 }
 
 /// Observes the members and performs the plan for them.
 fn observe_members(
     host: &dyn Host,
-    target: &TargetCluster,
-    (before, now_ms): (&PluginMemo, u64),
+    target: &ParsedRedisCluster,
+    (before, now_ms): (&RedisClusterMemo, u64),
     silent: &mut BTreeMap<String, SilentPodMemo>,
-    faults: &mut Vec<ReconcileFault>,
+    faults: &mut Vec<RedisClusterProblem>,
 ) -> MembersObservation {
     let mut observed = match observe::observe(host, target, before.asks_for_obstacles(now_ms)) {
         Ok(observed) => observed,
         Err(Error::Interrupted) => {
             return MembersObservation {
-                seen: MembersObservationState::Interrupted,
+                seen: MembersReconcileOutcome::Interrupted,
                 may_start: true,
             };
         }
         Err(error) => {
             let ended = apply_runtime_settings(host, target, None, faults);
             return MembersObservation {
-                seen: ended.unwrap_or(MembersObservationState::NotObserved(error)),
+                seen: ended.unwrap_or(MembersReconcileOutcome::NotObserved(error)),
                 may_start: true,
             };
         }
@@ -159,7 +159,7 @@ fn observe_members(
     faults.extend(act::set_aside(&plan, &observed.snapshot));
     let seen = if let Some(violation) = check(&plan, &observed) {
         faults.push(violation);
-        MembersObservationState::Planned {
+        MembersReconcileOutcome::Planned {
             plan,
             acted: act::ActionResults::default(),
             set: act::ActionResults::default(),
@@ -174,16 +174,16 @@ fn observe_members(
 /// content stays. Returns `Some` if the object was paused, so that the reconcile must end.
 fn apply_runtime_settings(
     host: &dyn Host,
-    target: &TargetCluster,
+    target: &ParsedRedisCluster,
     snapshot: Option<&Snapshot>,
-    faults: &mut Vec<ReconcileFault>,
-) -> Option<MembersObservationState> {
+    faults: &mut Vec<RedisClusterProblem>,
+) -> Option<MembersReconcileOutcome> {
     let observed_snapshot = snapshot.filter(|snapshot| !snapshot.members.is_empty());
     match configuration::apply(host, target, observed_snapshot) {
         Ok(()) => None,
-        Err(Error::Interrupted) => Some(MembersObservationState::Interrupted),
+        Err(Error::Interrupted) => Some(MembersReconcileOutcome::Interrupted),
         Err(error) => {
-            faults.push(ReconcileFault::of(
+            faults.push(RedisClusterProblem::of(
                 "the ConfigMap of runtime settings was not applied",
                 &error,
             ));
@@ -194,11 +194,11 @@ fn apply_runtime_settings(
 
 fn perform(
     host: &dyn Host,
-    target: &TargetCluster,
+    target: &ParsedRedisCluster,
     plan: Box<Plan>,
     silent: &mut BTreeMap<String, SilentPodMemo>,
-    faults: &mut Vec<ReconcileFault>,
-) -> MembersObservationState {
+    faults: &mut Vec<RedisClusterProblem>,
+) -> MembersReconcileOutcome {
     let done = act::act(host, target, &plan)
         .and_then(|acted| Ok((acted, configuration::set(host, target, &plan)?)));
     match done {
@@ -208,13 +208,13 @@ fn perform(
             }
             configuration::replace_stuck(host, target, &plan);
             configuration::forget(host, target, &plan);
-            MembersObservationState::Planned { plan, acted, set }
+            MembersReconcileOutcome::Planned { plan, acted, set }
         }
         // The object was paused: the host refuses all further writes of this reconcile.
-        Err(Error::Interrupted) => MembersObservationState::Interrupted,
+        Err(Error::Interrupted) => MembersReconcileOutcome::Interrupted,
         Err(error) => {
-            faults.push(ReconcileFault::of("the plan was not performed", &error));
-            MembersObservationState::Planned {
+            faults.push(RedisClusterProblem::of("the plan was not performed", &error));
+            MembersReconcileOutcome::Planned {
                 plan,
                 acted: act::ActionResults::default(),
                 set: act::ActionResults::default(),
@@ -224,11 +224,11 @@ fn perform(
 }
 
 /// Refuses a plan with a violation, which is a bug of this plugin.
-fn check(plan: &Plan, observed: &Observed) -> Option<ReconcileFault> {
+fn check(plan: &Plan, observed: &ObservedRedisCluster) -> Option<RedisClusterProblem> {
     let violations = plan.check(observed);
     let first = violations.first()?;
     let message = format!("the plan was not performed, please report this: {first}");
-    Some(ReconcileFault { reason: "BadPlan".into(), message, retry: true, ends_all: false })
+    Some(RedisClusterProblem { reason: "BadPlan".into(), message, retry: true, ends_all: false })
 }
 
 /// The time in milliseconds for which something must be missing before Kubernetes is asked why.
@@ -237,7 +237,7 @@ const MISSING_PATIENCE_MS: u64 = 3_000;
 /// The state kept from one reconcile to the next, as long as the host runs.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct PluginMemo {
+struct RedisClusterMemo {
     /// Since when the members could not be observed.
     #[serde(skip_serializing_if = "Option::is_none")]
     unseen_since_ms: Option<u64>,
@@ -305,7 +305,7 @@ fn silent_pods(
     silent.collect()
 }
 
-impl PluginMemo {
+impl RedisClusterMemo {
     /// Parses the memo; one of another version counts as empty.
     fn read(memo: Option<Value>) -> Self {
         memo.and_then(|memo| serde_json::from_value(memo).ok()).unwrap_or_default()
@@ -318,11 +318,11 @@ impl PluginMemo {
     fn after(self, findings: &ReconcileFindings, now_ms: u64) -> Self {
         let silent = findings.silent.clone();
         match &findings.seen {
-            MembersObservationState::Interrupted => Self { silent, ..self },
-            MembersObservationState::NotObserved(_) => {
+            MembersReconcileOutcome::Interrupted => Self { silent, ..self },
+            MembersReconcileOutcome::NotObserved(_) => {
                 Self { unseen_since_ms: Some(self.unseen_since_ms.unwrap_or(now_ms)), ..self }
             }
-            MembersObservationState::Planned { plan, .. } => Self {
+            MembersReconcileOutcome::Planned { plan, .. } => Self {
                 unseen_since_ms: None,
                 unsteady_since_ms: (plan.stage != ClusterStage::Steady)
                     .then(|| self.unsteady_since_ms.unwrap_or(now_ms)),
@@ -333,19 +333,19 @@ impl PluginMemo {
 }
 
 fn outcome(
-    target: &TargetCluster,
+    target: &ParsedRedisCluster,
     findings: &ReconcileFindings,
-    memo: &PluginMemo,
+    memo: &RedisClusterMemo,
 ) -> ReconcileOutcome {
     let ReconcileFindings { seen, faults, .. } = findings;
     let requeue_ms = match seen {
-        MembersObservationState::Interrupted => BUSY_REQUEUE_MS,
-        MembersObservationState::NotObserved(_) => WAITING_REQUEUE_MS,
+        MembersReconcileOutcome::Interrupted => BUSY_REQUEUE_MS,
+        MembersReconcileOutcome::NotObserved(_) => WAITING_REQUEUE_MS,
         // A refusal lasts until something changes; a guard that measures time needs a new observation.
-        MembersObservationState::Planned { acted, .. } if acted.is_blocked() => WAITING_REQUEUE_MS,
+        MembersReconcileOutcome::Planned { acted, .. } if acted.is_blocked() => WAITING_REQUEUE_MS,
         // Changed settings are observed again soon; a refused setting stays refused until the spec changes.
-        MembersObservationState::Planned { set, .. } if set.done != 0 => BUSY_REQUEUE_MS,
-        MembersObservationState::Planned { plan, .. } => plan.requeue_ms(),
+        MembersReconcileOutcome::Planned { set, .. } if set.done != 0 => BUSY_REQUEUE_MS,
+        MembersReconcileOutcome::Planned { plan, .. } => plan.requeue_ms(),
     };
     let again = faults.iter().any(|fault| fault.retry);
     let requeue_ms = if again { requeue_ms.min(WAITING_REQUEUE_MS) } else { requeue_ms };

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use tholepin_redis_cluster_plan::{
-    ClusterLayout, ObjectNames, Observed,
-    workload::{self, OwnerCluster},
+    ObservedRedisCluster, RedisClusterObjectNames, ShardAndReplicaCounts,
+    workload::{self, OwnerRedisCluster},
 };
 use tholepin_redis_types::redis_cluster::{KIND, RedisClusterSpec, RedisClusterStatus};
 use tholepin_schema::{
@@ -15,11 +15,11 @@ use tholepin_schema::{
 };
 use tholepin_sdk::{Error, Host, ObjectRef, ReconcileFailure, topology};
 
-use crate::{apply::ReconcileFault, configuration};
+use crate::{apply::RedisClusterProblem, configuration};
 
 /// The object to reconcile, parsed once.
 #[derive(Debug)]
-pub(crate) struct TargetCluster {
+pub(crate) struct ParsedRedisCluster {
     pub name: String,
     pub namespace: String,
     pub uid: String,
@@ -31,7 +31,7 @@ pub(crate) struct TargetCluster {
     pub instance: Instance,
 }
 
-impl TargetCluster {
+impl ParsedRedisCluster {
     /// Parses the object of a request.
     pub(crate) fn read(object: &Value) -> Result<Self, ReconcileFailure> {
         let text = |path: &str| {
@@ -43,7 +43,7 @@ impl TargetCluster {
             .map_err(|error| unreadable("/spec", &error.to_string()))?;
         let [name, namespace, uid] =
             [text("/metadata/name")?, text("/metadata/namespace")?, text("/metadata/uid")?];
-        let owner = OwnerCluster { name: &name, namespace: &namespace, uid: &uid };
+        let owner = OwnerRedisCluster { name: &name, namespace: &namespace, uid: &uid };
         Ok(Self {
             instance: workload::instance(owner, &spec),
             generation: object.pointer("/metadata/generation").and_then(Value::as_i64).unwrap_or(0),
@@ -56,8 +56,8 @@ impl TargetCluster {
         })
     }
 
-    pub(crate) fn owner(&self) -> OwnerCluster<'_> {
-        OwnerCluster { name: &self.name, namespace: &self.namespace, uid: &self.uid }
+    pub(crate) fn owner(&self) -> OwnerRedisCluster<'_> {
+        OwnerRedisCluster { name: &self.name, namespace: &self.namespace, uid: &self.uid }
     }
 }
 
@@ -69,9 +69,9 @@ fn unreadable(path: &str, why: &str) -> ReconcileFailure {
 /// Returns a fault if the host reports a problem with the password that the object names. The password in
 /// force does not change: the members use it.
 pub(crate) fn credentials_fault(
-    target: &TargetCluster,
+    target: &ParsedRedisCluster,
     facts: CredentialsState,
-) -> Option<ReconcileFault> {
+) -> Option<RedisClusterProblem> {
     let (secret, key) = secret_of(target);
     let kept = reserved::name(reserved::ReservedObjectPurpose::Credentials, KIND, &target.uid);
     let (reason, message) = match facts.named {
@@ -125,11 +125,11 @@ pub(crate) fn credentials_fault(
             ),
         ),
     };
-    Some(ReconcileFault { reason: reason.into(), message, retry: false, ends_all: false })
+    Some(RedisClusterProblem { reason: reason.into(), message, retry: false, ends_all: false })
 }
 
 /// Returns the name and the key of the Secret that the object names.
-fn secret_of(target: &TargetCluster) -> (&str, &str) {
+fn secret_of(target: &ParsedRedisCluster) -> (&str, &str) {
     match &target.spec.auth {
         Some(auth) => (auth.secret_name.as_str(), auth.key.as_str()),
         None => ("", ""),
@@ -137,7 +137,7 @@ fn secret_of(target: &TargetCluster) -> (&str, &str) {
 }
 
 /// Returns the problem of the Secret itself, and how to fix it.
-fn unusable(target: &TargetCluster, facts: CredentialsState) -> (&'static str, String) {
+fn unusable(target: &ParsedRedisCluster, facts: CredentialsState) -> (&'static str, String) {
     let (secret, key) = secret_of(target);
     let namespace = &target.namespace;
     match facts.named {
@@ -192,9 +192,9 @@ fn unusable(target: &TargetCluster, facts: CredentialsState) -> (&'static str, S
 /// volume.
 pub(crate) fn observe(
     host: &dyn Host,
-    target: &TargetCluster,
+    target: &ParsedRedisCluster,
     asks_for_obstacles: bool,
-) -> Result<Observed, Error> {
+) -> Result<ObservedRedisCluster, Error> {
     let snapshot = match topology::observe(host, &target.instance) {
         // No Pod exists (yet, or any more): the planner starts or replaces every shard.
         Err(Error::NotFound(_)) => Snapshot::default(),
@@ -204,17 +204,26 @@ pub(crate) fn observe(
     let obstacles =
         if asks_for_obstacles { obstacles(host, target, &snapshot) } else { BTreeMap::default() };
     let previous = target.status.clone();
-    Ok(Observed { snapshot, previous, templates, obstacles, silent: BTreeMap::default() })
+    Ok(ObservedRedisCluster {
+        snapshot,
+        previous,
+        templates,
+        obstacles,
+        silent: BTreeMap::default(),
+    })
 }
 
 /// Returns why Kubernetes does not create the first missing Pod, or the volume of the first Pod without one,
 /// from the warnings of its controllers.
 fn obstacles(
     host: &dyn Host,
-    target: &TargetCluster,
+    target: &ParsedRedisCluster,
     snapshot: &Snapshot,
 ) -> BTreeMap<String, String> {
-    let (names, layout) = (ObjectNames { cluster: &target.name }, ClusterLayout::of(&target.spec));
+    let (names, layout) = (
+        RedisClusterObjectNames { cluster: &target.name },
+        ShardAndReplicaCounts::of(&target.spec),
+    );
     let member = |pod: &str| snapshot.members.iter().find(|member| member.pod == pod);
     let waits_for_volume = |pod: &str| {
         let unplaced = member(pod).and_then(|member| member.kubernetes.get("unplaced")?.as_str());

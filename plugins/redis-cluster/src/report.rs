@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde_json::json;
 use tholepin_redis_cluster_plan::{
-    ClusterStage, Decision, HEALTHY_REQUEUE_MS, Plan, ShardPlan, WaitReason,
+    ClusterPlanWaitReason, ClusterStage, HEALTHY_REQUEUE_MS, Plan, RedisPlanDecision, ShardPlan,
 };
 use tholepin_redis_types::{
     API_VERSION,
@@ -20,8 +20,8 @@ use tholepin_redis_types::{
 use tholepin_sdk::{Error, EventType, Host, ReconcileFailure, Retry, time};
 
 use crate::{
-    PluginMemo, SilentPodMemo, act::ActionResults, apply::ReconcileFault, configuration,
-    observe::TargetCluster,
+    RedisClusterMemo, SilentPodMemo, act::ActionResults, apply::RedisClusterProblem, configuration,
+    observe::ParsedRedisCluster,
 };
 
 /// The time in milliseconds for which the last status stays if the members cannot be observed for a temporary
@@ -32,16 +32,16 @@ const NOT_OBSERVED_PATIENCE_MS: u64 = HEALTHY_REQUEUE_MS;
 #[derive(Debug)]
 pub(crate) struct ReconcileFindings {
     /// The observation of the members.
-    pub seen: MembersObservationState,
+    pub seen: MembersReconcileOutcome,
     /// Further problems, the most important one first.
-    pub faults: Vec<ReconcileFault>,
+    pub faults: Vec<RedisClusterProblem>,
     /// The Pods that do not answer in time, by uid.
     pub silent: BTreeMap<String, SilentPodMemo>,
 }
 
 /// The observation of the members.
 #[derive(Debug)]
-pub(crate) enum MembersObservationState {
+pub(crate) enum MembersReconcileOutcome {
     /// The object was paused before everything was observed and done.
     Interrupted,
     /// The members could not be observed.
@@ -83,9 +83,9 @@ impl ConditionValue {
 /// Fails if the status cannot be written.
 pub(crate) fn write(
     host: &dyn Host,
-    target: &TargetCluster,
+    target: &ParsedRedisCluster,
     findings: &ReconcileFindings,
-    memo: &PluginMemo,
+    memo: &RedisClusterMemo,
     now_ms: u64,
 ) -> Result<(), ReconcileFailure> {
     let for_ms = |since_ms: Option<u64>| now_ms.saturating_sub(since_ms.unwrap_or(now_ms));
@@ -106,22 +106,22 @@ pub(crate) fn write(
 
 /// Returns true if the last status stays: this reconcile has observed nothing, and the next one follows soon.
 fn keeps_last_status(
-    target: &TargetCluster,
-    seen: &MembersObservationState,
+    target: &ParsedRedisCluster,
+    seen: &MembersReconcileOutcome,
     not_observed_for_ms: u64,
 ) -> bool {
     match seen {
-        MembersObservationState::Interrupted => true,
-        MembersObservationState::NotObserved(error) if error.retry() != Retry::Never => {
+        MembersReconcileOutcome::Interrupted => true,
+        MembersReconcileOutcome::NotObserved(error) if error.retry() != Retry::Never => {
             not_observed_for_ms < NOT_OBSERVED_PATIENCE_MS && !target.status.conditions.is_empty()
         }
-        MembersObservationState::NotObserved(_) | MembersObservationState::Planned { .. } => false,
+        MembersReconcileOutcome::NotObserved(_) | MembersReconcileOutcome::Planned { .. } => false,
     }
 }
 
 /// Returns the whole status.
 fn status(
-    target: &TargetCluster,
+    target: &ParsedRedisCluster,
     findings: &ReconcileFindings,
     unsteady_ms: u64,
     now_ms: u64,
@@ -132,16 +132,16 @@ fn status(
     let conditions = conditions.chain(configuration::conditions(target, findings, now_ms));
     let before = &target.status;
     let (ready_shards, slots_served, shards) = match &findings.seen {
-        MembersObservationState::Planned { plan, .. } => (
+        MembersReconcileOutcome::Planned { plan, .. } => (
             format!("{}/{}", plan.shards_done(), plan.shards.len()),
             plan.slots_served,
             plan.shards.iter().map(|shard| shard_status(shard, &target.namespace)).collect(),
         ),
-        MembersObservationState::Interrupted | MembersObservationState::NotObserved(_) => {
+        MembersReconcileOutcome::Interrupted | MembersReconcileOutcome::NotObserved(_) => {
             (before.ready_shards.clone(), before.slots_served, before.shards.clone())
         }
     };
-    let is_steady = matches!(&findings.seen, MembersObservationState::Planned { plan, .. } if plan.stage == ClusterStage::Steady);
+    let is_steady = matches!(&findings.seen, MembersReconcileOutcome::Planned { plan, .. } if plan.stage == ClusterStage::Steady);
     RedisClusterStatus {
         observed_generation: Some(target.generation),
         conditions: conditions.collect(),
@@ -176,16 +176,16 @@ fn shard_status(shard: &ShardPlan, namespace: &str) -> ShardStatus {
 fn condition_values(findings: &ReconcileFindings, unsteady_ms: u64) -> [ConditionValue; 3] {
     let ReconcileFindings { seen, faults, .. } = findings;
     match seen {
-        MembersObservationState::NotObserved(error) => not_observed(error, faults),
+        MembersReconcileOutcome::NotObserved(error) => not_observed(error, faults),
         // Unused: a reconcile whose object was paused writes no status.
-        MembersObservationState::Interrupted => not_observed(&Error::Interrupted, faults),
-        MembersObservationState::Planned { plan, acted, .. } => {
+        MembersReconcileOutcome::Interrupted => not_observed(&Error::Interrupted, faults),
+        MembersReconcileOutcome::Planned { plan, acted, .. } => {
             planned(plan, acted, faults, unsteady_ms)
         }
     }
 }
 
-fn not_observed(error: &Error, faults: &[ReconcileFault]) -> [ConditionValue; 3] {
+fn not_observed(error: &Error, faults: &[RedisClusterProblem]) -> [ConditionValue; 3] {
     let message = format!("the members could not be observed: {error}");
     let continues = error.retry() != Retry::Never;
     let degraded = match faults.first() {
@@ -204,7 +204,7 @@ fn not_observed(error: &Error, faults: &[ReconcileFault]) -> [ConditionValue; 3]
 fn planned(
     plan: &Plan,
     acted: &ActionResults,
-    faults: &[ReconcileFault],
+    faults: &[RedisClusterProblem],
     unsteady_ms: u64,
 ) -> [ConditionValue; 3] {
     let degraded = degraded(plan, acted, faults).unwrap_or_else(|| too_long(plan, unsteady_ms));
@@ -241,12 +241,13 @@ fn planned(
 fn degraded(
     plan: &Plan,
     acted: &ActionResults,
-    faults: &[ReconcileFault],
+    faults: &[RedisClusterProblem],
 ) -> Option<ConditionValue> {
     let blocked = acted.blocked.first().filter(|_| plan.stage != ClusterStage::Steady);
     // `OtherShardFirst` is left out if a guard's refusal says why that shard cannot fail over.
-    let is_informative =
-        |reason: &&WaitReason| blocked.is_none() || **reason != WaitReason::OtherShardFirst;
+    let is_informative = |reason: &&ClusterPlanWaitReason| {
+        blocked.is_none() || **reason != ClusterPlanWaitReason::OtherShardFirst
+    };
     let waits = plan.reasons().filter(is_informative).find(|reason| reason.is_fault());
     let members = match (waits, blocked) {
         (Some(reason), Some(blocked)) => {
@@ -312,7 +313,7 @@ fn complete(message: &str, namespace: &str) -> String {
 }
 
 pub(crate) fn condition(
-    target: &TargetCluster,
+    target: &ParsedRedisCluster,
     name: &str,
     value: ConditionValue,
     now_ms: u64,
@@ -336,7 +337,7 @@ fn ready(status: &RedisClusterStatus) -> Option<&Condition> {
 }
 
 /// Publishes an event when the cluster becomes ready or degraded, and when it stops being ready.
-fn announce(host: &dyn Host, target: &TargetCluster, status: &RedisClusterStatus) {
+fn announce(host: &dyn Host, target: &ParsedRedisCluster, status: &RedisClusterStatus) {
     announce_degraded(host, target, status);
     let Some(now) = ready(status) else { return };
     let before = ready(&target.status).map(|condition| condition.status);
@@ -356,7 +357,7 @@ fn announce(host: &dyn Host, target: &TargetCluster, status: &RedisClusterStatus
 }
 
 /// Publishes an event for a new fault, and when another fault replaces it.
-fn announce_degraded(host: &dyn Host, target: &TargetCluster, status: &RedisClusterStatus) {
+fn announce_degraded(host: &dyn Host, target: &ParsedRedisCluster, status: &RedisClusterStatus) {
     let degraded = |status: &RedisClusterStatus| {
         let found =
             status.conditions.iter().find(|condition| condition.condition_type == "Degraded")?;
@@ -377,12 +378,12 @@ fn announce_degraded(host: &dyn Host, target: &TargetCluster, status: &RedisClus
 pub(crate) fn summary(findings: &ReconcileFindings, requeue_ms: u64) -> String {
     let fault = findings.faults.first().map(|fault| fault.message.clone());
     let (plan, acted) = match &findings.seen {
-        MembersObservationState::Interrupted => return "ended: the object was paused".to_owned(),
-        MembersObservationState::NotObserved(error) => {
+        MembersReconcileOutcome::Interrupted => return "ended: the object was paused".to_owned(),
+        MembersReconcileOutcome::NotObserved(error) => {
             let texts = [Some(format!("not observed: {error}")), fault];
             return texts.into_iter().flatten().collect::<Vec<_>>().join("; ");
         }
-        MembersObservationState::Planned { plan, acted, .. } => (plan, acted),
+        MembersReconcileOutcome::Planned { plan, acted, .. } => (plan, acted),
     };
     let (done, all) = (plan.shards_done(), plan.shards.len());
     let state = match plan.stage {
@@ -390,10 +391,10 @@ pub(crate) fn summary(findings: &ReconcileFindings, requeue_ms: u64) -> String {
         ClusterStage::Healing => "healing",
         ClusterStage::Steady => "ready",
     };
-    let waits = plan.reasons().next().map(WaitReason::to_string);
+    let waits = plan.reasons().next().map(ClusterPlanWaitReason::to_string);
     let blocked =
         acted.blocked.iter().chain(&acted.waits).next().map(|blocked| blocked.message.clone());
-    let planned = (plan.common != Decision::Done || acted.done != 0)
+    let planned = (plan.common != RedisPlanDecision::Done || acted.done != 0)
         .then(|| format!("{} of {} actions done", acted.done, plan.actions().len()));
     let details: Vec<String> = [planned, blocked, waits, fault].into_iter().flatten().collect();
     let details =

@@ -5,11 +5,11 @@ use std::{cell::RefCell, collections::BTreeMap};
 use super::*;
 use tholepin_redis_cluster_plan::{
     HEALTHY_REQUEUE_MS,
-    workload::{self, OwnerCluster},
+    workload::{self, OwnerRedisCluster},
 };
 use tholepin_sdk::{
-    DeleteOptions, Document, Error, EventType, Fact, ListQuery, LogLevel, ObjectRef, Pipeline,
-    PodPortProbe, ProbeOutcome, ReadMode, RedisReply, WaitOutcome,
+    DeleteOptions, Error, EventType, Fact, JsonDocument, LogLevel, NetworkProbeOutcome,
+    ObjectListQuery, ObjectRef, Pipeline, PodPortProbe, ReadMode, RedisReply, WaitOutcome,
 };
 
 /// A host with one object and one snapshot. It accepts all calls and records them.
@@ -49,12 +49,12 @@ impl Host for ScriptedHost {
         config.ok_or_else(|| Error::NotFound("ConfigMap demo-live".to_owned()))
     }
 
-    fn list(&self, query: &ListQuery) -> Result<Vec<Value>, Error> {
+    fn list(&self, query: &ObjectListQuery) -> Result<Vec<Value>, Error> {
         let all = self.listed.borrow();
         Ok(all.get(query.kind.kind.as_str()).cloned().unwrap_or_default())
     }
 
-    fn apply(&self, object: &Value, force: bool) -> Result<Document, Error> {
+    fn apply(&self, object: &Value, force: bool) -> Result<JsonDocument, Error> {
         assert!(force, "an edit by hand must not stop the healing");
         let title = workload::title(object);
         // The title without the hash of the revision.
@@ -70,12 +70,12 @@ impl Host for ScriptedHost {
         Ok(object.clone().into())
     }
 
-    fn apply_status(&self, object: &Value) -> Result<Document, Error> {
+    fn apply_status(&self, object: &Value) -> Result<JsonDocument, Error> {
         *self.status.borrow_mut() = Some(object["status"].clone());
         Ok(object.clone().into())
     }
 
-    fn merge_patch(&self, _: &ObjectRef, _: &Value) -> Result<Document, Error> {
+    fn merge_patch(&self, _: &ObjectRef, _: &Value) -> Result<JsonDocument, Error> {
         unused("merge_patch")
     }
 
@@ -110,7 +110,7 @@ impl Host for ScriptedHost {
         unused("fan_out")
     }
 
-    fn observe(&self, instance: &Value) -> Result<Document, Error> {
+    fn observe(&self, instance: &Value) -> Result<JsonDocument, Error> {
         assert_eq!(instance["selector"], "redis.tholepin.dev/cluster=demo");
         if let Some(error) = &self.unseen {
             return Err(error.clone());
@@ -118,7 +118,7 @@ impl Host for ScriptedHost {
         Ok(self.snapshot.clone().into())
     }
 
-    fn act(&self, _: &Value, actions: &[Value]) -> Result<Vec<Result<Document, Error>>, Error> {
+    fn act(&self, _: &Value, actions: &[Value]) -> Result<Vec<Result<JsonDocument, Error>>, Error> {
         self.acted.borrow_mut().extend_from_slice(actions);
         let answer = |action: &Value| {
             let refusal = self.refusals.iter().find(|(verb, _)| action["verb"] == *verb);
@@ -144,7 +144,7 @@ impl Host for ScriptedHost {
         unused("wait")
     }
 
-    fn probe(&self, _: &PodPortProbe) -> Result<ProbeOutcome, Error> {
+    fn probe(&self, _: &PodPortProbe) -> Result<NetworkProbeOutcome, Error> {
         unused("probe")
     }
 
@@ -380,7 +380,7 @@ fn a_setting_that_a_server_refuses_stops_nothing_and_is_reported() {
 fn pods_of_an_older_template_are_reported_and_their_revision_is_kept() {
     let (mut host, object) = with_slow_log("256");
     let spec = serde_json::from_value(object["spec"].clone()).unwrap();
-    let owner = OwnerCluster { name: "demo", namespace: "default", uid: "u-1" };
+    let owner = OwnerRedisCluster { name: "demo", namespace: "default", uid: "u-1" };
     let objects = workload::objects(owner, &spec);
     let named = |kind: &str| objects.iter().find(|object| object["kind"] == kind).unwrap().clone();
     let (mut set, mut now) = (named("StatefulSet"), named("ConfigMap"));
@@ -600,7 +600,7 @@ fn the_manifest_asks_for_the_grants_that_are_used() {
     let granted: Vec<&str> =
         manifest.grants.kubernetes.iter().map(|grant| grant.name.kind.as_str()).collect();
     let spec = serde_json::from_value(json!({})).unwrap();
-    let owner = OwnerCluster { name: "demo", namespace: "default", uid: "u" };
+    let owner = OwnerRedisCluster { name: "demo", namespace: "default", uid: "u" };
     for made in workload::objects(owner, &spec) {
         assert!(granted.contains(&made["kind"].as_str().unwrap()), "{}", workload::title(&made));
     }

@@ -53,7 +53,7 @@ pub fn reconcile<R: Reconciler>(request: &str) -> Result<String, String> {
 #[must_use]
 pub fn host() -> Option<&'static dyn crate::Host> {
     #[cfg(target_family = "wasm")]
-    return Some(&crate::wit::WitHost);
+    return Some(&crate::wit::WitImportHost);
     #[cfg(not(target_family = "wasm"))]
     None
 }
@@ -68,7 +68,7 @@ fn prepare() {
             Some(place) => format!("panicked at {place}: {text}"),
             None => format!("panicked at an unknown place: {text}"),
         };
-        crate::wit::WitHost.log(crate::LogLevel::Error, &line);
+        crate::wit::WitImportHost.log(crate::LogLevel::Error, &line);
     }));
 }
 

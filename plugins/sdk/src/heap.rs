@@ -31,9 +31,9 @@ const CHUNK_BYTES: usize = 8 << 10;
 const CLASSES: usize = 1 + (SMALL_BYTES_MAX / SMALL_BYTES_MIN).ilog2() as usize;
 
 /// The heap of one instance.
-pub(crate) struct GuestHeap(UnsafeCell<FreeBlocks>);
+pub(crate) struct GuestAllocator(UnsafeCell<GuestHeapFreeBlocks>);
 
-struct FreeBlocks {
+struct GuestHeapFreeBlocks {
     /// For each class, the block that was freed last; its first word points to the one freed before.
     free: [*mut u8; CLASSES],
     /// The rest of the newest chunk that is not cut yet, and its length in bytes.
@@ -42,11 +42,11 @@ struct FreeBlocks {
 }
 
 // SAFETY: a guest has one thread, and so has the test.
-unsafe impl Sync for GuestHeap {}
+unsafe impl Sync for GuestAllocator {}
 
-impl GuestHeap {
+impl GuestAllocator {
     pub(crate) const fn new() -> Self {
-        Self(UnsafeCell::new(FreeBlocks {
+        Self(UnsafeCell::new(GuestHeapFreeBlocks {
             free: [null_mut(); CLASSES],
             chunk: null_mut(),
             left: 0,
@@ -65,7 +65,7 @@ const fn class(layout: Layout) -> Option<usize> {
     Some((least.next_power_of_two() / SMALL_BYTES_MIN).ilog2() as usize)
 }
 
-impl FreeBlocks {
+impl GuestHeapFreeBlocks {
     /// Cuts a block off the chunk.
     fn cut(&mut self, class: usize) -> *mut u8 {
         let bytes = SMALL_BYTES_MIN << class;
@@ -96,7 +96,7 @@ impl FreeBlocks {
 
 // SAFETY: a block is cut once, is as long as its class and aligned to 16 bytes; it is in the free list of its
 // class only while it is not allocated. All other memory belongs to the system allocator.
-unsafe impl GlobalAlloc for GuestHeap {
+unsafe impl GlobalAlloc for GuestAllocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(class) = class(layout) else { return unsafe { System.alloc(layout) } };
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn blocks_do_not_overlap_keep_their_content_and_are_reused() {
-        let heap = GuestHeap::new();
+        let heap = GuestAllocator::new();
         let sizes = [1, 8, 15, 16, 17, 100, 1000, 2047, 2048, 2049, 70_000];
         let layouts: Vec<_> = (0..400).map(|turn| layout(sizes[turn % sizes.len()], 8)).collect();
         let fill = |turn: usize| u8::try_from(turn % 251).unwrap();
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn wide_alignments_use_the_system_allocator() {
-        let heap = GuestHeap::new();
+        let heap = GuestAllocator::new();
         for align in [1, 16, 32, 4096] {
             let layout = layout(48, align);
             let block = unsafe { heap.alloc(layout) };

@@ -5,10 +5,10 @@ use serde_json::Value;
 
 use tholepin_schema::{
     fact::{Fact, WaitOutcome},
-    probe::{PodPortProbe, ProbeOutcome},
+    probe::{NetworkProbeOutcome, PodPortProbe},
 };
 
-use crate::{Document, Error, KindName, ObjectRef, RedisReply};
+use crate::{Error, JsonDocument, KindName, ObjectRef, RedisReply};
 
 /// The functions that the host offers to a plugin. `wit/` documents each one: what it does, what it does not
 /// promise, its errors.
@@ -25,7 +25,7 @@ pub trait Host {
     /// # Errors
     ///
     /// As listed in `wit/`.
-    fn list(&self, query: &ListQuery) -> Result<Vec<Value>, Error>;
+    fn list(&self, query: &ObjectListQuery) -> Result<Vec<Value>, Error>;
 
     /// `kubernetes/objects.apply`: applies an object server-side and returns it as stored. `force` takes
     /// fields over from other managers.
@@ -33,7 +33,7 @@ pub trait Host {
     /// # Errors
     ///
     /// As listed in `wit/`.
-    fn apply(&self, object: &Value, force: bool) -> Result<Document, Error>;
+    fn apply(&self, object: &Value, force: bool) -> Result<JsonDocument, Error>;
 
     /// `kubernetes/objects.apply-status`: applies an object's status server-side and returns the object as
     /// stored.
@@ -41,14 +41,14 @@ pub trait Host {
     /// # Errors
     ///
     /// As listed in `wit/`.
-    fn apply_status(&self, object: &Value) -> Result<Document, Error>;
+    fn apply_status(&self, object: &Value) -> Result<JsonDocument, Error>;
 
     /// `kubernetes/objects.merge-patch`: sends a JSON merge patch and returns the object as stored.
     ///
     /// # Errors
     ///
     /// As listed in `wit/`.
-    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Result<Document, Error>;
+    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Result<JsonDocument, Error>;
 
     /// `kubernetes/objects.delete`: deletes one object; it may still exist when this returns.
     ///
@@ -92,7 +92,7 @@ pub trait Host {
     /// # Errors
     ///
     /// As listed in `wit/`.
-    fn observe(&self, instance: &Value) -> Result<Document, Error>;
+    fn observe(&self, instance: &Value) -> Result<JsonDocument, Error>;
 
     /// `redis/topology.act`: performs actions and returns one result per action.
     ///
@@ -103,7 +103,7 @@ pub trait Host {
         &self,
         instance: &Value,
         actions: &[Value],
-    ) -> Result<Vec<Result<Document, Error>>, Error>;
+    ) -> Result<Vec<Result<JsonDocument, Error>>, Error>;
 
     /// `runtime/clock.now`: returns the wall clock in milliseconds since 1970.
     ///
@@ -139,7 +139,7 @@ pub trait Host {
     /// # Errors
     ///
     /// As listed in `wit/`.
-    fn probe(&self, probe: &PodPortProbe) -> Result<ProbeOutcome, Error>;
+    fn probe(&self, probe: &PodPortProbe) -> Result<NetworkProbeOutcome, Error>;
 
     /// `runtime/logging.log`: writes a line to the host's log.
     fn log(&self, level: LogLevel, message: &str);
@@ -194,7 +194,7 @@ pub enum LogLevel {
 /// A query for objects of one kind.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ListQuery {
+pub struct ObjectListQuery {
     /// The kind.
     pub kind: KindName,
     /// The namespace; empty for all namespaces, or for a cluster-scoped kind.
@@ -207,7 +207,7 @@ pub struct ListQuery {
     pub fields: Vec<String>,
 }
 
-impl ListQuery {
+impl ObjectListQuery {
     /// Returns a query for all objects of a kind in a namespace, whole, from the host's store.
     #[must_use]
     pub fn new(api_version: &str, kind: &str, namespace: &str) -> Self {

@@ -53,22 +53,22 @@ pub mod topology;
 #[cfg(target_family = "wasm")]
 mod wit;
 
-pub use document::Document;
+pub use document::JsonDocument;
 pub use error::{Error, Retry};
-pub use host::{DeleteOptions, EventType, Host, ListQuery, LogLevel, Pipeline, ReadMode};
+pub use host::{DeleteOptions, EventType, Host, LogLevel, ObjectListQuery, Pipeline, ReadMode};
 pub use object::{KindName, ObjectRef};
 pub use reconciler::{Reconciler, manifest};
-pub use replayed::{RecordingError, ReplayHost};
+pub use replayed::{RecordingParseError, ReplayHost};
 pub use reply::{RedisReply, ReplyNode};
 pub use serde_json;
 pub use tholepin_schema as schema;
 pub use tholepin_schema::{
-    fact::{Fact, FactCondition, FactOutcome, FactSubject, WaitOutcome},
+    fact::{Fact, FactCheckOutcome, FactFieldTest, FactSubject, WaitOutcome},
     manifest::{
         GrantScope, Grants, KubernetesGrant, Manifest, ReconciledKind, RedisGrants, WatchMapping,
         WatchedKind,
     },
-    probe::{PodPortProbe, ProbeOutcome},
+    probe::{NetworkProbeOutcome, PodPortProbe},
     reconcile::{ReconcileFailure, ReconcileOutcome, ReconcileRequest, Violation, WakeTrigger},
 };
 

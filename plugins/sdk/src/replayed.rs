@@ -6,12 +6,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tholepin_schema::{
     fact::{Fact, WaitOutcome},
-    probe::{PodPortProbe, ProbeOutcome},
+    probe::{NetworkProbeOutcome, PodPortProbe},
 };
 
 use crate::{
-    DeleteOptions, Document, Error, EventType, Host, ListQuery, LogLevel, ObjectRef, Pipeline,
-    ReadMode, RedisReply,
+    DeleteOptions, Error, EventType, Host, JsonDocument, LogLevel, ObjectListQuery, ObjectRef,
+    Pipeline, ReadMode, RedisReply,
 };
 
 /// Answers each call by its key: interface, function, arguments, and how often the same call was made before.
@@ -39,15 +39,15 @@ enum ReplayedAnswerRule {
 
 /// Why a text is not a recording.
 #[derive(Debug)]
-pub struct RecordingError(serde_json::Error);
+pub struct RecordingParseError(serde_json::Error);
 
-impl std::fmt::Display for RecordingError {
+impl std::fmt::Display for RecordingParseError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("this is not a recording of a reconcile")
     }
 }
 
-impl std::error::Error for RecordingError {
+impl std::error::Error for RecordingParseError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.0)
     }
@@ -85,8 +85,8 @@ impl ReplayHost {
     /// # Errors
     ///
     /// Fails if the text is not a recording.
-    pub fn from_recording(json: &str) -> Result<Self, RecordingError> {
-        let recording: Recording = serde_json::from_str(json).map_err(RecordingError)?;
+    pub fn from_recording(json: &str) -> Result<Self, RecordingParseError> {
+        let recording: Recording = serde_json::from_str(json).map_err(RecordingParseError)?;
         let mut replayed = Self::default();
         for AnswerRecord { call, occurrence, answer } in recording.calls {
             replayed.answers.insert((canonical(&call), occurrence), answer);
@@ -134,7 +134,7 @@ impl ReplayHost {
 
     /// Adds the outcome of every such probe.
     #[must_use]
-    pub fn with_probe(self, probe: &PodPortProbe, outcome: &ProbeOutcome) -> Self {
+    pub fn with_probe(self, probe: &PodPortProbe, outcome: &NetworkProbeOutcome) -> Self {
         self.always(&probe_call(probe), Ok(RecordedAnswer::Document(json!(outcome))))
     }
 
@@ -246,16 +246,16 @@ impl Host for ReplayHost {
         document(self.answer(&get_call(object, read, fields))?)
     }
 
-    fn list(&self, query: &ListQuery) -> Result<Vec<Value>, Error> {
+    fn list(&self, query: &ObjectListQuery) -> Result<Vec<Value>, Error> {
         documents(self.answer(&call("kubernetes", "list", json!(query)))?)
     }
 
-    fn apply(&self, object: &Value, force: bool) -> Result<Document, Error> {
+    fn apply(&self, object: &Value, force: bool) -> Result<JsonDocument, Error> {
         let arguments = arguments([("object", object.clone()), ("force", force.into())]);
         unparsed(self.answer(&call("kubernetes", "apply", arguments))?)
     }
 
-    fn apply_status(&self, object: &Value) -> Result<Document, Error> {
+    fn apply_status(&self, object: &Value) -> Result<JsonDocument, Error> {
         unparsed(self.answer(&call(
             "kubernetes",
             "apply-status",
@@ -263,7 +263,7 @@ impl Host for ReplayHost {
         ))?)
     }
 
-    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Result<Document, Error> {
+    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Result<JsonDocument, Error> {
         let arguments = json!({"object": object, "patch": patch});
         unparsed(self.answer(&call("kubernetes", "merge-patch", arguments))?)
     }
@@ -306,7 +306,7 @@ impl Host for ReplayHost {
         Ok(results)
     }
 
-    fn observe(&self, instance: &Value) -> Result<Document, Error> {
+    fn observe(&self, instance: &Value) -> Result<JsonDocument, Error> {
         unparsed(self.answer(&call(
             "redis",
             "observe",
@@ -318,13 +318,13 @@ impl Host for ReplayHost {
         &self,
         instance: &Value,
         actions: &[Value],
-    ) -> Result<Vec<Result<Document, Error>>, Error> {
+    ) -> Result<Vec<Result<JsonDocument, Error>>, Error> {
         let arguments = json!({"instance": instance, "actions": actions});
         let RecordedAnswer::Results(results) = self.answer(&call("redis", "act", arguments))?
         else {
             return Err(wrong_answer("results"));
         };
-        Ok(results.into_iter().map(|result| result.map(Document::from)).collect())
+        Ok(results.into_iter().map(|result| result.map(JsonDocument::from)).collect())
     }
 
     fn now_ms(&self) -> Result<u64, Error> {
@@ -353,7 +353,7 @@ impl Host for ReplayHost {
         unparsed(self.answer(&wait_call(facts, ms))?)?.read()
     }
 
-    fn probe(&self, probe: &PodPortProbe) -> Result<ProbeOutcome, Error> {
+    fn probe(&self, probe: &PodPortProbe) -> Result<NetworkProbeOutcome, Error> {
         unparsed(self.answer(&probe_call(probe))?)?.read()
     }
 
@@ -402,8 +402,8 @@ fn documents(answer: RecordedAnswer) -> Result<Vec<Value>, Error> {
     Ok(documents)
 }
 
-fn unparsed(answer: RecordedAnswer) -> Result<Document, Error> {
-    document(answer).map(Document::from)
+fn unparsed(answer: RecordedAnswer) -> Result<JsonDocument, Error> {
+    document(answer).map(JsonDocument::from)
 }
 
 fn done(answer: RecordedAnswer) -> Result<(), Error> {

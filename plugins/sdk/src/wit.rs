@@ -6,12 +6,12 @@
 use serde_json::Value;
 use tholepin_schema::{
     fact::{Fact, WaitOutcome},
-    probe::{PodPortProbe, ProbeOutcome},
+    probe::{NetworkProbeOutcome, PodPortProbe},
 };
 
 use crate::{
-    DeleteOptions, Document, Error, EventType, Host, ListQuery, LogLevel, ObjectRef, Pipeline,
-    ReadMode, RedisReply, ReplyNode, heap::GuestHeap,
+    DeleteOptions, Error, EventType, Host, JsonDocument, LogLevel, ObjectListQuery, ObjectRef,
+    Pipeline, ReadMode, RedisReply, ReplyNode, heap::GuestAllocator,
 };
 
 /// The bindings that wit-bindgen generates from `wit/`.
@@ -34,34 +34,34 @@ use bindings::tholepin::{
 };
 
 #[global_allocator]
-static HEAP: GuestHeap = GuestHeap::new();
+static HEAP: GuestAllocator = GuestAllocator::new();
 
 /// The host that runs this plugin, called through the WIT imports.
-pub(crate) struct WitHost;
+pub(crate) struct WitImportHost;
 
-impl Host for WitHost {
+impl Host for WitImportHost {
     fn get(&self, object: &ObjectRef, read: ReadMode, fields: &[&str]) -> Result<Value, Error> {
         let fields: Vec<String> = fields.iter().map(|&field| field.to_owned()).collect();
         document(objects::get(&object_ref(object), read_mode(read), &fields))
     }
 
-    fn list(&self, query: &ListQuery) -> Result<Vec<Value>, Error> {
-        let ListQuery { kind, namespace, selector, read, fields } = query;
+    fn list(&self, query: &ObjectListQuery) -> Result<Vec<Value>, Error> {
+        let ObjectListQuery { kind, namespace, selector, read, fields } = query;
         let read = read_mode(*read);
         let texts =
             objects::list(&kind.api_version, &kind.kind, namespace, selector, read, fields)?;
-        texts.into_iter().map(|text| Document::text(text).value()).collect()
+        texts.into_iter().map(|text| JsonDocument::text(text).value()).collect()
     }
 
-    fn apply(&self, object: &Value, force: bool) -> Result<Document, Error> {
+    fn apply(&self, object: &Value, force: bool) -> Result<JsonDocument, Error> {
         unparsed(objects::apply(&write(object), force))
     }
 
-    fn apply_status(&self, object: &Value) -> Result<Document, Error> {
+    fn apply_status(&self, object: &Value) -> Result<JsonDocument, Error> {
         unparsed(objects::apply_status(&write(object)))
     }
 
-    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Result<Document, Error> {
+    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> Result<JsonDocument, Error> {
         unparsed(objects::merge_patch(&object_ref(object), &write(patch)))
     }
 
@@ -79,7 +79,7 @@ impl Host for WitHost {
 
     fn warnings(&self, object: &ObjectRef) -> Result<Vec<Value>, Error> {
         let texts = events::warnings(&object_ref(object))?;
-        texts.into_iter().map(|text| Document::text(text).value()).collect()
+        texts.into_iter().map(|text| JsonDocument::text(text).value()).collect()
     }
 
     fn pipeline(&self, pipeline: &Pipeline) -> Result<Vec<RedisReply>, Error> {
@@ -101,7 +101,7 @@ impl Host for WitHost {
         Ok(results.into_iter().map(|result| Ok(replies(result?))).collect())
     }
 
-    fn observe(&self, instance: &Value) -> Result<Document, Error> {
+    fn observe(&self, instance: &Value) -> Result<JsonDocument, Error> {
         unparsed(topology::observe(&write(instance)))
     }
 
@@ -109,7 +109,7 @@ impl Host for WitHost {
         &self,
         instance: &Value,
         actions: &[Value],
-    ) -> Result<Vec<Result<Document, Error>>, Error> {
+    ) -> Result<Vec<Result<JsonDocument, Error>>, Error> {
         let actions: Vec<String> = actions.iter().map(write).collect();
         let results = topology::act(&write(instance), &actions)?;
         Ok(results.into_iter().map(unparsed).collect())
@@ -132,7 +132,7 @@ impl Host for WitHost {
         unparsed(waiting::wait(&facts, ms))?.read()
     }
 
-    fn probe(&self, probe: &PodPortProbe) -> Result<ProbeOutcome, Error> {
+    fn probe(&self, probe: &PodPortProbe) -> Result<NetworkProbeOutcome, Error> {
         unparsed(probing::probe(&write(probe)))?.read()
     }
 
@@ -152,8 +152,8 @@ fn document(text: Result<String, types::Error>) -> Result<Value, Error> {
     unparsed(text)?.value()
 }
 
-fn unparsed(text: Result<String, types::Error>) -> Result<Document, Error> {
-    Ok(Document::text(text?))
+fn unparsed(text: Result<String, types::Error>) -> Result<JsonDocument, Error> {
+    Ok(JsonDocument::text(text?))
 }
 
 /// Serializes a document of this crate. Cannot fail, because these documents have string keys only.

@@ -11,9 +11,9 @@ use alloc::string::String;
 
 use tholepin_schema::primitives::nearest;
 
-pub use kind::SettingKind;
+pub use kind::RedisSettingType;
 pub use table::{MANAGED, ManagedSetting, OFFERED, SupportedSetting};
-pub use value::SettingValue;
+pub use value::RedisSettingValue;
 
 /// The most characters of a refused value that a message repeats.
 const VALUE_CHARS_SHOWN: usize = 80;
@@ -23,22 +23,22 @@ const VALUE_CHARS_SHOWN: usize = 80;
 /// # Errors
 ///
 /// Fails with the problem and the way to fix it.
-pub fn check(name: &str, value: &str) -> Result<(), SettingError> {
+pub fn check(name: &str, value: &str) -> Result<(), RedisClusterSettingError> {
     if let Some(managed) = MANAGED.iter().find(|managed| managed.covers(name)) {
-        return Err(SettingError::Managed { fix: managed.fix });
+        return Err(RedisClusterSettingError::Managed { fix: managed.fix });
     }
     let Some(offered) = offered(name) else {
-        return Err(SettingError::Unknown { similar: similar(name) });
+        return Err(RedisClusterSettingError::Unknown { similar: similar(name) });
     };
     // A line break would start a new line in `redis.conf`, which could contain any setting.
     if value.chars().any(char::is_control) {
-        return Err(SettingError::ControlCharacter);
+        return Err(RedisClusterSettingError::ControlCharacter);
     }
     if offered.kind.accepts(value) {
         Ok(())
     } else {
         let value = value.chars().take(VALUE_CHARS_SHOWN).collect();
-        Err(SettingError::Value { value, expected: offered.kind })
+        Err(RedisClusterSettingError::Value { value, expected: offered.kind })
     }
 }
 
@@ -55,7 +55,7 @@ fn offered(name: &str) -> Option<&'static SupportedSetting> {
 
 /// Why a setting is refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SettingError {
+pub enum RedisClusterSettingError {
     /// The setting is not offered.
     Unknown {
         /// The offered name that is most similar, if there is one.
@@ -73,11 +73,11 @@ pub enum SettingError {
         /// The value, or its beginning.
         value: String,
         /// The values that are accepted.
-        expected: SettingKind,
+        expected: RedisSettingType,
     },
 }
 
-impl core::fmt::Display for SettingError {
+impl core::fmt::Display for RedisClusterSettingError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
             Self::Unknown { similar: Some(similar) } => {
@@ -96,7 +96,7 @@ impl core::fmt::Display for SettingError {
     }
 }
 
-impl core::error::Error for SettingError {}
+impl core::error::Error for RedisClusterSettingError {}
 
 /// Returns the offered name that a misspelt name probably means.
 fn similar(name: &str) -> Option<&'static str> {
@@ -155,7 +155,7 @@ mod tests {
         ];
         for (name, value) in bad {
             assert!(
-                matches!(check(name, value), Err(SettingError::Value { .. })),
+                matches!(check(name, value), Err(RedisClusterSettingError::Value { .. })),
                 "{name} {value}"
             );
         }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tholepin_redis_types::setting::{self, OFFERED, SettingKind};
+use tholepin_redis_types::setting::{self, OFFERED, RedisSettingType};
 
 /// How long a server may take to listen or to end.
 const START_MAX: Duration = Duration::from_secs(20);
@@ -100,10 +100,10 @@ fn a_server_starts_with_all_smallest_and_all_largest_values() {
 
 /// Returns values at both sides of every end of a range: the accepted ones, smallest first, and the refused
 /// ones.
-fn edges(kind: SettingKind) -> (Vec<String>, Vec<String>) {
+fn edges(kind: RedisSettingType) -> (Vec<String>, Vec<String>) {
     let texts = |values: &[&str]| values.iter().map(|&value| value.to_owned()).collect::<Vec<_>>();
     match kind {
-        SettingKind::Integer { min, max } => (
+        RedisSettingType::Integer { min, max } => (
             vec![min.to_string(), max.to_string()],
             vec![
                 (i128::from(min) - 1).to_string(),
@@ -113,7 +113,7 @@ fn edges(kind: SettingKind) -> (Vec<String>, Vec<String>) {
                 "many".to_owned(),
             ],
         ),
-        SettingKind::Memory { min, max } => {
+        RedisSettingType::Memory { min, max } => {
             let mut refused = texts(&["lots", "-1", "1 mb", "1tb", "mb1"]);
             refused.push((u128::from(max) + 1).to_string());
             refused.extend(min.checked_sub(1).map(|less| less.to_string()));
@@ -121,9 +121,9 @@ fn edges(kind: SettingKind) -> (Vec<String>, Vec<String>) {
                 [min.to_string(), "1GB".to_owned(), "2000000k".to_owned(), max.to_string()];
             (accepted.to_vec(), refused)
         }
-        SettingKind::YesNo => (texts(&["no", "yes"]), texts(&["true", "1", "maybe", ""])),
-        SettingKind::OneOf(arguments) => (texts(arguments), texts(&["other", ""])),
-        SettingKind::BufferLimits => (
+        RedisSettingType::YesNo => (texts(&["no", "yes"]), texts(&["true", "1", "maybe", ""])),
+        RedisSettingType::OneOf(arguments) => (texts(arguments), texts(&["other", ""])),
+        RedisSettingType::BufferLimits => (
             texts(&[
                 "normal 0 0 0",
                 "pubsub 32mb 8mb 60",
@@ -141,7 +141,7 @@ fn edges(kind: SettingKind) -> (Vec<String>, Vec<String>) {
                 "normal 0 0 0 pubsub",
             ]),
         ),
-        SettingKind::EventLetters => {
+        RedisSettingType::EventLetters => {
             (texts(&["", "KEA", "g$lshzxetdmn"]), texts(&["hello", "K E", "a"]))
         }
     }

@@ -10,9 +10,9 @@ use std::{
 
 use serde_json::Value;
 use tholepin_core::{
-    AcceptedSpec, CallError, ObjectMeta, ObjectRef, StoredObject,
-    condition::HostCondition,
-    port::{Clock, Entropy, StoreChange, StoreEvent},
+    AcceptedSpec, CallError, ObjectMeta, ObjectRef, WatchedStoreObject,
+    condition::HostWrittenCondition,
+    port::{Clock, Entropy, WatchedStoreChange, WatchedStoreEvent},
 };
 use tholepin_schema::{manifest::KindName, snapshot::Snapshot};
 use tokio::sync::{mpsc, watch};
@@ -24,7 +24,7 @@ use crate::view::Objects;
 pub struct FakeCluster {
     /// The objects, by reference. Changing them here sends no event to subscribers of the store.
     pub objects: Mutex<Objects>,
-    pub(crate) subscribers: Mutex<Vec<mpsc::UnboundedSender<StoreEvent>>>,
+    pub(crate) subscribers: Mutex<Vec<mpsc::UnboundedSender<WatchedStoreEvent>>>,
     pub(crate) resource_versions: AtomicU64,
 
     /// Kinds whose objects are answered by requests and are not in the store.
@@ -55,7 +55,7 @@ pub struct FakeCluster {
     /// The instances that are polled, with the detail that was asked for.
     pub polled_instances: Mutex<BTreeMap<String, String>>,
     /// The conditions that the host wrote: the object's name and the conditions, in order.
-    pub conditions: Mutex<Vec<(String, Vec<HostCondition>)>>,
+    pub conditions: Mutex<Vec<(String, Vec<HostWrittenCondition>)>>,
     /// The events that were published: the name of the object and the message.
     pub events: Mutex<Vec<(String, String)>>,
     /// The accepted specs by the object's uid, each with the number of times that one was kept.
@@ -70,7 +70,7 @@ impl FakeCluster {
     /// Panics if the object has no kind or name.
     pub fn put(&self, object: Value) {
         let reference = ObjectMeta::of(&object).unwrap().object;
-        let after = StoredObject::new(object.clone()).unwrap();
+        let after = WatchedStoreObject::new(object.clone()).unwrap();
         let before = self.objects.lock().unwrap().insert(reference.clone(), Arc::new(object));
         self.publish_change(reference, before, Some(after));
     }
@@ -87,7 +87,7 @@ impl FakeCluster {
     }
 
     /// Sends an event of the store to every subscriber.
-    pub fn send_store_event(&self, event: &StoreEvent) {
+    pub fn send_store_event(&self, event: &WatchedStoreEvent) {
         let mut subscribers = self.subscribers.lock().unwrap();
         subscribers.retain(|subscriber| subscriber.send(event.clone()).is_ok());
     }
@@ -96,10 +96,10 @@ impl FakeCluster {
         &self,
         object: ObjectRef,
         before: Option<Arc<Value>>,
-        after: Option<StoredObject>,
+        after: Option<WatchedStoreObject>,
     ) {
-        let before = before.map(|before| StoredObject::new((*before).clone()).unwrap());
-        self.send_store_event(&StoreEvent::Changed(Box::new(StoreChange {
+        let before = before.map(|before| WatchedStoreObject::new((*before).clone()).unwrap());
+        self.send_store_event(&WatchedStoreEvent::Changed(Box::new(WatchedStoreChange {
             object,
             before,
             after,

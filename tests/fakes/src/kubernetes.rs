@@ -5,7 +5,9 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use tholepin_core::{
     BoxedFuture, CallError, ObjectMeta, ObjectRef, PluginName,
-    port::{ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, StoreView, WarningEvent},
+    port::{
+        ApplyRequest, DeleteRequest, Kubernetes, PublishRequest, WarningEvent, WatchedStoreView,
+    },
 };
 use tholepin_schema::manifest::KindName;
 
@@ -19,7 +21,7 @@ impl Kubernetes for FakeCluster {
         self
     }
 
-    fn view(&self) -> Arc<dyn StoreView> {
+    fn view(&self) -> Arc<dyn WatchedStoreView> {
         let unwatched = self.unwatched_kinds.lock().unwrap().clone();
         Arc::new(FakeView::new(&self.objects.lock().unwrap(), unwatched))
     }

@@ -4,12 +4,12 @@ use std::{net::SocketAddr, sync::Arc, sync::atomic::Ordering, time::Duration};
 
 use tholepin_core::{
     BoxedFuture, CallError, RespReply,
-    port::{InstanceMembers, PerformedAction, PollDetail, PollStream, Prober, Redis},
-    step::MemberCommandLine,
+    port::{InstanceMembers, PerformedAction, PodPortProber, PollDetail, Redis, RedisPollStream},
+    step::RedisCliCommand,
 };
 use tholepin_schema::{
     action::{Action, ActionOutcome, Verb},
-    probe::ProbeOutcome,
+    probe::NetworkProbeOutcome,
     snapshot::{MemberAnswer, Snapshot, UnreachableReason},
 };
 use tokio::sync::watch;
@@ -18,7 +18,7 @@ use crate::FakeCluster;
 
 struct FakePollStream(watch::Receiver<Option<Arc<Snapshot>>>);
 
-impl PollStream for FakePollStream {
+impl RedisPollStream for FakePollStream {
     fn next(&mut self) -> BoxedFuture<'_, Arc<Snapshot>> {
         Box::pin(async {
             self.0.changed().await.unwrap();
@@ -128,25 +128,25 @@ impl Redis for FakeCluster {
         &self,
         members: &InstanceMembers,
         _: &[String],
-    ) -> Result<Box<dyn PollStream>, CallError> {
+    ) -> Result<Box<dyn RedisPollStream>, CallError> {
         let pods: Vec<_> = members.members.iter().map(|member| member.pod.as_str()).collect();
         self.record_write(format!("join {}", pods.join(",")));
         Ok(Box::new(FakePollStream(self.polled.subscribe())))
     }
 }
 
-impl Prober for FakeCluster {
+impl PodPortProber for FakeCluster {
     fn probe<'a>(
         &'a self,
         address: SocketAddr,
         get: Option<&'a str>,
         _: Duration,
-    ) -> BoxedFuture<'a, ProbeOutcome> {
+    ) -> BoxedFuture<'a, NetworkProbeOutcome> {
         let outcome = match get {
-            None => ProbeOutcome::Connected { took_ms: 0 },
+            None => NetworkProbeOutcome::Connected { took_ms: 0 },
             Some(path) => {
                 let body = format!("{address} {path}");
-                ProbeOutcome::Answered { status: 200, body, cut: false, took_ms: 0 }
+                NetworkProbeOutcome::Answered { status: 200, body, cut: false, took_ms: 0 }
             }
         };
         Box::pin(async { outcome })
@@ -164,7 +164,7 @@ fn done(action: &Action) -> PerformedAction {
     };
     PerformedAction {
         outcome: ActionOutcome::Done { took_ms: 0, note: String::new() },
-        commands: vec![MemberCommandLine { pod, command }],
+        commands: vec![RedisCliCommand { pod, command }],
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 use tholepin_apimachinery::selector::LabelSelector;
-use tholepin_core::{CallError, ObjectMeta, ObjectRef, port::StoreView};
+use tholepin_core::{CallError, ObjectMeta, ObjectRef, port::WatchedStoreView};
 use tholepin_schema::manifest::KindName;
 
 /// The objects of the store, by reference.
@@ -62,7 +62,7 @@ pub(crate) fn select(
     Ok(matching.map(|(_, value)| value.clone()).collect())
 }
 
-impl StoreView for FakeView {
+impl WatchedStoreView for FakeView {
     fn get(&self, object: &ObjectRef) -> Option<Arc<Value>> {
         self.objects.get(object).cloned()
     }
@@ -86,13 +86,13 @@ impl StoreView for FakeView {
         !self.unwatched.contains(kind)
     }
 
-    fn with(&self, object: Value) -> Arc<dyn StoreView> {
+    fn with(&self, object: Value) -> Arc<dyn WatchedStoreView> {
         let mut next = self.clone();
         next.objects.insert(ObjectMeta::of(&object).unwrap().object, Arc::new(object));
         Arc::new(next)
     }
 
-    fn without(&self, object: &ObjectRef) -> Arc<dyn StoreView> {
+    fn without(&self, object: &ObjectRef) -> Arc<dyn WatchedStoreView> {
         let mut next = self.clone();
         next.objects.remove(object);
         Arc::new(next)

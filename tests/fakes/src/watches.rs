@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 use tholepin_core::{
     AcceptedSpec, BoxedFuture, CallError, ObjectRef,
-    condition::{HostCondition, QUARANTINED, RECONCILED},
+    condition::{HostWrittenCondition, QUARANTINED, RECONCILED},
     port::{
-        HostFieldsWriter, StoreEvent, StoreSubscription, WatchLease, WatchScope, WatchSource,
-        WatchState,
+        HostFieldsWriter, StoreSubscription, WatchLease, WatchScope, WatchSource, WatchState,
+        WatchedStoreEvent,
     },
 };
 use tokio::sync::mpsc;
@@ -17,7 +17,7 @@ impl HostFieldsWriter for FakeCluster {
     fn set_conditions(
         &self,
         object: ObjectRef,
-        conditions: Vec<HostCondition>,
+        conditions: Vec<HostWrittenCondition>,
     ) -> BoxedFuture<'_, Result<(), CallError>> {
         let result = self.check_api_server().map(|()| {
             self.change(&object, |object| replace_conditions(object, &conditions));
@@ -84,7 +84,7 @@ impl HostFieldsWriter for FakeCluster {
 }
 
 /// Replaces the host's conditions and keeps those of others, as the port promises.
-fn replace_conditions(object: &mut Value, conditions: &[HostCondition]) {
+fn replace_conditions(object: &mut Value, conditions: &[HostWrittenCondition]) {
     let known = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let is_hosts = |known: &Value| {
         known["type"] == RECONCILED
@@ -118,10 +118,10 @@ impl WatchLease for FakeWatchLease {
     }
 }
 
-struct FakeSubscription(mpsc::UnboundedReceiver<StoreEvent>);
+struct FakeSubscription(mpsc::UnboundedReceiver<WatchedStoreEvent>);
 
 impl StoreSubscription for FakeSubscription {
-    fn next(&mut self) -> BoxedFuture<'_, Option<StoreEvent>> {
+    fn next(&mut self) -> BoxedFuture<'_, Option<WatchedStoreEvent>> {
         Box::pin(self.0.recv())
     }
 }

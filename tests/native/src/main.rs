@@ -14,9 +14,9 @@ use std::{
 use redis_cluster::RedisCluster;
 use serde_json::{Value, json};
 use tholepin_sdk::{
-    DeleteOptions, Document, EventType, Fact, Host, ListQuery, LogLevel, ObjectRef, Pipeline,
-    PodPortProbe, ProbeOutcome, ReadMode, ReconcileOutcome, ReconcileRequest, Reconciler,
-    RedisReply, ReplayHost, WaitOutcome,
+    DeleteOptions, EventType, Fact, Host, JsonDocument, LogLevel, NetworkProbeOutcome,
+    ObjectListQuery, ObjectRef, Pipeline, PodPortProbe, ReadMode, ReconcileOutcome,
+    ReconcileRequest, Reconciler, RedisReply, ReplayHost, WaitOutcome,
 };
 
 type NativeError = Box<dyn Error>;
@@ -81,9 +81,9 @@ fn through_json_value(document: &Value) -> NativeReply<Value> {
     read.map_err(|error| tholepin_sdk::Error::Other(error.to_string()))
 }
 
-fn through_json_text(document: Document) -> NativeReply<Document> {
+fn through_json_text(document: JsonDocument) -> NativeReply<JsonDocument> {
     let text = serde_json::to_string(&document.value()?);
-    text.map(Document::text).map_err(|error| tholepin_sdk::Error::Other(error.to_string()))
+    text.map(JsonDocument::text).map_err(|error| tholepin_sdk::Error::Other(error.to_string()))
 }
 
 fn through_json_values(documents: &[Value]) -> NativeReply<Vec<Value>> {
@@ -95,19 +95,19 @@ impl Host for NativeHost<'_> {
         through_json_value(&self.0.get(object, read, fields)?)
     }
 
-    fn list(&self, query: &ListQuery) -> NativeReply<Vec<Value>> {
+    fn list(&self, query: &ObjectListQuery) -> NativeReply<Vec<Value>> {
         through_json_values(&self.0.list(query)?)
     }
 
-    fn apply(&self, object: &Value, force: bool) -> NativeReply<Document> {
+    fn apply(&self, object: &Value, force: bool) -> NativeReply<JsonDocument> {
         through_json_text(self.0.apply(&through_json_value(object)?, force)?)
     }
 
-    fn apply_status(&self, object: &Value) -> NativeReply<Document> {
+    fn apply_status(&self, object: &Value) -> NativeReply<JsonDocument> {
         through_json_text(self.0.apply_status(&through_json_value(object)?)?)
     }
 
-    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> NativeReply<Document> {
+    fn merge_patch(&self, object: &ObjectRef, patch: &Value) -> NativeReply<JsonDocument> {
         through_json_text(self.0.merge_patch(object, &through_json_value(patch)?)?)
     }
 
@@ -131,11 +131,15 @@ impl Host for NativeHost<'_> {
         self.0.fan_out(pipelines)
     }
 
-    fn observe(&self, instance: &Value) -> NativeReply<Document> {
+    fn observe(&self, instance: &Value) -> NativeReply<JsonDocument> {
         through_json_text(self.0.observe(&through_json_value(instance)?)?)
     }
 
-    fn act(&self, instance: &Value, actions: &[Value]) -> NativeReply<Vec<NativeReply<Document>>> {
+    fn act(
+        &self,
+        instance: &Value,
+        actions: &[Value],
+    ) -> NativeReply<Vec<NativeReply<JsonDocument>>> {
         let results = self.0.act(&through_json_value(instance)?, &through_json_values(actions)?)?;
         Ok(results.into_iter().map(|result| through_json_text(result?)).collect())
     }
@@ -158,7 +162,7 @@ impl Host for NativeHost<'_> {
         self.0.wait(&facts, ms)
     }
 
-    fn probe(&self, probe: &PodPortProbe) -> NativeReply<ProbeOutcome> {
+    fn probe(&self, probe: &PodPortProbe) -> NativeReply<NetworkProbeOutcome> {
         self.0.probe(probe)
     }
 

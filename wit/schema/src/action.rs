@@ -11,7 +11,7 @@
 
 mod wave;
 
-pub use wave::{ACTIONS_MAX, WaveError, waves};
+pub use wave::{ACTIONS_MAX, ActionOrderError, waves};
 
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};

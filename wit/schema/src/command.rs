@@ -13,7 +13,10 @@
 mod setting;
 mod table;
 
-pub use setting::{RUNTIME_SETTINGS, RuntimeSetting, SettingError, SettingValues, check_settings};
+pub use setting::{
+    ConfigureSettingError, RUNTIME_SETTINGS, RedisRuntimeSetting, RedisSettingAllowedValues,
+    check_settings,
+};
 
 use alloc::{
     string::{String, ToString},

@@ -14,8 +14,8 @@ mod path;
 mod shape;
 mod wait;
 
-pub use path::{FieldPath, PathError};
-pub use wait::{UnmetFact, WAIT_MS_MAX, WaitOutcome};
+pub use path::{FactFieldPathError, FieldPath};
+pub use wait::{UnmetAwaitedFact, WAIT_MS_MAX, WaitOutcome};
 
 use alloc::{
     format,
@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
 
 use crate::instance::Instance;
-use shape::FieldShape;
+use shape::FactValueShape;
 
 /// The most facts in one wait, in the preconditions of one action, and in the wakes of one outcome.
 pub const FACTS_MAX: usize = 64;
@@ -42,7 +42,7 @@ pub struct Fact {
     subject: FactSubject,
     // Invariant: `field` exists in the subject's documented shape, and `test` fits the type found there.
     field: FieldPath,
-    test: FactCondition,
+    test: FactFieldTest,
 }
 
 /// The document that a fact is about.
@@ -116,7 +116,7 @@ impl fmt::Display for FactSubject {
 /// The test of a field's value: `{"op": …, "value": …}` in JSON. Every test but `absent` requires that the
 /// field exists, `not-equals` too.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FactCondition {
+pub enum FactFieldTest {
     /// `equals`: the field has this value.
     Equals(Value),
     /// `not-equals`: the field exists and has another value.
@@ -133,7 +133,7 @@ pub enum FactCondition {
     Absent,
 }
 
-impl FactCondition {
+impl FactFieldTest {
     const fn op(&self) -> FactOperator {
         match self {
             Self::Equals(_) => FactOperator::Equals,
@@ -190,7 +190,7 @@ impl fmt::Display for FactOperator {
 pub enum FactError {
     /// The field is not a path.
     #[error(transparent)]
-    Path(#[from] PathError),
+    Path(#[from] FactFieldPathError),
     /// The subject's document has no such field.
     #[error("`{field}`: a {document} has no field `{name}`; it has {known}")]
     UnknownField {
@@ -245,12 +245,12 @@ impl Fact {
     /// Fails if `field` is not a path, the subject's document has no such field, or the test does not fit the
     /// field. For a Kubernetes object only the path and the test by itself are checked, because its fields
     /// are defined by its CustomResourceDefinition.
-    pub fn new(subject: FactSubject, field: &str, test: FactCondition) -> Result<Self, FactError> {
+    pub fn new(subject: FactSubject, field: &str, test: FactFieldTest) -> Result<Self, FactError> {
         let path: FieldPath = field.parse()?;
         let (shape, document) = match subject {
             FactSubject::Member { .. } => (&shape::MEMBER, "member"),
             FactSubject::View { .. } => (&shape::VIEW, "node row"),
-            FactSubject::Object { .. } => (&FieldShape::Any, "object"),
+            FactSubject::Object { .. } => (&FactValueShape::Any, "object"),
         };
         shape.follow(&path, document)?.check(&path, &test)?;
         Ok(Self { subject, field: path, test })
@@ -265,7 +265,7 @@ impl Fact {
         instance: &Instance,
         pod: &str,
         field: &str,
-        test: FactCondition,
+        test: FactFieldTest,
     ) -> Result<Self, FactError> {
         let subject = FactSubject::Member { instance: Some(instance.clone()), pod: pod.into() };
         Self::new(subject, field, test)
@@ -285,7 +285,7 @@ impl Fact {
 
     /// Returns the test of the field's value.
     #[must_use]
-    pub const fn test(&self) -> &FactCondition {
+    pub const fn test(&self) -> &FactFieldTest {
         &self.test
     }
 }
@@ -305,7 +305,7 @@ impl fmt::Display for Fact {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
-pub enum FactOutcome {
+pub enum FactCheckOutcome {
     /// The fact holds.
     Yes,
     /// The fact does not hold.
@@ -320,7 +320,7 @@ pub enum FactOutcome {
     },
 }
 
-impl fmt::Display for FactOutcome {
+impl fmt::Display for FactCheckOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Yes => f.write_str("it holds"),
@@ -333,10 +333,10 @@ impl fmt::Display for FactOutcome {
 
 /// Checks a fact against its subject's document; `None` if the member or object does not exist.
 ///
-/// Returns [`FactOutcome::Unknown`] if the member does not answer and only its process knows the field, or if
+/// Returns [`FactCheckOutcome::Unknown`] if the member does not answer and only its process knows the field, or if
 /// an object has a value of the wrong kind where the path or the test needs an object, a list or a number.
 #[must_use]
-pub fn holds(fact: &Fact, document: Option<&Value>) -> FactOutcome {
+pub fn holds(fact: &Fact, document: Option<&Value>) -> FactCheckOutcome {
     let Fact { subject, field, test } = fact;
     let Some(document) = document else { return check_value(test, None) };
     if let FactSubject::Member { pod, .. } = subject
@@ -345,40 +345,44 @@ pub fn holds(fact: &Fact, document: Option<&Value>) -> FactOutcome {
     {
         let why = document.pointer("/answer/unreachable/message").and_then(Value::as_str);
         let why = why.unwrap_or("no reason is known");
-        return FactOutcome::Unknown { why: format!("`{pod}` does not answer: {why}") };
+        return FactCheckOutcome::Unknown { why: format!("`{pod}` does not answer: {why}") };
     }
     match field.find(document) {
         Ok(found) => check_value(test, found),
-        Err(error) => FactOutcome::Unknown { why: error.to_string() },
+        Err(error) => FactCheckOutcome::Unknown { why: error.to_string() },
     }
 }
 
-fn check_value(test: &FactCondition, found: Option<&Value>) -> FactOutcome {
+fn check_value(test: &FactFieldTest, found: Option<&Value>) -> FactCheckOutcome {
     let Some(found) = found else {
-        let is_expected = matches!(test, FactCondition::Absent);
-        return if is_expected { FactOutcome::Yes } else { FactOutcome::No { seen: Value::Null } };
+        let is_expected = matches!(test, FactFieldTest::Absent);
+        return if is_expected {
+            FactCheckOutcome::Yes
+        } else {
+            FactCheckOutcome::No { seen: Value::Null }
+        };
     };
     let holds_now = match test {
-        FactCondition::Equals(value) => found == value,
-        FactCondition::NotEquals(value) => found != value,
-        FactCondition::Exists => true,
-        FactCondition::Absent => false,
-        FactCondition::AtLeast(bound) | FactCondition::AtMost(bound) => {
+        FactFieldTest::Equals(value) => found == value,
+        FactFieldTest::NotEquals(value) => found != value,
+        FactFieldTest::Exists => true,
+        FactFieldTest::Absent => false,
+        FactFieldTest::AtLeast(bound) | FactFieldTest::AtMost(bound) => {
             let Value::Number(number) = found else { return wrong_kind("a number", found) };
             let order = compare(number, bound);
-            let is_least = matches!(test, FactCondition::AtLeast(_));
+            let is_least = matches!(test, FactFieldTest::AtLeast(_));
             order == Ordering::Equal || (order == Ordering::Greater) == is_least
         }
-        FactCondition::Contains(value) => {
+        FactFieldTest::Contains(value) => {
             let Value::Array(items) = found else { return wrong_kind("a list", found) };
             items.contains(value)
         }
     };
-    if holds_now { FactOutcome::Yes } else { FactOutcome::No { seen: found.clone() } }
+    if holds_now { FactCheckOutcome::Yes } else { FactCheckOutcome::No { seen: found.clone() } }
 }
 
-fn wrong_kind(needed: &str, found: &Value) -> FactOutcome {
-    FactOutcome::Unknown { why: format!("{needed} is needed, not {}", bounded_text(found)) }
+fn wrong_kind(needed: &str, found: &Value) -> FactCheckOutcome {
+    FactCheckOutcome::Unknown { why: format!("{needed} is needed, not {}", bounded_text(found)) }
 }
 
 /// Compares whole numbers as integers: counters exceed 2^53, above which an `f64` skips some.
@@ -428,16 +432,16 @@ impl TryFrom<RawFact> for Fact {
             _ => Err(wrong("a number", &value)),
         };
         let test = match op {
-            FactOperator::Equals => FactCondition::Equals(some()?),
-            FactOperator::NotEquals => FactCondition::NotEquals(some()?),
-            FactOperator::Contains => FactCondition::Contains(some()?),
-            FactOperator::AtLeast => FactCondition::AtLeast(number()?),
-            FactOperator::AtMost => FactCondition::AtMost(number()?),
+            FactOperator::Equals => FactFieldTest::Equals(some()?),
+            FactOperator::NotEquals => FactFieldTest::NotEquals(some()?),
+            FactOperator::Contains => FactFieldTest::Contains(some()?),
+            FactOperator::AtLeast => FactFieldTest::AtLeast(number()?),
+            FactOperator::AtMost => FactFieldTest::AtMost(number()?),
             FactOperator::Exists | FactOperator::Absent if value.is_some() => {
                 return Err(wrong("no value", &value));
             }
-            FactOperator::Exists => FactCondition::Exists,
-            FactOperator::Absent => FactCondition::Absent,
+            FactOperator::Exists => FactFieldTest::Exists,
+            FactOperator::Absent => FactFieldTest::Absent,
         };
         Self::new(subject, &field, test)
     }

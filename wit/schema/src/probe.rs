@@ -48,7 +48,7 @@ impl PodPortProbe {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
-pub enum ProbeOutcome {
+pub enum NetworkProbeOutcome {
     /// The connection was accepted; the probe asked for nothing else.
     #[serde(rename_all = "camelCase")]
     Connected {
@@ -103,16 +103,21 @@ mod tests {
     #[test]
     fn outcomes_are_written_as_documented() {
         let rows = [
-            (ProbeOutcome::Connected { took_ms: 1 }, r#"{"connected":{"tookMs":1}}"#),
-            (ProbeOutcome::Refused, r#""refused""#),
+            (NetworkProbeOutcome::Connected { took_ms: 1 }, r#"{"connected":{"tookMs":1}}"#),
+            (NetworkProbeOutcome::Refused, r#""refused""#),
             (
-                ProbeOutcome::Answered { status: 200, body: "ok".into(), cut: false, took_ms: 2 },
+                NetworkProbeOutcome::Answered {
+                    status: 200,
+                    body: "ok".into(),
+                    cut: false,
+                    took_ms: 2,
+                },
                 r#"{"answered":{"status":200,"body":"ok","tookMs":2}}"#,
             ),
         ];
         for (outcome, text) in rows {
             assert_eq!(serde_json::to_string(&outcome).unwrap(), text);
-            assert_eq!(serde_json::from_str::<ProbeOutcome>(text).unwrap(), outcome);
+            assert_eq!(serde_json::from_str::<NetworkProbeOutcome>(text).unwrap(), outcome);
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use tholepin_core::{
     ErrorChain, PluginName, RevisionDigest,
-    plugin_report::{PluginReport, RevisionStage},
+    plugin_report::{PluginStageReport, RevisionLoadStage},
 };
 use tokio::{
     sync::broadcast,
@@ -17,8 +17,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{PluginObjectStore, log};
-use crate::plugins::PluginEvent;
+use super::{PluginObjectWriter, log};
+use crate::plugins::ActivePluginChange;
 
 /// The interval in which failed writes are retried, and the counts of objects are compared with the written ones.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -26,13 +26,13 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// The reports of the plugin registry. The binary implements it.
 pub trait PluginReports: Send + Sync {
     /// Returns the last report of each plugin.
-    fn reports(&self) -> BTreeMap<PluginName, PluginReport>;
+    fn reports(&self) -> BTreeMap<PluginName, PluginStageReport>;
 }
 
 /// Processes the reports of the registry: installs the kinds of a new revision, notifies the controller, writes the
 /// `Plugin` object; in this order, because the controller needs the kinds.
-pub struct PluginReportProcessor {
-    objects: PluginObjectStore,
+pub struct PluginRegistryFollower {
+    objects: PluginObjectWriter,
     registry: Arc<dyn PluginReports>,
     installs_kinds: bool,
     /// The revision of each plugin of which the controller was notified last.
@@ -41,11 +41,11 @@ pub struct PluginReportProcessor {
     unwritten: BTreeSet<PluginName>,
 }
 
-impl PluginReportProcessor {
+impl PluginRegistryFollower {
     /// Creates a follower; with `installs_kinds` it installs the definitions that plugins bring.
     #[must_use]
     pub fn new(
-        objects: PluginObjectStore,
+        objects: PluginObjectWriter,
         registry: Arc<dyn PluginReports>,
         installs_kinds: bool,
     ) -> Self {
@@ -61,7 +61,7 @@ impl PluginReportProcessor {
     /// Runs until `ending` is cancelled, which happens after the last reconcile; then writes that the host stops.
     pub async fn run(
         mut self,
-        mut reports: broadcast::Receiver<PluginReport>,
+        mut reports: broadcast::Receiver<PluginStageReport>,
         ending: CancellationToken,
     ) {
         let mut retry = interval(RETRY_INTERVAL);
@@ -89,7 +89,7 @@ impl PluginReportProcessor {
         }
     }
 
-    async fn process(&mut self, report: &PluginReport) {
+    async fn process(&mut self, report: &PluginStageReport) {
         let name = &report.name;
         let active = report.active();
         if self.active.get(name) != active {
@@ -101,10 +101,13 @@ impl PluginReportProcessor {
                 self.unwritten.insert(name.clone());
             }
             // The channel is closed only when the host ends.
-            self.objects.events.send(PluginEvent::Changed(name.clone())).await.ok();
+            self.objects.events.send(ActivePluginChange::Changed(name.clone())).await.ok();
         }
         let is_settled = report.reason.is_some()
-            || matches!(report.stage, Some(RevisionStage::Active | RevisionStage::Unloaded));
+            || matches!(
+                report.stage,
+                Some(RevisionLoadStage::Active | RevisionLoadStage::Unloaded)
+            );
         if is_settled {
             log(report);
             if !self.objects.write_report(report).await {

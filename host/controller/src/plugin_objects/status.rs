@@ -4,11 +4,11 @@
 use serde_json::{Map, Value, json};
 use tholepin_core::{
     EventType, PAUSED, PluginName, RevisionDigest,
-    plugin_report::{PluginReport, RejectReason, RevisionStage},
+    plugin_report::{PluginRejectReason, PluginStageReport, RevisionLoadStage},
 };
 use tholepin_schema::manifest::KindName;
 
-use crate::{controller::PluginHealth, host_name};
+use crate::{controller::ObjectHealthCounts, host_name};
 
 /// The condition, event and reason for a second host.
 pub(super) const ANOTHER_HOST: &str = "AnotherHost";
@@ -27,8 +27,8 @@ struct Condition {
 
 /// The objects of a plugin, by health, and its kinds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct PluginObjectCounts {
-    pub(super) health: PluginHealth,
+pub(super) struct PluginObjectsSummary {
+    pub(super) health: ObjectHealthCounts,
     /// How many objects exist; absent while that is not known.
     pub(super) objects: Option<usize>,
     /// The kinds that the plugin reconciles, or did when it was active last.
@@ -39,7 +39,7 @@ pub(super) struct PluginObjectCounts {
 
 /// The hosts that write the status: this one, and another that wrote it since.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct StatusHosts<'a> {
+pub(super) struct PluginStatusWriterHosts<'a> {
     pub(super) this: &'a str,
     pub(super) other: Option<&'a str>,
 }
@@ -47,13 +47,14 @@ pub(super) struct StatusHosts<'a> {
 /// Returns the status of a plugin. `before` is the status that it replaces: a condition whose `status` does not change
 /// keeps its transition time.
 pub(super) fn plugin_status(
-    report: &PluginReport,
-    counts: &PluginObjectCounts,
-    hosts: StatusHosts<'_>,
+    report: &PluginStageReport,
+    counts: &PluginObjectsSummary,
+    hosts: PluginStatusWriterHosts<'_>,
     before: &Value,
     now_ms: u64,
 ) -> Map<String, Value> {
-    let PluginReport { name: _, stage, candidate, serving, reason, message, object: _ } = report;
+    let PluginStageReport { name: _, stage, candidate, serving, reason, message, object: _ } =
+        report;
     let mut status = Map::new();
     let mut set = |field: &str, text: Option<String>| {
         if let Some(text) = text.filter(|text| !text.is_empty()) {
@@ -89,7 +90,7 @@ pub(super) fn plugin_status(
     set("reason", own_reason.or(bad.map(|condition| condition.reason.clone())));
     let own_message = (!message.is_empty()).then(|| message.clone());
     set("message", own_message.or(bad.map(|condition| condition.message.clone())));
-    let PluginHealth { quarantined, failing, .. } = counts.health;
+    let ObjectHealthCounts { quarantined, failing, .. } = counts.health;
     if let Some(objects) = counts.objects {
         status.insert("objects".to_owned(), json!(objects));
     }
@@ -138,9 +139,9 @@ pub(super) fn kinds_of(status: &Value) -> Vec<KindName> {
 
 /// Returns the report of a `Plugin` object of which this host has no file, judged by its status; `None` if another host
 /// may have the file.
-pub(super) fn without_file(name: &PluginName, status: Option<&Value>) -> Option<PluginReport> {
+pub(super) fn without_file(name: &PluginName, status: Option<&Value>) -> Option<PluginStageReport> {
     let host = status.and_then(|status| status.get("host")).and_then(Value::as_str);
-    let mut report = PluginReport {
+    let mut report = PluginStageReport {
         name: name.clone(),
         stage: None,
         candidate: None,
@@ -151,12 +152,12 @@ pub(super) fn without_file(name: &PluginName, status: Option<&Value>) -> Option<
     };
     match (status, host) {
         (Some(status), Some(host)) if reports_stop(status) || host_name::has_ended(host) => {
-            report.stage = Some(RevisionStage::Unloaded);
+            report.stage = Some(RevisionLoadStage::Unloaded);
         }
         // A host with another directory of plugins may have it.
         (_, Some(_)) => return None,
         (_, None) => {
-            report.reason = Some(RejectReason::NoFile);
+            report.reason = Some(PluginRejectReason::NoFile);
             report.message = format!(
                 "no host has a file of it: a host makes this object from `{name}.yaml`, and never a plugin from this \
                  object; put `{name}.wasm` and `{name}.yaml` into the directory of plugins, or delete the object"
@@ -191,15 +192,15 @@ pub(super) fn reports_hosts(status: &Value) -> bool {
 }
 
 /// Returns the condition `Serving`: whether a revision is active, and whether it is that of the files.
-fn serves(report: &PluginReport) -> Condition {
-    let PluginReport { stage, serving, reason, message, .. } = report;
+fn serves(report: &PluginStageReport) -> Condition {
+    let PluginStageReport { stage, serving, reason, message, .. } = report;
     let (status, reason, message) = match (serving, reason) {
         (Some(serving), None) => {
             ("True", "Active".to_owned(), format!("version {} serves", serving.version))
         }
         (Some(_), Some(_)) => ("True", "EarlierRevision".to_owned(), message.clone()),
         (None, Some(reason)) => ("False", reason.to_string(), message.clone()),
-        (None, None) if *stage == Some(RevisionStage::Unloaded) => {
+        (None, None) if *stage == Some(RevisionLoadStage::Unloaded) => {
             let text = "its files are gone from the directory of plugins: nothing is reconciled until they \
                         are put back";
             ("False", "Unloaded".to_owned(), text.to_owned())
@@ -210,9 +211,9 @@ fn serves(report: &PluginReport) -> Condition {
 }
 
 /// Returns the condition `Healthy`: whether the plugin fails for none of its objects.
-fn is_healthy(report: &PluginReport, counts: &PluginObjectCounts) -> Condition {
-    let PluginObjectCounts { health, missing_kinds, .. } = counts;
-    let PluginHealth { objects, quarantined, failing, paused } = *health;
+fn is_healthy(report: &PluginStageReport, counts: &PluginObjectsSummary) -> Condition {
+    let PluginObjectsSummary { health, missing_kinds, .. } = counts;
+    let ObjectHealthCounts { objects, quarantined, failing, paused } = *health;
     if let (Some(_), false) = (&report.serving, missing_kinds.is_empty()) {
         let message = format!(
             "the API server does not know {}, so no such objects can exist; install the definitions: \
@@ -286,7 +287,7 @@ fn time(at_ms: u64) -> Option<String> {
 
 /// An event about a `Plugin` object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct PluginObjectEvent {
+pub(super) struct EventAboutPluginObject {
     pub(super) event_type: EventType,
     pub(super) reason: String,
     pub(super) message: String,
@@ -294,13 +295,13 @@ pub(super) struct PluginObjectEvent {
 
 /// Returns the event for a report, unless the report differs from the one before in nothing that people need to know.
 pub(super) fn event(
-    before: Option<&PluginReport>,
-    report: &PluginReport,
-) -> Option<PluginObjectEvent> {
+    before: Option<&PluginStageReport>,
+    report: &PluginStageReport,
+) -> Option<EventAboutPluginObject> {
     let warning = |reason, message| {
-        Some(PluginObjectEvent { event_type: EventType::Warning, reason, message })
+        Some(EventAboutPluginObject { event_type: EventType::Warning, reason, message })
     };
-    let was = before.and_then(PluginReport::active);
+    let was = before.and_then(PluginStageReport::active);
     let is_known = before
         .is_some_and(|before| (before.reason, &before.message) == (report.reason, &report.message));
     match (report.active(), report.reason) {
@@ -318,7 +319,7 @@ pub(super) fn event(
             let instead = instead.map(|was| format!(" in place of {was}")).unwrap_or_default();
             let text = format!("the revision {} (version {version}) serves{instead}", now.short());
             let (event_type, reason) = (EventType::Normal, "Activated".to_owned());
-            Some(PluginObjectEvent { event_type, reason, message: text })
+            Some(EventAboutPluginObject { event_type, reason, message: text })
         }
         (None, None) if was.is_some() => {
             let Condition { reason, message, .. } = serves(report);

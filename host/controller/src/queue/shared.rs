@@ -7,7 +7,7 @@ use std::{
 };
 
 use metrics::counter;
-use tholepin_core::{ObjectKey, PluginName};
+use tholepin_core::{PluginName, ReconcileKey};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
@@ -21,7 +21,7 @@ use super::{DequeuedKey, KeyCompletion, QueuePriority, WorkQueue};
 pub struct SharedQueue {
     queue: Mutex<WorkQueue>,
     /// The tokens of the running keys, cancelled when a key is added as urgent.
-    urgent: Mutex<HashMap<ObjectKey, CancellationToken>>,
+    urgent: Mutex<HashMap<ReconcileKey, CancellationToken>>,
     /// Notified at each change of the queue.
     changed: Notify,
 }
@@ -38,7 +38,7 @@ impl SharedQueue {
     }
 
     /// Makes a key due now.
-    pub fn add(&self, key: &ObjectKey, priority: QueuePriority, cause: &str) {
+    pub fn add(&self, key: &ReconcileKey, priority: QueuePriority, cause: &str) {
         count_added(&key.plugin);
         let mut queue = self.lock();
         queue.add(key, priority, cause, Instant::now());
@@ -52,7 +52,7 @@ impl SharedQueue {
     }
 
     /// Makes a key due after a delay.
-    pub fn add_after(&self, key: &ObjectKey, delay: Duration) {
+    pub fn add_after(&self, key: &ReconcileKey, delay: Duration) {
         self.lock().add_after(key, delay, Instant::now());
         self.changed.notify_one();
     }
@@ -95,7 +95,7 @@ impl SharedQueue {
     }
 
     /// Completes a taken key.
-    pub fn done(&self, key: &ObjectKey, completion: KeyCompletion) {
+    pub fn done(&self, key: &ReconcileKey, completion: KeyCompletion) {
         if completion == KeyCompletion::Retry {
             count_retried(&key.plugin);
         }
@@ -112,11 +112,11 @@ impl SharedQueue {
     }
 
     /// Records that the object of an overdue key has the condition.
-    pub fn mark_reported(&self, key: &ObjectKey) {
+    pub fn mark_reported(&self, key: &ReconcileKey) {
         self.lock().mark_reported(key);
     }
 
-    fn urgent(&self) -> MutexGuard<'_, HashMap<ObjectKey, CancellationToken>> {
+    fn urgent(&self) -> MutexGuard<'_, HashMap<ReconcileKey, CancellationToken>> {
         self.urgent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -147,7 +147,7 @@ mod tests {
     async fn due_waits_for_an_added_key_and_for_a_delay() {
         let queue = SharedQueue::new(Duration::from_secs(1));
         let kind = KindName { api_version: "v1".into(), kind: "K".into() };
-        let key = ObjectKey {
+        let key = ReconcileKey {
             plugin: "p".parse().unwrap(),
             kind,
             namespace: String::new(),

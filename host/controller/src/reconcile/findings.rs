@@ -2,18 +2,18 @@
 
 use serde_json::Value;
 use tholepin_core::{
-    ObjectKey, ObjectMeta,
-    condition::{HostCondition, Reason},
+    ObjectMeta, ReconcileKey,
+    condition::{HostWrittenCondition, Reason},
 };
 use tracing::warn;
 
 use super::{LiveReconcileEffects, log};
 use crate::{
-    conditions::{self, HostConditionUpdate, ReconcilerPresence},
+    conditions::{self, HostConditionUpdate, ObjectReconcilerPresence},
     mapper::reference_of,
     queue::KeyCompletion,
-    reconcile_once::{ReconcileTarget, RejectedSpec},
-    shared_state::SharedState,
+    reconcile_once::{ReconcileTarget, RejectedSpecReason},
+    shared_state::ControllerSharedState,
 };
 
 impl LiveReconcileEffects<'_> {
@@ -27,7 +27,7 @@ impl LiveReconcileEffects<'_> {
     /// the next reconcile, which does not call the plugin.
     pub(super) async fn quarantine(&self, message: &str) -> KeyCompletion {
         let ReconcileTarget { shared, key, .. } = self.target;
-        let (reason, presence) = (Reason::TooManyStrikes, ReconcilerPresence::Absent);
+        let (reason, presence) = (Reason::TooManyStrikes, ObjectReconcilerPresence::Absent);
         let update = HostConditionUpdate { reason, message: message.to_owned(), presence };
         let completion = self.write_finding(update).await;
         let unwritten = (completion == KeyCompletion::Retry).then(|| message.to_owned());
@@ -41,10 +41,10 @@ impl LiveReconcileEffects<'_> {
         &self,
         object: &Value,
         summary: &str,
-        refusal: Option<&RejectedSpec>,
+        refusal: Option<&RejectedSpecReason>,
     ) {
         let ReconcileTarget { shared, key, .. } = self.target;
-        let Some(RejectedSpec { reason, message }) = refusal else {
+        let Some(RejectedSpecReason { reason, message }) = refusal else {
             if !summary.is_empty() {
                 log(shared, key, summary);
             }
@@ -53,7 +53,7 @@ impl LiveReconcileEffects<'_> {
         log(shared, key, &format!("the spec is refused: {message}; {summary}"));
         let (reason, message) = (*reason, message.clone());
         // If the write fails, the next reconcile writes it.
-        let presence = ReconcilerPresence::Present;
+        let presence = ObjectReconcilerPresence::Present;
         self.write_finding(HostConditionUpdate { reason, message, presence }).await;
     }
 
@@ -80,9 +80,9 @@ impl LiveReconcileEffects<'_> {
 pub(super) fn of_failure(
     reason: Reason,
     message: String,
-    refusal: Option<&RejectedSpec>,
+    refusal: Option<&RejectedSpecReason>,
 ) -> HostConditionUpdate {
-    let presence = ReconcilerPresence::Present;
+    let presence = ObjectReconcilerPresence::Present;
     match refusal {
         None => HostConditionUpdate { reason, message, presence },
         Some(refused) => HostConditionUpdate {
@@ -95,8 +95,8 @@ pub(super) fn of_failure(
 
 /// Writes a condition on an object whose metadata the caller does not have. See [`write_finding`].
 pub(crate) async fn write_finding_of(
-    shared: &SharedState,
-    key: &ObjectKey,
+    shared: &ControllerSharedState,
+    key: &ReconcileKey,
     update: HostConditionUpdate,
 ) -> KeyCompletion {
     let meta = shared.ports.kubernetes.view().meta(&reference_of(key));
@@ -109,8 +109,8 @@ pub(crate) async fn write_finding_of(
 /// Writes a condition in place of those that the host wrote before. Returns [`KeyCompletion::Retry`] if the write
 /// fails with a transient error: otherwise the finding would never be shown.
 pub(super) async fn write_finding(
-    shared: &SharedState,
-    key: &ObjectKey,
+    shared: &ControllerSharedState,
+    key: &ReconcileKey,
     meta: &ObjectMeta,
     update: HostConditionUpdate,
 ) -> KeyCompletion {
@@ -121,7 +121,7 @@ pub(super) async fn write_finding(
     if shared.is_paused(key) {
         return KeyCompletion::AwaitChange;
     }
-    let conditions: Vec<HostCondition> = update.conditions(&object, meta);
+    let conditions: Vec<HostWrittenCondition> = update.conditions(&object, meta);
     match shared.ports.host_fields.set_conditions(reference_of(key), conditions).await {
         Ok(()) => KeyCompletion::AwaitChange,
         Err(error) => {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use tholepin_core::{
-    EventType, ObjectKey, ObjectMeta, PAUSED, ReconcileResult, condition::HOST_FIELD_MANAGER,
+    EventType, ObjectMeta, PAUSED, ReconcileKey, ReconcileResult, condition::HOST_FIELD_MANAGER,
     port::PublishRequest,
 };
 use tracing::warn;
@@ -14,13 +14,13 @@ use tracing::warn;
 use super::log;
 use crate::{
     mapper::reference_of, phase::finalizer_of, plugins::ActivePlugin,
-    report_builder::ReportBuilder, shared_state::SharedState,
+    report_builder::ReportBuilder, shared_state::ControllerSharedState,
 };
 
 /// Ends the subscriptions of a paused object, and reports that it is paused.
 pub(super) async fn pause(
-    shared: &SharedState,
-    key: &ObjectKey,
+    shared: &ControllerSharedState,
+    key: &ReconcileKey,
     meta: &ObjectMeta,
     plugin: Option<&ActivePlugin>,
 ) {
@@ -41,7 +41,11 @@ pub(super) async fn pause(
 }
 
 /// Publishes an event, once per value, that the annotation is neither true nor false and counts as true.
-async fn report_unclear_value(shared: &SharedState, key: &ObjectKey, meta: &ObjectMeta) {
+async fn report_unclear_value(
+    shared: &ControllerSharedState,
+    key: &ReconcileKey,
+    meta: &ObjectMeta,
+) {
     let Some(value) = meta.unclear_pause() else { return };
     if !shared.object_states.change(key, |state| state.record_unclear_pause(value)) {
         return;
@@ -59,7 +63,11 @@ async fn report_unclear_value(shared: &SharedState, key: &ObjectKey, meta: &Obje
 }
 
 /// Publishes an event that says why a paused object is not deleted.
-async fn report_waiting_deletion(shared: &SharedState, key: &ObjectKey, meta: &ObjectMeta) {
+async fn report_waiting_deletion(
+    shared: &ControllerSharedState,
+    key: &ReconcileKey,
+    meta: &ObjectMeta,
+) {
     let message = format!(
         "it is being deleted and paused: nothing cleans up until the annotation `{PAUSED}` is removed, or \
          the finalizer `{}`, which lets it go as it is",
@@ -68,7 +76,12 @@ async fn report_waiting_deletion(shared: &SharedState, key: &ObjectKey, meta: &O
     publish(shared, key, meta, message).await;
 }
 
-async fn publish(shared: &SharedState, key: &ObjectKey, meta: &ObjectMeta, message: String) {
+async fn publish(
+    shared: &ControllerSharedState,
+    key: &ReconcileKey,
+    meta: &ObjectMeta,
+    message: String,
+) {
     let request = PublishRequest {
         reporter: HOST_FIELD_MANAGER.to_owned(),
         regarding: reference_of(key),

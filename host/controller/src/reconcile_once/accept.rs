@@ -10,17 +10,17 @@ use serde_json::Value;
 use tholepin_core::AcceptedSpec;
 
 use super::{
-    NoSpecInForce, ReconcileEffects, ReconcileTarget, RejectedReconcile, RejectedSpec,
-    SpecRejection, UnhandledReconcileResult,
+    LiveOrDryRunEffects, NoSpecInForce, ReconcileOnceResult, ReconcileTarget, RejectedSpecReason,
+    SpecRejectedReconcile, SpecRejection,
 };
 use crate::object_state::ReconciledVersion;
 
 /// The object to reconcile.
-pub(super) struct ObjectToReconcile {
+pub(super) struct ObjectWithAcceptedSpec {
     /// The object with the spec in force.
     pub(super) object: Arc<Value>,
     /// Why that is not the object's own spec, if it is not.
-    pub(super) refusal: Option<RejectedSpec>,
+    pub(super) refusal: Option<RejectedSpecReason>,
 }
 
 /// Asks the plugin about a version of the object that it has not accepted before. If it refuses, returns the
@@ -31,9 +31,9 @@ pub(super) struct ObjectToReconcile {
 /// Fails with the end of the reconcile if there is nothing to reconcile.
 pub(super) async fn accept(
     target: &ReconcileTarget<'_>,
-    effects: &impl ReconcileEffects,
+    effects: &impl LiveOrDryRunEffects,
     object: Arc<Value>,
-) -> Result<ObjectToReconcile, UnhandledReconcileResult> {
+) -> Result<ObjectWithAcceptedSpec, ReconcileOnceResult> {
     let meta = target.meta;
     let version = match meta.generation {
         Some(generation) => generation.to_string(),
@@ -41,18 +41,18 @@ pub(super) async fn accept(
     };
     let version = observed(target, version);
     if meta.deleting || effects.is_validated(&version) {
-        return Ok(ObjectToReconcile { object, refusal: None });
+        return Ok(ObjectWithAcceptedSpec { object, refusal: None });
     }
     let code = &target.plugin.code;
     let rejection = match code.validate(target.call_context(), None, (*object).clone()).await {
         Ok(violations) if violations.is_empty() => {
             effects.record_validated(&object, version);
-            return Ok(ObjectToReconcile { object, refusal: None });
+            return Ok(ObjectWithAcceptedSpec { object, refusal: None });
         }
         Ok(violations) => SpecRejection::Invalid(violations),
         // A fault of the host says nothing about the spec.
         Err(error) if error.as_failure().is_some() => {
-            return Err(UnhandledReconcileResult::NotValidated(error));
+            return Err(ReconcileOnceResult::NotValidated(error));
         }
         Err(error) => SpecRejection::Fault(error),
     };
@@ -60,10 +60,13 @@ pub(super) async fn accept(
         Ok((object, generation)) => {
             let (reason, why) = (rejection.reason(), rejection.text());
             let message = format!("{why}; the spec of generation {generation} stays in force");
-            Ok(ObjectToReconcile { object, refusal: Some(RejectedSpec { reason, message }) })
+            Ok(ObjectWithAcceptedSpec {
+                object,
+                refusal: Some(RejectedSpecReason { reason, message }),
+            })
         }
         Err(cause) => {
-            Err(UnhandledReconcileResult::Rejected(RejectedReconcile { rejection, cause }))
+            Err(ReconcileOnceResult::Rejected(SpecRejectedReconcile { rejection, cause }))
         }
     }
 }
@@ -75,7 +78,7 @@ pub(super) async fn accept(
 /// Fails if there is none, if it cannot be read, or if this revision refuses it.
 async fn in_force(
     target: &ReconcileTarget<'_>,
-    effects: &impl ReconcileEffects,
+    effects: &impl LiveOrDryRunEffects,
     object: &Value,
 ) -> Result<(Arc<Value>, i64), NoSpecInForce> {
     let unusable = |why| Err(NoSpecInForce::Unusable(why));

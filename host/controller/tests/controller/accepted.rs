@@ -1,11 +1,11 @@
 //! Tests of the last accepted spec, and of `Ready` while no plugin reconciles an object.
 
 use serde_json::{Value, json};
-use tholepin_controller::PluginEvent;
+use tholepin_controller::ActivePluginChange;
 use tholepin_core::{
     AcceptedSpec, ReconcileResult,
     condition::{ConditionStatus, READY, RECONCILED, Reason},
-    port::StoreEvent,
+    port::WatchedStoreEvent,
 };
 use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome};
 
@@ -149,7 +149,7 @@ async fn the_stored_spec_is_read_again_after_the_server_was_away() {
     fixture.swap("1", &[]).await;
     until(|| fixture.calls_of("b", "1") == 1).await;
     fixture.world.api_server_is_away.store(false, std::sync::atomic::Ordering::Relaxed);
-    fixture.world.send_store_event(&StoreEvent::Resumed);
+    fixture.world.send_store_event(&WatchedStoreEvent::Resumed);
     until(|| fixture.specs().contains(&(json!(1), 4))).await;
     until(|| fixture.has_conditions(&[REFUSED])).await;
     fixture.end().await;
@@ -220,7 +220,7 @@ async fn ready_is_unknown_while_the_plugin_is_missing_or_the_object_quarantined(
     fixture.swap("1", &[]).await;
     fixture.world.put(sized(1, &json!(1)));
     until(|| fixture.calls_of("a", "1") == 1).await;
-    let event = || PluginEvent::Changed("p".parse().unwrap());
+    let event = || ActivePluginChange::Changed("p".parse().unwrap());
     let active = fixture.plugins.active.lock().unwrap().take();
     fixture.events.send(event()).await.unwrap();
     let unknown = |reason| (READY, ConditionStatus::Unknown, reason);

@@ -11,13 +11,13 @@ use std::{
 
 use serde_json::Value;
 use tholepin_controller::{
-    ActivePlugin, ActivePlugins, ClosedContextResult, ContextFactory, HostCallContext,
-    ReconcilePurpose, WakeSubscriber,
+    ActivePlugin, ActivePlugins, ClosedContextResult, ContextFactory, ReconcileHostCalls,
+    ReconcilePurpose, WakeRegistrar,
 };
 use tholepin_core::{
-    Answer, BoxedFuture, Call, CallContext, CallError, HostCalls, ObjectKey, PluginName, Reply,
-    RevisionDigest, RuntimeCall,
-    port::{GuestError, GuestRuntime},
+    Answer, BoxedFuture, Call, CallError, HostCalls, PluginCallerIdentity, PluginName,
+    PluginRuntimeCall, ReconcileKey, Reply, RevisionDigest,
+    port::{GuestError, PluginExports},
 };
 use tholepin_schema::{
     manifest::Manifest,
@@ -79,10 +79,10 @@ impl FakeGuests {
     }
 }
 
-impl GuestRuntime for FakeGuests {
+impl PluginExports for FakeGuests {
     fn reconcile<'a>(
         &'a self,
-        context: CallContext,
+        context: PluginCallerIdentity,
         request: ReconcileRequest,
         perform: Arc<dyn HostCalls>,
     ) -> BoxedFuture<'a, Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError>> {
@@ -107,7 +107,7 @@ impl GuestRuntime for FakeGuests {
                     Ok(Ok(ReconcileOutcome::default()))
                 }
                 GuestScript::Ask => {
-                    let call = Call::Runtime(RuntimeCall::Now);
+                    let call = Call::Runtime(PluginRuntimeCall::Now);
                     let answer = perform.perform(&context, call).await;
                     let call = (format!("{name}: {answer:?}"), self.revision, request.deleting);
                     self.calls.lock().unwrap().push(call);
@@ -122,7 +122,7 @@ impl GuestRuntime for FakeGuests {
 
     fn validate<'a>(
         &'a self,
-        _: CallContext,
+        _: PluginCallerIdentity,
         _: Option<Value>,
         new: Value,
     ) -> BoxedFuture<'a, Result<Vec<Violation>, GuestError>> {
@@ -199,7 +199,7 @@ pub(crate) struct SlowContexts {
 struct SlowContext(Arc<Semaphore>, CancellationToken, Arc<AtomicUsize>);
 
 impl HostCalls for SlowContext {
-    fn perform<'a>(&'a self, _: &'a CallContext, _: Call) -> BoxedFuture<'a, Answer> {
+    fn perform<'a>(&'a self, _: &'a PluginCallerIdentity, _: Call) -> BoxedFuture<'a, Answer> {
         Box::pin(async {
             tokio::select! {
                 permit = self.0.acquire() => {
@@ -212,7 +212,7 @@ impl HostCalls for SlowContext {
     }
 }
 
-impl HostCallContext for SlowContext {
+impl ReconcileHostCalls for SlowContext {
     fn close(&self) -> BoxedFuture<'_, ClosedContextResult> {
         self.2.fetch_add(1, Ordering::SeqCst);
         Box::pin(async { ClosedContextResult::default() })
@@ -223,10 +223,10 @@ impl ContextFactory for SlowContexts {
     fn open(
         &self,
         _: &ActivePlugin,
-        _: &Arc<ObjectKey>,
+        _: &Arc<ReconcileKey>,
         _: &Arc<Value>,
         purpose: ReconcilePurpose,
-    ) -> Arc<dyn HostCallContext> {
+    ) -> Arc<dyn ReconcileHostCalls> {
         let urgent = match purpose {
             ReconcilePurpose::Live { urgent } => urgent,
             ReconcilePurpose::Plan => CancellationToken::new(),
@@ -238,16 +238,16 @@ impl ContextFactory for SlowContexts {
 /// A subscriber of wakes that subscribes nothing.
 pub(crate) struct NoWakes;
 
-impl WakeSubscriber for NoWakes {
+impl WakeRegistrar for NoWakes {
     fn subscribe<'a>(
         &'a self,
         _: &'a ActivePlugin,
-        _: &'a Arc<ObjectKey>,
+        _: &'a Arc<ReconcileKey>,
         _: &'a Arc<Value>,
         _: &'a [WakeTrigger],
     ) -> BoxedFuture<'a, Option<Duration>> {
         Box::pin(async { None })
     }
 
-    fn unsubscribe(&self, _: &ObjectKey) {}
+    fn unsubscribe(&self, _: &ReconcileKey) {}
 }

@@ -15,8 +15,8 @@ use std::{
 
 use fake::{Calls, FakeGuests, FakePlugins, GuestScript, NoWakes, SlowContexts, plugin};
 use serde_json::{Value, json};
-use tholepin_controller::{Controller, ControllerPorts, ControllerSettings, PluginEvent};
-use tholepin_core::{ObjectRef, condition::Reason, port::StoreEvent};
+use tholepin_controller::{ActivePluginChange, Controller, ControllerPorts, ControllerSettings};
+use tholepin_core::{ObjectRef, condition::Reason, port::WatchedStoreEvent};
 use tholepin_fakes::{FakeCluster, FixedClock};
 use tholepin_schema::{
     manifest::{KindName, Manifest, ReconciledKind, WatchMapping, WatchedKind},
@@ -41,7 +41,7 @@ struct ControllerFixture {
     answers: Arc<Semaphore>,
     /// How many contexts were closed.
     closed: Arc<AtomicUsize>,
-    events: mpsc::Sender<PluginEvent>,
+    events: mpsc::Sender<ActivePluginChange>,
     stop: CancellationToken,
     running: JoinSet<()>,
     serving: Mutex<Option<Arc<FakeGuests>>>,
@@ -157,7 +157,7 @@ impl ControllerFixture {
             .as_ref()
             .map_or_else(|| manifest(false), |active| (*active.manifest).clone());
         *self.plugins.active.lock().unwrap() = Some(plugin(guests, manifest));
-        self.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
+        self.events.send(ActivePluginChange::Changed("p".parse().unwrap())).await.unwrap();
     }
 
     /// Sets what the active revision does from now on for an object.
@@ -298,7 +298,7 @@ async fn a_revision_that_traps_for_many_objects_is_rolled_back() {
         let why = fixture.plugins.rolled_back.lock().unwrap().concat();
         assert!(why.contains(&format!("bad: it failed twice in a row for {trapping} of {count}")));
         assert!(why.contains("boom"), "{why}");
-        fixture.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
+        fixture.events.send(ActivePluginChange::Changed("p".parse().unwrap())).await.unwrap();
         until(|| names.iter().all(|name| fixture.calls_of(name, "good") == 2)).await;
         fixture.end().await;
     }
@@ -395,10 +395,10 @@ async fn a_condition_that_could_not_be_written_is_written_when_the_server_is_bac
     for name in ["bad", "wrong"] {
         fixture.world.put(thing(name, 1));
     }
-    fixture.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
+    fixture.events.send(ActivePluginChange::Changed("p".parse().unwrap())).await.unwrap();
     until(|| fixture.calls_of("bad", "1") == 2).await;
     fixture.world.api_server_is_away.store(false, Ordering::Relaxed);
-    fixture.world.send_store_event(&StoreEvent::Resumed);
+    fixture.world.send_store_event(&WatchedStoreEvent::Resumed);
     until(|| fixture.reasons_of("bad") == [Reason::TooManyStrikes]).await;
     until(|| fixture.reasons_of("wrong") == [Reason::InvalidSpec]).await;
     assert_eq!(fixture.calls_of("bad", "1"), 2, "the write is retried without a call");
@@ -416,7 +416,7 @@ async fn a_key_in_a_long_backoff_is_retried_when_a_watch_resumes() {
     let start = Instant::now();
     // Repeated, because the ninth reconcile may still run: its key is not in the backoff yet.
     until(|| {
-        fixture.world.send_store_event(&StoreEvent::Resumed);
+        fixture.world.send_store_event(&WatchedStoreEvent::Resumed);
         10 <= fixture.calls_of("a", "1")
     })
     .await;
@@ -446,7 +446,7 @@ async fn an_invalid_spec_is_a_condition_and_is_not_reconciled() {
     guests.invalid.lock().unwrap().insert("a".into());
     *fixture.plugins.active.lock().unwrap() = Some(plugin(Arc::new(guests), manifest(false)));
     fixture.world.put(thing("a", 1));
-    fixture.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
+    fixture.events.send(ActivePluginChange::Changed("p".parse().unwrap())).await.unwrap();
     until(|| fixture.reasons_of("a") == [Reason::InvalidSpec]).await;
     assert_eq!(fixture.calls_of("a", "1"), 0);
     fixture.end().await;
@@ -534,7 +534,7 @@ async fn objects_of_an_unloaded_plugin_get_a_condition_also_new_ones() {
     fixture.swap("1", &[]).await;
     until(|| fixture.calls_of("old", "1") == 1).await;
     *fixture.plugins.active.lock().unwrap() = None;
-    fixture.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
+    fixture.events.send(ActivePluginChange::Changed("p".parse().unwrap())).await.unwrap();
     until(|| fixture.reasons_of("old") == [Reason::PluginMissing]).await;
     fixture.world.put(thing("new", 1));
     until(|| fixture.reasons_of("new") == [Reason::PluginMissing]).await;
@@ -602,7 +602,7 @@ async fn a_waiting_reconcile_is_interrupted_by_an_urgent_change_only() {
     until(|| fixture.calls_of("a", "1") == 2).await;
 
     *fixture.plugins.active.lock().unwrap() = None;
-    fixture.events.send(PluginEvent::Changed("p".parse().unwrap())).await.unwrap();
+    fixture.events.send(ActivePluginChange::Changed("p".parse().unwrap())).await.unwrap();
     until(|| interrupted() == 2 && fixture.reasons_of("a").contains(&Reason::PluginMissing)).await;
 
     fixture.swap("2", &[("a", GuestScript::Ask)]).await;
@@ -621,7 +621,8 @@ async fn objects_of_a_plugin_of_an_earlier_host_get_a_condition() {
     fixture.world.put(orphan);
     fixture.world.put(thing("b", 1));
     fixture.swap("1", &[]).await;
-    let missing = |kinds: Vec<KindName>| PluginEvent::Missing("gone".parse().unwrap(), kinds);
+    let missing =
+        |kinds: Vec<KindName>| ActivePluginChange::Missing("gone".parse().unwrap(), kinds);
     fixture.events.send(missing(vec![kind("Other")])).await.unwrap();
     until(|| fixture.reasons_of("a") == [Reason::PluginMissing]).await;
     // The condition is not written on a kind that an active plugin reconciles.

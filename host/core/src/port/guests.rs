@@ -5,10 +5,10 @@ use std::sync::Arc;
 use serde_json::Value;
 use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome, ReconcileRequest, Violation};
 
-use crate::{BoxedFuture, CallContext, HostCalls};
+use crate::{BoxedFuture, HostCalls, PluginCallerIdentity};
 
 /// Calls one revision of one plugin. A new instance serves each call.
-pub trait GuestRuntime: Send + Sync {
+pub trait PluginExports: Send + Sync {
     /// Calls `reconcile`.
     ///
     /// # Errors
@@ -17,7 +17,7 @@ pub trait GuestRuntime: Send + Sync {
     /// the plugin returned.
     fn reconcile<'a>(
         &'a self,
-        context: CallContext,
+        context: PluginCallerIdentity,
         request: ReconcileRequest,
         perform: Arc<dyn HostCalls>,
     ) -> BoxedFuture<'a, Result<Result<ReconcileOutcome, ReconcileFailure>, GuestError>>;
@@ -29,7 +29,7 @@ pub trait GuestRuntime: Send + Sync {
     /// Fails if the guest trapped or broke a limit, or if its code cannot be loaded.
     fn validate<'a>(
         &'a self,
-        context: CallContext,
+        context: PluginCallerIdentity,
         old: Option<Value>,
         new: Value,
     ) -> BoxedFuture<'a, Result<Vec<Violation>, GuestError>>;

@@ -9,7 +9,7 @@ use tholepin_schema::manifest::KindName;
 use crate::{BoxedFuture, CallError, EventType, ObjectMeta, ObjectRef, PluginName};
 
 /// One revision of the store: its reads are consistent with each other, however long a reconcile takes.
-pub trait StoreView: Send + Sync {
+pub trait WatchedStoreView: Send + Sync {
     /// Returns one object, with `apiVersion` and `kind`, without `managedFields`.
     fn get(&self, object: &ObjectRef) -> Option<Arc<Value>>;
 
@@ -45,10 +45,10 @@ pub trait StoreView: Send + Sync {
 
     /// Returns this view with one object replaced or added: a reconcile sees its own writes by it. The store itself
     /// does not change.
-    fn with(&self, object: Value) -> Arc<dyn StoreView>;
+    fn with(&self, object: Value) -> Arc<dyn WatchedStoreView>;
 
     /// Returns this view without one object.
-    fn without(&self, object: &ObjectRef) -> Arc<dyn StoreView>;
+    fn without(&self, object: &ObjectRef) -> Arc<dyn WatchedStoreView>;
 }
 
 /// A server-side apply.
@@ -122,7 +122,7 @@ pub trait Kubernetes: Send + Sync {
     fn on_behalf_of(self: Arc<Self>, plugin: &PluginName) -> Arc<dyn Kubernetes>;
 
     /// Returns the store's present revision.
-    fn view(&self) -> Arc<dyn StoreView>;
+    fn view(&self) -> Arc<dyn WatchedStoreView>;
 
     /// Reads one object from the API server. Values in a Secret are fingerprints.
     fn get(&self, object: ObjectRef) -> BoxedFuture<'_, Result<Value, CallError>>;

@@ -2,12 +2,12 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use tholepin_schema::probe::ProbeOutcome;
+use tholepin_schema::probe::NetworkProbeOutcome;
 
 use crate::BoxedFuture;
 
 /// Probes TCP ports.
-pub trait Prober: Send + Sync {
+pub trait PodPortProber: Send + Sync {
     /// Connects, and sends one HTTP GET if a path is given. The path begins with `/` and holds only visible ASCII. Ends
     /// within the deadline.
     fn probe<'a>(
@@ -15,5 +15,5 @@ pub trait Prober: Send + Sync {
         address: SocketAddr,
         get: Option<&'a str>,
         deadline: Duration,
-    ) -> BoxedFuture<'a, ProbeOutcome>;
+    ) -> BoxedFuture<'a, NetworkProbeOutcome>;
 }

@@ -8,7 +8,7 @@ use tholepin_schema::{
     snapshot::{CredentialsState, Snapshot},
 };
 
-use crate::{BoxedFuture, CallError, RespReply, step::MemberCommandLine};
+use crate::{BoxedFuture, CallError, RespReply, step::RedisCliCommand};
 
 /// One process that belongs to an instance, as Kubernetes reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,7 +70,7 @@ pub struct PerformedAction {
     /// The outcome.
     pub outcome: ActionOutcome,
     /// The commands that were sent or would be sent; empty if the state is as requested already.
-    pub commands: Vec<MemberCommandLine>,
+    pub commands: Vec<RedisCliCommand>,
 }
 
 /// Redis for the gate. It performs every request; the gate decides which are allowed.
@@ -142,7 +142,7 @@ pub trait Redis: Send + Sync {
         &self,
         members: &InstanceMembers,
         settings: &[String],
-    ) -> Result<Box<dyn PollStream>, CallError>;
+    ) -> Result<Box<dyn RedisPollStream>, CallError>;
 }
 
 /// How much a poll of an instance reads.
@@ -169,7 +169,7 @@ pub struct PollReport {
 }
 
 /// A stream of the polls of one instance.
-pub trait PollStream: Send {
+pub trait RedisPollStream: Send {
     /// Returns the next poll that began after the last returned one, or after the stream was created. May never return:
     /// the caller sets the deadline.
     fn next(&mut self) -> BoxedFuture<'_, Arc<Snapshot>>;

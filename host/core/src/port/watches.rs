@@ -4,7 +4,8 @@ use serde_json::Value;
 use tholepin_schema::manifest::KindName;
 
 use crate::{
-    AcceptedSpec, BoxedFuture, CallError, ObjectRef, StoredObject, condition::HostCondition,
+    AcceptedSpec, BoxedFuture, CallError, ObjectRef, WatchedStoreObject,
+    condition::HostWrittenCondition,
 };
 
 /// The scope of one watch.
@@ -42,20 +43,20 @@ pub enum WatchState {
 /// One change of the store. Several changes of one object between two reads are merged: `before` is the state that the
 /// reader saw last.
 #[derive(Clone, Debug)]
-pub struct StoreChange {
+pub struct WatchedStoreChange {
     /// Which object.
     pub object: ObjectRef,
     /// The state before; absent for a new object.
-    pub before: Option<StoredObject>,
+    pub before: Option<WatchedStoreObject>,
     /// The state after; absent for a deleted object.
-    pub after: Option<StoredObject>,
+    pub after: Option<WatchedStoreObject>,
 }
 
 /// An event for a reader of the store's changes.
 #[derive(Clone, Debug)]
-pub enum StoreEvent {
+pub enum WatchedStoreEvent {
     /// One object changed.
-    Changed(Box<StoreChange>),
+    Changed(Box<WatchedStoreChange>),
     /// The reader was so slow that changes were dropped: it must read everything again.
     Overflowed,
     /// A watch that failed before follows again: operations that failed for the same reason can be retried.
@@ -65,7 +66,7 @@ pub enum StoreEvent {
 /// A reader of the store's changes. Dropping it ends the subscription.
 pub trait StoreSubscription: Send {
     /// Returns the next event, or `None` when the store has ended.
-    fn next(&mut self) -> BoxedFuture<'_, Option<StoreEvent>>;
+    fn next(&mut self) -> BoxedFuture<'_, Option<WatchedStoreEvent>>;
 }
 
 /// A lease of a watch: the watch runs at least until every lease on it is dropped.
@@ -100,7 +101,7 @@ pub trait HostFieldsWriter: Send + Sync {
     fn set_conditions(
         &self,
         object: ObjectRef,
-        conditions: Vec<HostCondition>,
+        conditions: Vec<HostWrittenCondition>,
     ) -> BoxedFuture<'_, Result<(), CallError>>;
 
     /// Adds a finalizer, and returns the object as stored.

@@ -14,12 +14,12 @@ use serde_json::Value;
 use tholepin_schema::{
     action::Action,
     fact::{Fact, WaitOutcome},
-    probe::{PodPortProbe, ProbeOutcome},
+    probe::{NetworkProbeOutcome, PodPortProbe},
 };
 
 use crate::{
-    Answer, Call, KubernetesCall, ObjectRef, Pipeline, RecordedCall, RedisCall, Reply, RuntimeCall,
-    step::redis_cli,
+    Answer, Call, KubernetesCall, ObjectRef, Pipeline, PluginRuntimeCall, RecordedCall, RedisCall,
+    Reply, step::redis_cli,
 };
 
 /// The longest text of a call or of an answer.
@@ -67,15 +67,15 @@ fn about(call: &Call) -> String {
             RedisCall::Act { instance: _, actions } => verbs(actions),
         },
         Call::Runtime(call) => match call {
-            RuntimeCall::Now | RuntimeCall::Parameters => String::new(),
-            RuntimeCall::Random { bytes } => format!("{bytes} bytes"),
-            RuntimeCall::Wait { facts, ms } => {
+            PluginRuntimeCall::Now | PluginRuntimeCall::Parameters => String::new(),
+            PluginRuntimeCall::Random { bytes } => format!("{bytes} bytes"),
+            PluginRuntimeCall::Wait { facts, ms } => {
                 cut(&format!("{} for {ms} ms at most", facts_about(facts)))
             }
-            RuntimeCall::Probe(PodPortProbe { pod, port, get, deadline_ms: _ }) => {
+            PluginRuntimeCall::Probe(PodPortProbe { pod, port, get, deadline_ms: _ }) => {
                 cut(&format!("{pod}:{port} {}", get.as_deref().unwrap_or_default()))
             }
-            RuntimeCall::Log { level, message } => cut(&format!("{level}: {message}")),
+            PluginRuntimeCall::Log { level, message } => cut(&format!("{level}: {message}")),
         },
     }
 }
@@ -147,13 +147,13 @@ fn waited(outcome: &Value) -> String {
 
 /// Returns the outcome of a probe without the body, which may hold users' data.
 fn probed(outcome: &Value) -> String {
-    match serde_json::from_value::<ProbeOutcome>(outcome.clone()) {
-        Ok(ProbeOutcome::Connected { took_ms }) => format!("connected after {took_ms} ms"),
-        Ok(ProbeOutcome::Answered { status, body, took_ms, .. }) => {
+    match serde_json::from_value::<NetworkProbeOutcome>(outcome.clone()) {
+        Ok(NetworkProbeOutcome::Connected { took_ms }) => format!("connected after {took_ms} ms"),
+        Ok(NetworkProbeOutcome::Answered { status, body, took_ms, .. }) => {
             format!("status {status} with {} bytes after {took_ms} ms", body.len())
         }
-        Ok(ProbeOutcome::Refused) => "refused".to_owned(),
-        Ok(ProbeOutcome::Silent { why } | ProbeOutcome::Failed { why }) => cut(&why),
+        Ok(NetworkProbeOutcome::Refused) => "refused".to_owned(),
+        Ok(NetworkProbeOutcome::Silent { why } | NetworkProbeOutcome::Failed { why }) => cut(&why),
         // A newer schema may have more outcomes.
         Ok(_) | Err(_) => "a document".to_owned(),
     }
@@ -171,10 +171,12 @@ fn answered(call: &Call, answer: &Answer) -> String {
             let members = document.get("members").and_then(Value::as_array).map_or(0, Vec::len);
             format!("a snapshot of {members} members")
         }
-        Reply::Document(outcome) if matches!(call, Call::Runtime(RuntimeCall::Wait { .. })) => {
+        Reply::Document(outcome)
+            if matches!(call, Call::Runtime(PluginRuntimeCall::Wait { .. })) =>
+        {
             waited(outcome)
         }
-        Reply::Document(outcome) if matches!(call, Call::Runtime(RuntimeCall::Probe(_))) => {
+        Reply::Document(outcome) if matches!(call, Call::Runtime(PluginRuntimeCall::Probe(_))) => {
             probed(outcome)
         }
         // The plugin's parameters may hold what the person who installed it does not want to show.
@@ -207,16 +209,16 @@ fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
 
 /// Returns the start of a document as JSON, only as long as the line can be.
 fn json(value: &Value) -> String {
-    let mut start = TruncatingWriter(Vec::new());
+    let mut start = BoundedWriter(Vec::new());
     // The writer fails when it is full.
     serde_json::to_writer(&mut start, value).ok();
     String::from_utf8_lossy(&start.0).into_owned()
 }
 
 /// A writer that keeps the first bytes and fails on more.
-struct TruncatingWriter(Vec<u8>);
+struct BoundedWriter(Vec<u8>);
 
-impl io::Write for TruncatingWriter {
+impl io::Write for BoundedWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let room = (TEXT_BYTES_MAX + 1).saturating_sub(self.0.len());
         if room == 0 {
@@ -298,7 +300,7 @@ mod tests {
     #[test]
     fn a_long_text_is_cut() {
         let message = "x".repeat(10_000);
-        let log = Call::Runtime(RuntimeCall::Log { level: "info".into(), message });
+        let log = Call::Runtime(PluginRuntimeCall::Log { level: "info".into(), message });
         let line = line(log, Ok(Reply::Done));
         assert!(line.about.ends_with("…(cut)") && line.about.len() < 420, "{}", line.about.len());
         let much = json!({"k": "x".repeat(100_000)});

@@ -28,7 +28,7 @@ const ITEM_KEYS: &[&str] = &["name", "type", "containerPort", "port", "uid"];
 
 /// Which part of an object a call can change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChangeScope {
+pub enum WritableObjectPart {
     /// All but the status.
     Object,
     /// The status alone.
@@ -38,7 +38,7 @@ pub enum ChangeScope {
 /// Returns the fields in which `after` differs from `before`, in order of their names. Metadata that the server sets
 /// (`resourceVersion`, `generation`, `managedFields`, …) is left out.
 #[must_use]
-pub fn differences(before: &Value, after: &Value, scope: ChangeScope) -> Vec<FieldChange> {
+pub fn differences(before: &Value, after: &Value, scope: WritableObjectPart) -> Vec<FieldChange> {
     let mut found = Vec::new();
     compare("", Some(&shown(before, scope)), Some(&shown(after, scope)), &mut found);
     bounded(found)
@@ -47,7 +47,7 @@ pub fn differences(before: &Value, after: &Value, scope: ChangeScope) -> Vec<Fie
 /// Returns the fields of a created object: those of the intent, with the values that the server stored. The defaults
 /// that the server adds are left out, because they would hide the intent.
 #[must_use]
-pub fn created(intent: &Value, stored: &Value, scope: ChangeScope) -> Vec<FieldChange> {
+pub fn created(intent: &Value, stored: &Value, scope: WritableObjectPart) -> Vec<FieldChange> {
     let mut found = Vec::new();
     let kept = like(&shown(stored, scope), &shown(intent, scope));
     compare("", None, Some(&kept), &mut found);
@@ -65,12 +65,12 @@ fn bounded(mut found: Vec<FieldChange>) -> Vec<FieldChange> {
 }
 
 /// Returns the object without its names, the metadata that the server sets, and the fields out of scope.
-fn shown(object: &Value, scope: ChangeScope) -> Value {
+fn shown(object: &Value, scope: WritableObjectPart) -> Value {
     let Some(fields) = object.as_object() else { return object.clone() };
     let mut kept = Map::new();
     for (name, value) in fields {
         let (is_status, is_name) = (name == "status", name == "apiVersion" || name == "kind");
-        if !is_name && is_status == (scope == ChangeScope::Status) {
+        if !is_name && is_status == (scope == WritableObjectPart::Status) {
             kept.insert(name.clone(), value.clone());
         }
     }
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn lines(before: &Value, after: &Value, scope: ChangeScope) -> Vec<String> {
+    fn lines(before: &Value, after: &Value, scope: WritableObjectPart) -> Vec<String> {
         let text = |value: &Option<Value>| value.as_ref().map_or("-".to_owned(), Value::to_string);
         differences(before, after, scope)
             .iter()
@@ -251,7 +251,7 @@ mod tests {
             "status": {"phase": "Failed"},
         });
         assert_eq!(
-            lines(&before, &after, ChangeScope::Object),
+            lines(&before, &after, WritableObjectPart::Object),
             [
                 r#".metadata.labels["a.b/c"] "1" "2""#,
                 ".spec.gone true -",
@@ -260,10 +260,10 @@ mod tests {
             ]
         );
         assert_eq!(
-            lines(&before, &after, ChangeScope::Status),
+            lines(&before, &after, WritableObjectPart::Status),
             [r#".status.phase "Running" "Failed""#]
         );
-        assert!(differences(&after, &after, ChangeScope::Object).is_empty());
+        assert!(differences(&after, &after, WritableObjectPart::Object).is_empty());
     }
 
     #[test]
@@ -273,7 +273,7 @@ mod tests {
         let after = json!({"spec": {"c": [{"name": "c", "v": 1}, {"name": "a", "v": 2}],
             "n": [1, 3], "m": [1]}});
         assert_eq!(
-            lines(&before, &after, ChangeScope::Object),
+            lines(&before, &after, WritableObjectPart::Object),
             [
                 ".spec.c[name=a].v 1 2",
                 r#".spec.c[name=b] {"name":"b","v":1} -"#,
@@ -291,7 +291,7 @@ mod tests {
         let stored = json!({"metadata": {"name": "a", "uid": "u", "labels": {"x": "1"}},
             "spec": {"cpu": "1", "clusterIP": "10.0.0.1", "ports": [{"port": 1, "protocol": "TCP"}]},
             "status": {}});
-        let fields: Vec<_> = created(&intent, &stored, ChangeScope::Object)
+        let fields: Vec<_> = created(&intent, &stored, WritableObjectPart::Object)
             .into_iter()
             .map(|change| (change.field, change.to.unwrap().to_string()))
             .collect();
@@ -309,12 +309,13 @@ mod tests {
     #[test]
     fn long_texts_are_cut_around_their_difference_and_many_fields_are_counted() {
         let long = |end: &str| json!({"data": {"k": format!("{}{end}", "x".repeat(9000))}});
-        let found = differences(&long("one"), &long("two"), ChangeScope::Object);
+        let found = differences(&long("one"), &long("two"), WritableObjectPart::Object);
         let [FieldChange { from: Some(from), to: Some(to), .. }] = &found[..] else { panic!() };
         assert_ne!(from, to);
         assert!(to.to_string().contains("two…(cut, 9003 bytes in all)"), "{to}");
         let many: Map<String, Value> = (0..600).map(|n| (format!("f{n}"), json!(n))).collect();
-        let found = differences(&json!({"spec": {}}), &json!({"spec": many}), ChangeScope::Object);
+        let found =
+            differences(&json!({"spec": {}}), &json!({"spec": many}), WritableObjectPart::Object);
         assert_eq!(found.len(), FIELDS_MAX + 1);
         assert_eq!(found.last().unwrap().to, Some(json!("100 more fields")));
     }

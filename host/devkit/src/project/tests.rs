@@ -32,7 +32,7 @@ fn files_of(folder: &str, start: &str) -> BTreeMap<String, String> {
 }
 
 fn files(name: &str, kind: Option<&str>) -> BTreeMap<String, String> {
-    PluginProject::new(name, kind, DEFAULT_GROUP).unwrap().files()
+    PluginProjectNames::new(name, kind, DEFAULT_GROUP).unwrap().files()
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn under_the_name_of_the_sample_the_project_is_the_sample() {
 
 #[test]
 fn no_name_of_the_sample_is_left() {
-    let project = PluginProject::new("my-runbook", Some("Banner"), "team.example").unwrap();
+    let project = PluginProjectNames::new("my-runbook", Some("Banner"), "team.example").unwrap();
     let files = project.files();
     for path in
         ["my-runbook.yaml", "example.yaml", "src/plan.rs", "tests/reconcile.rs", ".gitignore"]
@@ -141,15 +141,15 @@ fn an_invalid_name_is_refused_with_an_explanation() {
         ("tholepin-sdk", "every plugin uses"),
     ];
     for (name, part) in rows {
-        let error = PluginProject::new(name, None, DEFAULT_GROUP).unwrap_err().to_string();
+        let error = PluginProjectNames::new(name, None, DEFAULT_GROUP).unwrap_err().to_string();
         assert!(error.contains(part) && error.contains(name), "{name}: {error}");
     }
     for kind in ["banner", "My-Kind", "", "Ünder"] {
-        let error = PluginProject::new("a", Some(kind), DEFAULT_GROUP).unwrap_err();
+        let error = PluginProjectNames::new("a", Some(kind), DEFAULT_GROUP).unwrap_err();
         assert!(matches!(error, NewProjectError::Kind(_)), "{kind}: {error}");
     }
     for group in ["", "nodots", "Upper.example", "a..b"] {
-        let error = PluginProject::new("a", None, group).unwrap_err();
+        let error = PluginProjectNames::new("a", None, group).unwrap_err();
         assert!(matches!(error, NewProjectError::Group(_)), "{group}: {error}");
     }
 }
@@ -157,7 +157,7 @@ fn an_invalid_name_is_refused_with_an_explanation() {
 #[test]
 fn no_file_is_overwritten() {
     let home = tempfile::tempdir().unwrap();
-    let project = PluginProject::new("my-runbook", None, DEFAULT_GROUP).unwrap();
+    let project = PluginProjectNames::new("my-runbook", None, DEFAULT_GROUP).unwrap();
     let (new, empty, file) =
         (home.path().join("a/b"), home.path().join("empty"), home.path().join("file"));
     fs::create_dir(&empty).unwrap();
@@ -179,7 +179,7 @@ fn no_file_is_overwritten() {
 #[test]
 fn the_sdk_of_every_project_has_the_time_of_this_program() {
     let home = tempfile::tempdir().unwrap();
-    let project = PluginProject::new("banner", None, DEFAULT_GROUP).unwrap();
+    let project = PluginProjectNames::new("banner", None, DEFAULT_GROUP).unwrap();
     project.write(home.path()).unwrap();
     let modified =
         |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).unwrap();

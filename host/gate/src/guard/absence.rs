@@ -11,7 +11,7 @@ use serde_json::Value;
 use tholepin_core::CONFIRM_DEAD;
 use tholepin_schema::primitives::NodeId;
 
-use super::{DeathProof, DialOutcome, NodeLiveness, proof_of_death};
+use super::{DeathProof, DialOutcome, RedisNodeLiveReads, proof_of_death};
 use crate::ledger_document::KnownNode;
 
 /// How long, in milliseconds, a Pod must be gone beyond its grace period: in this time the kubelet learns of
@@ -23,9 +23,9 @@ pub(crate) const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
 
 /// What is known of a recorded node that does not answer.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct NodeAbsence {
+pub(crate) struct AbsentNodeEvidence {
     /// Live reads of its Pod and its Kubernetes node, and the dial.
-    pub(crate) liveness: NodeLiveness,
+    pub(crate) liveness: RedisNodeLiveReads,
     /// Whether its Kubernetes node has the taint `node.kubernetes.io/out-of-service`.
     pub(crate) out_of_service: bool,
     /// Whether a person confirmed on the object that its process has ended.
@@ -45,7 +45,7 @@ pub(crate) struct NodeAbsence {
 
 /// The conclusion about a node that does not answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct DeathFinding {
+pub(crate) struct RedisNodeDeathVerdict {
     /// The proof of its death, if there is one.
     pub(crate) proof: Option<DeathProof>,
     /// What is missing for a takeover; `None` if nothing is.
@@ -79,7 +79,7 @@ pub(crate) fn due_at_ms(known: &KnownNode) -> Option<u64> {
 
 /// Returns the conclusion from what is known of a node that does not answer.
 #[must_use]
-pub(crate) fn conclude(known: &KnownNode, absence: &NodeAbsence) -> DeathFinding {
+pub(crate) fn conclude(known: &KnownNode, absence: &AbsentNodeEvidence) -> RedisNodeDeathVerdict {
     let weak = proof_of_death(known, &absence.liveness);
     let pod_gone = absence.liveness.container_status.is_none();
     let is_confirmed = absence.out_of_service || absence.confirmed && pod_gone;
@@ -89,22 +89,23 @@ pub(crate) fn conclude(known: &KnownNode, absence: &NodeAbsence) -> DeathFinding
         weak => weak,
     };
     if matches!(proof, Some(DeathProof::Terminated | DeathProof::Confirmed)) {
-        return DeathFinding { proof, unproven: None };
+        return RedisNodeDeathVerdict { proof, unproven: None };
     }
     let missing = missing(known, absence);
     if missing.is_empty() {
-        return DeathFinding { proof: Some(DeathProof::LongGone), unproven: None };
+        return RedisNodeDeathVerdict { proof: Some(DeathProof::LongGone), unproven: None };
     }
     let KnownNode { pod, pod_uid, kube_node, .. } = known.clone();
     let unknown_entry = absence.unknown_entry.clone();
     let unproven = MissingDeathProof { pod, pod_uid, kube_node, pod_gone, missing, unknown_entry };
-    DeathFinding { proof, unproven: Some(unproven) }
+    RedisNodeDeathVerdict { proof, unproven: Some(unproven) }
 }
 
 /// Returns the conditions that a long absence does not fulfil yet to prove the end of the process. The texts
 /// become the message of a condition, so they contain no numbers that change while the plugin waits.
-fn missing(known: &KnownNode, absence: &NodeAbsence) -> Vec<String> {
-    let NodeAbsence { liveness, renewed, link_down_ms, node_timeout_ms, now_ms, .. } = absence;
+fn missing(known: &KnownNode, absence: &AbsentNodeEvidence) -> Vec<String> {
+    let AbsentNodeEvidence { liveness, renewed, link_down_ms, node_timeout_ms, now_ms, .. } =
+        absence;
     let mut missing = Vec::new();
     match &liveness.container_status {
         None => {}

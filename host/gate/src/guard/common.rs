@@ -2,7 +2,7 @@
 
 use tholepin_schema::{
     action::{Action, Preconditions, Verb},
-    fact::FactOutcome,
+    fact::FactCheckOutcome,
     guard_id::GuardId,
     primitives::{ConfigEpoch, NodeId},
     snapshot::{ClusterNodesRow, Member, MemberAnswer, MemberFacts, Snapshot},
@@ -10,7 +10,7 @@ use tholepin_schema::{
 
 use super::{GuardInput, GuardRefusal, LossClass, SNAPSHOT_AGE_MS_MAX, start};
 use crate::{
-    fact::{self, FactDocuments},
+    fact::{self, FactSubjectDocuments},
     ledger::foreign_nodes,
     ledger_document::{KnownNode, Ledger},
 };
@@ -165,10 +165,10 @@ pub(super) fn check_preconditions(
     if *approved {
         is_approved(&super::given_up_by(action, input), input)?;
     }
-    let documents = FactDocuments::of(snapshot, presumed);
+    let documents = FactSubjectDocuments::of(snapshot, presumed);
     for fact in presumed {
         let held = fact::evaluate(fact, Some(&documents), objects);
-        if held != FactOutcome::Yes {
+        if held != FactCheckOutcome::Yes {
             return Err(GuardRefusal::new(
                 GuardId::Presume,
                 format!("the precondition that {fact} does not hold: {held}"),

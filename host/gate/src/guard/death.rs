@@ -52,7 +52,7 @@ impl DeathProof {
 
 /// Live reads about a recorded node.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct NodeLiveness {
+pub(crate) struct RedisNodeLiveReads {
     /// The status of its container in the Pod with the recorded *uid*; `None` if that Pod is gone.
     pub(crate) container_status: Option<Value>,
     /// Whether its Kubernetes node is Ready.
@@ -72,7 +72,10 @@ pub(crate) enum DialOutcome {
 
 /// Returns the proof in these live reads that the recorded process has ended, if there is one.
 #[must_use]
-pub(crate) fn proof_of_death(known: &KnownNode, liveness: &NodeLiveness) -> Option<DeathProof> {
+pub(crate) fn proof_of_death(
+    known: &KnownNode,
+    liveness: &RedisNodeLiveReads,
+) -> Option<DeathProof> {
     match &liveness.container_status {
         Some(status) => is_terminated(known, status).then_some(DeathProof::Terminated),
         None => {

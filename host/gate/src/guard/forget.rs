@@ -4,20 +4,20 @@
 use tholepin_schema::{guard_id::GuardId, primitives::NodeId};
 
 use super::{GuardInput, GuardRefusal, absence, start};
-use crate::ledger::{NodeIdentity, identify, silent_member_at};
+use crate::ledger::{RedisNodeIdRelation, identify, silent_member_at};
 
 pub(super) fn forget(input: &GuardInput<'_>, node: NodeId) -> Result<(), GuardRefusal> {
     let GuardInput { snapshot, ledger, .. } = input;
     let refused = |text: String| Err(GuardRefusal::new(GuardId::Ghost, text));
     match identify(node, snapshot, ledger) {
-        NodeIdentity::Absent | NodeIdentity::Unreachable => {}
-        NodeIdentity::Member => {
+        RedisNodeIdRelation::Absent | RedisNodeIdRelation::Unreachable => {}
+        RedisNodeIdRelation::Member => {
             return refused(format!("{} is a member that answers", node.short()));
         }
-        NodeIdentity::Handshake => {
+        RedisNodeIdRelation::Handshake => {
             return refused(format!("a meeting with {} is under way", node.short()));
         }
-        NodeIdentity::Foreign => {
+        RedisNodeIdRelation::Foreign => {
             return refused(format!("a process that is no member answers as {}", node.short()));
         }
     }

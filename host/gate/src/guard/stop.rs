@@ -11,12 +11,12 @@ use tholepin_schema::{
 use super::{DataLossApproval, GuardInput, GuardRefusal, LossClass, SafetyPolicy, common};
 use crate::{
     fact::ObservedObjects,
-    ledger_document::{Ledger, StoppedRedisMember},
+    ledger_document::{Ledger, MemberStoppedByHost},
 };
 
 /// A Pod that a call would end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PodStop {
+pub(crate) struct PodStoppedByCall {
     /// Its name.
     pub(crate) pod: String,
     /// Its uid.
@@ -36,10 +36,10 @@ pub(crate) fn stop(
     snapshot: &Snapshot,
     ledger: &Ledger,
     policy: SafetyPolicy,
-    stops: &[PodStop],
+    stops: &[PodStoppedByCall],
     now_ms: u64,
 ) -> Result<LossClass, GuardRefusal> {
-    let with_data: Vec<&PodStop> =
+    let with_data: Vec<&PodStoppedByCall> =
         stops.iter().filter(|stop| !never_served(stop, ledger)).collect();
     let Some(first) = with_data.first() else { return Ok(LossClass::Safe) };
     if let Some(second) = with_data.get(1) {
@@ -75,12 +75,16 @@ pub(crate) fn stop(
 
 /// Returns true if nothing can be lost with a Pod: it never answered and its container does not run now.
 /// Nothing is in memory then, and its volume stays.
-fn never_served(stop: &PodStop, ledger: &Ledger) -> bool {
+fn never_served(stop: &PodStoppedByCall, ledger: &Ledger) -> bool {
     let is_known = ledger.nodes.values().any(|known| known.pod_uid == stop.uid);
     !(stop.drops_volume || is_known || stop.runs)
 }
 
-fn class(snapshot: &Snapshot, ledger: &Ledger, stop: &PodStop) -> Result<LossClass, GuardRefusal> {
+fn class(
+    snapshot: &Snapshot,
+    ledger: &Ledger,
+    stop: &PodStoppedByCall,
+) -> Result<LossClass, GuardRefusal> {
     let pod = &stop.pod;
     let member = snapshot.members.iter().find(|member| member.pod_uid == stop.uid);
     let recorded = ledger.nodes.iter().find(|(_, known)| known.pod_uid == stop.uid);
@@ -153,11 +157,11 @@ fn rows(snapshot: &Snapshot, node: NodeId) -> impl Iterator<Item = &ClusterNodes
 }
 
 /// Records that these Pods are about to be stopped. The ledger must be written before the stop is sent.
-pub(crate) fn record_stops(ledger: &mut Ledger, stops: &[PodStop], now_ms: u64) {
+pub(crate) fn record_stops(ledger: &mut Ledger, stops: &[PodStoppedByCall], now_ms: u64) {
     let before = ledger.clone();
     for stop in stops.iter().filter(|stop| !never_served(stop, &before)) {
         let node = before.nodes.iter().find(|(_, known)| known.pod_uid == stop.uid);
-        let stopped = StoppedRedisMember {
+        let stopped = MemberStoppedByHost {
             pod: stop.pod.clone(),
             node: node.map(|(node, _)| *node),
             at_ms: now_ms,

@@ -361,7 +361,7 @@ fn death_is_proven_by_the_end_of_the_recorded_container_or_the_deletion_of_the_p
     let known = &GuardFixture::healthy().ledger.nodes[&node(0)];
     let terminated = |id: &str| json!({"lastState": {"terminated": {"containerID": id}}});
     let liveness = |container_status, kube_node_ready, dial| {
-        proof_of_death(known, &NodeLiveness { container_status, kube_node_ready, dial })
+        proof_of_death(known, &RedisNodeLiveReads { container_status, kube_node_ready, dial })
     };
     use DialOutcome::{Inconclusive, Refused};
     assert_eq!(
@@ -381,14 +381,14 @@ fn death_is_proven_by_the_end_of_the_recorded_container_or_the_deletion_of_the_p
         let container_status = Some(status);
         proof_of_death(
             &known,
-            &NodeLiveness { container_status, kube_node_ready: true, dial: Refused },
+            &RedisNodeLiveReads { container_status, kube_node_ready: true, dial: Refused },
         )
     };
     assert_eq!(started_again(3, Some(1)), Some(DeathProof::Terminated));
     assert_eq!(started_again(1, Some(1)), None);
     assert_eq!(started_again(3, None), None, "an older host did not record held keys");
     let uncertain = KnownNode { container_id: String::new(), ..known.clone() };
-    let liveness = NodeLiveness {
+    let liveness = RedisNodeLiveReads {
         container_status: Some(terminated("")),
         kube_node_ready: true,
         dial: Refused,

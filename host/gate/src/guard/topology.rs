@@ -9,7 +9,7 @@ use tholepin_schema::{
 };
 
 use super::{GuardInput, GuardRefusal, common};
-use crate::ledger::{NodeIdentity, identify};
+use crate::ledger::{RedisNodeIdRelation, identify};
 
 /// Requires that neither member knows a node that is foreign to this instance, and that no slot is owned by
 /// nodes of both sides. One meeting with a foreign node merges two clusters within a second, and the nodes
@@ -69,10 +69,12 @@ fn known_nodes(
     rows.retain(|_, row| !row.flags.contains(&NodeFlag::Handshake));
     for id in rows.keys().filter(|id| **id != own) {
         let is_ours = match identify(*id, snapshot, ledger) {
-            NodeIdentity::Member | NodeIdentity::Absent | NodeIdentity::Handshake => true,
+            RedisNodeIdRelation::Member
+            | RedisNodeIdRelation::Absent
+            | RedisNodeIdRelation::Handshake => true,
             // No member reaches it now, but it may be a whole cluster that is down.
-            NodeIdentity::Unreachable => ledger.forgotten.contains_key(id),
-            NodeIdentity::Foreign => false,
+            RedisNodeIdRelation::Unreachable => ledger.forgotten.contains_key(id),
+            RedisNodeIdRelation::Foreign => false,
         };
         if !is_ours {
             let text = format!("`{pod}` knows {}, which is no node of this instance", id.short());

@@ -11,7 +11,7 @@ use crate::ledger_document::Ledger;
 
 /// The relation of a node id to the instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum NodeIdentity {
+pub(crate) enum RedisNodeIdRelation {
     /// A member answers with this id.
     Member,
     /// No member answers with this id now, but the ledger has it, or it is at the address of a member that
@@ -28,24 +28,24 @@ pub(crate) enum NodeIdentity {
 
 /// Returns the relation of a node id to the instance.
 #[must_use]
-pub(crate) fn identify(node: NodeId, snapshot: &Snapshot, ledger: &Ledger) -> NodeIdentity {
+pub(crate) fn identify(node: NodeId, snapshot: &Snapshot, ledger: &Ledger) -> RedisNodeIdRelation {
     if snapshot.members.iter().any(|member| member.node() == Some(node)) {
-        return NodeIdentity::Member;
+        return RedisNodeIdRelation::Member;
     }
     if ledger.nodes.contains_key(&node) || silent_member_at(snapshot, node).is_some() {
-        return NodeIdentity::Absent;
+        return RedisNodeIdRelation::Absent;
     }
     let rows: Vec<&ClusterNodesRow> = rows(snapshot, node).collect();
     let reaches = |row: &&ClusterNodesRow| {
         row.connected && !row.is_failing() && !row.flags.contains(&NodeFlag::NoAddress)
     };
     if rows.iter().any(|row| row.flags.contains(&NodeFlag::Handshake)) {
-        return NodeIdentity::Handshake;
+        return RedisNodeIdRelation::Handshake;
     }
     if rows.iter().any(reaches) && !ledger.forgotten.contains_key(&node) {
-        return NodeIdentity::Foreign;
+        return RedisNodeIdRelation::Foreign;
     }
-    NodeIdentity::Unreachable
+    RedisNodeIdRelation::Unreachable
 }
 
 /// Returns the ids in any member's view with which a process answers that is no member.
@@ -54,7 +54,9 @@ pub(crate) fn foreign_nodes(snapshot: &Snapshot, ledger: &Ledger) -> BTreeSet<No
     let differing = snapshot.members.iter().filter_map(|member| member.facts());
     let ids = differing.flat_map(|facts| facts.differs.keys()).chain(snapshot.view.keys());
     let ids: BTreeSet<NodeId> = ids.copied().collect();
-    ids.into_iter().filter(|id| identify(*id, snapshot, ledger) == NodeIdentity::Foreign).collect()
+    ids.into_iter()
+        .filter(|id| identify(*id, snapshot, ledger) == RedisNodeIdRelation::Foreign)
+        .collect()
 }
 
 /// Returns the member that does not answer and at whose address some member sees this node: very likely the

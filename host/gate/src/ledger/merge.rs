@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ledger_document::{
-    KnownNode, Ledger, ProcessGroup, RepairRecord, StoppedRedisMember, SuspendedSetting,
+    KnownNode, Ledger, LedgerRepairAttempts, MemberStoppedByHost, RedisProcessGroup,
+    TemporaryRedisSetting,
 };
 
 /// Merges `ours` and `theirs`, which both began as `base`.
@@ -39,7 +40,7 @@ pub(crate) fn merge(base: &Ledger, ours: &Ledger, theirs: &Ledger) -> Ledger {
         }),
         suspensions: suspensions.into_values().collect(),
         // The first use of a group defines it, and the other host has written its definition first.
-        groups: entries(&base.groups, groups, &theirs.groups, |_: &ProcessGroup, theirs| {
+        groups: entries(&base.groups, groups, &theirs.groups, |_: &RedisProcessGroup, theirs| {
             theirs.clone()
         }),
         stopped: entries(&base.stopped, stopped, &theirs.stopped, newer_stop),
@@ -86,25 +87,28 @@ fn newer_node(ours: &KnownNode, theirs: &KnownNode) -> KnownNode {
 }
 
 /// Returns the tries of both hosts: each made its own.
-fn both_repairs(ours: &RepairRecord, theirs: &RepairRecord) -> RepairRecord {
+fn both_repairs(
+    ours: &LedgerRepairAttempts,
+    theirs: &LedgerRepairAttempts,
+) -> LedgerRepairAttempts {
     let tries: BTreeSet<u64> =
         ours.tries_at_ms.iter().chain(&theirs.tries_at_ms).copied().collect();
-    RepairRecord {
+    LedgerRepairAttempts {
         tries_at_ms: tries.into_iter().collect(),
         failed: ours.failed.max(theirs.failed),
         unknown: theirs.unknown.clone(),
     }
 }
 
-fn newer_stop(ours: &StoppedRedisMember, theirs: &StoppedRedisMember) -> StoppedRedisMember {
+fn newer_stop(ours: &MemberStoppedByHost, theirs: &MemberStoppedByHost) -> MemberStoppedByHost {
     if theirs.at_ms < ours.at_ms { ours.clone() } else { theirs.clone() }
 }
 
 /// Returns the suspensions by Pod, process and setting.
 fn by_process(
-    suspensions: &[SuspendedSetting],
-) -> BTreeMap<(String, String, String), SuspendedSetting> {
-    let key = |suspension: &SuspendedSetting| {
+    suspensions: &[TemporaryRedisSetting],
+) -> BTreeMap<(String, String, String), TemporaryRedisSetting> {
+    let key = |suspension: &TemporaryRedisSetting| {
         (suspension.pod.clone(), suspension.run_id.to_string(), suspension.setting.clone())
     };
     suspensions.iter().map(|suspension| (key(suspension), suspension.clone())).collect()

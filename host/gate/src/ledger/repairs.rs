@@ -3,7 +3,7 @@
 use tholepin_core::port::PerformedAction;
 use tholepin_schema::action::ActionOutcome;
 
-use crate::ledger_document::{Ledger, RepairRecord};
+use crate::ledger_document::{Ledger, LedgerRepairAttempts};
 
 /// How long a repair counts, in milliseconds.
 pub(crate) const WINDOW_MS: u64 = 600_000;
@@ -33,7 +33,7 @@ pub(crate) fn record_repair_try(
 pub(crate) fn drop_old(ledger: &mut Ledger, now_ms: u64) {
     ledger.repairs.retain(|_, repair| !recent(repair, now_ms).is_empty());
     while REPAIRS_MAX < ledger.repairs.len() {
-        let last = |repair: &RepairRecord| repair.tries_at_ms.last().copied();
+        let last = |repair: &LedgerRepairAttempts| repair.tries_at_ms.last().copied();
         let oldest = ledger.repairs.iter().min_by_key(|(_, repair)| last(repair));
         let Some(oldest) = oldest.map(|(key, _)| key.clone()) else { return };
         ledger.repairs.remove(&oldest);
@@ -41,7 +41,7 @@ pub(crate) fn drop_old(ledger: &mut Ledger, now_ms: u64) {
 }
 
 /// Returns the tries that count, the oldest first.
-pub(crate) fn recent(repair: &RepairRecord, now_ms: u64) -> Vec<u64> {
+pub(crate) fn recent(repair: &LedgerRepairAttempts, now_ms: u64) -> Vec<u64> {
     let counts = |at_ms: &&u64| now_ms < at_ms.saturating_add(WINDOW_MS);
     let mut recent: Vec<u64> = repair.tries_at_ms.iter().filter(counts).copied().collect();
     recent.sort_unstable();

@@ -7,7 +7,7 @@ use tholepin_schema::{
     snapshot::{Member, MemberFacts, Snapshot},
 };
 
-use crate::ledger_document::{Ledger, SuspendedSetting};
+use crate::ledger_document::{Ledger, TemporaryRedisSetting};
 
 /// Records the value that a temporary setting is about to replace, and returns what it recorded. A second
 /// temporary value of the same setting is not recorded, so that the original value is the one to restore. The
@@ -17,7 +17,7 @@ pub(crate) fn suspend(
     action: &Action,
     snapshot: &Snapshot,
     now_ms: u64,
-) -> Vec<SuspendedSetting> {
+) -> Vec<TemporaryRedisSetting> {
     let mut new = Vec::new();
     let Verb::Configure { pod, settings, temporary: true } = &action.verb else { return new };
     let Some(facts) = snapshot.member(pod).and_then(Member::facts) else { return new };
@@ -28,7 +28,7 @@ pub(crate) fn suspend(
         });
         let old = facts.settings.get(setting).filter(|old| *old != value);
         if let (false, Some(old)) = (is_known, old) {
-            new.push(SuspendedSetting {
+            new.push(TemporaryRedisSetting {
                 pod: pod.clone(),
                 run_id,
                 setting: setting.clone(),
@@ -44,7 +44,7 @@ pub(crate) fn suspend(
 
 /// Records that a lasting setting was sent: it stays, so the temporary values that it replaces are not
 /// restored.
-pub(crate) fn drop_replaced(suspensions: &mut Vec<SuspendedSetting>, action: &Action) {
+pub(crate) fn drop_replaced(suspensions: &mut Vec<TemporaryRedisSetting>, action: &Action) {
     let Verb::Configure { pod, settings, temporary: false } = &action.verb else { return };
     suspensions
         .retain(|suspension| suspension.pod != *pod || !settings.contains_key(&suspension.setting));
@@ -55,8 +55,9 @@ pub(crate) fn drop_replaced(suspensions: &mut Vec<SuspendedSetting>, action: &Ac
 /// start.
 #[must_use]
 pub(crate) fn restore_actions(ledger: &Ledger) -> Vec<Action> {
-    let lift = |suspension: &SuspendedSetting| {
-        let SuspendedSetting { pod, run_id, setting, value, since_ms: _, unknown: _ } = suspension;
+    let lift = |suspension: &TemporaryRedisSetting| {
+        let TemporaryRedisSetting { pod, run_id, setting, value, since_ms: _, unknown: _ } =
+            suspension;
         let settings = [(setting.clone(), value.clone())].into();
         let verb = Verb::Configure { pod: pod.clone(), settings, temporary: false };
         let presume = Preconditions { run_id: Some(*run_id), ..Preconditions::default() };

@@ -250,24 +250,28 @@ fn the_identity_of_a_node_follows_from_all_views_and_the_ledger() {
     let with = |observed: &mut Snapshot, row: ClusterNodesRow| {
         observed.view.insert(node('f'), row);
     };
-    assert_eq!(identify(node('a'), &observed, &ledger), NodeIdentity::Member);
+    assert_eq!(identify(node('a'), &observed, &ledger), RedisNodeIdRelation::Member);
     silence(&mut observed, 0);
-    assert_eq!(identify(node('a'), &observed, &ledger), NodeIdentity::Absent);
+    assert_eq!(identify(node('a'), &observed, &ledger), RedisNodeIdRelation::Absent);
     with(&mut observed, row("", None));
-    assert_eq!(identify(node('f'), &observed, &ledger), NodeIdentity::Foreign);
+    assert_eq!(identify(node('f'), &observed, &ledger), RedisNodeIdRelation::Foreign);
     assert_eq!(foreign_nodes(&observed, &ledger), [node('f')].into());
     with(&mut observed, ClusterNodesRow { connected: false, ..row("", None) });
-    assert_eq!(identify(node('f'), &observed, &ledger), NodeIdentity::Unreachable);
+    assert_eq!(identify(node('f'), &observed, &ledger), RedisNodeIdRelation::Unreachable);
     for flag in [NodeFlag::Fail, NodeFlag::MaybeFail, NodeFlag::NoAddress] {
         with(&mut observed, ClusterNodesRow { flags: [flag].into(), ..row("", None) });
-        assert_eq!(identify(node('f'), &observed, &ledger), NodeIdentity::Unreachable, "{flag:?}");
+        assert_eq!(
+            identify(node('f'), &observed, &ledger),
+            RedisNodeIdRelation::Unreachable,
+            "{flag:?}"
+        );
     }
     with(&mut observed, ClusterNodesRow { flags: [NodeFlag::Handshake].into(), ..row("", None) });
-    assert_eq!(identify(node('f'), &observed, &ledger), NodeIdentity::Handshake);
+    assert_eq!(identify(node('f'), &observed, &ledger), RedisNodeIdRelation::Handshake);
     // A node that the ledger has forgotten is not foreign.
     with(&mut observed, row("", None));
     let forgotten = Ledger { forgotten: [(node('f'), 1)].into(), ..ledger };
-    assert_eq!(identify(node('f'), &observed, &forgotten), NodeIdentity::Unreachable);
+    assert_eq!(identify(node('f'), &observed, &forgotten), RedisNodeIdRelation::Unreachable);
 }
 
 #[test]

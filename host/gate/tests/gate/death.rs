@@ -7,8 +7,8 @@ use std::sync::{
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    Answer, Call, CallContext, CallError, HostCalls, KubernetesCall, RedisCall, Reply, WriteMode,
-    port::Clock,
+    Answer, Call, CallError, HostCalls, KubernetesCall, PluginCallerIdentity, RedisCall, Reply,
+    WriteMode, port::Clock,
 };
 use tholepin_gate::{Gate, GatePorts, ReconcileScope};
 use tholepin_schema::manifest::{GrantScope, Grants, KubernetesGrant, RedisGrants, SafetyPaths};
@@ -38,7 +38,7 @@ struct DeathFixture {
     clock: Arc<MovedClock>,
     gate: Arc<Gate>,
     scope: ReconcileScope,
-    call_context: CallContext,
+    call_context: PluginCallerIdentity,
     shards: usize,
     /// Whether a replica sees the link to the primary of the first shard connected.
     linked: bool,

@@ -2,8 +2,8 @@
 
 use serde_json::json;
 use tholepin_core::{
-    Call, CallError, EventType, HostCalls, KubernetesCall, Pipeline, ReadMode, RedisCall,
-    RuntimeCall, WriteMode,
+    Call, CallError, EventType, HostCalls, KubernetesCall, Pipeline, PluginRuntimeCall, ReadMode,
+    RedisCall, WriteMode,
 };
 use tholepin_schema::{manifest::Grants, probe::PodPortProbe};
 
@@ -77,23 +77,23 @@ fn following_redis(call: Option<&RedisCall>) -> Option<RedisCall> {
 }
 
 /// As [`following_kubernetes`], with whether the call needs a grant.
-fn following_runtime(call: Option<&RuntimeCall>) -> Option<(Grant, RuntimeCall)> {
+fn following_runtime(call: Option<&PluginRuntimeCall>) -> Option<(Grant, PluginRuntimeCall)> {
     let fact = json!({"subject": {"member": {"instance": instance(), "pod": "a-0"}},
         "field": ".answer.answered.keys", "op": "at-least", "value": 1});
     Some(match call {
-        None => (Grant::NotNeeded, RuntimeCall::Now),
-        Some(RuntimeCall::Now) => (Grant::NotNeeded, RuntimeCall::Random { bytes: 1 }),
-        Some(RuntimeCall::Random { .. }) => (Grant::NotNeeded, RuntimeCall::Parameters),
-        Some(RuntimeCall::Parameters) => {
-            (Grant::Needed, RuntimeCall::Wait { facts: vec![fact], ms: 1 })
+        None => (Grant::NotNeeded, PluginRuntimeCall::Now),
+        Some(PluginRuntimeCall::Now) => (Grant::NotNeeded, PluginRuntimeCall::Random { bytes: 1 }),
+        Some(PluginRuntimeCall::Random { .. }) => (Grant::NotNeeded, PluginRuntimeCall::Parameters),
+        Some(PluginRuntimeCall::Parameters) => {
+            (Grant::Needed, PluginRuntimeCall::Wait { facts: vec![fact], ms: 1 })
         }
-        Some(RuntimeCall::Wait { .. }) => {
-            (Grant::Needed, RuntimeCall::Probe(PodPortProbe::connect("a-0", 22_123)))
+        Some(PluginRuntimeCall::Wait { .. }) => {
+            (Grant::Needed, PluginRuntimeCall::Probe(PodPortProbe::connect("a-0", 22_123)))
         }
-        Some(RuntimeCall::Probe(_)) => {
-            (Grant::NotNeeded, RuntimeCall::Log { level: "info".into(), message: "x".into() })
+        Some(PluginRuntimeCall::Probe(_)) => {
+            (Grant::NotNeeded, PluginRuntimeCall::Log { level: "info".into(), message: "x".into() })
         }
-        Some(RuntimeCall::Log { .. }) => return None,
+        Some(PluginRuntimeCall::Log { .. }) => return None,
     })
 }
 

@@ -4,8 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    Answer, Call, CallError, HostCalls, ObjectMeta, Reply, RuntimeCall, StoredObject, WriteMode,
-    port::{PollReport, StoreChange},
+    Answer, Call, CallError, HostCalls, ObjectMeta, PluginRuntimeCall, Reply, WatchedStoreObject,
+    WriteMode,
+    port::{PollReport, WatchedStoreChange},
 };
 use tholepin_schema::{
     manifest::{GrantScope, Grants, RedisGrants},
@@ -42,7 +43,7 @@ fn data(name: &str, value: &str) -> Value {
 }
 
 async fn wait(bench: &GateFixture, facts: Vec<Value>, ms: u32) -> Answer {
-    let call = Call::Runtime(RuntimeCall::Wait { facts, ms });
+    let call = Call::Runtime(PluginRuntimeCall::Wait { facts, ms });
     let answer = bench.context.perform(&bench.call_context, call);
     timeout(Duration::from_secs(5), answer).await.expect("a wait ends")
 }
@@ -70,11 +71,11 @@ fn outcome(answer: Answer) -> Value {
 }
 
 /// Changes an object in the store and returns the change.
-fn change(bench: &GateFixture, value: Value) -> StoreChange {
+fn change(bench: &GateFixture, value: Value) -> WatchedStoreChange {
     bench.world.put(value.clone());
     let reference = ObjectMeta::of(&value).unwrap().object;
-    let after = Some(StoredObject::new(value).unwrap());
-    StoreChange { object: reference, before: None, after }
+    let after = Some(WatchedStoreObject::new(value).unwrap());
+    WatchedStoreChange { object: reference, before: None, after }
 }
 
 fn mine(value: &str) -> Value {

@@ -19,8 +19,8 @@ use std::sync::Arc;
 use fixture::{FakeCluster, FixedClock, NOW_MS, object, pod};
 use serde_json::{Value, json};
 use tholepin_core::{
-    Answer, Call, CallContext, CallError, HostCalls, KubernetesCall, ObjectKey, ObjectRef,
-    ReadMode, RedisCall, Reply, RevisionDigest, RuntimeCall, WriteMode,
+    Answer, Call, CallError, HostCalls, KubernetesCall, ObjectRef, PluginCallerIdentity,
+    PluginRuntimeCall, ReadMode, ReconcileKey, RedisCall, Reply, RevisionDigest, WriteMode,
 };
 use tholepin_gate::{Gate, GatePorts, ReconcileContext, ReconcileScope};
 use tholepin_schema::{
@@ -64,7 +64,7 @@ struct GateFixture {
     /// The scope that the reconcile was opened with.
     scope: ReconcileScope,
     context: Arc<ReconcileContext>,
-    call_context: CallContext,
+    call_context: PluginCallerIdentity,
 }
 
 impl GateFixture {
@@ -84,7 +84,7 @@ impl GateFixture {
             clock: Arc::new(FixedClock),
             entropy: Arc::new(FixedClock),
         };
-        let key = Arc::new(ObjectKey {
+        let key = Arc::new(ReconcileKey {
             plugin: "p".parse().unwrap(),
             kind: kind("tests.tholepin.dev/v1", "Thing"),
             namespace: "n".into(),
@@ -103,7 +103,7 @@ impl GateFixture {
             writes_max: 8,
         };
         let context = gate.open(scope.clone());
-        let call_context = CallContext {
+        let call_context = PluginCallerIdentity {
             plugin: "p".parse().unwrap(),
             revision: RevisionDigest("r".into()),
             object: Some(key),
@@ -276,10 +276,10 @@ async fn a_reconcile_that_writes_too_much_is_throttled() {
 async fn a_reconcile_is_recorded_and_its_clock_and_parameters_come_from_the_ports() {
     let bench = GateFixture::new(Grants::default(), WriteMode::Live);
     let ask = |call| bench.context.perform(&bench.call_context, Call::Runtime(call));
-    assert_eq!(ask(RuntimeCall::Now).await, Ok(Reply::Number(NOW_MS)));
-    assert_eq!(ask(RuntimeCall::Parameters).await, Ok(Reply::Document(json!({"a": 1}))));
-    assert_eq!(ask(RuntimeCall::Random { bytes: 2 }).await, Ok(Reply::Bytes(vec![7, 7])));
-    let much = ask(RuntimeCall::Random { bytes: 4096 }).await;
+    assert_eq!(ask(PluginRuntimeCall::Now).await, Ok(Reply::Number(NOW_MS)));
+    assert_eq!(ask(PluginRuntimeCall::Parameters).await, Ok(Reply::Document(json!({"a": 1}))));
+    assert_eq!(ask(PluginRuntimeCall::Random { bytes: 2 }).await, Ok(Reply::Bytes(vec![7, 7])));
+    let much = ask(PluginRuntimeCall::Random { bytes: 4096 }).await;
     assert!(matches!(much, Err(CallError::Invalid(_))));
     let recording = bench.context.take_recording();
     assert_eq!(recording.calls().len(), 4);

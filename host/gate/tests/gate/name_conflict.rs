@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use serde_json::Value;
-use tholepin_core::{CallError, ObjectMeta, StoredObject, WriteMode, port::StoreChange};
+use tholepin_core::{
+    CallError, ObjectMeta, WatchedStoreObject, WriteMode, port::WatchedStoreChange,
+};
 use tholepin_schema::manifest::GrantScope;
 
 use crate::{
@@ -13,8 +15,8 @@ use crate::{
 };
 
 /// Replaces or removes an object, and returns the change as the store reports it.
-fn change(world: &FakeCluster, before: &Value, after: Option<&Value>) -> StoreChange {
-    let stored = |object: &Value| StoredObject::new(object.clone()).unwrap();
+fn change(world: &FakeCluster, before: &Value, after: Option<&Value>) -> WatchedStoreChange {
+    let stored = |object: &Value| WatchedStoreObject::new(object.clone()).unwrap();
     let object = ObjectMeta::of(before).unwrap().object;
     match after {
         Some(after) => world.put(after.clone()),
@@ -22,14 +24,14 @@ fn change(world: &FakeCluster, before: &Value, after: Option<&Value>) -> StoreCh
             world.objects.lock().unwrap().remove(&object);
         }
     }
-    StoreChange { object, before: Some(stored(before)), after: after.map(stored) }
+    WatchedStoreChange { object, before: Some(stored(before)), after: after.map(stored) }
 }
 
 #[tokio::test]
 async fn a_refused_apply_wakes_its_object_when_the_conflicting_object_is_deleted() {
     let bench = GateFixture::new(grants(GrantScope::Owned), WriteMode::Live);
     let mut theirs = object("v1", "ConfigMap", "theirs", Some("them"));
-    let woken = |change: &StoreChange| bench.gate.woken_by_change(change).len();
+    let woken = |change: &WatchedStoreChange| bench.gate.woken_by_change(change).len();
     let Err(CallError::Denied(refused)) = bench.apply("theirs", Some("me")).await else {
         panic!("the object belongs to another owner")
     };

@@ -3,8 +3,8 @@
 use serde_json::json;
 use tholepin_core::{
     Call, CallError, HostCalls, KubernetesCall, PAUSED, Pipeline, PlanStep, PlanStepEffect,
-    RedisCall, Reply, RespNode, RespReply, RuntimeCall, WriteMode,
-    step::{ObjectChange, StepSkipReason},
+    PluginRuntimeCall, RedisCall, Reply, RespNode, RespReply, WriteMode,
+    step::{PlanStepChangeType, StepSkipReason},
 };
 use tholepin_schema::manifest::{GrantScope, Grants, RedisGrants};
 
@@ -89,7 +89,8 @@ async fn a_plan_has_the_steps_of_a_live_reconcile_and_writes_nothing() {
     let [created, stolen, set, refused, sent, deleted] = &planned[..] else {
         panic!("{planned:#?}")
     };
-    let PlanStepEffect::Object { change: ObjectChange::Created, fields, .. } = &created.effect
+    let PlanStepEffect::Object { change: PlanStepChangeType::Created, fields, .. } =
+        &created.effect
     else {
         panic!("{created:?}")
     };
@@ -106,7 +107,10 @@ async fn a_plan_has_the_steps_of_a_live_reconcile_and_writes_nothing() {
     assert!(message.contains("p-9"), "{message}");
     let PlanStepEffect::Commands { commands } = &sent.effect else { panic!("{sent:?}") };
     assert_eq!(commands[0].command, "SET a 1");
-    assert!(matches!(deleted.effect, PlanStepEffect::Object { change: ObjectChange::Deleted, .. }));
+    assert!(matches!(
+        deleted.effect,
+        PlanStepEffect::Object { change: PlanStepChangeType::Deleted, .. }
+    ));
 }
 
 #[tokio::test]
@@ -121,7 +125,8 @@ async fn a_write_whose_reply_is_only_a_status_is_answered_and_any_other_ends_the
     // What follows is not known and is not part of the plan.
     assert_eq!(bench.redis(RedisCall::Pipeline(pipeline(&["GET a"]))).await, Err(ends.clone()));
     assert_eq!(bench.apply("new", Some("me")).await, Err(ends));
-    let now = bench.context.perform(&bench.call_context, Call::Runtime(RuntimeCall::Now)).await;
+    let now =
+        bench.context.perform(&bench.call_context, Call::Runtime(PluginRuntimeCall::Now)).await;
     assert!(now.is_ok(), "the clock is read also after the end of the plan");
     assert_eq!(bench.writes().iter().filter(|line| line.starts_with("pipeline")).count(), 0);
     let steps = steps(&bench);
@@ -184,7 +189,7 @@ async fn a_plan_leaves_the_ledger_of_the_host_as_it_was() {
     let actions = vec![configure("p-0", "cluster-node-timeout")];
     let act = Call::Redis(RedisCall::Act { instance: instance(), actions });
     let observe = Call::Redis(RedisCall::Observe { instance: instance() });
-    for call in [act, observe, Call::Runtime(RuntimeCall::Now)] {
+    for call in [act, observe, Call::Runtime(PluginRuntimeCall::Now)] {
         plan.perform(&bench.call_context, call).await.unwrap();
     }
     assert_eq!(bench.writes(), wrote, "the ledger was neither read again nor written");

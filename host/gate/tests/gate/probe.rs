@@ -1,7 +1,7 @@
 //! Which ports of which Pods a plugin may probe.
 
 use serde_json::{Value, json};
-use tholepin_core::{Answer, Call, CallError, HostCalls, Reply, RuntimeCall, WriteMode};
+use tholepin_core::{Answer, Call, CallError, HostCalls, PluginRuntimeCall, Reply, WriteMode};
 use tholepin_schema::{
     manifest::{GrantScope, Grants},
     probe::PodPortProbe,
@@ -26,7 +26,7 @@ fn bench(mode: WriteMode) -> GateFixture {
 }
 
 async fn probe(bench: &GateFixture, probe: PodPortProbe) -> Answer {
-    bench.context.perform(&bench.call_context, Call::Runtime(RuntimeCall::Probe(probe))).await
+    bench.context.perform(&bench.call_context, Call::Runtime(PluginRuntimeCall::Probe(probe))).await
 }
 
 fn outcome(answer: Answer) -> Value {

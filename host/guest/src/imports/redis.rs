@@ -22,7 +22,7 @@ const DEADLINE_MS_MAX: u32 = 5000;
 /// The server argument of a pipeline.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct PipelineServer {
+struct RedisPipelineTarget {
     instance: Value,
     pod: String,
 }
@@ -30,7 +30,7 @@ struct PipelineServer {
 /// The options of a pipeline.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Options {
+struct RedisPipelineOptions {
     #[serde(default = "deadline_ms_default")]
     deadline_ms: u32,
 }
@@ -105,8 +105,8 @@ impl GuestState {
         commands: Vec<commands::Command>,
         options: &str,
     ) -> Result<Pipeline, Error> {
-        let PipelineServer { instance, pod } = self.parse_argument("server", server)?;
-        let Options { deadline_ms } = self.parse_argument("options", options)?;
+        let RedisPipelineTarget { instance, pod } = self.parse_argument("server", server)?;
+        let RedisPipelineOptions { deadline_ms } = self.parse_argument("options", options)?;
         self.transferred.count_out_of_guest(commands.iter().flatten().map(Vec::len).sum());
         if commands.is_empty() || commands.iter().any(Vec::is_empty) {
             return Err(Error::Invalid(

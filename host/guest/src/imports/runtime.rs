@@ -1,6 +1,6 @@
 //! The imports of the package `tholepin:runtime`.
 
-use tholepin_core::{Call, Reply, RuntimeCall};
+use tholepin_core::{Call, PluginRuntimeCall, Reply};
 
 use super::wrong_type;
 use crate::{
@@ -29,7 +29,8 @@ impl logging::Host for GuestState {
 
 impl clock::Host for GuestState {
     async fn now(&mut self) -> Result<u64, Error> {
-        let Reply::Number(now_ms) = self.call_host(Call::Runtime(RuntimeCall::Now)).await? else {
+        let Reply::Number(now_ms) = self.call_host(Call::Runtime(PluginRuntimeCall::Now)).await?
+        else {
             return Err(wrong_type("a number"));
         };
         Ok(now_ms)
@@ -43,7 +44,7 @@ impl random::Host for GuestState {
             return Err(Error::Invalid(text));
         }
         let Reply::Bytes(found) =
-            self.call_host(Call::Runtime(RuntimeCall::Random { bytes })).await?
+            self.call_host(Call::Runtime(PluginRuntimeCall::Random { bytes })).await?
         else {
             return Err(wrong_type("bytes"));
         };
@@ -53,7 +54,7 @@ impl random::Host for GuestState {
 
 impl parameters::Host for GuestState {
     async fn parameters(&mut self) -> Result<String, Error> {
-        let answer = self.call_host(Call::Runtime(RuntimeCall::Parameters)).await;
+        let answer = self.call_host(Call::Runtime(PluginRuntimeCall::Parameters)).await;
         self.document(answer)
     }
 }
@@ -64,7 +65,7 @@ impl waiting::Host for GuestState {
             .iter()
             .map(|fact| self.parse_argument("facts", fact))
             .collect::<Result<_, _>>()?;
-        let answer = self.call_host(Call::Runtime(RuntimeCall::Wait { facts, ms })).await;
+        let answer = self.call_host(Call::Runtime(PluginRuntimeCall::Wait { facts, ms })).await;
         self.document(answer)
     }
 }
@@ -72,7 +73,7 @@ impl waiting::Host for GuestState {
 impl probing::Host for GuestState {
     async fn probe(&mut self, request: String) -> Result<String, Error> {
         let probe = self.parse_argument("request", &request)?;
-        let answer = self.call_host(Call::Runtime(RuntimeCall::Probe(probe))).await;
+        let answer = self.call_host(Call::Runtime(PluginRuntimeCall::Probe(probe))).await;
         self.document(answer)
     }
 }

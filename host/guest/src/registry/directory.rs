@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use tholepin_core::PluginName;
 
-use crate::settings::PluginObject;
+use crate::settings::PluginYamlObject;
 
 /// The largest `NAME.yaml` in bytes.
 const SETTINGS_BYTES_MAX: u64 = 256 << 10;
@@ -39,7 +39,7 @@ pub(super) struct FoundPlugin {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct PluginSettingsFile {
     /// The settings that this crate uses.
-    pub(super) plugin: PluginObject,
+    pub(super) plugin: PluginYamlObject,
     /// The complete document, for the `Plugin` object in Kubernetes.
     pub(super) object: Value,
 }
@@ -139,7 +139,7 @@ fn read_settings(path: &Path, name: &PluginName) -> Result<PluginSettingsFile, S
         ));
     }
     let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let plugin: PluginObject =
+    let plugin: PluginYamlObject =
         serde_saphyr::from_str(&text).map_err(|error| one_line_message(&error))?;
     let object: Value = serde_saphyr::from_str(&text).map_err(|error| one_line_message(&error))?;
     check(&plugin, name)?;
@@ -160,7 +160,7 @@ fn one_line_message(error: &serde_saphyr::Error) -> String {
 }
 
 /// Checks the kind, name, component file, digest and limits of a `Plugin` object.
-fn check(plugin: &PluginObject, name: &PluginName) -> Result<(), String> {
+fn check(plugin: &PluginYamlObject, name: &PluginName) -> Result<(), String> {
     let kind = (plugin.api_version.as_str(), plugin.kind.as_str());
     if kind != ("tholepin.dev/v1alpha1", "Plugin") {
         let (api_version, kind) = kind;

@@ -40,7 +40,7 @@ const STALE_AGE_MAX: Duration = Duration::from_secs(86_400);
 #[serde(rename_all = "camelCase")]
 pub struct PluginHistory {
     /// The revisions in the order of their last activation, each once.
-    pub revisions: Vec<RevisionRecord>,
+    pub revisions: Vec<PluginRevisionRecord>,
     /// Set while an earlier revision serves instead of the file's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackRecord>,
@@ -52,7 +52,7 @@ pub struct PluginHistory {
 /// A revision that serves or has served.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct RevisionRecord {
+pub struct PluginRevisionRecord {
     /// The revision.
     pub revision: RevisionDigest,
     /// The SHA-256 of its component, in hex.
@@ -90,7 +90,7 @@ impl PluginHistory {
     /// # Errors
     ///
     /// Fails with the number of matching revisions if that is not 1, or if `prefix` is empty.
-    pub(crate) fn find(&self, prefix: &str) -> Result<&RevisionRecord, usize> {
+    pub(crate) fn find(&self, prefix: &str) -> Result<&PluginRevisionRecord, usize> {
         let fitting = || self.revisions.iter().filter(|kept| kept.revision.0.starts_with(prefix));
         match (fitting().next(), fitting().count()) {
             (Some(record), 1) if !prefix.is_empty() => Ok(record),
@@ -106,13 +106,16 @@ impl PluginHistory {
     }
 
     /// Returns the latest revision other than this one that was not rolled back.
-    pub(crate) fn last_good_before(&self, revision: &RevisionDigest) -> Option<&RevisionRecord> {
+    pub(crate) fn last_good_before(
+        &self,
+        revision: &RevisionDigest,
+    ) -> Option<&PluginRevisionRecord> {
         let mut others = self.revisions.iter().rev().filter(|kept| kept.revision != *revision);
         others.find(|kept| kept.rolled_back.is_none())
     }
 
     /// Records that a revision begins to serve, and returns the revisions that are no longer kept.
-    fn activated(&mut self, record: RevisionRecord) -> Vec<RevisionDigest> {
+    fn activated(&mut self, record: PluginRevisionRecord) -> Vec<RevisionDigest> {
         self.revisions.retain(|kept| kept.revision != record.revision);
         self.revisions.push(record);
         let excess = self.revisions.len().saturating_sub(REVISIONS_MAX);
@@ -133,11 +136,11 @@ pub(crate) struct RevisionServingStart {
 
 /// The stored histories of all plugins of one plugin directory. Without a directory, nothing is stored.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct HistoryStore {
+pub(crate) struct PluginRevisionHistoryStore {
     directory: Option<PathBuf>,
 }
 
-impl HistoryStore {
+impl PluginRevisionHistoryStore {
     /// Opens the store of the plugin directory `plugins` below `base`. Creates `base` if it is missing, and sets its
     /// mode to 0700.
     ///
@@ -219,7 +222,7 @@ impl HistoryStore {
     ) -> io::Result<()> {
         let name = &plugin.name;
         let mut history = self.read(name);
-        let removed = history.activated(RevisionRecord {
+        let removed = history.activated(PluginRevisionRecord {
             revision: plugin.digest.clone(),
             component: plugin.component_digest.clone(),
             version: plugin.manifest.version.clone(),
@@ -306,8 +309,8 @@ pub(crate) fn now_ms() -> u64 {
 mod tests {
     use super::*;
 
-    fn record(revision: &str, rolled_back: bool) -> RevisionRecord {
-        RevisionRecord {
+    fn record(revision: &str, rolled_back: bool) -> PluginRevisionRecord {
+        PluginRevisionRecord {
             revision: RevisionDigest(revision.to_owned()),
             component: String::new(),
             version: "1".to_owned(),
@@ -354,7 +357,8 @@ mod tests {
     #[test]
     fn a_damaged_history_starts_anew_and_the_oldest_are_removed() {
         let home = tempfile::tempdir().unwrap();
-        let store = HistoryStore::open(&home.path().join("base"), home.path()).unwrap();
+        let store =
+            PluginRevisionHistoryStore::open(&home.path().join("base"), home.path()).unwrap();
         let name: PluginName = "p".parse().unwrap();
         assert_eq!(store.read(&name), PluginHistory::default());
         let kept = history(&[("a", false)]);
@@ -378,19 +382,19 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let (base, plugins) = (home.path().join("base"), home.path().join("plugins"));
         fs::create_dir(&plugins).unwrap();
-        let store = HistoryStore::open(&base, &plugins).unwrap();
+        let store = PluginRevisionHistoryStore::open(&base, &plugins).unwrap();
         let count = || fs::read_dir(&base).unwrap().count();
-        HistoryStore::open(&base, home.path()).unwrap();
+        PluginRevisionHistoryStore::open(&base, home.path()).unwrap();
         assert_eq!(count(), 2);
         fs::remove_dir(&plugins).unwrap();
-        HistoryStore::open(&base, home.path()).unwrap();
+        PluginRevisionHistoryStore::open(&base, home.path()).unwrap();
         assert_eq!(count(), 2, "the directory may be created again");
         let long_ago = SystemTime::now() - STALE_AGE_MAX * 2;
         fs::File::open(store.directory.unwrap().join(DIRECTORY_FILE))
             .unwrap()
             .set_modified(long_ago)
             .unwrap();
-        HistoryStore::open(&base, home.path()).unwrap();
+        PluginRevisionHistoryStore::open(&base, home.path()).unwrap();
         assert_eq!(count(), 1);
     }
 }

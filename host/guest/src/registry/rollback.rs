@@ -7,10 +7,10 @@ use tholepin_core::{PluginName, RevisionDigest};
 use tokio::task;
 
 use super::{
-    PluginHistory, PluginRegistry, RejectReason, RevisionStage, RollbackRecord,
+    PluginHistory, PluginRegistry, PluginRejectReason, RevisionLoadStage, RollbackRecord,
     directory::{self, FoundPlugin, PluginSettingsFile},
-    history::{RevisionRecord, RevisionServingStart, now_ms},
-    stages::{self, RejectedRevision, StageProgress},
+    history::{PluginRevisionRecord, RevisionServingStart, now_ms},
+    stages::{self, PluginRevisionRejection, PluginStageProgress},
 };
 use crate::LoadedPlugin;
 
@@ -86,7 +86,7 @@ impl PluginRegistry {
         &self,
         plugin: Arc<LoadedPlugin>,
         settings: &PluginSettingsFile,
-    ) -> Result<(), RejectedRevision> {
+    ) -> Result<(), PluginRevisionRejection> {
         let name = plugin.name.clone();
         let history = self.history.read(&name);
         let since_ms = history.since_ms(&plugin.digest);
@@ -99,7 +99,7 @@ impl PluginRegistry {
             match result {
                 Ok(()) => return Err(refused(&name, rollback)),
                 // Serving a revision that was rolled back is better than serving none.
-                Err(RejectedRevision { message, .. }) => {
+                Err(PluginRevisionRejection { message, .. }) => {
                     let (serving, file) = (rollback.serving.short(), plugin.digest.short());
                     tracing::warn!(plugin = %name, serving, file, message,
                         "cannot load the revision of the rollback; the file's revision serves");
@@ -133,7 +133,7 @@ impl PluginRegistry {
             Ok(()) => {
                 tracing::info!(plugin = %name, revision = last.short(), "the revision that served last serves again")
             }
-            Err(RejectedRevision { message, .. }) => {
+            Err(PluginRevisionRejection { message, .. }) => {
                 tracing::warn!(plugin = %name, message, "the revision that served last cannot serve");
             }
         }
@@ -171,7 +171,7 @@ impl PluginRegistry {
         if now.is_none() && !self.options.directory.join(format!("{name}.yaml")).exists() {
             return Err(RollbackError::NoFiles(name.clone()));
         }
-        let RevisionRecord { revision, .. } = match prefix {
+        let PluginRevisionRecord { revision, .. } = match prefix {
             Some(prefix) => {
                 let (name, prefix) = (name.clone(), prefix.to_owned());
                 history.find(&prefix).map_err(|count| match count {
@@ -189,7 +189,7 @@ impl PluginRegistry {
             return Err(RollbackError::ServesAlready(revision.clone()));
         }
         self.go_back(name, revision, prefix.is_some(), cause).await.map_err(
-            |RejectedRevision { message, .. }| RollbackError::NotLoaded {
+            |PluginRevisionRejection { message, .. }| RollbackError::NotLoaded {
                 revision: revision.clone(),
                 message,
             },
@@ -226,7 +226,7 @@ impl PluginRegistry {
         revision: &RevisionDigest,
         is_named: bool,
         cause: RollbackCause<'_>,
-    ) -> Result<(), RejectedRevision> {
+    ) -> Result<(), PluginRevisionRejection> {
         let plugin = match self.previous(name).filter(|it| it.digest == *revision) {
             Some(plugin) => plugin,
             None => self.load_kept(name, revision).await?,
@@ -260,7 +260,7 @@ impl PluginRegistry {
         let rejected = rollback.as_ref().map(|rollback| self::refused(name, rollback));
         let (object, candidate) =
             report.map(|report| (report.object, report.candidate)).unwrap_or_default();
-        self.report(name, object, (Some(RevisionStage::Active), candidate), rejected.as_ref());
+        self.report(name, object, (Some(RevisionLoadStage::Active), candidate), rejected.as_ref());
         Ok(())
     }
 
@@ -269,7 +269,7 @@ impl PluginRegistry {
         &self,
         name: &PluginName,
         revision: &RevisionDigest,
-    ) -> Result<(), RejectedRevision> {
+    ) -> Result<(), PluginRevisionRejection> {
         let plugin = self.load_kept(name, revision).await?;
         self.publish(plugin, self.history.read(name).since_ms(revision));
         Ok(())
@@ -280,23 +280,26 @@ impl PluginRegistry {
         &self,
         name: &PluginName,
         revision: &RevisionDigest,
-    ) -> Result<Arc<LoadedPlugin>, RejectedRevision> {
+    ) -> Result<Arc<LoadedPlugin>, PluginRevisionRejection> {
         let files = self.history.files(name, revision).ok_or_else(|| {
-            RejectedRevision::new(RejectReason::ComponentMissing, "no earlier revisions are kept")
+            PluginRevisionRejection::new(
+                PluginRejectReason::ComponentMissing,
+                "no earlier revisions are kept",
+            )
         })?;
         let (directory, plugin) = (files.clone(), name.clone());
         let found = task::spawn_blocking(move || directory::read_plugin(&directory, &plugin)).await;
         let found: FoundPlugin = found.map_err(|error| {
-            RejectedRevision::new(RejectReason::SettingsInvalid, error.to_string())
+            PluginRevisionRejection::new(PluginRejectReason::SettingsInvalid, error.to_string())
         })?;
-        let mut progress = StageProgress::begin();
+        let mut progress = PluginStageProgress::begin();
         let plugin = stages::load(self, &files, name, &found, &mut progress, |_| {}).await?;
         if plugin.digest != *revision {
             let text = format!(
                 "the kept files of the revision {revision} were changed: they are the revision {} now",
                 plugin.digest
             );
-            return Err(RejectedRevision::new(RejectReason::DigestMismatch, text));
+            return Err(PluginRevisionRejection::new(PluginRejectReason::DigestMismatch, text));
         }
         Ok(plugin)
     }
@@ -315,7 +318,7 @@ enum RollbackCause<'a> {
 const BY_HAND: &str = "by a person, with `tholepin plugin rollback`";
 
 /// Returns the rejection of the file's revision during a rollback.
-fn refused(name: &PluginName, rollback: &RollbackRecord) -> RejectedRevision {
+fn refused(name: &PluginName, rollback: &RollbackRecord) -> PluginRevisionRejection {
     let RollbackRecord { refused, serving, why, at_ms: _, is_by_hand } = rollback;
     let (refused, serving) = (refused.short(), serving.short());
     let command = format!("`tholepin plugin rollback {name} {refused}`");
@@ -324,11 +327,11 @@ fn refused(name: &PluginName, rollback: &RollbackRecord) -> RejectedRevision {
             "a person rolled {name} back from the file's revision {refused} to {serving}. To end the rollback, run \
              {command}, or change the component or the spec in {name}.yaml"
         );
-        return RejectedRevision::new(RejectReason::RolledBack, text);
+        return PluginRevisionRejection::new(PluginRejectReason::RolledBack, text);
     }
     let text = format!(
         "the host rolled {name} back from the file's revision {refused} to {serving}: {why}. Install a fixed \
          component, change the spec in {name}.yaml, or accept {refused} with {command}"
     );
-    RejectedRevision::new(RejectReason::TakenBack, text)
+    PluginRevisionRejection::new(PluginRejectReason::TakenBack, text)
 }

@@ -1,5 +1,5 @@
 //! The stages that turn the files of a plugin into a revision that may serve: fetch, verify, compile, check.
-//! A stage that fails returns a [`RejectedRevision`].
+//! A stage that fails returns a [`PluginRevisionRejection`].
 
 use std::{path::Path, sync::Arc, time::Instant};
 
@@ -10,45 +10,45 @@ use tholepin_schema::manifest::{Grants, Manifest};
 use tokio::task;
 
 use super::{
-    CompilationNotice, PluginRegistry, RejectReason, RevisionStage,
+    CompilationNotice, PluginRegistry, PluginRejectReason, RevisionLoadStage,
     directory::{FileFingerprint, FoundPlugin, PluginSettingsFile},
 };
 use crate::{
     CacheError, GrantSetting, LoadError, LoadedComponent, LoadedPlugin, PluginSettings,
-    cache::{CompiledComponent, ComponentOrigin},
+    cache::{CompileCacheOutcome, CompiledComponent},
     component, grants, parameters,
 };
 
 /// The reason why a revision failed a stage.
 #[derive(Debug)]
-pub(super) struct RejectedRevision {
-    pub(super) reason: RejectReason,
+pub(super) struct PluginRevisionRejection {
+    pub(super) reason: PluginRejectReason,
     pub(super) message: String,
 }
 
-impl RejectedRevision {
-    pub(super) fn new(reason: RejectReason, message: impl Into<String>) -> Self {
+impl PluginRevisionRejection {
+    pub(super) fn new(reason: PluginRejectReason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into() }
     }
 }
 
 /// The progress of a revision through the stages, for reports.
 #[derive(Debug)]
-pub(super) struct StageProgress {
-    pub(super) stage: Option<RevisionStage>,
+pub(super) struct PluginStageProgress {
+    pub(super) stage: Option<RevisionLoadStage>,
     pub(super) candidate: Option<RevisionDigest>,
     /// When the last stage was reached, or the first one began.
     pub(super) since: Instant,
 }
 
-impl StageProgress {
+impl PluginStageProgress {
     /// Returns the progress of a revision that has reached no stage.
     pub(super) fn begin() -> Self {
         Self { stage: None, candidate: None, since: Instant::now() }
     }
 
     /// Records that a stage was reached, and how long it took.
-    pub(super) fn reach(&mut self, name: &PluginName, stage: RevisionStage) {
+    pub(super) fn reach(&mut self, name: &PluginName, stage: RevisionLoadStage) {
         self.stage = Some(stage);
         histogram!(
             "tholepin_plugin_stage_seconds",
@@ -66,47 +66,47 @@ pub(super) async fn load(
     directory: &Path,
     name: &PluginName,
     found: &FoundPlugin,
-    progress: &mut StageProgress,
-    mut report_progress: impl FnMut(&StageProgress),
-) -> Result<Arc<LoadedPlugin>, RejectedRevision> {
+    progress: &mut PluginStageProgress,
+    mut report_progress: impl FnMut(&PluginStageProgress),
+) -> Result<Arc<LoadedPlugin>, PluginRevisionRejection> {
     let PluginSettingsFile { plugin, object: _ } = found.settings.as_ref().map_err(|error| {
-        RejectedRevision::new(
-            RejectReason::SettingsInvalid,
+        PluginRevisionRejection::new(
+            PluginRejectReason::SettingsInvalid,
             format!("cannot use {name}.yaml: {error}"),
         )
     })?;
     let settings = &plugin.spec;
     let limits = settings.limits.unwrap_or_default().limits();
-    let limits =
-        limits.map_err(|text| RejectedRevision::new(RejectReason::SettingsInvalid, text))?;
+    let limits = limits
+        .map_err(|text| PluginRevisionRejection::new(PluginRejectReason::SettingsInvalid, text))?;
 
     let wasm = fetch(directory, name, settings).await?;
     let component_digest = component::wasm_digest(&wasm);
     let digest = revision(&component_digest, settings);
     progress.candidate = Some(digest.clone());
-    let mut reach = |stage, progress: &mut StageProgress| {
+    let mut reach = |stage, progress: &mut PluginStageProgress| {
         progress.reach(name, stage);
         report_progress(progress);
     };
-    reach(RevisionStage::Fetched, progress);
+    reach(RevisionLoadStage::Fetched, progress);
 
     verify(settings, &component_digest)?;
-    reach(RevisionStage::Verified, progress);
+    reach(RevisionLoadStage::Verified, progress);
 
     let compiled = compile(registry, name, wasm, &component_digest).await;
     let compiled = compiled.map_err(|error| compile_rejected(&settings.source.file, &error))?;
-    reach(RevisionStage::Compiled, progress);
+    reach(RevisionLoadStage::Compiled, progress);
 
     let loaded = LoadedComponent::link(&registry.engine, compiled, component_digest.clone())
         .map_err(|error| link_rejected(&settings.source.file, &error))?;
     let manifest = loaded.describe(name.as_str()).await.map_err(|error| {
-        RejectedRevision::new(
-            RejectReason::DescribeFailed,
+        PluginRevisionRejection::new(
+            PluginRejectReason::DescribeFailed,
             format!("the plugin `{name}`: {error}; in `describe` every import but `log` is denied"),
         )
     })?;
     let (grants, parameters) = check(registry, name, settings, &manifest)?;
-    reach(RevisionStage::Checked, progress);
+    reach(RevisionLoadStage::Checked, progress);
 
     Ok(Arc::new(LoadedPlugin {
         name: name.clone(),
@@ -139,7 +139,7 @@ async fn compile(
     let compiled =
         LoadedComponent::compile(&registry.engine, &registry.cache, wasm, digest.to_owned()).await;
     let (compiled, origin) = compiled?;
-    if origin == ComponentOrigin::Compiled {
+    if origin == CompileCacheOutcome::Compiled {
         notify(Some(started.elapsed()));
     }
     Ok(compiled)
@@ -157,14 +157,14 @@ async fn fetch(
     directory: &Path,
     name: &PluginName,
     settings: &PluginSettings,
-) -> Result<Arc<[u8]>, RejectedRevision> {
+) -> Result<Arc<[u8]>, PluginRevisionRejection> {
     let path = directory.join(&settings.source.file);
     let shown = path.display().to_string();
     let cannot = |error: String| {
         let text = format!(
             "cannot read the component `{shown}`; put it there, or correct spec.source.file in {name}.yaml: {error}"
         );
-        RejectedRevision::new(RejectReason::ComponentMissing, text)
+        PluginRevisionRejection::new(PluginRejectReason::ComponentMissing, text)
     };
     let read = task::spawn_blocking(move || {
         let before = FileFingerprint::of(&path);
@@ -183,13 +183,16 @@ async fn fetch(
     }
 }
 
-fn verify(settings: &PluginSettings, component_digest: &str) -> Result<(), RejectedRevision> {
+fn verify(
+    settings: &PluginSettings,
+    component_digest: &str,
+) -> Result<(), PluginRevisionRejection> {
     let Some(pinned) = &settings.digest else { return Ok(()) };
     if pinned == component_digest {
         return Ok(());
     }
-    Err(RejectedRevision::new(
-        RejectReason::DigestMismatch,
+    Err(PluginRevisionRejection::new(
+        PluginRejectReason::DigestMismatch,
         format!(
             "the component `{}` has the digest {component_digest}, but spec.digest is {pinned}; replace the \
              component, or set spec.digest to its digest to accept it",
@@ -198,25 +201,27 @@ fn verify(settings: &PluginSettings, component_digest: &str) -> Result<(), Rejec
     ))
 }
 
-fn compile_rejected(file: &str, error: &CacheError) -> RejectedRevision {
+fn compile_rejected(file: &str, error: &CacheError) -> PluginRevisionRejection {
     let reason = match error {
-        CacheError::NotAComponent(_) | CacheError::TooLarge { .. } => RejectReason::NotAComponent,
+        CacheError::NotAComponent(_) | CacheError::TooLarge { .. } => {
+            PluginRejectReason::NotAComponent
+        }
         CacheError::Compiler(_)
         | CacheError::Compile(_)
         | CacheError::Aborted(_)
         | CacheError::Load(_)
-        | CacheError::Directory { .. } => RejectReason::CompileFailed,
+        | CacheError::Directory { .. } => PluginRejectReason::CompileFailed,
     };
-    RejectedRevision::new(reason, format!("cannot use `{file}`: {}", ErrorChain(error)))
+    PluginRevisionRejection::new(reason, format!("cannot use `{file}`: {}", ErrorChain(error)))
 }
 
-fn link_rejected(file: &str, error: &LoadError) -> RejectedRevision {
+fn link_rejected(file: &str, error: &LoadError) -> PluginRevisionRejection {
     let reason = match error {
         LoadError::Compile(error) => return compile_rejected(file, error),
-        LoadError::UnknownImport { .. } => RejectReason::UnknownImport,
-        LoadError::NotLinkable(_) => RejectReason::NotLinkable,
+        LoadError::UnknownImport { .. } => PluginRejectReason::UnknownImport,
+        LoadError::NotLinkable(_) => PluginRejectReason::NotLinkable,
     };
-    RejectedRevision::new(reason, format!("cannot use `{file}`: {}", ErrorChain(error)))
+    PluginRevisionRejection::new(reason, format!("cannot use `{file}`: {}", ErrorChain(error)))
 }
 
 /// Checks the manifest against the file name, the grants, the parameters and the other plugins. Returns the
@@ -226,7 +231,7 @@ fn check(
     name: &PluginName,
     settings: &PluginSettings,
     manifest: &Manifest,
-) -> Result<(Grants, Value), RejectedRevision> {
+) -> Result<(Grants, Value), PluginRevisionRejection> {
     check_manifest(name, manifest)?;
     check_grant_names(name, settings, manifest)?;
     check_kinds(registry, name, manifest)?;
@@ -236,8 +241,9 @@ fn check(
     Ok((manifest.grants.clone(), parameters))
 }
 
-fn check_manifest(name: &PluginName, manifest: &Manifest) -> Result<(), RejectedRevision> {
-    let invalid = |text: String| Err(RejectedRevision::new(RejectReason::ManifestInvalid, text));
+fn check_manifest(name: &PluginName, manifest: &Manifest) -> Result<(), PluginRevisionRejection> {
+    let invalid =
+        |text: String| Err(PluginRevisionRejection::new(PluginRejectReason::ManifestInvalid, text));
     if manifest.name != name.as_str() {
         return invalid(format!(
             "the manifest names the plugin `{}`, but its settings are `{name}.yaml`; rename the files to \
@@ -271,14 +277,14 @@ fn check_grant_names(
     name: &PluginName,
     settings: &PluginSettings,
     manifest: &Manifest,
-) -> Result<(), RejectedRevision> {
+) -> Result<(), PluginRevisionRejection> {
     let faults = manifest.grants.faults();
     if !faults.is_empty() {
         let text = format!(
             "the manifest of `{name}` requests grants that do not exist: {}; correct its `grants`",
             faults.join("; ")
         );
-        return Err(RejectedRevision::new(RejectReason::ManifestInvalid, text));
+        return Err(PluginRevisionRejection::new(PluginRejectReason::ManifestInvalid, text));
     }
     let GrantSetting::Granted(granted) = &settings.grants else { return Ok(()) };
     let granted = granted.faults();
@@ -286,7 +292,7 @@ fn check_grant_names(
         return Ok(());
     }
     let text = format!("{name}.yaml, spec.grants: {}", granted.join("; "));
-    Err(RejectedRevision::new(RejectReason::SettingsInvalid, text))
+    Err(PluginRevisionRejection::new(PluginRejectReason::SettingsInvalid, text))
 }
 
 /// Refuses a plugin that reconciles the same kind as another, whatever the version of the kind, because both
@@ -295,7 +301,7 @@ fn check_kinds(
     registry: &PluginRegistry,
     name: &PluginName,
     manifest: &Manifest,
-) -> Result<(), RejectedRevision> {
+) -> Result<(), PluginRevisionRejection> {
     let plugins = registry.plugins();
     let others = plugins.values().filter(|other| other.name != *name);
     for other in others {
@@ -308,7 +314,7 @@ fn check_kinds(
                     "the plugin `{}` already reconciles {}; remove `{}.yaml` or `{name}.yaml`",
                     other.name, theirs.name, other.name
                 );
-                return Err(RejectedRevision::new(RejectReason::KindClaimed, text));
+                return Err(PluginRevisionRejection::new(PluginRejectReason::KindClaimed, text));
             }
         }
     }
@@ -320,7 +326,7 @@ fn check_grants(
     name: &PluginName,
     settings: &PluginSettings,
     manifest: &Manifest,
-) -> Result<(), RejectedRevision> {
+) -> Result<(), PluginRevisionRejection> {
     let file = &settings.source.file;
     let granted = match &settings.grants {
         GrantSetting::AsRequested if registry.options.allow_as_requested => return Ok(()),
@@ -329,7 +335,7 @@ fn check_grants(
                 "`grants: asRequested` in {name}.yaml is accepted only by the local host; list the grants, which \
                  `tholepin plugin grant {file}` prints"
             );
-            return Err(RejectedRevision::new(RejectReason::GrantsMissing, text));
+            return Err(PluginRevisionRejection::new(PluginRejectReason::GrantsMissing, text));
         }
         GrantSetting::Granted(granted) => granted,
     };
@@ -342,33 +348,33 @@ fn check_grants(
          all of it by `tholepin plugin grant {file}`",
         missing.join(", ")
     );
-    Err(RejectedRevision::new(RejectReason::GrantsMissing, text))
+    Err(PluginRevisionRejection::new(PluginRejectReason::GrantsMissing, text))
 }
 
 fn check_parameters(
     name: &PluginName,
     manifest: &Manifest,
     parameters: &Value,
-) -> Result<(), RejectedRevision> {
+) -> Result<(), PluginRevisionRejection> {
     let Some(schema) = &manifest.parameters else {
         if parameters.as_object().is_some_and(serde_json::Map::is_empty) {
             return Ok(());
         }
         let text =
             format!("the plugin takes no parameters; remove spec.parameters from {name}.yaml");
-        return Err(RejectedRevision::new(RejectReason::ParametersInvalid, text));
+        return Err(PluginRevisionRejection::new(PluginRejectReason::ParametersInvalid, text));
     };
     let wrong = parameters::check_schema(schema);
     if !wrong.is_empty() {
         let text = format!("the manifest of `{name}`: {}", wrong.join("; "));
-        return Err(RejectedRevision::new(RejectReason::ManifestInvalid, text));
+        return Err(PluginRevisionRejection::new(PluginRejectReason::ManifestInvalid, text));
     }
     let wrong = parameters::check(schema, parameters);
     if wrong.is_empty() {
         return Ok(());
     }
-    Err(RejectedRevision::new(
-        RejectReason::ParametersInvalid,
+    Err(PluginRevisionRejection::new(
+        PluginRejectReason::ParametersInvalid,
         format!("{name}.yaml, spec.parameters: {}", wrong.join("; ")),
     ))
 }

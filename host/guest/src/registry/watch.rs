@@ -20,9 +20,9 @@ use tokio::{
 };
 
 use super::{
-    ActiveRevisions, PluginRegistry, RejectReason, RevisionStage,
+    ActiveRevisions, PluginRegistry, PluginRejectReason, RevisionLoadStage,
     directory::{self, DirectoryScan, FoundPlugin},
-    stages::{self, RejectedRevision, StageProgress},
+    stages::{self, PluginRevisionRejection, PluginStageProgress},
 };
 
 /// The quiet time after a rename or a removal. These concern complete files; usually a second one follows.
@@ -48,7 +48,7 @@ pub struct DirectoryWatch {
     seen: BTreeMap<PluginName, FoundPlugin>,
     orphans: BTreeSet<PluginName>,
     misnamed: BTreeSet<String>,
-    /// The serving revisions when plugins rejected for [`RejectReason::KindClaimed`] were last tried.
+    /// The serving revisions when plugins rejected for [`PluginRejectReason::KindClaimed`] were last tried.
     serving_at_last_retry: Arc<ActiveRevisions>,
     notices: mpsc::Receiver<Duration>,
     watcher: Option<RecommendedWatcher>,
@@ -113,7 +113,7 @@ impl DirectoryWatch {
         self.report_orphans(&scan_result);
         let serving = self.registry.plugins();
         if !Arc::ptr_eq(&serving, &self.serving_at_last_retry) {
-            self.retry(RejectReason::KindClaimed);
+            self.retry(PluginRejectReason::KindClaimed);
             self.serving_at_last_retry = serving;
         }
         for (name, found) in scan_result.plugins {
@@ -164,8 +164,10 @@ impl DirectoryWatch {
     }
 
     fn report_unloaded(&self, name: &PluginName) {
-        let progress =
-            StageProgress { stage: Some(RevisionStage::Unloaded), ..StageProgress::begin() };
+        let progress = PluginStageProgress {
+            stage: Some(RevisionLoadStage::Unloaded),
+            ..PluginStageProgress::begin()
+        };
         self.report(name, None, &progress, None);
     }
 
@@ -176,8 +178,8 @@ impl DirectoryWatch {
                 "`{name}.wasm` has no `{name}.yaml`, so the plugin has no grants; `tholepin plugin grant {name}.wasm` \
                  prints one"
             );
-            let rejected = RejectedRevision::new(RejectReason::SettingsMissing, text);
-            self.report(name, None, &StageProgress::begin(), Some(&rejected));
+            let rejected = PluginRevisionRejection::new(PluginRejectReason::SettingsMissing, text);
+            self.report(name, None, &PluginStageProgress::begin(), Some(&rejected));
         }
         for name in self.orphans.difference(&scan_result.orphans) {
             if !scan_result.plugins.contains_key(name) {
@@ -199,7 +201,7 @@ impl DirectoryWatch {
     }
 
     /// Forgets the plugins that were rejected for this reason, so that the scan loads them again.
-    fn retry(&mut self, reason: RejectReason) {
+    fn retry(&mut self, reason: PluginRejectReason) {
         let reports = self.registry.reports();
         let is_rejected = |name: &PluginName| {
             reports.get(name).is_some_and(|report| report.reason == Some(reason))
@@ -210,10 +212,10 @@ impl DirectoryWatch {
     async fn load(&mut self, name: &PluginName, found: &FoundPlugin) {
         let registry = Arc::clone(&self.registry);
         let _lock = registry.change_lock.lock().await;
-        let mut progress = StageProgress::begin();
+        let mut progress = PluginStageProgress::begin();
         let result = {
             let report_progress =
-                |progress: &StageProgress| self.report(name, Some(found), progress, None);
+                |progress: &PluginStageProgress| self.report(name, Some(found), progress, None);
             let directory = &registry.options.directory;
             stages::load(&registry, directory, name, found, &mut progress, report_progress).await
         };
@@ -223,7 +225,7 @@ impl DirectoryWatch {
         };
         match result {
             Ok(()) => {
-                progress.reach(name, RevisionStage::Active);
+                progress.reach(name, RevisionLoadStage::Active);
                 self.report(name, Some(found), &progress, None);
             }
             Err(rejected) => {
@@ -237,12 +239,12 @@ impl DirectoryWatch {
         &self,
         name: &PluginName,
         found: Option<&FoundPlugin>,
-        progress: &StageProgress,
-        rejected: Option<&RejectedRevision>,
+        progress: &PluginStageProgress,
+        rejected: Option<&PluginRevisionRejection>,
     ) {
         let settings = found.and_then(|found| found.settings.as_ref().ok());
         let object = settings.map(|settings| Arc::new(settings.object.clone()));
-        let StageProgress { stage, candidate, since: _ } = progress;
+        let PluginStageProgress { stage, candidate, since: _ } = progress;
         self.registry.report(name, object, (*stage, candidate.clone()), rejected);
     }
 }

@@ -11,10 +11,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tholepin_core::{
     HostCalls, PluginName,
-    port::{GuestError, GuestRuntime},
+    port::{GuestError, PluginExports},
 };
 use tholepin_guest::{
-    DirectoryWatch, GuestEngine, LoadedPlugin, PluginRegistry, PluginRegistryOptions, PluginReport,
+    DirectoryWatch, GuestEngine, LoadedPlugin, PluginRegistry, PluginRegistryOptions,
+    PluginStageReport,
 };
 use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome, ReconcileRequest};
 
@@ -78,7 +79,7 @@ impl RegistryFixture {
         self.registry.active(&plugin(name))
     }
 
-    pub(crate) fn report(&self, name: &str) -> PluginReport {
+    pub(crate) fn report(&self, name: &str) -> PluginStageReport {
         let reports = self.registry.reports();
         reports.get(&plugin(name)).unwrap_or_else(|| panic!("no report about {name}")).clone()
     }

@@ -7,8 +7,8 @@ use std::{
 
 use serde_json::json;
 use tholepin_core::{
-    Answer, BoxedFuture, Call, CallContext, CallError, HostCalls, RecordedCallKey, Recording,
-    Reply, RespNode, RespReply, RuntimeCall,
+    Answer, BoxedFuture, Call, CallError, HostCalls, PluginCallerIdentity, PluginRuntimeCall,
+    RecordedCallKey, Recording, Reply, RespNode, RespReply,
 };
 use tokio::sync::Semaphore;
 
@@ -40,7 +40,9 @@ impl FunctionCalls {
     /// Returns the lines logged, in order.
     pub(crate) fn logged(&self) -> Vec<String> {
         let line = |call: &Call| {
-            let Call::Runtime(RuntimeCall::Log { level, message }) = call else { return None };
+            let Call::Runtime(PluginRuntimeCall::Log { level, message }) = call else {
+                return None;
+            };
             Some(format!("{level}: {message}"))
         };
         self.recording().calls().iter().filter_map(|recorded| line(&recorded.call)).collect()
@@ -48,7 +50,11 @@ impl FunctionCalls {
 }
 
 impl HostCalls for FunctionCalls {
-    fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
+    fn perform<'a>(
+        &'a self,
+        _context: &'a PluginCallerIdentity,
+        call: Call,
+    ) -> BoxedFuture<'a, Answer> {
         Box::pin(async move {
             let answer = (self.answer)(&call);
             let mut recording = self.recording.lock().unwrap();
@@ -72,7 +78,9 @@ pub(crate) fn friendly(call: &Call) -> Answer {
         "redis/act" => Reply::Results(vec![Err(CallError::Refused("G3".to_owned()))]),
         "runtime/now" => Reply::Number(1_700_000_000_123),
         "runtime/random" => {
-            let Call::Runtime(RuntimeCall::Random { bytes }) = call else { panic!("{call:?}") };
+            let Call::Runtime(PluginRuntimeCall::Random { bytes }) = call else {
+                panic!("{call:?}")
+            };
             Reply::Bytes((0..*bytes).map(|byte| u8::try_from(byte % 256).unwrap()).collect())
         }
         "runtime/wait" => Reply::Document(json!({"held": {"tookMs": 7}})),
@@ -102,7 +110,11 @@ impl RecordedCalls {
 }
 
 impl HostCalls for RecordedCalls {
-    fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
+    fn perform<'a>(
+        &'a self,
+        _context: &'a PluginCallerIdentity,
+        call: Call,
+    ) -> BoxedFuture<'a, Answer> {
         Box::pin(async move {
             let key = self.asked.lock().unwrap().key(&call);
             self.answers.get(&key).cloned().unwrap_or_else(|| {
@@ -127,7 +139,11 @@ impl GatedCalls {
 }
 
 impl HostCalls for GatedCalls {
-    fn perform<'a>(&'a self, _context: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
+    fn perform<'a>(
+        &'a self,
+        _context: &'a PluginCallerIdentity,
+        call: Call,
+    ) -> BoxedFuture<'a, Answer> {
         Box::pin(async move {
             if call.function() == self.function {
                 self.reached.add_permits(1);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use tholepin_core::{CallError, Reply, port::GuestRuntime};
+use tholepin_core::{CallError, Reply, port::PluginExports};
 
 use crate::{
     fixture::{probe, request, run, summary},

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
-use tholepin_core::port::{GuestError, GuestRuntime};
+use tholepin_core::port::{GuestError, PluginExports};
 use tokio::time;
 
 use crate::{

@@ -3,8 +3,8 @@
 use std::{fs, os::unix::fs::symlink, sync::Arc, time::Duration};
 
 use serde_json::json;
-use tholepin_core::{RevisionDigest, port::GuestRuntime};
-use tholepin_guest::{PluginReport, RejectReason, RevisionStage, RollbackError};
+use tholepin_core::{RevisionDigest, port::PluginExports};
+use tholepin_guest::{PluginRejectReason, PluginStageReport, RevisionLoadStage, RollbackError};
 use tokio::{sync::broadcast, task::JoinSet, time};
 
 use crate::{
@@ -17,9 +17,9 @@ const SPEC: fn() -> serde_json::Value = || json!({"text": "world"});
 
 /// Waits for a report that satisfies `fits`.
 async fn until(
-    reports: &mut broadcast::Receiver<PluginReport>,
-    fits: impl Fn(&PluginReport) -> bool,
-) -> PluginReport {
+    reports: &mut broadcast::Receiver<PluginStageReport>,
+    fits: impl Fn(&PluginStageReport) -> bool,
+) -> PluginStageReport {
     let wait = async {
         loop {
             let report = reports.recv().await.unwrap();
@@ -32,7 +32,7 @@ async fn until(
 }
 
 /// Returns the version of the serving revision.
-fn version(report: &PluginReport) -> Option<&str> {
+fn version(report: &PluginStageReport) -> Option<&str> {
     report.serving.as_ref().map(|serving| serving.version.as_str())
 }
 
@@ -78,7 +78,7 @@ async fn a_revision_goes_through_its_stages() {
         assert_eq!(report.reason, None, "{}", report.message);
         stages.extend(report.stage);
     }
-    use RevisionStage::{Active, Checked, Compiled, Fetched, Verified};
+    use RevisionLoadStage::{Active, Checked, Compiled, Fetched, Verified};
     assert_eq!(stages, [Fetched, Verified, Compiled, Checked, Active]);
     let report = fixture.report("config-maker");
     assert_eq!(version(&report), Some("Hello"));
@@ -150,7 +150,7 @@ async fn changed_settings_are_a_new_revision() {
     let spec = "grants: asRequested\nparameters: {suffix: '?'}";
     fixture.put("config-maker.yaml", settings("config-maker", spec));
     until(&mut reports, |report| {
-        report.stage == Some(RevisionStage::Active) && report.active() != Some(&before.digest)
+        report.stage == Some(RevisionLoadStage::Active) && report.active() != Some(&before.digest)
     })
     .await;
     let after = fixture.registry.active(&plugin("config-maker")).unwrap();
@@ -181,7 +181,8 @@ async fn a_removed_file_unloads_the_plugin() {
     let (fixture, _tasks) = running().await;
     let mut reports = fixture.registry.subscribe();
     fs::remove_file(fixture.home.path().join("plugins/config-maker.yaml")).unwrap();
-    let report = until(&mut reports, |report| report.stage == Some(RevisionStage::Unloaded)).await;
+    let report =
+        until(&mut reports, |report| report.stage == Some(RevisionLoadStage::Unloaded)).await;
     assert_eq!(report.serving, None);
     assert!(fixture.registry.plugins().is_empty());
 }
@@ -190,8 +191,8 @@ async fn a_removed_file_unloads_the_plugin() {
 async fn check_rejected(
     file: &str,
     bytes: &[u8],
-    reason: RejectReason,
-    stage: Option<RevisionStage>,
+    reason: PluginRejectReason,
+    stage: Option<RevisionLoadStage>,
     expected: &str,
 ) {
     let mut fixture = RegistryFixture::new();
@@ -214,34 +215,47 @@ async fn check_rejected(
 #[tokio::test]
 async fn a_bad_component_leaves_the_old_code_serving() {
     let file = "config-maker.wasm";
-    let fetched = Some(RevisionStage::Verified);
-    check_rejected(file, b"not wasm", RejectReason::NotAComponent, fetched, "wasm32-wasip2").await;
-    check_rejected(file, b"\0asm\x01\0\0\0", RejectReason::NotAComponent, fetched, "core module")
+    let fetched = Some(RevisionLoadStage::Verified);
+    check_rejected(file, b"not wasm", PluginRejectReason::NotAComponent, fetched, "wasm32-wasip2")
         .await;
+    check_rejected(
+        file,
+        b"\0asm\x01\0\0\0",
+        PluginRejectReason::NotAComponent,
+        fetched,
+        "core module",
+    )
+    .await;
     let whole = fs::read(build::config_maker("Hello")).unwrap();
     let half = &whole[..whole.len() / 2];
-    check_rejected(file, half, RejectReason::CompileFailed, fetched, "does not compile").await;
+    check_rejected(file, half, PluginRejectReason::CompileFailed, fetched, "does not compile")
+        .await;
 }
 
 #[tokio::test]
 async fn a_component_that_does_not_fit_the_contract_is_refused() {
     let file = "config-maker.wasm";
-    let stage = Some(RevisionStage::Compiled);
+    let stage = Some(RevisionLoadStage::Compiled);
     let rows = [
         (
             "acme:secrets/all@1.0.0",
             "steal",
-            RejectReason::UnknownImport,
+            PluginRejectReason::UnknownImport,
             "does not offer this interface",
         ),
         (
             "tholepin:runtime/clock@0.2.0",
             "now",
-            RejectReason::UnknownImport,
+            PluginRejectReason::UnknownImport,
             "offers version 0.1.0",
         ),
-        ("tholepin:runtime/clock@0.1.9", "later", RejectReason::NotLinkable, "later"),
-        ("wasi:cli/environment@0.2.0", "unknown", RejectReason::NotLinkable, "tholepin:plugin"),
+        ("tholepin:runtime/clock@0.1.9", "later", PluginRejectReason::NotLinkable, "later"),
+        (
+            "wasi:cli/environment@0.2.0",
+            "unknown",
+            PluginRejectReason::NotLinkable,
+            "tholepin:plugin",
+        ),
     ];
     for (interface, function, reason, expected) in rows {
         check_rejected(file, &build::importing(interface, function), reason, stage, expected).await;
@@ -251,24 +265,31 @@ async fn a_component_that_does_not_fit_the_contract_is_refused() {
 #[tokio::test]
 async fn a_component_that_cannot_describe_itself_is_refused() {
     let file = "config-maker.wasm";
-    let stage = Some(RevisionStage::Compiled);
+    let stage = Some(RevisionLoadStage::Compiled);
     let bytes = |variant| {
         let variables = [("PLUGIN_NAME", "config-maker"), ("PROBE_DESCRIBE", variant)];
         fs::read(build::build("guest-probe", &variables)).unwrap()
     };
     let expected = "describe was told to trap";
-    check_rejected(file, &bytes("trap"), RejectReason::DescribeFailed, stage, expected).await;
-    check_rejected(file, &bytes("garbage"), RejectReason::ManifestInvalid, stage, "no kind").await;
-    let other = fs::read(build::probe()).unwrap();
-    check_rejected(file, &other, RejectReason::ManifestInvalid, stage, "names the plugin `probe`")
+    check_rejected(file, &bytes("trap"), PluginRejectReason::DescribeFailed, stage, expected).await;
+    check_rejected(file, &bytes("garbage"), PluginRejectReason::ManifestInvalid, stage, "no kind")
         .await;
+    let other = fs::read(build::probe()).unwrap();
+    check_rejected(
+        file,
+        &other,
+        PluginRejectReason::ManifestInvalid,
+        stage,
+        "names the plugin `probe`",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn bad_settings_leave_the_old_code_serving() {
     let file = "config-maker.yaml";
     let yaml = |spec: &str| settings("config-maker", spec).into_bytes();
-    let invalid = RejectReason::SettingsInvalid;
+    let invalid = PluginRejectReason::SettingsInvalid;
     check_rejected(file, b"spec: [", invalid, None, "config-maker.yaml").await;
     check_rejected(file, &yaml("grants: all"), invalid, None, "asRequested").await;
     check_rejected(file, &yaml("grants: asRequested\ngrant: {}"), invalid, None, "grant").await;
@@ -282,32 +303,44 @@ async fn bad_settings_leave_the_old_code_serving() {
     .await;
     let limits = "grants: asRequested\nlimits: {memoryMiB: 9999}";
     check_rejected(file, &yaml(limits), invalid, None, "memoryMiB").await;
-    let checked = Some(RevisionStage::Compiled);
+    let checked = Some(RevisionLoadStage::Compiled);
     check_rejected(
         file,
         &yaml("grants: {}"),
-        RejectReason::GrantsMissing,
+        PluginRejectReason::GrantsMissing,
         checked,
         "`apply` on v1/ConfigMap",
     )
     .await;
     let parameters = "grants: asRequested\nparameters: {sufix: '!'}";
     let expected = "`parameters.sufix` is unknown; known: suffix";
-    check_rejected(file, &yaml(parameters), RejectReason::ParametersInvalid, checked, expected)
-        .await;
+    check_rejected(
+        file,
+        &yaml(parameters),
+        PluginRejectReason::ParametersInvalid,
+        checked,
+        expected,
+    )
+    .await;
     let digest = format!("grants: asRequested\ndigest: {}", "0".repeat(64));
     check_rejected(
         file,
         &yaml(&digest),
-        RejectReason::DigestMismatch,
-        Some(RevisionStage::Fetched),
+        PluginRejectReason::DigestMismatch,
+        Some(RevisionLoadStage::Fetched),
         "spec.digest",
     )
     .await;
     let missing =
         settings("config-maker", "grants: asRequested").replace("config-maker.wasm", "gone.wasm");
-    check_rejected(file, missing.as_bytes(), RejectReason::ComponentMissing, None, "gone.wasm")
-        .await;
+    check_rejected(
+        file,
+        missing.as_bytes(),
+        PluginRejectReason::ComponentMissing,
+        None,
+        "gone.wasm",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -317,7 +350,7 @@ async fn as_requested_grants_are_accepted_only_where_the_host_allows_it() {
     fixture.install("config-maker", &build::config_maker("Hello"), "");
     fixture.watch.scan().await;
     let report = fixture.report("config-maker");
-    assert_eq!(report.reason, Some(RejectReason::GrantsMissing));
+    assert_eq!(report.reason, Some(PluginRejectReason::GrantsMissing));
     assert!(
         report.message.contains("tholepin plugin grant config-maker.wasm"),
         "{}",
@@ -331,7 +364,7 @@ async fn a_component_without_settings_is_refused_with_the_command_that_writes_th
     fixture.put("config-maker.wasm", fs::read(build::config_maker("Hello")).unwrap());
     fixture.watch.scan().await;
     let report = fixture.report("config-maker");
-    assert_eq!(report.reason, Some(RejectReason::SettingsMissing));
+    assert_eq!(report.reason, Some(PluginRejectReason::SettingsMissing));
     assert!(
         report.message.contains("tholepin plugin grant config-maker.wasm"),
         "{}",
@@ -349,7 +382,7 @@ async fn a_kind_has_one_plugin_and_the_second_takes_over_when_the_first_goes() {
     fixture.install("late", &second, "");
     fixture.watch.scan().await;
     let report = fixture.report("late");
-    assert_eq!(report.reason, Some(RejectReason::KindClaimed));
+    assert_eq!(report.reason, Some(PluginRejectReason::KindClaimed));
     assert!(
         report.message.contains("`config-maker` already reconciles tests.tholepin.dev/v1/Greeting")
     );
@@ -384,7 +417,7 @@ async fn a_bad_revision_is_rolled_back_until_its_file_changes() {
     assert_eq!(back.unwrap(), revisions[0]);
     assert_eq!(greeting(&fixture).await, "Hello, world!");
     let report = reports.recv().await.unwrap();
-    assert_eq!(report.reason, Some(RejectReason::TakenBack), "{}", report.message);
+    assert_eq!(report.reason, Some(PluginRejectReason::TakenBack), "{}", report.message);
     assert!(report.message.contains("it trapped"), "{}", report.message);
     let serving = report.serving.unwrap();
     assert_eq!((&serving.revision, serving.previous.as_ref()), (&revisions[0], revisions.last()));
@@ -397,7 +430,7 @@ async fn a_bad_revision_is_rolled_back_until_its_file_changes() {
         // Installs the same bytes again, and then restarts the host.
         fixture.install("config-maker", &build::config_maker("Howdy"), "");
         fixture.watch.scan().await;
-        assert_eq!(fixture.report("config-maker").reason, Some(RejectReason::TakenBack));
+        assert_eq!(fixture.report("config-maker").reason, Some(PluginRejectReason::TakenBack));
         assert_eq!(greeting(&fixture).await, "Hello, world!");
         fixture.restart();
     }
@@ -454,14 +487,14 @@ async fn a_person_rolls_back_and_forth_between_kept_revisions() {
     assert_eq!(go(&fixture, Some(&one[..8])).await.unwrap(), one);
     assert_eq!(greeting(&fixture).await, "One, world!");
     let report = fixture.report("config-maker");
-    assert_eq!(report.reason, Some(RejectReason::RolledBack));
+    assert_eq!(report.reason, Some(PluginRejectReason::RolledBack));
     let command = format!("`tholepin plugin rollback config-maker {}`", &three[..12]);
     assert!(report.message.contains(&command), "no {command} in {}", report.message);
     // After a restart the revision is loaded from disk.
     fixture.restart();
     fixture.watch.scan().await;
     assert_eq!(greeting(&fixture).await, "One, world!");
-    assert_eq!(fixture.report("config-maker").reason, Some(RejectReason::RolledBack));
+    assert_eq!(fixture.report("config-maker").reason, Some(PluginRejectReason::RolledBack));
     // It has served since the rollback, not since the restart.
     let last = fixture.registry.history(&name).revisions.pop().unwrap();
     let serving = fixture.report("config-maker").serving.unwrap();
@@ -491,7 +524,7 @@ async fn a_host_that_starts_with_a_bad_file_serves_the_last_revision() {
     fixture.put("config-maker.wasm", b"not wasm");
     fixture.restart();
     fixture.watch.scan().await;
-    assert_eq!(fixture.report("config-maker").reason, Some(RejectReason::NotAComponent));
+    assert_eq!(fixture.report("config-maker").reason, Some(PluginRejectReason::NotAComponent));
     assert_eq!(greeting(&fixture).await, "Hello, world!");
     // A plugin without settings does not serve again.
     fs::remove_file(fixture.path("config-maker.yaml")).unwrap();

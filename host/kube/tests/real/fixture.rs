@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use tholepin_apiserver::{ApiServer, ApiServerOptions, start};
 use tholepin_core::{
     ObjectRef,
-    port::{ApplyRequest, Kubernetes, StoreView},
+    port::{ApplyRequest, Kubernetes, WatchedStoreView},
 };
 use tholepin_kube::{KubernetesApi, KubernetesApiOptions, SecretFingerprinter, WatchHubOptions};
 use tholepin_schema::manifest::KindName;
@@ -79,7 +79,7 @@ impl KubeFixture {
         self.api.apply(apply(object)).await.unwrap()
     }
 
-    pub(crate) fn view(&self) -> Arc<dyn StoreView> {
+    pub(crate) fn view(&self) -> Arc<dyn WatchedStoreView> {
         self.api.view()
     }
 

@@ -8,10 +8,10 @@ use fixture::{KubeFixture, apply, config_map, definition, kind, reference, until
 use serde_json::{Value, json};
 use tholepin_core::{
     AcceptedSpec, CallError, EventType, ObjectRef,
-    condition::{ConditionStatus, HostCondition, QUARANTINED, READY, RECONCILED, Reason},
+    condition::{ConditionStatus, HostWrittenCondition, QUARANTINED, READY, RECONCILED, Reason},
     port::{
-        ApplyRequest, DeleteRequest, HostFieldsWriter, Kubernetes, PublishRequest, StoreEvent,
-        WatchScope, WatchSource, WatchState,
+        ApplyRequest, DeleteRequest, HostFieldsWriter, Kubernetes, PublishRequest, WatchScope,
+        WatchSource, WatchState, WatchedStoreEvent,
     },
 };
 
@@ -315,8 +315,8 @@ fn condition(
     condition_type: &'static str,
     status: ConditionStatus,
     reason: Reason,
-) -> HostCondition {
-    HostCondition {
+) -> HostWrittenCondition {
+    HostWrittenCondition {
         condition_type,
         status,
         reason,
@@ -337,7 +337,8 @@ async fn conditions_of_the_host_do_not_replace_those_of_the_plugin() {
     thing["status"] = json!({"conditions": [{"type": "Ready", "status": "False"}]});
     fixture.api.apply(ApplyRequest { status: true, ..apply(thing) }).await.unwrap();
 
-    let set = |conditions: Vec<HostCondition>| fixture.api.set_conditions(a.clone(), conditions);
+    let set =
+        |conditions: Vec<HostWrittenCondition>| fixture.api.set_conditions(a.clone(), conditions);
     let failed = || condition(RECONCILED, ConditionStatus::False, Reason::Failed);
     let quarantined = condition(QUARANTINED, ConditionStatus::True, Reason::TooManyStrikes);
     set(vec![failed(), quarantined]).await.unwrap();
@@ -409,7 +410,8 @@ async fn ready_is_taken_by_force_and_returned_to_the_plugin() {
     let report = || ApplyRequest { status: true, ..apply(reported.clone()) };
     fixture.api.apply(report()).await.unwrap();
 
-    let set = |conditions: Vec<HostCondition>| fixture.api.set_conditions(a.clone(), conditions);
+    let set =
+        |conditions: Vec<HostWrittenCondition>| fixture.api.set_conditions(a.clone(), conditions);
     let reconciled = |reason| condition(RECONCILED, ConditionStatus::False, reason);
     let unknown = condition(READY, ConditionStatus::Unknown, Reason::PluginMissing);
     set(vec![reconciled(Reason::PluginMissing), unknown]).await.unwrap();
@@ -517,7 +519,7 @@ async fn changes_are_reported_with_values_until_the_store_ends() {
     fixture.apply(config_map("a", json!({"k": "1"}))).await;
     let appeared = loop {
         match changes.next().await {
-            Some(StoreEvent::Changed(change)) if change.object.name == "a" => break change,
+            Some(WatchedStoreEvent::Changed(change)) if change.object.name == "a" => break change,
             Some(_) => {}
             None => panic!("the store ended early"),
         }
@@ -526,7 +528,7 @@ async fn changes_are_reported_with_values_until_the_store_ends() {
     assert_eq!(appeared.after.unwrap().value()["data"]["k"], "1");
     fixture.end().await;
     while let Some(event) = changes.next().await {
-        assert!(matches!(event, StoreEvent::Changed(_)));
+        assert!(matches!(event, WatchedStoreEvent::Changed(_)));
     }
 }
 

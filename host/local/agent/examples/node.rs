@@ -11,17 +11,17 @@ use std::time::Duration;
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tholepin_agent::{
-    AddressPool, AgentOptions, HostAliasSource, ImageTable, NodeOptions, START_FAILED_EXIT_CODE,
-    container_main,
+    AgentOptions, HostAliasSource, ImageTable, NodeOptions, PodAddressAllocator,
+    START_FAILED_EXIT_CODE, container_main,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// An address pool that counts up from 127.23.1.1 and uses no address twice.
 #[derive(Debug, Default)]
-struct Addresses(Mutex<BTreeMap<String, Ipv4Addr>>);
+struct CountingAddressPool(Mutex<BTreeMap<String, Ipv4Addr>>);
 
-impl AddressPool for Addresses {
+impl PodAddressAllocator for CountingAddressPool {
     fn allocate(&self, uid: &str, preferred: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let next =
@@ -38,9 +38,9 @@ impl AddressPool for Addresses {
 
 /// A source of one fixed name, which shows that names reach the containers.
 #[derive(Debug)]
-struct Names(watch::Sender<Arc<str>>);
+struct FixedHostAliasSource(watch::Sender<Arc<str>>);
 
-impl HostAliasSource for Names {
+impl HostAliasSource for FixedHostAliasSource {
     fn lines(&self, _namespace: &str) -> watch::Receiver<Arc<str>> {
         self.0.subscribe()
     }
@@ -86,8 +86,10 @@ async fn run(kubeconfig: &str, directory: &str, name: &str) -> Result<(), Box<dy
         directory: directory.into(),
         images: ImageTable::load(table.as_ref(), directory.as_ref())?,
         container_program: PathBuf::from("/proc/self/exe").canonicalize()?,
-        addresses: Arc::new(Addresses::default()),
-        hosts: Arc::new(Names(watch::Sender::new("127.23.240.1 example.default.svc\n".into()))),
+        addresses: Arc::new(CountingAddressPool::default()),
+        hosts: Arc::new(FixedHostAliasSource(watch::Sender::new(
+            "127.23.240.1 example.default.svc\n".into(),
+        ))),
         allow_host_path: false,
         stop_grace: Duration::from_secs(5),
     };

@@ -17,17 +17,17 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::config_watches::{ConfigWatchServer, ConfigWatches};
+use crate::config_watches::{ConfigMapAndSecretWatches, ConfigMapSecretWatchTask};
 use crate::directory::{PodDirectory, make_private, pod_uids};
 use crate::events::{self, EventRecorder};
 use crate::images::ImageStore;
-use crate::namespaces::{self, NamespaceError};
+use crate::namespaces::{self, LinuxNamespaceError};
 use crate::node;
 use crate::options::AgentOptions;
 use crate::orphans::clean_up;
-use crate::pod::{AgentContext, KubeClient, PodSignals, run_pod};
+use crate::pod::{AgentContext, KubeClientWithDebug, PodSignals, run_pod};
 use crate::processes::ProcessSpawner;
-use crate::rootfs::HostPaths;
+use crate::rootfs::ContainerHostPaths;
 
 /// How long Pods may take to end with the agent, beyond the stop grace.
 const STOP_SLACK: Duration = Duration::from_secs(15);
@@ -46,7 +46,7 @@ pub enum AgentError {
     },
     /// Containers cannot get a private root on this machine.
     #[error(transparent)]
-    Namespace(#[from] NamespaceError),
+    Namespace(#[from] LinuxNamespaceError),
     /// The thread that starts processes could not be created.
     #[error("start the thread that starts containers")]
     Thread {
@@ -113,13 +113,13 @@ async fn serve(
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
     let user_namespace = namespaces::probe(&processes, &options.directory).await?;
-    let (watches, watch_server) = ConfigWatches::new();
+    let (watches, watch_server) = ConfigMapAndSecretWatches::new();
     let (events, queued) = EventRecorder::new();
     let name = options.node.name.clone();
     let node = Arc::new(AgentContext {
-        client: KubeClient(client.clone()),
+        client: KubeClientWithDebug(client.clone()),
         images: ImageStore::new(options.images.clone()),
-        machine: HostPaths::read(),
+        machine: ContainerHostPaths::read(),
         processes,
         watches,
         events,
@@ -160,7 +160,7 @@ impl AgentTasks {
     fn start(
         client: &Client,
         name: &str,
-        watches: ConfigWatchServer,
+        watches: ConfigMapSecretWatchTask,
         queued: mpsc::Receiver<events::QueuedEvent>,
     ) -> Self {
         let mut tasks = JoinSet::new();
@@ -192,12 +192,12 @@ struct PodTable {
     node: Arc<AgentContext>,
     /// Each task returns the uid of its Pod.
     tasks: JoinSet<String>,
-    known: BTreeMap<String, KnownPod>,
+    known: BTreeMap<String, PodTableEntry>,
     /// Tells the task of every Pod to end.
     stop: CancellationToken,
 }
 
-struct KnownPod {
+struct PodTableEntry {
     name: (String, String),
     pod: watch::Sender<Arc<Pod>>,
     deleted: CancellationToken,
@@ -268,7 +268,7 @@ impl PodTable {
             run_pod(node, signals).await;
             task_uid
         });
-        self.known.insert(uid, KnownPod { name, pod: sender, deleted });
+        self.known.insert(uid, PodTableEntry { name, pod: sender, deleted });
     }
 
     fn deleted(&mut self, uid: &str) {

@@ -15,12 +15,12 @@ pub(crate) enum ConfigSourceKind {
 
 /// One ConfigMap or Secret of the Pod's own namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct ConfigSourceKey {
+pub(crate) struct ConfigSourceRef {
     pub kind: ConfigSourceKind,
     pub name: String,
 }
 
-impl ConfigSourceKey {
+impl ConfigSourceRef {
     pub(crate) fn config_map(name: &str) -> Self {
         Self { kind: ConfigSourceKind::ConfigMap, name: name.to_owned() }
     }
@@ -30,7 +30,7 @@ impl ConfigSourceKey {
     }
 }
 
-impl fmt::Display for ConfigSourceKey {
+impl fmt::Display for ConfigSourceRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.kind {
             ConfigSourceKind::ConfigMap => "configmap",
@@ -56,23 +56,23 @@ pub(crate) enum ConfigSourceState {
 }
 
 /// The states of all ConfigMaps and Secrets that a Pod references.
-pub(crate) type ConfigSourceStates = BTreeMap<ConfigSourceKey, ConfigSourceState>;
+pub(crate) type ConfigSourceStates = BTreeMap<ConfigSourceRef, ConfigSourceState>;
 
 /// Why a ConfigMap or Secret that a Pod references cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ConfigSourceError {
     #[error("{0} not found")]
-    Missing(ConfigSourceKey),
+    Missing(ConfigSourceRef),
     #[error("{0} has not been read yet")]
-    Unknown(ConfigSourceKey),
+    Unknown(ConfigSourceRef),
     #[error("couldn't find key {key} in {reference}")]
-    NoKey { reference: ConfigSourceKey, key: String },
+    NoKey { reference: ConfigSourceRef, key: String },
 }
 
 /// Returns the data of `key`, or `None` if it does not exist and is `optional`.
 pub(crate) fn data<'a>(
     references: &'a ConfigSourceStates,
-    key: &ConfigSourceKey,
+    key: &ConfigSourceRef,
     optional: bool,
 ) -> Result<Option<&'a ConfigSourceData>, ConfigSourceError> {
     match references.get(key) {
@@ -84,7 +84,7 @@ pub(crate) fn data<'a>(
 }
 
 /// Returns every ConfigMap and Secret that the Pod references in environment variables or volumes.
-pub(crate) fn referenced_by(pod: &Pod) -> BTreeSet<ConfigSourceKey> {
+pub(crate) fn referenced_by(pod: &Pod) -> BTreeSet<ConfigSourceRef> {
     let mut keys = BTreeSet::new();
     let Some(spec) = &pod.spec else { return keys };
     for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
@@ -96,33 +96,33 @@ pub(crate) fn referenced_by(pod: &Pod) -> BTreeSet<ConfigSourceKey> {
     keys
 }
 
-fn referenced_by_env(container: &Container) -> Vec<ConfigSourceKey> {
+fn referenced_by_env(container: &Container) -> Vec<ConfigSourceRef> {
     let mut keys = Vec::new();
     for source in container.env_from.iter().flatten() {
         keys.extend(
-            source.config_map_ref.iter().map(|from| ConfigSourceKey::config_map(&from.name)),
+            source.config_map_ref.iter().map(|from| ConfigSourceRef::config_map(&from.name)),
         );
-        keys.extend(source.secret_ref.iter().map(|from| ConfigSourceKey::secret(&from.name)));
+        keys.extend(source.secret_ref.iter().map(|from| ConfigSourceRef::secret(&from.name)));
     }
     for source in container.env.iter().flatten().filter_map(|var| var.value_from.as_ref()) {
         keys.extend(
-            source.config_map_key_ref.iter().map(|from| ConfigSourceKey::config_map(&from.name)),
+            source.config_map_key_ref.iter().map(|from| ConfigSourceRef::config_map(&from.name)),
         );
-        keys.extend(source.secret_key_ref.iter().map(|from| ConfigSourceKey::secret(&from.name)));
+        keys.extend(source.secret_key_ref.iter().map(|from| ConfigSourceRef::secret(&from.name)));
     }
     keys
 }
 
-fn referenced_by_volume(volume: &Volume) -> Vec<ConfigSourceKey> {
+fn referenced_by_volume(volume: &Volume) -> Vec<ConfigSourceRef> {
     let mut keys = Vec::new();
-    keys.extend(volume.config_map.iter().map(|from| ConfigSourceKey::config_map(&from.name)));
+    keys.extend(volume.config_map.iter().map(|from| ConfigSourceRef::config_map(&from.name)));
     let secret = volume.secret.as_ref().and_then(|from| from.secret_name.as_deref());
-    keys.extend(secret.map(ConfigSourceKey::secret));
+    keys.extend(secret.map(ConfigSourceRef::secret));
     let projected =
         volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
     for source in projected {
-        keys.extend(source.config_map.iter().map(|from| ConfigSourceKey::config_map(&from.name)));
-        keys.extend(source.secret.iter().map(|from| ConfigSourceKey::secret(&from.name)));
+        keys.extend(source.config_map.iter().map(|from| ConfigSourceRef::config_map(&from.name)));
+        keys.extend(source.secret.iter().map(|from| ConfigSourceRef::secret(&from.name)));
     }
     keys
 }

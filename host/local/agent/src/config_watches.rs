@@ -17,41 +17,41 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config_source::{
-    ConfigSourceData, ConfigSourceKey, ConfigSourceKind, ConfigSourceState, config_map_data,
+    ConfigSourceData, ConfigSourceKind, ConfigSourceRef, ConfigSourceState, config_map_data,
     secret_data,
 };
 
 /// How many watches may wait to be started.
 const REQUESTS_MAX: usize = 1024;
 
-type Key = (String, ConfigSourceKey);
+type Key = (String, ConfigSourceRef);
 
 /// A handle that returns the state of a ConfigMap or Secret.
 #[derive(Clone, Debug)]
-pub(crate) struct ConfigWatches {
+pub(crate) struct ConfigMapAndSecretWatches {
     states: Arc<Mutex<BTreeMap<Key, watch::Sender<ConfigSourceState>>>>,
     start: mpsc::Sender<Key>,
 }
 
 /// The part that runs the watches. No state is known before [`serve`](Self::serve) runs.
 #[derive(Debug)]
-pub(crate) struct ConfigWatchServer {
-    watches: ConfigWatches,
+pub(crate) struct ConfigMapSecretWatchTask {
+    watches: ConfigMapAndSecretWatches,
     started: mpsc::Receiver<Key>,
 }
 
-impl ConfigWatches {
-    pub(crate) fn new() -> (Self, ConfigWatchServer) {
+impl ConfigMapAndSecretWatches {
+    pub(crate) fn new() -> (Self, ConfigMapSecretWatchTask) {
         let (start, started) = mpsc::channel(REQUESTS_MAX);
         let watches = Self { states: Arc::default(), start };
-        (watches.clone(), ConfigWatchServer { watches, started })
+        (watches.clone(), ConfigMapSecretWatchTask { watches, started })
     }
 
     /// Returns the state of `key` in `namespace`, now and whenever it changes.
     pub(crate) async fn follow(
         &self,
         namespace: &str,
-        key: &ConfigSourceKey,
+        key: &ConfigSourceRef,
     ) -> watch::Receiver<ConfigSourceState> {
         let key = (namespace.to_owned(), key.clone());
         let (receiver, is_new) = {
@@ -84,8 +84,8 @@ impl ConfigWatches {
     }
 }
 
-impl ConfigWatchServer {
-    /// Runs the watches until every [`ConfigWatches`] is dropped. That does not happen before the agent drops
+impl ConfigMapSecretWatchTask {
+    /// Runs the watches until every [`ConfigMapAndSecretWatches`] is dropped. That does not happen before the agent drops
     /// this future, which holds one itself.
     pub(crate) async fn serve(mut self, client: Client) {
         let mut tasks = JoinSet::new();
@@ -112,7 +112,7 @@ impl ConfigWatchServer {
 
 async fn follow<K>(
     client: Client,
-    watches: ConfigWatches,
+    watches: ConfigMapAndSecretWatches,
     key: Key,
     data: fn(K) -> ConfigSourceData,
 ) where

@@ -37,8 +37,8 @@ mod root;
 mod spec;
 
 pub(crate) use spec::{
-    ContainerProcessSpec, ContainerStartSpec, ContainerTask, ExecSpec, ProcessSpec,
-    RootFilesystemStep,
+    ContainerExecSpec, ContainerLauncherCommand, ContainerProcessSpec, ContainerStartSpec,
+    ProcessSpec, RootFilesystemStep,
 };
 
 /// The exit code of a container process that could not execute its program; container runtimes use the same.
@@ -107,13 +107,13 @@ pub fn container_main(spec_file: &Path) -> Result<Infallible, ContainerError> {
 fn become_container(spec: &ContainerProcessSpec) -> Result<Infallible, ContainerError> {
     setsid().map_err(ContainerError::errno("start a session"))?;
     match &spec.task {
-        ContainerTask::Check { directory, user_namespace } => {
+        ContainerLauncherCommand::Check { directory, user_namespace } => {
             namespace::enter_new(*user_namespace, "tholepin-check")?;
             root::enter(directory)?;
             root::leave_host()?;
             std::process::exit(0);
         }
-        ContainerTask::Start(start) => {
+        ContainerLauncherCommand::Start(start) => {
             namespace::enter_new(start.user_namespace, &start.hostname)?;
             root::enter(&start.root)?;
             for step in &start.steps {
@@ -123,7 +123,7 @@ fn become_container(spec: &ContainerProcessSpec) -> Result<Infallible, Container
             tie_to_parent(spec.parent_pid)?;
             exec(&start.process)
         }
-        ContainerTask::Join(join) => {
+        ContainerLauncherCommand::Join(join) => {
             namespace::join(join.pid, join.user_namespace)?;
             tie_to_parent(spec.parent_pid)?;
             exec(&join.process)

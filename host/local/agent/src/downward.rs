@@ -10,7 +10,7 @@ use crate::quantity;
 
 /// Where a Pod runs. Before the first status the API object does not contain these values.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct DownwardApiSource {
+pub(crate) struct DownwardApiPlacement {
     /// The Kubernetes node.
     pub node: String,
     /// The node's address.
@@ -38,7 +38,7 @@ pub(crate) enum DownwardApiError {
 /// map.
 pub(crate) fn field(
     pod: &Pod,
-    placement: &DownwardApiSource,
+    placement: &DownwardApiPlacement,
     path: &str,
 ) -> Result<String, DownwardApiError> {
     let metadata = &pod.metadata;
@@ -80,7 +80,7 @@ fn map_lines(map: Option<&BTreeMap<String, String>>) -> String {
 /// Returns the value of a resource of the container that the selector names, or else of `container`.
 pub(crate) fn resource(
     pod: &Pod,
-    placement: &DownwardApiSource,
+    placement: &DownwardApiPlacement,
     container: Option<&Container>,
     selector: &ResourceFieldSelector,
 ) -> Result<String, DownwardApiError> {
@@ -122,8 +122,8 @@ fn find_container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
 pub(crate) mod tests {
     use super::*;
 
-    pub(crate) fn placement() -> DownwardApiSource {
-        DownwardApiSource {
+    pub(crate) fn placement() -> DownwardApiPlacement {
+        DownwardApiPlacement {
             node: "node-1".into(),
             host_ip: Ipv4Addr::new(127, 23, 0, 2),
             pod_ip: Ipv4Addr::new(127, 23, 1, 7),

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, EnvFromSource, EnvVarSource, Pod};
 
-use crate::config_source::{self, ConfigSourceError, ConfigSourceKey, ConfigSourceStates};
-use crate::downward::{self, DownwardApiError, DownwardApiSource};
+use crate::config_source::{self, ConfigSourceError, ConfigSourceRef, ConfigSourceStates};
+use crate::downward::{self, DownwardApiError, DownwardApiPlacement};
 use crate::expand::expand;
 
 /// Why the environment of a container cannot be built yet. Reported as `CreateContainerConfigError`.
@@ -29,7 +29,7 @@ pub(crate) enum EnvError {
 #[derive(Clone, Copy)]
 pub(crate) struct EnvSources<'a> {
     pub pod: &'a Pod,
-    pub placement: &'a DownwardApiSource,
+    pub placement: &'a DownwardApiPlacement,
     pub references: &'a ConfigSourceStates,
     /// The variables of the image. The container's own variables override them.
     pub image: &'a BTreeMap<String, String>,
@@ -67,9 +67,9 @@ fn add_all(
     let config_map = source.config_map_ref.as_ref();
     let secret = source.secret_ref.as_ref();
     let named = config_map
-        .map(|from| (ConfigSourceKey::config_map(&from.name), from.optional))
+        .map(|from| (ConfigSourceRef::config_map(&from.name), from.optional))
         .into_iter()
-        .chain(secret.map(|from| (ConfigSourceKey::secret(&from.name), from.optional)));
+        .chain(secret.map(|from| (ConfigSourceRef::secret(&from.name), from.optional)));
     for (key, optional) in named {
         let data = config_source::data(references, &key, optional == Some(true))?;
         for (name, value) in data.into_iter().flatten() {
@@ -86,7 +86,7 @@ fn from_source(
     name: &str,
     source: &EnvVarSource,
 ) -> Result<Option<String>, EnvError> {
-    let key_of = |reference: ConfigSourceKey, key: &str, optional: Option<bool>| {
+    let key_of = |reference: ConfigSourceRef, key: &str, optional: Option<bool>| {
         let optional = optional == Some(true);
         let data = config_source::data(input.references, &reference, optional)?;
         match data.and_then(|data| data.get(key)) {
@@ -96,10 +96,10 @@ fn from_source(
         }
     };
     if let Some(from) = &source.config_map_key_ref {
-        return Ok(key_of(ConfigSourceKey::config_map(&from.name), &from.key, from.optional)?);
+        return Ok(key_of(ConfigSourceRef::config_map(&from.name), &from.key, from.optional)?);
     }
     if let Some(from) = &source.secret_key_ref {
-        return Ok(key_of(ConfigSourceKey::secret(&from.name), &from.key, from.optional)?);
+        return Ok(key_of(ConfigSourceRef::secret(&from.name), &from.key, from.optional)?);
     }
     if let Some(from) = &source.field_ref {
         return Ok(Some(downward::field(input.pod, input.placement, &from.field_path)?));
@@ -124,9 +124,9 @@ mod tests {
             ConfigSourceState::Present(Arc::new(BTreeMap::from([(key.into(), value.into())])))
         };
         BTreeMap::from([
-            (ConfigSourceKey::config_map("settings"), present("mode", "fast")),
-            (ConfigSourceKey::secret("auth"), present("password", "s3cret")),
-            (ConfigSourceKey::config_map("absent"), ConfigSourceState::Missing),
+            (ConfigSourceRef::config_map("settings"), present("mode", "fast")),
+            (ConfigSourceRef::secret("auth"), present("password", "s3cret")),
+            (ConfigSourceRef::config_map("absent"), ConfigSourceState::Missing),
         ])
     }
 

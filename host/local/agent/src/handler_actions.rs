@@ -14,7 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::container::{ContainerProcessSpec, ContainerTask, ExecSpec, ProcessSpec};
+use crate::container::{
+    ContainerExecSpec, ContainerLauncherCommand, ContainerProcessSpec, ProcessSpec,
+};
 use crate::orphans;
 use crate::processes::{ProcessOutput, ProcessSpawner};
 
@@ -116,7 +118,7 @@ fn port_number(port: &IntOrString, container: &Container) -> Option<u16> {
 
 /// Why the action of a probe or hook failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum HandlerError {
+pub(crate) enum ProbeOrHookError {
     #[error("{0}")]
     Unsupported(String),
     #[error("timed out after {0:?}")]
@@ -163,7 +165,7 @@ pub(crate) async fn perform(
     inside: &ExecTarget,
     name: &str,
     limit: Duration,
-) -> Result<(), HandlerError> {
+) -> Result<(), ProbeOrHookError> {
     match action {
         HandlerAction::Exec(argv) => exec(argv, inside, name, limit).await,
         HandlerAction::Connect { host, port } => {
@@ -176,15 +178,15 @@ pub(crate) async fn perform(
             tokio::time::sleep((*pause).min(limit)).await;
             Ok(())
         }
-        HandlerAction::Unsupported(why) => Err(HandlerError::Unsupported(why.clone())),
+        HandlerAction::Unsupported(why) => Err(ProbeOrHookError::Unsupported(why.clone())),
     }
 }
 
 async fn within<T>(
     limit: Duration,
-    action: impl Future<Output = Result<T, HandlerError>>,
-) -> Result<T, HandlerError> {
-    timeout(limit, action).await.unwrap_or(Err(HandlerError::TimedOut(limit)))
+    action: impl Future<Output = Result<T, ProbeOrHookError>>,
+) -> Result<T, ProbeOrHookError> {
+    timeout(limit, action).await.unwrap_or(Err(ProbeOrHookError::TimedOut(limit)))
 }
 
 async fn exec(
@@ -192,12 +194,12 @@ async fn exec(
     inside: &ExecTarget,
     name: &str,
     limit: Duration,
-) -> Result<(), HandlerError> {
+) -> Result<(), ProbeOrHookError> {
     let spec_file = inside.directory.join(format!("{name}.json"));
     let spec = ContainerProcessSpec {
         parent_pid: i32::try_from(std::process::id()).unwrap_or_default(),
         error_file: inside.directory.join(format!("{name}.error")),
-        task: ContainerTask::Join(ExecSpec {
+        task: ContainerLauncherCommand::Join(ContainerExecSpec {
             pid: inside.pid,
             user_namespace: inside.user_namespace,
             process: ProcessSpec {
@@ -207,29 +209,29 @@ async fn exec(
             },
         }),
     };
-    spec.write(&spec_file).map_err(HandlerError::Prepare)?;
+    spec.write(&spec_file).map_err(ProbeOrHookError::Prepare)?;
     let launched = inside.processes.launch(spec_file, ProcessOutput::Capture).await;
-    let mut launched = launched.map_err(HandlerError::Start)?;
+    let mut launched = launched.map_err(ProbeOrHookError::Start)?;
     let exit = match timeout(limit, &mut launched.exit).await {
         Ok(exit) => exit,
         Err(_) => {
             orphans::kill_session(launched.pid);
             let _ = timeout(Duration::from_secs(1), &mut launched.exit).await;
-            return Err(HandlerError::CommandTimedOut { argv: argv.to_vec(), limit });
+            return Err(ProbeOrHookError::CommandTimedOut { argv: argv.to_vec(), limit });
         }
     };
-    let exit = exit.map_err(|_| HandlerError::AgentStopping)?;
+    let exit = exit.map_err(|_| ProbeOrHookError::AgentStopping)?;
     if exit.code == 0 {
         return Ok(());
     }
     let why = std::fs::read_to_string(&spec.error_file).unwrap_or_default();
     let output = if why.is_empty() { exit.output } else { why };
-    Err(HandlerError::Exited { argv: argv.to_vec(), code: exit.code, output })
+    Err(ProbeOrHookError::Exited { argv: argv.to_vec(), code: exit.code, output })
 }
 
-async fn connect(host: &str, port: u16) -> Result<TcpStream, HandlerError> {
+async fn connect(host: &str, port: u16) -> Result<TcpStream, ProbeOrHookError> {
     let connected = TcpStream::connect((host, port)).await;
-    connected.map_err(|source| HandlerError::Connect { host: host.to_owned(), port, source })
+    connected.map_err(|source| ProbeOrHookError::Connect { host: host.to_owned(), port, source })
 }
 
 async fn get(
@@ -237,7 +239,7 @@ async fn get(
     port: u16,
     path: &str,
     headers: &[(String, String)],
-) -> Result<(), HandlerError> {
+) -> Result<(), ProbeOrHookError> {
     let mut stream = connect(host, port).await?;
     let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let mut request = format!("GET {path} HTTP/1.1\r\nConnection: close\r\n");
@@ -253,7 +255,7 @@ async fn get(
     }
     request.push_str("\r\n");
     let url = format!("http://{host}:{port}{path}");
-    let failed = |source| HandlerError::Get { url: url.clone(), source };
+    let failed = |source| ProbeOrHookError::Get { url: url.clone(), source };
     stream.write_all(request.as_bytes()).await.map_err(failed)?;
     let mut response = Vec::new();
     let mut chunk = [0_u8; STATUS_LINE_BYTES_MAX];
@@ -266,8 +268,8 @@ async fn get(
     }
     match status_code(&response) {
         Some(200..400) => Ok(()),
-        Some(code) => Err(HandlerError::Status { url, code }),
-        None => Err(HandlerError::NotHttp { url }),
+        Some(code) => Err(ProbeOrHookError::Status { url, code }),
+        None => Err(ProbeOrHookError::NotHttp { url }),
     }
 }
 

@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 mod pull;
 
-pub(crate) use pull::{ImageStore, PulledImage};
+pub(crate) use pull::{ImageStore, RunnableImage};
 
 /// The table that maps images to programs.
 #[derive(Clone, Debug)]

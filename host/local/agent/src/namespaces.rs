@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use nix::unistd::geteuid;
 
-use crate::container::{ContainerProcessSpec, ContainerTask};
+use crate::container::{ContainerLauncherCommand, ContainerProcessSpec};
 use crate::directory::empty_directory;
 use crate::processes::{ProcessOutput, ProcessSpawner};
 
@@ -15,7 +15,7 @@ const CHECK_DEADLINE: Duration = Duration::from_secs(10);
 /// Why containers cannot get a private root on this machine.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum NamespaceError {
+pub enum LinuxNamespaceError {
     /// The kernel or its settings forbid it.
     #[error("containers cannot get a private root on this machine ({refusal}): {advice}")]
     Forbidden {
@@ -40,8 +40,8 @@ pub enum NamespaceError {
 pub async fn probe_namespaces(
     container_program: &Path,
     directory: &Path,
-) -> Result<&'static str, NamespaceError> {
-    let check = |source| NamespaceError::Check { source };
+) -> Result<&'static str, LinuxNamespaceError> {
+    let check = |source| LinuxNamespaceError::Check { source };
     let (processes, thread) = ProcessSpawner::start(container_program.to_owned()).map_err(check)?;
     let user_namespace = probe(&processes, directory).await;
     drop(processes);
@@ -66,18 +66,18 @@ pub async fn probe_namespaces(
 pub(crate) async fn probe(
     processes: &ProcessSpawner,
     directory: &Path,
-) -> Result<bool, NamespaceError> {
+) -> Result<bool, LinuxNamespaceError> {
     let kinds: &[bool] = if geteuid().is_root() { &[false, true] } else { &[true] };
     let mut refusal = String::new();
     for user_namespace in kinds {
         match check(processes, directory, *user_namespace).await {
             Ok(None) => return Ok(*user_namespace),
             Ok(Some(error)) => refusal = error,
-            Err(source) => return Err(NamespaceError::Check { source }),
+            Err(source) => return Err(LinuxNamespaceError::Check { source }),
         }
     }
     let settings = UserNamespaceSysctls::read();
-    Err(NamespaceError::Forbidden { refusal, advice: settings.advice() })
+    Err(LinuxNamespaceError::Forbidden { refusal, advice: settings.advice() })
 }
 
 /// Tries one kind of namespace. Returns the error text if the kernel refuses it.
@@ -92,7 +92,7 @@ async fn check(
     let spec = ContainerProcessSpec {
         parent_pid: i32::try_from(std::process::id()).unwrap_or_default(),
         error_file: error_file.clone(),
-        task: ContainerTask::Check { directory: root.clone(), user_namespace },
+        task: ContainerLauncherCommand::Check { directory: root.clone(), user_namespace },
     };
     spec.write(&spec_file)?;
     let launched = processes.launch(spec_file.clone(), ProcessOutput::Capture).await?;

@@ -26,7 +26,7 @@ pub struct NodeOptions {
 }
 
 /// Allocates the addresses of Pods.
-pub trait AddressPool: Send + Sync + Debug {
+pub trait PodAddressAllocator: Send + Sync + Debug {
     /// Returns the address of the Pod `uid`, which keeps the one that it has. `preferred` is the address in the
     /// Pod's status, for a Pod that an earlier agent ran. Returns `None` if all addresses are in use.
     fn allocate(&self, uid: &str, preferred: Option<Ipv4Addr>) -> Option<Ipv4Addr>;
@@ -57,7 +57,7 @@ pub struct AgentOptions {
     /// [`container_main`](crate::container_main).
     pub container_program: PathBuf,
     /// The addresses of Pods.
-    pub addresses: Arc<dyn AddressPool>,
+    pub addresses: Arc<dyn PodAddressAllocator>,
     /// The names that Pods can resolve.
     pub hosts: Arc<dyn HostAliasSource>,
     /// Whether Pods may mount directories of this machine.

@@ -102,7 +102,7 @@ fn root_of(mountinfo: &str) -> Option<&str> {
 
 /// The result of [`clean_up`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OrphanCleanup {
+pub struct OrphanCleanupResult {
     /// How many processes were still running.
     pub processes: usize,
 }
@@ -120,7 +120,7 @@ pub struct OrphanCleanup {
 /// # Errors
 ///
 /// Returns an error if a process does not end or if a directory cannot be removed.
-pub fn clean_up(directory: &Path) -> io::Result<OrphanCleanup> {
+pub fn clean_up(directory: &Path) -> io::Result<OrphanCleanupResult> {
     let mut runs = Vec::new();
     let mut roots = Vec::new();
     let mut processes = 0;
@@ -147,7 +147,7 @@ pub fn clean_up(directory: &Path) -> io::Result<OrphanCleanup> {
     for path in roots.iter().filter(|path| path.exists()) {
         fs::remove_dir_all(path)?;
     }
-    Ok(OrphanCleanup { processes })
+    Ok(OrphanCleanupResult { processes })
 }
 
 fn end_recorded(record: &ProcessRecord) -> bool {
@@ -189,12 +189,12 @@ mod tests {
             log: "0.log".into(),
         };
         pod.record("c", &record).unwrap();
-        assert_eq!(clean_up(directory.path()).unwrap(), OrphanCleanup { processes: 0 });
+        assert_eq!(clean_up(directory.path()).unwrap(), OrphanCleanupResult { processes: 0 });
         assert_eq!(child.try_wait().unwrap(), None, "another process of that number must live");
 
         record.start_ticks = ticks;
         pod.record("c", &record).unwrap();
-        assert_eq!(clean_up(directory.path()).unwrap(), OrphanCleanup { processes: 1 });
+        assert_eq!(clean_up(directory.path()).unwrap(), OrphanCleanupResult { processes: 1 });
         assert!(!child.wait().unwrap().success());
         assert!(!pod.run("c", "deadbeef").exists());
         assert_eq!(pod.recorded("c"), None);

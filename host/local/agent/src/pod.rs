@@ -27,12 +27,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::config_source::{self, ConfigSourceKey, ConfigSourceState, ConfigSourceStates};
-use crate::config_watches::ConfigWatches;
+use crate::config_source::{self, ConfigSourceRef, ConfigSourceState, ConfigSourceStates};
+use crate::config_watches::ConfigMapAndSecretWatches;
 use crate::directory::PodDirectory;
-use crate::downward::DownwardApiSource;
+use crate::downward::DownwardApiPlacement;
 use crate::events::{EventKey, EventRecorder};
-use crate::handler_actions::HandlerError;
+use crate::handler_actions::ProbeOrHookError;
 use crate::images::ImageStore;
 use crate::lifecycle::{
     ContainerAction, ContainerTermination, PodLifecycle, PodTerminationCause, StartFailure,
@@ -40,9 +40,9 @@ use crate::lifecycle::{
 use crate::options::AgentOptions;
 use crate::probe::ProbeKind;
 use crate::processes::{ProcessExit, ProcessSpawner};
-use crate::rootfs::HostPaths;
-use crate::status::{PodAddresses, status};
-use crate::storage::{self, VolumeProvisioner};
+use crate::rootfs::ContainerHostPaths;
+use crate::status::{PodStatusAddresses, status};
+use crate::storage::{self, PodVolumePreparer};
 
 mod end;
 mod launch;
@@ -64,27 +64,27 @@ const ADDRESS_RETRY: Duration = Duration::from_secs(1);
 /// The state that all Pods of one agent share.
 #[derive(Debug)]
 pub(crate) struct AgentContext {
-    pub client: KubeClient,
+    pub client: KubeClientWithDebug,
     pub options: AgentOptions,
     pub images: ImageStore,
-    pub machine: HostPaths,
+    pub machine: ContainerHostPaths,
     pub processes: ProcessSpawner,
-    pub watches: ConfigWatches,
+    pub watches: ConfigMapAndSecretWatches,
     pub events: EventRecorder,
     pub user_namespace: bool,
 }
 
 /// A client with an implementation of `Debug`.
 #[derive(Clone)]
-pub(crate) struct KubeClient(pub Client);
+pub(crate) struct KubeClientWithDebug(pub Client);
 
-impl std::fmt::Debug for KubeClient {
+impl std::fmt::Debug for KubeClientWithDebug {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("KubeClient")
     }
 }
 
-impl std::ops::Deref for KubeClient {
+impl std::ops::Deref for KubeClientWithDebug {
     type Target = Client;
 
     fn deref(&self) -> &Client {
@@ -106,13 +106,13 @@ pub(crate) struct PodSignals {
 
 /// An event that a task of the Pod reports.
 #[derive(Debug)]
-enum PodTaskEvent {
+enum PodTaskReport {
     Started { index: usize, result: Result<Box<StartedContainer>, StartFailure> },
     Exited { index: usize, run: String, exit: ProcessExit },
     Swept { index: usize },
-    PostStart { index: usize, run: String, result: Result<(), HandlerError> },
+    PostStart { index: usize, run: String, result: Result<(), ProbeOrHookError> },
     Verdict { index: usize, run: String, kind: ProbeKind, passed: bool, failure: String },
-    Reference { key: ConfigSourceKey, found: ConfigSourceState },
+    Reference { key: ConfigSourceRef, found: ConfigSourceState },
 }
 
 /// A run of a container that has not ended.
@@ -139,7 +139,7 @@ enum PodTaskOutcome {
 struct PodWorker {
     node: Arc<AgentContext>,
     pod: Arc<Pod>,
-    placement: DownwardApiSource,
+    placement: DownwardApiPlacement,
     directory: PodDirectory,
     lifecycle: PodLifecycle,
     running: BTreeMap<usize, RunningContainer>,
@@ -149,7 +149,7 @@ struct PodWorker {
     /// been read.
     held: BTreeSet<usize>,
     references: ConfigSourceStates,
-    task_events: mpsc::Sender<PodTaskEvent>,
+    task_events: mpsc::Sender<PodTaskReport>,
     tasks: JoinSet<()>,
     writer: JoinSet<()>,
     statuses: Option<watch::Sender<Option<PodStatus>>>,
@@ -177,7 +177,7 @@ pub(crate) async fn run_pod(node: Arc<AgentContext>, mut signals: PodSignals) {
 async fn allocate_placement(
     node: &AgentContext,
     signals: &mut PodSignals,
-) -> Option<DownwardApiSource> {
+) -> Option<DownwardApiPlacement> {
     loop {
         let pod = signals.pod.borrow_and_update().clone();
         let uid = pod.uid()?;
@@ -186,7 +186,7 @@ async fn allocate_placement(
             let options = &node.options.node;
             let capacity = quantities(&options.capacity);
             let (node, host_ip) = (options.name.clone(), options.address);
-            return Some(DownwardApiSource { node, host_ip, pod_ip, capacity });
+            return Some(DownwardApiPlacement { node, host_ip, pod_ip, capacity });
         }
         if pod.metadata.deletion_timestamp.is_some() {
             write::remove(node.client.0.clone(), &pod).await;
@@ -211,8 +211,8 @@ impl PodWorker {
     fn new(
         node: Arc<AgentContext>,
         pod: Arc<Pod>,
-        placement: DownwardApiSource,
-        task_events: mpsc::Sender<PodTaskEvent>,
+        placement: DownwardApiPlacement,
+        task_events: mpsc::Sender<PodTaskReport>,
     ) -> Self {
         let uid = pod.uid().unwrap_or_default();
         let (statuses, to_write) = watch::channel(None);
@@ -248,7 +248,7 @@ impl PodWorker {
             self.tasks.spawn(async move {
                 while follow.changed().await.is_ok() {
                     let found = follow.borrow_and_update().clone();
-                    let event = PodTaskEvent::Reference { key: key.clone(), found };
+                    let event = PodTaskReport::Reference { key: key.clone(), found };
                     if task_events.send(event).await.is_err() {
                         return;
                     }
@@ -261,7 +261,7 @@ impl PodWorker {
     async fn run(
         &mut self,
         mut signals: PodSignals,
-        mut events: mpsc::Receiver<PodTaskEvent>,
+        mut events: mpsc::Receiver<PodTaskReport>,
     ) -> PodTaskOutcome {
         let mut names = self.node.options.hosts.lines(&self.pod.namespace().unwrap_or_default());
         self.write_hosts(&mut names);
@@ -338,8 +338,8 @@ impl PodWorker {
         self.storage().refresh(&self.references);
     }
 
-    fn storage(&self) -> VolumeProvisioner<'_> {
-        VolumeProvisioner {
+    fn storage(&self) -> PodVolumePreparer<'_> {
+        PodVolumePreparer {
             client: &self.node.client,
             pod: &self.pod,
             placement: &self.placement,
@@ -381,7 +381,7 @@ impl PodWorker {
     /// Publishes the status to the API server if it changed.
     fn publish_status(&mut self) {
         let addresses =
-            PodAddresses { host: self.placement.host_ip, pod: Some(self.placement.pod_ip) };
+            PodStatusAddresses { host: self.placement.host_ip, pod: Some(self.placement.pod_ip) };
         let now = Timestamp::now();
         let status = status(&self.pod, &self.lifecycle, addresses, &self.status, now);
         let first = self.statuses.as_ref().is_some_and(|statuses| statuses.borrow().is_none());
@@ -394,25 +394,25 @@ impl PodWorker {
         }
     }
 
-    fn handle_event(&mut self, event: PodTaskEvent) {
+    fn handle_event(&mut self, event: PodTaskReport) {
         match event {
-            PodTaskEvent::Started { index, result: Ok(started) } => {
+            PodTaskReport::Started { index, result: Ok(started) } => {
                 self.container_started(index, *started)
             }
-            PodTaskEvent::Started { index, result: Err(failure) } => {
+            PodTaskReport::Started { index, result: Err(failure) } => {
                 self.start_failed(index, failure)
             }
-            PodTaskEvent::Exited { index, run, exit } => self.exited(index, &run, exit),
-            PodTaskEvent::Swept { index } => {
+            PodTaskReport::Exited { index, run, exit } => self.exited(index, &run, exit),
+            PodTaskReport::Swept { index } => {
                 self.sweeping.remove(&index);
             }
-            PodTaskEvent::PostStart { index, run, result } => self.post_start(index, &run, result),
-            PodTaskEvent::Verdict { index, run, kind, passed, failure } => {
+            PodTaskReport::PostStart { index, run, result } => self.post_start(index, &run, result),
+            PodTaskReport::Verdict { index, run, kind, passed, failure } => {
                 if self.is_current(index, &run) {
                     self.verdict(index, kind, passed, failure);
                 }
             }
-            PodTaskEvent::Reference { key, found } => {
+            PodTaskReport::Reference { key, found } => {
                 self.references.insert(key, found);
                 self.storage().refresh(&self.references);
                 self.lifecycle.retry_now();

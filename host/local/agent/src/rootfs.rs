@@ -10,7 +10,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::container::RootFilesystemStep;
-use crate::images::PulledImage;
+use crate::images::RunnableImage;
 
 /// The directory of the image's commands, which is the first on the container's `PATH`.
 const COMMANDS: &str = "/opt/image/bin";
@@ -55,7 +55,7 @@ pub(crate) fn default_path() -> String {
 
 /// A volume, mounted into a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RootMount {
+pub(crate) struct RootfsVolumeMount {
     /// A directory or file of the machine, without symlinks.
     pub source: PathBuf,
     /// The mount point inside the container.
@@ -68,11 +68,11 @@ pub(crate) struct RootMount {
 
 /// The paths of this machine that every container sees. They are read once, when the agent starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct HostPaths {
+pub(crate) struct ContainerHostPaths {
     steps: Vec<RootFilesystemStep>,
 }
 
-impl HostPaths {
+impl ContainerHostPaths {
     /// Reads the paths of this machine.
     pub(crate) fn read() -> Self {
         let mut steps = Vec::new();
@@ -122,11 +122,11 @@ fn bind(source: &Path, target: &Path, read_only: bool) -> RootFilesystemStep {
 
 /// Returns all steps for one container. `mounts` may be in any order.
 pub(crate) fn steps(
-    machine: &HostPaths,
-    image: &PulledImage,
+    machine: &ContainerHostPaths,
+    image: &RunnableImage,
     pod_files: &Path,
     workdir: &Path,
-    mounts: &[RootMount],
+    mounts: &[RootfsVolumeMount],
 ) -> Vec<RootFilesystemStep> {
     let directory =
         |path: &str, mode| RootFilesystemStep::Directory { target: path.into(), mode: Some(mode) };
@@ -160,11 +160,11 @@ pub(crate) fn steps(
         steps.push(link(Path::new(COMMANDS).join(name), program.clone()));
     }
     steps.push(RootFilesystemStep::Directory { target: workdir.to_owned(), mode: None });
-    let mut mounts: Vec<&RootMount> = mounts.iter().collect();
+    let mut mounts: Vec<&RootfsVolumeMount> = mounts.iter().collect();
     // A mount hides everything that was mounted below it before, so outer mounts come first.
     mounts.sort_by_key(|mount| (mount.target.components().count(), &mount.target));
     steps.extend(mounts.into_iter().cloned().map(|mount| {
-        let RootMount { source, target, read_only, no_symlinks } = mount;
+        let RootfsVolumeMount { source, target, read_only, no_symlinks } = mount;
         RootFilesystemStep::Bind { source, target, read_only, no_symlinks }
     }));
     steps
@@ -178,17 +178,22 @@ fn is_top(path: &Path) -> bool {
 mod tests {
     use super::*;
 
-    fn mount(source: &str, target: &str) -> RootMount {
+    fn mount(source: &str, target: &str) -> RootfsVolumeMount {
         let (source, target) = (source.into(), target.into());
-        RootMount { source, target, read_only: false, no_symlinks: false }
+        RootfsVolumeMount { source, target, read_only: false, no_symlinks: false }
     }
 
     #[test]
     fn outer_volumes_are_mounted_before_inner_ones() {
-        let image = PulledImage::for_tests("/bin/sh");
+        let image = RunnableImage::for_tests("/bin/sh");
         let mounts = [mount("/v/b", "/data/inner"), mount("/v/a", "/data")];
-        let steps =
-            steps(&HostPaths::default(), &image, Path::new("/pod"), Path::new("/data"), &mounts);
+        let steps = steps(
+            &ContainerHostPaths::default(),
+            &image,
+            Path::new("/pod"),
+            Path::new("/data"),
+            &mounts,
+        );
         let targets: Vec<_> = steps
             .iter()
             .filter_map(|step| match step {
@@ -205,8 +210,9 @@ mod tests {
 
     #[test]
     fn a_program_outside_the_usual_directories_is_mounted_with_its_directory() {
-        let image = PulledImage::for_tests("/engines/redis-8/redis-server");
-        let steps = steps(&HostPaths::default(), &image, Path::new("/pod"), Path::new("/"), &[]);
+        let image = RunnableImage::for_tests("/engines/redis-8/redis-server");
+        let steps =
+            steps(&ContainerHostPaths::default(), &image, Path::new("/pod"), Path::new("/"), &[]);
         assert!(steps.contains(&bind(
             Path::new("/engines/redis-8"),
             Path::new("/engines/redis-8"),

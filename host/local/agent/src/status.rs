@@ -19,7 +19,7 @@ use crate::lifecycle::{
 
 /// The addresses of a Pod and of its node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct PodAddresses {
+pub(crate) struct PodStatusAddresses {
     pub host: Ipv4Addr,
     pub pod: Option<Ipv4Addr>,
 }
@@ -29,7 +29,7 @@ pub(crate) struct PodAddresses {
 pub(crate) fn status(
     pod: &Pod,
     lifecycle: &PodLifecycle,
-    addresses: PodAddresses,
+    addresses: PodStatusAddresses,
     previous: &PodStatus,
     now: Timestamp,
 ) -> PodStatus {
@@ -171,7 +171,7 @@ fn whole_seconds(time: Timestamp) -> Timestamp {
 fn conditions(
     pod: &Pod,
     lifecycle: &PodLifecycle,
-    addresses: PodAddresses,
+    addresses: PodStatusAddresses,
     previous: &PodStatus,
     now: Timestamp,
 ) -> Vec<PodCondition> {
@@ -295,9 +295,9 @@ mod tests {
         Timestamp::from_second(1_000_000 + second).unwrap()
     }
 
-    fn addresses() -> PodAddresses {
+    fn addresses() -> PodStatusAddresses {
         let pod = Some(Ipv4Addr::new(127, 23, 1, 7));
-        PodAddresses { host: Ipv4Addr::new(127, 23, 0, 2), pod }
+        PodStatusAddresses { host: Ipv4Addr::new(127, 23, 0, 2), pod }
     }
 
     fn pod() -> Pod {

@@ -14,10 +14,10 @@ use kube::{Api, Client, ResourceExt};
 
 use crate::config_source::ConfigSourceStates;
 use crate::directory::PodDirectory;
-use crate::downward::DownwardApiSource;
+use crate::downward::DownwardApiPlacement;
 use crate::expand::expand;
-use crate::rootfs::RootMount;
-use crate::volume::{self, VolumeContent, VolumeError, is_inside, payload};
+use crate::rootfs::RootfsVolumeMount;
+use crate::volume::{self, VolumeContent, VolumeContentError, is_inside, payload};
 
 /// A volume that exists on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,9 +29,9 @@ pub(crate) struct PreparedVolume {
 
 /// Why a volume cannot be provided.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StorageError {
+pub(crate) enum VolumePreparationError {
     #[error(transparent)]
-    Volume(#[from] VolumeError),
+    Volume(#[from] VolumeContentError),
     #[error("volume `{volume}`: create it on disk")]
     Disk { volume: String, source: io::Error },
     #[error("volume `{volume}`: read the claim `{claim}`")]
@@ -56,20 +56,20 @@ pub(crate) enum StorageError {
 
 /// The inputs for creating volumes.
 #[derive(Clone, Copy)]
-pub(crate) struct VolumeProvisioner<'a> {
+pub(crate) struct PodVolumePreparer<'a> {
     pub client: &'a Client,
     pub pod: &'a Pod,
-    pub placement: &'a DownwardApiSource,
+    pub placement: &'a DownwardApiPlacement,
     pub directory: &'a PodDirectory,
     pub allow_host_path: bool,
 }
 
-impl VolumeProvisioner<'_> {
+impl PodVolumePreparer<'_> {
     /// Creates all volumes of the Pod. Updates those that follow a source.
     pub(crate) async fn prepare(
         self,
         references: &ConfigSourceStates,
-    ) -> Result<BTreeMap<String, PreparedVolume>, StorageError> {
+    ) -> Result<BTreeMap<String, PreparedVolume>, VolumePreparationError> {
         let mut prepared = BTreeMap::new();
         for volume in self.volumes() {
             prepared.insert(volume.name.clone(), self.prepare_volume(volume, references).await?);
@@ -101,9 +101,9 @@ impl VolumeProvisioner<'_> {
         self,
         volume: &Volume,
         references: &ConfigSourceStates,
-    ) -> Result<PreparedVolume, StorageError> {
+    ) -> Result<PreparedVolume, VolumePreparationError> {
         let path = self.directory.volume(&volume.name);
-        let disk = |source| StorageError::Disk { volume: volume.name.clone(), source };
+        let disk = |source| VolumePreparationError::Disk { volume: volume.name.clone(), source };
         let (path, read_only) = match volume::content(self.pod, self.placement, references, volume)?
         {
             VolumeContent::Empty => {
@@ -118,40 +118,51 @@ impl VolumeProvisioner<'_> {
             }
             VolumeContent::Claim(claim) => (self.claimed(&volume.name, &claim).await?, false),
             VolumeContent::HostPath(path) if self.allow_host_path => (path, false),
-            VolumeContent::HostPath(_) => return Err(StorageError::HostPath(volume.name.clone())),
+            VolumeContent::HostPath(_) => {
+                return Err(VolumePreparationError::HostPath(volume.name.clone()));
+            }
         };
         let path = path.canonicalize().map_err(disk)?;
         Ok(PreparedVolume { path, read_only })
     }
 
     /// Returns the directory of a claim: that of the `hostPath` or `local` volume to which it is bound.
-    async fn claimed(self, volume: &str, claim: &str) -> Result<PathBuf, StorageError> {
+    async fn claimed(self, volume: &str, claim: &str) -> Result<PathBuf, VolumePreparationError> {
         let (volume, claim) = (volume.to_owned(), claim.to_owned());
         let namespace = self.pod.namespace().unwrap_or_default();
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &namespace);
         let found = match claims.get_opt(&claim).await {
             Ok(Some(found)) => found,
-            Ok(None) => return Err(StorageError::NoClaim { volume, claim }),
+            Ok(None) => return Err(VolumePreparationError::NoClaim { volume, claim }),
             Err(error) => {
-                return Err(StorageError::ReadClaim { volume, claim, source: Box::new(error) });
+                return Err(VolumePreparationError::ReadClaim {
+                    volume,
+                    claim,
+                    source: Box::new(error),
+                });
             }
         };
         let bound = found.status.and_then(|status| status.phase).as_deref() == Some("Bound");
         let name = found.spec.and_then(|spec| spec.volume_name).filter(|_| bound);
-        let Some(name) = name else { return Err(StorageError::ClaimNotBound { volume, claim }) };
+        let Some(name) = name else {
+            return Err(VolumePreparationError::ClaimNotBound { volume, claim });
+        };
         let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
         let found = match volumes.get(&name).await {
             Ok(found) => found,
             Err(error) => {
                 let source = Box::new(error);
-                return Err(StorageError::ReadPersistentVolume { volume, name, source });
+                return Err(VolumePreparationError::ReadPersistentVolume { volume, name, source });
             }
         };
         let spec = found.spec.unwrap_or_default();
         let host_path = spec.host_path.map(|host_path| host_path.path);
         let path = host_path.or_else(|| spec.local.map(|local| local.path)).map(PathBuf::from);
-        let Some(path) = path else { return Err(StorageError::NoDirectory { volume, name }) };
-        fs::create_dir_all(&path).map_err(|source| StorageError::Disk { volume, source })?;
+        let Some(path) = path else {
+            return Err(VolumePreparationError::NoDirectory { volume, name });
+        };
+        fs::create_dir_all(&path)
+            .map_err(|source| VolumePreparationError::Disk { volume, source })?;
         Ok(path)
     }
 }
@@ -166,12 +177,13 @@ pub(crate) fn mounts(
     container: &Container,
     volumes: &BTreeMap<String, PreparedVolume>,
     env: &BTreeMap<String, String>,
-) -> Result<Vec<RootMount>, StorageError> {
+) -> Result<Vec<RootfsVolumeMount>, VolumePreparationError> {
     let all = container.volume_mounts.iter().flatten();
     all.map(|mount| {
-        let volume =
-            volumes.get(&mount.name).ok_or_else(|| StorageError::NoVolume(mount.name.clone()))?;
-        Ok(RootMount {
+        let volume = volumes
+            .get(&mount.name)
+            .ok_or_else(|| VolumePreparationError::NoVolume(mount.name.clone()))?;
+        Ok(RootfsVolumeMount {
             source: source(mount, volume, env)?,
             target: Path::new("/").join(&mount.mount_path),
             read_only: volume.read_only || mount.read_only == Some(true),
@@ -186,15 +198,17 @@ fn source(
     mount: &VolumeMount,
     volume: &PreparedVolume,
     env: &BTreeMap<String, String>,
-) -> Result<PathBuf, StorageError> {
+) -> Result<PathBuf, VolumePreparationError> {
     let expression = mount.sub_path_expr.as_ref().map(|expression| expand(expression, env));
     let sub_path = expression.or_else(|| mount.sub_path.clone()).unwrap_or_default();
     if sub_path.is_empty() {
         return Ok(volume.path.clone());
     }
-    let outside =
-        || StorageError::SubPathOutside { volume: mount.name.clone(), sub_path: sub_path.clone() };
-    let disk = |source| StorageError::SubPath {
+    let outside = || VolumePreparationError::SubPathOutside {
+        volume: mount.name.clone(),
+        sub_path: sub_path.clone(),
+    };
+    let disk = |source| VolumePreparationError::SubPath {
         volume: mount.name.clone(),
         sub_path: sub_path.clone(),
         source,
@@ -220,7 +234,7 @@ fn source(
 /// it.
 pub(crate) fn write_hosts(
     pod: &Pod,
-    placement: &DownwardApiSource,
+    placement: &DownwardApiPlacement,
     directory: &PodDirectory,
     names: &str,
 ) -> io::Result<()> {

@@ -9,8 +9,8 @@ use k8s_openapi::api::core::v1::{
     DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, Volume, VolumeProjection,
 };
 
-use crate::config_source::{self, ConfigSourceError, ConfigSourceKey, ConfigSourceStates};
-use crate::downward::{self, DownwardApiError, DownwardApiSource};
+use crate::config_source::{self, ConfigSourceError, ConfigSourceRef, ConfigSourceStates};
+use crate::downward::{self, DownwardApiError, DownwardApiPlacement};
 
 pub(crate) mod payload;
 
@@ -42,7 +42,7 @@ pub(crate) enum VolumeContent {
 
 /// Why the content of a volume cannot be computed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum VolumeError {
+pub(crate) enum VolumeContentError {
     #[error("volume `{volume}`")]
     Reference { volume: String, source: ConfigSourceError },
     #[error("volume `{volume}`")]
@@ -59,10 +59,10 @@ pub(crate) enum VolumeError {
 /// Returns the content of `volume` of `pod`.
 pub(crate) fn content(
     pod: &Pod,
-    placement: &DownwardApiSource,
+    placement: &DownwardApiPlacement,
     references: &ConfigSourceStates,
     volume: &Volume,
-) -> Result<VolumeContent, VolumeError> {
+) -> Result<VolumeContent, VolumeContentError> {
     let mut builder = VolumeBuilder {
         pod,
         placement,
@@ -82,12 +82,12 @@ pub(crate) fn content(
     if let Some(from) = &volume.config_map {
         let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
         let selection = VolumeKeySelection { items, optional, mode: from.default_mode };
-        builder.add_keys(&ConfigSourceKey::config_map(&from.name), selection)?;
+        builder.add_keys(&ConfigSourceRef::config_map(&from.name), selection)?;
     } else if let Some(from) = &volume.secret {
         let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
         let selection = VolumeKeySelection { items, optional, mode: from.default_mode };
         builder.add_keys(
-            &ConfigSourceKey::secret(from.secret_name.as_deref().unwrap_or_default()),
+            &ConfigSourceRef::secret(from.secret_name.as_deref().unwrap_or_default()),
             selection,
         )?;
     } else if let Some(from) = &volume.downward_api {
@@ -95,14 +95,14 @@ pub(crate) fn content(
     } else if let Some(from) = &volume.projected {
         builder.add_projected(from)?;
     } else {
-        return Err(VolumeError::Kind(volume.name.clone()));
+        return Err(VolumeContentError::Kind(volume.name.clone()));
     }
     Ok(VolumeContent::Files(builder.files))
 }
 
 struct VolumeBuilder<'a> {
     pod: &'a Pod,
-    placement: &'a DownwardApiSource,
+    placement: &'a DownwardApiPlacement,
     references: &'a ConfigSourceStates,
     volume: &'a str,
     files: VolumeFiles,
@@ -116,7 +116,7 @@ struct VolumeKeySelection<'a> {
 }
 
 impl VolumeBuilder<'_> {
-    fn add_projected(&mut self, from: &ProjectedVolumeSource) -> Result<(), VolumeError> {
+    fn add_projected(&mut self, from: &ProjectedVolumeSource) -> Result<(), VolumeContentError> {
         for source in from.sources.iter().flatten() {
             self.add_source(source, from.default_mode)?;
         }
@@ -127,32 +127,33 @@ impl VolumeBuilder<'_> {
         &mut self,
         source: &VolumeProjection,
         mode: Option<i32>,
-    ) -> Result<(), VolumeError> {
+    ) -> Result<(), VolumeContentError> {
         if let Some(from) = &source.config_map {
             let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
             self.add_keys(
-                &ConfigSourceKey::config_map(&from.name),
+                &ConfigSourceRef::config_map(&from.name),
                 VolumeKeySelection { items, optional, mode },
             )
         } else if let Some(from) = &source.secret {
             let (items, optional) = (from.items.as_deref(), from.optional == Some(true));
             self.add_keys(
-                &ConfigSourceKey::secret(&from.name),
+                &ConfigSourceRef::secret(&from.name),
                 VolumeKeySelection { items, optional, mode },
             )
         } else if let Some(from) = &source.downward_api {
             self.add_fields(from.items.as_deref().unwrap_or_default(), mode)
         } else {
-            Err(VolumeError::Kind(self.volume.to_owned()))
+            Err(VolumeContentError::Kind(self.volume.to_owned()))
         }
     }
 
     fn add_keys(
         &mut self,
-        key: &ConfigSourceKey,
+        key: &ConfigSourceRef,
         selection: VolumeKeySelection<'_>,
-    ) -> Result<(), VolumeError> {
-        let fail = |source| VolumeError::Reference { volume: self.volume.to_owned(), source };
+    ) -> Result<(), VolumeContentError> {
+        let fail =
+            |source| VolumeContentError::Reference { volume: self.volume.to_owned(), source };
         let Some(data) =
             config_source::data(self.references, key, selection.optional).map_err(fail)?
         else {
@@ -181,7 +182,7 @@ impl VolumeBuilder<'_> {
         &mut self,
         items: &[DownwardAPIVolumeFile],
         mode: Option<i32>,
-    ) -> Result<(), VolumeError> {
+    ) -> Result<(), VolumeContentError> {
         for item in items {
             let value = if let Some(from) = &item.field_ref {
                 downward::field(self.pod, self.placement, &from.field_path)
@@ -190,16 +191,22 @@ impl VolumeBuilder<'_> {
             } else {
                 Err(DownwardApiError::UnknownField(item.path.clone()))
             };
-            let fail = |source| VolumeError::Field { volume: self.volume.to_owned(), source };
+            let fail =
+                |source| VolumeContentError::Field { volume: self.volume.to_owned(), source };
             self.add(&item.path, value.map_err(fail)?.into_bytes(), item.mode.or(mode))?;
         }
         Ok(())
     }
 
-    fn add(&mut self, path: &str, bytes: Vec<u8>, mode: Option<i32>) -> Result<(), VolumeError> {
+    fn add(
+        &mut self,
+        path: &str,
+        bytes: Vec<u8>,
+        mode: Option<i32>,
+    ) -> Result<(), VolumeContentError> {
         let inside = is_inside(Path::new(path)) && !path.starts_with("..");
         if !inside {
-            return Err(VolumeError::Path {
+            return Err(VolumeContentError::Path {
                 volume: self.volume.to_owned(),
                 path: path.to_owned(),
             });
@@ -234,9 +241,9 @@ mod tests {
         let data = [("a".to_owned(), b"1".to_vec()), ("b".to_owned(), b"2".to_vec())];
         let data = ConfigSourceState::Present(Arc::new(BTreeMap::from(data)));
         let references = BTreeMap::from([
-            (ConfigSourceKey::config_map("c"), data.clone()),
-            (ConfigSourceKey::secret("s"), data),
-            (ConfigSourceKey::config_map("absent"), ConfigSourceState::Missing),
+            (ConfigSourceRef::config_map("c"), data.clone()),
+            (ConfigSourceRef::secret("s"), data),
+            (ConfigSourceRef::config_map("absent"), ConfigSourceState::Missing),
         ]);
         let found = content(&pod, &downward::tests::placement(), &references, &volume);
         let found = found.map_err(|error| {

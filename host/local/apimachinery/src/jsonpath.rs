@@ -11,23 +11,23 @@ mod parser;
 /// A compiled path.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JsonPath {
-    steps: Vec<PathStep>,
+    steps: Vec<JsonPathStep>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum PathStep {
+enum JsonPathStep {
     Member(String),
     /// Counts from the end if negative.
     Index(i64),
     /// `[from:to]`, without the item at `to`; each counts from the end if negative.
     Slice(Option<i64>, Option<i64>),
     Every,
-    Filter(PathFilter),
+    Filter(JsonPathFilter),
 }
 
 #[derive(Clone, Debug, PartialEq)]
-struct PathFilter {
-    path: Vec<PathStep>,
+struct JsonPathFilter {
+    path: Vec<JsonPathStep>,
     /// `None` tests only whether the path selects anything.
     comparison: Option<(FilterOperator, Value)>,
 }
@@ -75,7 +75,7 @@ impl JsonPath {
     }
 }
 
-fn select<'a>(steps: &[PathStep], object: &'a Value) -> Vec<&'a Value> {
+fn select<'a>(steps: &[JsonPathStep], object: &'a Value) -> Vec<&'a Value> {
     let mut selected = vec![object];
     for step in steps {
         selected = selected.into_iter().flat_map(|value| step.from(value)).collect();
@@ -83,7 +83,7 @@ fn select<'a>(steps: &[PathStep], object: &'a Value) -> Vec<&'a Value> {
     selected
 }
 
-impl PathStep {
+impl JsonPathStep {
     fn from<'a>(&self, value: &'a Value) -> Vec<&'a Value> {
         match self {
             Self::Member(name) => value.get(name).into_iter().collect(),
@@ -120,7 +120,7 @@ fn position(index: i64, length: usize) -> usize {
     if index < 0 { length.checked_sub(from_end).unwrap_or(usize::MAX) } else { from_end }
 }
 
-impl PathFilter {
+impl JsonPathFilter {
     fn matches(&self, item: &Value) -> bool {
         let found = select(&self.path, item);
         match &self.comparison {

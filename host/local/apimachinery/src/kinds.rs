@@ -137,7 +137,8 @@ pub fn crd_version<'a>(crd: &'a Value, version: &str) -> Result<&'a Value, CrdEr
 
 /// Returns the built-in kinds, ordered by group, version and plural.
 pub fn builtin() -> &'static [Kind] {
-    static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| ROWS.iter().map(KindRow::kind).collect());
+    static KINDS: LazyLock<Vec<Kind>> =
+        LazyLock::new(|| ROWS.iter().map(BuiltinKindRow::kind).collect());
     &KINDS
 }
 
@@ -149,7 +150,7 @@ pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Kind> {
 }
 
 /// One row of [`ROWS`]; the items of a list are separated by spaces.
-struct KindRow {
+struct BuiltinKindRow {
     group: &'static str,
     version: &'static str,
     kind: &'static str,
@@ -174,7 +175,7 @@ enum GenerationRule {
     Absent,
 }
 
-impl KindRow {
+impl BuiltinKindRow {
     const fn namespaced(group: &'static str, kind: &'static str, plural: &'static str) -> Self {
         Self {
             group,
@@ -251,39 +252,39 @@ const POD_FIELDS: &str = "spec.nodeName spec.restartPolicy spec.schedulerName \
     spec.serviceAccountName spec.hostNetwork status.phase status.podIP status.nominatedNodeName";
 
 /// The built-in kinds, in the order of [`builtin`].
-const ROWS: &[KindRow] = &[
-    KindRow::namespaced("", "ConfigMap", "configmaps").short("cm"),
-    KindRow::namespaced("", "Endpoints", "endpoints").short("ep"),
-    KindRow::namespaced("", "Event", "events").short("ev").selectable(EVENT_FIELDS),
-    KindRow::cluster("", "Namespace", "namespaces")
+const ROWS: &[BuiltinKindRow] = &[
+    BuiltinKindRow::namespaced("", "ConfigMap", "configmaps").short("cm"),
+    BuiltinKindRow::namespaced("", "Endpoints", "endpoints").short("ep"),
+    BuiltinKindRow::namespaced("", "Event", "events").short("ev").selectable(EVENT_FIELDS),
+    BuiltinKindRow::cluster("", "Namespace", "namespaces")
         .short("ns")
         .subresources("status")
         .selectable("status.phase"),
-    KindRow::cluster("", "Node", "nodes")
+    BuiltinKindRow::cluster("", "Node", "nodes")
         .short("no")
         .subresources("status")
         .selectable("spec.unschedulable"),
-    KindRow::namespaced("", "PersistentVolumeClaim", "persistentvolumeclaims")
+    BuiltinKindRow::namespaced("", "PersistentVolumeClaim", "persistentvolumeclaims")
         .short("pvc")
         .subresources("status"),
-    KindRow::cluster("", "PersistentVolume", "persistentvolumes")
+    BuiltinKindRow::cluster("", "PersistentVolume", "persistentvolumes")
         .short("pv")
         .subresources("status"),
-    KindRow::namespaced("", "Pod", "pods")
+    BuiltinKindRow::namespaced("", "Pod", "pods")
         .short("po")
         .in_all()
         .subresources("status log")
         .tracked()
         .selectable(POD_FIELDS),
-    KindRow::namespaced("", "ResourceQuota", "resourcequotas").short("quota"),
-    KindRow::namespaced("", "Secret", "secrets").selectable("type"),
-    KindRow::namespaced("", "ServiceAccount", "serviceaccounts").short("sa"),
-    KindRow::namespaced("", "Service", "services")
+    BuiltinKindRow::namespaced("", "ResourceQuota", "resourcequotas").short("quota"),
+    BuiltinKindRow::namespaced("", "Secret", "secrets").selectable("type"),
+    BuiltinKindRow::namespaced("", "ServiceAccount", "serviceaccounts").short("sa"),
+    BuiltinKindRow::namespaced("", "Service", "services")
         .short("svc")
         .in_all()
         .subresources("status")
         .selectable("spec.clusterIP spec.type"),
-    KindRow::cluster(
+    BuiltinKindRow::cluster(
         "apiextensions.k8s.io",
         "CustomResourceDefinition",
         "customresourcedefinitions",
@@ -292,22 +293,22 @@ const ROWS: &[KindRow] = &[
     .api_extensions()
     .subresources("status")
     .tracked(),
-    KindRow::namespaced("apps", "ControllerRevision", "controllerrevisions"),
-    KindRow::namespaced("apps", "StatefulSet", "statefulsets")
+    BuiltinKindRow::namespaced("apps", "ControllerRevision", "controllerrevisions"),
+    BuiltinKindRow::namespaced("apps", "StatefulSet", "statefulsets")
         .short("sts")
         .in_all()
         .subresources("status")
         .tracked(),
-    KindRow::namespaced("coordination.k8s.io", "Lease", "leases"),
-    KindRow::namespaced("discovery.k8s.io", "EndpointSlice", "endpointslices").tracked(),
-    KindRow::namespaced("events.k8s.io", "Event", "events")
+    BuiltinKindRow::namespaced("coordination.k8s.io", "Lease", "leases"),
+    BuiltinKindRow::namespaced("discovery.k8s.io", "EndpointSlice", "endpointslices").tracked(),
+    BuiltinKindRow::namespaced("events.k8s.io", "Event", "events")
         .short("ev")
         .selectable(NEW_EVENT_FIELDS),
-    KindRow::namespaced("policy", "PodDisruptionBudget", "poddisruptionbudgets")
+    BuiltinKindRow::namespaced("policy", "PodDisruptionBudget", "poddisruptionbudgets")
         .short("pdb")
         .subresources("status")
         .tracked(),
-    KindRow::cluster("storage.k8s.io", "StorageClass", "storageclasses").short("sc"),
+    BuiltinKindRow::cluster("storage.k8s.io", "StorageClass", "storageclasses").short("sc"),
 ];
 
 fn strings(list: Option<&Value>) -> Vec<String> {

@@ -28,7 +28,7 @@ mod merge;
 pub use compare::ListItemError;
 pub use conflict::{FieldConflict, conflict_summary};
 
-use compare::{ObjectDifference, compare, field_set_of};
+use compare::{ChangedFieldSets, compare, field_set_of};
 use entries::{ManagedFieldsEntries, ManagedFieldsEntry, ManagedOperation, ManagerIdentity};
 use field_set::FieldSet;
 
@@ -52,7 +52,7 @@ pub struct ApplyOptions<'a> {
 
 /// The parameters of a create, update or patch request.
 #[derive(Clone, Copy, Debug)]
-pub struct UpdateOptions<'a> {
+pub struct ManagedFieldsUpdateOptions<'a> {
     /// `fieldManager`, or the user agent up to its first `/` where the request names none.
     pub manager: &'a str,
     /// `status` for the status subresource, `None` for the object itself.
@@ -173,7 +173,7 @@ pub fn apply(
 pub fn track_update(
     old: Option<&Value>,
     new: &mut Value,
-    options: &UpdateOptions<'_>,
+    options: &ManagedFieldsUpdateOptions<'_>,
     schema: &dyn MergeSchema,
 ) {
     let mut entries = entries::entries_of_request(old, new, options.subresource);
@@ -185,7 +185,7 @@ pub fn track_update(
     let mut difference = compare(old.unwrap_or(&empty), new, schema);
     difference.strip();
     if !difference.is_empty() {
-        let ObjectDifference { removed, .. } = &difference;
+        let ChangedFieldSets { removed, .. } = &difference;
         let taken = difference.changed();
         let identity =
             ManagerIdentity::update(options.manager, options.subresource, options.api_version);
@@ -241,7 +241,7 @@ fn drop_unowned(fields: &mut FieldSet) {
     });
 }
 
-impl ObjectDifference {
+impl ChangedFieldSets {
     fn strip(&mut self) {
         for fields in [&mut self.added, &mut self.modified, &mut self.removed] {
             drop_unowned(fields);

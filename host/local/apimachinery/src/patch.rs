@@ -20,7 +20,7 @@ const MERGE_DEPTH_MAX: usize = 128;
 
 /// The error of a JSON patch. The object is unchanged.
 #[derive(Debug, thiserror::Error)]
-pub enum PatchError {
+pub enum JsonPatchError {
     /// The body is not a JSON patch: HTTP 400.
     #[error("the body is not a JSON patch (a list of operations with `op` and `path`)")]
     Malformed(#[source] serde_json::Error),
@@ -58,7 +58,7 @@ pub enum PatchError {
     },
 }
 
-impl PatchError {
+impl JsonPatchError {
     /// Returns the HTTP code that the real server uses for this error.
     pub const fn code(&self) -> u16 {
         match self {
@@ -107,12 +107,13 @@ fn merge_at_depth(target: &mut Value, patch: &Value, depth: usize) {
 ///
 /// Fails if the patch is malformed, has too many operations or copies too much, or if an operation cannot be
 /// applied.
-pub fn json_patch(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
+pub fn json_patch(target: &mut Value, patch: &Value) -> Result<(), JsonPatchError> {
     let count = patch.as_array().map_or(0, Vec::len);
     if JSON_PATCH_OPERATIONS_MAX < count {
-        return Err(PatchError::TooMany { count });
+        return Err(JsonPatchError::TooMany { count });
     }
-    let Patch(operations) = serde_json::from_value(patch.clone()).map_err(PatchError::Malformed)?;
+    let Patch(operations) =
+        serde_json::from_value(patch.clone()).map_err(JsonPatchError::Malformed)?;
     let mut patched = target.clone();
     let mut copied_bytes = 0;
     for (index, operation) in operations.into_iter().enumerate() {
@@ -120,7 +121,7 @@ pub fn json_patch(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
             let source = patched.pointer(copy.from.as_str());
             copied_bytes += source.map_or(0, |source| source.to_string().len());
             if JSON_PATCH_COPIED_BYTES_MAX < copied_bytes {
-                return Err(PatchError::CopiesTooMuch);
+                return Err(JsonPatchError::CopiesTooMuch);
             }
         }
         apply_operation(&mut patched, index, operation)?;
@@ -133,7 +134,7 @@ fn apply_operation(
     target: &mut Value,
     index: usize,
     operation: PatchOperation,
-) -> Result<(), PatchError> {
+) -> Result<(), JsonPatchError> {
     let path = operation.path().to_string();
     let is_test = if let PatchOperation::Test(test) = &operation {
         if test.value.is_null() && target.pointer(&path).is_none() {
@@ -146,9 +147,9 @@ fn apply_operation(
     json_patch::patch_unsafe(target, &[operation]).map_err(|error| {
         let source = error.kind;
         if is_test {
-            PatchError::TestFailed { index, path, source }
+            JsonPatchError::TestFailed { index, path, source }
         } else {
-            PatchError::NotApplicable { index, path, source }
+            JsonPatchError::NotApplicable { index, path, source }
         }
     })
 }
@@ -193,7 +194,7 @@ mod tests {
         json_patch(&mut object, &patch).unwrap();
         assert_eq!(object, json!({"metadata": {"finalizers": ["a/b"]}}));
         let error = json_patch(&mut object, &patch).unwrap_err();
-        assert!(matches!(error, PatchError::TestFailed { index: 0, .. }), "{error}");
+        assert!(matches!(error, JsonPatchError::TestFailed { index: 0, .. }), "{error}");
         assert_eq!(error.code(), 422);
     }
 
@@ -205,7 +206,7 @@ mod tests {
             {"op": "remove", "path": "/nowhere"},
         ]);
         let error = json_patch(&mut object, &patch).unwrap_err();
-        assert!(matches!(error, PatchError::NotApplicable { index: 1, .. }), "{error}");
+        assert!(matches!(error, JsonPatchError::NotApplicable { index: 1, .. }), "{error}");
         assert_eq!(object, json!({"a": 1}));
     }
 
@@ -224,7 +225,7 @@ mod tests {
         let copy = |index: usize| json!({"op": "copy", "from": "", "path": format!("/c{index}")});
         let patch = Value::Array((0..64).map(copy).collect());
         let error = json_patch(&mut object, &patch).unwrap_err();
-        assert!(matches!(error, PatchError::CopiesTooMuch), "{error}");
+        assert!(matches!(error, JsonPatchError::CopiesTooMuch), "{error}");
         json_patch(&mut object, &json!([copy(0), copy(1)])).unwrap();
         assert_eq!(object["c1"]["c0"]["a"], object["a"]);
     }

@@ -170,8 +170,8 @@ enum ListType {
 struct ValueConstraints {
     required: Vec<String>,
     enumeration: Vec<Value>,
-    minimum: Option<NumericBound>,
-    maximum: Option<NumericBound>,
+    minimum: Option<SchemaNumericBound>,
+    maximum: Option<SchemaNumericBound>,
     multiple_of: Option<f64>,
     length_min: Option<u64>,
     length_max: Option<u64>,
@@ -189,7 +189,7 @@ struct ValueConstraints {
 
 /// The lower or upper limit of a number.
 #[derive(Clone, Copy, Debug)]
-struct NumericBound {
+struct SchemaNumericBound {
     value: f64,
     exclusive: bool,
 }

@@ -216,7 +216,11 @@ pub fn prune_builtin(kind: &Kind, object: &mut Value) -> Vec<String> {
 pub fn wrong_types(kind: &Kind, object: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let is_secret = (kind.group.as_str(), kind.kind.as_str()) == ("", "Secret");
-    let values = if is_secret { types::ValueDisplay::Hidden } else { types::ValueDisplay::Shown };
+    let values = if is_secret {
+        types::ErrorValueVisibility::Hidden
+    } else {
+        types::ErrorValueVisibility::Shown
+    };
     match builtin::schema(kind) {
         Some(schema) => types::check(schema, object, "", values, &mut errors),
         None => {
@@ -231,7 +235,7 @@ pub fn wrong_types(kind: &Kind, object: &Value) -> Vec<FieldError> {
 
 /// The type of a request body that is not an object of a served kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NonResourceRequestBody {
+pub enum NonObjectRequestBody {
     /// The body of a POST to a Pod's `binding`.
     Binding,
     /// The body of a DELETE.
@@ -242,17 +246,15 @@ pub enum NonResourceRequestBody {
 
 /// Checks the types of values in such a body as [`wrong_types`] does. Without the check, a member of a wrong type
 /// would be read as absent, and it may be the precondition of a deletion.
-pub fn wrong_types_of_body(body: NonResourceRequestBody, value: &Value) -> Vec<FieldError> {
+pub fn wrong_types_of_body(body: NonObjectRequestBody, value: &Value) -> Vec<FieldError> {
     let name = match body {
-        NonResourceRequestBody::Binding => "io.k8s.api.core.v1.Binding",
-        NonResourceRequestBody::DeleteOptions => {
-            "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"
-        }
-        NonResourceRequestBody::Eviction => "io.k8s.api.policy.v1.Eviction",
+        NonObjectRequestBody::Binding => "io.k8s.api.core.v1.Binding",
+        NonObjectRequestBody::DeleteOptions => "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions",
+        NonObjectRequestBody::Eviction => "io.k8s.api.policy.v1.Eviction",
     };
     let mut errors = Vec::new();
     if let Some(schema) = builtin::schemas().get(name) {
-        types::check(schema, value, "", types::ValueDisplay::Shown, &mut errors);
+        types::check(schema, value, "", types::ErrorValueVisibility::Shown, &mut errors);
     }
     errors
 }

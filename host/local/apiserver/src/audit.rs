@@ -18,7 +18,7 @@ const LINES_WAITING_MAX: usize = 1_024;
 
 /// One write, accepted or refused.
 #[derive(Debug, Serialize)]
-pub(crate) struct AuditEvent {
+pub(crate) struct ApiAuditEvent {
     /// The time at which the server began to process the write, RFC 3339 with microseconds.
     pub(crate) time: String,
     /// The user of the token.
@@ -45,13 +45,13 @@ pub(crate) struct AuditEvent {
 
 /// The sender of audit lines; [`AuditWriter`] writes them.
 #[derive(Clone)]
-pub(crate) struct AuditLog {
-    lines: mpsc::Sender<AuditEvent>,
+pub(crate) struct ApiAuditLog {
+    lines: mpsc::Sender<ApiAuditEvent>,
 }
 
-impl AuditLog {
+impl ApiAuditLog {
     /// Queues a line; waits while the buffer is full.
-    pub(crate) async fn write(&self, line: AuditEvent) {
+    pub(crate) async fn write(&self, line: ApiAuditEvent) {
         if self.lines.send(line).await.is_err() {
             warn!("a write is missing from the audit log: its writer has ended");
         }
@@ -60,7 +60,7 @@ impl AuditLog {
 
 /// The task that writes audit lines to the file.
 pub(crate) struct AuditWriter {
-    lines: mpsc::Receiver<AuditEvent>,
+    lines: mpsc::Receiver<ApiAuditEvent>,
     path: PathBuf,
     file: BufWriter<File>,
     bytes: u64,
@@ -72,12 +72,12 @@ pub(crate) struct AuditWriter {
 /// # Errors
 ///
 /// Fails if the file cannot be opened.
-pub(crate) async fn open(path: PathBuf, bytes_max: u64) -> io::Result<(AuditLog, AuditWriter)> {
+pub(crate) async fn open(path: PathBuf, bytes_max: u64) -> io::Result<(ApiAuditLog, AuditWriter)> {
     let (sender, lines) = mpsc::channel(LINES_WAITING_MAX);
     let file = append(&path).await?;
     let bytes = file.metadata().await?.len();
     let writer = AuditWriter { lines, path, file: BufWriter::new(file), bytes, bytes_max };
-    Ok((AuditLog { lines: sender }, writer))
+    Ok((ApiAuditLog { lines: sender }, writer))
 }
 
 async fn append(path: &Path) -> io::Result<File> {
@@ -96,7 +96,7 @@ impl AuditWriter {
         }
     }
 
-    async fn write(&mut self, line: &AuditEvent) -> io::Result<()> {
+    async fn write(&mut self, line: &ApiAuditEvent) -> io::Result<()> {
         let mut text = serde_json::to_vec(line)?;
         text.push(b'\n');
         if self.bytes_max < self.bytes.saturating_add(text.len() as u64) {

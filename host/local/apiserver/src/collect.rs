@@ -12,15 +12,15 @@ use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::audit::AuditEvent;
+use crate::audit::ApiAuditEvent;
 use crate::kinds::crd;
 use crate::object::{is_deleting, name, text};
 use crate::server_state::ServerState;
 use crate::status::ApiError;
-use crate::store::{GroupResource, ObjectKey, ObjectLocation, StoreSize, owner_uids};
+use crate::store::{GroupResource, NamespacedName, ObjectLocation, StoreSize, owner_uids};
 use crate::verbs::delete::{self, DeleteOptions};
-use crate::verbs::update::{ObjectEdit, update};
-use crate::write_context::ObjectPart;
+use crate::verbs::update::{ObjectEditResult, update};
+use crate::write_context::MainOrStatusPart;
 use crate::write_context::ObjectWriteContext;
 
 /// The collector's name in `managedFields` and in the audit log.
@@ -98,7 +98,7 @@ async fn collect_orphan(server: &Arc<ServerState>, location: &ObjectLocation) {
 }
 
 /// Deletes the objects in a terminating namespace, or the namespace itself if it is empty.
-async fn purge_namespace(server: &Arc<ServerState>, key: &ObjectKey) {
+async fn purge_namespace(server: &Arc<ServerState>, key: &NamespacedName) {
     let location = (GroupResource::new("", "namespaces"), key.clone());
     let Some(namespace) = server.store.get(&location.0, key) else { return };
     if !is_deleting(&namespace) {
@@ -124,13 +124,14 @@ async fn purge_definitions(server: &Arc<ServerState>) {
         let plural = text(definition, "/spec/names/plural").unwrap_or("");
         let resource = GroupResource::new(group, plural);
         let objects = server.store.all(&resource);
-        let location = (definitions.clone(), ObjectKey::new("", name(definition)));
+        let location = (definitions.clone(), NamespacedName::new("", name(definition)));
         if objects.is_empty() {
             release_definition(server, &location).await;
         }
         for object in objects {
             let namespace = text(&object, "/metadata/namespace").unwrap_or("");
-            let dependent_location = (resource.clone(), ObjectKey::new(namespace, name(&object)));
+            let dependent_location =
+                (resource.clone(), NamespacedName::new(namespace, name(&object)));
             delete_inside(server, &dependent_location, &object).await;
         }
     }
@@ -164,7 +165,7 @@ async fn limit_events(server: &Arc<ServerState>, max: StoreSize) {
 async fn drop_events(server: &Arc<ServerState>, old: impl Iterator<Item = &Arc<Value>>) {
     for event in old {
         let namespace = text(event, "/metadata/namespace").unwrap_or("");
-        let location = (event_resource(), ObjectKey::new(namespace, name(event)));
+        let location = (event_resource(), NamespacedName::new(namespace, name(event)));
         let Some(cx) = context(server, &location) else { return };
         if let Err(failure) = delete::delete_object(&cx, name(event), &DeleteOptions::default()) {
             debug!(message = %failure.message, "cannot delete an old event");
@@ -203,9 +204,9 @@ async fn release_definition(server: &Arc<ServerState>, location: &ObjectLocation
         if let Some(list) = list {
             list.retain(|finalizer| finalizer.as_str() != Some(crd::FINALIZER));
         }
-        Ok(ObjectEdit::Put(new))
+        Ok(ObjectEditResult::Put(new))
     };
-    let released = update(&cx, &location.1.name, ObjectPart::Main, &edit).map(drop);
+    let released = update(&cx, &location.1.name, MainOrStatusPart::Main, &edit).map(drop);
     audit(&cx, location, "patch", released).await;
 }
 
@@ -225,7 +226,7 @@ async fn audit(
             failure.code
         }
     };
-    let event = AuditEvent {
+    let event = ApiAuditEvent {
         time: format!("{:.6}", cx.now),
         user: MANAGER.to_owned(),
         field_manager: MANAGER.to_owned(),

@@ -29,7 +29,7 @@ pub(crate) struct TokenStore {
 /// The error of issuing a token.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum TokenError {
+pub enum TokenIssueError {
     /// The operating system returned no random bytes.
     #[error(transparent)]
     NoRandom(#[from] RandomError),
@@ -40,11 +40,11 @@ pub enum TokenError {
 
 impl TokenStore {
     /// Issues a new token for `user`: 64 hex digits.
-    pub(crate) fn issue(&self, user: &str) -> Result<String, TokenError> {
+    pub(crate) fn issue(&self, user: &str) -> Result<String, TokenIssueError> {
         let token = new_token()?;
         let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
         if TOKENS_MAX <= users.len() {
-            return Err(TokenError::TooMany);
+            return Err(TokenIssueError::TooMany);
         }
         users.insert(TokenDigest::of(&token), user.to_owned());
         Ok(token)
@@ -98,7 +98,7 @@ mod tests {
         for _ in 0..TOKENS_MAX {
             credentials.issue("agent").unwrap();
         }
-        assert!(matches!(credentials.issue("agent"), Err(TokenError::TooMany)));
+        assert!(matches!(credentials.issue("agent"), Err(TokenIssueError::TooMany)));
     }
 
     #[test]

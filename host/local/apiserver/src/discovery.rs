@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::http::answer::ApiResponse;
 use crate::http::negotiate::ResponseFormat;
 use crate::http::request::AuthenticatedRequest;
-use crate::http::route::RouteTarget;
+use crate::http::route::ApiRouteTarget;
 use crate::registry::ServedKind;
 use crate::server_state::ServerState;
 use crate::status::ApiError;
@@ -36,28 +36,28 @@ pub(crate) fn subresources(served: &ServedKind) -> impl Iterator<Item = &str> {
 pub(crate) fn answer(
     server: &Arc<ServerState>,
     call: &AuthenticatedRequest,
-    target: &RouteTarget,
+    target: &ApiRouteTarget,
 ) -> Result<ApiResponse, ApiError> {
     match target {
-        RouteTarget::Health => {
+        ApiRouteTarget::Health => {
             Ok(ApiResponse::Text { content_type: "text/plain", text: b"ok".to_vec() })
         }
-        RouteTarget::Version => Ok(ApiResponse::ok(version())),
-        RouteTarget::CoreVersions => Ok(core_versions(server, call.format)),
-        RouteTarget::Groups => Ok(groups(server, call.format)),
-        RouteTarget::Group(name) => by_group(server)
+        ApiRouteTarget::Version => Ok(ApiResponse::ok(version())),
+        ApiRouteTarget::CoreVersions => Ok(core_versions(server, call.format)),
+        ApiRouteTarget::Groups => Ok(groups(server, call.format)),
+        ApiRouteTarget::Group(name) => by_group(server)
             .get(name)
             .filter(|_| !name.is_empty())
             .map(|versions| ApiResponse::ok(with_kind("APIGroup", group(name, versions))))
             .ok_or_else(ApiError::no_such_path),
-        RouteTarget::Resources { group, version } => resources(server, group, version),
-        RouteTarget::OpenApiIndex => Ok(ApiResponse::ok(server.registry.open_api_index())),
-        RouteTarget::OpenApi { group, version } => {
+        ApiRouteTarget::Resources { group, version } => resources(server, group, version),
+        ApiRouteTarget::OpenApiIndex => Ok(ApiResponse::ok(server.registry.open_api_index())),
+        ApiRouteTarget::OpenApi { group, version } => {
             let text = server.registry.open_api(group, version);
             let text = text.ok_or_else(ApiError::no_such_path)?;
             Ok(ApiResponse::Text { content_type: "application/json", text })
         }
-        RouteTarget::Resource(_) => Err(ApiError::no_such_path()),
+        ApiRouteTarget::Resource(_) => Err(ApiError::no_such_path()),
     }
 }
 

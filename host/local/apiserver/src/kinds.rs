@@ -22,19 +22,19 @@ use tholepin_apimachinery::FieldError;
 use crate::registry::ServedKind;
 use crate::server_state::ServerState;
 use crate::status::ApiError;
-use crate::write_context::{ObjectPart, ObjectWriteContext};
+use crate::write_context::{MainOrStatusPart, ObjectWriteContext};
 
-pub(crate) use follow_up::{FollowUpObject, FollowUpStatusWrite, FollowUpWrite};
+pub(crate) use follow_up::{ApiServerFollowUpStatus, FollowUpCreate, FollowUpWrite};
 pub(crate) use namespace::initial as initial_namespaces;
 
 /// The Service address that is reserved for an object before it is stored.
 #[must_use = "a reservation that is not released keeps its address"]
 #[derive(Default)]
-pub(crate) struct NameReservation {
+pub(crate) struct ServiceAddressReservation {
     address: Option<Ipv4Addr>,
 }
 
-impl NameReservation {
+impl ServiceAddressReservation {
     /// Releases the address, because the object was not stored.
     pub(crate) fn release(self, server: &ServerState) {
         if let Some(address) = self.address {
@@ -78,19 +78,21 @@ pub(crate) fn validate(served: &ServedKind, new: &Value, old: Option<&Value>) ->
 pub(crate) fn before_create(
     cx: &ObjectWriteContext,
     object: &mut Value,
-) -> Result<NameReservation, ApiError> {
+) -> Result<ServiceAddressReservation, ApiError> {
     admission::within_quota(cx, object)?;
     match (&*cx.served.resource.group, &*cx.served.resource.plural) {
-        ("", "services") => Ok(NameReservation { address: service::allocate(cx, object)? }),
+        ("", "services") => {
+            Ok(ServiceAddressReservation { address: service::allocate(cx, object)? })
+        }
         ("", "pods") => {
             admission::within_pod_security(cx, object)?;
             pod::before_create(object);
-            Ok(NameReservation::default())
+            Ok(ServiceAddressReservation::default())
         }
         _ if cx.served.custom.is_some() => {
-            crd::before_create(cx).map(|()| NameReservation::default())
+            crd::before_create(cx).map(|()| ServiceAddressReservation::default())
         }
-        _ => Ok(NameReservation::default()),
+        _ => Ok(ServiceAddressReservation::default()),
     }
 }
 
@@ -99,11 +101,11 @@ pub(crate) fn before_update(
     cx: &ObjectWriteContext,
     old: &Value,
     new: &mut Value,
-    part: ObjectPart,
+    part: MainOrStatusPart,
 ) -> Result<(), ApiError> {
     match (&*cx.served.resource.group, &*cx.served.resource.plural, part) {
-        ("", "services", ObjectPart::Main) => service::carry_over(old, new),
-        ("", "namespaces", ObjectPart::Main) => namespace::carry_over(old, new),
+        ("", "services", MainOrStatusPart::Main) => service::carry_over(old, new),
+        ("", "namespaces", MainOrStatusPart::Main) => namespace::carry_over(old, new),
         _ => {}
     }
     Ok(())
@@ -124,10 +126,10 @@ pub(crate) fn after_create(cx: &ObjectWriteContext, stored: &Arc<Value>) -> Opti
 pub(crate) fn after_update(
     cx: &ObjectWriteContext,
     stored: &Arc<Value>,
-    part: ObjectPart,
-) -> Option<FollowUpStatusWrite> {
+    part: MainOrStatusPart,
+) -> Option<ApiServerFollowUpStatus> {
     let is_crd = cx.served.is("apiextensions.k8s.io", "customresourcedefinitions");
-    if part == ObjectPart::Main && is_crd { crd::register(cx, stored) } else { None }
+    if part == MainOrStatusPart::Main && is_crd { crd::register(cx, stored) } else { None }
 }
 
 /// Refuses the deletion of objects that the server needs.

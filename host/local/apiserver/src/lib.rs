@@ -39,7 +39,7 @@ mod verbs;
 mod view;
 mod write_context;
 
-pub use credentials::TokenError;
+pub use credentials::TokenIssueError;
 pub use options::{ApiServerOptions, LogError, LogOptions, LogStream, LogTarget, OpenLog, PodLogs};
-pub use pki::TlsIdentityError;
-pub use start::{ApiServer, StartError, start, start_on};
+pub use pki::CertificateGenerationError;
+pub use start::{ApiServer, ApiServerStartError, start, start_on};

@@ -19,7 +19,7 @@ pub(crate) const NAMES: [&str; 4] =
     ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc"];
 
 /// The TLS configuration of the listener, and the certificate that its clients need.
-pub(crate) struct TlsIdentity {
+pub(crate) struct ApiServerTlsConfig {
     /// The authority's certificate, PEM.
     pub(crate) authority_pem: String,
     /// The listener's configuration; ALPN offers HTTP/2 and HTTP/1.1.
@@ -28,7 +28,7 @@ pub(crate) struct TlsIdentity {
 
 /// The error of generating the certificates.
 #[derive(Debug, thiserror::Error)]
-pub enum TlsIdentityError {
+pub enum CertificateGenerationError {
     /// A key or certificate could not be generated.
     #[error("cannot generate a certificate")]
     Generate(#[from] rcgen::Error),
@@ -38,7 +38,7 @@ pub enum TlsIdentityError {
 }
 
 /// Generates an authority and a certificate for `address`.
-pub(crate) fn generate(address: IpAddr) -> Result<TlsIdentity, TlsIdentityError> {
+pub(crate) fn generate(address: IpAddr) -> Result<ApiServerTlsConfig, CertificateGenerationError> {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "tholepin-local");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -61,5 +61,5 @@ pub(crate) fn generate(address: IpAddr) -> Result<TlsIdentity, TlsIdentityError>
         .with_no_client_auth()
         .with_single_cert(vec![certificate.der().clone(), authority.der().clone()], private)?;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(TlsIdentity { authority_pem: authority.pem(), tls: Arc::new(tls) })
+    Ok(ApiServerTlsConfig { authority_pem: authority.pem(), tls: Arc::new(tls) })
 }

@@ -12,7 +12,7 @@ use tholepin_apimachinery::table::{self, TableColumn};
 use tholepin_apimachinery::{Kind, StructuralSchema};
 use tholepin_apimachinery::{kinds, openapi};
 
-use crate::status::{ApiError, StatusTarget};
+use crate::status::{ApiError, ErrorStatusObject};
 use crate::store::GroupResource;
 
 /// One served version of a kind.
@@ -89,18 +89,18 @@ impl ServedKind {
         match (&self.custom, &self.builtin) {
             (Some(custom), _) => &custom.schema,
             (None, Some(builtin)) => builtin,
-            (None, None) => &Schemaless,
+            (None, None) => &SchemalessMergeRules,
         }
     }
 
     /// Returns the target for messages that name an object by its resource.
-    pub(crate) fn subject(&self, name: &str) -> StatusTarget {
-        StatusTarget::new(&self.kind.group, &self.kind.plural, name)
+    pub(crate) fn subject(&self, name: &str) -> ErrorStatusObject {
+        ErrorStatusObject::new(&self.kind.group, &self.kind.plural, name)
     }
 
     /// Returns the target for messages that name an object by its kind.
-    pub(crate) fn kind_subject(&self, name: &str) -> StatusTarget {
-        StatusTarget::new(&self.kind.group, &self.kind.kind, name)
+    pub(crate) fn kind_subject(&self, name: &str) -> ErrorStatusObject {
+        ErrorStatusObject::new(&self.kind.group, &self.kind.kind, name)
     }
 
     /// Returns true if the kind is stored under this resource.
@@ -110,9 +110,9 @@ impl ServedKind {
 }
 
 /// The merge rules of a kind without a schema: lists are atomic, maps are merged.
-struct Schemaless;
+struct SchemalessMergeRules;
 
-impl MergeSchema for Schemaless {
+impl MergeSchema for SchemalessMergeRules {
     fn list_shape(
         &self,
         _path: &[tholepin_apimachinery::merge_schema::MergeStep<'_>],

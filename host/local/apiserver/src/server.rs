@@ -16,7 +16,7 @@ use crate::http::answer::{ApiResponse, refusal};
 use crate::http::negotiate;
 use crate::http::query::QueryParameters;
 use crate::http::request::AuthenticatedRequest;
-use crate::http::route::{self, RouteTarget};
+use crate::http::route::{self, ApiRouteTarget};
 use crate::server_state::ServerState;
 use crate::status::ApiError;
 use crate::{discovery, verbs};
@@ -69,7 +69,7 @@ impl ServerState {
             content_type: media.trim().to_ascii_lowercase(),
             body: read_body(body).await?,
         };
-        if let RouteTarget::Resource(path) = target {
+        if let ApiRouteTarget::Resource(path) = target {
             return verbs::dispatch(self, &call, &path).await;
         }
         if !matches!(call.method, Method::GET | Method::HEAD) {

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
-use tholepin_http::AllowedHosts;
+use tholepin_http::AllowedHostHeaders;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::AuditLog;
+use crate::audit::ApiAuditLog;
 use crate::credentials::TokenStore;
 use crate::options::ApiServerOptions;
 use crate::registry::KindRegistry;
@@ -21,7 +21,7 @@ pub(crate) struct ServerState {
     /// All tokens.
     pub(crate) credentials: TokenStore,
     /// The audit log of writes.
-    pub(crate) audit: AuditLog,
+    pub(crate) audit: ApiAuditLog,
     /// The addresses of Services.
     pub(crate) addresses: ServiceAddressAllocator,
     /// The options of the server.
@@ -29,7 +29,7 @@ pub(crate) struct ServerState {
     /// The address on which the server listens.
     pub(crate) address: SocketAddr,
     /// The `Host` names that the server accepts.
-    pub(crate) hosts: AllowedHosts,
+    pub(crate) hosts: AllowedHostHeaders,
     /// Cancelled when the server stops.
     pub(crate) stop: CancellationToken,
 }

@@ -11,10 +11,10 @@ use std::sync::{Mutex, PoisonError};
 pub(crate) struct ServiceAddressAllocator {
     first: u32,
     last: u32,
-    state: Mutex<State>,
+    state: Mutex<AllocatedServiceAddresses>,
 }
 
-struct State {
+struct AllocatedServiceAddresses {
     taken: BTreeSet<u32>,
     next: u32,
 }
@@ -34,7 +34,7 @@ impl ServiceAddressAllocator {
     /// Returns an allocator for the block between two addresses, both included.
     pub(crate) fn new((first, last): (Ipv4Addr, Ipv4Addr)) -> Self {
         let (first, last) = (u32::from(first), u32::from(last));
-        let state = State { taken: BTreeSet::new(), next: first };
+        let state = AllocatedServiceAddresses { taken: BTreeSet::new(), next: first };
         Self { first, last, state: Mutex::new(state) }
     }
 

@@ -7,28 +7,28 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tholepin_http::{AllowedHosts, private_directory, write_private};
+use tholepin_http::{AllowedHostHeaders, private_directory, write_private};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::credentials::{ADMIN, TokenError, TokenStore, write_kubeconfig};
+use crate::credentials::{ADMIN, TokenIssueError, TokenStore, write_kubeconfig};
 use crate::http::listener;
 use crate::options::ApiServerOptions;
-use crate::pki::{self, TlsIdentityError};
+use crate::pki::{self, CertificateGenerationError};
 use crate::registry::KindRegistry;
 use crate::server_state::ServerState;
 use crate::service_addresses::ServiceAddressAllocator;
 use crate::status::ApiError;
-use crate::store::{HistoryRetention, ObjectStore};
-use crate::verbs::create::{FieldOwnership, create};
+use crate::store::{ApiStoreHistoryLimits, ObjectStore};
+use crate::verbs::create::{FieldOwnersOnCreate, create};
 use crate::{audit, collect, kinds};
 
 /// The error of starting the server.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum StartError {
+pub enum ApiServerStartError {
     /// The directory, or a file in it, cannot be created or made private.
     #[error("cannot use the directory `{}` for the API server's files", .path.display())]
     Directory {
@@ -47,10 +47,10 @@ pub enum StartError {
     },
     /// Keys or certificates cannot be generated.
     #[error("cannot generate the server's TLS identity")]
-    Identity(#[from] TlsIdentityError),
+    Identity(#[from] CertificateGenerationError),
     /// A token cannot be issued.
     #[error("cannot issue a token")]
-    Token(#[from] TokenError),
+    Token(#[from] TokenIssueError),
     /// The initial namespaces cannot be created.
     #[error("cannot create the initial namespaces")]
     Initial(#[source] Box<dyn Error + Send + Sync>),
@@ -77,10 +77,10 @@ pub struct ApiServer {
 ///
 /// Fails if the files cannot be written, the address cannot be bound, the certificates or the token cannot be
 /// generated, or the initial namespaces cannot be created.
-pub async fn start(options: ApiServerOptions) -> Result<ApiServer, StartError> {
+pub async fn start(options: ApiServerOptions) -> Result<ApiServer, ApiServerStartError> {
     let listener = std::net::TcpListener::bind(options.listen);
-    let listener =
-        listener.map_err(|source| StartError::Listen { address: options.listen, source })?;
+    let listener = listener
+        .map_err(|source| ApiServerStartError::Listen { address: options.listen, source })?;
     start_on(listener, options).await
 }
 
@@ -92,14 +92,14 @@ pub async fn start(options: ApiServerOptions) -> Result<ApiServer, StartError> {
 pub async fn start_on(
     listener: std::net::TcpListener,
     options: ApiServerOptions,
-) -> Result<ApiServer, StartError> {
+) -> Result<ApiServer, ApiServerStartError> {
     let directory = options.directory.clone();
     let in_directory = |path: &Path| {
         let path = path.to_owned();
-        move |source| StartError::Directory { path, source }
+        move |source| ApiServerStartError::Directory { path, source }
     };
     private_directory(&directory).map_err(in_directory(&directory))?;
-    let unusable = |source| StartError::Listen { address: options.listen, source };
+    let unusable = |source| ApiServerStartError::Listen { address: options.listen, source };
     listener.set_nonblocking(true).map_err(unusable)?;
     let listener = TcpListener::from_std(listener).map_err(unusable)?;
     let address = listener.local_addr().map_err(unusable)?;
@@ -121,17 +121,18 @@ pub async fn start_on(
     let running = stop.clone().drop_guard();
     let grace = options.shutdown_grace;
     let server = Arc::new(ServerState {
-        store: ObjectStore::new(HistoryRetention::of_events(options.watch_cache_events_max)),
+        store: ObjectStore::new(ApiStoreHistoryLimits::of_events(options.watch_cache_events_max)),
         registry: KindRegistry::builtin(),
         credentials,
         audit,
         addresses: ServiceAddressAllocator::new(options.service_addresses),
         options,
         address,
-        hosts: AllowedHosts::new(address.ip(), &pki::NAMES),
+        hosts: AllowedHostHeaders::new(address.ip(), &pki::NAMES),
         stop: stop.clone(),
     });
-    create_initial_namespaces(&server).map_err(|error| StartError::Initial(error.into()))?;
+    create_initial_namespaces(&server)
+        .map_err(|error| ApiServerStartError::Initial(error.into()))?;
     let (mut tasks, mut writing) = (JoinSet::new(), JoinSet::new());
     writing.spawn(writer.run());
     tasks.spawn(collect::run(Arc::clone(&server)));
@@ -156,7 +157,7 @@ pub async fn start_on(
 fn create_initial_namespaces(server: &Arc<ServerState>) -> Result<(), ApiError> {
     let (cx, namespaces) = kinds::initial_namespaces(server)?;
     for object in namespaces {
-        create(&cx, object, FieldOwnership::Create)?;
+        create(&cx, object, FieldOwnersOnCreate::Create)?;
     }
     Ok(())
 }
@@ -167,7 +168,7 @@ impl ApiServer {
     /// # Errors
     ///
     /// Fails if the system returns no random bytes, or if a thousand tokens exist already.
-    pub fn token_for(&self, user: &str) -> Result<String, TokenError> {
+    pub fn token_for(&self, user: &str) -> Result<String, TokenIssueError> {
         self.server.credentials.issue(user)
     }
 
@@ -176,10 +177,10 @@ impl ApiServer {
     /// # Errors
     ///
     /// Fails if the token cannot be issued or the file cannot be written.
-    pub fn write_kubeconfig(&self, user: &str, path: &Path) -> Result<(), StartError> {
+    pub fn write_kubeconfig(&self, user: &str, path: &Path) -> Result<(), ApiServerStartError> {
         let token = self.token_for(user)?;
         write_kubeconfig(path, self.address, &self.authority_pem, user, &token)
-            .map_err(|source| StartError::Directory { path: path.to_owned(), source })
+            .map_err(|source| ApiServerStartError::Directory { path: path.to_owned(), source })
     }
 
     /// Stops the server: ends watches, answers requests in flight, and joins all tasks. Waits at most three times the

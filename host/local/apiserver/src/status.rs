@@ -10,7 +10,7 @@ use tholepin_apimachinery::FieldError;
 
 /// The object that an error is about, as in `Status.details`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct StatusTarget {
+pub(crate) struct ErrorStatusObject {
     /// The API group, empty for the core group.
     pub(crate) group: String,
     /// The plural resource name, or the kind in messages in which Kubernetes prints the kind.
@@ -19,7 +19,7 @@ pub(crate) struct StatusTarget {
     pub(crate) name: String,
 }
 
-impl StatusTarget {
+impl ErrorStatusObject {
     /// Returns the target for a group, a resource or kind, and a name.
     pub(crate) fn new(group: &str, kind: &str, name: &str) -> Self {
         Self { group: group.to_owned(), kind: kind.to_owned(), name: name.to_owned() }
@@ -80,7 +80,7 @@ pub(crate) struct ApiError {
     /// The message that kubectl prints.
     pub(crate) message: String,
     /// The object that the error is about, if known.
-    pub(crate) subject: Option<Box<StatusTarget>>,
+    pub(crate) subject: Option<Box<ErrorStatusObject>>,
     /// The causes; may be empty.
     pub(crate) causes: Vec<StatusCause>,
     /// The number of seconds after which the client may retry.
@@ -101,7 +101,7 @@ impl ApiError {
     }
 
     /// Returns 404 for an object that does not exist.
-    pub(crate) fn not_found(subject: StatusTarget) -> Self {
+    pub(crate) fn not_found(subject: ErrorStatusObject) -> Self {
         let message = format!("{} \"{}\" not found", subject.qualified(), subject.name);
         Self { subject: Some(Box::new(subject)), ..Self::new(404, "NotFound", message) }
     }
@@ -112,13 +112,13 @@ impl ApiError {
     }
 
     /// Returns 409 for a name that exists already.
-    pub(crate) fn already_exists(subject: StatusTarget) -> Self {
+    pub(crate) fn already_exists(subject: ErrorStatusObject) -> Self {
         let message = format!("{} \"{}\" already exists", subject.qualified(), subject.name);
         Self { subject: Some(Box::new(subject)), ..Self::new(409, "AlreadyExists", message) }
     }
 
     /// Returns 409 for a concurrent change or a failed precondition.
-    pub(crate) fn conflict(subject: StatusTarget, why: &str) -> Self {
+    pub(crate) fn conflict(subject: ErrorStatusObject, why: &str) -> Self {
         let message = format!(
             "Operation cannot be fulfilled on {} \"{}\": {why}",
             subject.qualified(),
@@ -128,7 +128,7 @@ impl ApiError {
     }
 
     /// Returns 409 for a stale resourceVersion.
-    pub(crate) fn modified(subject: StatusTarget) -> Self {
+    pub(crate) fn modified(subject: ErrorStatusObject) -> Self {
         Self::conflict(
             subject,
             "the object has been modified; please apply your changes to the latest version and try again",
@@ -136,7 +136,7 @@ impl ApiError {
     }
 
     /// Returns 422 with one cause per field error. `subject.kind` is the kind, not the resource.
-    pub(crate) fn invalid(subject: StatusTarget, errors: Vec<FieldError>) -> Self {
+    pub(crate) fn invalid(subject: ErrorStatusObject, errors: Vec<FieldError>) -> Self {
         let text = tholepin_apimachinery::field_error::aggregate(&errors);
         let message = format!("{} \"{}\" is invalid: {text}", subject.qualified(), subject.name);
         let causes = errors.into_iter().map(StatusCause::from).collect();
@@ -154,7 +154,7 @@ impl ApiError {
     }
 
     /// Sets the subject.
-    pub(crate) fn with_subject(self, subject: StatusTarget) -> Self {
+    pub(crate) fn with_subject(self, subject: ErrorStatusObject) -> Self {
         Self { subject: Some(Box::new(subject)), ..self }
     }
 
@@ -211,7 +211,7 @@ impl ApiError {
             "code": self.code,
         });
         let mut details = serde_json::Map::new();
-        if let Some(StatusTarget { group, kind, name }) = self.subject.as_deref() {
+        if let Some(ErrorStatusObject { group, kind, name }) = self.subject.as_deref() {
             for (field, text) in [("name", name), ("group", group), ("kind", kind)] {
                 if !text.is_empty() {
                     details.insert(field.into(), json!(text));

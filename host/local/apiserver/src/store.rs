@@ -27,10 +27,10 @@ use tokio::time::Instant;
 
 use crate::object::text;
 use history::ResourceHistory;
-pub(crate) use history::{ChangeType, StoreEvent};
-pub(crate) use location::{GroupResource, ObjectKey, ObjectLocation};
-pub(crate) use page::{ListError, ListPage, ListRequest, ListVersion};
-pub(crate) use retention::HistoryRetention;
+pub(crate) use history::{ApiStoreChangeType, StoreEvent};
+pub(crate) use location::{GroupResource, NamespacedName, ObjectLocation};
+pub(crate) use page::{ListPage, ListVersion, StoreListError, StoreListRequest};
+pub(crate) use retention::ApiStoreHistoryLimits;
 use weight::weight;
 
 /// The error of a commit.
@@ -71,24 +71,24 @@ pub(crate) struct ObjectStore {
 struct StoreState {
     revision: u64,
     objects: usize,
-    retention: HistoryRetention,
+    retention: ApiStoreHistoryLimits,
     /// The estimated memory of the history in bytes, as the sum over all resources.
     history_bytes: usize,
-    tables: BTreeMap<GroupResource, ResourceTable>,
+    tables: BTreeMap<GroupResource, StoredResourceObjects>,
     by_uid: BTreeMap<String, ObjectLocation>,
     dependents: BTreeMap<String, BTreeSet<ObjectLocation>>,
     pending: pending::GarbageCollectionQueue,
 }
 
-struct ResourceTable {
-    objects: BTreeMap<ObjectKey, Arc<Value>>,
+struct StoredResourceObjects {
+    objects: BTreeMap<NamespacedName, Arc<Value>>,
     /// The estimated memory of the objects in bytes.
     bytes: usize,
     history: ResourceHistory,
     latest: watch::Sender<u64>,
 }
 
-impl ResourceTable {
+impl StoredResourceObjects {
     fn new(revision: u64) -> Self {
         Self {
             objects: BTreeMap::new(),
@@ -101,7 +101,7 @@ impl ResourceTable {
 
 impl ObjectStore {
     /// Returns an empty store with these limits on its history.
-    pub(crate) fn new(retention: HistoryRetention) -> Self {
+    pub(crate) fn new(retention: ApiStoreHistoryLimits) -> Self {
         Self {
             state: Mutex::new(StoreState {
                 revision: 1,
@@ -128,7 +128,7 @@ impl ObjectStore {
     }
 
     /// Returns one object.
-    pub(crate) fn get(&self, resource: &GroupResource, key: &ObjectKey) -> Option<Arc<Value>> {
+    pub(crate) fn get(&self, resource: &GroupResource, key: &NamespacedName) -> Option<Arc<Value>> {
         self.lock().tables.get(resource)?.objects.get(key).cloned()
     }
 
@@ -145,8 +145,10 @@ impl ObjectStore {
     /// Returns the number of objects of a resource and their estimated memory.
     pub(crate) fn size(&self, resource: &GroupResource) -> StoreSize {
         let state = self.lock();
-        let size =
-            |table: &ResourceTable| StoreSize { objects: table.objects.len(), bytes: table.bytes };
+        let size = |table: &StoredResourceObjects| StoreSize {
+            objects: table.objects.len(),
+            bytes: table.bytes,
+        };
         state.tables.get(resource).map(size).unwrap_or_default()
     }
 
@@ -155,7 +157,7 @@ impl ObjectStore {
         let state = self.lock();
         let mut found = Vec::new();
         for (resource, table) in &state.tables {
-            for (key, object) in table.objects.range(ObjectKey::new(namespace, "")..) {
+            for (key, object) in table.objects.range(NamespacedName::new(namespace, "")..) {
                 if *key.namespace != *namespace {
                     break;
                 }
@@ -173,7 +175,7 @@ impl ObjectStore {
     pub(crate) fn insert(
         &self,
         resource: &GroupResource,
-        key: &ObjectKey,
+        key: &NamespacedName,
         object: Value,
         dry_run: bool,
     ) -> Result<Arc<Value>, StoreCommitError> {
@@ -202,7 +204,7 @@ impl ObjectStore {
     pub(crate) fn replace(
         &self,
         resource: &GroupResource,
-        key: &ObjectKey,
+        key: &NamespacedName,
         read: &Arc<Value>,
         object: Value,
         dry_run: bool,
@@ -227,7 +229,7 @@ impl ObjectStore {
     pub(crate) fn remove(
         &self,
         resource: &GroupResource,
-        key: &ObjectKey,
+        key: &NamespacedName,
         read: &Arc<Value>,
         last: Value,
         dry_run: bool,
@@ -267,8 +269,10 @@ impl ObjectStore {
     pub(crate) fn subscribe(&self, resource: &GroupResource) -> watch::Receiver<u64> {
         let mut state = self.lock();
         let revision = state.revision;
-        let table =
-            state.tables.entry(resource.clone()).or_insert_with(|| ResourceTable::new(revision));
+        let table = state
+            .tables
+            .entry(resource.clone())
+            .or_insert_with(|| StoredResourceObjects::new(revision));
         table.latest.subscribe()
     }
 
@@ -298,7 +302,7 @@ impl ObjectStore {
     }
 
     /// Takes the work of the collector: objects with an owner that does not exist, and namespaces to check.
-    pub(crate) fn take_pending(&self) -> (Vec<ObjectLocation>, Vec<ObjectKey>) {
+    pub(crate) fn take_pending(&self) -> (Vec<ObjectLocation>, Vec<NamespacedName>) {
         self.lock().pending.take()
     }
 }
@@ -309,7 +313,7 @@ impl StoreState {
             return Ok(());
         }
         let table = self.tables.get(&GroupResource::new("", "namespaces"));
-        let found = table.and_then(|table| table.objects.get(&ObjectKey::new("", namespace)));
+        let found = table.and_then(|table| table.objects.get(&NamespacedName::new("", namespace)));
         match found {
             None => Err(StoreCommitError::NamespaceMissing),
             Some(object) if object.pointer("/metadata/deletionTimestamp").is_some() => {
@@ -322,7 +326,7 @@ impl StoreState {
     fn check_unchanged(
         &self,
         resource: &GroupResource,
-        key: &ObjectKey,
+        key: &NamespacedName,
         read: &Arc<Value>,
     ) -> Result<(), StoreCommitError> {
         let stored = self.tables.get(resource).and_then(|table| table.objects.get(key));
@@ -336,7 +340,7 @@ impl StoreState {
     fn put(
         &mut self,
         resource: &GroupResource,
-        key: &ObjectKey,
+        key: &NamespacedName,
         mut object: Value,
         previous: Option<Arc<Value>>,
     ) -> Arc<Value> {
@@ -365,7 +369,11 @@ impl StoreState {
         if resource.is_core("namespaces") {
             self.pending.namespace(key.clone());
         }
-        let change = if previous.is_some() { ChangeType::Modified } else { ChangeType::Added };
+        let change = if previous.is_some() {
+            ApiStoreChangeType::Modified
+        } else {
+            ApiStoreChangeType::Added
+        };
         let event = StoreEvent {
             revision: self.revision,
             change,
@@ -380,7 +388,7 @@ impl StoreState {
     fn take(
         &mut self,
         resource: &GroupResource,
-        key: &ObjectKey,
+        key: &NamespacedName,
         mut last: Value,
         previous: Arc<Value>,
     ) -> Arc<Value> {
@@ -397,12 +405,14 @@ impl StoreState {
             }
         }
         if !key.namespace.is_empty() {
-            self.pending
-                .namespace(ObjectKey { namespace: "".into(), name: Arc::clone(&key.namespace) });
+            self.pending.namespace(NamespacedName {
+                namespace: "".into(),
+                name: Arc::clone(&key.namespace),
+            });
         }
         let event = StoreEvent {
             revision: self.revision,
-            change: ChangeType::Deleted,
+            change: ApiStoreChangeType::Deleted,
             key: key.clone(),
             object: Arc::clone(&last),
             previous: Some(previous),
@@ -424,12 +434,14 @@ impl StoreState {
 
     fn record(&mut self, resource: &GroupResource, event: StoreEvent) {
         let (before, now) = (self.revision.saturating_sub(1), Instant::now());
-        let table =
-            self.tables.entry(resource.clone()).or_insert_with(|| ResourceTable::new(before));
+        let table = self
+            .tables
+            .entry(resource.clone())
+            .or_insert_with(|| StoredResourceObjects::new(before));
         let bytes = weight(&event.object);
         let replaced = match event.change {
-            ChangeType::Deleted => table.objects.remove(&event.key),
-            ChangeType::Added | ChangeType::Modified => {
+            ApiStoreChangeType::Deleted => table.objects.remove(&event.key),
+            ApiStoreChangeType::Added | ApiStoreChangeType::Modified => {
                 table.bytes += bytes;
                 table.objects.insert(event.key.clone(), Arc::clone(&event.object))
             }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use hyper::Method;
 use jiff::Timestamp;
 
-use crate::audit::AuditEvent;
+use crate::audit::ApiAuditEvent;
 use crate::http::answer::ApiResponse;
 use crate::http::request::AuthenticatedRequest;
 use crate::http::route::ResourcePath;
@@ -155,14 +155,14 @@ fn audit_event(
     request: &ResourceRequest<'_>,
     verb: &'static str,
     result: &Result<ApiResponse, ApiError>,
-) -> AuditEvent {
+) -> ApiAuditEvent {
     let generated = match result {
         Ok(ApiResponse::Json { value, .. }) if request.path.name.is_none() && verb == "create" => {
             crate::object::name(value).to_owned()
         }
         _ => String::new(),
     };
-    AuditEvent {
+    ApiAuditEvent {
         time: format!("{:.6}", request.now),
         user: request.call.user.clone(),
         field_manager: request.call.field_manager(),

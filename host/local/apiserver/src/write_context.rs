@@ -6,8 +6,8 @@ use jiff::Timestamp;
 
 use crate::registry::ServedKind;
 use crate::server_state::ServerState;
-use crate::status::{ApiError, StatusCause, StatusTarget};
-use crate::store::{ObjectKey, StoreCommitError};
+use crate::status::{ApiError, ErrorStatusObject, StatusCause};
+use crate::store::{NamespacedName, StoreCommitError};
 
 /// The context of a write, by a client or by the server itself.
 #[derive(Clone)]
@@ -28,13 +28,13 @@ pub(crate) struct ObjectWriteContext {
 
 impl ObjectWriteContext {
     /// Returns the key of an object of this name.
-    pub(crate) fn key(&self, name: &str) -> ObjectKey {
-        ObjectKey::new(&self.namespace, name)
+    pub(crate) fn key(&self, name: &str) -> NamespacedName {
+        NamespacedName::new(&self.namespace, name)
     }
 
     /// Converts the error of a commit.
     pub(crate) fn refused(&self, refused: &StoreCommitError, name: &str) -> ApiError {
-        let namespace = || StatusTarget::new("", "namespaces", &self.namespace);
+        let namespace = || ErrorStatusObject::new("", "namespaces", &self.namespace);
         match refused {
             StoreCommitError::Exists => ApiError::already_exists(self.served.subject(name)),
             StoreCommitError::Missing => ApiError::not_found(self.served.subject(name)),
@@ -68,14 +68,14 @@ impl ObjectWriteContext {
 
 /// The part of an object that a write changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ObjectPart {
+pub(crate) enum MainOrStatusPart {
     /// The object without its status subresource.
     Main,
     /// The status subresource.
     Status,
 }
 
-impl ObjectPart {
+impl MainOrStatusPart {
     /// Returns the subresource in `managedFields`.
     pub(crate) const fn subresource(self) -> Option<&'static str> {
         match self {

@@ -26,7 +26,7 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use tholepin_agent::AddressPool;
+use tholepin_agent::PodAddressAllocator;
 
 /// The blocks (N in 127.N.0.0/16) that are tried in order if none is requested.
 pub const BLOCKS: RangeInclusive<u8> = 100..=250;
@@ -37,7 +37,7 @@ const POD_OFFSETS: RangeInclusive<u16> = 0x0100..=0xEFFF;
 /// Why no block could be reserved.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum AddressBlockError {
+pub enum LoopbackBlockReserveError {
     /// The directory of the locks cannot be used.
     #[error("directory `{}` for address locks cannot be used", path.display())]
     Directory {
@@ -109,40 +109,41 @@ impl AddressBlock {
         locks: &Path,
         requested: Option<u8>,
         api_port: u16,
-    ) -> Result<(Self, TcpListener), AddressBlockError> {
+    ) -> Result<(Self, TcpListener), LoopbackBlockReserveError> {
         private_directory(locks)?;
         if let Some(block) = requested {
             return Self::try_take(locks, block, api_port);
         }
         for block in BLOCKS {
             match Self::try_take(locks, block, api_port) {
-                Err(AddressBlockError::Taken { .. }) => {}
-                Err(AddressBlockError::Listen { source, .. })
+                Err(LoopbackBlockReserveError::Taken { .. }) => {}
+                Err(LoopbackBlockReserveError::Listen { source, .. })
                     if source.kind() == io::ErrorKind::AddrInUse => {}
                 taken => return taken,
             }
         }
-        Err(AddressBlockError::AllTaken)
+        Err(LoopbackBlockReserveError::AllTaken)
     }
 
     fn try_take(
         locks: &Path,
         number: u8,
         api_port: u16,
-    ) -> Result<(Self, TcpListener), AddressBlockError> {
+    ) -> Result<(Self, TcpListener), LoopbackBlockReserveError> {
         let path = locks.join(format!("block-{number}.lock"));
         let opened =
             OpenOptions::new().create(true).write(true).truncate(false).mode(0o600).open(&path);
-        let lock =
-            opened.map_err(|source| AddressBlockError::Open { path: path.clone(), source })?;
+        let lock = opened
+            .map_err(|source| LoopbackBlockReserveError::Open { path: path.clone(), source })?;
         lock.try_lock().map_err(|error| match error {
-            fs::TryLockError::WouldBlock => AddressBlockError::Taken { block: number },
-            fs::TryLockError::Error(source) => AddressBlockError::Open { path, source },
+            fs::TryLockError::WouldBlock => LoopbackBlockReserveError::Taken { block: number },
+            fs::TryLockError::Error(source) => LoopbackBlockReserveError::Open { path, source },
         })?;
         let block = Self { number, _lock: lock };
         let address = SocketAddr::from((block.api(), api_port));
         let listener = TcpListener::bind(address);
-        let listener = listener.map_err(|source| AddressBlockError::Listen { address, source })?;
+        let listener =
+            listener.map_err(|source| LoopbackBlockReserveError::Listen { address, source })?;
         Ok((block, listener))
     }
 
@@ -183,9 +184,10 @@ fn is_ours(path: &Path) -> bool {
 
 /// Creates the directory with mode 0700, or checks that the existing one belongs to this user and is closed
 /// to others: in a shared directory such as `/tmp` any user may have created it first.
-fn private_directory(path: &Path) -> Result<(), AddressBlockError> {
-    let failed = |source| AddressBlockError::Directory { path: path.to_owned(), source };
-    let refused = |problem| AddressBlockError::UnsafeDirectory { path: path.to_owned(), problem };
+fn private_directory(path: &Path) -> Result<(), LoopbackBlockReserveError> {
+    let failed = |source| LoopbackBlockReserveError::Directory { path: path.to_owned(), source };
+    let refused =
+        |problem| LoopbackBlockReserveError::UnsafeDirectory { path: path.to_owned(), problem };
     match DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => return Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -207,23 +209,24 @@ fn private_directory(path: &Path) -> Result<(), AddressBlockError> {
 
 /// Allocates the Pod addresses of one block, in order.
 #[derive(Debug)]
-pub struct PodAddresses {
+pub struct BlockPodAddressAllocator {
     block: u8,
-    state: Mutex<PoolState>,
+    state: Mutex<PodAddressAllocatorState>,
 }
 
 #[derive(Debug)]
-struct PoolState {
+struct PodAddressAllocatorState {
     next: u16,
     taken: BTreeSet<u16>,
     by_pod: BTreeMap<String, u16>,
 }
 
-impl PodAddresses {
+impl BlockPodAddressAllocator {
     /// Creates the pool. The first allocation returns the first Pod address of the block.
     pub fn new(block: &AddressBlock) -> Self {
         let next = *POD_OFFSETS.start();
-        let state = PoolState { next, taken: BTreeSet::new(), by_pod: BTreeMap::new() };
+        let state =
+            PodAddressAllocatorState { next, taken: BTreeSet::new(), by_pod: BTreeMap::new() };
         Self { block: block.number(), state: Mutex::new(state) }
     }
 
@@ -235,7 +238,7 @@ impl PodAddresses {
     }
 }
 
-impl AddressPool for PodAddresses {
+impl PodAddressAllocator for BlockPodAddressAllocator {
     fn allocate(&self, uid: &str, requested: Option<Ipv4Addr>) -> Option<Ipv4Addr> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(offset) = state.by_pod.get(uid) {
@@ -259,7 +262,7 @@ impl AddressPool for PodAddresses {
     }
 }
 
-impl PoolState {
+impl PodAddressAllocatorState {
     /// Returns the next offset that is not in use.
     fn advance(&mut self) -> Option<u16> {
         for _ in POD_OFFSETS {
@@ -296,7 +299,7 @@ mod tests {
         let (folder, first) = block(124);
         let locks = folder.path().join("locks");
         let again = AddressBlock::take(&locks, Some(124), 0);
-        assert!(matches!(again, Err(AddressBlockError::Taken { block: 124 })));
+        assert!(matches!(again, Err(LoopbackBlockReserveError::Taken { block: 124 })));
         assert_eq!(AddressBlock::take(&locks, Some(125), 0).unwrap().0.number(), 125);
         drop(first);
         assert_eq!(AddressBlock::take(&locks, Some(124), 0).unwrap().0.number(), 124);
@@ -325,7 +328,7 @@ mod tests {
         assert!(theirs.number() < ours.number(), "{theirs:?} {ours:?}");
         assert_eq!(api.local_addr().unwrap(), (ours.api(), port).into());
         let refused = AddressBlock::take(&locks, Some(theirs.number()), port).unwrap_err();
-        assert!(matches!(refused, AddressBlockError::Listen { .. }), "{refused}");
+        assert!(matches!(refused, LoopbackBlockReserveError::Listen { .. }), "{refused}");
         drop(listener);
         assert!(AddressBlock::take(&locks, Some(theirs.number()), port).is_ok());
     }
@@ -343,7 +346,7 @@ mod tests {
     #[test]
     fn a_released_address_is_allocated_again_only_after_the_block_has_wrapped() {
         let (_folder, block) = block(124);
-        let pool = PodAddresses::new(&block);
+        let pool = BlockPodAddressAllocator::new(&block);
         let first = pool.allocate("first", None).unwrap();
         assert_eq!(first, Ipv4Addr::new(127, 124, 1, 0));
         pool.release("first");
@@ -361,7 +364,7 @@ mod tests {
     #[test]
     fn a_pod_keeps_its_address_and_may_request_its_earlier_one() {
         let (_folder, block) = block(124);
-        let pool = PodAddresses::new(&block);
+        let pool = BlockPodAddressAllocator::new(&block);
         let had = Ipv4Addr::new(127, 124, 7, 7);
         assert_eq!(pool.allocate("a", Some(had)), Some(had));
         assert_eq!(pool.allocate("a", None), Some(had));
@@ -375,7 +378,7 @@ mod tests {
     #[test]
     fn a_full_block_allocates_nothing() {
         let (_folder, block) = block(124);
-        let pool = PodAddresses::new(&block);
+        let pool = BlockPodAddressAllocator::new(&block);
         let all: BTreeSet<_> =
             POD_OFFSETS.filter_map(|offset| pool.allocate(&offset.to_string(), None)).collect();
         assert_eq!(all.len(), 61_184);

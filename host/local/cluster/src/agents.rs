@@ -13,8 +13,8 @@ use kube::Client;
 use tholepin_agent::{AgentOptions, ImageTable, LogError, NodeOptions, PodLogFiles};
 use tholepin_apiserver as api;
 
-use crate::addresses::PodAddresses;
-use crate::hosts_file_names::HostsFileNames;
+use crate::addresses::BlockPodAddressAllocator;
+use crate::hosts_file_names::NamespaceHostsFileLines;
 use crate::task_group::TaskGroup;
 
 /// The capacity that each node reports to the scheduler. The agent itself limits no process.
@@ -29,8 +29,8 @@ pub(crate) struct AgentSetup {
     pub(crate) block: u8,
     pub(crate) images: ImageTable,
     pub(crate) container_program: PathBuf,
-    pub(crate) addresses: Arc<PodAddresses>,
-    pub(crate) hosts: Arc<HostsFileNames>,
+    pub(crate) addresses: Arc<BlockPodAddressAllocator>,
+    pub(crate) hosts: Arc<NamespaceHostsFileLines>,
     pub(crate) zones: u16,
     pub(crate) stop_grace: Duration,
 }
@@ -50,8 +50,8 @@ pub(crate) fn start(setup: &AgentSetup, index: usize, name: &str, parts: &mut Ta
         directory: setup.directory.join(name),
         images: setup.images.clone(),
         container_program: setup.container_program.clone(),
-        addresses: Arc::<PodAddresses>::clone(&setup.addresses),
-        hosts: Arc::<HostsFileNames>::clone(&setup.hosts),
+        addresses: Arc::<BlockPodAddressAllocator>::clone(&setup.addresses),
+        hosts: Arc::<NamespaceHostsFileLines>::clone(&setup.hosts),
         allow_host_path: false,
         stop_grace: setup.stop_grace,
     };

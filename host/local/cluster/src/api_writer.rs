@@ -16,16 +16,16 @@ use serde_json::Value;
 /// Why the API server refused a write.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {verb} {kind} `{name}`")]
-pub struct WriteError {
+pub struct ApiWriteError {
     verb: &'static str,
     kind: String,
     name: String,
-    source: RequestError,
+    source: ApiRequestError,
 }
 
-impl WriteError {
+impl ApiWriteError {
     /// Returns why the request failed.
-    pub fn cause(&self) -> &RequestError {
+    pub fn cause(&self) -> &ApiRequestError {
         &self.source
     }
 }
@@ -35,15 +35,15 @@ impl WriteError {
 /// The text is the message of the API server, if it replied. The error has no source, because kube repeats the
 /// causes in the text of its own errors.
 #[derive(Debug)]
-pub struct RequestError(Box<kube::Error>);
+pub struct ApiRequestError(Box<kube::Error>);
 
-impl From<kube::Error> for RequestError {
+impl From<kube::Error> for ApiRequestError {
     fn from(error: kube::Error) -> Self {
         Self(Box::new(error))
     }
 }
 
-impl fmt::Display for RequestError {
+impl fmt::Display for ApiRequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let kube::Error::Api(status) = &*self.0 {
             return f.write_str(&status.message);
@@ -52,7 +52,7 @@ impl fmt::Display for RequestError {
     }
 }
 
-impl Error for RequestError {}
+impl Error for ApiRequestError {}
 
 /// Writes objects of one kind as one field manager.
 #[derive(Clone, Debug)]
@@ -75,7 +75,7 @@ where
     /// # Errors
     ///
     /// Returns an error if the API server does not reply, or refuses the write for any other reason.
-    pub async fn create(&self, object: &K) -> Result<Option<K>, WriteError> {
+    pub async fn create(&self, object: &K) -> Result<Option<K>, ApiWriteError> {
         let params =
             PostParams { field_manager: Some(self.manager.to_owned()), ..PostParams::default() };
         match self.api.create(&params, object).await {
@@ -94,7 +94,7 @@ where
     ///
     /// Returns an error if the API server does not reply or refuses. An object that was deleted or replaced
     /// already is not an error.
-    pub async fn delete(&self, name: &str, uid: Option<&str>) -> Result<(), WriteError> {
+    pub async fn delete(&self, name: &str, uid: Option<&str>) -> Result<(), ApiWriteError> {
         let preconditions =
             uid.map(|uid| Preconditions { uid: Some(uid.to_owned()), resource_version: None });
         let params = DeleteParams { preconditions, ..DeleteParams::default() };
@@ -112,7 +112,7 @@ where
     /// # Errors
     ///
     /// Returns an error if the API server does not reply or refuses.
-    pub async fn get(&self, name: &str) -> Result<Option<K>, WriteError> {
+    pub async fn get(&self, name: &str) -> Result<Option<K>, ApiWriteError> {
         self.api.get_opt(name).await.map_err(|source| self.refused("read", name, source))
     }
 
@@ -122,7 +122,7 @@ where
     ///
     /// Returns an error if the API server does not reply or refuses, also if the patch has an outdated
     /// resourceVersion.
-    pub async fn merge(&self, name: &str, patch: &Value) -> Result<Option<K>, WriteError> {
+    pub async fn merge(&self, name: &str, patch: &Value) -> Result<Option<K>, ApiWriteError> {
         let params = self.patch_params(false);
         self.settle("change", name, self.api.patch(name, &params, &Patch::Merge(patch)).await)
     }
@@ -132,7 +132,11 @@ where
     /// # Errors
     ///
     /// Returns an error if the API server does not reply or refuses.
-    pub async fn merge_status(&self, name: &str, patch: &Value) -> Result<Option<K>, WriteError> {
+    pub async fn merge_status(
+        &self,
+        name: &str,
+        patch: &Value,
+    ) -> Result<Option<K>, ApiWriteError> {
         let params = self.patch_params(false);
         let answer = self.api.patch_status(name, &params, &Patch::Merge(patch)).await;
         self.settle("report on", name, answer)
@@ -144,7 +148,11 @@ where
     /// # Errors
     ///
     /// Returns an error if the API server does not reply or refuses.
-    pub async fn apply_status(&self, name: &str, intent: &Value) -> Result<Option<K>, WriteError> {
+    pub async fn apply_status(
+        &self,
+        name: &str,
+        intent: &Value,
+    ) -> Result<Option<K>, ApiWriteError> {
         let params = self.patch_params(true);
         let answer = self.api.patch_status(name, &params, &Patch::Apply(intent)).await;
         self.settle("report on", name, answer)
@@ -155,7 +163,7 @@ where
     /// # Errors
     ///
     /// Returns an error if the API server does not reply or refuses.
-    pub async fn apply(&self, name: &str, intent: &Value) -> Result<Option<K>, WriteError> {
+    pub async fn apply(&self, name: &str, intent: &Value) -> Result<Option<K>, ApiWriteError> {
         let params = self.patch_params(true);
         self.settle("apply", name, self.api.patch(name, &params, &Patch::Apply(intent)).await)
     }
@@ -173,7 +181,7 @@ where
         verb: &'static str,
         name: &str,
         answer: kube::Result<K>,
-    ) -> Result<Option<K>, WriteError> {
+    ) -> Result<Option<K>, ApiWriteError> {
         match answer {
             Ok(object) => Ok(Some(object)),
             Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
@@ -181,8 +189,8 @@ where
         }
     }
 
-    fn refused(&self, verb: &'static str, name: &str, source: kube::Error) -> WriteError {
+    fn refused(&self, verb: &'static str, name: &str, source: kube::Error) -> ApiWriteError {
         let kind = K::kind(&()).into_owned();
-        WriteError { verb, kind, name: name.to_owned(), source: source.into() }
+        ApiWriteError { verb, kind, name: name.to_owned(), source: source.into() }
     }
 }

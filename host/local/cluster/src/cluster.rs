@@ -29,13 +29,13 @@ use kube::Client;
 use tholepin_apiserver::{ApiServer, ApiServerOptions};
 use tracing::{info, warn};
 
-pub use options::{ImageSource, LocalOptions};
+pub use options::{ImageTableSource, LocalOptions};
 
-use crate::addresses::{AddressBlock, AddressBlockError, PodAddresses};
+use crate::addresses::{AddressBlock, BlockPodAddressAllocator, LoopbackBlockReserveError};
 use crate::agents::{self, AgentSetup};
-use crate::api_writer::WriteError;
-use crate::hosts_file_names::HostsFileNames;
-use crate::reflectors::Reflectors;
+use crate::api_writer::ApiWriteError;
+use crate::hosts_file_names::NamespaceHostsFileLines;
+use crate::reflectors::LocalClusterReflectors;
 use crate::task_group::TaskGroup;
 
 /// How long the controllers may take to finish their current writes.
@@ -63,7 +63,7 @@ pub enum LocalError {
     },
     /// There is no free address block.
     #[error(transparent)]
-    Addresses(#[from] AddressBlockError),
+    Addresses(#[from] LoopbackBlockReserveError),
     /// The leftovers of an earlier local host cannot be removed.
     #[error("cannot clean up the leftovers of an earlier local host in `{}`", path.display())]
     CleanUp {
@@ -80,13 +80,13 @@ pub enum LocalError {
     Images(#[from] tholepin_agent::ImageError),
     /// The API server does not start.
     #[error("the API server does not start")]
-    Api(#[from] tholepin_apiserver::StartError),
+    Api(#[from] tholepin_apiserver::ApiServerStartError),
     /// No client can be created for the API server that has just started.
     #[error("cannot create a client for the API server")]
     Client(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The initial objects cannot be created.
     #[error("cannot create the initial objects")]
-    Initial(#[source] WriteError),
+    Initial(#[source] ApiWriteError),
     /// A part ended that must last as long as the local host.
     #[error("`{part}` ended")]
     Ended {
@@ -174,8 +174,8 @@ impl LocalCluster {
             return Ok(());
         }
         control::create_initial(&client).await?;
-        let reflectors = Reflectors::default();
-        let names = HostsFileNames::new(&reflectors);
+        let reflectors = LocalClusterReflectors::default();
+        let names = NamespaceHostsFileLines::new(&reflectors);
         let volumes = options.directory.join("volumes");
         control::start(&client, &reflectors, Arc::clone(&names), volumes, &mut self.controllers);
         let setup = AgentSetup {
@@ -184,7 +184,7 @@ impl LocalCluster {
             block: self.block,
             images,
             container_program: options.container_program.clone(),
-            addresses: Arc::new(PodAddresses::new(&self._block)),
+            addresses: Arc::new(BlockPodAddressAllocator::new(&self._block)),
             hosts: names,
             zones: options.zones,
             stop_grace: options.stop_grace,

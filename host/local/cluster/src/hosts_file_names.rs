@@ -16,8 +16,8 @@ use tholepin_agent::HostAliasSource;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::reflector::ObjectChange;
-use crate::reflectors::Reflectors;
+use crate::reflector::ReflectorObjectChange;
+use crate::reflectors::LocalClusterReflectors;
 use crate::service::slices::{SERVICE_NAME, is_headless};
 
 /// The domain of the cluster.
@@ -25,15 +25,15 @@ const DOMAIN: &str = "cluster.local";
 
 /// The hosts file lines of each namespace that an agent has requested, kept up to date.
 #[derive(Debug)]
-pub struct HostsFileNames {
-    reflectors: Reflectors,
+pub struct NamespaceHostsFileLines {
+    reflectors: LocalClusterReflectors,
     changed: Notify,
     lines: Mutex<BTreeMap<String, watch::Sender<Arc<str>>>>,
 }
 
-impl HostsFileNames {
+impl NamespaceHostsFileLines {
     /// Registers listeners at the reflectors, which must not have been started yet.
-    pub fn new(reflectors: &Reflectors) -> Arc<Self> {
+    pub fn new(reflectors: &LocalClusterReflectors) -> Arc<Self> {
         let names = Arc::new(Self {
             reflectors: reflectors.clone(),
             changed: Notify::new(),
@@ -42,11 +42,11 @@ impl HostsFileNames {
         // The references are weak, because the reflectors hold the listeners and this value holds the
         // reflectors.
         let on_service = Arc::downgrade(&names);
-        reflectors.services.listen(move |_: &ObjectChange<'_, Service>| {
+        reflectors.services.listen(move |_: &ReflectorObjectChange<'_, Service>| {
             on_service.upgrade().into_iter().for_each(|names| names.changed.notify_one());
         });
         let on_slice = Arc::downgrade(&names);
-        reflectors.slices.listen(move |_: &ObjectChange<'_, EndpointSlice>| {
+        reflectors.slices.listen(move |_: &ReflectorObjectChange<'_, EndpointSlice>| {
             on_slice.upgrade().into_iter().for_each(|names| names.changed.notify_one());
         });
         names
@@ -78,7 +78,7 @@ impl HostsFileNames {
     }
 }
 
-impl HostAliasSource for HostsFileNames {
+impl HostAliasSource for NamespaceHostsFileLines {
     fn lines(&self, namespace: &str) -> watch::Receiver<Arc<str>> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = lines.entry(namespace.to_owned()).or_insert_with(|| {

@@ -36,4 +36,4 @@ mod task_group;
 pub mod volumes;
 pub mod worker;
 
-pub use cluster::{ImageSource, LocalCluster, LocalError, LocalOptions, start};
+pub use cluster::{ImageTableSource, LocalCluster, LocalError, LocalOptions, start};

@@ -35,14 +35,14 @@ const WATCH_RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// The key of an object within its kind: namespace (empty for cluster-scoped kinds) and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ObjectKey {
+pub struct NamespacedName {
     /// The namespace; empty for a cluster-scoped object.
     pub namespace: String,
     /// The object's name.
     pub name: String,
 }
 
-impl ObjectKey {
+impl NamespacedName {
     /// Creates a key from namespace (empty if there is none) and name.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
@@ -54,7 +54,7 @@ impl ObjectKey {
     }
 }
 
-impl std::fmt::Display for ObjectKey {
+impl std::fmt::Display for NamespacedName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if self.namespace.is_empty() {
             f.write_str(&self.name)
@@ -66,21 +66,21 @@ impl std::fmt::Display for ObjectKey {
 
 /// One change of the copy: an object was added (`before` is `None`), changed, or removed (`after` is `None`).
 #[derive(Debug)]
-pub struct ObjectChange<'a, K> {
+pub struct ReflectorObjectChange<'a, K> {
     /// The object as it was stored before.
     pub before: Option<&'a K>,
     /// The object as it is stored now.
     pub after: Option<&'a K>,
 }
 
-impl<'a, K> ObjectChange<'a, K> {
+impl<'a, K> ReflectorObjectChange<'a, K> {
     /// Returns the states before and after the change, for listeners that treat both alike.
     pub fn states(&self) -> impl Iterator<Item = &'a K> + use<'a, K> {
         self.before.into_iter().chain(self.after)
     }
 }
 
-type ChangeListener<K> = Box<dyn Fn(&ObjectChange<'_, K>) + Send + Sync>;
+type ChangeListener<K> = Box<dyn Fn(&ReflectorObjectChange<'_, K>) + Send + Sync>;
 
 /// A local copy of all objects of kind `K`.
 pub struct Reflector<K> {
@@ -90,7 +90,7 @@ pub struct Reflector<K> {
 }
 
 struct ReflectorState<K> {
-    objects: BTreeMap<ObjectKey, Arc<K>>,
+    objects: BTreeMap<NamespacedName, Arc<K>>,
     /// The highest resourceVersion that the watch has delivered. The reply to a write that is older may be
     /// about an object whose deletion has been delivered since.
     delivered: u64,
@@ -118,13 +118,13 @@ where
 {
     /// Registers a listener, which is called after each change. Changes before the registration are not
     /// repeated.
-    pub fn listen(&self, listener: impl Fn(&ObjectChange<'_, K>) + Send + Sync + 'static) {
+    pub fn listen(&self, listener: impl Fn(&ReflectorObjectChange<'_, K>) + Send + Sync + 'static) {
         let mut listeners = self.listeners.write().unwrap_or_else(PoisonError::into_inner);
         listeners.push(Box::new(listener));
     }
 
     /// Returns the stored object of that key.
-    pub fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
+    pub fn get(&self, key: &NamespacedName) -> Option<Arc<K>> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         state.objects.get(key).cloned()
     }
@@ -138,7 +138,7 @@ where
     /// Returns the stored objects of one namespace, ordered by name.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        let from = ObjectKey::new(namespace, "");
+        let from = NamespacedName::new(namespace, "");
         let rest = state.objects.range(from..);
         rest.take_while(|(key, _)| key.namespace == namespace)
             .map(|(_, object)| Arc::clone(object))
@@ -171,13 +171,13 @@ where
         let backoff = RetryPauses::new(WATCH_RETRY_MIN, WATCH_RETRY_MAX);
         let stream = watcher(Api::<K>::all(client), watcher::Config::default()).backoff(backoff);
         let mut stream = std::pin::pin!(stream);
-        let mut listing: Option<BTreeMap<ObjectKey, K>> = None;
+        let mut listing: Option<BTreeMap<NamespacedName, K>> = None;
         while let Some(event) = stream.next().await {
             match event {
                 Ok(Event::Init) => listing = Some(BTreeMap::new()),
                 Ok(Event::InitApply(object)) => {
                     if let Some(listing) = &mut listing {
-                        listing.insert(ObjectKey::of(&object), object);
+                        listing.insert(NamespacedName::of(&object), object);
                     }
                 }
                 Ok(Event::InitDone) => {
@@ -190,7 +190,7 @@ where
                 }
                 Ok(Event::Delete(object)) => {
                     self.delivered(version_of(&object));
-                    self.remove(&ObjectKey::of(&object), Some(&object));
+                    self.remove(&NamespacedName::of(&object), Some(&object));
                 }
                 Err(error) => debug!(kind = %K::kind(&()), %error, "watch interrupted"),
             }
@@ -202,9 +202,9 @@ where
         state.delivered = state.delivered.max(version);
     }
 
-    fn replace_all(&self, listing: BTreeMap<ObjectKey, K>) {
+    fn replace_all(&self, listing: BTreeMap<NamespacedName, K>) {
         for stored in self.all() {
-            let key = ObjectKey::of(&*stored);
+            let key = NamespacedName::of(&*stored);
             if !listing.contains_key(&key) {
                 self.remove(&key, None);
             }
@@ -219,7 +219,7 @@ where
     /// under the lock, so that nothing can be delivered between the check and the change.
     fn put(&self, mut object: K, admits: impl FnOnce(&ReflectorState<K>, Option<&K>) -> bool) {
         object.meta_mut().managed_fields = None;
-        let key = ObjectKey::of(&object);
+        let key = NamespacedName::of(&object);
         let object = Arc::new(object);
         let before = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -230,12 +230,12 @@ where
             }
             state.objects.insert(key, Arc::clone(&object))
         };
-        self.notify(&ObjectChange { before: before.as_deref(), after: Some(&object) });
+        self.notify(&ReflectorObjectChange { before: before.as_deref(), after: Some(&object) });
     }
 
     /// Removes the object with that key. `seen` is the object of the deletion event, whose uid must match: a
     /// successor of the same name may have been learnt before the deletion of its predecessor is delivered.
-    fn remove(&self, key: &ObjectKey, seen: Option<&K>) {
+    fn remove(&self, key: &NamespacedName, seen: Option<&K>) {
         let before = {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             let Some(stored) = state.objects.get(key) else { return };
@@ -244,10 +244,10 @@ where
             }
             state.objects.remove(key)
         };
-        self.notify(&ObjectChange { before: before.as_deref(), after: None });
+        self.notify(&ReflectorObjectChange { before: before.as_deref(), after: None });
     }
 
-    fn notify(&self, change: &ObjectChange<'_, K>) {
+    fn notify(&self, change: &ReflectorObjectChange<'_, K>) {
         let listeners = self.listeners.read().unwrap_or_else(PoisonError::into_inner);
         for listener in listeners.iter() {
             listener(change);
@@ -269,7 +269,7 @@ where
     /// Removes an object as the watch would.
     pub(crate) fn deliver_deletion(&self, object: &K) {
         self.delivered(version_of(object));
-        self.remove(&ObjectKey::of(object), Some(object));
+        self.remove(&NamespacedName::of(object), Some(object));
     }
 }
 
@@ -295,7 +295,7 @@ mod tests {
     }
 
     fn version(reflector: &Reflector<ConfigMap>, name: &str) -> Option<u64> {
-        reflector.get(&ObjectKey::new("a", name)).map(|object| version_of(&*object))
+        reflector.get(&NamespacedName::new("a", name)).map(|object| version_of(&*object))
     }
 
     #[test]
@@ -332,13 +332,16 @@ mod tests {
         let sink = Arc::clone(&notified);
         reflector.deliver(map("gone", "1", 5));
         reflector.deliver(map("stays", "2", 6));
-        reflector.listen(move |change: &ObjectChange<'_, ConfigMap>| {
-            let names = (change.before.map(ObjectKey::of), change.after.map(ObjectKey::of));
+        reflector.listen(move |change: &ReflectorObjectChange<'_, ConfigMap>| {
+            let names =
+                (change.before.map(NamespacedName::of), change.after.map(NamespacedName::of));
             sink.lock().unwrap().push(names);
         });
-        reflector
-            .replace_all(BTreeMap::from([(ObjectKey::new("a", "stays"), map("stays", "2", 6))]));
-        let gone = ObjectKey::new("a", "gone");
+        reflector.replace_all(BTreeMap::from([(
+            NamespacedName::new("a", "stays"),
+            map("stays", "2", 6),
+        )]));
+        let gone = NamespacedName::new("a", "gone");
         assert_eq!(notified.lock().unwrap().first(), Some(&(Some(gone), None)));
         assert_eq!(reflector.in_namespace("a").len(), 1);
         assert!(reflector.in_namespace("b").is_empty());

@@ -16,7 +16,7 @@ use crate::reflector::Reflector;
 /// One reflector per kind. Clones share the reflectors.
 #[derive(Clone, Debug, Default)]
 #[expect(missing_docs, reason = "each field is the reflector of the kind that it names")]
-pub struct Reflectors {
+pub struct LocalClusterReflectors {
     pub namespaces: Arc<Reflector<Namespace>>,
     pub nodes: Arc<Reflector<Node>>,
     pub pods: Arc<Reflector<Pod>>,
@@ -29,7 +29,7 @@ pub struct Reflectors {
     pub revisions: Arc<Reflector<ControllerRevision>>,
 }
 
-impl Reflectors {
+impl LocalClusterReflectors {
     /// Watches the API until the future is dropped. Listeners must be registered before.
     pub async fn follow(self, client: Client) -> Infallible {
         let of = || client.clone();

@@ -27,11 +27,11 @@ pub use decide::{SchedulingDecision, decide};
 pub(crate) use fit::claims_of;
 pub use snapshot::SchedulerSnapshot;
 
-use crate::api_writer::{ApiWriter, RequestError, WriteError};
+use crate::api_writer::{ApiRequestError, ApiWriteError, ApiWriter};
 use crate::events::{EventRecorder, EventSeverity};
-use crate::reflector::{ObjectChange, ObjectKey, Reflector};
-use crate::reflectors::Reflectors;
-use crate::worker::{DirtyKeys, Requeue, WorkLoop, WorkLoopError};
+use crate::reflector::{NamespacedName, Reflector, ReflectorObjectChange};
+use crate::reflectors::LocalClusterReflectors;
+use crate::worker::{ControllerPanicError, DirtyKeys, Requeue, WorkLoop};
 
 /// The name of this scheduler. It ignores Pods that name another one.
 const NAME: &str = "default-scheduler";
@@ -41,30 +41,30 @@ const VOLUME_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why a Pod could not be scheduled.
 #[derive(Debug, thiserror::Error)]
-enum ScheduleError {
+enum PodSchedulingError {
     #[error("cannot bind the Pod to node `{node}`")]
-    Bind { node: String, source: RequestError },
+    Bind { node: String, source: ApiRequestError },
     #[error(transparent)]
-    Report(#[from] WriteError),
+    Report(#[from] ApiWriteError),
 }
 
 /// The scheduler.
 #[derive(Clone)]
-pub struct Scheduler {
+pub struct PodScheduler {
     client: Client,
-    reflectors: Reflectors,
-    dirty_keys: Arc<DirtyKeys<ObjectKey>>,
+    reflectors: LocalClusterReflectors,
+    dirty_keys: Arc<DirtyKeys<NamespacedName>>,
     events: EventRecorder,
 }
 
-impl Scheduler {
+impl PodScheduler {
     /// Registers listeners at the reflectors, which must not have been started yet.
-    pub fn new(client: Client, reflectors: &Reflectors) -> Self {
+    pub fn new(client: Client, reflectors: &LocalClusterReflectors) -> Self {
         let dirty_keys = Arc::new(DirtyKeys::default());
         let (on_pod, pods) = (Arc::clone(&dirty_keys), Arc::clone(&reflectors.pods));
-        reflectors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
+        reflectors.pods.listen(move |change: &ReflectorObjectChange<'_, Pod>| {
             if let Some(pod) = change.after.filter(|pod| is_waiting(pod)) {
-                on_pod.enqueue(ObjectKey::of(pod));
+                on_pod.enqueue(NamespacedName::of(pod));
             } else if may_free_room(change) {
                 enqueue_waiting(&pods, &on_pod);
             }
@@ -74,17 +74,19 @@ impl Scheduler {
             move || enqueue_waiting(&pods, &dirty_keys)
         };
         let enqueue = retry();
-        reflectors.nodes.listen(move |change: &ObjectChange<'_, Node>| {
+        reflectors.nodes.listen(move |change: &ReflectorObjectChange<'_, Node>| {
             if change.before.is_none() || has_changed(change, node_facts) {
                 enqueue();
             }
         });
         let enqueue = retry();
-        reflectors.claims.listen(move |_: &ObjectChange<'_, PersistentVolumeClaim>| enqueue());
+        reflectors
+            .claims
+            .listen(move |_: &ReflectorObjectChange<'_, PersistentVolumeClaim>| enqueue());
         let enqueue = retry();
-        reflectors.volumes.listen(move |_: &ObjectChange<'_, PersistentVolume>| enqueue());
+        reflectors.volumes.listen(move |_: &ReflectorObjectChange<'_, PersistentVolume>| enqueue());
         let enqueue = retry();
-        reflectors.namespaces.listen(move |_: &ObjectChange<'_, Namespace>| enqueue());
+        reflectors.namespaces.listen(move |_: &ReflectorObjectChange<'_, Namespace>| enqueue());
         let events = EventRecorder::new(client.clone(), NAME);
         Self { client, reflectors: reflectors.clone(), dirty_keys, events }
     }
@@ -94,7 +96,7 @@ impl Scheduler {
     /// # Errors
     ///
     /// Returns an error if a reconcile panics.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkLoopError> {
+    pub async fn run(self, stop: CancellationToken) -> Result<(), ControllerPanicError> {
         let dirty_keys = Arc::clone(&self.dirty_keys);
         // One at a time, because each decision counts on the binding before it.
         let worker = WorkLoop { name: NAME, dirty_keys, concurrency: 1, stop };
@@ -106,7 +108,7 @@ impl Scheduler {
             .await
     }
 
-    async fn schedule(&self, key: &ObjectKey) -> Result<Requeue, ScheduleError> {
+    async fn schedule(&self, key: &NamespacedName) -> Result<Requeue, PodSchedulingError> {
         let Some(pod) = self.reflectors.pods.get(key).filter(|pod| is_waiting(pod)) else {
             return Ok(Requeue::AwaitChange);
         };
@@ -125,12 +127,16 @@ impl Scheduler {
     }
 
     fn snapshot(&self) -> SchedulerSnapshot {
-        let Reflectors { nodes, pods, claims, volumes, namespaces, .. } = &self.reflectors;
-        let claims = claims.all().into_iter().map(|claim| (ObjectKey::of(&*claim), claim));
+        let LocalClusterReflectors { nodes, pods, claims, volumes, namespaces, .. } =
+            &self.reflectors;
+        let claims = claims.all().into_iter().map(|claim| (NamespacedName::of(&*claim), claim));
         let volumes =
-            volumes.all().into_iter().map(|volume| (ObjectKey::of(&*volume).name, volume));
+            volumes.all().into_iter().map(|volume| (NamespacedName::of(&*volume).name, volume));
         let labels = |namespace: Arc<Namespace>| {
-            (ObjectKey::of(&*namespace).name, namespace.metadata.labels.clone().unwrap_or_default())
+            (
+                NamespacedName::of(&*namespace).name,
+                namespace.metadata.labels.clone().unwrap_or_default(),
+            )
         };
         SchedulerSnapshot {
             nodes: nodes.all(),
@@ -141,8 +147,8 @@ impl Scheduler {
         }
     }
 
-    async fn bind(&self, pod: &Pod, node: String) -> Result<(), ScheduleError> {
-        let key = ObjectKey::of(pod);
+    async fn bind(&self, pod: &Pod, node: String) -> Result<(), PodSchedulingError> {
+        let key = NamespacedName::of(pod);
         let binding = json!({
             "apiVersion": "v1",
             "kind": "Binding",
@@ -159,7 +165,7 @@ impl Scheduler {
             Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {
                 return Ok(());
             }
-            Err(source) => return Err(ScheduleError::Bind { node, source: source.into() }),
+            Err(source) => return Err(PodSchedulingError::Bind { node, source: source.into() }),
         }
         let mut assumed = pod.clone();
         assumed.spec.get_or_insert_default().node_name = Some(node.clone());
@@ -169,8 +175,8 @@ impl Scheduler {
         Ok(())
     }
 
-    async fn report(&self, pod: &Pod, message: &str) -> Result<(), ScheduleError> {
-        let key = ObjectKey::of(pod);
+    async fn report(&self, pod: &Pod, message: &str) -> Result<(), PodSchedulingError> {
+        let key = NamespacedName::of(pod);
         let Some(condition) = unschedulable_condition(pod, message, Timestamp::now()) else {
             return Ok(());
         };
@@ -228,7 +234,7 @@ fn is_waiting(pod: &Pod) -> bool {
 
 /// Returns true if a Pod that did not fit may fit after this change: a Pod ended, was deleted, or has other
 /// labels. A newly bound Pod counts too, because another Pod may have an affinity to it.
-fn may_free_room(change: &ObjectChange<'_, Pod>) -> bool {
+fn may_free_room(change: &ReflectorObjectChange<'_, Pod>) -> bool {
     let facts = |pod: &Pod| {
         let node = fit::node_of(pod).map(str::to_owned);
         (node, fit::is_finished(pod), pod.metadata.labels.clone())
@@ -243,15 +249,18 @@ fn node_facts(node: &Node) -> impl PartialEq + use<> {
     (node.metadata.labels.clone(), spec.taints, spec.unschedulable, status.allocatable)
 }
 
-fn has_changed<K, F: PartialEq>(change: &ObjectChange<'_, K>, facts: impl Fn(&K) -> F) -> bool {
+fn has_changed<K, F: PartialEq>(
+    change: &ReflectorObjectChange<'_, K>,
+    facts: impl Fn(&K) -> F,
+) -> bool {
     change.before.map(&facts) != change.after.map(&facts)
 }
 
-fn enqueue_waiting(pods: &Reflector<Pod>, dirty_keys: &DirtyKeys<ObjectKey>) {
+fn enqueue_waiting(pods: &Reflector<Pod>, dirty_keys: &DirtyKeys<NamespacedName>) {
     pods.all()
         .iter()
         .filter(|pod| is_waiting(pod))
-        .for_each(|pod| dirty_keys.enqueue(ObjectKey::of(&**pod)));
+        .for_each(|pod| dirty_keys.enqueue(NamespacedName::of(&**pod)));
 }
 
 #[cfg(test)]

@@ -13,11 +13,11 @@ use kube::{Api, Client};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::api_writer::{ApiWriter, WriteError};
+use crate::api_writer::{ApiWriteError, ApiWriter};
 use crate::labels::{Labels, selects_equal};
-use crate::reflector::{ObjectChange, ObjectKey};
-use crate::reflectors::Reflectors;
-use crate::worker::{DirtyKeys, Requeue, WorkLoop, WorkLoopError};
+use crate::reflector::{NamespacedName, ReflectorObjectChange};
+use crate::reflectors::LocalClusterReflectors;
+use crate::worker::{ControllerPanicError, DirtyKeys, Requeue, WorkLoop};
 
 /// The name of this controller.
 const NAME: &str = "endpointslice-controller";
@@ -26,50 +26,50 @@ const CONCURRENCY: usize = 8;
 
 /// The controller.
 #[derive(Clone)]
-pub struct EndpointSlices {
+pub struct EndpointSliceController {
     client: Client,
-    reflectors: Reflectors,
-    dirty_keys: Arc<DirtyKeys<ObjectKey>>,
+    reflectors: LocalClusterReflectors,
+    dirty_keys: Arc<DirtyKeys<NamespacedName>>,
 }
 
-impl EndpointSlices {
+impl EndpointSliceController {
     /// Registers listeners at the reflectors, which must not have been started yet.
-    pub fn new(client: Client, reflectors: &Reflectors) -> Self {
+    pub fn new(client: Client, reflectors: &LocalClusterReflectors) -> Self {
         let dirty_keys = Arc::new(DirtyKeys::default());
         let on_service = Arc::clone(&dirty_keys);
-        reflectors.services.listen(move |change: &ObjectChange<'_, Service>| {
-            change.states().for_each(|service| on_service.enqueue(ObjectKey::of(service)));
+        reflectors.services.listen(move |change: &ReflectorObjectChange<'_, Service>| {
+            change.states().for_each(|service| on_service.enqueue(NamespacedName::of(service)));
         });
         let (on_pod, services) = (Arc::clone(&dirty_keys), Arc::clone(&reflectors.services));
-        reflectors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
+        reflectors.pods.listen(move |change: &ReflectorObjectChange<'_, Pod>| {
             let namespace =
                 change.states().next().and_then(|object| object.metadata.namespace.clone());
             for service in services.in_namespace(&namespace.unwrap_or_default()) {
                 if change.states().any(|pod| is_selected(&service, pod)) {
-                    on_pod.enqueue(ObjectKey::of(&*service));
+                    on_pod.enqueue(NamespacedName::of(&*service));
                 }
             }
         });
         let on_slice = Arc::clone(&dirty_keys);
-        reflectors.slices.listen(move |change: &ObjectChange<'_, EndpointSlice>| {
+        reflectors.slices.listen(move |change: &ReflectorObjectChange<'_, EndpointSlice>| {
             for slice in change.states() {
                 let labels = slice.metadata.labels.as_ref();
                 let service = labels.and_then(|labels| labels.get(slices::SERVICE_NAME));
                 let namespace = slice.metadata.namespace.clone().unwrap_or_default();
                 service
                     .into_iter()
-                    .for_each(|name| on_slice.enqueue(ObjectKey::new(&*namespace, name)));
+                    .for_each(|name| on_slice.enqueue(NamespacedName::new(&*namespace, name)));
             }
         });
         // The zone of a node is part of the endpoints on it.
         let (on_node, services) = (Arc::clone(&dirty_keys), Arc::clone(&reflectors.services));
-        reflectors.nodes.listen(move |change: &ObjectChange<'_, Node>| {
+        reflectors.nodes.listen(move |change: &ReflectorObjectChange<'_, Node>| {
             let labels = |node: &Node| node.metadata.labels.clone();
             if change.before.map(labels) != change.after.map(labels) {
                 services
                     .all()
                     .iter()
-                    .for_each(|service| on_node.enqueue(ObjectKey::of(&**service)));
+                    .for_each(|service| on_node.enqueue(NamespacedName::of(&**service)));
             }
         });
         Self { client, reflectors: reflectors.clone(), dirty_keys }
@@ -80,7 +80,7 @@ impl EndpointSlices {
     /// # Errors
     ///
     /// Returns an error if a reconcile panics.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkLoopError> {
+    pub async fn run(self, stop: CancellationToken) -> Result<(), ControllerPanicError> {
         let dirty_keys = Arc::clone(&self.dirty_keys);
         let worker = WorkLoop { name: NAME, dirty_keys, concurrency: CONCURRENCY, stop };
         worker
@@ -91,7 +91,7 @@ impl EndpointSlices {
             .await
     }
 
-    async fn reconcile(&self, key: &ObjectKey) -> Result<Requeue, WriteError> {
+    async fn reconcile(&self, key: &NamespacedName) -> Result<Requeue, ApiWriteError> {
         // Garbage collection deletes the slices of a deleted Service.
         let Some(service) = self.reflectors.services.get(key) else {
             return Ok(Requeue::AwaitChange);

@@ -27,10 +27,10 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::reflector::ObjectChange;
-use crate::reflectors::Reflectors;
-use crate::worker::{DirtyKeys, Requeue, WorkLoop, WorkLoopError};
-use connection::{ProxiedConnections, accept};
+use crate::reflector::ReflectorObjectChange;
+use crate::reflectors::LocalClusterReflectors;
+use crate::worker::{ControllerPanicError, DirtyKeys, Requeue, WorkLoop};
+use connection::{ServiceListenerState, accept};
 use routes::{ServiceBackends, routes};
 
 /// The name of this part in log lines.
@@ -44,29 +44,29 @@ const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
 /// The proxy.
 pub struct ServiceProxy {
-    reflectors: Reflectors,
-    dirty_keys: Arc<DirtyKeys<AllServiceRoutes>>,
+    reflectors: LocalClusterReflectors,
+    dirty_keys: Arc<DirtyKeys<AllServiceRoutesKey>>,
 }
 
 /// The only key: the routes of all Services are compared as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct AllServiceRoutes;
+struct AllServiceRoutesKey;
 
-impl std::fmt::Display for AllServiceRoutes {
+impl std::fmt::Display for AllServiceRoutesKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("all Services")
     }
 }
 
 /// The current listeners, and their tasks.
-struct ActiveListeners {
-    listeners: BTreeMap<SocketAddr, Listener>,
+struct ServiceProxyListeners {
+    listeners: BTreeMap<SocketAddr, ServiceProxyListener>,
     tasks: JoinSet<()>,
     permits: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
-struct Listener {
+struct ServiceProxyListener {
     backends: watch::Sender<ServiceBackends>,
     // Stops accepting. Existing connections continue.
     accepting: CancellationToken,
@@ -74,16 +74,16 @@ struct Listener {
 
 impl ServiceProxy {
     /// Registers listeners at the reflectors, which must not have been started yet.
-    pub fn new(reflectors: &Reflectors) -> Self {
+    pub fn new(reflectors: &LocalClusterReflectors) -> Self {
         let dirty_keys = Arc::new(DirtyKeys::default());
         let on_service = Arc::clone(&dirty_keys);
-        reflectors
-            .services
-            .listen(move |_: &ObjectChange<'_, Service>| on_service.enqueue(AllServiceRoutes));
+        reflectors.services.listen(move |_: &ReflectorObjectChange<'_, Service>| {
+            on_service.enqueue(AllServiceRoutesKey)
+        });
         let on_slice = Arc::clone(&dirty_keys);
-        reflectors
-            .slices
-            .listen(move |_: &ObjectChange<'_, EndpointSlice>| on_slice.enqueue(AllServiceRoutes));
+        reflectors.slices.listen(move |_: &ReflectorObjectChange<'_, EndpointSlice>| {
+            on_slice.enqueue(AllServiceRoutesKey)
+        });
         Self { reflectors: reflectors.clone(), dirty_keys }
     }
 
@@ -92,8 +92,8 @@ impl ServiceProxy {
     /// # Errors
     ///
     /// Returns an error if a task panics.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkLoopError> {
-        let listening = Arc::new(Mutex::new(ActiveListeners {
+    pub async fn run(self, stop: CancellationToken) -> Result<(), ControllerPanicError> {
+        let listening = Arc::new(Mutex::new(ServiceProxyListeners {
             listeners: BTreeMap::new(),
             tasks: JoinSet::new(),
             permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
@@ -102,7 +102,7 @@ impl ServiceProxy {
         let worker = WorkLoop { name: NAME, dirty_keys: self.dirty_keys, concurrency: 1, stop };
         let (reflectors, shared) = (self.reflectors, Arc::clone(&listening));
         let result = worker
-            .run(move |AllServiceRoutes| {
+            .run(move |AllServiceRoutesKey| {
                 let (reflectors, listening) = (reflectors.clone(), Arc::clone(&shared));
                 async move { reconcile(&reflectors, &listening).await }
             })
@@ -121,8 +121,8 @@ impl ServiceProxy {
 }
 
 async fn reconcile(
-    reflectors: &Reflectors,
-    listening: &Mutex<ActiveListeners>,
+    reflectors: &LocalClusterReflectors,
+    listening: &Mutex<ServiceProxyListeners>,
 ) -> Result<Requeue, JoinError> {
     let desired = routes(&reflectors.services.all(), &reflectors.slices.all());
     let missing = {
@@ -146,7 +146,7 @@ async fn reconcile(
     Ok(next)
 }
 
-impl ActiveListeners {
+impl ServiceProxyListeners {
     /// Updates the endpoints of existing listeners, stops listeners that are not needed any more, and returns
     /// the missing ones.
     fn follow(
@@ -176,13 +176,13 @@ impl ActiveListeners {
     fn add(&mut self, address: SocketAddr, listener: TcpListener, backends: ServiceBackends) {
         let (sender, backends) = watch::channel(backends);
         let accepting = CancellationToken::new();
-        let connections = ProxiedConnections {
+        let connections = ServiceListenerState {
             backends,
             permits: Arc::clone(&self.permits),
             accepting: accepting.clone(),
             stop: self.stop.clone(),
         };
         self.tasks.spawn(accept(listener, connections));
-        self.listeners.insert(address, Listener { backends: sender, accepting });
+        self.listeners.insert(address, ServiceProxyListener { backends: sender, accepting });
     }
 }

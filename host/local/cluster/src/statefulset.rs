@@ -21,13 +21,15 @@ use kube::{Api, Client, Resource};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-pub use plan::{ObservedStatefulSet, OwnerReferenceAdoption, PlannedWrite, StatefulSetPlan, plan};
+pub use plan::{
+    OwnerReferenceAdoption, StatefulSetPlan, StatefulSetPlanInput, StatefulSetWrite, plan,
+};
 
-use crate::api_writer::{ApiWriter, WriteError};
+use crate::api_writer::{ApiWriteError, ApiWriter};
 use crate::events::{EventRecorder, EventSeverity};
-use crate::reflector::{ObjectChange, ObjectKey, Reflector};
-use crate::reflectors::Reflectors;
-use crate::worker::{DirtyKeys, Requeue, WorkLoop, WorkLoopError};
+use crate::reflector::{NamespacedName, Reflector, ReflectorObjectChange};
+use crate::reflectors::LocalClusterReflectors;
+use crate::worker::{ControllerPanicError, DirtyKeys, Requeue, WorkLoop};
 
 /// The name of this controller: as field manager, in events and in log lines.
 const NAME: &str = "statefulset-controller";
@@ -38,30 +40,32 @@ const CONCURRENCY: usize = 8;
 #[derive(Clone)]
 pub struct StatefulSets {
     client: Client,
-    reflectors: Reflectors,
-    dirty_keys: Arc<DirtyKeys<ObjectKey>>,
+    reflectors: LocalClusterReflectors,
+    dirty_keys: Arc<DirtyKeys<NamespacedName>>,
     events: EventRecorder,
 }
 
 impl StatefulSets {
     /// Registers listeners at the reflectors, which must not have been started yet.
-    pub fn new(client: Client, reflectors: &Reflectors) -> Self {
+    pub fn new(client: Client, reflectors: &LocalClusterReflectors) -> Self {
         let dirty_keys = Arc::new(DirtyKeys::default());
         let on_set = Arc::clone(&dirty_keys);
-        reflectors.sets.listen(move |change: &ObjectChange<'_, StatefulSet>| {
-            change.states().for_each(|set| on_set.enqueue(ObjectKey::of(set)));
+        reflectors.sets.listen(move |change: &ReflectorObjectChange<'_, StatefulSet>| {
+            change.states().for_each(|set| on_set.enqueue(NamespacedName::of(set)));
         });
         enqueue_owner(&reflectors.pods, &dirty_keys);
         enqueue_owner(&reflectors.revisions, &dirty_keys);
         // A retained claim has no owner, so a change of any claim concerns all sets of its namespace.
         let (on_claim, sets) = (Arc::clone(&dirty_keys), Arc::clone(&reflectors.sets));
-        reflectors.claims.listen(move |change: &ObjectChange<'_, PersistentVolumeClaim>| {
-            let namespace =
-                change.states().next().and_then(|object| object.metadata.namespace.clone());
-            for set in sets.in_namespace(&namespace.unwrap_or_default()) {
-                on_claim.enqueue(ObjectKey::of(&*set));
-            }
-        });
+        reflectors.claims.listen(
+            move |change: &ReflectorObjectChange<'_, PersistentVolumeClaim>| {
+                let namespace =
+                    change.states().next().and_then(|object| object.metadata.namespace.clone());
+                for set in sets.in_namespace(&namespace.unwrap_or_default()) {
+                    on_claim.enqueue(NamespacedName::of(&*set));
+                }
+            },
+        );
         let events = EventRecorder::new(client.clone(), NAME);
         Self { client, reflectors: reflectors.clone(), dirty_keys, events }
     }
@@ -71,7 +75,7 @@ impl StatefulSets {
     /// # Errors
     ///
     /// Returns an error if a reconcile panics.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkLoopError> {
+    pub async fn run(self, stop: CancellationToken) -> Result<(), ControllerPanicError> {
         let dirty_keys = Arc::clone(&self.dirty_keys);
         let worker = WorkLoop { name: NAME, dirty_keys, concurrency: CONCURRENCY, stop };
         worker
@@ -82,10 +86,10 @@ impl StatefulSets {
             .await
     }
 
-    async fn reconcile(&self, key: &ObjectKey) -> Result<Requeue, WriteError> {
+    async fn reconcile(&self, key: &NamespacedName) -> Result<Requeue, ApiWriteError> {
         let Some(set) = self.reflectors.sets.get(key) else { return Ok(Requeue::AwaitChange) };
         let now = Timestamp::now();
-        let StatefulSetPlan { writes, requeue_at } = plan(&ObservedStatefulSet {
+        let StatefulSetPlan { writes, requeue_at } = plan(&StatefulSetPlanInput {
             set: &set,
             pods: &self.reflectors.pods.in_namespace(&key.namespace),
             claims: &self.reflectors.claims.in_namespace(&key.namespace),
@@ -100,47 +104,51 @@ impl StatefulSets {
         }))
     }
 
-    async fn perform(&self, set: &StatefulSet, write: PlannedWrite) -> Result<(), WriteError> {
+    async fn perform(
+        &self,
+        set: &StatefulSet,
+        write: StatefulSetWrite,
+    ) -> Result<(), ApiWriteError> {
         match write {
-            PlannedWrite::CreateRevision(revision) => {
+            StatefulSetWrite::CreateRevision(revision) => {
                 let created = self.writer::<ControllerRevision>(set).create(&revision).await?;
                 created.into_iter().for_each(|created| self.reflectors.revisions.learn(created));
             }
-            PlannedWrite::RaiseRevision { name, revision } => {
+            StatefulSetWrite::RaiseRevision { name, revision } => {
                 let patch = json!({ "revision": revision });
                 let raised = self.writer::<ControllerRevision>(set).merge(&name, &patch).await?;
                 raised.into_iter().for_each(|raised| self.reflectors.revisions.learn(raised));
             }
-            PlannedWrite::DeleteRevision { name } => {
+            StatefulSetWrite::DeleteRevision { name } => {
                 self.writer::<ControllerRevision>(set).delete(&name, None).await?;
             }
-            PlannedWrite::CreateClaim(claim) => {
+            StatefulSetWrite::CreateClaim(claim) => {
                 let created = self.writer::<PersistentVolumeClaim>(set).create(&claim).await?;
                 created.into_iter().for_each(|created| self.reflectors.claims.learn(created));
             }
-            PlannedWrite::SetClaimOwners { name, resource_version, owners } => {
+            StatefulSetWrite::SetClaimOwners { name, resource_version, owners } => {
                 let owned = OwnerReferenceAdoption { name, resource_version, owners };
                 let changed = adopt(&self.writer::<PersistentVolumeClaim>(set), &owned).await?;
                 changed.into_iter().for_each(|changed| self.reflectors.claims.learn(changed));
             }
-            PlannedWrite::AdoptPod(_) | PlannedWrite::AdoptRevision(_)
+            StatefulSetWrite::AdoptPod(_) | StatefulSetWrite::AdoptRevision(_)
                 if !self.may_adopt(set).await? => {}
-            PlannedWrite::AdoptPod(adoption) => {
+            StatefulSetWrite::AdoptPod(adoption) => {
                 let adopted = adopt(&self.writer::<Pod>(set), &adoption).await?;
                 adopted.into_iter().for_each(|adopted| self.reflectors.pods.learn(adopted));
             }
-            PlannedWrite::AdoptRevision(adoption) => {
+            StatefulSetWrite::AdoptRevision(adoption) => {
                 let adopted = adopt(&self.writer::<ControllerRevision>(set), &adoption).await?;
                 adopted.into_iter().for_each(|adopted| self.reflectors.revisions.learn(adopted));
             }
-            PlannedWrite::CreatePod(pod) => self.create_pod(set, &pod).await?,
-            PlannedWrite::DeletePod { name, uid } => {
+            StatefulSetWrite::CreatePod(pod) => self.create_pod(set, &pod).await?,
+            StatefulSetWrite::DeletePod { name, uid } => {
                 self.writer::<Pod>(set).delete(&name, uid.as_deref()).await?;
                 let set_name = set.metadata.name.as_deref().unwrap_or_default();
                 let message = format!("delete Pod {name} in StatefulSet {set_name} successful");
                 self.events.record(set, EventSeverity::Normal, "SuccessfulDelete", &message).await;
             }
-            PlannedWrite::SetStatus(status) => {
+            StatefulSetWrite::SetStatus(status) => {
                 let name = set.metadata.name.as_deref().unwrap_or_default();
                 let patch = json!({ "status": status });
                 let changed = self.writer::<StatefulSet>(set).merge_status(name, &patch).await?;
@@ -150,7 +158,7 @@ impl StatefulSets {
         Ok(())
     }
 
-    async fn create_pod(&self, set: &StatefulSet, pod: &Pod) -> Result<(), WriteError> {
+    async fn create_pod(&self, set: &StatefulSet, pod: &Pod) -> Result<(), ApiWriteError> {
         let name = pod.metadata.name.as_deref().unwrap_or_default();
         let set_name = set.metadata.name.as_deref().unwrap_or_default();
         match self.writer::<Pod>(set).create(pod).await {
@@ -173,7 +181,7 @@ impl StatefulSets {
     /// Returns true if the set still exists and is not being deleted. The set is read from the API server: a
     /// reflector may not have received its deletion yet, and objects adopted then would be garbage-collected
     /// with it.
-    async fn may_adopt(&self, set: &StatefulSet) -> Result<bool, WriteError> {
+    async fn may_adopt(&self, set: &StatefulSet) -> Result<bool, ApiWriteError> {
         let name = set.metadata.name.as_deref().unwrap_or_default();
         let now = self.writer::<StatefulSet>(set).get(name).await?;
         Ok(now.is_some_and(|now| {
@@ -198,7 +206,7 @@ impl StatefulSets {
 async fn adopt<K>(
     writer: &ApiWriter<K>,
     adoption: &OwnerReferenceAdoption,
-) -> Result<Option<K>, WriteError>
+) -> Result<Option<K>, ApiWriteError>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + serde::de::DeserializeOwned + serde::Serialize,
 {
@@ -208,7 +216,7 @@ where
 }
 
 /// Enqueues the set that controls a changed object, according to the object's owner references.
-fn enqueue_owner<K>(reflector: &Reflector<K>, dirty_keys: &Arc<DirtyKeys<ObjectKey>>)
+fn enqueue_owner<K>(reflector: &Reflector<K>, dirty_keys: &Arc<DirtyKeys<NamespacedName>>)
 where
     K: Resource<DynamicType = ()>
         + k8s_openapi::Metadata<Ty = ObjectMeta>
@@ -220,7 +228,7 @@ where
         + 'static,
 {
     let dirty_keys = Arc::clone(dirty_keys);
-    reflector.listen(move |change: &ObjectChange<'_, K>| {
+    reflector.listen(move |change: &ReflectorObjectChange<'_, K>| {
         for object in change.states() {
             let meta = Resource::meta(object);
             let owners = meta.owner_references.as_deref().unwrap_or_default();
@@ -228,7 +236,7 @@ where
                 .iter()
                 .find(|owner| owner.kind == "StatefulSet" && owner.controller == Some(true));
             if let Some(set) = set {
-                dirty_keys.enqueue(ObjectKey::new(
+                dirty_keys.enqueue(NamespacedName::new(
                     meta.namespace.clone().unwrap_or_default(),
                     &*set.name,
                 ));

@@ -21,11 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 pub use disk::{data_directory, move_aside, remove_all};
 
-use crate::api_writer::{ApiWriter, RequestError, WriteError};
+use crate::api_writer::{ApiRequestError, ApiWriteError, ApiWriter};
 use crate::events::{EventRecorder, EventSeverity};
-use crate::reflector::{ObjectChange, ObjectKey};
-use crate::reflectors::Reflectors;
-use crate::worker::{DirtyKeys, Requeue, WorkLoop, WorkLoopError};
+use crate::reflector::{NamespacedName, ReflectorObjectChange};
+use crate::reflectors::LocalClusterReflectors;
+use crate::worker::{ControllerPanicError, DirtyKeys, Requeue, WorkLoop};
 use claim::VolumeClaimStep;
 
 /// The storage class of a local host, which is also the default class.
@@ -56,11 +56,11 @@ pub fn storage_class() -> Value {
 
 /// Why the reconcile of a claim or a volume failed.
 #[derive(Debug, thiserror::Error)]
-enum VolumeError {
+enum VolumeReconcileError {
     #[error(transparent)]
-    Write(#[from] WriteError),
+    Write(#[from] ApiWriteError),
     #[error("cannot read claim `{claim}`")]
-    Read { claim: String, source: RequestError },
+    Read { claim: String, source: ApiRequestError },
     #[error("cannot create or remove the directory of volume `{volume}`")]
     Disk { volume: String, source: std::io::Error },
     #[error("a file task panicked")]
@@ -69,12 +69,12 @@ enum VolumeError {
 
 /// The key of this controller: a claim or a volume.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum VolumeSubject {
-    Claim(ObjectKey),
-    Volume(ObjectKey),
+enum VolumeControllerKey {
+    Claim(NamespacedName),
+    Volume(NamespacedName),
 }
 
-impl std::fmt::Display for VolumeSubject {
+impl std::fmt::Display for VolumeControllerKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Claim(key) => write!(f, "claim {key}"),
@@ -85,51 +85,55 @@ impl std::fmt::Display for VolumeSubject {
 
 /// The controller.
 #[derive(Clone)]
-pub struct Volumes {
+pub struct VolumeController {
     client: Client,
-    reflectors: Reflectors,
-    dirty_keys: Arc<DirtyKeys<VolumeSubject>>,
+    reflectors: LocalClusterReflectors,
+    dirty_keys: Arc<DirtyKeys<VolumeControllerKey>>,
     events: EventRecorder,
     directory: PathBuf,
 }
 
-impl Volumes {
+impl VolumeController {
     /// Registers listeners at the reflectors, which must not have been started yet. `directory` is for the
     /// volumes.
-    pub fn new(client: Client, reflectors: &Reflectors, directory: PathBuf) -> Self {
+    pub fn new(client: Client, reflectors: &LocalClusterReflectors, directory: PathBuf) -> Self {
         let dirty_keys = Arc::new(DirtyKeys::default());
         let on_claim = Arc::clone(&dirty_keys);
-        reflectors.claims.listen(move |change: &ObjectChange<'_, PersistentVolumeClaim>| {
-            for claim in change.states() {
-                on_claim.enqueue(VolumeSubject::Claim(ObjectKey::of(claim)));
-                let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone());
-                volume.into_iter().for_each(|reference| {
-                    on_claim.enqueue(VolumeSubject::Volume(ObjectKey::new("", reference)))
-                });
-            }
-        });
+        reflectors.claims.listen(
+            move |change: &ReflectorObjectChange<'_, PersistentVolumeClaim>| {
+                for claim in change.states() {
+                    on_claim.enqueue(VolumeControllerKey::Claim(NamespacedName::of(claim)));
+                    let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone());
+                    volume.into_iter().for_each(|reference| {
+                        on_claim.enqueue(VolumeControllerKey::Volume(NamespacedName::new(
+                            "", reference,
+                        )))
+                    });
+                }
+            },
+        );
         let on_volume = Arc::clone(&dirty_keys);
-        reflectors.volumes.listen(move |change: &ObjectChange<'_, PersistentVolume>| {
+        reflectors.volumes.listen(move |change: &ReflectorObjectChange<'_, PersistentVolume>| {
             for volume in change.states() {
-                on_volume.enqueue(VolumeSubject::Volume(ObjectKey::of(volume)));
+                on_volume.enqueue(VolumeControllerKey::Volume(NamespacedName::of(volume)));
                 let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.clone());
-                let key =
-                    claim.and_then(|claim| Some(ObjectKey::new(claim.namespace?, claim.name?)));
-                key.into_iter().for_each(|key| on_volume.enqueue(VolumeSubject::Claim(key)));
+                let key = claim
+                    .and_then(|claim| Some(NamespacedName::new(claim.namespace?, claim.name?)));
+                key.into_iter().for_each(|key| on_volume.enqueue(VolumeControllerKey::Claim(key)));
             }
         });
         let (on_class, claims) = (Arc::clone(&dirty_keys), Arc::clone(&reflectors.claims));
-        reflectors.classes.listen(move |_: &ObjectChange<'_, StorageClass>| {
+        reflectors.classes.listen(move |_: &ReflectorObjectChange<'_, StorageClass>| {
             claims.all().iter().for_each(|reference| {
-                on_class.enqueue(VolumeSubject::Claim(ObjectKey::of(&**reference)))
+                on_class.enqueue(VolumeControllerKey::Claim(NamespacedName::of(&**reference)))
             });
         });
         // A deleted Pod releases its claims.
         let on_pod = Arc::clone(&dirty_keys);
-        reflectors.pods.listen(move |change: &ObjectChange<'_, Pod>| {
+        reflectors.pods.listen(move |change: &ReflectorObjectChange<'_, Pod>| {
             for pod in change.states() {
                 crate::scheduler::claims_of(pod)
-                    .for_each(|key| on_pod.enqueue(VolumeSubject::Claim(key)));
+                    .for_each(|key| on_pod.enqueue(VolumeControllerKey::Claim(key)));
             }
         });
         let events = EventRecorder::new(client.clone(), NAME);
@@ -141,7 +145,7 @@ impl Volumes {
     /// # Errors
     ///
     /// Returns an error if a reconcile panics.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), WorkLoopError> {
+    pub async fn run(self, stop: CancellationToken) -> Result<(), ControllerPanicError> {
         let dirty_keys = Arc::clone(&self.dirty_keys);
         let worker = WorkLoop { name: NAME, dirty_keys, concurrency: CONCURRENCY, stop };
         worker
@@ -152,15 +156,18 @@ impl Volumes {
             .await
     }
 
-    async fn reconcile(&self, subject: &VolumeSubject) -> Result<Requeue, VolumeError> {
+    async fn reconcile(
+        &self,
+        subject: &VolumeControllerKey,
+    ) -> Result<Requeue, VolumeReconcileError> {
         match subject {
-            VolumeSubject::Claim(key) => self.reconcile_claim(key).await?,
-            VolumeSubject::Volume(key) => self.reconcile_volume(key).await?,
+            VolumeControllerKey::Claim(key) => self.reconcile_claim(key).await?,
+            VolumeControllerKey::Volume(key) => self.reconcile_volume(key).await?,
         }
         Ok(Requeue::AwaitChange)
     }
 
-    async fn reconcile_claim(&self, key: &ObjectKey) -> Result<(), VolumeError> {
+    async fn reconcile_claim(&self, key: &NamespacedName) -> Result<(), VolumeReconcileError> {
         let Some(claim) = self.reflectors.claims.get(key) else { return Ok(()) };
         let steps = claim::decide(&claim::ObservedClaim {
             claim: &claim,
@@ -194,8 +201,8 @@ impl Volumes {
     async fn provision(
         &self,
         volume: &PersistentVolume,
-        claim: &ObjectKey,
-    ) -> Result<(), VolumeError> {
+        claim: &NamespacedName,
+    ) -> Result<(), VolumeReconcileError> {
         let name = volume.metadata.name.clone().unwrap_or_default();
         let (directory, volume_name, owner) = (self.directory.clone(), name, claim.to_string());
         on_disk(volume_name, move |name| disk::make(&directory, name, &owner)).await?;
@@ -206,11 +213,11 @@ impl Volumes {
     }
 
     /// Writes the phase of a volume, and removes a volume of this provisioner that is released.
-    async fn reconcile_volume(&self, key: &ObjectKey) -> Result<(), VolumeError> {
+    async fn reconcile_volume(&self, key: &NamespacedName) -> Result<(), VolumeReconcileError> {
         let Some(volume) = self.reflectors.volumes.get(key) else { return Ok(()) };
         let reference = volume.spec.as_ref().and_then(|spec| spec.claim_ref.as_ref());
         let owner = reference.map(|reference| {
-            ObjectKey::new(
+            NamespacedName::new(
                 reference.namespace.clone().unwrap_or_default(),
                 reference.name.clone().unwrap_or_default(),
             )
@@ -246,14 +253,14 @@ impl Volumes {
     /// behind and a removed directory cannot be restored.
     async fn claim_is_deleted(
         &self,
-        claim: &ObjectKey,
+        claim: &NamespacedName,
         uid: Option<&str>,
-    ) -> Result<bool, VolumeError> {
+    ) -> Result<bool, VolumeReconcileError> {
         let api = Api::<PersistentVolumeClaim>::namespaced(self.client.clone(), &claim.namespace);
         match api.get_metadata_opt(&claim.name).await {
             Ok(found) => Ok(found.is_none_or(|found| found.metadata.uid.as_deref() != uid)),
             Err(source) => {
-                Err(VolumeError::Read { claim: claim.to_string(), source: source.into() })
+                Err(VolumeReconcileError::Read { claim: claim.to_string(), source: source.into() })
             }
         }
     }
@@ -271,9 +278,9 @@ fn is_ours_to_delete(volume: &PersistentVolume) -> bool {
 async fn on_disk(
     volume: String,
     work: impl FnOnce(&str) -> std::io::Result<()> + Send + 'static,
-) -> Result<(), VolumeError> {
+) -> Result<(), VolumeReconcileError> {
     tokio::task::spawn_blocking(move || {
-        work(&volume).map_err(|source| VolumeError::Disk { volume, source })
+        work(&volume).map_err(|source| VolumeReconcileError::Disk { volume, source })
     })
     .await?
 }

@@ -92,7 +92,7 @@ pub struct WorkLoop<K> {
 /// Why a controller ended without being told to stop.
 #[derive(Debug, thiserror::Error)]
 #[error("the controller `{controller}` panicked")]
-pub struct WorkLoopError {
+pub struct ControllerPanicError {
     controller: &'static str,
     source: tokio::task::JoinError,
 }
@@ -104,12 +104,12 @@ impl<K: Ord + Clone + Display + Send + 'static> WorkLoop<K> {
     /// # Errors
     ///
     /// Returns an error if a reconcile panics, because the state that it left is unknown.
-    pub async fn run<F, E>(self, reconcile: impl Fn(K) -> F) -> Result<(), WorkLoopError>
+    pub async fn run<F, E>(self, reconcile: impl Fn(K) -> F) -> Result<(), ControllerPanicError>
     where
         F: Future<Output = Result<Requeue, E>> + Send + 'static,
         E: std::error::Error + Send + 'static,
     {
-        let mut schedule = KeySchedule::default();
+        let mut schedule = WorkLoopQueue::default();
         let mut running = JoinSet::new();
         loop {
             for key in self.dirty_keys.take() {
@@ -130,7 +130,7 @@ impl<K: Ord + Clone + Display + Send + 'static> WorkLoop<K> {
                 () = self.dirty_keys.changed() => {}
                 Some(ended) = running.join_next() => {
                     let (key, result) =
-                        ended.map_err(|source| WorkLoopError { controller: self.name, source })?;
+                        ended.map_err(|source| ControllerPanicError { controller: self.name, source })?;
                     let result = result.unwrap_or_else(|_| Err(format!("no result within {RECONCILE_DEADLINE:?}")));
                     self.settle(&mut schedule, key, result);
                 }
@@ -144,7 +144,7 @@ impl<K: Ord + Clone + Display + Send + 'static> WorkLoop<K> {
         Ok(())
     }
 
-    fn settle(&self, schedule: &mut KeySchedule<K>, key: K, result: Result<Requeue, String>) {
+    fn settle(&self, schedule: &mut WorkLoopQueue<K>, key: K, result: Result<Requeue, String>) {
         match result {
             Ok(next) => schedule.succeeded(&key, next, Instant::now()),
             Err(error) => {
@@ -160,14 +160,14 @@ impl<K: Ord + Clone + Display + Send + 'static> WorkLoop<K> {
 }
 
 /// The keys that wait, that are being reconciled, or that are due later.
-struct KeySchedule<K> {
+struct WorkLoopQueue<K> {
     waiting: BTreeSet<K>,
     running: BTreeSet<K>,
     due: BTreeMap<K, Instant>,
     failures: BTreeMap<K, u32>,
 }
 
-impl<K> Default for KeySchedule<K> {
+impl<K> Default for WorkLoopQueue<K> {
     fn default() -> Self {
         Self {
             waiting: BTreeSet::new(),
@@ -178,7 +178,7 @@ impl<K> Default for KeySchedule<K> {
     }
 }
 
-impl<K: Ord + Clone> KeySchedule<K> {
+impl<K: Ord + Clone> WorkLoopQueue<K> {
     /// Makes a key due immediately. A change overrides a back-off, because the cause of the failure may be
     /// gone.
     fn make_due(&mut self, key: K) {
@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn a_mark_during_a_run_leads_to_another_run() {
         let now = Instant::now();
-        let mut schedule = KeySchedule::default();
+        let mut schedule = WorkLoopQueue::default();
         schedule.make_due("a");
         assert_eq!(schedule.start(now), Some("a"));
         schedule.make_due("a");
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn pauses_grow_and_a_success_resets_them() {
         let now = Instant::now();
-        let mut schedule = KeySchedule::default();
+        let mut schedule = WorkLoopQueue::default();
         let mut pauses = Vec::new();
         for _ in 0..3 {
             schedule.make_due("a");

@@ -16,22 +16,22 @@ use tholepin_schema::{
     snapshot::ClusterNodesRow,
 };
 
-use super::send_failure::SendFailure;
+use super::send_failure::RedisVerbSendFailure;
 use crate::{
     connection::ConnectionError,
     error,
     observe::{as_redis_writes, command},
     parse::{ClusterNodesReply, cluster_nodes},
-    pool::{CallTarget, ConnectionPool},
+    pool::{ConnectionPool, RedisCallTarget},
 };
 
 /// The commands of a verb.
 #[derive(Debug, Default)]
-pub(super) struct VerbDecision<'a> {
+pub(super) struct RedisVerbCommands<'a> {
     /// The commands, which are sent concurrently.
     pub(super) commands: Vec<MemberCommand<'a>>,
     /// The roles that must be observed afterwards, in this order, before the verb is done.
-    pub(super) roles: Vec<(CallTarget<'a>, Role)>,
+    pub(super) roles: Vec<(RedisCallTarget<'a>, Role)>,
     /// The state after the verb, for people.
     pub(super) note: String,
 }
@@ -39,29 +39,29 @@ pub(super) struct VerbDecision<'a> {
 /// One command for one member.
 #[derive(Debug)]
 pub(super) struct MemberCommand<'a> {
-    pub(super) target: CallTarget<'a>,
+    pub(super) target: RedisCallTarget<'a>,
     pub(super) arguments: Vec<String>,
 }
 
 impl MemberCommand<'_> {
     /// Returns the command as plans and reports show it.
-    pub(super) fn shown(&self) -> step::MemberCommandLine {
+    pub(super) fn shown(&self) -> step::RedisCliCommand {
         let Self { target, arguments } = self;
-        step::MemberCommandLine {
+        step::RedisCliCommand {
             pod: target.member.pod.clone(),
             command: step::redis_cli(arguments),
         }
     }
 }
 
-impl<'a> VerbDecision<'a> {
+impl<'a> RedisVerbCommands<'a> {
     /// Returns a decision without commands.
     fn unchanged(note: String) -> Self {
         Self { note, ..Self::default() }
     }
 
     /// Returns a decision with one command, which is done with its reply.
-    fn single(target: CallTarget<'a>, arguments: Vec<String>, note: String) -> Self {
+    fn single(target: RedisCallTarget<'a>, arguments: Vec<String>, note: String) -> Self {
         Self { commands: vec![MemberCommand { target, arguments }], roles: Vec::new(), note }
     }
 }
@@ -75,7 +75,7 @@ pub(super) async fn decide<'a>(
     pool: &ConnectionPool,
     members: &'a InstanceMembers,
     verb: &Verb,
-) -> Result<VerbDecision<'a>, SendFailure> {
+) -> Result<RedisVerbCommands<'a>, RedisVerbSendFailure> {
     let at = |pod: &str| target(members, pod);
     match verb {
         Verb::Meet { pod, with } => meet(at(pod)?, at(with)?),
@@ -89,7 +89,7 @@ pub(super) async fn decide<'a>(
         // The gate performs this verb by an annotation on the Pod.
         Verb::AllowStart { .. } => {
             let text = "`allow-start` is not a Redis command".to_owned();
-            Err(SendFailure::before(CallError::Unsupported(text)))
+            Err(RedisVerbSendFailure::before(CallError::Unsupported(text)))
         }
         // The gate restores temporary settings.
         Verb::Configure { pod, settings, temporary: _ } => Ok(configure(at(pod)?, settings)),
@@ -99,26 +99,30 @@ pub(super) async fn decide<'a>(
 /// Reads the row of a node about itself.
 pub(super) async fn own_row(
     pool: &ConnectionPool,
-    target: CallTarget<'_>,
-) -> Result<ClusterNodesRow, SendFailure> {
-    let nodes = read_nodes(pool, target).await.map_err(SendFailure::before)?;
+    target: RedisCallTarget<'_>,
+) -> Result<ClusterNodesRow, RedisVerbSendFailure> {
+    let nodes = read_nodes(pool, target).await.map_err(RedisVerbSendFailure::before)?;
     // The parser has checked that exactly one row is `myself`.
     nodes
         .own()
         .cloned()
-        .ok_or_else(|| SendFailure::before(CallError::Other("no own row".to_owned())))
+        .ok_or_else(|| RedisVerbSendFailure::before(CallError::Other("no own row".to_owned())))
 }
 
 /// Returns the member in this Pod.
-fn target<'a>(members: &'a InstanceMembers, pod: &str) -> Result<CallTarget<'a>, SendFailure> {
-    let found = CallTarget::all(members).find(|target| target.member.pod == pod);
-    found.ok_or_else(|| SendFailure::before(CallError::NotFound(format!("member `{pod}`"))))
+fn target<'a>(
+    members: &'a InstanceMembers,
+    pod: &str,
+) -> Result<RedisCallTarget<'a>, RedisVerbSendFailure> {
+    let found = RedisCallTarget::all(members).find(|target| target.member.pod == pod);
+    found
+        .ok_or_else(|| RedisVerbSendFailure::before(CallError::NotFound(format!("member `{pod}`"))))
 }
 
 /// Reads a node's view of the cluster.
 async fn read_nodes(
     pool: &ConnectionPool,
-    target: CallTarget<'_>,
+    target: RedisCallTarget<'_>,
 ) -> Result<ClusterNodesReply, CallError> {
     let pod = &target.member.pod;
     let failed = |failure: ConnectionError| failure.into_call_error(pod);
@@ -139,62 +143,69 @@ fn to_arguments(arguments: &[&str]) -> Vec<String> {
 }
 
 fn meet<'a>(
-    target: CallTarget<'a>,
-    other: CallTarget<'a>,
-) -> Result<VerbDecision<'a>, SendFailure> {
+    target: RedisCallTarget<'a>,
+    other: RedisCallTarget<'a>,
+) -> Result<RedisVerbCommands<'a>, RedisVerbSendFailure> {
     let with = &other.member.pod;
-    let address =
-        other.address().map_err(|failure| SendFailure::before(failure.into_call_error(with)))?;
+    let address = other
+        .address()
+        .map_err(|failure| RedisVerbSendFailure::before(failure.into_call_error(with)))?;
     let (ip, port) = (address.ip().to_string(), address.port().to_string());
     let note = format!("the handshake with {address} has started");
-    Ok(VerbDecision::single(target, to_arguments(&["CLUSTER", "MEET", &ip, &port]), note))
+    Ok(RedisVerbCommands::single(target, to_arguments(&["CLUSTER", "MEET", &ip, &port]), note))
 }
 
 async fn set_epoch<'a>(
     pool: &ConnectionPool,
-    target: CallTarget<'a>,
+    target: RedisCallTarget<'a>,
     epoch: ConfigEpoch,
-) -> Result<VerbDecision<'a>, SendFailure> {
+) -> Result<RedisVerbCommands<'a>, RedisVerbSendFailure> {
     if own_row(pool, target).await?.epoch == epoch {
-        return Ok(VerbDecision::unchanged(format!("the epoch is already {epoch}")));
+        return Ok(RedisVerbCommands::unchanged(format!("the epoch is already {epoch}")));
     }
     let arguments = to_arguments(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch.to_string()]);
-    Ok(VerbDecision::single(target, arguments, format!("the epoch is {epoch}")))
+    Ok(RedisVerbCommands::single(target, arguments, format!("the epoch is {epoch}")))
 }
 
 async fn assign<'a>(
     pool: &ConnectionPool,
-    target: CallTarget<'a>,
+    target: RedisCallTarget<'a>,
     slots: &SlotSet,
-) -> Result<VerbDecision<'a>, SendFailure> {
+) -> Result<RedisVerbCommands<'a>, RedisVerbSendFailure> {
     let missing = slots.difference(&own_row(pool, target).await?.slots);
     if missing.is_empty() {
-        return Ok(VerbDecision::unchanged("it already owns the slots".to_owned()));
+        return Ok(RedisVerbCommands::unchanged("it already owns the slots".to_owned()));
     }
     let ends = |range: &SlotRange| [range.first().to_string(), range.last().to_string()];
     let mut arguments = to_arguments(&["CLUSTER", "ADDSLOTSRANGE"]);
     arguments.extend(missing.ranges().iter().flat_map(ends));
-    Ok(VerbDecision::single(target, arguments, format!("it owns {missing}")))
+    Ok(RedisVerbCommands::single(target, arguments, format!("it owns {missing}")))
 }
 
 async fn replicate<'a>(
     pool: &ConnectionPool,
-    target: CallTarget<'a>,
+    target: RedisCallTarget<'a>,
     primary: NodeId,
-) -> Result<VerbDecision<'a>, SendFailure> {
+) -> Result<RedisVerbCommands<'a>, RedisVerbSendFailure> {
     let row = own_row(pool, target).await?;
     if row.role == Role::Replica && row.primary == Some(primary) {
-        return Ok(VerbDecision::unchanged(format!("it already replicates {}", primary.short())));
+        return Ok(RedisVerbCommands::unchanged(format!(
+            "it already replicates {}",
+            primary.short()
+        )));
     }
     let arguments = to_arguments(&["CLUSTER", "REPLICATE", &primary.to_string()]);
-    Ok(VerbDecision::single(target, arguments, format!("it replicates {}", primary.short())))
+    Ok(RedisVerbCommands::single(target, arguments, format!("it replicates {}", primary.short())))
 }
 
-fn configure<'a>(target: CallTarget<'a>, settings: &BTreeMap<String, String>) -> VerbDecision<'a> {
+fn configure<'a>(
+    target: RedisCallTarget<'a>,
+    settings: &BTreeMap<String, String>,
+) -> RedisVerbCommands<'a> {
     let mut arguments = to_arguments(&["CONFIG", "SET"]);
     arguments.extend(settings.iter().flat_map(|(name, value)| [name.clone(), value.clone()]));
     let note = settings.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-    VerbDecision::single(target, arguments, note)
+    RedisVerbCommands::single(target, arguments, note)
 }
 
 /// Decides the commands that make every member forget a node.
@@ -206,14 +217,14 @@ async fn forget<'a>(
     pool: &ConnectionPool,
     members: &'a InstanceMembers,
     node: NodeId,
-) -> Result<VerbDecision<'a>, SendFailure> {
-    let running: Vec<CallTarget<'_>> =
-        CallTarget::all(members).filter(|target| target.member.running).collect();
+) -> Result<RedisVerbCommands<'a>, RedisVerbSendFailure> {
+    let running: Vec<RedisCallTarget<'_>> =
+        RedisCallTarget::all(members).filter(|target| target.member.running).collect();
     let views = join_all(running.iter().map(|target| read_nodes(pool, *target))).await;
     let id = node.to_string();
     let mut commands = Vec::new();
     for (target, nodes) in running.iter().zip(views) {
-        let nodes = nodes.map_err(SendFailure::before)?;
+        let nodes = nodes.map_err(RedisVerbSendFailure::before)?;
         if nodes.myself == node {
             return Err(conflict(&target.member.pod, &format!("it is {} itself", node.short())));
         }
@@ -225,7 +236,7 @@ async fn forget<'a>(
         }
     }
     let note = format!("{} members have forgotten {}", commands.len(), node.short());
-    Ok(VerbDecision { commands, roles: Vec::new(), note })
+    Ok(RedisVerbCommands { commands, roles: Vec::new(), note })
 }
 
 /// Decides the command of a failover, and the roles that end it.
@@ -235,15 +246,18 @@ async fn forget<'a>(
 async fn failover<'a>(
     pool: &ConnectionPool,
     members: &'a InstanceMembers,
-    target: CallTarget<'a>,
+    target: RedisCallTarget<'a>,
     primary: NodeId,
     mode: FailoverMode,
-) -> Result<VerbDecision<'a>, SendFailure> {
+) -> Result<RedisVerbCommands<'a>, RedisVerbSendFailure> {
     let pod = &target.member.pod;
-    let nodes = read_nodes(pool, target).await.map_err(SendFailure::before)?;
+    let nodes = read_nodes(pool, target).await.map_err(RedisVerbSendFailure::before)?;
     let Some(row) = nodes.own() else { return Err(conflict(pod, "it has no row of itself")) };
     if has_replaced(row, primary, nodes.rows.get(&primary)) {
-        return Ok(VerbDecision::unchanged(format!("it has already replaced {}", primary.short())));
+        return Ok(RedisVerbCommands::unchanged(format!(
+            "it has already replaced {}",
+            primary.short()
+        )));
     }
     if row.role != Role::Replica || row.primary != Some(primary) {
         return Err(conflict(pod, &format!("it is not a replica of {}", primary.short())));
@@ -257,13 +271,13 @@ async fn failover<'a>(
     if mode == FailoverMode::Graceful {
         // The old primary is read only if it is a member.
         let address = nodes.rows.get(&primary).and_then(|row| row.address.clone());
-        let old = CallTarget::all(members).find(|old| {
+        let old = RedisCallTarget::all(members).find(|old| {
             old.member.address.is_some_and(|there| Some(as_redis_writes(there)) == address)
         });
         roles.extend(old.map(|old| (old, Role::Replica)));
     }
     let note = format!("it has replaced {}", primary.short());
-    Ok(VerbDecision { commands: vec![MemberCommand { target, arguments }], roles, note })
+    Ok(RedisVerbCommands { commands: vec![MemberCommand { target, arguments }], roles, note })
 }
 
 /// Returns true if the failover has happened already: the node owns slots, and the old primary owns none.
@@ -274,6 +288,6 @@ fn has_replaced(row: &ClusterNodesRow, primary: NodeId, old: Option<&ClusterNode
         && row.primary != Some(primary)
 }
 
-fn conflict(pod: &str, why: &str) -> SendFailure {
-    SendFailure::before(CallError::Conflict(format!("`{pod}`: {why}")))
+fn conflict(pod: &str, why: &str) -> RedisVerbSendFailure {
+    RedisVerbSendFailure::before(CallError::Conflict(format!("`{pod}`: {why}")))
 }

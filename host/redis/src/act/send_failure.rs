@@ -5,12 +5,12 @@ use tholepin_schema::action::ActionOutcome;
 
 /// The failure of a verb.
 #[derive(Debug)]
-pub(super) struct SendFailure {
+pub(super) struct RedisVerbSendFailure {
     pub(super) error: CallError,
     pub(super) may_have_run: bool,
 }
 
-impl SendFailure {
+impl RedisVerbSendFailure {
     /// Returns a failure that changed nothing.
     pub(super) const fn before(error: CallError) -> Self {
         Self { error, may_have_run: false }
@@ -22,8 +22,8 @@ impl SendFailure {
     }
 }
 
-impl From<SendFailure> for ActionOutcome {
-    fn from(SendFailure { error, may_have_run }: SendFailure) -> Self {
+impl From<RedisVerbSendFailure> for ActionOutcome {
+    fn from(RedisVerbSendFailure { error, may_have_run }: RedisVerbSendFailure) -> Self {
         Self::Failed { reason: error.reason().to_owned(), message: error.to_string(), may_have_run }
     }
 }

@@ -12,7 +12,7 @@ use tholepin_schema::{
     },
 };
 
-use super::{MemberQueryResult, reply::MemberReply};
+use super::{MemberQueryResult, reply::ParsedMemberReply};
 
 type Rows = BTreeMap<NodeId, ClusterNodesRow>;
 
@@ -24,7 +24,7 @@ pub(super) fn fold(
 ) -> Snapshot {
     results.sort_by(|(a, _), (b, _)| a.pod.cmp(&b.pod));
     strangers.sort_unstable();
-    let replies: Vec<&MemberReply> =
+    let replies: Vec<&ParsedMemberReply> =
         results.iter().filter_map(|(_, result)| result.as_ref().ok()).collect();
     let view = majority(&replies);
     let members = results.into_iter().map(|(member, result)| {
@@ -55,7 +55,7 @@ enum SlotOwnerKnowledge {
 
 impl SlotOwnerKnowledge {
     /// Returns what a member knows; absent if it did not report its own node id.
-    fn of(reply: &MemberReply) -> Option<Self> {
+    fn of(reply: &ParsedMemberReply) -> Option<Self> {
         let node = reply.facts.node?;
         let serves = |row: &ClusterNodesRow| row.role == Role::Primary && !row.slots.is_empty();
         // A node in handshake is not known yet.
@@ -76,7 +76,7 @@ impl SlotOwnerKnowledge {
 /// Returns the rows that most voters report. The voters are the members that know most. A fresh member is not a
 /// voter while another member knows more: its vote would tie with that of the last replica of a dead primary, and
 /// the view could then show the primary without slots.
-fn majority(replies: &[&MemberReply]) -> Rows {
+fn majority(replies: &[&ParsedMemberReply]) -> Rows {
     let answered =
         replies.iter().filter_map(|reply| Some((SlotOwnerKnowledge::of(reply)?, &reply.rows)));
     let answered: Vec<(SlotOwnerKnowledge, &Rows)> = answered.collect();
@@ -105,8 +105,8 @@ fn majority(replies: &[&MemberReply]) -> Rows {
 }
 
 /// Returns a member's facts with its rows reduced to the differences from the view.
-fn with_differences(reply: MemberReply, view: &Rows) -> MemberFacts {
-    let MemberReply { mut facts, rows } = reply;
+fn with_differences(reply: ParsedMemberReply, view: &Rows) -> MemberFacts {
+    let ParsedMemberReply { mut facts, rows } = reply;
     // For a member that did not report its node id, no differences are recorded.
     if facts.node.is_some() {
         facts.lacks = view.keys().filter(|id| !rows.contains_key(id)).copied().collect();
@@ -140,7 +140,7 @@ mod tests {
             .collect();
         let nodes = cluster_nodes(&text.join("\n")).unwrap();
         let facts = MemberFacts { node: Some(nodes.myself), ..MemberFacts::default() };
-        (member(pod), Ok(MemberReply { facts, rows: nodes.rows }))
+        (member(pod), Ok(ParsedMemberReply { facts, rows: nodes.rows }))
     }
 
     fn member(pod: &str) -> Member {

@@ -10,13 +10,13 @@ use tholepin_schema::{
 
 use super::{MemberQueryResult, command};
 use crate::{
-    error::{ErrorKind, classify, error_text, text},
+    error::{RedisErrorClass, classify, error_text, text},
     parse::{cluster_info, cluster_nodes, info},
 };
 
 /// The reply of a member: facts about itself, and its view of all nodes.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct MemberReply {
+pub(crate) struct ParsedMemberReply {
     pub(crate) facts: MemberFacts,
     pub(crate) rows: BTreeMap<NodeId, ClusterNodesRow>,
 }
@@ -44,10 +44,11 @@ pub(super) fn member_reply<S: AsRef<str>>(
             "it sent fewer replies than commands".to_owned(),
         ));
     };
-    if let Some(error) = error_text(general).filter(|text| classify(text) == ErrorKind::Auth) {
+    if let Some(error) = error_text(general).filter(|text| classify(text) == RedisErrorClass::Auth)
+    {
         return Err((UnreachableReason::Auth, error.to_owned()));
     }
-    let mut reply = MemberReply::default();
+    let mut reply = ParsedMemberReply::default();
     reply.facts.answered_at_ms = answered_at_ms;
     let read = [
         ("INFO", text(general).and_then(|text| reply.read_info(text))),
@@ -67,7 +68,7 @@ pub(super) fn member_reply<S: AsRef<str>>(
     Ok(reply)
 }
 
-impl MemberReply {
+impl ParsedMemberReply {
     fn record_error(&mut self, what: &str, result: Result<(), String>) {
         if let Err(error) = result {
             self.facts.errors.insert(what.to_owned(), error);

@@ -3,7 +3,7 @@
 use tholepin_schema::{primitives::ConfigEpoch, snapshot::ClusterInfo};
 
 use super::{
-    ParseError,
+    RedisReplyParseError,
     info::{InfoFields, info},
 };
 
@@ -13,13 +13,16 @@ use super::{
 /// # Errors
 ///
 /// Fails if a field is missing or has an invalid value.
-pub fn cluster_info(text: &str) -> Result<ClusterInfo, ParseError> {
+pub fn cluster_info(text: &str) -> Result<ClusterInfo, RedisReplyParseError> {
     let fields: InfoFields<'_> = info(text);
     let ok = match fields.text("cluster_state")? {
         "ok" => true,
         "fail" => false,
         other => {
-            return Err(ParseError::Value { field: "cluster_state", value: other.to_owned() });
+            return Err(RedisReplyParseError::Value {
+                field: "cluster_state",
+                value: other.to_owned(),
+            });
         }
     };
     Ok(ClusterInfo {
@@ -53,9 +56,12 @@ mod tests {
     #[test]
     fn a_missing_or_invalid_field_is_an_error() {
         let missing = TEXT.replace("cluster_size", "cluster_girth");
-        assert_eq!(cluster_info(&missing), Err(ParseError::Missing("cluster_size")));
+        assert_eq!(cluster_info(&missing), Err(RedisReplyParseError::Missing("cluster_size")));
         for invalid in [TEXT.replace(":ok", ":well"), TEXT.replace(":6", ":-6")] {
-            assert!(matches!(cluster_info(&invalid), Err(ParseError::Value { .. })), "{invalid}");
+            assert!(
+                matches!(cluster_info(&invalid), Err(RedisReplyParseError::Value { .. })),
+                "{invalid}"
+            );
         }
     }
 }

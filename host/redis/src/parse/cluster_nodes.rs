@@ -9,7 +9,7 @@ use tholepin_schema::{
     snapshot::{ClusterNodesRow, NodeFlag, OpenSlot, SlotDirection},
 };
 
-use super::ParseError;
+use super::RedisReplyParseError;
 
 /// A node's view of all nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,12 +35,12 @@ impl ClusterNodesReply {
 /// # Errors
 ///
 /// Fails with the first malformed line, or unless exactly one line is `myself`.
-pub fn cluster_nodes(text: &str) -> Result<ClusterNodesReply, ParseError> {
+pub fn cluster_nodes(text: &str) -> Result<ClusterNodesReply, RedisReplyParseError> {
     let mut rows = BTreeMap::new();
     let mut open_slots = Vec::new();
     let mut myself = BTreeSet::new();
     for line in text.lines().filter(|line| !line.is_empty()) {
-        let node = |why: String| ParseError::Node { line: line.to_owned(), why };
+        let node = |why: String| RedisReplyParseError::Node { line: line.to_owned(), why };
         let parsed = parse_line(line).map_err(node)?;
         if parsed.is_myself {
             myself.insert(parsed.id);
@@ -52,7 +52,7 @@ pub fn cluster_nodes(text: &str) -> Result<ClusterNodesReply, ParseError> {
     }
     match (myself.first(), myself.len()) {
         (Some(&myself), 1) => Ok(ClusterNodesReply { myself, rows, open_slots }),
-        (_, count) => Err(ParseError::Myself(count)),
+        (_, count) => Err(RedisReplyParseError::Myself(count)),
     }
 }
 
@@ -160,7 +160,7 @@ mod tests {
     const A: &str = "07c37dfeb235213a872192d90877d0cd55635b91";
     const B: &str = "67ed2db8d677e59ec4a4cefb06858cf2a1a89fa1";
 
-    fn row_of(rest: &str) -> Result<ClusterNodesRow, ParseError> {
+    fn row_of(rest: &str) -> Result<ClusterNodesRow, RedisReplyParseError> {
         let own = format!("{B} 127.26.0.9:7000@17000 myself,master - 0 0 9 connected");
         let text = format!("{A} {rest}\n{own}\n");
         cluster_nodes(&text).map(|nodes| nodes.rows[&A.parse().unwrap()].clone())
@@ -223,14 +223,14 @@ mod tests {
             "127.26.0.1:7000@17000 master - 0 0 2 connected [3]",
         ];
         for rest in cases {
-            assert!(matches!(row_of(rest), Err(ParseError::Node { .. })), "{rest}");
+            assert!(matches!(row_of(rest), Err(RedisReplyParseError::Node { .. })), "{rest}");
         }
-        assert_eq!(cluster_nodes(""), Err(ParseError::Myself(0)));
+        assert_eq!(cluster_nodes(""), Err(RedisReplyParseError::Myself(0)));
         let twice = format!("{A} :1@1 myself,master - 0 0 0 connected\n").repeat(2);
-        assert!(matches!(cluster_nodes(&twice), Err(ParseError::Node { .. })));
+        assert!(matches!(cluster_nodes(&twice), Err(RedisReplyParseError::Node { .. })));
         let both = format!(
             "{A} :1@1 myself,master - 0 0 0 connected\n{B} :1@1 myself,master - 0 0 0 connected\n"
         );
-        assert_eq!(cluster_nodes(&both), Err(ParseError::Myself(2)));
+        assert_eq!(cluster_nodes(&both), Err(RedisReplyParseError::Myself(2)));
     }
 }

@@ -9,7 +9,7 @@ use tholepin_schema::{
     snapshot::{AttachedReplica, Replication, Upstream},
 };
 
-use super::ParseError;
+use super::RedisReplyParseError;
 
 /// The fields of an `INFO` reply by name.
 #[derive(Clone, Debug, Default)]
@@ -30,8 +30,8 @@ impl<'a> InfoFields<'a> {
     /// # Errors
     ///
     /// Fails if the field is missing.
-    pub fn text(&self, field: &'static str) -> Result<&'a str, ParseError> {
-        self.fields.get(field).copied().ok_or(ParseError::Missing(field))
+    pub fn text(&self, field: &'static str) -> Result<&'a str, RedisReplyParseError> {
+        self.fields.get(field).copied().ok_or(RedisReplyParseError::Missing(field))
     }
 
     /// Parses a field as a number or an identifier.
@@ -39,9 +39,9 @@ impl<'a> InfoFields<'a> {
     /// # Errors
     ///
     /// Fails if the field is missing or cannot be parsed.
-    pub fn number<T: FromStr>(&self, field: &'static str) -> Result<T, ParseError> {
+    pub fn number<T: FromStr>(&self, field: &'static str) -> Result<T, RedisReplyParseError> {
         let value = self.text(field)?;
-        value.parse().map_err(|_| ParseError::Value { field, value: value.to_owned() })
+        value.parse().map_err(|_| RedisReplyParseError::Value { field, value: value.to_owned() })
     }
 
     /// Parses a field that is `1` or `0`.
@@ -49,11 +49,11 @@ impl<'a> InfoFields<'a> {
     /// # Errors
     ///
     /// Fails if the field is missing or has another value.
-    pub fn flag(&self, field: &'static str) -> Result<bool, ParseError> {
+    pub fn flag(&self, field: &'static str) -> Result<bool, RedisReplyParseError> {
         match self.text(field)? {
             "1" => Ok(true),
             "0" => Ok(false),
-            value => Err(ParseError::Value { field, value: value.to_owned() }),
+            value => Err(RedisReplyParseError::Value { field, value: value.to_owned() }),
         }
     }
 
@@ -62,11 +62,11 @@ impl<'a> InfoFields<'a> {
     /// # Errors
     ///
     /// Fails if the field is missing or has another value than `master` or `slave`.
-    pub fn role(&self) -> Result<Role, ParseError> {
+    pub fn role(&self) -> Result<Role, RedisReplyParseError> {
         match self.text("role")? {
             "master" => Ok(Role::Primary),
             "slave" => Ok(Role::Replica),
-            value => Err(ParseError::Value { field: "role", value: value.to_owned() }),
+            value => Err(RedisReplyParseError::Value { field: "role", value: value.to_owned() }),
         }
     }
 
@@ -78,7 +78,7 @@ impl<'a> InfoFields<'a> {
     /// # Errors
     ///
     /// Fails if a field is missing or has an invalid value.
-    pub fn replication(&self) -> Result<Replication, ParseError> {
+    pub fn replication(&self) -> Result<Replication, RedisReplyParseError> {
         let previous: ReplicationId = self.number("master_replid2")?;
         let is_none = previous.to_string().bytes().all(|digit| digit == b'0');
         let (offset_bytes, upstream) = match self.role()? {
@@ -94,13 +94,13 @@ impl<'a> InfoFields<'a> {
         })
     }
 
-    fn upstream(&self) -> Result<Upstream, ParseError> {
+    fn upstream(&self) -> Result<Upstream, RedisReplyParseError> {
         let link_up = match self.text("master_link_status")? {
             "up" => true,
             "down" => false,
             value => {
                 let value = value.to_owned();
-                return Err(ParseError::Value { field: "master_link_status", value });
+                return Err(RedisReplyParseError::Value { field: "master_link_status", value });
             }
         };
         let count = |field| self.number::<i64>(field).map(|number| u64::try_from(number).ok());
@@ -121,7 +121,7 @@ impl<'a> InfoFields<'a> {
     }
 
     /// Parses the fields such as `slave0:ip=127.0.0.1,port=7001,state=online,offset=42,lag=0`.
-    fn attached_replicas(&self) -> Result<Vec<AttachedReplica>, ParseError> {
+    fn attached_replicas(&self) -> Result<Vec<AttachedReplica>, RedisReplyParseError> {
         let numbered = |name: &str| {
             let number = name.strip_prefix("slave").unwrap_or_default();
             !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit())
@@ -134,8 +134,8 @@ impl<'a> InfoFields<'a> {
     }
 }
 
-fn attached_replica(line: &str) -> Result<AttachedReplica, ParseError> {
-    let invalid = || ParseError::Value { field: "slaveN", value: line.to_owned() };
+fn attached_replica(line: &str) -> Result<AttachedReplica, RedisReplyParseError> {
+    let invalid = || RedisReplyParseError::Value { field: "slaveN", value: line.to_owned() };
     let parts: BTreeMap<&str, &str> =
         line.split(',').filter_map(|part| part.split_once('=')).collect();
     let part = |name| parts.get(name).copied().ok_or_else(invalid);

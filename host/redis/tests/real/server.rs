@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use tholepin_core::port::{
     Clock, InstanceMembers, MemberPod, PerformedAction, PollReport, Redis, RedisCredentials,
 };
-use tholepin_redis::{RedisClientLimits, RedisPort};
+use tholepin_redis::{RedisClient, RedisClientLimits};
 use tholepin_schema::{
     action::{Action, ActionOutcome, Verb},
     primitives::{ConfigEpoch, NodeId, Slot, SlotRange},
@@ -83,7 +83,7 @@ impl Drop for TestServer {
 pub(crate) struct TestServers {
     pub(crate) servers: Vec<TestServer>,
     pub(crate) members: InstanceMembers,
-    pub(crate) port: Arc<RedisPort>,
+    pub(crate) port: Arc<RedisClient>,
     pub(crate) changes: mpsc::Receiver<PollReport>,
 }
 
@@ -124,7 +124,7 @@ impl TestServers {
             watch_interval: Duration::from_millis(200),
             ..RedisClientLimits::default()
         };
-        let port = Arc::new(RedisPort::new(limits, Arc::new(WallClock), changed));
+        let port = Arc::new(RedisClient::new(limits, Arc::new(WallClock), changed));
         Self { servers, members, port, changes }
     }
 

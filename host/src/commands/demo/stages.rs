@@ -34,13 +34,13 @@ pub(super) fn show_compilation(CompilationNotice { plugin, bytes, took }: &Compi
 }
 
 /// Reads the cluster and prints its progress.
-pub(super) struct DemoStages {
+pub(super) struct DemoProgressPrinter {
     kubernetes: Arc<KubernetesApi>,
     /// The last printed line: only another one is printed.
     printed: String,
 }
 
-impl DemoStages {
+impl DemoProgressPrinter {
     pub(super) async fn connect(kubeconfig: &Path) -> Result<Self> {
         let kubernetes = engine::connect(Some(kubeconfig.to_owned())).await?;
         Ok(Self { kubernetes, printed: String::new() })

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 use tholepin_core::{
-    ObjectKey, ObjectRef, PlanStep, PlanStepEffect, ReconcileReport, ReconcileResult,
+    ObjectRef, PlanStep, PlanStepEffect, ReconcileKey, ReconcileReport, ReconcileResult,
     report::CallLine,
-    step::{APPLY_STATUS, FieldChange, MemberCommandLine, ObjectChange, StepSkipReason},
+    step::{APPLY_STATUS, FieldChange, PlanStepChangeType, RedisCliCommand, StepSkipReason},
 };
 
 use super::super::text_style::TextStyle;
@@ -16,7 +16,7 @@ const TEXT_LINES_MAX: usize = 40;
 
 /// Formats a plan.
 pub(super) fn plan(report: &ReconcileReport, paint: TextStyle) -> String {
-    let mut out = DiffWriter(Vec::new());
+    let mut out = PlanTextWriter(Vec::new());
     let what = object(&report.object);
     let who = plugin(report);
     out.add(0, paint.bold(&format!("Plan for {what} by {who}: one reconcile, nothing is written")));
@@ -39,7 +39,7 @@ pub(super) fn plan(report: &ReconcileReport, paint: TextStyle) -> String {
 
 /// Formats the last reconciles of an object, the oldest first.
 pub(super) fn calls(reports: &[ReconcileReport], paint: TextStyle) -> String {
-    let mut out = DiffWriter(Vec::new());
+    let mut out = PlanTextWriter(Vec::new());
     let Some(first) = reports.first() else {
         return "no kept reconcile wrote anything; without --writes all are shown\n".to_owned();
     };
@@ -73,8 +73,8 @@ pub(super) fn calls(reports: &[ReconcileReport], paint: TextStyle) -> String {
     out.text()
 }
 
-fn object(key: &ObjectKey) -> String {
-    let ObjectKey { plugin: _, kind, namespace, name } = key;
+fn object(key: &ReconcileKey) -> String {
+    let ReconcileKey { plugin: _, kind, namespace, name } = key;
     named(&kind.kind, namespace, name)
 }
 
@@ -95,7 +95,7 @@ fn time(ms: u64) -> String {
     at.map(|at| at.strftime("%H:%M:%S%.3f UTC").to_string()).unwrap_or_default()
 }
 
-fn steps(all: &[PlanStep], indent: usize, paint: TextStyle, out: &mut DiffWriter) {
+fn steps(all: &[PlanStep], indent: usize, paint: TextStyle, out: &mut PlanTextWriter) {
     for (number, step) in all.iter().enumerate() {
         let prefix = if step.not_done.is_none() { "" } else { "not done: " };
         let title = format!("{}. {prefix}{}", number + 1, title(&step.effect));
@@ -108,7 +108,7 @@ fn steps(all: &[PlanStep], indent: usize, paint: TextStyle, out: &mut DiffWriter
                 }
             }
             PlanStepEffect::Verb { commands, .. } | PlanStepEffect::Commands { commands } => {
-                for MemberCommandLine { pod, command } in commands {
+                for RedisCliCommand { pod, command } in commands {
                     out.add(indent + 2, format!("{pod}> {command}"));
                 }
             }
@@ -126,11 +126,13 @@ fn title(effect: &PlanStepEffect) -> String {
             let ObjectRef { kind, namespace, name } = object;
             let what = named(&kind.kind, namespace, name);
             match (change, by.as_str()) {
-                (ObjectChange::Changed, APPLY_STATUS) => format!("change the status of {what}"),
-                (ObjectChange::Changed, _) => format!("change {what}"),
-                (ObjectChange::Created, _) => format!("create {what}"),
-                (ObjectChange::Deleted, _) => format!("delete {what}"),
-                (ObjectChange::Unknown, by) => format!("{by} {what}"),
+                (PlanStepChangeType::Changed, APPLY_STATUS) => {
+                    format!("change the status of {what}")
+                }
+                (PlanStepChangeType::Changed, _) => format!("change {what}"),
+                (PlanStepChangeType::Created, _) => format!("create {what}"),
+                (PlanStepChangeType::Deleted, _) => format!("delete {what}"),
+                (PlanStepChangeType::Unknown, by) => format!("{by} {what}"),
             }
         }
         PlanStepEffect::Verb { verb, args, commands: _ } => format!("{verb} {}", arguments(args)),
@@ -166,7 +168,7 @@ fn why(not_done: &StepSkipReason) -> String {
     }
 }
 
-fn change(field: &FieldChange, indent: usize, paint: TextStyle, out: &mut DiffWriter) {
+fn change(field: &FieldChange, indent: usize, paint: TextStyle, out: &mut PlanTextWriter) {
     let FieldChange { field, from, to } = field;
     match (from, to) {
         (Some(Value::String(from)), Some(Value::String(to)))
@@ -239,7 +241,7 @@ fn short(value: &Value) -> String {
     format!("{kept}… ({} bytes)", text.len())
 }
 
-fn end(end: &ReconcileResult, indent: usize, paint: TextStyle, out: &mut DiffWriter) {
+fn end(end: &ReconcileResult, indent: usize, paint: TextStyle, out: &mut PlanTextWriter) {
     match end {
         ReconcileResult::Answered { summary, requeue_ms, finished } => {
             let again = requeue_ms.map(|ms| format!("; requeued in {ms} ms"));
@@ -267,9 +269,9 @@ fn end(end: &ReconcileResult, indent: usize, paint: TextStyle, out: &mut DiffWri
 }
 
 /// Collects the lines of the output.
-struct DiffWriter(Vec<String>);
+struct PlanTextWriter(Vec<String>);
 
-impl DiffWriter {
+impl PlanTextWriter {
     fn add(&mut self, indent: usize, line: String) {
         self.0.push(format!("{}{line}", " ".repeat(indent * 2)).trim_end().to_owned());
     }

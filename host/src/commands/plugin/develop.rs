@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use tholepin_core::RevisionDigest;
-use tholepin_devkit::{PluginProject, ProjectBuilder};
-use tholepin_guest::{ComponentInspection, PluginObject, inspect};
+use tholepin_devkit::{PluginProjectNames, ProjectBuilder};
+use tholepin_guest::{ComponentInspection, PluginYamlObject, inspect};
 
 use super::{super::print, cache};
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 
 pub(super) fn new(arguments: PluginNewArgs) -> Result<()> {
     let PluginNewArgs { name, kind, group, directory } = arguments;
-    let project = PluginProject::new(&name, kind.as_deref(), &group)?;
+    let project = PluginProjectNames::new(&name, kind.as_deref(), &group)?;
     let directory = directory.unwrap_or_else(|| PathBuf::from(project.name()));
     project.write(&directory)?;
     let (name, kind, shown) = (project.name(), project.kind(), directory.display());
@@ -36,7 +36,7 @@ pub(super) fn new(arguments: PluginNewArgs) -> Result<()> {
 
 pub(super) async fn build(arguments: BuildArgs) -> Result<()> {
     let BuildArgs { project, plugins } = arguments;
-    let checked = VerifiedPluginBuild::build(&project).await?;
+    let checked = BuiltAndCheckedPlugin::build(&project).await?;
     print(&checked.described())?;
     match plugins {
         Some(plugins) => {
@@ -50,7 +50,7 @@ pub(super) async fn build(arguments: BuildArgs) -> Result<()> {
 
 pub(super) async fn test(project: &Path) -> Result<()> {
     builder()?.test(project).await?;
-    print(&VerifiedPluginBuild::build(project).await?.described())?;
+    print(&BuiltAndCheckedPlugin::build(project).await?.described())?;
     Ok(())
 }
 
@@ -60,15 +60,15 @@ fn builder() -> Result<ProjectBuilder> {
 }
 
 /// A built component that describes itself, with settings that grant what it asks for.
-pub(super) struct VerifiedPluginBuild {
+pub(super) struct BuiltAndCheckedPlugin {
     inspection: ComponentInspection,
     component: PathBuf,
     settings_text: String,
-    settings: PluginObject,
+    settings: PluginYamlObject,
     took: Duration,
 }
 
-impl VerifiedPluginBuild {
+impl BuiltAndCheckedPlugin {
     /// Builds a project and checks the component as a host does.
     ///
     /// # Errors
@@ -86,7 +86,7 @@ impl VerifiedPluginBuild {
                 built.component.display()
             )
         })?;
-        let settings: PluginObject = serde_saphyr::from_str(&settings_text)
+        let settings: PluginYamlObject = serde_saphyr::from_str(&settings_text)
             .with_context(|| format!("`{}` is no Plugin object", path.display()))?;
         let file = format!("{name}.wasm");
         if (&settings.metadata.name, &settings.spec.source.file) != (name, &file) {

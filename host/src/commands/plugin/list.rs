@@ -10,7 +10,7 @@ use tholepin_core::port::Kubernetes;
 
 use super::super::{print, table::table};
 use crate::{
-    cli::{AdminArgs, KubernetesClusterArgs, OutputFormat},
+    cli::{AdminFileArgs, KubernetesClusterArgs, OutputFormat},
     engine,
     plugin_kind::plugin_kind,
     user_files::admin_file,
@@ -27,7 +27,7 @@ const HOST_DEADLINE: Duration = Duration::from_secs(2);
 pub(super) async fn run(
     cluster: KubernetesClusterArgs,
     output: OutputFormat,
-    admin: AdminArgs,
+    admin: AdminFileArgs,
 ) -> Result<()> {
     let kubernetes = engine::connect(cluster.kubeconfig).await?;
     let plugins = kubernetes.list(plugin_kind(), String::new(), String::new()).await?;
@@ -44,7 +44,7 @@ pub(super) async fn run(
 }
 
 /// Returns the host that the admin file names, if it answers.
-async fn answering(admin: AdminArgs) -> Option<String> {
+async fn answering(admin: AdminFileArgs) -> Option<String> {
     let client = AdminClient::of_file(&admin_file(admin.admin_file).ok()?).ok()?;
     let answer = client.get("/v1/version", &[], HOST_DEADLINE).await.ok()?;
     let pid = answer.get("pid").and_then(Value::as_u64)?;

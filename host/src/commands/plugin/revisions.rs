@@ -12,7 +12,7 @@ use tholepin_guest::PluginHistory;
 use super::super::{print, table::table};
 use crate::{
     admin_routes::{HISTORY_ROUTE, ROLLBACK_ROUTE, RollbackRequest},
-    cli::{AdminArgs, OutputFormat},
+    cli::{AdminFileArgs, OutputFormat},
     user_files::admin_file,
 };
 
@@ -27,7 +27,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub(super) async fn history(
     name: &PluginName,
     output: OutputFormat,
-    admin: AdminArgs,
+    admin: AdminFileArgs,
 ) -> Result<()> {
     let client = AdminClient::of_file(&admin_file(admin.admin_file)?)?;
     let answer = client.get(HISTORY_ROUTE, &[("name", name.as_str())], DEADLINE).await?;
@@ -79,7 +79,7 @@ fn format_history(history: &PluginHistory, serving: &str) -> String {
 pub(super) async fn roll_back(
     name: PluginName,
     revision: Option<String>,
-    admin: AdminArgs,
+    admin: AdminFileArgs,
 ) -> Result<()> {
     let client = AdminClient::of_file(&admin_file(admin.admin_file)?)?;
     let request = serde_json::to_value(RollbackRequest { name: name.clone(), revision })?;

@@ -11,17 +11,17 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use tholepin_admin::{AdminClient, AdminClientError, AdminError};
-use tholepin_controller::{ObjectArgument, ReportSelection};
+use tholepin_controller::{ObjectArgument, ReconcileReportSelection};
 use tholepin_core::{CallError, ObjectRef, ReconcileReport, port::Kubernetes};
-use tholepin_devkit::{SourceChange, SourceWatcher};
+use tholepin_devkit::{SavedSourceFiles, SourceWatcher};
 use tholepin_kube::KubernetesApi;
 use tholepin_schema::manifest::KindName;
 use tokio::{task::JoinSet, time::sleep};
 
-use self::revision_progress::RevisionProgress;
+use self::revision_progress::PluginRevisionProgress;
 use super::{
     super::{plan, print, print_error, stop_on_signal},
-    develop::VerifiedPluginBuild,
+    develop::BuiltAndCheckedPlugin,
 };
 use crate::{cli::WatchArgs, engine, plugin_kind::plugin_reference, user_files::admin_file};
 
@@ -47,7 +47,7 @@ pub(super) async fn run(arguments: WatchArgs) -> Result<()> {
         (admin_file(admin.admin_file)?, engine::connect(cluster.kubeconfig).await?);
     let watch = PluginWatchCommand { project, plugins, admin, kubernetes };
     print(&format!("watching   {}; Ctrl-C ends it\n", watch.project.display()))?;
-    let mut saved = SourceChange { at: Instant::now(), files: Vec::new() };
+    let mut saved = SavedSourceFiles { at: Instant::now(), files: Vec::new() };
     loop {
         tokio::select! {
             round = watch.round(&saved) => round?,
@@ -80,8 +80,8 @@ impl PluginWatchCommand {
     /// # Errors
     ///
     /// Fails if stdout is closed.
-    async fn round(&self, saved: &SourceChange) -> Result<()> {
-        let SourceChange { at, files } = saved;
+    async fn round(&self, saved: &SavedSourceFiles) -> Result<()> {
+        let SavedSourceFiles { at, files } = saved;
         if !files.is_empty() {
             let files: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
             print(&format!("\nsaved      {}\n", files.join(", ")))?;
@@ -98,11 +98,11 @@ impl PluginWatchCommand {
     }
 
     async fn try_round(&self) -> Result<()> {
-        let checked = VerifiedPluginBuild::build(&self.project).await?;
+        let checked = BuiltAndCheckedPlugin::build(&self.project).await?;
         print(&format!("built      in {:.1} s\n", checked.took().as_secs_f32()))?;
         let (kinds, revision) = (checked.kinds(), checked.revision());
         let before = self.watched_objects(&kinds).await?;
-        if self.progress(checked.name(), &revision.0).await? == RevisionProgress::Active {
+        if self.progress(checked.name(), &revision.0).await? == PluginRevisionProgress::Active {
             let short = revision.short();
             print(&format!("unchanged  nothing new: the host serves revision {short} already\n"))?;
             return self.print(&before, &revision.0).await;
@@ -125,11 +125,11 @@ impl PluginWatchCommand {
         let start = Instant::now();
         while start.elapsed() < ACTIVATION_DEADLINE {
             match self.progress(plugin, revision).await? {
-                RevisionProgress::Active => return Ok(()),
-                RevisionProgress::Refused(why) => {
+                PluginRevisionProgress::Active => return Ok(()),
+                PluginRevisionProgress::Refused(why) => {
                     bail!("the host refuses it, and the earlier revision stays active: {why}")
                 }
-                RevisionProgress::Waiting => sleep(PAUSE).await,
+                PluginRevisionProgress::Waiting => sleep(PAUSE).await,
             }
         }
         bail!(
@@ -139,13 +139,13 @@ impl PluginWatchCommand {
         )
     }
 
-    async fn progress(&self, plugin: &str, revision: &str) -> Result<RevisionProgress> {
+    async fn progress(&self, plugin: &str, revision: &str) -> Result<PluginRevisionProgress> {
         let found = Kubernetes::get(&*self.kubernetes, plugin_reference(plugin)).await;
         match found {
-            Ok(found) => Ok(RevisionProgress::of(&found, revision)),
+            Ok(found) => Ok(PluginRevisionProgress::of(&found, revision)),
             // The kind itself may be missing at first, and the API server may be busy.
             Err(CallError::NotFound(_) | CallError::Timeout(_) | CallError::Transient(_)) => {
-                Ok(RevisionProgress::Waiting)
+                Ok(PluginRevisionProgress::Waiting)
             }
             Err(error) => Err(error).context("cannot read the Plugin object"),
         }
@@ -237,7 +237,7 @@ impl PluginWatchCommand {
             name: name.clone(),
             namespace: Some(namespace.clone()).filter(|namespace| !namespace.is_empty()),
         };
-        match plan::ask_for_calls(&host, &argument, ReportSelection::default()).await {
+        match plan::ask_for_calls(&host, &argument, ReconcileReportSelection::default()).await {
             Err(error) if is_unknown(&error) => Ok(Vec::new()),
             answer => answer.context("the revision is active, but its reports cannot be read"),
         }

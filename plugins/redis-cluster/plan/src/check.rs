@@ -6,16 +6,16 @@
 use alloc::{collections::BTreeSet, string::String, vec::Vec};
 
 use tholepin_schema::{
-    action::{Action, Verb, WaveError, waves},
+    action::{Action, ActionOrderError, Verb, waves},
     primitives::{NodeId, Role, SlotSet},
     snapshot::{Member, Snapshot},
 };
 
-use crate::{Observed, Plan};
+use crate::{ObservedRedisCluster, Plan};
 
 /// An action that a plan must not contain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PlanViolation {
+pub enum RedisClusterPlanViolation {
     /// An action is sent to a Pod that is not a member or did not answer.
     #[error("`{verb}` goes to `{pod}`, which did not answer as a member")]
     NotAMember {
@@ -62,21 +62,21 @@ pub enum PlanViolation {
     },
     /// The actions have no valid order.
     #[error(transparent)]
-    Order(#[from] WaveError),
+    Order(#[from] ActionOrderError),
 }
 
 impl Plan {
     /// Returns the violations of the plan; none for any plan that [`plan`](crate::plan()) makes.
     #[must_use]
-    pub fn check(&self, observed: &Observed) -> Vec<PlanViolation> {
+    pub fn check(&self, observed: &ObservedRedisCluster) -> Vec<RedisClusterPlanViolation> {
         let snapshot = &observed.snapshot;
         let actions = self.actions();
         let mut violations = Vec::new();
-        violations.extend(waves(&actions).err().map(PlanViolation::Order));
+        violations.extend(waves(&actions).err().map(RedisClusterPlanViolation::Order));
         let failovers =
             actions.iter().filter(|action| matches!(action.verb, Verb::Failover { .. })).count();
         if 1 < failovers {
-            violations.push(PlanViolation::Failovers(failovers));
+            violations.push(RedisClusterPlanViolation::Failovers(failovers));
         }
         let mut assigned = SlotSet::EMPTY;
         for action in &actions {
@@ -91,7 +91,11 @@ fn answers(snapshot: &Snapshot, pod: &str) -> bool {
     snapshot.member(pod).is_some_and(|member| member.node().is_some())
 }
 
-fn check_pods(snapshot: &Snapshot, action: &Action, violations: &mut Vec<PlanViolation>) {
+fn check_pods(
+    snapshot: &Snapshot,
+    action: &Action,
+    violations: &mut Vec<RedisClusterPlanViolation>,
+) {
     // A process that may start does not answer yet.
     if matches!(action.verb, Verb::AllowStart { .. }) {
         return;
@@ -100,7 +104,7 @@ fn check_pods(snapshot: &Snapshot, action: &Action, violations: &mut Vec<PlanVio
     for pod in action.verb.pod().into_iter().chain(with) {
         if !answers(snapshot, pod) {
             let verb = action.verb.name();
-            violations.push(PlanViolation::NotAMember { verb, pod: pod.into() });
+            violations.push(RedisClusterPlanViolation::NotAMember { verb, pod: pod.into() });
         }
     }
 }
@@ -109,18 +113,19 @@ fn check_verb(
     snapshot: &Snapshot,
     action: &Action,
     assigned: &mut SlotSet,
-    violations: &mut Vec<PlanViolation>,
+    violations: &mut Vec<RedisClusterPlanViolation>,
 ) {
     match &action.verb {
         Verb::AssignSlots { pod, slots } => {
             let own = snapshot.member(pod).and_then(Member::node);
             let claimed = claimed_by_others(snapshot, own).intersection(slots);
             if !claimed.is_empty() {
-                violations.push(PlanViolation::Claimed { pod: pod.clone(), slots: claimed });
+                violations
+                    .push(RedisClusterPlanViolation::Claimed { pod: pod.clone(), slots: claimed });
             }
             let twice = assigned.intersection(slots);
             if !twice.is_empty() {
-                violations.push(PlanViolation::AssignedTwice(twice));
+                violations.push(RedisClusterPlanViolation::AssignedTwice(twice));
             }
             *assigned = assigned.union(slots);
         }
@@ -131,13 +136,13 @@ fn check_verb(
             let own = member.and_then(|member| snapshot.row_seen_by(member, member.node()?));
             if !own.is_some_and(|row| row.role == Role::Replica && row.primary == Some(*primary)) {
                 let (pod, primary) = (pod.clone(), *primary);
-                violations.push(PlanViolation::NotItsReplica { pod, primary });
+                violations.push(RedisClusterPlanViolation::NotItsReplica { pod, primary });
             }
         }
         Verb::Forget { node } => {
             known(snapshot, action, *node, violations);
             if snapshot.members.iter().any(|member| member.node() == Some(*node)) {
-                violations.push(PlanViolation::ForgetsMember(*node));
+                violations.push(RedisClusterPlanViolation::ForgetsMember(*node));
             }
             let owns = rows(snapshot).any(|(id, row)| id == *node && !row.slots.is_empty());
             let is_followed = snapshot.members.iter().any(|member| {
@@ -145,7 +150,7 @@ fn check_verb(
                 own.is_some_and(|row| row.primary == Some(*node))
             });
             if owns && is_followed {
-                violations.push(PlanViolation::ForgetsOwner(*node));
+                violations.push(RedisClusterPlanViolation::ForgetsOwner(*node));
             }
         }
         Verb::AllowStart { .. }
@@ -168,9 +173,14 @@ fn claimed_by_others(snapshot: &Snapshot, own: Option<NodeId>) -> SlotSet {
     others.fold(SlotSet::EMPTY, |all, (_, row)| all.union(&row.slots))
 }
 
-fn known(snapshot: &Snapshot, action: &Action, node: NodeId, violations: &mut Vec<PlanViolation>) {
+fn known(
+    snapshot: &Snapshot,
+    action: &Action,
+    node: NodeId,
+    violations: &mut Vec<RedisClusterPlanViolation>,
+) {
     let ids: BTreeSet<NodeId> = rows(snapshot).map(|(id, _)| id).collect();
     if !ids.contains(&node) {
-        violations.push(PlanViolation::UnknownNode { verb: action.verb.name(), node });
+        violations.push(RedisClusterPlanViolation::UnknownNode { verb: action.verb.name(), node });
     }
 }

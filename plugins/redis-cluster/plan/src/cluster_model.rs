@@ -12,14 +12,14 @@ use tholepin_schema::{
     },
 };
 
-use crate::{ClusterLayout, MemberPosition, ObjectNames, Observed};
+use crate::{MemberPosition, ObservedRedisCluster, RedisClusterObjectNames, ShardAndReplicaCounts};
 
 /// A snapshot, sorted by shards and positions.
-pub(crate) struct ClusterModel<'a> {
-    pub names: ObjectNames<'a>,
+pub(crate) struct ObservedClusterModel<'a> {
+    pub names: RedisClusterObjectNames<'a>,
     pub spec: &'a RedisClusterSpec,
-    pub layout: ClusterLayout,
-    pub observed: &'a Observed,
+    pub layout: ShardAndReplicaCounts,
+    pub observed: &'a ObservedRedisCluster,
     /// The members at desired positions, whether they answer or not.
     pub placed: BTreeMap<MemberPosition, &'a Member>,
     /// Those of them that answer as nodes and have loaded their data. If two members report the same node id,
@@ -57,7 +57,7 @@ impl AnsweringMember<'_> {
 
 /// What is known of a node that does not answer.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum NodeAbsence<'a> {
+pub(crate) enum AbsentNodeState<'a> {
     /// Nothing listens at its address, or its Pod is deleted. The host decides whether that proves its death.
     Gone(Option<&'a Member>),
     /// Something exists at its address and does not answer, or not yet.
@@ -66,14 +66,14 @@ pub(crate) enum NodeAbsence<'a> {
     Loading(&'a Member),
 }
 
-impl<'a> ClusterModel<'a> {
+impl<'a> ObservedClusterModel<'a> {
     pub(crate) fn new(
         cluster: &'a str,
         spec: &'a RedisClusterSpec,
-        observed: &'a Observed,
+        observed: &'a ObservedRedisCluster,
     ) -> Self {
-        let names = ObjectNames { cluster };
-        let layout = ClusterLayout::of(spec);
+        let names = RedisClusterObjectNames { cluster };
+        let layout = ShardAndReplicaCounts::of(spec);
         let snapshot = &observed.snapshot;
         let positions = snapshot.members.iter().filter_map(|member| {
             names
@@ -143,28 +143,28 @@ impl<'a> ClusterModel<'a> {
 
     /// Returns why a known node does not answer. `address` is its last known address in the views of the
     /// others.
-    pub(crate) fn absence(&self, node: NodeId, address: Option<&str>) -> NodeAbsence<'a> {
+    pub(crate) fn absence(&self, node: NodeId, address: Option<&str>) -> AbsentNodeState<'a> {
         let at = |member: &&Member| address.is_some() && member.address.as_deref() == address;
         let Some(member) = self.snapshot().members.iter().find(at) else {
-            return NodeAbsence::Gone(None);
+            return AbsentNodeState::Gone(None);
         };
         match &member.answer {
             MemberAnswer::Answered(facts) if facts.node == Some(node) => {
-                NodeAbsence::Loading(member)
+                AbsentNodeState::Loading(member)
             }
             // Another node answers at the address, so this node's process has ended.
             MemberAnswer::Answered(MemberFacts { node: Some(_), .. }) => {
-                NodeAbsence::Gone(Some(member))
+                AbsentNodeState::Gone(Some(member))
             }
-            MemberAnswer::Answered(_) => NodeAbsence::Loading(member),
+            MemberAnswer::Answered(_) => AbsentNodeState::Loading(member),
             MemberAnswer::Unreachable { reason, .. } => match reason {
                 UnreachableReason::NotRunning
                 | UnreachableReason::Refused
-                | UnreachableReason::Gone => NodeAbsence::Gone(Some(member)),
+                | UnreachableReason::Gone => AbsentNodeState::Gone(Some(member)),
                 UnreachableReason::NoAddress
                 | UnreachableReason::Timeout
                 | UnreachableReason::Auth
-                | UnreachableReason::Protocol => NodeAbsence::Silent(member),
+                | UnreachableReason::Protocol => AbsentNodeState::Silent(member),
             },
         }
     }

@@ -20,7 +20,7 @@ use tholepin_redis_types::{
     setting,
 };
 use tholepin_schema::{
-    command::{RUNTIME_SETTINGS, SettingValues},
+    command::{RUNTIME_SETTINGS, RedisSettingAllowedValues},
     snapshot::{Member, MemberFacts, Snapshot},
 };
 
@@ -29,7 +29,7 @@ pub(crate) const FULL_COVERAGE: &str = "cluster-require-full-coverage";
 
 /// The content of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RuntimeSettings {
+pub struct RedisConfigFileSettings {
     /// The values by name, in the form of `CONFIG GET`.
     pub values: BTreeMap<String, String>,
     /// Whether a server has ever answered. Until then, all values enter the file directly.
@@ -38,9 +38,9 @@ pub struct RuntimeSettings {
 
 /// Returns true if a setting of the spec is changed at run time, which only the verb `configure` does.
 pub(crate) fn is_runtime_setting(name: &str) -> bool {
-    RUNTIME_SETTINGS
-        .iter()
-        .any(|setting| setting.name == name && !matches!(setting.values, SettingValues::OwnAddress))
+    RUNTIME_SETTINGS.iter().any(|setting| {
+        setting.name == name && !matches!(setting.values, RedisSettingAllowedValues::OwnAddress)
+    })
 }
 
 /// Returns true if a line of the file could have been written by this plugin.
@@ -83,8 +83,8 @@ pub fn runtime_settings(
     spec: &RedisClusterSpec,
     snapshot: Option<&Snapshot>,
     previous: &RedisClusterStatus,
-    before: Option<&RuntimeSettings>,
-) -> RuntimeSettings {
+    before: Option<&RedisConfigFileSettings>,
+) -> RedisConfigFileSettings {
     let members = snapshot.map(|snapshot| snapshot.members.as_slice()).unwrap_or_default();
     let mut known = previous.shards.iter().flat_map(|shard| &shard.members);
     let has_answered = before.is_some_and(|before| before.has_server_answered)
@@ -93,7 +93,7 @@ pub fn runtime_settings(
     let (own, mut desired) = (of_failover(spec), of_spec(spec));
     if !has_answered {
         desired.extend(own);
-        return RuntimeSettings { values: desired, has_server_answered: false };
+        return RedisConfigFileSettings { values: desired, has_server_answered: false };
     }
     let kept = |name: &str| before.and_then(|before| before.values.get(name)).cloned();
     let accepted = |name: &str, value: &str| {
@@ -107,7 +107,7 @@ pub fn runtime_settings(
         let value = if accepted(&name, &value) { value } else { kept(&name).unwrap_or(value) };
         (name, value)
     });
-    RuntimeSettings { values: of_spec.chain(own).collect(), has_server_answered: true }
+    RedisConfigFileSettings { values: of_spec.chain(own).collect(), has_server_answered: true }
 }
 
 /// Returns true if at least one member answers and all that answer have the value.

@@ -14,8 +14,8 @@ use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 use tholepin_schema::primitives::{SlotRange, SlotSet};
 
 use crate::{
-    ClusterStage, Decision, Observed, Plan, ShardPlan,
-    cluster_model::ClusterModel,
+    ClusterStage, ObservedRedisCluster, Plan, RedisPlanDecision, ShardPlan,
+    cluster_model::ObservedClusterModel,
     outdated::{outdated, stuck},
 };
 
@@ -24,18 +24,20 @@ use crate::{
 /// `cluster` is the object's name, and `spec` must have passed validation. A plan contains at most one
 /// failover. All other actions are planned together, because they do not disturb each other: handshakes and
 /// settings are idempotent, and slots and replicas concern one node.
-pub fn plan(cluster: &str, spec: &RedisClusterSpec, observed: &Observed) -> Plan {
-    let model = ClusterModel::new(cluster, spec, observed);
+pub fn plan(cluster: &str, spec: &RedisClusterSpec, observed: &ObservedRedisCluster) -> Plan {
+    let model = ObservedClusterModel::new(cluster, spec, observed);
     let mut fails_over = false;
     let mut shards: Vec<ShardPlan> =
         (0..model.layout.shards).map(|shard| shard::plan(&model, shard, &mut fails_over)).collect();
     let mut common = common::decide(&model);
     if let Some(reason) = waits::other_shards(&model) {
-        shards.iter_mut().for_each(|shard| shard.decision = Decision::Wait(reason.clone()));
-        common = Decision::Wait(reason);
+        shards
+            .iter_mut()
+            .for_each(|shard| shard.decision = RedisPlanDecision::Wait(reason.clone()));
+        common = RedisPlanDecision::Wait(reason);
     }
-    let done =
-        common == Decision::Done && shards.iter().all(|shard| shard.decision == Decision::Done);
+    let done = common == RedisPlanDecision::Done
+        && shards.iter().all(|shard| shard.decision == RedisPlanDecision::Done);
     let serving = model.answering.values().filter(|answering| answering.serves());
     let served = serving.fold(SlotSet::EMPTY, |all, answering| all.union(&answering.own.slots));
     // The members may know owners that have no position in the spec and do not answer.

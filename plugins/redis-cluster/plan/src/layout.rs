@@ -15,14 +15,14 @@ pub struct MemberPosition {
 
 /// The shards and replicas that a spec asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ClusterLayout {
+pub struct ShardAndReplicaCounts {
     /// The number of shards; the definition allows 1 to 100.
     pub shards: u16,
     /// The number of replicas of each shard.
     pub replicas: u16,
 }
 
-impl ClusterLayout {
+impl ShardAndReplicaCounts {
     /// Returns the layout of a spec.
     #[must_use]
     pub const fn of(spec: &RedisClusterSpec) -> Self {
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn slots_are_even_and_cover_everything() {
         for shards in [1, 2, 3, 7, 100] {
-            let layout = ClusterLayout { shards, replicas: 0 };
+            let layout = ShardAndReplicaCounts { shards, replicas: 0 };
             let sets: Vec<SlotSet> = (0..shards).map(|shard| layout.slots(shard)).collect();
             let all = sets.iter().fold(SlotSet::EMPTY, |all, set| all.union(set));
             assert_eq!(all, SlotSet::from(SlotRange::ALL), "{shards}");
@@ -91,12 +91,12 @@ mod tests {
             assert!(counts.last().unwrap() - counts.first().unwrap() <= 1, "{shards}: {counts:?}");
             assert!(layout.slots(shards).is_empty());
         }
-        assert_eq!(ClusterLayout { shards: 3, replicas: 0 }.slots(0).to_string(), "0-5461");
+        assert_eq!(ShardAndReplicaCounts { shards: 3, replicas: 0 }.slots(0).to_string(), "0-5461");
     }
 
     #[test]
     fn no_two_positions_have_the_same_first_epoch() {
-        let layout = ClusterLayout { shards: 3, replicas: 2 };
+        let layout = ShardAndReplicaCounts { shards: 3, replicas: 2 };
         for primary in 0..=2 {
             let epochs: BTreeSet<_> = layout
                 .positions()
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn primaries_have_the_lowest_epochs_in_the_order_of_their_shards() {
-        let layout = ClusterLayout { shards: 3, replicas: 1 };
+        let layout = ShardAndReplicaCounts { shards: 3, replicas: 1 };
         let epochs: Vec<u64> = layout
             .positions()
             .map(|position| layout.first_epoch(position, position.ordinal == 0).0)
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn only_positions_of_the_spec_are_in_the_layout() {
-        let layout = ClusterLayout { shards: 3, replicas: 1 };
+        let layout = ShardAndReplicaCounts { shards: 3, replicas: 1 };
         for (shard, ordinal, expected) in
             [(2, 1, true), (3, 0, false), (0, 2, false), (3, 2, false)]
         {

@@ -5,7 +5,7 @@
 //! socket, or iterate over a map in random order. All its inputs are arguments.
 //!
 //! ```text
-//! observe (I/O) ─► Observed ─► plan (this crate) ─► Plan ─► act (I/O) ─► observe …
+//! observe (I/O) ─► ObservedRedisCluster ─► plan (this crate) ─► Plan ─► act (I/O) ─► observe …
 //! ```
 //!
 //! Invariants:
@@ -15,7 +15,7 @@
 //!   abandoned half way, and the next one continues from there.
 //! - A plan is complete: an action names its Pod and its preconditions.
 //! - A slot that any node claims is never assigned, and a node that may return is never forgotten.
-//! - A plan that cannot act contains a [`WaitReason`].
+//! - A plan that cannot act contains a [`ClusterPlanWaitReason`].
 
 #![no_std]
 extern crate alloc;
@@ -40,16 +40,17 @@ mod test_cluster;
 mod tests;
 pub mod workload;
 
-pub use check::PlanViolation;
+pub use check::RedisClusterPlanViolation;
 pub use decide::plan;
 pub use last_output::last_output;
-pub use layout::{ClusterLayout, MemberPosition};
-pub use names::ObjectNames;
-pub use observed::{Observed, PodSilence, TemplateRevision};
+pub use layout::{MemberPosition, ShardAndReplicaCounts};
+pub use names::RedisClusterObjectNames;
+pub use observed::{ObservedRedisCluster, PodSilence, StatefulSetTemplateRevision};
 pub use plan::{
-    ClusterStage, Decision, MemberState, OutdatedPodChoice, OutdatedPods, Plan, ShardPlan,
+    ClusterStage, MemberState, OutdatedPods, OutdatedRedisPodChoice, Plan, RedisPlanDecision,
+    ShardPlan,
 };
-pub use reason::WaitReason;
+pub use reason::ClusterPlanWaitReason;
 
 // ── The policy ──────────────────────────────────────────────────────────────────────────────────
 // Change a value and run `make plugins`: a running host uses it without restarting any process.

@@ -8,12 +8,12 @@ use crate::layout::MemberPosition;
 
 /// The names of the objects of one RedisCluster.
 #[derive(Clone, Copy, Debug)]
-pub struct ObjectNames<'a> {
+pub struct RedisClusterObjectNames<'a> {
     /// The name of the RedisCluster.
     pub cluster: &'a str,
 }
 
-impl ObjectNames<'_> {
+impl RedisClusterObjectNames<'_> {
     /// Returns the name of the Service for clients.
     #[must_use]
     pub fn client_service(&self) -> String {
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_pod_name_maps_to_its_position() {
-        let names = ObjectNames { cluster: "demo" };
+        let names = RedisClusterObjectNames { cluster: "demo" };
         let position = MemberPosition { shard: 2, ordinal: 11 };
         assert_eq!(names.pod(position), "demo-shard-2-11");
         assert_eq!(names.position("demo-shard-2-11"), Some(position));
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_revision_is_recognised_by_its_name() {
-        let names = ObjectNames { cluster: "demo" };
+        let names = RedisClusterObjectNames { cluster: "demo" };
         assert_eq!(names.revision(255), "demo-config-00000000000000ff");
         assert!(names.is_revision(&names.revision(u64::MAX)) && names.is_revision("demo-config"));
         for other in [

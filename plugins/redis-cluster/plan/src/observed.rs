@@ -13,7 +13,7 @@ use tholepin_schema::snapshot::Snapshot;
 
 /// All observations that a plan rests on.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq)]
-pub struct Observed {
+pub struct ObservedRedisCluster {
     /// The snapshot of all members.
     pub snapshot: Snapshot,
     /// The last status, from which a plan takes what cannot be observed any more: which replicas were in sync
@@ -22,7 +22,7 @@ pub struct Observed {
     pub previous: RedisClusterStatus,
     /// The templates of the StatefulSets.
     #[serde(default)]
-    pub templates: Vec<TemplateRevision>,
+    pub templates: Vec<StatefulSetTemplateRevision>,
     /// Why Kubernetes does not create a Pod or its volume, by Pod; only for Pods for which events were read.
     #[serde(default)]
     pub obstacles: BTreeMap<String, String>,
@@ -44,14 +44,14 @@ pub struct PodSilence {
 
 /// The template revision of a StatefulSet.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct TemplateRevision {
+pub struct StatefulSetTemplateRevision {
     /// The StatefulSet's name.
     pub set: String,
     /// The revision of its template; `None` while its controller has not seen the present generation.
     pub revision: Option<String>,
 }
 
-impl TemplateRevision {
+impl StatefulSetTemplateRevision {
     /// Reads the revision from the object; `None` if the object has no name.
     #[must_use]
     pub fn of(set: &Value) -> Option<Self> {

@@ -10,8 +10,8 @@ use tholepin_redis_types::redis_cluster::MemberRole;
 use tholepin_schema::{primitives::Role, snapshot::Member};
 
 use crate::{
-    ClusterStage, MemberPosition, OutdatedPodChoice, OutdatedPods, ShardPlan,
-    cluster_model::ClusterModel,
+    ClusterStage, MemberPosition, OutdatedPods, OutdatedRedisPodChoice, ShardPlan,
+    cluster_model::ObservedClusterModel,
 };
 
 /// The label with the revision of the template from which a Pod was created.
@@ -20,7 +20,7 @@ const REVISION_LABEL: &str = "controller-revision-hash";
 /// Returns Pods of an older template whose containers do not run, and which never ran a container or never
 /// answered, each with its uid. A corrected spec reaches them only if they are replaced, and replacing them
 /// loses nothing.
-pub(crate) fn stuck(model: &ClusterModel<'_>) -> Vec<(String, String)> {
+pub(crate) fn stuck(model: &ObservedClusterModel<'_>) -> Vec<(String, String)> {
     let Some(older) = older(model) else { return Vec::new() };
     let reported = model.observed.previous.shards.iter().flat_map(|shard| &shard.members);
     let answered: Vec<&str> =
@@ -43,7 +43,7 @@ fn never_ran(member: &Member) -> bool {
 
 /// Compares each Pod at a desired position with the StatefulSet of its shard.
 pub(crate) fn outdated(
-    model: &ClusterModel<'_>,
+    model: &ObservedClusterModel<'_>,
     stage: ClusterStage,
     shards: &[ShardPlan],
 ) -> OutdatedPods {
@@ -61,16 +61,16 @@ pub(crate) fn outdated(
     };
     let next = older.iter().find(|(_, position)| has_copy(position));
     let next = match next {
-        _ if stage != ClusterStage::Steady => OutdatedPodChoice::NotYet,
-        Some((_, position)) => OutdatedPodChoice::Pod(model.names.pod(**position)),
-        None => OutdatedPodChoice::OnlyCopy(model.names.pod(**first)),
+        _ if stage != ClusterStage::Steady => OutdatedRedisPodChoice::NotYet,
+        Some((_, position)) => OutdatedRedisPodChoice::Pod(model.names.pod(**position)),
+        None => OutdatedRedisPodChoice::OnlyCopy(model.names.pod(**first)),
     };
     OutdatedPods::Some { count: older.len(), of: model.placed.len(), next }
 }
 
 /// Returns the positions whose Pods are of an older template, each with whether its member is a primary;
 /// `None` while the revision of a StatefulSet is not known.
-fn older<'a>(model: &'a ClusterModel<'_>) -> Option<Vec<(bool, &'a MemberPosition)>> {
+fn older<'a>(model: &'a ObservedClusterModel<'_>) -> Option<Vec<(bool, &'a MemberPosition)>> {
     let templates = &model.observed.templates;
     let revisions: BTreeMap<&str, Option<&str>> = templates
         .iter()

@@ -11,7 +11,7 @@ use tholepin_schema::{
     primitives::{NodeId, SlotSet},
 };
 
-use crate::{BUSY_REQUEUE_MS, HEALTHY_REQUEUE_MS, WAITING_REQUEUE_MS, WaitReason};
+use crate::{BUSY_REQUEUE_MS, ClusterPlanWaitReason, HEALTHY_REQUEUE_MS, WAITING_REQUEUE_MS};
 
 /// What to do next, and what the cluster waits for.
 #[must_use = "a plan has no effect unless it is performed and reported"]
@@ -23,7 +23,7 @@ pub struct Plan {
     pub shards: Vec<ShardPlan>,
     /// The decision about everything that does not concern a single shard: settings that Tholepin manages,
     /// handshakes, forgetting nodes.
-    pub common: Decision,
+    pub common: RedisPlanDecision,
     /// The settings of the spec to change on running servers, and the ban on the election of replicas, each an
     /// action of its own. They are performed after the other actions, and a cluster is in the desired state
     /// without them.
@@ -61,7 +61,7 @@ pub struct ShardPlan {
     /// The members by Pod.
     pub members: BTreeMap<String, MemberState>,
     /// What to do next.
-    pub decision: Decision,
+    pub decision: RedisPlanDecision,
 }
 
 /// The state of a member that a plan reports.
@@ -104,13 +104,13 @@ pub enum OutdatedPods {
         /// The number of all Pods.
         of: usize,
         /// The Pod that may be deleted now.
-        next: OutdatedPodChoice,
+        next: OutdatedRedisPodChoice,
     },
 }
 
 /// Which Pod of an older template may be deleted now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OutdatedPodChoice {
+pub enum OutdatedRedisPodChoice {
     /// This Pod: a replica if there is one.
     Pod(String),
     /// None, because the cluster is not in the desired state: the Pod deleted last may not be back.
@@ -121,16 +121,16 @@ pub enum OutdatedPodChoice {
 
 /// A decision about what to do next.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Decision {
+pub enum RedisPlanDecision {
     /// Perform these actions, then observe again.
     Act(Vec<Action>),
     /// Nothing can be done yet, for this reason.
-    Wait(WaitReason),
+    Wait(ClusterPlanWaitReason),
     /// Everything is in the desired state.
     Done,
 }
 
-impl Decision {
+impl RedisPlanDecision {
     /// Returns the actions; empty if there are none.
     #[must_use]
     pub fn actions(&self) -> &[Action] {
@@ -142,7 +142,7 @@ impl Decision {
 
     /// Returns the reason for waiting.
     #[must_use]
-    pub const fn reason(&self) -> Option<&WaitReason> {
+    pub const fn reason(&self) -> Option<&ClusterPlanWaitReason> {
         match self {
             Self::Wait(reason) => Some(reason),
             Self::Act(_) | Self::Done => None,
@@ -154,33 +154,35 @@ impl Plan {
     /// Returns all actions but those for settings as one list, ordered only by `after`.
     #[must_use]
     pub fn actions(&self) -> Vec<Action> {
-        self.decisions().flat_map(Decision::actions).cloned().collect()
+        self.decisions().flat_map(RedisPlanDecision::actions).cloned().collect()
     }
 
     /// Iterates over all reasons for waiting.
-    pub fn reasons(&self) -> impl Iterator<Item = &WaitReason> {
-        self.decisions().filter_map(Decision::reason)
+    pub fn reasons(&self) -> impl Iterator<Item = &ClusterPlanWaitReason> {
+        self.decisions().filter_map(RedisPlanDecision::reason)
     }
 
     /// Returns the number of shards in the desired state.
     #[must_use]
     pub fn shards_done(&self) -> usize {
-        self.shards.iter().filter(|shard| shard.decision == Decision::Done).count()
+        self.shards.iter().filter(|shard| shard.decision == RedisPlanDecision::Done).count()
     }
 
     /// Returns the milliseconds until the cluster should be observed again if nothing changes.
     #[must_use]
     pub fn requeue_ms(&self) -> u64 {
         let acts = self.decisions().any(|decision| !decision.actions().is_empty());
-        let continues = |reason: &WaitReason| {
+        let continues = |reason: &ClusterPlanWaitReason| {
             matches!(
                 reason,
-                WaitReason::Gossip | WaitReason::StateNotOk { .. } | WaitReason::OtherShardFirst
+                ClusterPlanWaitReason::Gossip
+                    | ClusterPlanWaitReason::StateNotOk { .. }
+                    | ClusterPlanWaitReason::OtherShardFirst
             )
         };
         // Frequent observation does not help where a person is needed.
         let mut faults = self.reasons().filter(|reason| reason.is_fault());
-        let is_stuck = faults.any(|reason| *reason != WaitReason::OtherShardFirst);
+        let is_stuck = faults.any(|reason| *reason != ClusterPlanWaitReason::OtherShardFirst);
         match self.stage {
             ClusterStage::Steady => HEALTHY_REQUEUE_MS,
             ClusterStage::Forming | ClusterStage::Healing
@@ -192,7 +194,7 @@ impl Plan {
         }
     }
 
-    fn decisions(&self) -> impl Iterator<Item = &Decision> {
+    fn decisions(&self) -> impl Iterator<Item = &RedisPlanDecision> {
         core::iter::once(&self.common).chain(self.shards.iter().map(|shard| &shard.decision))
     }
 }

@@ -7,7 +7,7 @@ use tholepin_schema::primitives::{NodeId, Slot};
 /// Why nothing can be done about something yet. The text says what the plan waits for and, where a person is
 /// needed, how to fix it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-pub enum WaitReason {
+pub enum ClusterPlanWaitReason {
     /// A primary's process has ended and no replica may take its place.
     #[error(
         "the primary `{pod}` has ended and no replica was in sync with it; if its volume is lost too, \
@@ -271,7 +271,7 @@ pub enum WaitReason {
     },
 }
 
-impl WaitReason {
+impl ClusterPlanWaitReason {
     /// Returns the reason as conditions, events and labels show it.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {

@@ -20,7 +20,10 @@ use tholepin_schema::{
     snapshot::{ClusterNodesRow, NodeFlag, UnreachableReason},
 };
 
-use crate::{ClusterLayout, ObjectNames, Observed, Plan, PodSilence, ShardPlan};
+use crate::{
+    ObservedRedisCluster, Plan, PodSilence, RedisClusterObjectNames, ShardAndReplicaCounts,
+    ShardPlan,
+};
 
 mod view;
 
@@ -30,7 +33,7 @@ pub(crate) const CLUSTER: &str = "demo";
 type Table = BTreeMap<NodeId, ClusterNodesRow>;
 
 #[derive(Clone, Debug)]
-pub(crate) struct Process {
+pub(crate) struct TestRedisProcess {
     pub id: NodeId,
     pub table: Table,
     pub banned: BTreeSet<NodeId>,
@@ -44,14 +47,14 @@ pub(crate) struct Pod {
     pub address: String,
     pub deleting: bool,
     /// `None` while its server does not run.
-    pub process: Option<Process>,
+    pub process: Option<TestRedisProcess>,
     pub silent: Option<UnreachableReason>,
     /// Whether its container runs and waits before it starts the server.
     pub waits: bool,
 }
 
 #[derive(Clone, Debug)]
-pub(crate) struct Model {
+pub(crate) struct TestClusterModel {
     pub spec: RedisClusterSpec,
     pub pods: BTreeMap<String, Pod>,
     pub previous: RedisClusterStatus,
@@ -60,7 +63,7 @@ pub(crate) struct Model {
     /// Pods that did not answer in time until recently.
     pub answer_again: Vec<String>,
     /// Processes that have stopped while their data (a volume, or the same Pod) still exists.
-    stopped: BTreeMap<String, Process>,
+    stopped: BTreeMap<String, TestRedisProcess>,
     next: u32,
 }
 
@@ -69,7 +72,7 @@ pub(crate) fn spec(shards: u16, replicas: u16) -> RedisClusterSpec {
         .unwrap()
 }
 
-impl Model {
+impl TestClusterModel {
     /// Returns a model with a fresh server at every position.
     pub(crate) fn new(spec: RedisClusterSpec) -> Self {
         let mut model = Self {
@@ -81,8 +84,8 @@ impl Model {
             stopped: BTreeMap::new(),
             next: 1,
         };
-        for position in ClusterLayout::of(&model.spec).positions() {
-            model.create(&ObjectNames { cluster: CLUSTER }.pod(position));
+        for position in ShardAndReplicaCounts::of(&model.spec).positions() {
+            model.create(&RedisClusterObjectNames { cluster: CLUSTER }.pod(position));
         }
         model
     }
@@ -149,12 +152,12 @@ impl Model {
         }
     }
 
-    pub(crate) fn observed(&self) -> Observed {
+    pub(crate) fn observed(&self) -> ObservedRedisCluster {
         let is_silent = |(name, pod): &(&String, &Pod)| {
             pod.silent == Some(UnreachableReason::Timeout) || self.answer_again.contains(name)
         };
         let silent = self.pods.iter().filter(is_silent).map(|(_, pod)| pod);
-        Observed {
+        ObservedRedisCluster {
             snapshot: self.snapshot(),
             previous: self.previous.clone(),
             templates: Vec::new(),
@@ -189,7 +192,7 @@ impl Model {
         self.previous.formed |= plan.stage == crate::ClusterStage::Steady;
     }
 
-    pub(crate) fn process(&mut self, pod: &str) -> &mut Process {
+    pub(crate) fn process(&mut self, pod: &str) -> &mut TestRedisProcess {
         self.pods.get_mut(pod).unwrap().process.as_mut().unwrap()
     }
 
@@ -335,7 +338,7 @@ impl Model {
     }
 }
 
-fn fresh(number: u32, address: &str, spec: &RedisClusterSpec) -> Process {
+fn fresh(number: u32, address: &str, spec: &RedisClusterSpec) -> TestRedisProcess {
     let id: NodeId = format!("{number:040x}").parse().unwrap();
     let own = ClusterNodesRow {
         role: Role::Primary,
@@ -346,7 +349,7 @@ fn fresh(number: u32, address: &str, spec: &RedisClusterSpec) -> Process {
         flags: BTreeSet::new(),
         connected: true,
     };
-    Process {
+    TestRedisProcess {
         id,
         table: Table::from([(id, own)]),
         banned: BTreeSet::new(),
@@ -357,7 +360,7 @@ fn fresh(number: u32, address: &str, spec: &RedisClusterSpec) -> Process {
 }
 
 /// One node learns what another reports about itself and about nodes that the first does not know.
-fn receive_gossip(receiver: &mut Process, sender: &Process) {
+fn receive_gossip(receiver: &mut TestRedisProcess, sender: &TestRedisProcess) {
     let sender_row = &sender.table[&sender.id];
     // If two primaries have the same epoch, the one with the lower id takes a new one.
     let highest = receiver.table.values().map(|row| row.epoch.0).max().unwrap_or_default();

@@ -17,12 +17,12 @@ use tholepin_schema::{
 };
 
 use crate::{
-    ClusterStage, PlanViolation, WaitReason,
-    test_cluster::{CLUSTER, Model, spec},
+    ClusterPlanWaitReason, ClusterStage, RedisClusterPlanViolation,
+    test_cluster::{CLUSTER, TestClusterModel, spec},
 };
 
 /// Returns the planned verbs without variable parts: `failover demo-shard-0-1 force`.
-fn verbs(model: &Model) -> Vec<String> {
+fn verbs(model: &TestClusterModel) -> Vec<String> {
     let actions = model.plan().actions();
     let text = |verb: &Verb| match verb {
         Verb::Failover { pod, mode, .. } => format!("failover {pod} {}", mode.name()),
@@ -39,8 +39,8 @@ fn verbs(model: &Model) -> Vec<String> {
     actions.iter().map(|action| text(&action.verb)).collect()
 }
 
-fn reasons(model: &Model) -> Vec<&'static str> {
-    let mut reasons: Vec<_> = model.plan().reasons().map(WaitReason::as_str).collect();
+fn reasons(model: &TestClusterModel) -> Vec<&'static str> {
+    let mut reasons: Vec<_> = model.plan().reasons().map(ClusterPlanWaitReason::as_str).collect();
     reasons.sort_unstable();
     reasons.dedup();
     reasons
@@ -49,7 +49,7 @@ fn reasons(model: &Model) -> Vec<&'static str> {
 #[test]
 fn a_cluster_forms_and_reaches_the_desired_state() {
     for (shards, replicas) in [(1, 0), (1, 2), (2, 1), (3, 0), (3, 1), (5, 2)] {
-        let model = Model::formed(spec(shards, replicas));
+        let model = TestClusterModel::formed(spec(shards, replicas));
         let plan = model.plan();
         assert_eq!(
             (plan.stage, plan.actions().len()),
@@ -65,7 +65,7 @@ fn a_cluster_forms_and_reaches_the_desired_state() {
 
 #[test]
 fn the_first_plan_prepares_all_members_before_they_meet() {
-    let model = Model::new(spec(2, 0));
+    let model = TestClusterModel::new(spec(2, 0));
     let expected = [
         "configure demo-shard-0-0",
         "configure demo-shard-1-0",
@@ -83,7 +83,7 @@ fn the_first_plan_prepares_all_members_before_they_meet() {
 
 #[test]
 fn a_recreated_pod_joins_as_replica_and_its_old_node_is_forgotten() {
-    let mut model = Model::formed(spec(3, 1));
+    let mut model = TestClusterModel::formed(spec(3, 1));
     let old = model.id("demo-shard-0-0");
     model.recreate("demo-shard-0-0", false);
     model.gossip();
@@ -96,7 +96,7 @@ fn a_recreated_pod_joins_as_replica_and_its_old_node_is_forgotten() {
 
 #[test]
 fn a_pod_with_its_volume_keeps_its_id_at_a_new_address() {
-    let mut model = Model::formed(spec(3, 1));
+    let mut model = TestClusterModel::formed(spec(3, 1));
     let id = model.id("demo-shard-0-1");
     model.recreate("demo-shard-0-1", true);
     model.gossip();
@@ -106,7 +106,7 @@ fn a_pod_with_its_volume_keeps_its_id_at_a_new_address() {
 
 #[test]
 fn all_pods_at_new_addresses_meet_again() {
-    let mut model = Model::formed(spec(3, 1));
+    let mut model = TestClusterModel::formed(spec(3, 1));
     let pods: Vec<String> = model.pods.keys().cloned().collect();
     let ids: Vec<_> = pods.iter().map(|pod| model.id(pod)).collect();
     for pod in &pods {
@@ -119,7 +119,7 @@ fn all_pods_at_new_addresses_meet_again() {
 
 #[test]
 fn nodes_that_forgot_a_member_meet_it_again() {
-    let mut model = Model::formed(spec(3, 1));
+    let mut model = TestClusterModel::formed(spec(3, 1));
     let id = model.id("demo-shard-1-1");
     for pod in ["demo-shard-0-0", "demo-shard-0-1", "demo-shard-2-0"] {
         model.process(pod).table.remove(&id);
@@ -134,7 +134,7 @@ fn nodes_that_forgot_a_member_meet_it_again() {
 
 #[test]
 fn slots_that_the_owner_dropped_are_assigned_to_it_again() {
-    let mut model = Model::formed(spec(3, 1));
+    let mut model = TestClusterModel::formed(spec(3, 1));
     let owner = model.process("demo-shard-1-0");
     let own = owner.table.get_mut(&owner.id.clone()).unwrap();
     let dropped: SlotSet = SlotSet::from_iter(["5500-5509".parse().unwrap()]);
@@ -158,7 +158,7 @@ fn slots_that_the_owner_dropped_are_assigned_to_it_again() {
 
 #[test]
 fn slots_are_assigned_only_when_every_pod_answers() {
-    let mut model = Model::new(spec(2, 1));
+    let mut model = TestClusterModel::new(spec(2, 1));
     model.kill("demo-shard-1-1");
     assert!(!verbs(&model).iter().any(|verb| verb.starts_with("assign")));
     assert_eq!(reasons(&model), ["PodsNotAnswering"]);
@@ -166,7 +166,7 @@ fn slots_are_assigned_only_when_every_pod_answers() {
 
 #[test]
 fn each_setting_of_the_spec_is_an_action_of_its_own_and_delays_nothing() {
-    let mut model = Model::formed(spec(1, 1));
+    let mut model = TestClusterModel::formed(spec(1, 1));
     model.spec.settings = [("slowlog-max-len", "256"), ("repl-backlog-size", "1mb"), ("hz", "20")]
         .map(|(name, value)| (name.into(), value.into()))
         .into();
@@ -210,14 +210,14 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(150) })]
 
     /// Wherever forming was interrupted, and whichever processes ended meanwhile, the cluster reaches the
-    /// desired state. No plan on the way contains a forbidden action (the model and `Model::plan` check
+    /// desired state. No plan on the way contains a forbidden action (the model and `TestClusterModel::plan` check
     /// that).
     #[test]
     fn formation_goes_on_from_any_state(
         (shards, replicas) in prop_oneof![Just((1, 1)), Just((2, 1)), Just((3, 1)), Just((3, 2))],
         events in prop::collection::vec(event(), 0..24),
     ) {
-        let mut model = Model::new(spec(shards, replicas));
+        let mut model = TestClusterModel::new(spec(shards, replicas));
         let pods: Vec<String> = model.pods.keys().cloned().collect();
         for event in events {
             match event {
@@ -247,7 +247,7 @@ proptest! {
         kills in prop::collection::vec(0_usize..9, 0..3),
         shuffle in Just((0..9).collect::<Vec<usize>>()).prop_shuffle(),
     ) {
-        let mut model = Model::formed(spec(3, 2));
+        let mut model = TestClusterModel::formed(spec(3, 2));
         let pods: Vec<String> = model.pods.keys().cloned().collect();
         for kill in kills {
             model.kill(&pods[kill]);
@@ -266,13 +266,13 @@ proptest! {
 /// An owner of slots is forgotten only when no replica follows it any more.
 #[test]
 fn the_check_finds_an_owner_that_is_forgotten_before_its_replica_took_over() {
-    let forgets_owner = |model: &Model, node, change: fn(&mut ClusterNodesRow)| {
+    let forgets_owner = |model: &TestClusterModel, node, change: fn(&mut ClusterNodesRow)| {
         let mut observed = model.observed();
         change(observed.snapshot.view.get_mut(&node).unwrap());
         let mut plan = crate::plan(CLUSTER, &model.spec, &observed);
-        plan.shards[1].decision = crate::Decision::Act(vec![Verb::Forget { node }.into()]);
+        plan.shards[1].decision = crate::RedisPlanDecision::Act(vec![Verb::Forget { node }.into()]);
         let violations = plan.check(&observed);
-        violations.contains(&PlanViolation::ForgetsOwner(node))
+        violations.contains(&RedisClusterPlanViolation::ForgetsOwner(node))
     };
     for (replicas, change, expected) in [
         (1, (|_| {}) as fn(&mut ClusterNodesRow), true),
@@ -281,7 +281,7 @@ fn the_check_finds_an_owner_that_is_forgotten_before_its_replica_took_over() {
         // No replica follows it.
         (0, |_| {}, false),
     ] {
-        let mut model = Model::formed(spec(3, replicas));
+        let mut model = TestClusterModel::formed(spec(3, replicas));
         let node = model.id("demo-shard-1-0");
         model.recreate("demo-shard-1-0", false);
         assert_eq!(forgets_owner(&model, node, change), expected, "{replicas} replicas");
@@ -290,11 +290,13 @@ fn the_check_finds_an_owner_that_is_forgotten_before_its_replica_took_over() {
 
 #[test]
 fn the_check_finds_forbidden_actions() {
-    let mut model = Model::formed(spec(3, 1));
+    let mut model = TestClusterModel::formed(spec(3, 1));
     model.kill("demo-shard-1-0");
     let observed = model.observed();
     let mut plan = model.plan();
-    let crate::Decision::Act(actions) = &mut plan.shards[1].decision else { panic!("{plan:?}") };
+    let crate::RedisPlanDecision::Act(actions) = &mut plan.shards[1].decision else {
+        panic!("{plan:?}")
+    };
     let member = model.id("demo-shard-0-0");
     let stranger = "ee".repeat(20).parse().unwrap();
     actions.push(actions[0].clone());

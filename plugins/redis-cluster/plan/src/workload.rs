@@ -26,7 +26,7 @@ use tholepin_schema::instance::{CredentialsRef, Instance};
 
 use crate::NO_FAILOVER;
 
-use crate::ObjectNames;
+use crate::RedisClusterObjectNames;
 
 /// The label with the name of the RedisCluster that a Pod belongs to.
 pub const CLUSTER_LABEL: &str = "redis.tholepin.dev/cluster";
@@ -39,7 +39,7 @@ const BUS_PORT_OFFSET: u16 = 10_000;
 
 /// The RedisCluster that owns the objects.
 #[derive(Clone, Copy, Debug)]
-pub struct OwnerCluster<'a> {
+pub struct OwnerRedisCluster<'a> {
     /// Its name.
     pub name: &'a str,
     /// Its namespace.
@@ -50,7 +50,7 @@ pub struct OwnerCluster<'a> {
 
 /// Returns all objects but [`runtime_config`], in the order in which to apply them.
 #[must_use]
-pub fn objects(owner: OwnerCluster<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
+pub fn objects(owner: OwnerRedisCluster<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
     let mut objects = vec![
         config::revision(owner, spec),
         headless_service(owner, spec),
@@ -65,7 +65,7 @@ pub fn objects(owner: OwnerCluster<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
 
 /// Returns the instance for the host's Redis functions.
 #[must_use]
-pub fn instance(owner: OwnerCluster<'_>, spec: &RedisClusterSpec) -> Instance {
+pub fn instance(owner: OwnerRedisCluster<'_>, spec: &RedisClusterSpec) -> Instance {
     let credentials = spec.auth.as_ref().map(|auth| CredentialsRef {
         secret: auth.secret_name.clone(),
         key: auth.key.clone(),
@@ -84,12 +84,12 @@ pub fn instance(owner: OwnerCluster<'_>, spec: &RedisClusterSpec) -> Instance {
     }
 }
 
-fn names(owner: OwnerCluster<'_>) -> ObjectNames<'_> {
-    ObjectNames { cluster: owner.name }
+fn names(owner: OwnerRedisCluster<'_>) -> RedisClusterObjectNames<'_> {
+    RedisClusterObjectNames { cluster: owner.name }
 }
 
 /// Returns the labels of an object; `shard` adds the label of one shard.
-fn labels(owner: OwnerCluster<'_>, shard: Option<u16>) -> Value {
+fn labels(owner: OwnerRedisCluster<'_>, shard: Option<u16>) -> Value {
     let mut labels = json!({
         "app.kubernetes.io/name": "redis-cluster",
         "app.kubernetes.io/instance": owner.name,
@@ -102,7 +102,7 @@ fn labels(owner: OwnerCluster<'_>, shard: Option<u16>) -> Value {
     labels
 }
 
-fn selector(owner: OwnerCluster<'_>, shard: Option<u16>) -> Value {
+fn selector(owner: OwnerRedisCluster<'_>, shard: Option<u16>) -> Value {
     match shard {
         Some(shard) => {
             json!({CLUSTER_LABEL: owner.name, SHARD_LABEL: alloc::format!("{shard}")})
@@ -111,7 +111,7 @@ fn selector(owner: OwnerCluster<'_>, shard: Option<u16>) -> Value {
     }
 }
 
-fn metadata(owner: OwnerCluster<'_>, name: &str, shard: Option<u16>) -> Value {
+fn metadata(owner: OwnerRedisCluster<'_>, name: &str, shard: Option<u16>) -> Value {
     json!({
         "name": name,
         "namespace": owner.namespace,
@@ -129,7 +129,7 @@ fn metadata(owner: OwnerCluster<'_>, name: &str, shard: Option<u16>) -> Value {
 
 /// The headless Service. It publishes Pods that are not ready, because members must find each other before
 /// that.
-fn headless_service(owner: OwnerCluster<'_>, spec: &RedisClusterSpec) -> Value {
+fn headless_service(owner: OwnerRedisCluster<'_>, spec: &RedisClusterSpec) -> Value {
     let bus = spec.port.saturating_add(BUS_PORT_OFFSET);
     json!({
         "apiVersion": "v1",
@@ -148,7 +148,7 @@ fn headless_service(owner: OwnerCluster<'_>, spec: &RedisClusterSpec) -> Value {
 }
 
 /// The Service for clients. A client can start with any member, which reports all others.
-fn client_service(owner: OwnerCluster<'_>, spec: &RedisClusterSpec) -> Value {
+fn client_service(owner: OwnerRedisCluster<'_>, spec: &RedisClusterSpec) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Service",
@@ -164,7 +164,7 @@ fn client_service(owner: OwnerCluster<'_>, spec: &RedisClusterSpec) -> Value {
 }
 
 /// Allows evictions of at most one Pod of a shard at a time.
-fn disruption_budget(owner: OwnerCluster<'_>, shard: u16) -> Value {
+fn disruption_budget(owner: OwnerRedisCluster<'_>, shard: u16) -> Value {
     json!({
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
@@ -176,7 +176,7 @@ fn disruption_budget(owner: OwnerCluster<'_>, shard: u16) -> Value {
     })
 }
 
-fn stateful_set(owner: OwnerCluster<'_>, spec: &RedisClusterSpec, shard: u16) -> Value {
+fn stateful_set(owner: OwnerRedisCluster<'_>, spec: &RedisClusterSpec, shard: u16) -> Value {
     let mut set = json!({
         "replicas": spec.replicas_per_shard.saturating_add(1),
         "serviceName": names(owner).headless_service(),

@@ -2,11 +2,11 @@
 
 use tholepin_sdk::{Host, ObjectRef, ReconcileFailure};
 
-use crate::plan::{Decision, PlannedObject};
+use crate::plan::{DesiredObjectDecision, ObjectWriteDecision};
 
 /// The result of the writes, by the titles of the objects.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct WriteSummary {
+pub(crate) struct SiteConfigWriteSummary {
     pub(crate) kept: Vec<String>,
     pub(crate) created: Vec<String>,
     pub(crate) corrected: Vec<String>,
@@ -21,25 +21,25 @@ pub(crate) struct WriteSummary {
 /// Fails with the first write that fails. The next reconcile observes again and continues.
 pub(crate) fn act(
     host: &dyn Host,
-    planned: Vec<PlannedObject>,
-) -> Result<WriteSummary, ReconcileFailure> {
-    let mut acted = WriteSummary::default();
-    for PlannedObject { desired, decision } in planned {
+    planned: Vec<DesiredObjectDecision>,
+) -> Result<SiteConfigWriteSummary, ReconcileFailure> {
+    let mut acted = SiteConfigWriteSummary::default();
+    for DesiredObjectDecision { desired, decision } in planned {
         let title = ObjectRef::of(&desired)
             .map_or_else(String::new, |name| format!("{} {}", name.kind.kind, name.name));
         match decision {
-            Decision::LeaveToOwner(why) => acted.left_to_owner.push((title, why)),
+            ObjectWriteDecision::LeaveToOwner(why) => acted.left_to_owner.push((title, why)),
             // The host does not send an apply that would change nothing. It sends one with fewer fields than
             // the last, and the API server then removes the fields that are left out.
-            Decision::Keep => {
+            ObjectWriteDecision::Keep => {
                 host.apply(&desired, true)?;
                 acted.kept.push(title);
             }
-            Decision::Create => {
+            ObjectWriteDecision::Create => {
                 host.apply(&desired, true)?;
                 acted.created.push(title);
             }
-            Decision::Correct(fields) => {
+            ObjectWriteDecision::Correct(fields) => {
                 host.apply(&desired, true)?;
                 acted.corrected.push(format!("{title} ({})", fields.join(", ")));
             }

@@ -25,7 +25,7 @@ pub(crate) struct SiteConfigSpec {
 
 /// The object to reconcile, as far as the plugin reads it.
 #[derive(Debug)]
-pub(crate) struct ReconcileTarget {
+pub(crate) struct ParsedSiteConfig {
     pub(crate) name: ObjectRef,
     pub(crate) uid: String,
     pub(crate) generation: i64,
@@ -34,7 +34,7 @@ pub(crate) struct ReconcileTarget {
     pub(crate) status: Value,
 }
 
-impl ReconcileTarget {
+impl ParsedSiteConfig {
     /// Parses the object.
     ///
     /// # Errors

@@ -25,11 +25,11 @@ use tholepin_sdk::{
 
 /// The plugin.
 #[derive(Debug)]
-pub struct SiteConfigPlugin;
+pub struct SiteConfigReconciler;
 
-tholepin_sdk::export!(SiteConfigPlugin);
+tholepin_sdk::export!(SiteConfigReconciler);
 
-impl Reconciler for SiteConfigPlugin {
+impl Reconciler for SiteConfigReconciler {
     fn describe() -> Manifest {
         manifest::manifest()
     }
@@ -42,7 +42,7 @@ impl Reconciler for SiteConfigPlugin {
         host: &dyn Host,
         request: ReconcileRequest,
     ) -> Result<ReconcileOutcome, ReconcileFailure> {
-        let target = kind::ReconcileTarget::read(&request.object)?;
+        let target = kind::ParsedSiteConfig::read(&request.object)?;
         let observed = observe::observe(host, target.desired_objects())?;
         let planned = plan::plan(observed);
         let acted = act::act(host, planned)?;

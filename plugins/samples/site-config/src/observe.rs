@@ -5,14 +5,14 @@ use tholepin_sdk::{Error, Host, ObjectRef, ReadMode, ReconcileFailure};
 
 /// A desired object and the object that exists under its name.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct ObservedObject {
+pub(crate) struct DesiredAndFoundObject {
     pub(crate) desired: Value,
-    pub(crate) found: FoundObject,
+    pub(crate) found: DesiredObjectLookup,
 }
 
 /// The object that exists under the name of a desired one.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum FoundObject {
+pub(crate) enum DesiredObjectLookup {
     /// There is none.
     Nothing,
     /// It belongs to our object.
@@ -30,20 +30,20 @@ pub(crate) enum FoundObject {
 pub(crate) fn observe(
     host: &dyn Host,
     desired: Vec<Value>,
-) -> Result<Vec<ObservedObject>, ReconcileFailure> {
+) -> Result<Vec<DesiredAndFoundObject>, ReconcileFailure> {
     desired
         .into_iter()
-        .map(|desired| Ok(ObservedObject { found: read(host, &desired)?, desired }))
+        .map(|desired| Ok(DesiredAndFoundObject { found: read(host, &desired)?, desired }))
         .collect()
 }
 
-fn read(host: &dyn Host, desired: &Value) -> Result<FoundObject, ReconcileFailure> {
-    let Some(name) = ObjectRef::of(desired) else { return Ok(FoundObject::Nothing) };
+fn read(host: &dyn Host, desired: &Value) -> Result<DesiredObjectLookup, ReconcileFailure> {
+    let Some(name) = ObjectRef::of(desired) else { return Ok(DesiredObjectLookup::Nothing) };
     match host.get(&name, ReadMode::Cached, &[]) {
-        Ok(object) => Ok(FoundObject::Ours(object)),
-        Err(Error::NotFound(_)) => Ok(FoundObject::Nothing),
+        Ok(object) => Ok(DesiredObjectLookup::Ours(object)),
+        Err(Error::NotFound(_)) => Ok(DesiredObjectLookup::Nothing),
         // The grant covers only objects that belong to our object.
-        Err(Error::Denied(why)) => Ok(FoundObject::Denied(why)),
+        Err(Error::Denied(why)) => Ok(DesiredObjectLookup::Denied(why)),
         Err(error) => Err(error.into()),
     }
 }

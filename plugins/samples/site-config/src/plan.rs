@@ -2,18 +2,18 @@
 
 use serde_json::Value;
 
-use crate::observe::{FoundObject, ObservedObject};
+use crate::observe::{DesiredAndFoundObject, DesiredObjectLookup};
 
 /// What to do about one desired object.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct PlannedObject {
+pub(crate) struct DesiredObjectDecision {
     pub(crate) desired: Value,
-    pub(crate) decision: Decision,
+    pub(crate) decision: ObjectWriteDecision,
 }
 
 /// A decision, with its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Decision {
+pub(crate) enum ObjectWriteDecision {
     /// Every desired field has its desired value.
     Keep,
     /// The object does not exist.
@@ -25,17 +25,17 @@ pub(crate) enum Decision {
 }
 
 /// Decides about each object separately.
-pub(crate) fn plan(observed: Vec<ObservedObject>) -> Vec<PlannedObject> {
-    let decided = observed.into_iter().map(|ObservedObject { desired, found }| {
+pub(crate) fn plan(observed: Vec<DesiredAndFoundObject>) -> Vec<DesiredObjectDecision> {
+    let decided = observed.into_iter().map(|DesiredAndFoundObject { desired, found }| {
         let decision = match found {
-            FoundObject::Nothing => Decision::Create,
-            FoundObject::Denied(why) => Decision::LeaveToOwner(why),
-            FoundObject::Ours(found) => match differences(&desired, &found) {
-                fields if fields.is_empty() => Decision::Keep,
-                fields => Decision::Correct(fields),
+            DesiredObjectLookup::Nothing => ObjectWriteDecision::Create,
+            DesiredObjectLookup::Denied(why) => ObjectWriteDecision::LeaveToOwner(why),
+            DesiredObjectLookup::Ours(found) => match differences(&desired, &found) {
+                fields if fields.is_empty() => ObjectWriteDecision::Keep,
+                fields => ObjectWriteDecision::Correct(fields),
             },
         };
-        PlannedObject { desired, decision }
+        DesiredObjectDecision { desired, decision }
     });
     decided.collect()
 }
@@ -74,29 +74,29 @@ mod tests {
     use serde_json::json;
 
     #[track_caller]
-    fn check(found: FoundObject, expected: Decision) {
+    fn check(found: DesiredObjectLookup, expected: ObjectWriteDecision) {
         let desired =
             json!({"data": {"colour": "green", "title": "Hello"}, "ports": [{"port": 80}]});
-        let planned = plan(vec![ObservedObject { desired: desired.clone(), found }]);
-        assert_eq!(planned, [PlannedObject { desired, decision: expected }]);
+        let planned = plan(vec![DesiredAndFoundObject { desired: desired.clone(), found }]);
+        assert_eq!(planned, [DesiredObjectDecision { desired, decision: expected }]);
     }
 
     #[test]
     fn each_object_gets_the_decision_that_it_needs() {
         let found = |colour: &str, port: u16| {
-            FoundObject::Ours(json!({
+            DesiredObjectLookup::Ours(json!({
                 "data": {"colour": colour, "title": "Hello", "by": "hand"},
                 "ports": [{"port": port, "protocol": "TCP"}],
                 "status": {},
             }))
         };
-        check(FoundObject::Nothing, Decision::Create);
+        check(DesiredObjectLookup::Nothing, ObjectWriteDecision::Create);
         let why = || "outside the scope".to_owned();
-        check(FoundObject::Denied(why()), Decision::LeaveToOwner(why()));
-        check(found("green", 80), Decision::Keep);
-        check(found("red", 80), Decision::Correct(vec![".data.colour".to_owned()]));
-        check(found("green", 81), Decision::Correct(vec![".ports[0].port".to_owned()]));
+        check(DesiredObjectLookup::Denied(why()), ObjectWriteDecision::LeaveToOwner(why()));
+        check(found("green", 80), ObjectWriteDecision::Keep);
+        check(found("red", 80), ObjectWriteDecision::Correct(vec![".data.colour".to_owned()]));
+        check(found("green", 81), ObjectWriteDecision::Correct(vec![".ports[0].port".to_owned()]));
         let both = vec![".data.colour".to_owned(), ".ports[0].port".to_owned()];
-        check(found("red", 81), Decision::Correct(both));
+        check(found("red", 81), ObjectWriteDecision::Correct(both));
     }
 }

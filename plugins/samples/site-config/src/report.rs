@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use tholepin_sdk::{EventType, Host, ReconcileFailure, ReconcileOutcome, time};
 
 use crate::{
-    act::WriteSummary,
-    kind::{API_VERSION, KIND, ReconcileTarget, digest},
+    act::SiteConfigWriteSummary,
+    kind::{API_VERSION, KIND, ParsedSiteConfig, digest},
 };
 
 /// Writes the status. It changes only when something changed, so the status of an object in the desired state
@@ -16,8 +16,8 @@ use crate::{
 /// Fails if the host cannot write it.
 pub(crate) fn report(
     host: &dyn Host,
-    target: &ReconcileTarget,
-    acted: &WriteSummary,
+    target: &ParsedSiteConfig,
+    acted: &SiteConfigWriteSummary,
 ) -> Result<ReconcileOutcome, ReconcileFailure> {
     let summary = summary(acted);
     let desired = digest(&target.desired_objects());
@@ -44,14 +44,14 @@ pub(crate) fn report(
 /// Returns true if this reconcile corrected a foreign change or deletion. A change that follows from a new
 /// spec or a new revision of this plugin is not a repair: then the desired objects differ from those that
 /// were applied last.
-fn is_repair(target: &ReconcileTarget, desired: &str, acted: &WriteSummary) -> bool {
+fn is_repair(target: &ParsedSiteConfig, desired: &str, acted: &SiteConfigWriteSummary) -> bool {
     let applied = target.status.get("wantedDigest").and_then(Value::as_str);
     let is_written = !acted.created.is_empty() || !acted.corrected.is_empty();
     is_written && applied == Some(desired)
 }
 
 /// Returns the condition `Ready`.
-fn ready<'a>(target: &'a ReconcileTarget, acted: &WriteSummary, now_ms: u64) -> Value {
+fn ready<'a>(target: &'a ParsedSiteConfig, acted: &SiteConfigWriteSummary, now_ms: u64) -> Value {
     let objects = acted.kept.len() + acted.created.len() + acted.corrected.len();
     let (status, reason, message) = if acted.left_to_owner.is_empty() {
         ("True", "AsWanted", format!("{objects} objects are up to date"))
@@ -84,8 +84,8 @@ fn ready<'a>(target: &'a ReconcileTarget, acted: &WriteSummary, now_ms: u64) -> 
 }
 
 /// Returns one line for people; the host logs it when it changes.
-fn summary(acted: &WriteSummary) -> String {
-    let WriteSummary { kept, created, corrected, left_to_owner } = acted;
+fn summary(acted: &SiteConfigWriteSummary) -> String {
+    let SiteConfigWriteSummary { kept, created, corrected, left_to_owner } = acted;
     let left = left_to_owner.iter().map(|(title, _)| title.clone()).collect();
     let parts = [
         ("created", created),

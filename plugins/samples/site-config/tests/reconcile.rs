@@ -2,7 +2,7 @@
 #![cfg(test)]
 
 use serde_json::{Value, json};
-use site_config::SiteConfigPlugin;
+use site_config::SiteConfigReconciler;
 use tholepin_sdk::{ReconcileOutcome, ReconcileRequest, Reconciler, ReplayHost};
 
 fn object() -> Value {
@@ -22,7 +22,7 @@ fn host(objects: &[Value]) -> ReplayHost {
 
 fn reconcile(host: &ReplayHost, object: Value) -> ReconcileOutcome {
     let request = ReconcileRequest { object, deleting: false, causes: Vec::new(), memo: None };
-    let outcome = SiteConfigPlugin::reconcile(host, request).unwrap();
+    let outcome = SiteConfigReconciler::reconcile(host, request).unwrap();
     assert_eq!(
         host.missing(),
         Vec::<String>::new(),
@@ -112,9 +112,9 @@ fn an_unchanged_object_is_applied_again_without_effect() {
 #[test]
 fn a_setting_with_an_invalid_name_is_refused() {
     let mut object = object();
-    assert_eq!(SiteConfigPlugin::validate(None, object.clone()), []);
+    assert_eq!(SiteConfigReconciler::validate(None, object.clone()), []);
     object["spec"]["settings"] = json!({"two words": ""});
-    let violations = SiteConfigPlugin::validate(None, object);
+    let violations = SiteConfigReconciler::validate(None, object);
     assert_eq!(violations[0].field, ".spec.settings");
     assert!(violations[0].message.contains("two words"), "{}", violations[0].message);
 }

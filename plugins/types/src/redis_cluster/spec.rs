@@ -4,7 +4,7 @@ use alloc::{borrow::ToOwned, collections::BTreeMap, string::String};
 
 use serde::{Deserialize, Serialize};
 
-use crate::setting::SettingValue;
+use crate::setting::RedisSettingValue;
 
 /// A Redis Cluster: 16384 slots divided among shards, each with a primary and its replicas.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub struct RedisClusterSpec {
             "description" = crate::definition::settings_description()
         ))
     )]
-    pub settings: BTreeMap<String, SettingValue>,
+    pub settings: BTreeMap<String, RedisSettingValue>,
     /// Secret that contains the password. Without it there is no password, and everybody who can connect to a
     /// Pod has full access.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -192,14 +192,14 @@ pub struct Resources {
         feature = "schema",
         schemars(extend("additionalProperties" = crate::definition::rules::quantities()))
     )]
-    pub requests: BTreeMap<String, SettingValue>,
+    pub requests: BTreeMap<String, RedisSettingValue>,
     /// Limits. A fork copies the memory that is written meanwhile: allow twice `maxmemory`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[cfg_attr(
         feature = "schema",
         schemars(extend("additionalProperties" = crate::definition::rules::quantities()))
     )]
-    pub limits: BTreeMap<String, SettingValue>,
+    pub limits: BTreeMap<String, RedisSettingValue>,
 }
 
 impl Resources {

@@ -9,7 +9,7 @@ use core::fmt;
 
 /// The values that a setting accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SettingKind {
+pub enum RedisSettingType {
     /// A whole number, both ends included.
     Integer {
         /// The smallest.
@@ -41,7 +41,7 @@ const EVENT_LETTERS: &str = "AKEg$lshzxetdmn";
 /// The server multiplies a number by its unit without checking that the product fits into 64 bits.
 pub(super) const BYTES_MAX: u64 = i64::MAX as u64;
 
-impl SettingKind {
+impl RedisSettingType {
     /// Returns true if the server accepts the value.
     #[must_use]
     pub fn accepts(self, value: &str) -> bool {
@@ -109,7 +109,7 @@ fn are_buffer_limits(value: &str) -> bool {
     !words.is_empty() && words.chunks(4).all(is_group)
 }
 
-impl fmt::Display for SettingKind {
+impl fmt::Display for RedisSettingType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Integer { min, max } => write!(f, "a whole number from {min} to {max}"),
@@ -208,19 +208,25 @@ mod tests {
 
     #[test]
     fn values_are_shown_in_the_servers_form() {
-        let memory = SettingKind::Memory { min: 0, max: BYTES_MAX };
+        let memory = RedisSettingType::Memory { min: 0, max: BYTES_MAX };
         assert_eq!(memory.as_shown("1mb").as_deref(), Some("1048576"));
-        assert_eq!(SettingKind::YesNo.as_shown("no").as_deref(), Some("no"));
-        assert_eq!(SettingKind::EventLetters.as_shown("KEA"), None);
+        assert_eq!(RedisSettingType::YesNo.as_shown("no").as_deref(), Some("no"));
+        assert_eq!(RedisSettingType::EventLetters.as_shown("KEA"), None);
     }
 
     #[test]
     fn bounds_are_shown_in_units() {
         let cases = [
-            (SettingKind::Memory { min: 1 << 20, max: BYTES_MAX }, "at least `1mb`"),
-            (SettingKind::Memory { min: 16_384, max: 64 << 30 }, "from `16kb` to `64gb`"),
-            (SettingKind::Memory { min: 0, max: BYTES_MAX }, "a number of bytes such as `100mb`"),
-            (SettingKind::BufferLimits, "the classes are `normal`, `replica`, `slave`, `pubsub`"),
+            (RedisSettingType::Memory { min: 1 << 20, max: BYTES_MAX }, "at least `1mb`"),
+            (RedisSettingType::Memory { min: 16_384, max: 64 << 30 }, "from `16kb` to `64gb`"),
+            (
+                RedisSettingType::Memory { min: 0, max: BYTES_MAX },
+                "a number of bytes such as `100mb`",
+            ),
+            (
+                RedisSettingType::BufferLimits,
+                "the classes are `normal`, `replica`, `slave`, `pubsub`",
+            ),
         ];
         for (kind, expected) in cases {
             assert!(kind.to_string().ends_with(expected), "{kind}");

@@ -1,7 +1,7 @@
 //! The tables of settings. Names and ranges are those of Redis 7.0 (`config.c`). All of these settings exist
 //! from Redis 6.2 to Valkey 9 unless a line says otherwise.
 
-use super::kind::{BYTES_MAX, SettingKind};
+use super::kind::{BYTES_MAX, RedisSettingType};
 
 /// A setting that a spec may contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub struct SupportedSetting {
     /// The setting's name.
     pub name: &'static str,
     /// The values that it accepts.
-    pub kind: SettingKind,
+    pub kind: RedisSettingType,
 }
 
 /// A setting, or a family of settings, that the plugin sets itself.
@@ -30,19 +30,19 @@ impl ManagedSetting {
 }
 
 const fn integer(name: &'static str, min: i64, max: i64) -> SupportedSetting {
-    SupportedSetting { name, kind: SettingKind::Integer { min, max } }
+    SupportedSetting { name, kind: RedisSettingType::Integer { min, max } }
 }
 
 const fn memory(name: &'static str, min: u64, max: u64) -> SupportedSetting {
-    SupportedSetting { name, kind: SettingKind::Memory { min, max } }
+    SupportedSetting { name, kind: RedisSettingType::Memory { min, max } }
 }
 
 const fn yes_no(name: &'static str) -> SupportedSetting {
-    SupportedSetting { name, kind: SettingKind::YesNo }
+    SupportedSetting { name, kind: RedisSettingType::YesNo }
 }
 
 const fn one_of(name: &'static str, words: &'static [&'static str]) -> SupportedSetting {
-    SupportedSetting { name, kind: SettingKind::OneOf(words) }
+    SupportedSetting { name, kind: RedisSettingType::OneOf(words) }
 }
 
 const fn managed(name: &'static str, fix: &'static str) -> ManagedSetting {
@@ -72,7 +72,7 @@ pub const OFFERED: &[SupportedSetting] = &[
     one_of("appendfsync", &["always", "everysec", "no"]),
     memory("auto-aof-rewrite-min-size", 0, BYTES_MAX),
     integer("auto-aof-rewrite-percentage", 0, INT_MAX),
-    SupportedSetting { name: "client-output-buffer-limit", kind: SettingKind::BufferLimits },
+    SupportedSetting { name: "client-output-buffer-limit", kind: RedisSettingType::BufferLimits },
     integer("cluster-replica-validity-factor", 0, INT_MAX),
     yes_no("dynamic-hz"),
     integer("hash-max-listpack-entries", 0, LONG_MAX),
@@ -108,7 +108,7 @@ pub const OFFERED: &[SupportedSetting] = &[
     integer("min-replicas-max-lag", 0, INT_MAX),
     integer("min-replicas-to-write", 0, INT_MAX),
     yes_no("no-appendfsync-on-rewrite"),
-    SupportedSetting { name: "notify-keyspace-events", kind: SettingKind::EventLetters },
+    SupportedSetting { name: "notify-keyspace-events", kind: RedisSettingType::EventLetters },
     memory("proto-max-bulk-len", 1 << 20, BYTES_MAX),
     memory("repl-backlog-size", BACKLOG_MIN, BACKLOG_MAX),
     integer("repl-backlog-ttl", 0, INT_MAX),

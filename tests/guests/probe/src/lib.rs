@@ -15,8 +15,8 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 use tholepin_sdk::{
-    DeleteOptions, Document, Error, EventType, Fact, FactCondition, FactSubject, Grants, Host,
-    KindName, ListQuery, LogLevel, Manifest, ObjectRef, Pipeline, ReadMode, ReconcileFailure,
+    DeleteOptions, Error, EventType, Fact, FactFieldTest, FactSubject, Grants, Host, JsonDocument,
+    KindName, LogLevel, Manifest, ObjectListQuery, ObjectRef, Pipeline, ReadMode, ReconcileFailure,
     ReconcileOutcome, ReconcileRequest, ReconciledKind, Reconciler, RedisGrants, Violation,
     WatchMapping, WatchedKind, manifest,
 };
@@ -246,12 +246,16 @@ fn call(host: &dyn Host, function: &str) -> String {
     let pipeline = Pipeline::new(&instance, "a-0", &[&["PING"]]);
     match function {
         "kubernetes/get" => reported(host.get(&object, ReadMode::Live, &[".spec"])),
-        "kubernetes/list" => reported(host.list(&ListQuery::new("v1", "ConfigMap", "default"))),
-        "kubernetes/apply" => reported(host.apply(&intent, true).and_then(Document::value)),
-        "kubernetes/apply-status" => reported(host.apply_status(&intent).and_then(Document::value)),
+        "kubernetes/list" => {
+            reported(host.list(&ObjectListQuery::new("v1", "ConfigMap", "default")))
+        }
+        "kubernetes/apply" => reported(host.apply(&intent, true).and_then(JsonDocument::value)),
+        "kubernetes/apply-status" => {
+            reported(host.apply_status(&intent).and_then(JsonDocument::value))
+        }
         "kubernetes/merge-patch" => {
             let patched = host.merge_patch(&object, &json!({"data": null}));
-            reported(patched.and_then(Document::value))
+            reported(patched.and_then(JsonDocument::value))
         }
         "kubernetes/delete" => {
             let options = DeleteOptions { uid: Some("u".to_owned()), ..DeleteOptions::default() };
@@ -261,7 +265,7 @@ fn call(host: &dyn Host, function: &str) -> String {
         "kubernetes/warnings" => reported(host.warnings(&object)),
         "redis/pipeline" => reported(host.pipeline(&pipeline)),
         "redis/fan-out" => reported(host.fan_out(&[pipeline.clone(), pipeline])),
-        "redis/observe" => reported(host.observe(&instance).and_then(Document::value)),
+        "redis/observe" => reported(host.observe(&instance).and_then(JsonDocument::value)),
         "redis/act" => {
             let meet = json!({"verb": "meet", "args": {"pod": "a-0", "with": "a-1"}});
             reported(host.act(&instance, &[meet]))
@@ -272,7 +276,7 @@ fn call(host: &dyn Host, function: &str) -> String {
         "runtime/wait" => {
             let kind = (object.kind.api_version.as_str(), object.kind.kind.as_str());
             let subject = FactSubject::object(kind, &object.namespace, &object.name);
-            match Fact::new(subject, ".data.x", FactCondition::Exists) {
+            match Fact::new(subject, ".data.x", FactFieldTest::Exists) {
                 Ok(fact) => reported(host.wait(&[fact], 10)),
                 Err(error) => panic!("no fact: {error}"),
             }

@@ -5,9 +5,9 @@
 
 use serde_json::{Value, json};
 use tholepin_sdk::{
-    DeleteOptions, Document, Error, GrantScope, Grants, Host, KindName, KubernetesGrant, Manifest,
-    ObjectRef, ReconcileFailure, ReconcileOutcome, ReconcileRequest, ReconciledKind, Reconciler,
-    RedisGrants, WatchMapping, WatchedKind, manifest, schema::action::Verb,
+    DeleteOptions, Error, GrantScope, Grants, Host, JsonDocument, KindName, KubernetesGrant,
+    Manifest, ObjectRef, ReconcileFailure, ReconcileOutcome, ReconcileRequest, ReconciledKind,
+    Reconciler, RedisGrants, WatchMapping, WatchedKind, manifest, schema::action::Verb,
 };
 
 /// The calls: a list of objects with one field each, `delete`, `patch`, `apply`, `observe` or `act`.
@@ -109,10 +109,11 @@ fn make(host: &dyn Host, namespace: &str, call: &Value) -> String {
             let instance = act.get("instance").cloned().unwrap_or_default();
             let actions = act.get("actions").and_then(Value::as_array).cloned();
             let results = host.act(&instance, &actions.unwrap_or_default());
-            let result = |result: Result<Document, Error>| match result.and_then(Document::value) {
-                Ok(value) => value.to_string(),
-                Err(error) => reported::<()>(Err(error)),
-            };
+            let result =
+                |result: Result<JsonDocument, Error>| match result.and_then(JsonDocument::value) {
+                    Ok(value) => value.to_string(),
+                    Err(error) => reported::<()>(Err(error)),
+                };
             match results {
                 Ok(results) => results.into_iter().map(result).collect::<Vec<_>>().join(" "),
                 Err(error) => reported::<()>(Err(error)),

@@ -9,13 +9,13 @@ use std::{
 
 use anyhow::{Context, Result, anyhow};
 use tholepin_core::{
-    ObjectKey, ObjectRef, Recording, WriteMode,
-    port::{Clock, Entropy, GuestRuntime, Kubernetes, Redis, WatchLease, WatchScope, WatchSource},
+    ObjectRef, ReconcileKey, Recording, WriteMode,
+    port::{Clock, Entropy, Kubernetes, PluginExports, Redis, WatchLease, WatchScope, WatchSource},
 };
 use tholepin_gate::{Gate, GatePorts, ReconcileScope};
 use tholepin_guest::LoadedPlugin;
 use tholepin_kube::{KubernetesApi, KubernetesApiOptions, SecretFingerprinter, WatchHubOptions};
-use tholepin_probe::TcpProber;
+use tholepin_probe::NetworkPodPortProber;
 use tholepin_schema::{
     manifest::{KindName, Manifest},
     reconcile::{ReconcileOutcome, ReconcileRequest},
@@ -62,7 +62,7 @@ impl BenchEngine {
         let gate = Gate::new(GatePorts {
             kubernetes: kubernetes.clone(),
             redis,
-            prober: Arc::new(TcpProber),
+            prober: Arc::new(NetworkPodPortProber),
             clock: Arc::new(WallClock),
             entropy: Arc::new(NoEntropy),
         });
@@ -98,7 +98,7 @@ impl BenchEngine {
     ) -> Result<MeasuredReconcile> {
         let stored = self.kubernetes.view().get(object);
         let stored = stored.with_context(|| format!("{object} is not in the store"))?;
-        let key = Arc::new(ObjectKey {
+        let key = Arc::new(ReconcileKey {
             plugin: plugin.name.clone(),
             kind: object.kind.clone(),
             namespace: object.namespace.clone(),

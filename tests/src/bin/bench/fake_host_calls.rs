@@ -7,8 +7,8 @@ use std::{
 
 use serde_json::json;
 use tholepin_core::{
-    Answer, BoxedFuture, Call, CallContext, CallError, HostCalls, KubernetesCall, RecordedCallKey,
-    Recording, Reply, RuntimeCall,
+    Answer, BoxedFuture, Call, CallError, HostCalls, KubernetesCall, PluginCallerIdentity,
+    PluginRuntimeCall, RecordedCallKey, Recording, Reply,
 };
 
 /// Answers calls from a recording, by key; a call without an answer is an error.
@@ -25,7 +25,7 @@ impl RecordedCalls {
 }
 
 impl HostCalls for RecordedCalls {
-    fn perform<'a>(&'a self, _: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
+    fn perform<'a>(&'a self, _: &'a PluginCallerIdentity, call: Call) -> BoxedFuture<'a, Answer> {
         Box::pin(async move {
             let key = self.asked.lock().unwrap_or_else(PoisonError::into_inner).key(&call);
             let found = self.answers.get(&key).cloned();
@@ -56,14 +56,14 @@ impl FakeKubernetes {
 }
 
 impl HostCalls for FakeKubernetes {
-    fn perform<'a>(&'a self, _: &'a CallContext, call: Call) -> BoxedFuture<'a, Answer> {
+    fn perform<'a>(&'a self, _: &'a PluginCallerIdentity, call: Call) -> BoxedFuture<'a, Answer> {
         Box::pin(async move {
             match call {
                 Call::Kubernetes(
                     KubernetesCall::Apply { object, .. } | KubernetesCall::ApplyStatus { object },
                 ) => self.write(object),
-                Call::Runtime(RuntimeCall::Parameters) => Ok(Reply::Document(json!({}))),
-                Call::Runtime(RuntimeCall::Log { .. }) => Ok(Reply::Done),
+                Call::Runtime(PluginRuntimeCall::Parameters) => Ok(Reply::Document(json!({}))),
+                Call::Runtime(PluginRuntimeCall::Log { .. }) => Ok(Reply::Done),
                 other @ (Call::Kubernetes(_) | Call::Redis(_) | Call::Runtime(_)) => {
                     Err(CallError::Unsupported(other.function().to_owned()))
                 }

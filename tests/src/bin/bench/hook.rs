@@ -17,7 +17,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::guests;
-use tholepin_core::port::GuestRuntime;
+use tholepin_core::port::PluginExports;
 use tholepin_schema::reconcile::ReconcileRequest;
 
 use crate::{

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Instant};
 use anyhow::{Result, anyhow};
 use serde_json::json;
 use tests::guests;
-use tholepin_core::port::GuestRuntime;
+use tholepin_core::port::PluginExports;
 use tholepin_schema::reconcile::ReconcileRequest;
 
 use crate::{fake_host_calls::FakeKubernetes, plugin::BenchPlugin, table::BenchRow};

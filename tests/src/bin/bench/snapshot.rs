@@ -11,7 +11,7 @@ use serde_json::Value;
 use tests::redis_cluster::NAMESPACE;
 use tholepin_core::{
     BoxedFuture, CallError, ObjectRef, RespReply,
-    port::{self, Clock, InstanceMembers, PerformedAction, PollDetail, PollStream, Redis},
+    port::{self, Clock, InstanceMembers, PerformedAction, PollDetail, Redis, RedisPollStream},
 };
 use tholepin_schema::{
     action::{Action, ActionOutcome},
@@ -87,7 +87,11 @@ impl Redis for FakeRedis {
         Ok(())
     }
 
-    fn join(&self, _: &InstanceMembers, _: &[String]) -> Result<Box<dyn PollStream>, CallError> {
+    fn join(
+        &self,
+        _: &InstanceMembers,
+        _: &[String],
+    ) -> Result<Box<dyn RedisPollStream>, CallError> {
         Err(CallError::Unsupported("to poll".to_owned()))
     }
 

@@ -20,8 +20,8 @@ use tests::{
     redis_cluster::RedisCluster,
     wait::{Poll, until},
 };
-use tholepin_core::{Answer, RecordedCallKey, Recording, Reply, port::GuestRuntime};
-use tholepin_redis::{RedisClientLimits, RedisPort};
+use tholepin_core::{Answer, RecordedCallKey, Recording, Reply, port::PluginExports};
+use tholepin_redis::{RedisClient, RedisClientLimits};
 use tholepin_schema::{
     reconcile::{ReconcileOutcome, ReconcileRequest},
     snapshot::Snapshot,
@@ -99,7 +99,7 @@ async fn record(plugin: &BenchPlugin) -> Result<MeasuredReconcile> {
     until(format!("{} to be healthy", REDIS.name), HEALTHY_MAX, poll).await?;
     host.end()?;
     let (changed, _changes) = mpsc::channel(16);
-    let redis = RedisPort::new(RedisClientLimits::default(), Arc::new(WallClock), changed);
+    let redis = RedisClient::new(RedisClientLimits::default(), Arc::new(WallClock), changed);
     let mut engine = BenchEngine::connect(cluster.kubeconfig(), Arc::new(redis)).await?;
     engine.follow_all(&plugin.loaded.manifest).await?;
     let object = snapshot::object(REDIS.name);

@@ -13,7 +13,7 @@ pub const ACTIONS_MAX: usize = 1024;
 
 /// Why a list of actions has no order.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum WaveError {
+pub enum ActionOrderError {
     /// The list is too long.
     #[error(
         "{0} actions are too many, at most {ACTIONS_MAX} are allowed: send them in several lists"
@@ -37,19 +37,19 @@ pub enum WaveError {
 ///
 /// Fails if the list is too long, an id occurs twice, `after` names an id that is not in the list, or the
 /// actions wait for each other in a circle.
-pub fn waves(actions: &[Action]) -> Result<Vec<Vec<usize>>, WaveError> {
+pub fn waves(actions: &[Action]) -> Result<Vec<Vec<usize>>, ActionOrderError> {
     if ACTIONS_MAX < actions.len() {
-        return Err(WaveError::TooMany(actions.len()));
+        return Err(ActionOrderError::TooMany(actions.len()));
     }
     let mut ids = BTreeSet::new();
     for id in actions.iter().filter_map(|action| action.id.as_deref()) {
         if !ids.insert(id) {
-            return Err(WaveError::Duplicate(id.into()));
+            return Err(ActionOrderError::Duplicate(id.into()));
         }
     }
     let mut named = actions.iter().flat_map(|action| &action.after);
     if let Some(unknown) = named.find(|id| !ids.contains(id.as_str())) {
-        return Err(WaveError::Unknown(unknown.clone()));
+        return Err(ActionOrderError::Unknown(unknown.clone()));
     }
     let mut done: BTreeSet<&str> = BTreeSet::new();
     let mut remaining: BTreeMap<usize, &Action> = actions.iter().enumerate().collect();
@@ -59,7 +59,7 @@ pub fn waves(actions: &[Action]) -> Result<Vec<Vec<usize>>, WaveError> {
         let wave: Vec<usize> =
             remaining.iter().filter(|(_, action)| ready(action)).map(|(index, _)| *index).collect();
         if wave.is_empty() {
-            return Err(WaveError::Cycle(first.id.clone().unwrap_or_default()));
+            return Err(ActionOrderError::Cycle(first.id.clone().unwrap_or_default()));
         }
         for index in &wave {
             done.extend(remaining.remove(index).and_then(|action| action.id.as_deref()));
@@ -92,11 +92,11 @@ mod tests {
     #[test]
     fn a_list_without_order_is_refused() {
         let cases = [
-            (vec![action("a", &["b"]), action("b", &["a"])], WaveError::Cycle("a".into())),
-            (vec![action("a", &["a"])], WaveError::Cycle("a".into())),
-            (vec![action("a", &["z"])], WaveError::Unknown("z".into())),
-            (vec![action("a", &[]), action("a", &[])], WaveError::Duplicate("a".into())),
-            (vec![action("", &[]); 1025], WaveError::TooMany(1025)),
+            (vec![action("a", &["b"]), action("b", &["a"])], ActionOrderError::Cycle("a".into())),
+            (vec![action("a", &["a"])], ActionOrderError::Cycle("a".into())),
+            (vec![action("a", &["z"])], ActionOrderError::Unknown("z".into())),
+            (vec![action("a", &[]), action("a", &[])], ActionOrderError::Duplicate("a".into())),
+            (vec![action("", &[]); 1025], ActionOrderError::TooMany(1025)),
         ];
         for (list, error) in cases {
             assert_eq!(waves(&list), Err(error));

@@ -27,16 +27,16 @@ pub(super) fn check_readable(names: &[Vec<u8>]) -> Result<(), CommandRefused> {
 
 /// A setting that the verb `configure` may change while the server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RuntimeSetting {
+pub struct RedisRuntimeSetting {
     /// The setting's name.
     pub name: &'static str,
     /// The allowed values.
-    pub values: SettingValues,
+    pub values: RedisSettingAllowedValues,
 }
 
 /// The values that a setting may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SettingValues {
+pub enum RedisSettingAllowedValues {
     /// `yes` or `no`.
     YesNo,
     /// A decimal number from `min` to `max`, both included.
@@ -55,10 +55,13 @@ pub enum SettingValues {
 ///
 /// Low values of `cluster-node-timeout` and `repl-diskless-sync-delay` make forming a cluster ten times
 /// faster. `cluster-announce-ip` repairs a node that shows clients an old address.
-pub const RUNTIME_SETTINGS: &[RuntimeSetting] = &[
+pub const RUNTIME_SETTINGS: &[RedisRuntimeSetting] = &[
     yes_no("activedefrag"),
     yes_no("cluster-allow-replica-migration"),
-    RuntimeSetting { name: "cluster-announce-ip", values: SettingValues::OwnAddress },
+    RedisRuntimeSetting {
+        name: "cluster-announce-ip",
+        values: RedisSettingAllowedValues::OwnAddress,
+    },
     number("cluster-node-timeout", 250, 300_000),
     yes_no("cluster-replica-no-failover"),
     number("cluster-replica-validity-factor", 0, i32::MAX as i64),
@@ -70,17 +73,17 @@ pub const RUNTIME_SETTINGS: &[RuntimeSetting] = &[
     number("slowlog-max-len", 0, 1_000_000),
 ];
 
-const fn number(name: &'static str, min: i64, max: i64) -> RuntimeSetting {
-    RuntimeSetting { name, values: SettingValues::Number { min, max } }
+const fn number(name: &'static str, min: i64, max: i64) -> RedisRuntimeSetting {
+    RedisRuntimeSetting { name, values: RedisSettingAllowedValues::Number { min, max } }
 }
 
-const fn yes_no(name: &'static str) -> RuntimeSetting {
-    RuntimeSetting { name, values: SettingValues::YesNo }
+const fn yes_no(name: &'static str) -> RedisRuntimeSetting {
+    RedisRuntimeSetting { name, values: RedisSettingAllowedValues::YesNo }
 }
 
 /// Why settings cannot be changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SettingError {
+pub enum ConfigureSettingError {
     /// No setting is named.
     #[error("name at least one setting")]
     Empty,
@@ -108,17 +111,17 @@ pub enum SettingError {
 pub fn check_settings(
     settings: &BTreeMap<String, String>,
     own_address: Option<&str>,
-) -> Result<(), SettingError> {
+) -> Result<(), ConfigureSettingError> {
     if settings.is_empty() {
-        return Err(SettingError::Empty);
+        return Err(ConfigureSettingError::Empty);
     }
     for (name, value) in settings {
         let found = RUNTIME_SETTINGS.iter().find(|setting| setting.name == name);
-        let setting = found.ok_or_else(|| SettingError::NotInTable(name.clone()))?;
+        let setting = found.ok_or_else(|| ConfigureSettingError::NotInTable(name.clone()))?;
         let expected = match setting.values {
-            SettingValues::YesNo if value == "yes" || value == "no" => continue,
-            SettingValues::YesNo => "it must be `yes` or `no`".to_string(),
-            SettingValues::Number { min, max } => {
+            RedisSettingAllowedValues::YesNo if value == "yes" || value == "no" => continue,
+            RedisSettingAllowedValues::YesNo => "it must be `yes` or `no`".to_string(),
+            RedisSettingAllowedValues::Number { min, max } => {
                 let digits = value.strip_prefix('-').unwrap_or(value);
                 let plain = digits.bytes().all(|digit| digit.is_ascii_digit());
                 match value.parse() {
@@ -126,13 +129,19 @@ pub fn check_settings(
                     _ => alloc::format!("it must be a number from {min} to {max}"),
                 }
             }
-            SettingValues::OwnAddress if Some(value.as_str()) == own_address => continue,
-            SettingValues::OwnAddress => match own_address {
+            RedisSettingAllowedValues::OwnAddress if Some(value.as_str()) == own_address => {
+                continue;
+            }
+            RedisSettingAllowedValues::OwnAddress => match own_address {
                 Some(address) => alloc::format!("the Pod's address is {address}"),
                 None => "the Pod has no address".to_string(),
             },
         };
-        return Err(SettingError::Value { name: name.clone(), value: value.clone(), expected });
+        return Err(ConfigureSettingError::Value {
+            name: name.clone(),
+            value: value.clone(),
+            expected,
+        });
     }
     Ok(())
 }
@@ -141,7 +150,7 @@ pub fn check_settings(
 mod tests {
     use super::*;
 
-    fn check(name: &str, value: &str) -> Result<(), SettingError> {
+    fn check(name: &str, value: &str) -> Result<(), ConfigureSettingError> {
         check_settings(&[(name.to_string(), value.to_string())].into(), Some("10.0.0.7"))
     }
 
@@ -171,6 +180,6 @@ mod tests {
         for (name, value, allowed) in cases {
             assert_eq!(check(name, value).is_ok(), allowed, "{name} {value}");
         }
-        assert_eq!(check_settings(&BTreeMap::new(), None), Err(SettingError::Empty));
+        assert_eq!(check_settings(&BTreeMap::new(), None), Err(ConfigureSettingError::Empty));
     }
 }

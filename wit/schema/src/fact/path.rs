@@ -16,12 +16,12 @@ const STEPS_MAX: usize = 32;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldPath {
     // Invariant: at most `STEPS_MAX`.
-    steps: Vec<PathStep>,
+    steps: Vec<FieldPathStep>,
 }
 
 /// One step of a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum PathStep {
+pub(super) enum FieldPathStep {
     /// Into an object, by the field's name.
     Name(String),
     /// Into a list, to the first item whose field `key` is the string `text`.
@@ -30,7 +30,7 @@ pub(super) enum PathStep {
 
 /// Why a text is not a path.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PathError {
+pub enum FactFieldPathError {
     /// It does not begin with a dot.
     #[error("`{0}` is not a field path: it must begin with a dot, as in `.spec.replicas`")]
     Begin(String),
@@ -50,38 +50,40 @@ pub enum PathError {
 /// A step of the path does not apply to the value found there.
 #[derive(Debug, thiserror::Error)]
 #[error("`{field}`: `{step}` does not apply to {found}")]
-pub(super) struct PathMismatch {
+pub(super) struct FieldPathStepError {
     field: String,
     step: String,
     found: &'static str,
 }
 
 impl FieldPath {
-    pub(super) fn steps(&self) -> &[PathStep] {
+    pub(super) fn steps(&self) -> &[FieldPathStep] {
         &self.steps
     }
 
     /// Returns true if the first steps are these names.
     pub(super) fn begins_with(&self, names: &[&str]) -> bool {
-        let is_name =
-            |(step, name): (&PathStep, &&str)| matches!(step, PathStep::Name(own) if own == name);
+        let is_name = |(step, name): (&FieldPathStep, &&str)| matches!(step, FieldPathStep::Name(own) if own == name);
         names.len() <= self.steps.len() && self.steps.iter().zip(names).all(is_name)
     }
 
     /// Returns the value in a document; `None` if it is absent or null.
-    pub(super) fn find<'a>(&self, document: &'a Value) -> Result<Option<&'a Value>, PathMismatch> {
+    pub(super) fn find<'a>(
+        &self,
+        document: &'a Value,
+    ) -> Result<Option<&'a Value>, FieldPathStepError> {
         let mut current = document;
         for step in &self.steps {
             let next = match (step, current) {
                 (_, Value::Null) => None,
-                (PathStep::Name(name), Value::Object(fields)) => fields.get(name),
-                (PathStep::Item { key, text }, Value::Array(items)) => {
+                (FieldPathStep::Name(name), Value::Object(fields)) => fields.get(name),
+                (FieldPathStep::Item { key, text }, Value::Array(items)) => {
                     let has = |item: &&Value| item.get(key).and_then(Value::as_str) == Some(text);
                     items.iter().find(has)
                 }
                 (step, other) => {
                     let (field, step) = (self.to_string(), step.to_string());
-                    return Err(PathMismatch { field, step, found: kind(other) });
+                    return Err(FieldPathStepError { field, step, found: kind(other) });
                 }
             };
             match next {
@@ -106,34 +108,36 @@ pub(super) const fn kind(value: &Value) -> &'static str {
 }
 
 impl core::str::FromStr for FieldPath {
-    type Err = PathError;
+    type Err = FactFieldPathError;
 
-    fn from_str(text: &str) -> Result<Self, PathError> {
-        let Some(first) = text.strip_prefix('.') else { return Err(PathError::Begin(text.into())) };
+    fn from_str(text: &str) -> Result<Self, FactFieldPathError> {
+        let Some(first) = text.strip_prefix('.') else {
+            return Err(FactFieldPathError::Begin(text.into()));
+        };
         let mut steps = Vec::new();
         let mut rest = first;
         // After a dot comes a name; after a name or an item comes a dot, a bracket or the end.
         while !first.is_empty() {
             let (name, after) = take_name(rest);
             if name.is_empty() {
-                return Err(PathError::Empty(text.into()));
+                return Err(FactFieldPathError::Empty(text.into()));
             }
-            steps.push(PathStep::Name(name));
+            steps.push(FieldPathStep::Name(name));
             rest = after;
             while let Some(inside) = rest.strip_prefix('[') {
                 let (item, after) =
-                    take_item(inside).ok_or_else(|| PathError::Item(text.into()))?;
+                    take_item(inside).ok_or_else(|| FactFieldPathError::Item(text.into()))?;
                 steps.push(item);
                 rest = after;
             }
             match rest.strip_prefix('.') {
                 Some(after) => rest = after,
                 None if rest.is_empty() => break,
-                None => return Err(PathError::Item(text.into())),
+                None => return Err(FactFieldPathError::Item(text.into())),
             }
         }
         if STEPS_MAX < steps.len() {
-            return Err(PathError::TooLong(text.into()));
+            return Err(FactFieldPathError::TooLong(text.into()));
         }
         Ok(Self { steps })
     }
@@ -154,10 +158,10 @@ fn take_name(text: &str) -> (String, &str) {
 }
 
 /// Parses `key=text]` at the start of a text and returns the item and the rest.
-fn take_item(text: &str) -> Option<(PathStep, &str)> {
+fn take_item(text: &str) -> Option<(FieldPathStep, &str)> {
     let (inside, after) = text.split_once(']')?;
     let (key, text) = inside.split_once('=')?;
-    (!key.is_empty()).then(|| (PathStep::Item { key: key.into(), text: text.into() }, after))
+    (!key.is_empty()).then(|| (FieldPathStep::Item { key: key.into(), text: text.into() }, after))
 }
 
 impl fmt::Display for FieldPath {
@@ -169,7 +173,7 @@ impl fmt::Display for FieldPath {
     }
 }
 
-impl fmt::Display for PathStep {
+impl fmt::Display for FieldPathStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Name(name) => {

@@ -8,11 +8,11 @@ use alloc::{
 
 use serde_json::Value;
 
-use super::{FactCondition, FactError, FieldPath, bounded_text, path, path::PathStep};
+use super::{FactError, FactFieldTest, FieldPath, bounded_text, path, path::FieldPathStep};
 
 /// The shape of a value in a document.
 #[derive(Debug)]
-pub(super) enum FieldShape {
+pub(super) enum FactValueShape {
     /// A string.
     Text,
     /// A number.
@@ -29,10 +29,10 @@ pub(super) enum FieldShape {
     Record(&'static [(&'static str, Self)]),
 }
 
-use FieldShape::{Any, Bool, List, Map, Number, Record, Text};
+use FactValueShape::{Any, Bool, List, Map, Number, Record, Text};
 
 /// [`crate::snapshot::Member`].
-pub(super) const MEMBER: FieldShape = Record(&[
+pub(super) const MEMBER: FactValueShape = Record(&[
     ("pod", Text),
     ("podUid", Text),
     ("kubeNode", Text),
@@ -46,10 +46,10 @@ pub(super) const MEMBER: FieldShape = Record(&[
 ]);
 
 /// [`crate::snapshot::Snapshot::view`].
-pub(super) const VIEW: FieldShape = Map(&NODE_ROW);
+pub(super) const VIEW: FactValueShape = Map(&NODE_ROW);
 
 /// [`crate::snapshot::ClusterNodesRow`].
-const NODE_ROW: FieldShape = Record(&[
+const NODE_ROW: FactValueShape = Record(&[
     ("role", Text),
     ("address", Text),
     ("primary", Text),
@@ -59,10 +59,10 @@ const NODE_ROW: FieldShape = Record(&[
     ("connected", Bool),
 ]);
 
-const UNREACHABLE: FieldShape = Record(&[("reason", Text), ("message", Text)]);
+const UNREACHABLE: FactValueShape = Record(&[("reason", Text), ("message", Text)]);
 
 /// [`crate::snapshot::MemberFacts`].
-const FACTS: FieldShape = Record(&[
+const FACTS: FactValueShape = Record(&[
     ("answeredAtMs", Number),
     ("node", Text),
     ("runId", Text),
@@ -81,7 +81,7 @@ const FACTS: FieldShape = Record(&[
     ("errors", Map(&Text)),
 ]);
 
-const REPLICATION: FieldShape = Record(&[
+const REPLICATION: FactValueShape = Record(&[
     ("id", Text),
     ("previousId", Text),
     ("offsetBytes", Number),
@@ -89,7 +89,7 @@ const REPLICATION: FieldShape = Record(&[
     ("replicas", List(&ATTACHED)),
 ]);
 
-const UPSTREAM: FieldShape = Record(&[
+const UPSTREAM: FactValueShape = Record(&[
     ("address", Text),
     ("linkUp", Bool),
     ("syncInProgress", Bool),
@@ -98,10 +98,10 @@ const UPSTREAM: FieldShape = Record(&[
     ("downSinceS", Number),
 ]);
 
-const ATTACHED: FieldShape =
+const ATTACHED: FactValueShape =
     Record(&[("address", Text), ("state", Text), ("offsetBytes", Number), ("lagS", Number)]);
 
-const CLUSTER: FieldShape = Record(&[
+const CLUSTER: FactValueShape = Record(&[
     ("ok", Bool),
     ("knownNodes", Number),
     ("size", Number),
@@ -111,9 +111,9 @@ const CLUSTER: FieldShape = Record(&[
     ("slotsOk", Number),
 ]);
 
-const OPEN_SLOT: FieldShape = Record(&[("slot", Number), ("direction", Text), ("peer", Text)]);
+const OPEN_SLOT: FactValueShape = Record(&[("slot", Number), ("direction", Text), ("peer", Text)]);
 
-impl FieldShape {
+impl FactValueShape {
     /// Returns the shape at the end of a path.
     pub(super) fn follow(
         &self,
@@ -124,13 +124,13 @@ impl FieldShape {
         for step in path.steps() {
             current = match (current, step) {
                 (Any, _) => return Ok(current),
-                (Map(shape), PathStep::Name(_)) => shape,
-                (List(shape @ Record(fields)), PathStep::Item { key, .. })
+                (Map(shape), FieldPathStep::Name(_)) => shape,
+                (List(shape @ Record(fields)), FieldPathStep::Item { key, .. })
                     if fields.iter().any(|(name, shape)| name == key && matches!(shape, Text)) =>
                 {
                     shape
                 }
-                (Record(fields), PathStep::Name(name)) => {
+                (Record(fields), FieldPathStep::Name(name)) => {
                     let found = fields.iter().find(|(known, _)| known == name);
                     &found.ok_or_else(|| unknown(path, document, name, fields))?.1
                 }
@@ -144,16 +144,16 @@ impl FieldShape {
     }
 
     /// Checks that a test applies to a value of this shape.
-    pub(super) fn check(&self, path: &FieldPath, test: &FactCondition) -> Result<(), FactError> {
+    pub(super) fn check(&self, path: &FieldPath, test: &FactFieldTest) -> Result<(), FactError> {
         let (fits, value) = match (test, self) {
-            (FactCondition::Exists | FactCondition::Absent, _)
-            | (FactCondition::AtLeast(_) | FactCondition::AtMost(_), Number | Any)
+            (FactFieldTest::Exists | FactFieldTest::Absent, _)
+            | (FactFieldTest::AtLeast(_) | FactFieldTest::AtMost(_), Number | Any)
             | (_, Any) => return Ok(()),
             (
-                FactCondition::Equals(value) | FactCondition::NotEquals(value),
+                FactFieldTest::Equals(value) | FactFieldTest::NotEquals(value),
                 Text | Number | Bool,
             ) => (self, value),
-            (FactCondition::Contains(value), List(item @ (Text | Number | Bool))) => (*item, value),
+            (FactFieldTest::Contains(value), List(item @ (Text | Number | Bool))) => (*item, value),
             (_, shape) => {
                 let (field, op) = (path.to_string(), test.op().to_string());
                 return Err(FactError::Operator { field, op, found: shape.description() });
@@ -197,7 +197,7 @@ fn unknown(
     path: &FieldPath,
     document: &'static str,
     name: &str,
-    fields: &[(&'static str, FieldShape)],
+    fields: &[(&'static str, FactValueShape)],
 ) -> FactError {
     let known: Vec<String> = fields.iter().map(|(name, _)| format!("`{name}`")).collect();
     FactError::UnknownField {
@@ -209,7 +209,7 @@ fn unknown(
 }
 
 #[cfg(test)]
-impl FieldShape {
+impl FactValueShape {
     /// Returns the paths of the values in a document that this shape does not describe.
     pub(super) fn undescribed(&self, document: &Value, at: &str) -> Vec<String> {
         match (self, document) {

@@ -121,8 +121,8 @@ fn of_pod() -> FactSubject {
     FactSubject::object(("v1", "Pod"), "n", "demo-0-1")
 }
 
-fn no(seen: Value) -> FactOutcome {
-    FactOutcome::No { seen }
+fn no(seen: Value) -> FactCheckOutcome {
+    FactCheckOutcome::No { seen }
 }
 
 /// The shapes describe the snapshot's documents completely, and describe nothing that these do not contain.
@@ -144,10 +144,10 @@ fn the_documented_fields_are_those_of_the_snapshot() {
     assert_eq!(missing, Vec::<String>::new(), "described, and in no snapshot");
 }
 
-/// Collects the paths of a document's leaves, in the form of [`FieldShape::leaves`].
-fn paths(shape: &FieldShape, document: &Value, at: &str, found: &mut BTreeSet<String>) {
+/// Collects the paths of a document's leaves, in the form of [`FactValueShape::leaves`].
+fn paths(shape: &FactValueShape, document: &Value, at: &str, found: &mut BTreeSet<String>) {
     match (shape, document) {
-        (FieldShape::Record(fields), Value::Object(values)) => {
+        (FactValueShape::Record(fields), Value::Object(values)) => {
             for (name, value) in values {
                 let known = fields.iter().find(|(known, _)| known == name);
                 if let Some((_, shape)) = known {
@@ -155,10 +155,10 @@ fn paths(shape: &FieldShape, document: &Value, at: &str, found: &mut BTreeSet<St
                 }
             }
         }
-        (FieldShape::Map(shape), Value::Object(values)) => {
+        (FactValueShape::Map(shape), Value::Object(values)) => {
             values.values().for_each(|value| paths(shape, value, &format!("{at}.*"), found));
         }
-        (FieldShape::List(shape), Value::Array(values)) => {
+        (FactValueShape::List(shape), Value::Array(values)) => {
             values.iter().for_each(|value| paths(shape, value, &format!("{at}.*"), found));
         }
         _ => {
@@ -172,16 +172,16 @@ fn a_fact_about_a_member_holds_or_reports_the_value() {
     let up = ".answer.answered.replication.upstream.linkUp";
     let offset = ".answer.answered.replication.offsetBytes";
     let rows = [
-        (json!({"field": ".running", "op": "equals", "value": true}), FactOutcome::Yes),
+        (json!({"field": ".running", "op": "equals", "value": true}), FactCheckOutcome::Yes),
         (json!({"field": ".running", "op": "not-equals", "value": true}), no(json!(true))),
-        (json!({"field": up, "op": "equals", "value": true}), FactOutcome::Yes),
+        (json!({"field": up, "op": "equals", "value": true}), FactCheckOutcome::Yes),
         (
             json!({"field": ".answer.answered.role", "op": "equals", "value": "primary"}),
             no("replica".into()),
         ),
         (
             json!({"field": ".answer.answered.cluster.knownNodes", "op": "at-least", "value": 6}),
-            FactOutcome::Yes,
+            FactCheckOutcome::Yes,
         ),
         (
             json!({"field": ".answer.answered.cluster.knownNodes", "op": "at-least", "value": 7}),
@@ -189,7 +189,7 @@ fn a_fact_about_a_member_holds_or_reports_the_value() {
         ),
         (
             json!({"field": ".answer.answered.cluster.knownNodes", "op": "at-most", "value": 6}),
-            FactOutcome::Yes,
+            FactCheckOutcome::Yes,
         ),
         (
             json!({"field": ".answer.answered.cluster.knownNodes", "op": "at-most", "value": 5.5}),
@@ -202,7 +202,7 @@ fn a_fact_about_a_member_holds_or_reports_the_value() {
         ),
         (
             json!({"field": ".answer.answered.lacks", "op": "contains", "value": "e".repeat(40)}),
-            FactOutcome::Yes,
+            FactCheckOutcome::Yes,
         ),
         (
             json!({"field": ".answer.answered.lacks", "op": "contains", "value": "f".repeat(40)}),
@@ -210,27 +210,27 @@ fn a_fact_about_a_member_holds_or_reports_the_value() {
         ),
         (
             json!({"field": ".answer.answered.settings.maxmemory", "op": "equals", "value": "0"}),
-            FactOutcome::Yes,
+            FactCheckOutcome::Yes,
         ),
         (json!({"field": ".answer.answered.settings.save", "op": "exists"}), no(Value::Null)),
-        (json!({"field": ".answer.answered.settings.save", "op": "absent"}), FactOutcome::Yes),
+        (json!({"field": ".answer.answered.settings.save", "op": "absent"}), FactCheckOutcome::Yes),
         (
             json!({"field": ".answer.answered.settings.save", "op": "not-equals", "value": "x"}),
             no(Value::Null),
         ),
-        (json!({"field": ".answer.unreachable", "op": "absent"}), FactOutcome::Yes),
-        (json!({"field": ".answer.answered", "op": "exists"}), FactOutcome::Yes),
+        (json!({"field": ".answer.unreachable", "op": "absent"}), FactCheckOutcome::Yes),
+        (json!({"field": ".answer.answered", "op": "exists"}), FactCheckOutcome::Yes),
         (
             json!({"field": ".answer.answered.replication.replicas[address=127.0.0.1:2].state", "op": "equals", "value": "online"}),
-            FactOutcome::Yes,
+            FactCheckOutcome::Yes,
         ),
         (
             json!({"field": ".answer.answered.replication.replicas[address=no].state", "op": "absent"}),
-            FactOutcome::Yes,
+            FactCheckOutcome::Yes,
         ),
         (
             json!({"field": ".kubernetes.phase", "op": "equals", "value": "Running"}),
-            FactOutcome::Yes,
+            FactCheckOutcome::Yes,
         ),
     ];
     let document = answering();
@@ -249,16 +249,16 @@ fn facts_about_a_silent_process_are_unknown() {
         (json!({"field": ".answer.answered", "op": "absent"}), None),
         (
             json!({"field": ".answer.unreachable.reason", "op": "equals", "value": "timeout"}),
-            Some(FactOutcome::Yes),
+            Some(FactCheckOutcome::Yes),
         ),
-        (json!({"field": ".running", "op": "equals", "value": true}), Some(FactOutcome::Yes)),
+        (json!({"field": ".running", "op": "equals", "value": true}), Some(FactCheckOutcome::Yes)),
     ];
     for (text, held) in rows {
         let is = holds(&fact(of_member(), text.clone()), Some(&document));
         match held {
             Some(held) => assert_eq!(is, held, "{text}"),
             None => assert!(
-                matches!(&is, FactOutcome::Unknown { why } if why.contains("`demo-0-1` does not answer")),
+                matches!(&is, FactCheckOutcome::Unknown { why } if why.contains("`demo-0-1` does not answer")),
                 "{text}: {is:?}"
             ),
         }
@@ -267,7 +267,7 @@ fn facts_about_a_silent_process_are_unknown() {
 
 #[test]
 fn an_absent_field_matches_only_absent() {
-    for (op, held) in [("exists", no(Value::Null)), ("absent", FactOutcome::Yes)] {
+    for (op, held) in [("exists", no(Value::Null)), ("absent", FactCheckOutcome::Yes)] {
         for subject in [of_member(), of_pod()] {
             let whole = fact(subject, json!({"field": ".", "op": op}));
             assert_eq!(holds(&whole, None), held, "{whole}");
@@ -286,15 +286,18 @@ fn a_fact_about_an_object_follows_lists_and_names_with_dots() {
     let rows = [
         (
             json!({"field": ".status.conditions[type=Ready].status", "op": "equals", "value": "True"}),
-            FactOutcome::Yes,
+            FactCheckOutcome::Yes,
         ),
         (json!({"field": ".status.conditions[type=Gone].status", "op": "exists"}), no(Value::Null)),
         (
             json!({"field": ".metadata.annotations.tholepin\\.dev/paused", "op": "equals", "value": "true"}),
-            FactOutcome::Yes,
+            FactCheckOutcome::Yes,
         ),
-        (json!({"field": ".metadata.generation", "op": "at-least", "value": 3}), FactOutcome::Yes),
-        (json!({"field": ".status.phase", "op": "absent"}), FactOutcome::Yes),
+        (
+            json!({"field": ".metadata.generation", "op": "at-least", "value": 3}),
+            FactCheckOutcome::Yes,
+        ),
+        (json!({"field": ".status.phase", "op": "absent"}), FactCheckOutcome::Yes),
     ];
     for (text, held) in rows {
         assert_eq!(holds(&fact(of_pod(), text.clone()), Some(&pod)), held, "{text}");
@@ -316,7 +319,7 @@ fn a_fact_about_an_object_follows_lists_and_names_with_dots() {
     ];
     for (text, words) in rows {
         let held = holds(&fact(of_pod(), text.clone()), Some(&pod));
-        let FactOutcome::Unknown { why } = &held else { panic!("{text}: {held:?}") };
+        let FactCheckOutcome::Unknown { why } = &held else { panic!("{text}: {held:?}") };
         assert!(why.contains(words), "{why}");
     }
 }
@@ -402,7 +405,7 @@ fn a_path_has_names_and_a_bound() {
     }
     let path = |steps: usize| format!(".{}", vec!["a"; steps].join("."));
     assert!(path(32).parse::<FieldPath>().is_ok());
-    assert!(matches!(path(33).parse::<FieldPath>(), Err(PathError::TooLong(_))));
+    assert!(matches!(path(33).parse::<FieldPath>(), Err(FactFieldPathError::TooLong(_))));
 }
 
 #[test]

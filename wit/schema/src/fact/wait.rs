@@ -5,7 +5,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::FactOutcome;
+use super::FactCheckOutcome;
 
 /// The longest wait during a reconcile, in milliseconds.
 pub const WAIT_MS_MAX: u32 = 2_000;
@@ -27,7 +27,7 @@ pub enum WaitOutcome {
         /// How long the wait took, in milliseconds.
         took_ms: u64,
         /// The facts that did not hold in the last poll, in the order of the request.
-        missing: Vec<UnmetFact>,
+        missing: Vec<UnmetAwaitedFact>,
     },
 }
 
@@ -42,14 +42,14 @@ impl WaitOutcome {
 /// A fact that did not hold.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct UnmetFact {
+pub struct UnmetAwaitedFact {
     /// The fact's index in the list of the request.
     pub index: usize,
     /// The result of checking it in the last poll.
-    pub held: FactOutcome,
+    pub held: FactCheckOutcome,
 }
 
-impl fmt::Display for UnmetFact {
+impl fmt::Display for UnmetAwaitedFact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { index, held } = self;
         write!(f, "fact {index}: {held}")

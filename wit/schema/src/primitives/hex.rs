@@ -17,9 +17,9 @@ pub enum HexIdError {
 
 /// The 20 bytes behind every identifier.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct IdentifierBytes([u8; 20]);
+struct RedisHexIdBytes([u8; 20]);
 
-impl IdentifierBytes {
+impl RedisHexIdBytes {
     fn parse(text: &str) -> Result<Self, HexIdError> {
         let digits = text.as_bytes();
         if digits.len() != 40 {
@@ -44,16 +44,16 @@ const fn nibble(digit: u8) -> Option<u8> {
     }
 }
 
-impl fmt::Display for IdentifierBytes {
+impl fmt::Display for RedisHexIdBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
 /// Parses an identifier from a JSON string without allocating.
-struct IdentifierVisitor<T>(core::marker::PhantomData<T>);
+struct HexIdVisitor<T>(core::marker::PhantomData<T>);
 
-impl<T: FromStr<Err = HexIdError>> de::Visitor<'_> for IdentifierVisitor<T> {
+impl<T: FromStr<Err = HexIdError>> de::Visitor<'_> for HexIdVisitor<T> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -69,13 +69,13 @@ macro_rules! hex_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(IdentifierBytes);
+        pub struct $name(RedisHexIdBytes);
 
         impl FromStr for $name {
             type Err = HexIdError;
 
             fn from_str(text: &str) -> Result<Self, HexIdError> {
-                IdentifierBytes::parse(text).map(Self)
+                RedisHexIdBytes::parse(text).map(Self)
             }
         }
 
@@ -99,7 +99,7 @@ macro_rules! hex_id {
 
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                deserializer.deserialize_str(IdentifierVisitor(core::marker::PhantomData))
+                deserializer.deserialize_str(HexIdVisitor(core::marker::PhantomData))
             }
         }
     };

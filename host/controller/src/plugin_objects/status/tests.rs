@@ -2,20 +2,24 @@ use tholepin_core::plugin_report::ServingRevision;
 
 use super::*;
 
-fn counts(health: PluginHealth) -> PluginObjectCounts {
-    PluginObjectCounts { objects: Some(health.objects), health, ..PluginObjectCounts::default() }
+fn counts(health: ObjectHealthCounts) -> PluginObjectsSummary {
+    PluginObjectsSummary {
+        objects: Some(health.objects),
+        health,
+        ..PluginObjectsSummary::default()
+    }
 }
 
-const ALONE: StatusHosts<'_> = StatusHosts { this: "h", other: None };
+const ALONE: PluginStatusWriterHosts<'_> = PluginStatusWriterHosts { this: "h", other: None };
 
 #[test]
 fn a_second_host_is_a_condition_and_an_earlier_process_is_not() {
-    let well = PluginHealth { objects: 1, ..PluginHealth::default() };
+    let well = ObjectHealthCounts { objects: 1, ..ObjectHealthCounts::default() };
     let theirs = json!({"host": "other"});
     assert_eq!(other_host(&theirs, "h", false), None, "the status is from before this process");
     assert_eq!(other_host(&json!({"host": "h"}), "h", true), None);
     let other = other_host(&theirs, "h", true);
-    let hosts = StatusHosts { this: "h", other };
+    let hosts = PluginStatusWriterHosts { this: "h", other };
     let status = plugin_status(&report(Some("c"), None), &counts(well), hosts, &theirs, 1_000);
     assert!(reports_hosts(&status.into()) && !reports_hosts(&theirs));
 }
@@ -24,10 +28,10 @@ fn digest(name: &str) -> RevisionDigest {
     RevisionDigest(name.repeat(64))
 }
 
-fn report(serving: Option<&str>, reason: Option<RejectReason>) -> PluginReport {
-    PluginReport {
+fn report(serving: Option<&str>, reason: Option<PluginRejectReason>) -> PluginStageReport {
+    PluginStageReport {
         name: "p".parse().unwrap(),
-        stage: Some(RevisionStage::Active),
+        stage: Some(RevisionLoadStage::Active),
         candidate: Some(digest("c")),
         serving: serving.map(|name| ServingRevision {
             revision: digest(name),
@@ -44,10 +48,10 @@ fn report(serving: Option<&str>, reason: Option<RejectReason>) -> PluginReport {
 
 #[test]
 fn the_reason_is_that_of_the_first_bad_condition() {
-    let well = PluginHealth { objects: 3, ..PluginHealth::default() };
-    let failing = PluginHealth { failing: 1, ..well };
-    let quarantined = PluginHealth { quarantined: 2, ..failing };
-    let refused = Some(RejectReason::TakenBack);
+    let well = ObjectHealthCounts { objects: 3, ..ObjectHealthCounts::default() };
+    let failing = ObjectHealthCounts { failing: 1, ..well };
+    let quarantined = ObjectHealthCounts { quarantined: 2, ..failing };
+    let refused = Some(PluginRejectReason::TakenBack);
     // serving, refused, health, Serving, Healthy, reason, unhealthy objects
     let rows = [
         (Some("c"), None, well, "True Active", "True AllWell", None, 0),
@@ -97,7 +101,7 @@ fn the_reason_is_that_of_the_first_bad_condition() {
 }
 
 /// Returns the condition `Healthy` of an active plugin.
-fn healthy(health: PluginHealth) -> String {
+fn healthy(health: ObjectHealthCounts) -> String {
     let Condition { status, reason, message, .. } =
         is_healthy(&report(Some("c"), None), &counts(health));
     format!("{status} {reason}: {message}")
@@ -105,7 +109,7 @@ fn healthy(health: PluginHealth) -> String {
 
 #[test]
 fn counts_are_written_with_singular_and_plural() {
-    let objects = |objects, quarantined, failing, paused| PluginHealth {
+    let objects = |objects, quarantined, failing, paused| ObjectHealthCounts {
         objects,
         quarantined,
         failing,
@@ -131,7 +135,7 @@ fn counts_are_written_with_singular_and_plural() {
 
 #[test]
 fn a_stopped_host_is_in_the_status_until_the_next_one_writes_it() {
-    let well = PluginHealth { objects: 1, ..PluginHealth::default() };
+    let well = ObjectHealthCounts { objects: 1, ..ObjectHealthCounts::default() };
     let (report, counts) = (report(Some("c"), None), counts(well));
     let running = Value::Object(plugin_status(&report, &counts, ALONE, &Value::Null, 1_000));
     let stopped = stopped_status(&running, "h", 9_000);
@@ -157,7 +161,7 @@ fn an_object_without_a_file_is_reported_unless_another_host_may_have_it() {
     let name: PluginName = "p".parse().unwrap();
     let reason = |status: &Value| {
         let report = without_file(&name, Some(status))?;
-        let status = plugin_status(&report, &PluginObjectCounts::default(), ALONE, status, 0);
+        let status = plugin_status(&report, &PluginObjectsSummary::default(), ALONE, status, 0);
         assert!(!status.contains_key("objects"), "the number of objects is not known");
         Some(status["reason"].as_str().unwrap().to_owned())
     };
@@ -172,9 +176,9 @@ fn an_object_without_a_file_is_reported_unless_another_host_may_have_it() {
 
 #[test]
 fn a_missing_kind_is_reported_with_the_command_that_installs_it() {
-    let missing = PluginObjectCounts {
+    let missing = PluginObjectsSummary {
         missing_kinds: vec!["a/v1/K".to_owned()],
-        ..PluginObjectCounts::default()
+        ..PluginObjectsSummary::default()
     };
     let status = plugin_status(&report(Some("c"), None), &missing, ALONE, &Value::Null, 0);
     assert_eq!(status["reason"], "KindMissing");
@@ -184,10 +188,10 @@ fn a_missing_kind_is_reported_with_the_command_that_installs_it() {
 
 #[test]
 fn a_condition_keeps_its_time_while_its_status_stays() {
-    let well = PluginHealth { objects: 1, ..PluginHealth::default() };
+    let well = ObjectHealthCounts { objects: 1, ..ObjectHealthCounts::default() };
     let first = plugin_status(&report(Some("c"), None), &counts(well), ALONE, &Value::Null, 1_000);
     let first = Value::Object(first);
-    let failing = PluginHealth { failing: 1, ..well };
+    let failing = ObjectHealthCounts { failing: 1, ..well };
     let then = plugin_status(&report(Some("c"), None), &counts(failing), ALONE, &first, 9_000);
     let at =
         |status: &Value, index: usize| status["conditions"][index]["lastTransitionTime"].clone();
@@ -198,7 +202,7 @@ fn a_condition_keeps_its_time_while_its_status_stays() {
 
 #[test]
 fn each_change_has_one_event() {
-    let refused = Some(RejectReason::TakenBack);
+    let refused = Some(PluginRejectReason::TakenBack);
     // before, now, the event's reason
     let rows = [
         (None, report(Some("c"), None), Some("Activated")),

@@ -30,9 +30,9 @@ fn known(pod: &str) -> KnownNode {
 }
 
 /// An absence that fulfils all conditions of a takeover.
-fn whole() -> NodeAbsence {
-    NodeAbsence {
-        liveness: NodeLiveness {
+fn whole() -> AbsentNodeEvidence {
+    AbsentNodeEvidence {
+        liveness: RedisNodeLiveReads {
             container_status: None,
             kube_node_ready: true,
             dial: DialOutcome::Refused,
@@ -49,7 +49,7 @@ fn whole() -> NodeAbsence {
 
 #[track_caller]
 fn check(
-    change: impl FnOnce(&mut KnownNode, &mut NodeAbsence),
+    change: impl FnOnce(&mut KnownNode, &mut AbsentNodeEvidence),
     proof: Option<DeathProof>,
     missing: Option<&str>,
 ) {
@@ -71,7 +71,8 @@ fn check(
 fn a_long_absence_needs_all_conditions() {
     check(|_, _| {}, Some(DeathProof::LongGone), None);
     let weak = Some(DeathProof::PodGone);
-    let gone_for = |_: &mut KnownNode, absence: &mut NodeAbsence| absence.now_ms = NOW_MS - 1;
+    let gone_for =
+        |_: &mut KnownNode, absence: &mut AbsentNodeEvidence| absence.now_ms = NOW_MS - 1;
     check(gone_for, weak, Some("grace period of 45 s and 10 s more"));
     check(|known, _| known.grace_s = None, weak, Some("the grace period of its Pod is not known"));
     check(|known, _| known.grace_s = Some(46), weak, Some("grace period of 46 s"));
@@ -122,9 +123,10 @@ fn a_confirmation_counts_where_the_pod_is_gone_and_a_taint_always() {
     ];
     for (confirmed, out_of_service, container_status, proof, missing) in cases {
         let dial = DialOutcome::Inconclusive;
-        let liveness = NodeLiveness { container_status, kube_node_ready: false, dial };
+        let liveness = RedisNodeLiveReads { container_status, kube_node_ready: false, dial };
         let renewed = Err("no Lease".to_owned());
-        let absence = NodeAbsence { liveness, out_of_service, confirmed, renewed, ..whole() };
+        let absence =
+            AbsentNodeEvidence { liveness, out_of_service, confirmed, renewed, ..whole() };
         let found = conclude(&known("p"), &absence);
         assert_eq!(found.proof, proof, "{absence:?}");
         let text = found.unproven.map(|unproven| unproven.missing.join("; "));
@@ -188,7 +190,7 @@ fn two_dead() -> (Snapshot, Ledger) {
 
 fn check_verb(
     deaths: &[(char, DeathProof)],
-    absences: &[(char, NodeAbsence)],
+    absences: &[(char, AbsentNodeEvidence)],
     mode: FailoverMode,
 ) -> Result<(), String> {
     let (snapshot, ledger) = two_dead();
@@ -227,9 +229,9 @@ fn a_takeover_accepts_every_strong_proof_and_needs_one_for_each_primary() {
 
 #[test]
 fn a_refusal_names_what_is_missing_and_both_confirmations() {
-    let early = NodeAbsence { now_ms: NOW_MS - 1, ..whole() };
-    let cut = NodeAbsence {
-        liveness: NodeLiveness {
+    let early = AbsentNodeEvidence { now_ms: NOW_MS - 1, ..whole() };
+    let cut = AbsentNodeEvidence {
+        liveness: RedisNodeLiveReads {
             dial: DialOutcome::Inconclusive,
             kube_node_ready: false,
             ..early.liveness.clone()
@@ -251,8 +253,8 @@ fn a_refusal_names_what_is_missing_and_both_confirmations() {
         assert!(refused.contains(text), "{text}: {refused}");
     }
     // A Pod that exists cannot be confirmed as dead.
-    let there = NodeAbsence {
-        liveness: NodeLiveness { container_status: Some(json!({})), ..whole().liveness },
+    let there = AbsentNodeEvidence {
+        liveness: RedisNodeLiveReads { container_status: Some(json!({})), ..whole().liveness },
         ..whole()
     };
     let absences = [('a', there.clone()), ('b', there)];

@@ -8,7 +8,8 @@ fn stopped(change: impl FnOnce(&mut GuardFixture)) -> Result<LossClass, &'static
     fixture.silence(0);
     fixture.snapshot.view.get_mut(&node(0)).unwrap().flags.insert(NodeFlag::Fail);
     change(&mut fixture);
-    let hung = [PodStop { pod: pod(0), uid: "uid-0".into(), runs: true, drops_volume: false }];
+    let hung =
+        [PodStoppedByCall { pod: pod(0), uid: "uid-0".into(), runs: true, drops_volume: false }];
     let GuardFixture { snapshot, ledger, policy, .. } = &fixture;
     stop(snapshot, ledger, *policy, &hung, NOW_MS).map_err(|refusal| refusal.guard.as_str())
 }
@@ -68,11 +69,11 @@ fn a_primary_that_hangs_may_be_stopped_once_the_majority_reports_it_failed() {
 /// Returns the class of a stop of a Pod of the healthy instance after a change, or the guard that refuses it.
 fn stop_of(
     index: usize,
-    change: impl FnOnce(&mut GuardFixture, &mut PodStop),
+    change: impl FnOnce(&mut GuardFixture, &mut PodStoppedByCall),
 ) -> Result<LossClass, &'static str> {
     let mut fixture = GuardFixture::healthy();
     let uid = format!("uid-{index}");
-    let mut stopped = PodStop { pod: pod(index), uid, runs: true, drops_volume: false };
+    let mut stopped = PodStoppedByCall { pod: pod(index), uid, runs: true, drops_volume: false };
     fixture.policy.data_loss = true;
     change(&mut fixture, &mut stopped);
     let GuardFixture { snapshot, ledger, policy, .. } = &fixture;
@@ -82,16 +83,16 @@ fn stop_of(
 
 #[test]
 fn a_pod_that_never_served_has_nothing_to_lose_unless_it_runs_or_its_volume_goes_too() {
-    let never = |fixture: &mut GuardFixture, stopped: &mut PodStop| {
+    let never = |fixture: &mut GuardFixture, stopped: &mut PodStoppedByCall| {
         fixture.silence(5);
         fixture.snapshot.members[5].running = false;
         fixture.ledger.nodes.remove(&node(5));
         stopped.runs = false;
     };
     assert_eq!(stop_of(5, never), Ok(LossClass::Safe));
-    for change in
-        [(|stopped| stopped.runs = true) as fn(&mut PodStop), |stopped| stopped.drops_volume = true]
-    {
+    for change in [(|stopped| stopped.runs = true) as fn(&mut PodStoppedByCall), |stopped| {
+        stopped.drops_volume = true
+    }] {
         let result = stop_of(5, |fixture, stopped| {
             never(fixture, stopped);
             change(stopped);
@@ -116,7 +117,8 @@ fn a_primary_without_slots_is_stopped_safely_only_if_it_has_no_keys() {
 #[test]
 fn a_stop_is_recorded_with_the_node_of_the_pod() {
     let mut fixture = GuardFixture::healthy();
-    let stop = PodStop { pod: pod(4), uid: "uid-4".into(), runs: true, drops_volume: false };
+    let stop =
+        PodStoppedByCall { pod: pod(4), uid: "uid-4".into(), runs: true, drops_volume: false };
     record_stops(&mut fixture.ledger, &[stop], NOW_MS);
     let stopped = &fixture.ledger.stopped["uid-4"];
     assert_eq!((stopped.node, stopped.at_ms), (Some(node(4)), NOW_MS));

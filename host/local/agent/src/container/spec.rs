@@ -20,13 +20,13 @@ pub(crate) struct ContainerProcessSpec {
     /// The file for the error if the program does not start. It stays empty otherwise.
     pub error_file: PathBuf,
     /// The task of the process.
-    pub task: ContainerTask,
+    pub task: ContainerLauncherCommand,
 }
 
 /// The task of a container's process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) enum ContainerTask {
+pub(crate) enum ContainerLauncherCommand {
     /// Checks whether a private root is allowed on this machine, and exits with 0 if so.
     Check {
         /// An empty directory for the check.
@@ -37,7 +37,7 @@ pub(crate) enum ContainerTask {
     /// Starts a container.
     Start(ContainerStartSpec),
     /// Runs one more program inside a running container.
-    Join(ExecSpec),
+    Join(ContainerExecSpec),
 }
 
 /// A new container.
@@ -95,7 +95,7 @@ pub(crate) enum RootFilesystemStep {
 /// One more program in a running container.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(crate) struct ExecSpec {
+pub(crate) struct ContainerExecSpec {
     /// The container's process, whose namespaces are entered.
     pub pid: u32,
     /// Whether the container has a user namespace.

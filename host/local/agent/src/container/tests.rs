@@ -10,11 +10,11 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::handler_actions::{ExecTarget, HandlerAction, perform};
-use crate::images::PulledImage;
+use crate::images::RunnableImage;
 use crate::log::LogFile;
 use crate::orphans;
 use crate::processes::{ProcessExit, ProcessOutput, ProcessSpawner, SpawnedProcess};
-use crate::rootfs::{self, HostPaths, RootMount};
+use crate::rootfs::{self, ContainerHostPaths, RootfsVolumeMount};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -48,8 +48,8 @@ impl Fixture {
 
     /// Starts `argv` as the run `run`, with a writable and a read-only volume.
     async fn start(&self, run: &str, argv: &[&str]) -> SpawnedProcess {
-        let image = PulledImage::for_tests("/bin/sh");
-        let mount = |target: &str, read_only| RootMount {
+        let image = RunnableImage::for_tests("/bin/sh");
+        let mount = |target: &str, read_only| RootfsVolumeMount {
             source: self.path("volume"),
             target: target.into(),
             read_only,
@@ -59,7 +59,7 @@ impl Fixture {
         let mounts = [mount("/usr/local/etc/app", true), mount("/data", false)];
         let files = self.path("files");
         let workdir = Path::new("/data");
-        let steps = rootfs::steps(&HostPaths::read(), &image, &files, workdir, &mounts);
+        let steps = rootfs::steps(&ContainerHostPaths::read(), &image, &files, workdir, &mounts);
         let root = self.path(run).join("root");
         fs::create_dir_all(&root).unwrap();
         let process = ProcessSpec {
@@ -70,7 +70,7 @@ impl Fixture {
         let spec = ContainerProcessSpec {
             parent_pid: i32::try_from(std::process::id()).unwrap(),
             error_file: self.path(run).join("error"),
-            task: ContainerTask::Start(ContainerStartSpec {
+            task: ContainerLauncherCommand::Start(ContainerStartSpec {
                 user_namespace: self.user_namespace,
                 hostname: "a-0".into(),
                 root,

@@ -15,7 +15,7 @@ const VERSION_DEADLINE: Duration = Duration::from_secs(5);
 
 /// An image that can be started on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct PulledImage {
+pub(crate) struct RunnableImage {
     /// `local://PROGRAM@VERSION`.
     pub id: String,
     /// Programs by their names on the container's `PATH`.
@@ -31,7 +31,7 @@ pub(crate) struct PulledImage {
     options_go_to: Option<String>,
 }
 
-impl PulledImage {
+impl RunnableImage {
     #[cfg(test)]
     pub(crate) fn for_tests(program: &str) -> Self {
         let program = PathBuf::from(program);
@@ -109,7 +109,7 @@ impl ImageStore {
     /// # Errors
     ///
     /// Returns an error if no rule matches, if the program is missing, or if its version does not match.
-    pub(crate) async fn pull(&self, image: &str) -> Result<PulledImage, ImageError> {
+    pub(crate) async fn pull(&self, image: &str) -> Result<RunnableImage, ImageError> {
         let rule = self.table.rule(image)?;
         let program = self.find(image, &rule.program)?;
         let version = self.checked_version(image, rule, &program).await?;
@@ -131,7 +131,7 @@ impl ImageStore {
             Some(version) => format!("local://{}@{version}", program.display()),
             None => format!("local://{}", program.display()),
         };
-        Ok(PulledImage {
+        Ok(RunnableImage {
             id,
             commands,
             trees,
@@ -226,8 +226,8 @@ mod tests {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
-    fn image(options_go_to: Option<&str>, entrypoint: &str, cmd: &str) -> PulledImage {
-        PulledImage {
+    fn image(options_go_to: Option<&str>, entrypoint: &str, cmd: &str) -> RunnableImage {
+        RunnableImage {
             id: String::new(),
             commands: BTreeMap::new(),
             trees: Vec::new(),

@@ -77,7 +77,7 @@ impl PodWorker {
             if let Ok(Err(error)) = swept.await {
                 tracing::warn!(%error, "container run not swept");
             }
-            let _ = task_events.send(PodTaskEvent::Swept { index }).await;
+            let _ = task_events.send(PodTaskReport::Swept { index }).await;
         });
     }
 
@@ -94,7 +94,7 @@ impl PodWorker {
     }
 
     /// Kills everything. The object was deleted, so no grace period applies.
-    pub(super) async fn end_immediately(&mut self, events: &mut mpsc::Receiver<PodTaskEvent>) {
+    pub(super) async fn end_immediately(&mut self, events: &mut mpsc::Receiver<PodTaskReport>) {
         self.kill_all();
         self.wait_for_ends(events, KILLED_DEADLINE).await;
         self.tasks.shutdown().await;
@@ -104,7 +104,7 @@ impl PodWorker {
 
     /// Ends the processes because the agent stops. The Pod's object stays in the API server, and the next
     /// agent starts the Pod again; so the volumes are kept, and no status is written.
-    pub(super) async fn end_with_agent(&mut self, events: &mut mpsc::Receiver<PodTaskEvent>) {
+    pub(super) async fn end_with_agent(&mut self, events: &mut mpsc::Receiver<PodTaskReport>) {
         self.statuses = None;
         self.writer.abort_all();
         for running in self.running.values().filter(|running| running.run.is_same_process()) {
@@ -124,7 +124,7 @@ impl PodWorker {
     }
 
     /// Waits until no container runs. A container that is still being started is killed as soon as it runs.
-    async fn wait_for_ends(&mut self, events: &mut mpsc::Receiver<PodTaskEvent>, limit: Duration) {
+    async fn wait_for_ends(&mut self, events: &mut mpsc::Receiver<PodTaskReport>, limit: Duration) {
         let deadline = Instant::now() + limit;
         while self.lifecycle.containers.iter().any(crate::lifecycle::TrackedContainer::is_active)
             || !self.running.is_empty()
@@ -134,20 +134,20 @@ impl PodWorker {
                 Ok(None) | Err(_) => return,
             };
             match event {
-                PodTaskEvent::Exited { index, run, exit } => self.exited(index, &run, exit),
-                PodTaskEvent::Started { index, result: Ok(started) } => {
+                PodTaskReport::Exited { index, run, exit } => self.exited(index, &run, exit),
+                PodTaskReport::Started { index, result: Ok(started) } => {
                     stop::kill(&started.run);
                     self.container_started(index, *started);
                 }
-                PodTaskEvent::Started { index, result: Err(failure) } => {
+                PodTaskReport::Started { index, result: Err(failure) } => {
                     self.start_failed(index, failure)
                 }
-                PodTaskEvent::Swept { index } => {
+                PodTaskReport::Swept { index } => {
                     self.sweeping.remove(&index);
                 }
-                PodTaskEvent::PostStart { .. }
-                | PodTaskEvent::Verdict { .. }
-                | PodTaskEvent::Reference { .. } => {}
+                PodTaskReport::PostStart { .. }
+                | PodTaskReport::Verdict { .. }
+                | PodTaskReport::Reference { .. } => {}
             }
         }
     }

@@ -6,10 +6,10 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::start::{ContainerStartRequest, StartedContainer, start};
-use super::{PodTaskEvent, PodWorker, RunningContainer};
+use super::{PodTaskReport, PodWorker, RunningContainer};
 use crate::error_chain::error_chain;
 use crate::events::EventKey;
-use crate::handler_actions::{self, HandlerAction, HandlerError};
+use crate::handler_actions::{self, HandlerAction, ProbeOrHookError};
 use crate::lifecycle::{ContainerPhase, StartFailure, TrackedContainer};
 use crate::probe::ProbeKind;
 
@@ -34,7 +34,7 @@ impl PodWorker {
         self.tasks.spawn(async move {
             let result = start(to_start).await.map(Box::new);
             // Fails only if the Pod's task has ended. The started process is then found by its record.
-            let _ = task_events.send(PodTaskEvent::Started { index, result }).await;
+            let _ = task_events.send(PodTaskReport::Started { index, result }).await;
         });
     }
 
@@ -80,7 +80,7 @@ impl PodWorker {
         self.tasks.spawn(async move {
             // An error means that the thread of all processes has ended, and so has this agent.
             if let Ok(exit) = exit.await {
-                let _ = task_events.send(PodTaskEvent::Exited { index, run: name, exit }).await;
+                let _ = task_events.send(PodTaskReport::Exited { index, run: name, exit }).await;
             }
         });
         let hook = container.lifecycle.as_ref().and_then(|hooks| hooks.post_start.as_ref());
@@ -106,13 +106,18 @@ impl PodWorker {
                         () = ended.cancelled() => return,
                     };
                     let run = run.name.clone();
-                    let _ = task_events.send(PodTaskEvent::PostStart { index, run, result }).await;
+                    let _ = task_events.send(PodTaskReport::PostStart { index, run, result }).await;
                 });
             }
         }
     }
 
-    pub(super) fn post_start(&mut self, index: usize, run: &str, result: Result<(), HandlerError>) {
+    pub(super) fn post_start(
+        &mut self,
+        index: usize,
+        run: &str,
+        result: Result<(), ProbeOrHookError>,
+    ) {
         if !self.is_current(index, run) {
             return;
         }

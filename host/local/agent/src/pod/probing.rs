@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::start::ContainerRun;
-use super::{PodTaskEvent, PodWorker, RunningContainer};
+use super::{PodTaskReport, PodWorker, RunningContainer};
 use crate::backoff::RetryPauses;
 use crate::error_chain::error_chain;
 use crate::events::{EventKey, EventRecorder};
@@ -69,7 +69,7 @@ struct ProbeLoop {
     run: Arc<ContainerRun>,
     pod: Arc<Pod>,
     container: String,
-    task_events: mpsc::Sender<PodTaskEvent>,
+    task_events: mpsc::Sender<PodTaskReport>,
     events: EventRecorder,
     /// Set to true by the startup probe when it passes.
     started: watch::Sender<bool>,
@@ -154,7 +154,7 @@ impl ProbeLoop {
 
     async fn report(&self, passed: bool, failure: String) {
         let (index, kind, run) = (self.index, self.kind, self.run.name.clone());
-        let verdict = PodTaskEvent::Verdict { index, run, kind, passed, failure };
+        let verdict = PodTaskReport::Verdict { index, run, kind, passed, failure };
         // Fails only if the Pod's task has ended.
         let _ = self.task_events.send(verdict).await;
     }

@@ -12,20 +12,22 @@ use tokio::sync::oneshot;
 
 use super::AgentContext;
 use crate::config_source::ConfigSourceStates;
-use crate::container::{ContainerProcessSpec, ContainerStartSpec, ContainerTask, ProcessSpec};
+use crate::container::{
+    ContainerLauncherCommand, ContainerProcessSpec, ContainerStartSpec, ProcessSpec,
+};
 use crate::directory::{PodDirectory, ProcessRecord, make_private};
-use crate::downward::DownwardApiSource;
+use crate::downward::DownwardApiPlacement;
 use crate::env::{EnvSources, environment};
 use crate::error_chain::error_chain;
 use crate::expand::expand;
 use crate::handler_actions::ExecTarget;
-use crate::images::PulledImage;
+use crate::images::RunnableImage;
 use crate::lifecycle::StartFailure;
 use crate::log::LogFile;
 use crate::orphans;
 use crate::processes::{ProcessExit, ProcessOutput};
-use crate::rootfs::{self, RootMount};
-use crate::storage::{self, VolumeProvisioner};
+use crate::rootfs::{self, RootfsVolumeMount};
+use crate::storage::{self, PodVolumePreparer};
 
 /// The prefix of a container id in the API, in front of the name of the run.
 const ID_SCHEME: &str = "tholepin://";
@@ -38,7 +40,7 @@ pub(super) struct ContainerStartRequest {
     pub node: Arc<AgentContext>,
     pub pod: Arc<Pod>,
     pub container: Container,
-    pub placement: DownwardApiSource,
+    pub placement: DownwardApiPlacement,
     pub directory: PodDirectory,
     pub references: ConfigSourceStates,
     pub restart_count: u32,
@@ -104,7 +106,7 @@ pub(super) async fn start(
         .map_err(|error| fail("CreateContainerConfigError", &error))?;
     let allow_host_path = node.options.allow_host_path;
     let storage =
-        VolumeProvisioner { client: &node.client, pod, placement, directory, allow_host_path };
+        PodVolumePreparer { client: &node.client, pod, placement, directory, allow_host_path };
     let no_volume = |error| fail("ContainerCreating", &error);
     let volumes = storage.prepare(references).await.map_err(no_volume)?;
     let mounts = storage::mounts(container, &volumes, &env).map_err(no_volume)?;
@@ -121,7 +123,7 @@ fn fail(reason: &str, error: &dyn std::error::Error) -> StartFailure {
 /// Builds the process specification, with references to the environment expanded in command and arguments.
 fn process(
     container: &Container,
-    image: &PulledImage,
+    image: &RunnableImage,
     env: BTreeMap<String, String>,
 ) -> ProcessSpec {
     let expand_all = |arguments: &Option<Vec<String>>| -> Vec<String> {
@@ -138,8 +140,8 @@ fn process(
 
 async fn launch(
     to_start: &ContainerStartRequest,
-    image: &PulledImage,
-    mut mounts: Vec<RootMount>,
+    image: &RunnableImage,
+    mut mounts: Vec<RootfsVolumeMount>,
     mut process: ProcessSpec,
 ) -> std::io::Result<StartedContainer> {
     let ContainerStartRequest { node, pod, container, directory, .. } = to_start;
@@ -157,7 +159,7 @@ async fn launch(
     let spec = ContainerProcessSpec {
         parent_pid: i32::try_from(std::process::id()).unwrap_or_default(),
         error_file: run_directory.join("error"),
-        task: ContainerTask::Start(ContainerStartSpec {
+        task: ContainerLauncherCommand::Start(ContainerStartSpec {
             user_namespace,
             hostname,
             root,
@@ -187,12 +189,20 @@ async fn launch(
     Ok(StartedContainer { run, image_id, since: launched.at, exit: launched.exit, loopback_bind })
 }
 
-fn termination_log(container: &Container, run_directory: &Path) -> std::io::Result<RootMount> {
+fn termination_log(
+    container: &Container,
+    run_directory: &Path,
+) -> std::io::Result<RootfsVolumeMount> {
     let source = run_directory.join("termination-log");
     std::fs::File::create(&source)?;
     let target = container.termination_message_path.as_deref().filter(|path| !path.is_empty());
     let target = PathBuf::from(target.unwrap_or(TERMINATION_LOG));
-    Ok(RootMount { source: source.canonicalize()?, target, read_only: false, no_symlinks: false })
+    Ok(RootfsVolumeMount {
+        source: source.canonicalize()?,
+        target,
+        read_only: false,
+        no_symlinks: false,
+    })
 }
 
 /// Returns a name for a run that no other run ever has.
@@ -219,7 +229,7 @@ mod tests {
             "name": "c", "args": ["--bind", "$(POD_IP)", "$(NONE)"]}))
         .unwrap();
         let env = BTreeMap::from([("POD_IP".to_owned(), "127.23.1.7".to_owned())]);
-        let process = process(&container, &PulledImage::for_tests("/bin/tool"), env);
+        let process = process(&container, &RunnableImage::for_tests("/bin/tool"), env);
         assert_eq!(process.argv, ["--bind", "127.23.1.7", "$(NONE)"]);
         assert!(process.env["PATH"].starts_with("/opt/image/bin:"));
     }

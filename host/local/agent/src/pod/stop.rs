@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::start::ContainerRun;
-use crate::handler_actions::{self, HandlerAction, HandlerError};
+use crate::handler_actions::{self, HandlerAction, ProbeOrHookError};
 use crate::orphans;
 
 /// The minimum that a container gets after its preStop hook, however long the hook took. Source: the
@@ -29,7 +29,7 @@ pub(super) struct ContainerStopRequest {
 }
 
 /// Ends the run; returns when it has ended or was killed. An error is that of the preStop hook.
-pub(super) async fn stop(mut to_stop: ContainerStopRequest) -> Result<(), HandlerError> {
+pub(super) async fn stop(mut to_stop: ContainerStopRequest) -> Result<(), ProbeOrHookError> {
     let own_deadline = Instant::now() + to_stop.grace;
     let mut result = Ok(());
     let mut earliest_kill = None;

@@ -32,7 +32,8 @@ pub(super) async fn write_statuses(
     loop {
         let status = statuses.borrow_and_update().clone();
         if let Some(status) = status
-            && write_until_overtaken(&api, &pod, status, &statuses).await == WriteResult::PodGone
+            && write_until_overtaken(&api, &pod, status, &statuses).await
+                == PodStatusWriteResult::PodGone
         {
             return;
         }
@@ -43,7 +44,7 @@ pub(super) async fn write_statuses(
 }
 
 #[derive(PartialEq, Eq)]
-enum WriteResult {
+enum PodStatusWriteResult {
     Done,
     PodGone,
 }
@@ -53,7 +54,7 @@ async fn write_until_overtaken(
     pod: &Pod,
     status: PodStatus,
     newer: &watch::Receiver<Option<PodStatus>>,
-) -> WriteResult {
+) -> PodStatusWriteResult {
     let name = pod.name_any();
     // The uid prevents that the status of one Pod is written to a later Pod with the same name.
     let patch = Patch::Apply(json!({
@@ -66,47 +67,47 @@ async fn write_until_overtaken(
     let mut pauses = RetryPauses::new(RETRY_FIRST, RETRY_LONGEST);
     loop {
         match judge(timeout(WRITE_DEADLINE, api.patch_status(&name, &parameters, &patch)).await) {
-            WriteErrorClass::Done => return WriteResult::Done,
-            WriteErrorClass::Gone => return WriteResult::PodGone,
-            WriteErrorClass::Refused(error) => {
+            ApiWriteReplyClass::Done => return PodStatusWriteResult::Done,
+            ApiWriteReplyClass::Gone => return PodStatusWriteResult::PodGone,
+            ApiWriteReplyClass::Refused(error) => {
                 tracing::warn!(pod = name, error, "pod status refused");
-                return WriteResult::Done;
+                return PodStatusWriteResult::Done;
             }
-            WriteErrorClass::TryAgain(error) => {
+            ApiWriteReplyClass::TryAgain(error) => {
                 tracing::debug!(pod = name, error, "pod status not written");
                 // Another Pod may have this name by now, and its status must not be overwritten.
                 if let Ok(Ok(found)) = timeout(WRITE_DEADLINE, api.get_opt(&name)).await
                     && found.and_then(|found| found.uid()) != pod.uid()
                 {
-                    return WriteResult::PodGone;
+                    return PodStatusWriteResult::PodGone;
                 }
             }
         }
         // A dropped sender does not count as a newer status: the last status is retried.
         if matches!(newer.has_changed(), Ok(true)) {
-            return WriteResult::Done;
+            return PodStatusWriteResult::Done;
         }
         sleep(pauses.after_failure()).await;
     }
 }
 
 /// The class of an API server's reply, by which a writer decides whether to retry.
-enum WriteErrorClass {
+enum ApiWriteReplyClass {
     Done,
     Gone,
     Refused(String),
     TryAgain(String),
 }
 
-fn judge<T>(answer: Result<Result<T, Error>, Elapsed>) -> WriteErrorClass {
+fn judge<T>(answer: Result<Result<T, Error>, Elapsed>) -> ApiWriteReplyClass {
     match answer {
-        Ok(Ok(_)) => WriteErrorClass::Done,
-        Ok(Err(Error::Api(status))) if status.code == 404 => WriteErrorClass::Gone,
+        Ok(Ok(_)) => ApiWriteReplyClass::Done,
+        Ok(Err(Error::Api(status))) if status.code == 404 => ApiWriteReplyClass::Gone,
         Ok(Err(Error::Api(status))) if matches!(status.code, 400 | 403 | 405 | 415 | 422) => {
-            WriteErrorClass::Refused(status.message)
+            ApiWriteReplyClass::Refused(status.message)
         }
-        Ok(Err(error)) => WriteErrorClass::TryAgain(error.to_string()),
-        Err(_) => WriteErrorClass::TryAgain(format!("no answer within {WRITE_DEADLINE:?}")),
+        Ok(Err(error)) => ApiWriteReplyClass::TryAgain(error.to_string()),
+        Err(_) => ApiWriteReplyClass::TryAgain(format!("no answer within {WRITE_DEADLINE:?}")),
     }
 }
 
@@ -126,8 +127,8 @@ pub(super) async fn remove(client: Client, pod: &Pod) {
             return;
         }
         match judge(answer) {
-            WriteErrorClass::Done | WriteErrorClass::Gone => return,
-            WriteErrorClass::Refused(error) | WriteErrorClass::TryAgain(error) => {
+            ApiWriteReplyClass::Done | ApiWriteReplyClass::Gone => return,
+            ApiWriteReplyClass::Refused(error) | ApiWriteReplyClass::TryAgain(error) => {
                 tracing::warn!(pod = name, error, "pod not removed");
             }
         }

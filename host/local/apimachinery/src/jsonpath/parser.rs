@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::{FilterOperator, JsonPathError, PathFilter, PathStep};
+use super::{FilterOperator, JsonPathError, JsonPathFilter, JsonPathStep};
 
 /// Parses a whole path.
-pub(super) fn parse(path: &str) -> Result<Vec<PathStep>, JsonPathError> {
+pub(super) fn parse(path: &str) -> Result<Vec<JsonPathStep>, JsonPathError> {
     let inner = match path.strip_prefix('{') {
         Some(rest) => rest.strip_suffix('}').ok_or_else(|| JsonPathError {
             path: path.to_owned(),
@@ -15,13 +15,13 @@ pub(super) fn parse(path: &str) -> Result<Vec<PathStep>, JsonPathError> {
         None => path,
     };
     let end = path.len() - usize::from(path.starts_with('{'));
-    let mut parser = Parser { path, rest: inner.strip_prefix('$').unwrap_or(inner), end };
+    let mut parser = JsonPathParser { path, rest: inner.strip_prefix('$').unwrap_or(inner), end };
     let mut steps = Vec::new();
     // kubectl allows the first dot to be left out.
     if parser.rest.starts_with(|c: char| c.is_alphanumeric() || c == '_') {
         steps.push(parser.name()?);
     }
-    parser.steps(&mut steps, FilterSyntax::Yes)?;
+    parser.steps(&mut steps, JsonPathFiltersAllowed::Yes)?;
     match (steps.is_empty(), parser.rest.is_empty()) {
         (false, true) => Ok(steps),
         (true, _) => Err(parser.expected("`.name` or `[…]`")),
@@ -30,19 +30,19 @@ pub(super) fn parse(path: &str) -> Result<Vec<PathStep>, JsonPathError> {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum FilterSyntax {
+enum JsonPathFiltersAllowed {
     Yes,
     No,
 }
 
-struct Parser<'a> {
+struct JsonPathParser<'a> {
     path: &'a str,
     rest: &'a str,
     /// Offset in `path` where `rest` ends.
     end: usize,
 }
 
-impl<'a> Parser<'a> {
+impl<'a> JsonPathParser<'a> {
     fn expected(&self, expected: &'static str) -> JsonPathError {
         let at = self.end.saturating_sub(self.rest.len());
         JsonPathError { path: self.path.to_owned(), at, expected }
@@ -71,13 +71,13 @@ impl<'a> Parser<'a> {
 
     fn steps(
         &mut self,
-        steps: &mut Vec<PathStep>,
-        filter: FilterSyntax,
+        steps: &mut Vec<JsonPathStep>,
+        filter: JsonPathFiltersAllowed,
     ) -> Result<(), JsonPathError> {
         loop {
             if self.eat(".") {
                 if self.eat("*") {
-                    steps.push(PathStep::Every);
+                    steps.push(JsonPathStep::Every);
                 } else if !self.rest.starts_with('[') {
                     steps.push(self.name()?);
                 }
@@ -90,7 +90,7 @@ impl<'a> Parser<'a> {
     }
 
     /// Parses a member's name; a backslash makes the next character part of the name.
-    fn name(&mut self) -> Result<PathStep, JsonPathError> {
+    fn name(&mut self) -> Result<JsonPathStep, JsonPathError> {
         let mut name = String::new();
         loop {
             name.push_str(
@@ -105,16 +105,16 @@ impl<'a> Parser<'a> {
             name.push(characters.next().ok_or_else(|| self.expected("a character after `\\`"))?);
             self.rest = characters.as_str();
         }
-        if name.is_empty() { Err(self.expected("a name")) } else { Ok(PathStep::Member(name)) }
+        if name.is_empty() { Err(self.expected("a name")) } else { Ok(JsonPathStep::Member(name)) }
     }
 
-    fn bracket(&mut self, filter: FilterSyntax) -> Result<PathStep, JsonPathError> {
+    fn bracket(&mut self, filter: JsonPathFiltersAllowed) -> Result<JsonPathStep, JsonPathError> {
         self.skip_blanks();
         let step = if self.eat("*") {
-            PathStep::Every
+            JsonPathStep::Every
         } else if self.rest.starts_with(['\'', '"']) {
-            PathStep::Member(self.quoted()?)
-        } else if filter == FilterSyntax::Yes && self.eat("?(") {
+            JsonPathStep::Member(self.quoted()?)
+        } else if filter == JsonPathFiltersAllowed::Yes && self.eat("?(") {
             self.filter()?
         } else {
             self.index()?
@@ -131,12 +131,12 @@ impl<'a> Parser<'a> {
         if closed { Ok(text.to_owned()) } else { Err(self.expected("the closing quote")) }
     }
 
-    fn index(&mut self) -> Result<PathStep, JsonPathError> {
+    fn index(&mut self) -> Result<JsonPathStep, JsonPathError> {
         let from = self.number()?;
         if self.eat(":") {
-            return Ok(PathStep::Slice(from, self.number()?));
+            return Ok(JsonPathStep::Slice(from, self.number()?));
         }
-        from.map(PathStep::Index)
+        from.map(JsonPathStep::Index)
             .ok_or_else(|| self.expected("an index, `*`, a quoted name or `?(`"))
     }
 
@@ -148,13 +148,13 @@ impl<'a> Parser<'a> {
         digits.parse().map(Some).map_err(|_| self.expected("an integer before this byte"))
     }
 
-    fn filter(&mut self) -> Result<PathStep, JsonPathError> {
+    fn filter(&mut self) -> Result<JsonPathStep, JsonPathError> {
         self.skip_blanks();
         if !self.eat("@") {
             return Err(self.expected("`@`"));
         }
         let mut path = Vec::new();
-        self.steps(&mut path, FilterSyntax::No)?;
+        self.steps(&mut path, JsonPathFiltersAllowed::No)?;
         self.skip_blanks();
         let comparison = match self.operator() {
             Some(operator) => {
@@ -165,7 +165,7 @@ impl<'a> Parser<'a> {
         };
         self.skip_blanks();
         if self.eat(")") {
-            Ok(PathStep::Filter(PathFilter { path, comparison }))
+            Ok(JsonPathStep::Filter(JsonPathFilter { path, comparison }))
         } else {
             Err(self.expected("`)`"))
         }

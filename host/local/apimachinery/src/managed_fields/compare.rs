@@ -23,13 +23,13 @@ pub enum ListItemError {
 
 /// The fields that differ between two objects.
 #[derive(Debug, Default)]
-pub(super) struct ObjectDifference {
+pub(super) struct ChangedFieldSets {
     pub(super) added: FieldSet,
     pub(super) modified: FieldSet,
     pub(super) removed: FieldSet,
 }
 
-impl ObjectDifference {
+impl ChangedFieldSets {
     pub(super) fn is_empty(&self) -> bool {
         self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
     }
@@ -55,19 +55,19 @@ pub(super) fn field_set_of(
     intent: &Value,
     schema: &dyn MergeSchema,
 ) -> Result<FieldSet, ListItemError> {
-    let mut set = fields(intent, &mut Vec::new(), schema, ContainerFieldRule::Excluded)?;
+    let mut set = fields(intent, &mut Vec::new(), schema, MapAndListFieldRule::Excluded)?;
     set.clear_member();
     Ok(set)
 }
 
 /// Compares two objects field by field. If an item occurs twice, the first is compared.
-pub(super) fn compare(old: &Value, new: &Value, schema: &dyn MergeSchema) -> ObjectDifference {
+pub(super) fn compare(old: &Value, new: &Value, schema: &dyn MergeSchema) -> ChangedFieldSets {
     differ(Some(old), Some(new), &mut Vec::new(), schema)
 }
 
 /// Whether maps and lists that are not empty count as fields themselves.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum ContainerFieldRule {
+enum MapAndListFieldRule {
     /// No: an apply owns the values that it sets.
     Excluded,
     /// Yes: a container that was added whole is owned as well.
@@ -78,7 +78,7 @@ fn fields<'a>(
     value: &'a Value,
     path: &mut Vec<MergeStep<'a>>,
     schema: &dyn MergeSchema,
-    containers: ContainerFieldRule,
+    containers: MapAndListFieldRule,
 ) -> Result<FieldSet, ListItemError> {
     let mut set = FieldSet::default();
     match value {
@@ -89,7 +89,7 @@ fn fields<'a>(
                 path.pop();
                 set.insert(format!("f:{name}"), below?);
             }
-            if members.is_empty() || containers == ContainerFieldRule::Included {
+            if members.is_empty() || containers == MapAndListFieldRule::Included {
                 set.insert_here();
             }
         }
@@ -100,7 +100,7 @@ fn fields<'a>(
             }
             for item in items {
                 let element = element(item, &shape)?;
-                if set.child(&element).is_some() && containers == ContainerFieldRule::Excluded {
+                if set.child(&element).is_some() && containers == MapAndListFieldRule::Excluded {
                     return Err(ListItemError::Duplicate(without_prefix(&element).to_owned()));
                 }
                 path.push(MergeStep::Item);
@@ -110,7 +110,7 @@ fn fields<'a>(
                 below.insert_here();
                 set.insert(element, below);
             }
-            if items.is_empty() || containers == ContainerFieldRule::Included {
+            if items.is_empty() || containers == MapAndListFieldRule::Included {
                 set.insert_here();
             }
         }
@@ -126,13 +126,13 @@ fn differ<'a>(
     new: Option<&'a Value>,
     path: &mut Vec<MergeStep<'a>>,
     schema: &dyn MergeSchema,
-) -> ObjectDifference {
+) -> ChangedFieldSets {
     let all_fields = |value: &'a Value, path: &mut Vec<MergeStep<'a>>| {
         // If the items of a list cannot be identified, the list is one field.
-        fields(value, path, schema, ContainerFieldRule::Included)
+        fields(value, path, schema, MapAndListFieldRule::Included)
             .unwrap_or_else(|_| FieldSet::here())
     };
-    let mut difference = ObjectDifference::default();
+    let mut difference = ChangedFieldSets::default();
     match (old, new) {
         (None, None) => {}
         (None, Some(new)) => difference.added = all_fields(new, path),
@@ -166,7 +166,7 @@ fn differ_members<'a>(
     new: &'a Map<String, Value>,
     path: &mut Vec<MergeStep<'a>>,
     schema: &dyn MergeSchema,
-    difference: &mut ObjectDifference,
+    difference: &mut ChangedFieldSets,
 ) {
     let added = new.keys().filter(|name| !old.contains_key(*name));
     for name in old.keys().chain(added) {
@@ -182,7 +182,7 @@ fn differ_items<'a>(
     shape: &MergeShape,
     path: &mut Vec<MergeStep<'a>>,
     schema: &dyn MergeSchema,
-    difference: &mut ObjectDifference,
+    difference: &mut ChangedFieldSets,
 ) {
     let (old, new) = (by_element(old, shape), by_element(new, shape));
     let added = new.keys().filter(|element| !old.contains_key(*element));

@@ -70,8 +70,12 @@ impl TestObject {
     fn update(&mut self, manager: &str, now: &str, change: impl FnOnce(&mut Value)) {
         let mut new = self.object.clone().unwrap_or_else(|| json!({}));
         change(&mut new);
-        let options =
-            UpdateOptions { manager, subresource: None, now, api_version: &self.api_version };
+        let options = ManagedFieldsUpdateOptions {
+            manager,
+            subresource: None,
+            now,
+            api_version: &self.api_version,
+        };
         track_update(self.object.as_ref(), &mut new, &options, &self.schema);
         self.object = Some(new);
     }

@@ -20,14 +20,14 @@ pub(crate) const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Objec
 pub(crate) const ANY_KIND: &str = "io.k8s.api.core.v1.ConfigMap";
 
 /// The `k8s-openapi` type of one kind.
-struct BuiltinType {
+struct BuiltinOpenApiType {
     group: &'static str,
     kind: &'static str,
     name: fn() -> String,
     register: fn(&mut SchemaGenerator),
 }
 
-impl BuiltinType {
+impl BuiltinOpenApiType {
     const fn of<T: JsonSchema>(group: &'static str, kind: &'static str) -> Self {
         Self {
             group,
@@ -41,33 +41,33 @@ impl BuiltinType {
 }
 
 /// One row per built-in kind.
-const TYPES: [BuiltinType; 20] = [
-    BuiltinType::of::<core::v1::ConfigMap>("", "ConfigMap"),
-    BuiltinType::of::<core::v1::Endpoints>("", "Endpoints"),
-    BuiltinType::of::<core::v1::Event>("", "Event"),
-    BuiltinType::of::<core::v1::Namespace>("", "Namespace"),
-    BuiltinType::of::<core::v1::Node>("", "Node"),
-    BuiltinType::of::<core::v1::PersistentVolume>("", "PersistentVolume"),
-    BuiltinType::of::<core::v1::PersistentVolumeClaim>("", "PersistentVolumeClaim"),
-    BuiltinType::of::<core::v1::Pod>("", "Pod"),
-    BuiltinType::of::<core::v1::ResourceQuota>("", "ResourceQuota"),
-    BuiltinType::of::<core::v1::Secret>("", "Secret"),
-    BuiltinType::of::<core::v1::Service>("", "Service"),
-    BuiltinType::of::<core::v1::ServiceAccount>("", "ServiceAccount"),
-    BuiltinType::of::<apiextensions::v1::CustomResourceDefinition>(
+const TYPES: [BuiltinOpenApiType; 20] = [
+    BuiltinOpenApiType::of::<core::v1::ConfigMap>("", "ConfigMap"),
+    BuiltinOpenApiType::of::<core::v1::Endpoints>("", "Endpoints"),
+    BuiltinOpenApiType::of::<core::v1::Event>("", "Event"),
+    BuiltinOpenApiType::of::<core::v1::Namespace>("", "Namespace"),
+    BuiltinOpenApiType::of::<core::v1::Node>("", "Node"),
+    BuiltinOpenApiType::of::<core::v1::PersistentVolume>("", "PersistentVolume"),
+    BuiltinOpenApiType::of::<core::v1::PersistentVolumeClaim>("", "PersistentVolumeClaim"),
+    BuiltinOpenApiType::of::<core::v1::Pod>("", "Pod"),
+    BuiltinOpenApiType::of::<core::v1::ResourceQuota>("", "ResourceQuota"),
+    BuiltinOpenApiType::of::<core::v1::Secret>("", "Secret"),
+    BuiltinOpenApiType::of::<core::v1::Service>("", "Service"),
+    BuiltinOpenApiType::of::<core::v1::ServiceAccount>("", "ServiceAccount"),
+    BuiltinOpenApiType::of::<apiextensions::v1::CustomResourceDefinition>(
         "apiextensions.k8s.io",
         "CustomResourceDefinition",
     ),
-    BuiltinType::of::<apps::v1::ControllerRevision>("apps", "ControllerRevision"),
-    BuiltinType::of::<apps::v1::StatefulSet>("apps", "StatefulSet"),
-    BuiltinType::of::<coordination::v1::Lease>("coordination.k8s.io", "Lease"),
-    BuiltinType::of::<discovery::v1::EndpointSlice>("discovery.k8s.io", "EndpointSlice"),
-    BuiltinType::of::<events::v1::Event>("events.k8s.io", "Event"),
-    BuiltinType::of::<policy::v1::PodDisruptionBudget>("policy", "PodDisruptionBudget"),
-    BuiltinType::of::<storage::v1::StorageClass>("storage.k8s.io", "StorageClass"),
+    BuiltinOpenApiType::of::<apps::v1::ControllerRevision>("apps", "ControllerRevision"),
+    BuiltinOpenApiType::of::<apps::v1::StatefulSet>("apps", "StatefulSet"),
+    BuiltinOpenApiType::of::<coordination::v1::Lease>("coordination.k8s.io", "Lease"),
+    BuiltinOpenApiType::of::<discovery::v1::EndpointSlice>("discovery.k8s.io", "EndpointSlice"),
+    BuiltinOpenApiType::of::<events::v1::Event>("events.k8s.io", "Event"),
+    BuiltinOpenApiType::of::<policy::v1::PodDisruptionBudget>("policy", "PodDisruptionBudget"),
+    BuiltinOpenApiType::of::<storage::v1::StorageClass>("storage.k8s.io", "StorageClass"),
 ];
 
-fn find(kind: &Kind) -> Option<&'static BuiltinType> {
+fn find(kind: &Kind) -> Option<&'static BuiltinOpenApiType> {
     let is_builtin = !kind.custom && kind.version == "v1";
     TYPES.iter().find(|row| is_builtin && row.group == kind.group && row.kind == kind.kind)
 }

@@ -3,13 +3,17 @@
 //! Source of the rules and their wording: apiextensions-apiserver
 //! `pkg/apiserver/schema/validation.go` and `pkg/apis/apiextensions/validation/validation.go`.
 
+mod position;
+
 use regex::Regex;
 use serde_json::{Map, Value, json};
 
 use super::{
-    AdditionalProperties, ListType, NumericBound, SchemaNode, SchemaType, ValueConstraints, cel,
-    shape, validate,
+    AdditionalProperties, ListType, SchemaNode, SchemaNumericBound, SchemaType, ValueConstraints,
+    cel, shape, validate,
 };
+use position::{BranchType, SchemaNodePosition, SchemaRole};
+
 use crate::field_error::{child, path_text};
 use crate::{FieldError, FieldErrorReason};
 
@@ -49,9 +53,8 @@ const STRUCTURAL: [&str; 10] = [
 
 /// Compiles the whole schema; the tree is complete only if there are no errors.
 pub(super) fn parse(schema: &Value) -> (SchemaNode, Vec<FieldError>) {
-    let mut parser = Parser { errors: Vec::new() };
-    let position =
-        SchemaNodePosition { role: SchemaNodeContext::Root, depth: 0, correlatable: true };
+    let mut parser = SchemaParser { errors: Vec::new() };
+    let position = SchemaNodePosition { role: SchemaRole::Root, depth: 0, correlatable: true };
     let root = parser.node(schema, "", position);
     (root, parser.errors)
 }
@@ -91,54 +94,11 @@ fn check_default(node: &SchemaNode, path: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-/// The position of a node in the schema, which decides the keywords that it must and must not have.
-#[derive(Clone, Copy)]
-struct SchemaNodePosition {
-    role: SchemaNodeContext,
-    depth: usize,
-    /// Whether the old value of the node can be found in an update: not below atomic lists and sets.
-    correlatable: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum SchemaNodeContext {
-    Root,
-    Property,
-    Items,
-    Values,
-    /// Inside `allOf`, `anyOf`, `oneOf` or `not`.
-    Branch(BranchTypes),
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum BranchTypes {
-    Forbidden,
-    Allowed,
-}
-
-impl SchemaNodePosition {
-    fn inside(self, role: SchemaNodeContext) -> Self {
-        // Every node below a branch is part of the branch.
-        let role = match self.role {
-            SchemaNodeContext::Branch(_) => SchemaNodeContext::Branch(BranchTypes::Forbidden),
-            SchemaNodeContext::Root
-            | SchemaNodeContext::Property
-            | SchemaNodeContext::Items
-            | SchemaNodeContext::Values => role,
-        };
-        Self { role, depth: self.depth + 1, correlatable: self.correlatable }
-    }
-
-    fn is_branch(self) -> bool {
-        matches!(self.role, SchemaNodeContext::Branch(_))
-    }
-}
-
-struct Parser {
+struct SchemaParser {
     errors: Vec<FieldError>,
 }
 
-impl Parser {
+impl SchemaParser {
     fn error(&mut self, error: FieldError) {
         self.errors.push(error);
     }
@@ -206,9 +166,9 @@ impl Parser {
             let field = join(path, keyword);
             self.error(FieldError::invalid(field, &json!(false), "must be true or undefined"));
         }
-        let SchemaNodeContext::Branch(types) = position.role else { return };
+        let SchemaRole::Branch(types) = position.role else { return };
         for keyword in STRUCTURAL.iter().filter(|keyword| members.contains_key(**keyword)) {
-            if *keyword != "type" || types == BranchTypes::Forbidden {
+            if *keyword != "type" || types == BranchType::Forbidden {
                 self.forbid(path, keyword, "must be empty to be structural");
             }
         }
@@ -225,18 +185,16 @@ impl Parser {
             || flag(members, "x-kubernetes-preserve-unknown-fields");
         let Some(name) = text(members, "type") else {
             let why = match position.role {
-                SchemaNodeContext::Root => "must not be empty at the root",
-                SchemaNodeContext::Property if !free => {
-                    "must not be empty for specified object fields"
-                }
-                SchemaNodeContext::Items if !free => "must not be empty for specified array items",
-                SchemaNodeContext::Values if !free => {
+                SchemaRole::Root => "must not be empty at the root",
+                SchemaRole::Property if !free => "must not be empty for specified object fields",
+                SchemaRole::Items if !free => "must not be empty for specified array items",
+                SchemaRole::Values if !free => {
                     "must not be empty for specified object fields (additionalProperties)"
                 }
-                SchemaNodeContext::Property
-                | SchemaNodeContext::Items
-                | SchemaNodeContext::Values
-                | SchemaNodeContext::Branch(_) => {
+                SchemaRole::Property
+                | SchemaRole::Items
+                | SchemaRole::Values
+                | SchemaRole::Branch(_) => {
                     return None;
                 }
             };
@@ -251,7 +209,7 @@ impl Parser {
         if kind.is_none() {
             let all = ["array", "boolean", "integer", "number", "object", "string"];
             self.error(FieldError::not_supported(&field, &json!(name), &all.map(Value::from)));
-        } else if position.role == SchemaNodeContext::Root && kind != Some(SchemaType::Object) {
+        } else if position.role == SchemaRole::Root && kind != Some(SchemaType::Object) {
             self.error(FieldError::invalid(&field, &json!(name), "must be object at the root"));
         }
         kind
@@ -267,9 +225,8 @@ impl Parser {
         if let Some(properties) = members.get("properties").and_then(Value::as_object) {
             for (name, schema) in properties {
                 let path = join(path, &format!("properties[{name}]"));
-                let property =
-                    self.node(schema, &path, position.inside(SchemaNodeContext::Property));
-                if position.role == SchemaNodeContext::Root && name == "metadata" {
+                let property = self.node(schema, &path, position.inside(SchemaRole::Property));
+                if position.role == SchemaRole::Root && name == "metadata" {
                     self.check_metadata(&property, &path);
                 }
                 node.properties.insert(name.clone(), property);
@@ -278,7 +235,7 @@ impl Parser {
         self.additional(node, members, path, position);
         match members.get("items") {
             Some(schema) => {
-                let mut inside = position.inside(SchemaNodeContext::Items);
+                let mut inside = position.inside(SchemaRole::Items);
                 inside.correlatable &= node.list_type == ListType::Map;
                 node.items = Some(Box::new(self.node(schema, &join(path, "items"), inside)));
             }
@@ -298,7 +255,7 @@ impl Parser {
     ) {
         let keyword = "additionalProperties";
         let Some(additional) = members.get(keyword) else { return };
-        if position.role == SchemaNodeContext::Root {
+        if position.role == SchemaRole::Root {
             self.forbid(path, keyword, "must not be used at the root");
         }
         if !node.properties.is_empty() {
@@ -313,7 +270,7 @@ impl Parser {
             return;
         }
         let values =
-            self.node(additional, &join(path, keyword), position.inside(SchemaNodeContext::Values));
+            self.node(additional, &join(path, keyword), position.inside(SchemaRole::Values));
         node.additional = Some(AdditionalProperties::Values(Box::new(values)));
     }
 
@@ -406,17 +363,17 @@ impl Parser {
         position: SchemaNodePosition,
     ) -> ValueConstraints {
         let types = if flag(members, "x-kubernetes-int-or-string") {
-            BranchTypes::Allowed
+            BranchType::Allowed
         } else {
-            BranchTypes::Forbidden
+            BranchType::Forbidden
         };
-        let inherited = position.role == SchemaNodeContext::Branch(BranchTypes::Allowed);
-        let types = if inherited { BranchTypes::Allowed } else { types };
+        let inherited = position.role == SchemaRole::Branch(BranchType::Allowed);
+        let types = if inherited { BranchType::Allowed } else { types };
         let mut branches = |keyword: &str| self.branches(members, keyword, path, position, types);
         let (all_of, any_of, one_of) = (branches("allOf"), branches("anyOf"), branches("oneOf"));
         let not = members.get("not").map(|schema| {
             let inside = SchemaNodePosition {
-                role: SchemaNodeContext::Branch(types),
+                role: SchemaRole::Branch(types),
                 ..position.inside(position.role)
             };
             Box::new(self.node(schema, &join(path, "not"), inside))
@@ -452,11 +409,11 @@ impl Parser {
         keyword: &str,
         path: &str,
         position: SchemaNodePosition,
-        types: BranchTypes,
+        types: BranchType,
     ) -> Vec<SchemaNode> {
         let schemas = members.get(keyword).and_then(Value::as_array).into_iter().flatten();
         let inside = SchemaNodePosition {
-            role: SchemaNodeContext::Branch(types),
+            role: SchemaRole::Branch(types),
             ..position.inside(position.role)
         };
         let branches = schemas.enumerate();
@@ -501,10 +458,14 @@ fn strings(list: Option<&Value>) -> Vec<String> {
 }
 
 /// Reads a limit and whether it is exclusive: `exclusive` is a boolean in OpenAPI v3.0 and a number in v3.1.
-fn bound(members: &Map<String, Value>, keyword: &str, exclusive: &str) -> Option<NumericBound> {
+fn bound(
+    members: &Map<String, Value>,
+    keyword: &str,
+    exclusive: &str,
+) -> Option<SchemaNumericBound> {
     if let Some(value) = members.get(exclusive).and_then(Value::as_f64) {
-        return Some(NumericBound { value, exclusive: true });
+        return Some(SchemaNumericBound { value, exclusive: true });
     }
     let value = members.get(keyword).and_then(Value::as_f64)?;
-    Some(NumericBound { value, exclusive: flag(members, exclusive) })
+    Some(SchemaNumericBound { value, exclusive: flag(members, exclusive) })
 }

@@ -12,22 +12,22 @@ const META_FIELDS: [&str; 3] = ["apiVersion", "kind", "metadata"];
 
 /// Sets absent fields below the root to their defaults.
 pub(super) fn apply_defaults(root: &SchemaNode, object: &mut Value) {
-    fill(root, object, ResourceNodeKind::Resource);
+    fill(root, object, SchemaNodeResourceRole::Resource);
 }
 
 /// Removes unknown fields below the root and adds their paths to `dropped`.
 pub(super) fn prune(root: &SchemaNode, object: &mut Value, dropped: &mut Vec<String>) {
-    drop_unknown(root, object, ResourceNodeKind::Resource, "", dropped);
+    drop_unknown(root, object, SchemaNodeResourceRole::Resource, "", dropped);
 }
 
 /// Whether a node is a whole resource; the schema does not apply to the meta fields of a resource.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum ResourceNodeKind {
+enum SchemaNodeResourceRole {
     Resource,
     Inside,
 }
 
-impl ResourceNodeKind {
+impl SchemaNodeResourceRole {
     fn of(node: &SchemaNode) -> Self {
         if node.embedded_resource { Self::Resource } else { Self::Inside }
     }
@@ -37,7 +37,7 @@ impl ResourceNodeKind {
     }
 }
 
-fn fill(node: &SchemaNode, value: &mut Value, position: ResourceNodeKind) {
+fn fill(node: &SchemaNode, value: &mut Value, position: SchemaNodeResourceRole) {
     match value {
         Value::Object(members) => {
             for (name, property) in &node.properties {
@@ -59,14 +59,14 @@ fn fill(node: &SchemaNode, value: &mut Value, position: ResourceNodeKind) {
                     {
                         *member = default.clone();
                     }
-                    fill(schema, member, ResourceNodeKind::of(schema));
+                    fill(schema, member, SchemaNodeResourceRole::of(schema));
                 }
             }
         }
         Value::Array(items) => {
             if let Some(schema) = node.items.as_deref() {
                 for item in items {
-                    fill(schema, item, ResourceNodeKind::of(schema));
+                    fill(schema, item, SchemaNodeResourceRole::of(schema));
                 }
             }
         }
@@ -77,7 +77,7 @@ fn fill(node: &SchemaNode, value: &mut Value, position: ResourceNodeKind) {
 fn drop_unknown(
     node: &SchemaNode,
     value: &mut Value,
-    position: ResourceNodeKind,
+    position: SchemaNodeResourceRole,
     path: &str,
     dropped: &mut Vec<String>,
 ) {
@@ -92,7 +92,13 @@ fn drop_unknown(
                 match node.member(name) {
                     Some(schema) => {
                         let path = child(path, name);
-                        drop_unknown(schema, member, ResourceNodeKind::of(schema), &path, dropped);
+                        drop_unknown(
+                            schema,
+                            member,
+                            SchemaNodeResourceRole::of(schema),
+                            &path,
+                            dropped,
+                        );
                         schema.nullable || !member.is_null()
                     }
                     None if keeps_all => true,
@@ -107,7 +113,7 @@ fn drop_unknown(
             if let Some(schema) = node.items.as_deref() {
                 for (index, item) in items.iter_mut().enumerate() {
                     let path = format!("{path}[{index}]");
-                    drop_unknown(schema, item, ResourceNodeKind::of(schema), &path, dropped);
+                    drop_unknown(schema, item, SchemaNodeResourceRole::of(schema), &path, dropped);
                 }
             }
         }

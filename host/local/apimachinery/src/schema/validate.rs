@@ -4,7 +4,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{ListType, NumericBound, SchemaNode, SchemaType, ValueConstraints, formats, type_name};
+use super::{
+    ListType, SchemaNode, SchemaNumericBound, SchemaType, ValueConstraints, formats, type_name,
+};
 use crate::field_error::{child, path_text};
 use crate::{FieldError, FieldErrorReason};
 
@@ -183,14 +185,14 @@ fn check_number(
         let detail = format!("{} in body {detail}", path_text(path));
         errors.push(FieldError::invalid(path_text(path), value, detail));
     };
-    if let Some(NumericBound { value: bound, exclusive }) = checks.minimum {
+    if let Some(SchemaNumericBound { value: bound, exclusive }) = checks.minimum {
         if exclusive && number <= bound {
             report(format!("should be greater than {bound}"));
         } else if number < bound {
             report(format!("should be greater than or equal to {bound}"));
         }
     }
-    if let Some(NumericBound { value: bound, exclusive }) = checks.maximum {
+    if let Some(SchemaNumericBound { value: bound, exclusive }) = checks.maximum {
         if exclusive && bound <= number {
             report(format!("should be less than {bound}"));
         } else if bound < number {

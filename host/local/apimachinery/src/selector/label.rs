@@ -42,7 +42,7 @@ impl LabelSelector {
     ///
     /// Fails if the text does not follow the grammar.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
-        let mut parser = Parser { tokens: tokens(text), at: 0, text };
+        let mut parser = LabelSelectorParser { tokens: tokens(text), at: 0, text };
         let mut requirements = Vec::new();
         if parser.peek().is_none() {
             return Ok(Self::default());
@@ -187,13 +187,13 @@ fn tokens(text: &str) -> Vec<LabelToken> {
     tokens
 }
 
-struct Parser<'a> {
+struct LabelSelectorParser<'a> {
     tokens: Vec<LabelToken>,
     at: usize,
     text: &'a str,
 }
 
-impl Parser<'_> {
+impl LabelSelectorParser<'_> {
     fn peek(&self) -> Option<&LabelToken> {
         self.tokens.get(self.at)
     }

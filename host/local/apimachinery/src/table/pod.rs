@@ -9,10 +9,10 @@ use super::{TableColumn, age_since, items, labels, or_none, text, text_or_none};
 pub(super) fn columns() -> Vec<TableColumn> {
     vec![
         TableColumn::name(),
-        TableColumn::computed("Ready", "string", |pod, _| json!(PodSummary::of(pod).ready_text())),
-        TableColumn::computed("Status", "string", |pod, _| json!(PodSummary::of(pod).status)),
+        TableColumn::computed("Ready", "string", |pod, _| json!(PodTableRow::of(pod).ready_text())),
+        TableColumn::computed("Status", "string", |pod, _| json!(PodTableRow::of(pod).status)),
         TableColumn::computed("Restarts", "string", |pod, now| {
-            json!(PodSummary::of(pod).restarts_text(now))
+            json!(PodTableRow::of(pod).restarts_text(now))
         }),
         TableColumn::age(),
         TableColumn::computed("IP", "string", |pod, _| text_or_none(pod, "/status/podIP")).wide(),
@@ -101,7 +101,7 @@ fn ports(service: &Value) -> String {
 }
 
 /// The values of a Pod's row.
-struct PodSummary<'a> {
+struct PodTableRow<'a> {
     status: String,
     ready: usize,
     total: usize,
@@ -109,7 +109,7 @@ struct PodSummary<'a> {
     last_restart: Option<&'a Value>,
 }
 
-impl<'a> PodSummary<'a> {
+impl<'a> PodTableRow<'a> {
     fn of(pod: &'a Value) -> Self {
         let init = items(pod, "/spec/initContainers");
         let sidecars = init.iter().filter(|container| is_sidecar(container)).count();

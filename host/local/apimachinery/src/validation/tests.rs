@@ -262,29 +262,29 @@ fn a_precondition_of_a_wrong_type_is_not_absent() {
     let string = "is a number, where a string is expected: put it in quotes";
     let cases = [
         (
-            NonResourceRequestBody::DeleteOptions,
+            NonObjectRequestBody::DeleteOptions,
             json!({"preconditions": {"uid": 5}, "dryRun": "All"}),
             format!(
                 "dryRun: \"All\" is a string, where a list is expected; preconditions.uid: 5 {string}"
             ),
         ),
         (
-            NonResourceRequestBody::Eviction,
+            NonObjectRequestBody::Eviction,
             json!({"deleteOptions": {"preconditions": {"resourceVersion": 5}}}),
             format!("deleteOptions.preconditions.resourceVersion: 5 {string}"),
         ),
         (
-            NonResourceRequestBody::Binding,
+            NonObjectRequestBody::Binding,
             json!({"target": {"name": 5}}),
             format!("target.name: 5 {string}"),
         ),
         (
-            NonResourceRequestBody::DeleteOptions,
+            NonObjectRequestBody::DeleteOptions,
             json!({"propagationPolicy": "Background", "dryRun": ["All"],
             "gracePeriodSeconds": 0, "preconditions": {"uid": "u"}}),
             String::new(),
         ),
-        (NonResourceRequestBody::DeleteOptions, Value::Null, String::new()),
+        (NonObjectRequestBody::DeleteOptions, Value::Null, String::new()),
     ];
     for (body, value, expected) in cases {
         assert_eq!(error_texts(body, value.clone()), expected, "{value}");

@@ -28,7 +28,7 @@ static QUANTITY_FORM: LazyLock<Option<Regex>> = LazyLock::new(|| {
 
 /// Whether errors may contain the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ValueDisplay {
+pub(super) enum ErrorValueVisibility {
     Shown,
     Hidden,
 }
@@ -38,7 +38,7 @@ pub(super) fn check(
     schema: &Value,
     value: &Value,
     path: &str,
-    values: ValueDisplay,
+    values: ErrorValueVisibility,
     errors: &mut Vec<FieldError>,
 ) {
     let is_quantity = reference(schema) == Some(QUANTITY) && value.is_number();
@@ -84,7 +84,7 @@ pub(super) fn check(
 }
 
 /// Returns what is wrong with the type or format of a single value, and how to fix it.
-fn type_error(schema: &Value, value: &Value, values: ValueDisplay) -> Option<String> {
+fn type_error(schema: &Value, value: &Value, values: ErrorValueVisibility) -> Option<String> {
     let text = |name: &str| schema.get(name).and_then(Value::as_str).unwrap_or_default();
     let format = text("format");
     let (is_correct, expected) = match text("type") {
@@ -149,8 +149,8 @@ fn type_of(value: &Value) -> &'static str {
 }
 
 /// Returns the beginning of a value as JSON.
-fn value_text(value: &Value, values: ValueDisplay) -> String {
-    if values == ValueDisplay::Hidden {
+fn value_text(value: &Value, values: ErrorValueVisibility) -> String {
+    if values == ErrorValueVisibility::Hidden {
         return "the value".to_owned();
     }
     let text = value.to_string();

@@ -7,7 +7,7 @@ use crate::status::ApiError;
 
 /// The target of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum RouteTarget {
+pub(crate) enum ApiRouteTarget {
     /// `/healthz`, `/livez`, `/readyz`.
     Health,
     /// `/version`.
@@ -60,7 +60,7 @@ pub(crate) struct ResourcePath {
 /// # Errors
 ///
 /// 404 for a path that the API does not have, 400 for a malformed escape.
-pub(crate) fn parse(path: &str) -> Result<RouteTarget, ApiError> {
+pub(crate) fn parse(path: &str) -> Result<ApiRouteTarget, ApiError> {
     let parts = path
         .split('/')
         .filter(|part| !part.is_empty())
@@ -68,22 +68,23 @@ pub(crate) fn parse(path: &str) -> Result<RouteTarget, ApiError> {
         .collect::<Result<Vec<String>, ApiError>>()?;
     let segments: Vec<&str> = parts.iter().map(String::as_str).collect();
     match segments.as_slice() {
-        ["healthz" | "livez" | "readyz", ..] => Ok(RouteTarget::Health),
-        ["version"] => Ok(RouteTarget::Version),
-        ["openapi", "v3"] => Ok(RouteTarget::OpenApiIndex),
+        ["healthz" | "livez" | "readyz", ..] => Ok(ApiRouteTarget::Health),
+        ["version"] => Ok(ApiRouteTarget::Version),
+        ["openapi", "v3"] => Ok(ApiRouteTarget::OpenApiIndex),
         ["openapi", "v3", "api", version] => {
-            Ok(RouteTarget::OpenApi { group: String::new(), version: (*version).to_owned() })
+            Ok(ApiRouteTarget::OpenApi { group: String::new(), version: (*version).to_owned() })
         }
-        ["openapi", "v3", "apis", group, version] => {
-            Ok(RouteTarget::OpenApi { group: (*group).to_owned(), version: (*version).to_owned() })
-        }
-        ["api"] => Ok(RouteTarget::CoreVersions),
-        ["apis"] => Ok(RouteTarget::Groups),
-        ["apis", group] => Ok(RouteTarget::Group((*group).to_owned())),
+        ["openapi", "v3", "apis", group, version] => Ok(ApiRouteTarget::OpenApi {
+            group: (*group).to_owned(),
+            version: (*version).to_owned(),
+        }),
+        ["api"] => Ok(ApiRouteTarget::CoreVersions),
+        ["apis"] => Ok(ApiRouteTarget::Groups),
+        ["apis", group] => Ok(ApiRouteTarget::Group((*group).to_owned())),
         ["api", version] => {
-            Ok(RouteTarget::Resources { group: String::new(), version: (*version).to_owned() })
+            Ok(ApiRouteTarget::Resources { group: String::new(), version: (*version).to_owned() })
         }
-        ["apis", group, version] => Ok(RouteTarget::Resources {
+        ["apis", group, version] => Ok(ApiRouteTarget::Resources {
             group: (*group).to_owned(),
             version: (*version).to_owned(),
         }),
@@ -93,7 +94,7 @@ pub(crate) fn parse(path: &str) -> Result<RouteTarget, ApiError> {
     }
 }
 
-fn resource(group: &str, version: &str, rest: &[&str]) -> Result<RouteTarget, ApiError> {
+fn resource(group: &str, version: &str, rest: &[&str]) -> Result<ApiRouteTarget, ApiError> {
     let (namespace, rest) = match rest {
         // A namespace and its subresources have cluster scope.
         ["namespaces", _] | ["namespaces", _, "status" | "finalize"] => (None, rest),
@@ -106,7 +107,7 @@ fn resource(group: &str, version: &str, rest: &[&str]) -> Result<RouteTarget, Ap
         [plural, name, subresource] => (plural, Some(name), Some(subresource)),
         _ => return Err(ApiError::no_such_path()),
     };
-    Ok(RouteTarget::Resource(ResourcePath {
+    Ok(ApiRouteTarget::Resource(ResourcePath {
         group: group.to_owned(),
         version: version.to_owned(),
         namespace,
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
 
     fn check(path: &str, expected: &str) {
-        let Ok(RouteTarget::Resource(found)) = parse(path) else {
+        let Ok(ApiRouteTarget::Resource(found)) = parse(path) else {
             assert_eq!(expected, "-", "{path}");
             return;
         };

@@ -9,7 +9,7 @@ use tholepin_apimachinery::{
 use crate::{
     object::{name, text},
     status::ApiError,
-    store::{GroupResource, ObjectKey},
+    store::{GroupResource, NamespacedName},
     write_context::ObjectWriteContext,
 };
 
@@ -62,7 +62,7 @@ pub(super) fn within_quota(cx: &ObjectWriteContext, object: &Value) -> Result<()
 /// Refuses a new Pod that violates the Pod Security level of its namespace.
 pub(super) fn within_pod_security(cx: &ObjectWriteContext, pod: &Value) -> Result<(), ApiError> {
     let namespaces = GroupResource::new("", "namespaces");
-    let namespace = cx.server.store.get(&namespaces, &ObjectKey::new("", &cx.namespace));
+    let namespace = cx.server.store.get(&namespaces, &NamespacedName::new("", &cx.namespace));
     let Some(level) = namespace.and_then(|namespace| PodSecurityLevel::of(&namespace)) else {
         return Ok(());
     };

@@ -5,13 +5,13 @@ use tholepin_apimachinery::kinds as names;
 use tholepin_apimachinery::{FieldError, Kind, StructuralSchema};
 use tracing::warn;
 
-use crate::kinds::follow_up::FollowUpStatusWrite;
+use crate::kinds::follow_up::ApiServerFollowUpStatus;
 use crate::object::{
     as_map_mut, child_mut, default, is_deleting, items, metadata_mut, name, seconds, text,
 };
 use crate::registry::{CustomResourceSchema, ServedKind};
 use crate::status::ApiError;
-use crate::store::{GroupResource, ObjectKey};
+use crate::store::{GroupResource, NamespacedName};
 use crate::write_context::ObjectWriteContext;
 
 /// The finalizer that keeps a CRD until its objects are deleted.
@@ -121,7 +121,7 @@ fn check_columns(
 /// Refuses new objects of a kind whose CRD is being deleted.
 pub(super) fn before_create(cx: &ObjectWriteContext) -> Result<(), ApiError> {
     let definitions = GroupResource::new("apiextensions.k8s.io", "customresourcedefinitions");
-    let key = ObjectKey::new("", &cx.served.kind.resource_name());
+    let key = NamespacedName::new("", &cx.served.kind.resource_name());
     let definition = cx.server.store.get(&definitions, &key);
     if definition.as_deref().is_some_and(is_deleting) {
         let message = "create not allowed while custom resource definition is terminating";
@@ -162,7 +162,7 @@ pub(super) fn begin_delete(object: &mut Value) {
 }
 
 /// Registers the served versions of the kind, and returns the status that reports it.
-pub(super) fn register(cx: &ObjectWriteContext, crd: &Value) -> Option<FollowUpStatusWrite> {
+pub(super) fn register(cx: &ObjectWriteContext, crd: &Value) -> Option<ApiServerFollowUpStatus> {
     if is_deleting(crd) {
         return None;
     }
@@ -181,7 +181,7 @@ pub(super) fn register(cx: &ObjectWriteContext, crd: &Value) -> Option<FollowUpS
         }
     }
     let now = seconds(cx.now);
-    Some(FollowUpStatusWrite {
+    Some(ApiServerFollowUpStatus {
         cx: ObjectWriteContext { manager: super::namespace::MANAGER.to_owned(), ..cx.clone() },
         edit: Box::new(move |old| with_status(old, conflict.as_deref(), &now)),
         failure: "cannot write the status of a CRD",
@@ -291,7 +291,8 @@ pub(super) fn unregister(cx: &ObjectWriteContext, crd: &Value) {
     cx.server.registry.remove(group, plural);
     let resource = GroupResource::new(group, plural);
     for object in cx.server.store.all(&resource) {
-        let key = ObjectKey::new(text(&object, "/metadata/namespace").unwrap_or(""), name(&object));
+        let key =
+            NamespacedName::new(text(&object, "/metadata/namespace").unwrap_or(""), name(&object));
         let last = (*object).clone();
         if cx.server.store.remove(&resource, &key, &object, last, false).is_err() {
             warn!(name = &*key.name, "cannot remove an object of a deleted CRD");

@@ -9,13 +9,13 @@ use crate::write_context::ObjectWriteContext;
 /// The write that follows the creation of an object. If it fails, the failure is logged and the object stays.
 pub(crate) enum FollowUpWrite {
     /// Creates another object.
-    Create(FollowUpObject),
+    Create(FollowUpCreate),
     /// Writes the status of the created object.
-    Status(FollowUpStatusWrite),
+    Status(ApiServerFollowUpStatus),
 }
 
 /// An object that is created because another one was.
-pub(crate) struct FollowUpObject {
+pub(crate) struct FollowUpCreate {
     /// The context of the create.
     pub(crate) cx: ObjectWriteContext,
     /// The object to create.
@@ -25,7 +25,7 @@ pub(crate) struct FollowUpObject {
 }
 
 /// A new status for an object that was written.
-pub(crate) struct FollowUpStatusWrite {
+pub(crate) struct ApiServerFollowUpStatus {
     /// The context of the update.
     pub(crate) cx: ObjectWriteContext,
     /// Returns the object with the new status, given its latest state.

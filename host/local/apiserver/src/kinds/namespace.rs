@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use crate::kinds::follow_up::FollowUpObject;
+use crate::kinds::follow_up::FollowUpCreate;
 use crate::object::{child_mut, default, metadata_mut, name};
 use crate::server_state::ServerState;
 use crate::status::ApiError;
@@ -52,13 +52,13 @@ pub(super) fn begin_delete(object: &mut Value) {
 }
 
 /// Returns the create of the ServiceAccount `default` for a new namespace.
-pub(super) fn service_account(cx: &ObjectWriteContext, stored: &Value) -> Option<FollowUpObject> {
+pub(super) fn service_account(cx: &ObjectWriteContext, stored: &Value) -> Option<FollowUpCreate> {
     let failure = "cannot create the default ServiceAccount";
     let object = json!({
         "apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"},
     });
     match context(&cx.server, "serviceaccounts", name(stored), cx.now) {
-        Ok(cx) => Some(FollowUpObject { cx, object, failure }),
+        Ok(cx) => Some(FollowUpCreate { cx, object, failure }),
         Err(error) => {
             warn!(namespace = name(stored), message = %error.message, "{failure}");
             None

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::ObjectKey;
+use super::NamespacedName;
 
 /// The type of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ChangeType {
+pub(crate) enum ApiStoreChangeType {
     /// The object was created.
     Added,
     /// The object was changed.
@@ -27,9 +27,9 @@ pub(crate) struct StoreEvent {
     /// The revision of the change.
     pub(crate) revision: u64,
     /// The type of the change.
-    pub(crate) change: ChangeType,
+    pub(crate) change: ApiStoreChangeType,
     /// The object's namespace and name.
-    pub(crate) key: ObjectKey,
+    pub(crate) key: NamespacedName,
     /// The object after the change; for a deletion its final state with the deletion's revision.
     pub(crate) object: Arc<Value>,
     /// The object before the change.
@@ -49,12 +49,12 @@ impl StoreEvent {
 /// The latest changes of one resource. A history without changes is complete from revision 0.
 #[derive(Default)]
 pub(super) struct ResourceHistory {
-    kept: VecDeque<RetainedEvent>,
+    kept: VecDeque<RetainedStoreEvent>,
     complete_after: u64,
 }
 
 /// A change in the history.
-pub(super) struct RetainedEvent {
+pub(super) struct RetainedStoreEvent {
     event: Arc<StoreEvent>,
     /// The time of the change.
     pub(super) at: Instant,
@@ -63,7 +63,7 @@ pub(super) struct RetainedEvent {
     pub(super) bytes: usize,
 }
 
-impl RetainedEvent {
+impl RetainedStoreEvent {
     pub(super) fn revision(&self) -> u64 {
         self.event.revision
     }
@@ -72,7 +72,7 @@ impl RetainedEvent {
 impl ResourceHistory {
     /// Adds a change.
     pub(super) fn push(&mut self, event: StoreEvent, bytes: usize, at: Instant) {
-        self.kept.push_back(RetainedEvent { event: Arc::new(event), at, bytes });
+        self.kept.push_back(RetainedStoreEvent { event: Arc::new(event), at, bytes });
     }
 
     /// Returns the number of changes.
@@ -81,7 +81,7 @@ impl ResourceHistory {
     }
 
     /// Returns the oldest change.
-    pub(super) fn oldest(&self) -> Option<&RetainedEvent> {
+    pub(super) fn oldest(&self) -> Option<&RetainedStoreEvent> {
         self.kept.front()
     }
 
@@ -121,8 +121,8 @@ mod tests {
         for &revision in revisions {
             let event = StoreEvent {
                 revision,
-                change: ChangeType::Added,
-                key: ObjectKey::new("n", "a"),
+                change: ApiStoreChangeType::Added,
+                key: NamespacedName::new("n", "a"),
                 object: Arc::new(json!({})),
                 previous: None,
             };

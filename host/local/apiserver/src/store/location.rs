@@ -30,14 +30,14 @@ impl GroupResource {
 
 /// Namespace and name of an object; the order is that of lists.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct ObjectKey {
+pub(crate) struct NamespacedName {
     /// The namespace, empty for cluster scope.
     pub(crate) namespace: Arc<str>,
     /// The name.
     pub(crate) name: Arc<str>,
 }
 
-impl ObjectKey {
+impl NamespacedName {
     /// Returns the key of an object in its resource.
     pub(crate) fn new(namespace: &str, name: &str) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
@@ -45,4 +45,4 @@ impl ObjectKey {
 }
 
 /// The resource and the key of an object.
-pub(crate) type ObjectLocation = (GroupResource, ObjectKey);
+pub(crate) type ObjectLocation = (GroupResource, NamespacedName);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::{GroupResource, ObjectKey, ObjectStore};
+use super::{GroupResource, NamespacedName, ObjectStore};
 
 /// The revision of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub(crate) enum ListVersion {
 }
 
 /// The parameters of a list.
-pub(crate) struct ListRequest<'a> {
+pub(crate) struct StoreListRequest<'a> {
     /// The resource.
     pub(crate) resource: &'a GroupResource,
     /// The namespace; `None` lists all.
@@ -30,7 +30,7 @@ pub(crate) struct ListRequest<'a> {
     /// The revision.
     pub(crate) at: ListVersion,
     /// The key after which the page begins.
-    pub(crate) after: Option<&'a ObjectKey>,
+    pub(crate) after: Option<&'a NamespacedName>,
     /// The most objects of the page.
     pub(crate) limit: Option<usize>,
     /// Returns true for the objects to list.
@@ -45,14 +45,14 @@ pub(crate) struct ListPage {
     /// The revision of the list.
     pub(crate) revision: u64,
     /// The last key of this page, if another page follows.
-    pub(crate) more_after: Option<ObjectKey>,
+    pub(crate) more_after: Option<NamespacedName>,
     /// The number of stored objects after this page, whether they pass `filter` or not.
     pub(crate) remaining: usize,
 }
 
 /// The error of a list.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum ListError {
+pub(crate) enum StoreListError {
     /// The history no longer reaches back to the revision.
     Expired,
     /// The revision does not exist yet; the field is the current one.
@@ -65,7 +65,7 @@ impl ObjectStore {
     /// # Errors
     ///
     /// Fails if the requested revision is too old or does not exist yet.
-    pub(crate) fn page(&self, request: &ListRequest<'_>) -> Result<ListPage, ListError> {
+    pub(crate) fn page(&self, request: &StoreListRequest<'_>) -> Result<ListPage, StoreListError> {
         let state = self.lock();
         let now = state.revision;
         let revision = match request.at {
@@ -73,7 +73,7 @@ impl ObjectStore {
             ListVersion::NotOlderThan(requested) | ListVersion::Exact(requested)
                 if now < requested =>
             {
-                return Err(ListError::Future(now));
+                return Err(StoreListError::Future(now));
             }
             ListVersion::NotOlderThan(_) => now,
             ListVersion::Exact(requested) => requested,
@@ -82,24 +82,24 @@ impl ObjectStore {
             return Ok(ListPage { objects: Vec::new(), revision, more_after: None, remaining: 0 });
         };
         // For each key that changed later: its object at `revision`.
-        let mut undone: BTreeMap<&ObjectKey, Option<&Arc<Value>>> = BTreeMap::new();
+        let mut undone: BTreeMap<&NamespacedName, Option<&Arc<Value>>> = BTreeMap::new();
         let later = if revision < now {
-            table.history.after(revision, usize::MAX).ok_or(ListError::Expired)?
+            table.history.after(revision, usize::MAX).ok_or(StoreListError::Expired)?
         } else {
             Vec::new()
         };
         for event in &later {
             undone.entry(&event.key).or_insert(event.previous.as_ref());
         }
-        let inside = |key: &ObjectKey| {
+        let inside = |key: &NamespacedName| {
             request.namespace.is_none_or(|namespace| *key.namespace == *namespace)
         };
         let start = match (request.after, request.namespace) {
             (Some(after), _) => after.clone(),
-            (None, Some(namespace)) => ObjectKey::new(namespace, ""),
-            (None, None) => ObjectKey::new("", ""),
+            (None, Some(namespace)) => NamespacedName::new(namespace, ""),
+            (None, None) => NamespacedName::new("", ""),
         };
-        let follows = |key: &ObjectKey| request.after.is_none_or(|after| after < key);
+        let follows = |key: &NamespacedName| request.after.is_none_or(|after| after < key);
         let limit = request.limit.unwrap_or(usize::MAX);
         let present = table
             .objects
@@ -112,7 +112,7 @@ impl ObjectStore {
             .iter()
             .filter_map(|(key, object)| object.map(|object| (*key, object)))
             .filter(|(key, object)| inside(key) && follows(key) && (request.filter)(object));
-        let mut found: Vec<(&ObjectKey, &Arc<Value>)> = present.chain(past).collect();
+        let mut found: Vec<(&NamespacedName, &Arc<Value>)> = present.chain(past).collect();
         found.sort_by_key(|(key, _)| *key);
         let more = limit < found.len();
         found.truncate(limit);

@@ -4,13 +4,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{ObjectKey, ObjectLocation};
+use super::{NamespacedName, ObjectLocation};
 
 /// The objects and namespaces that the collector must check.
 #[derive(Default)]
 pub(super) struct GarbageCollectionQueue {
     orphans: BTreeSet<ObjectLocation>,
-    namespaces: BTreeSet<ObjectKey>,
+    namespaces: BTreeSet<NamespacedName>,
 }
 
 impl GarbageCollectionQueue {
@@ -20,12 +20,12 @@ impl GarbageCollectionQueue {
     }
 
     /// Queues a namespace that changed, or in which an object was deleted.
-    pub(super) fn namespace(&mut self, key: ObjectKey) {
+    pub(super) fn namespace(&mut self, key: NamespacedName) {
         self.namespaces.insert(key);
     }
 
     /// Takes all entries.
-    pub(super) fn take(&mut self) -> (Vec<ObjectLocation>, Vec<ObjectKey>) {
+    pub(super) fn take(&mut self) -> (Vec<ObjectLocation>, Vec<NamespacedName>) {
         let orphans = std::mem::take(&mut self.orphans).into_iter().collect();
         let namespaces = std::mem::take(&mut self.namespaces).into_iter().collect();
         (orphans, namespaces)

@@ -12,7 +12,7 @@ use super::{GroupResource, StoreState};
 
 /// The limits on the history that is kept for watches and lists from an earlier revision.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct HistoryRetention {
+pub(crate) struct ApiStoreHistoryLimits {
     /// The most changes of one resource.
     pub(crate) events_max: usize,
     /// The most memory of the changes of all resources together.
@@ -26,7 +26,7 @@ const AGE_MAX: Duration = Duration::from_secs(5 * 60);
 /// A change of a Pod takes about 100 KB.
 const BYTES_MAX: usize = 24 * 1024 * 1024;
 
-impl HistoryRetention {
+impl ApiStoreHistoryLimits {
     /// Returns the default limits, with at most `events_max` changes per resource.
     pub(crate) fn of_events(events_max: usize) -> Self {
         Self { events_max: events_max.max(1), bytes_max: BYTES_MAX, age_max: AGE_MAX }
@@ -55,7 +55,7 @@ impl StoreState {
 
     /// Drops the changes that are too old.
     pub(super) fn expire(&mut self, now: Instant) {
-        let HistoryRetention { age_max, .. } = self.retention;
+        let ApiStoreHistoryLimits { age_max, .. } = self.retention;
         for table in self.tables.values_mut() {
             let history = &mut table.history;
             while history.oldest().is_some_and(|change| age_max < now.duration_since(change.at)) {
@@ -72,9 +72,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::store::{ObjectKey, ObjectStore};
+    use crate::store::{NamespacedName, ObjectStore};
 
-    const SMALL: HistoryRetention = HistoryRetention {
+    const SMALL: ApiStoreHistoryLimits = ApiStoreHistoryLimits {
         events_max: 10_000,
         bytes_max: 256 * 1024,
         age_max: Duration::from_secs(300),
@@ -91,11 +91,11 @@ mod tests {
         name: &str,
         labels: usize,
     ) -> Arc<Value> {
-        store.insert(resource, &ObjectKey::new("", name), object(name, labels), false).unwrap()
+        store.insert(resource, &NamespacedName::new("", name), object(name, labels), false).unwrap()
     }
 
     fn delete(store: &ObjectStore, resource: &GroupResource, name: &str) {
-        let key = ObjectKey::new("", name);
+        let key = NamespacedName::new("", name);
         let read = store.get(resource, &key).unwrap();
         store.remove(resource, &key, &read, (*read).clone(), false).unwrap();
     }

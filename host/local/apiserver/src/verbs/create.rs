@@ -8,13 +8,13 @@ use tholepin_apimachinery::FieldError;
 use tracing::warn;
 
 use crate::http::answer::ApiResponse;
-use crate::kinds::{FollowUpObject, FollowUpWrite};
+use crate::kinds::{FollowUpCreate, FollowUpWrite};
 use crate::object::{metadata_mut, name, text};
 use crate::status::ApiError;
 use crate::store::StoreCommitError;
 use crate::verbs::input::{self, FieldValidation};
 use crate::verbs::{ResourceRequest, prepare, read, update};
-use crate::write_context::{ObjectPart, ObjectWriteContext};
+use crate::write_context::{MainOrStatusPart, ObjectWriteContext};
 use crate::{kinds, view};
 
 /// The most attempts to find a free generated name.
@@ -28,7 +28,7 @@ const NAME_PREFIX_MAX: usize = 63 - NAME_ENDING;
 
 /// Whether the owners of a new object's fields are recorded already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FieldOwnership {
+pub(crate) enum FieldOwnersOnCreate {
     /// No: the manager of the create becomes the owner of all fields.
     Create,
     /// Yes: an apply has recorded them.
@@ -40,7 +40,7 @@ pub(crate) fn post(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErro
     let mut object = input::object(request)?;
     let mode = FieldValidation::of(request.call)?;
     let warnings = input::decode(&request.served, &mut object, mode)?;
-    let created = create(&request.context()?, object, FieldOwnership::Create)?;
+    let created = create(&request.context()?, object, FieldOwnersOnCreate::Create)?;
     read::single(request, 201, &created, warnings)
 }
 
@@ -53,7 +53,7 @@ pub(crate) fn post(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErro
 pub(crate) fn create(
     cx: &ObjectWriteContext,
     mut object: Value,
-    ownership: FieldOwnership,
+    ownership: FieldOwnersOnCreate,
 ) -> Result<Arc<Value>, ApiError> {
     prepare::identity(cx, &mut object)?;
     let prefix = text(&object, "/metadata/generateName").unwrap_or("").to_owned();
@@ -82,14 +82,14 @@ pub(crate) fn create(
 fn create_named(
     cx: &ObjectWriteContext,
     mut object: Value,
-    ownership: FieldOwnership,
+    ownership: FieldOwnersOnCreate,
 ) -> Result<Arc<Value>, ApiError> {
     prepare::defaults(cx, &mut object);
     let reservation = kinds::before_create(cx, &mut object)?;
     let commit = || {
         prepare::check(cx, &object, None)?;
-        if ownership == FieldOwnership::Create {
-            prepare::track(cx, None, &mut object, ObjectPart::Main);
+        if ownership == FieldOwnersOnCreate::Create {
+            prepare::track(cx, None, &mut object, MainOrStatusPart::Main);
         }
         view::store(&cx.served, &mut object);
         let object_name = name(&object).to_owned();
@@ -115,9 +115,9 @@ fn create_named(
 }
 
 /// Creates the object that follows from the creation of the object `cause`.
-fn follow_up(object_to_create: FollowUpObject, cause: &str) {
+fn follow_up(object_to_create: FollowUpCreate, cause: &str) {
     if let Err(error) =
-        create(&object_to_create.cx, object_to_create.object, FieldOwnership::Create)
+        create(&object_to_create.cx, object_to_create.object, FieldOwnersOnCreate::Create)
     {
         warn!(name = cause, message = %error.message, "{}", object_to_create.failure);
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use jiff::SignedDuration;
 use serde_json::{Value, json};
-use tholepin_apimachinery::validation::NonResourceRequestBody;
+use tholepin_apimachinery::validation::NonObjectRequestBody;
 
 use crate::http::answer::ApiResponse;
 use crate::object::{
@@ -12,7 +12,9 @@ use crate::object::{
 };
 use crate::selection::WatchedObjects;
 use crate::status::ApiError;
-use crate::store::{ListRequest, ListVersion, ObjectKey, ObjectLocation, StoreCommitError};
+use crate::store::{
+    ListVersion, NamespacedName, ObjectLocation, StoreCommitError, StoreListRequest,
+};
 use crate::verbs::{ResourceRequest, input, read};
 use crate::write_context::ObjectWriteContext;
 use crate::{kinds, view};
@@ -86,7 +88,7 @@ pub(crate) fn delete(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiEr
 pub(crate) fn delete_collection(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let (options, cx) = options(request)?;
     let selection = WatchedObjects::of(&request.served, &request.call.query, None)?;
-    let page = request.server.store.page(&ListRequest {
+    let page = request.server.store.page(&StoreListRequest {
         resource: &request.served.resource,
         namespace: request.path.namespace.as_deref(),
         at: ListVersion::Latest,
@@ -122,7 +124,7 @@ fn options(request: &ResourceRequest<'_>) -> Result<(DeleteOptions, ObjectWriteC
     let body = if request.call.body.is_empty() {
         Value::Null
     } else {
-        input::body(request.call, NonResourceRequestBody::DeleteOptions)?
+        input::body(request.call, NonObjectRequestBody::DeleteOptions)?
     };
     let mut cx = request.context()?;
     cx.dry_run |= body.get("dryRun").and_then(Value::as_array).is_some_and(|l| !l.is_empty());
@@ -279,7 +281,7 @@ fn set_deletion(cx: &ObjectWriteContext, object: &mut Value, grace_s: u64) {
 /// removed: a controller that adopts objects without owner must be able to see that this owner is being deleted.
 fn begin_orphaning(
     cx: &ObjectWriteContext,
-    key: &ObjectKey,
+    key: &NamespacedName,
     read: Arc<Value>,
     options: &DeleteOptions,
 ) -> Result<Arc<Value>, StoreCommitError> {

@@ -1,7 +1,7 @@
 //! Request bodies: parsing, checks against the path, types, and unknown fields by `fieldValidation`.
 
 use serde_json::Value;
-use tholepin_apimachinery::validation::{self, NonResourceRequestBody};
+use tholepin_apimachinery::validation::{self, NonObjectRequestBody};
 use tholepin_apimachinery::{Kind, field_error::aggregate};
 
 use crate::http::request::AuthenticatedRequest;
@@ -45,7 +45,7 @@ impl FieldValidation {
 /// As [`AuthenticatedRequest::document`], and 400 for a value of a wrong type.
 pub(crate) fn body(
     call: &AuthenticatedRequest,
-    body: NonResourceRequestBody,
+    body: NonObjectRequestBody,
 ) -> Result<Value, ApiError> {
     let value = call.document()?;
     let errors = validation::wrong_types_of_body(body, &value);

@@ -7,12 +7,12 @@ use tholepin_apimachinery::{FieldError, patch as patches};
 use crate::http::answer::ApiResponse;
 use crate::http::request::AuthenticatedRequest;
 use crate::object::{as_map_mut, metadata_mut, seconds};
-use crate::status::{ApiError, StatusCause, StatusTarget, error_text};
-use crate::verbs::create::{self, FieldOwnership};
+use crate::status::{ApiError, ErrorStatusObject, StatusCause, error_text};
+use crate::verbs::create::{self, FieldOwnersOnCreate};
 use crate::verbs::input::{self, FieldValidation};
-use crate::verbs::update::{self, ObjectEdit};
+use crate::verbs::update::{self, ObjectEditResult};
 use crate::verbs::{ResourceRequest, read};
-use crate::write_context::ObjectPart;
+use crate::write_context::MainOrStatusPart;
 
 const APPLY: &str = "application/apply-patch+yaml";
 const MERGE: &str = "application/merge-patch+json";
@@ -60,14 +60,14 @@ fn edit(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
         }
         input::check_object(request, &new)?;
         *warnings.borrow_mut() = input::decode(&request.served, &mut new, mode)?;
-        Ok(ObjectEdit::Put(new))
+        Ok(ObjectEditResult::Put(new))
     };
     let updated =
         update::update(&request.context()?, request.name(), update::part(request), &change)?;
     read::single(request, 200, &updated, warnings.into_inner())
 }
 
-fn patch_failure(error: &patches::PatchError, subject: &StatusTarget) -> ApiError {
+fn patch_failure(error: &patches::JsonPatchError, subject: &ErrorStatusObject) -> ApiError {
     let message = error_text(error);
     let failure = match error.code() {
         422 => ApiError::new(
@@ -85,7 +85,7 @@ fn apply(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let cx = request.context()?;
     if request.call.query.text("fieldManager").is_none() {
         let error = FieldError::required("fieldManager", "is required for apply patch");
-        let subject = StatusTarget::new("meta.k8s.io", "PatchOptions", "");
+        let subject = ErrorStatusObject::new("meta.k8s.io", "PatchOptions", "");
         return Err(ApiError::invalid(subject, vec![error]));
     }
     let part = update::part(request);
@@ -113,15 +113,19 @@ fn apply(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
     let change = |old: &Value| {
         same_object(request, old, &intent)?;
         let applied = merge(Some(old))?;
-        Ok(if applied.changed { ObjectEdit::Applied(applied.object) } else { ObjectEdit::Keep })
+        Ok(if applied.changed {
+            ObjectEditResult::Applied(applied.object)
+        } else {
+            ObjectEditResult::Keep
+        })
     };
     // Another writer may create or delete the object between the two steps, so both are tried twice.
     for _ in 0..2 {
         match update::update(&cx, request.name(), part, &change) {
-            Err(failure) if failure.code == 404 && part == ObjectPart::Main => {}
+            Err(failure) if failure.code == 404 && part == MainOrStatusPart::Main => {}
             done => return read::single(request, 200, &done?, warnings),
         }
-        match create::create(&cx, merge(None)?.object, FieldOwnership::Apply) {
+        match create::create(&cx, merge(None)?.object, FieldOwnersOnCreate::Apply) {
             Err(failure) if failure.reason == "AlreadyExists" => {}
             done => return read::single(request, 201, &done?, warnings),
         }
@@ -159,7 +163,7 @@ fn may_take_over(options: &ApplyOptions<'_>, conflicts: &[FieldConflict]) -> boo
 /// Returns the intent of the request, reduced to the part that the request writes, and warnings.
 fn intent(
     request: &ResourceRequest<'_>,
-    part: ObjectPart,
+    part: MainOrStatusPart,
 ) -> Result<(Value, Vec<String>), ApiError> {
     let mut intent = input::object(request)?;
     let managed = intent.pointer("/metadata/managedFields");
@@ -170,7 +174,7 @@ fn intent(
     let warnings = input::decode(&request.served, &mut intent, mode)?;
     let map = as_map_mut(&mut intent);
     match part {
-        ObjectPart::Status => {
+        MainOrStatusPart::Status => {
             map.retain(|name, _| {
                 matches!(name.as_str(), "apiVersion" | "kind" | "metadata" | "status")
             });
@@ -178,7 +182,7 @@ fn intent(
                 matches!(name.as_str(), "name" | "namespace" | "uid" | "resourceVersion")
             });
         }
-        ObjectPart::Main => {
+        MainOrStatusPart::Main => {
             if request.served.kind.has_subresource("status") {
                 map.remove("status");
             }

@@ -6,7 +6,7 @@ use futures::StreamExt;
 use hyper::body::Bytes;
 use serde_json::{Value, json};
 use tholepin_apimachinery::selector::LabelSelector;
-use tholepin_apimachinery::validation::NonResourceRequestBody;
+use tholepin_apimachinery::validation::NonObjectRequestBody;
 use tracing::debug;
 
 use crate::http::answer::ApiResponse;
@@ -16,9 +16,9 @@ use crate::options::{LogError, LogOptions, LogTarget};
 use crate::status::{ApiError, error_text};
 use crate::store::{GroupResource, StoreCommitError};
 use crate::verbs::delete::{self, DeleteOptions};
-use crate::verbs::update::{ObjectEdit, update};
+use crate::verbs::update::{ObjectEditResult, update};
 use crate::verbs::{ResourceRequest, input};
-use crate::write_context::ObjectPart;
+use crate::write_context::MainOrStatusPart;
 
 /// Answers a GET of a Pod's log.
 pub(crate) async fn log(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
@@ -122,7 +122,7 @@ fn container(request: &ResourceRequest<'_>, pod: &Value) -> Result<String, ApiEr
 
 /// Answers a POST of a Binding: binds the Pod to a node.
 pub(crate) fn bind(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
-    let body = input::body(request.call, NonResourceRequestBody::Binding)?;
+    let body = input::body(request.call, NonObjectRequestBody::Binding)?;
     let node = text(&body, "/target/name").unwrap_or("").to_owned();
     if node.is_empty() {
         return Err(ApiError::bad_request("target.name: must be the name of a node"));
@@ -140,9 +140,9 @@ pub(crate) fn bind(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErro
         }
         let mut new = old.clone();
         child_mut(&mut new, "spec").insert("nodeName".into(), json!(node));
-        Ok(ObjectEdit::Put(new))
+        Ok(ObjectEditResult::Put(new))
     };
-    update(&cx, request.name(), ObjectPart::Main, &edit)?;
+    update(&cx, request.name(), MainOrStatusPart::Main, &edit)?;
     let scheduled = json!({
         "type": "PodScheduled", "status": "True",
         "lastTransitionTime": crate::object::seconds(request.now),
@@ -155,17 +155,17 @@ pub(crate) fn bind(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErro
             list.retain(|condition| text(condition, "/type") != Some("PodScheduled"));
             list.push(scheduled.clone());
         }
-        Ok(ObjectEdit::Put(new))
+        Ok(ObjectEditResult::Put(new))
     };
     if !cx.dry_run {
-        update(&cx, request.name(), ObjectPart::Status, &edit)?;
+        update(&cx, request.name(), MainOrStatusPart::Status, &edit)?;
     }
     Ok(success(201))
 }
 
 /// Answers a POST of an Eviction: deletes the Pod if all its disruption budgets allow it.
 pub(crate) fn evict(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
-    let mut body = input::body(request.call, NonResourceRequestBody::Eviction)?;
+    let mut body = input::body(request.call, NonObjectRequestBody::Eviction)?;
     let cx = request.context()?;
     let pod = request.server.store.get(&request.served.resource, &cx.key(request.name()));
     let pod = pod.ok_or_else(|| cx.refused(&StoreCommitError::Missing, request.name()))?;

@@ -2,13 +2,13 @@
 //! commit it.
 
 use serde_json::{Map, Value, json};
-use tholepin_apimachinery::managed_fields::{UpdateOptions, track_update};
+use tholepin_apimachinery::managed_fields::{ManagedFieldsUpdateOptions, track_update};
 use tholepin_apimachinery::{FieldError, validation};
 
 use crate::kinds;
 use crate::object::{as_map_mut, bump_generation, metadata_mut, name, seconds, spec_differs, text};
 use crate::status::ApiError;
-use crate::write_context::{ObjectPart, ObjectWriteContext};
+use crate::write_context::{MainOrStatusPart, ObjectWriteContext};
 
 /// The members of `metadata` that only the server sets.
 const SERVER_OWNED: [&str; 5] = [
@@ -62,13 +62,13 @@ pub(crate) fn carry_over(
     cx: &ObjectWriteContext,
     old: &Value,
     new: &mut Value,
-    part: ObjectPart,
+    part: MainOrStatusPart,
 ) -> Result<(), ApiError> {
     let version = text(new, "/metadata/resourceVersion").unwrap_or("");
     if !version.is_empty() && Some(version) != text(old, "/metadata/resourceVersion") {
         return Err(ApiError::modified(cx.served.subject(name(old))));
     }
-    if part == ObjectPart::Status {
+    if part == MainOrStatusPart::Status {
         let status = new.get("status").cloned();
         let managed = new.pointer("/metadata/managedFields").cloned();
         let uid = new.pointer("/metadata/uid").cloned();
@@ -145,9 +145,9 @@ pub(crate) fn track(
     cx: &ObjectWriteContext,
     old: Option<&Value>,
     new: &mut Value,
-    part: ObjectPart,
+    part: MainOrStatusPart,
 ) {
-    let options = UpdateOptions {
+    let options = ManagedFieldsUpdateOptions {
         manager: &cx.manager,
         subresource: part.subresource(),
         now: &seconds(cx.now),

@@ -15,7 +15,9 @@ use crate::object::{metadata_mut, text};
 use crate::registry::ServedKind;
 use crate::selection::WatchedObjects;
 use crate::status::ApiError;
-use crate::store::{ListError, ListPage, ListRequest, ListVersion, ObjectKey, StoreCommitError};
+use crate::store::{
+    ListPage, ListVersion, NamespacedName, StoreCommitError, StoreListError, StoreListRequest,
+};
 use crate::verbs::ResourceRequest;
 use crate::view;
 
@@ -189,7 +191,7 @@ pub(crate) fn list(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErro
     let limit = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
     let (at, after) = position(query)?;
     let selection = WatchedObjects::of(&request.served, query, request.path.name.as_deref())?;
-    let page = request.server.store.page(&ListRequest {
+    let page = request.server.store.page(&StoreListRequest {
         resource: &request.served.resource,
         namespace: request.path.namespace.as_deref(),
         at,
@@ -204,24 +206,26 @@ pub(crate) fn list(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErro
     Ok(ApiResponse::ok(ResponseFormatter::of(request)?.list(&shown, metadata, request.now)))
 }
 
-fn out_of_reach(refused: &ListError, at: ListVersion, is_continued: bool) -> ApiError {
+fn out_of_reach(refused: &StoreListError, at: ListVersion, is_continued: bool) -> ApiError {
     match (refused, at) {
         (
-            ListError::Future(current),
+            StoreListError::Future(current),
             ListVersion::NotOlderThan(requested) | ListVersion::Exact(requested),
         ) => ApiError::too_large_resource_version(requested, *current),
-        (ListError::Expired | ListError::Future(_), _) if is_continued => ApiError::expired(
-            "The provided continue parameter is too old to display a consistent list result. You \
+        (StoreListError::Expired | StoreListError::Future(_), _) if is_continued => {
+            ApiError::expired(
+                "The provided continue parameter is too old to display a consistent list result. You \
              must start a new list without the continue parameter.",
-        ),
-        (ListError::Expired | ListError::Future(_), _) => {
+            )
+        }
+        (StoreListError::Expired | StoreListError::Future(_), _) => {
             ApiError::expired("The resourceVersion for the provided list is too old.")
         }
     }
 }
 
 /// Reads the revision of a list and the key after which the page begins.
-fn position(query: &QueryParameters) -> Result<(ListVersion, Option<ObjectKey>), ApiError> {
+fn position(query: &QueryParameters) -> Result<(ListVersion, Option<NamespacedName>), ApiError> {
     let requested = revision(query)?;
     let rule = query.text("resourceVersionMatch");
     if let Some(token) = query.text("continue") {
@@ -270,14 +274,14 @@ fn list_metadata(page: &ListPage, is_everything: bool) -> Map<String, Value> {
     metadata
 }
 
-fn write_token(revision: u64, last: &ObjectKey) -> String {
+fn write_token(revision: u64, last: &NamespacedName) -> String {
     let token = json!({"v": 1, "rv": revision, "ns": &*last.namespace, "name": &*last.name});
     URL_SAFE_NO_PAD.encode(token.to_string())
 }
 
-fn read_token(token: &str) -> Option<(u64, ObjectKey)> {
+fn read_token(token: &str) -> Option<(u64, NamespacedName)> {
     let bytes = URL_SAFE_NO_PAD.decode(token).ok()?;
     let token: Value = serde_json::from_slice(&bytes).ok()?;
     let revision = token.get("rv")?.as_u64()?;
-    Some((revision, ObjectKey::new(text(&token, "/ns")?, text(&token, "/name")?)))
+    Some((revision, NamespacedName::new(text(&token, "/ns")?, text(&token, "/name")?)))
 }

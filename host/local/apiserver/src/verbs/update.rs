@@ -6,20 +6,20 @@ use serde_json::Value;
 use tracing::warn;
 
 use crate::http::answer::ApiResponse;
-use crate::kinds::FollowUpStatusWrite;
+use crate::kinds::ApiServerFollowUpStatus;
 use crate::object::{is_same, may_be_removed};
 use crate::status::ApiError;
 use crate::store::StoreCommitError;
 use crate::verbs::input::{self, FieldValidation};
 use crate::verbs::{ResourceRequest, prepare, read};
-use crate::write_context::{ObjectPart, ObjectWriteContext};
+use crate::write_context::{MainOrStatusPart, ObjectWriteContext};
 use crate::{kinds, view};
 
 /// The most attempts of an edit if the object changes concurrently.
 const ATTEMPTS_MAX: usize = 16;
 
 /// The result of an edit.
-pub(crate) enum ObjectEdit {
+pub(crate) enum ObjectEditResult {
     /// No change.
     Keep,
     /// This object; the owners of its changed fields are not recorded yet.
@@ -33,14 +33,18 @@ pub(crate) fn put(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError
     let mut object = input::object(request)?;
     let mode = FieldValidation::of(request.call)?;
     let warnings = input::decode(&request.served, &mut object, mode)?;
-    let edit = |_: &Value| Ok(ObjectEdit::Put(object.clone()));
+    let edit = |_: &Value| Ok(ObjectEditResult::Put(object.clone()));
     let updated = update(&request.context()?, request.name(), part(request), &edit)?;
     read::single(request, 200, &updated, warnings)
 }
 
 /// Returns the part of the object that a request writes.
-pub(crate) fn part(request: &ResourceRequest<'_>) -> ObjectPart {
-    if request.path.subresource.is_some() { ObjectPart::Status } else { ObjectPart::Main }
+pub(crate) fn part(request: &ResourceRequest<'_>) -> MainOrStatusPart {
+    if request.path.subresource.is_some() {
+        MainOrStatusPart::Status
+    } else {
+        MainOrStatusPart::Main
+    }
 }
 
 /// Edits an object, and returns it in the kind's version.
@@ -55,8 +59,8 @@ pub(crate) fn part(request: &ResourceRequest<'_>) -> ObjectPart {
 pub(crate) fn update(
     cx: &ObjectWriteContext,
     object_name: &str,
-    part: ObjectPart,
-    edit: &dyn Fn(&Value) -> Result<ObjectEdit, ApiError>,
+    part: MainOrStatusPart,
+    edit: &dyn Fn(&Value) -> Result<ObjectEditResult, ApiError>,
 ) -> Result<Arc<Value>, ApiError> {
     let key = cx.key(object_name);
     let resource = &cx.served.resource;
@@ -65,9 +69,9 @@ pub(crate) fn update(
         let read = read.ok_or_else(|| cx.refused(&StoreCommitError::Missing, object_name))?;
         let old = view::show(&cx.served, &read);
         let (mut new, tracked) = match edit(&old)? {
-            ObjectEdit::Keep => return Ok(old),
-            ObjectEdit::Put(new) => (new, false),
-            ObjectEdit::Applied(new) => (new, true),
+            ObjectEditResult::Keep => return Ok(old),
+            ObjectEditResult::Put(new) => (new, false),
+            ObjectEditResult::Applied(new) => (new, true),
         };
         prepare::carry_over(cx, &old, &mut new, part)?;
         prepare::defaults(cx, &mut new);
@@ -106,9 +110,9 @@ pub(crate) fn update(
 }
 
 /// Writes the status that follows from a write to an object.
-pub(crate) fn follow_up(status: FollowUpStatusWrite, object_name: &str) {
-    let edit = |old: &Value| Ok(ObjectEdit::Put((status.edit)(old)));
-    if let Err(error) = update(&status.cx, object_name, ObjectPart::Status, &edit) {
+pub(crate) fn follow_up(status: ApiServerFollowUpStatus, object_name: &str) {
+    let edit = |old: &Value| Ok(ObjectEditResult::Put((status.edit)(old)));
+    if let Err(error) = update(&status.cx, object_name, MainOrStatusPart::Status, &edit) {
         warn!(name = object_name, message = %error.message, "{}", status.failure);
     }
 }

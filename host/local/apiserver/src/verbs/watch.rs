@@ -18,7 +18,7 @@ use crate::http::answer::ApiResponse;
 use crate::selection::WatchedObjects;
 use crate::server_state::ServerState;
 use crate::status::ApiError;
-use crate::store::{ChangeType, GroupResource, ListRequest, ListVersion, StoreEvent};
+use crate::store::{ApiStoreChangeType, GroupResource, ListVersion, StoreEvent, StoreListRequest};
 use crate::verbs::ResourceRequest;
 use crate::verbs::read::{self, ResponseFormatter};
 use crate::view;
@@ -57,7 +57,7 @@ pub(crate) fn watch(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiErr
     // Subscribes before it reads the current objects, so that no change is missed between the two.
     let latest = server.store.subscribe(resource);
     let (initial, position) = if send_initial || requested == 0 {
-        let page = server.store.page(&ListRequest {
+        let page = server.store.page(&StoreListRequest {
             resource,
             namespace: request.path.namespace.as_deref(),
             at: ListVersion::NotOlderThan(requested),
@@ -212,12 +212,13 @@ impl WatchStream {
         }
         let before =
             event.previous.as_ref().is_some_and(|previous| self.selection.matches(previous));
-        let after = event.change != ChangeType::Deleted && self.selection.matches(&event.object);
+        let after =
+            event.change != ApiStoreChangeType::Deleted && self.selection.matches(&event.object);
         let (event_type, stored) = match (before, after) {
             (false, false) => return,
             (false, true) => ("ADDED", Arc::clone(&event.object)),
             (true, true) => ("MODIFIED", Arc::clone(&event.object)),
-            (true, false) if event.change == ChangeType::Deleted => {
+            (true, false) if event.change == ApiStoreChangeType::Deleted => {
                 ("DELETED", Arc::clone(&event.object))
             }
             (true, false) => ("DELETED", event.last_seen()),

@@ -11,16 +11,16 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::LocalError;
-use crate::api_writer::{ApiWriter, RequestError};
-use crate::hosts_file_names::HostsFileNames;
-use crate::reflectors::Reflectors;
-use crate::scheduler::Scheduler;
-use crate::service::EndpointSlices;
+use crate::api_writer::{ApiRequestError, ApiWriter};
+use crate::hosts_file_names::NamespaceHostsFileLines;
+use crate::reflectors::LocalClusterReflectors;
+use crate::scheduler::PodScheduler;
+use crate::service::EndpointSliceController;
 use crate::service_proxy::ServiceProxy;
 use crate::statefulset::StatefulSets;
 use crate::task_group::{PartError, TaskGroup};
-use crate::volumes::{self, Volumes};
-use crate::worker::WorkLoopError;
+use crate::volumes::{self, VolumeController};
+use crate::worker::ControllerPanicError;
 
 /// The pause between two checks of the API server.
 const API_CHECK_INTERVAL: Duration = Duration::from_secs(2);
@@ -40,17 +40,17 @@ pub(super) async fn create_initial(client: &Client) -> Result<(), LocalError> {
 /// before the reflectors are synced.
 pub(super) fn start(
     client: &Client,
-    reflectors: &Reflectors,
-    names: Arc<HostsFileNames>,
+    reflectors: &LocalClusterReflectors,
+    names: Arc<NamespaceHostsFileLines>,
     volume_directory: PathBuf,
     parts: &mut TaskGroup,
 ) {
     let stop = parts.stop();
     let sets = StatefulSets::new(client.clone(), reflectors);
-    let scheduler = Scheduler::new(client.clone(), reflectors);
-    let slices = EndpointSlices::new(client.clone(), reflectors);
+    let scheduler = PodScheduler::new(client.clone(), reflectors);
+    let slices = EndpointSliceController::new(client.clone(), reflectors);
     let proxy = ServiceProxy::new(reflectors);
-    let volumes = Volumes::new(client.clone(), reflectors, volume_directory);
+    let volumes = VolumeController::new(client.clone(), reflectors, volume_directory);
     spawn(parts, reflectors, "StatefulSet controller", |stop| sets.run(stop));
     spawn(parts, reflectors, "scheduler", |stop| scheduler.run(stop));
     spawn(parts, reflectors, "EndpointSlice controller", |stop| slices.run(stop));
@@ -72,9 +72,9 @@ pub(super) fn start(
 
 /// Why the API server counts as ended.
 #[derive(Debug, thiserror::Error)]
-enum ApiCheckError {
+enum ApiServerCheckError {
     #[error("{API_MISSES_MAX} checks in a row failed")]
-    Failed(#[source] RequestError),
+    Failed(#[source] ApiRequestError),
     #[error("{API_MISSES_MAX} checks in a row failed: no reply within {API_CHECK_DEADLINE:?}")]
     NoReply,
 }
@@ -93,8 +93,8 @@ pub(super) async fn watch_api(client: Client, stop: CancellationToken) -> Result
                 misses = 0;
                 continue;
             }
-            Ok(Err(error)) => ApiCheckError::Failed(error.into()),
-            Err(_) => ApiCheckError::NoReply,
+            Ok(Err(error)) => ApiServerCheckError::Failed(error.into()),
+            Err(_) => ApiServerCheckError::NoReply,
         };
         misses += 1;
         if API_MISSES_MAX <= misses {
@@ -105,11 +105,11 @@ pub(super) async fn watch_api(client: Client, stop: CancellationToken) -> Result
 
 fn spawn<F>(
     parts: &mut TaskGroup,
-    reflectors: &Reflectors,
+    reflectors: &LocalClusterReflectors,
     name: &'static str,
     run: impl FnOnce(CancellationToken) -> F + Send + 'static,
 ) where
-    F: Future<Output = Result<(), WorkLoopError>> + Send + 'static,
+    F: Future<Output = Result<(), ControllerPanicError>> + Send + 'static,
 {
     let (reflectors, stop) = (reflectors.clone(), parts.stop());
     parts.spawn(name, async move {

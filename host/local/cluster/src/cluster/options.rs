@@ -7,7 +7,7 @@ use tholepin_agent::{ImageError, ImageTable};
 
 /// The origin of the image table.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ImageSource {
+pub enum ImageTableSource {
     /// The table that is embedded in this program.
     Embedded,
     /// A file of the user.
@@ -30,7 +30,7 @@ pub struct LocalOptions {
     /// The number of zones (`zone-a`, `zone-b`, …) over which the nodes are spread; at least 1, at most 26.
     pub zones: u16,
     /// The table that maps images to programs.
-    pub images: ImageSource,
+    pub images: ImageTableSource,
     /// The directory in which programs with a relative path are searched.
     pub programs: PathBuf,
     /// The executable whose subcommand `container SPEC` calls [`tholepin_agent::container_main`].
@@ -55,7 +55,7 @@ impl LocalOptions {
             api_port: 6443,
             nodes: 3,
             zones: 3,
-            images: ImageSource::Embedded,
+            images: ImageTableSource::Embedded,
             programs: PathBuf::from("/usr/bin"),
             container_program: container_program.into(),
             discard_volumes: false,
@@ -75,11 +75,11 @@ impl LocalOptions {
     /// Returns an error if the file is missing or is not a valid table.
     pub fn image_table(&self) -> Result<ImageTable, ImageError> {
         match &self.images {
-            ImageSource::Embedded => {
+            ImageTableSource::Embedded => {
                 let table = include_str!("../../images.yaml");
                 ImageTable::built_in(table, "tholepin local --images FILE", &self.programs)
             }
-            ImageSource::File(file) => ImageTable::load(file, &self.programs),
+            ImageTableSource::File(file) => ImageTable::load(file, &self.programs),
         }
     }
 }

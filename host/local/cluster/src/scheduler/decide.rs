@@ -13,7 +13,7 @@ use k8s_openapi::api::core::v1::Pod;
 use super::affinity::PodAffinities;
 use super::fit::{SchedulableNode, claims_of};
 use super::snapshot::SchedulerSnapshot;
-use super::spread::TopologySpread;
+use super::spread::PodSpreadEvaluation;
 use crate::labels::Labels;
 
 /// The label that names a node's zone.
@@ -63,7 +63,7 @@ pub fn decide(pod: &Pod, snapshot: &SchedulerSnapshot) -> SchedulingDecision {
         .map(|node| SchedulableNode::new(node, &snapshot.pods, &none))
         .collect();
     let affinities = PodAffinities::new(pod, &nodes, snapshot);
-    let spread = TopologySpread::new(pod, &nodes);
+    let spread = PodSpreadEvaluation::new(pod, &nodes);
 
     let mut reasons = BTreeMap::new();
     let mut suitable = Vec::new();
@@ -115,7 +115,7 @@ fn best<'a>(
     suitable: &[&'a SchedulableNode<'a>],
     nodes: &[SchedulableNode<'_>],
     affinities: &PodAffinities<'_>,
-    spread: &TopologySpread<'_>,
+    spread: &PodSpreadEvaluation<'_>,
 ) -> Option<&'a SchedulableNode<'a>> {
     let scores = [
         (TAINT_WEIGHT, scaled(suitable, |node| -node.discouraging_taints(pod))),

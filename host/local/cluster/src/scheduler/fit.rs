@@ -15,7 +15,7 @@ use tholepin_agent::quantity::milli;
 
 use super::snapshot::SchedulerSnapshot;
 use crate::labels::{Labels, selects_node, term_selects_node};
-use crate::reflector::ObjectKey;
+use crate::reflector::NamespacedName;
 
 /// An amount per resource name, in thousandths of its unit.
 pub(super) type ResourceAmounts = BTreeMap<String, i128>;
@@ -151,13 +151,13 @@ pub(super) fn is_finished(pod: &Pod) -> bool {
 }
 
 /// Returns the claims of the Pod's volumes.
-pub(crate) fn claims_of(pod: &Pod) -> impl Iterator<Item = ObjectKey> + '_ {
+pub(crate) fn claims_of(pod: &Pod) -> impl Iterator<Item = NamespacedName> + '_ {
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
     volumes
         .iter()
         .filter_map(|volume| volume.persistent_volume_claim.as_ref())
-        .map(move |claim| ObjectKey::new(namespace, &*claim.claim_name))
+        .map(move |claim| NamespacedName::new(namespace, &*claim.claim_name))
 }
 
 /// Returns true if every volume of the Pod's claims can be used on the node.

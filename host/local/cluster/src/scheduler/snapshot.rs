@@ -6,7 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 
 use crate::labels::Labels;
-use crate::reflector::ObjectKey;
+use crate::reflector::NamespacedName;
 
 /// All inputs of a decision.
 #[derive(Clone, Debug, Default)]
@@ -16,7 +16,7 @@ pub struct SchedulerSnapshot {
     /// All Pods, bound or not.
     pub pods: Vec<Arc<Pod>>,
     /// The volume claims by namespace and name.
-    pub claims: BTreeMap<ObjectKey, Arc<PersistentVolumeClaim>>,
+    pub claims: BTreeMap<NamespacedName, Arc<PersistentVolumeClaim>>,
     /// The volumes by name.
     pub volumes: BTreeMap<String, Arc<PersistentVolume>>,
     /// The labels of each namespace.

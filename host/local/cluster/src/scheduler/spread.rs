@@ -23,11 +23,11 @@ struct CountedSpreadConstraint<'a> {
 
 /// The spread constraints of a Pod, evaluated once for all nodes.
 #[derive(Debug)]
-pub(super) struct TopologySpread<'a> {
+pub(super) struct PodSpreadEvaluation<'a> {
     counted: Vec<CountedSpreadConstraint<'a>>,
 }
 
-impl<'a> TopologySpread<'a> {
+impl<'a> PodSpreadEvaluation<'a> {
     /// Counts the domains of each of the Pod's constraints.
     pub(super) fn new(pod: &'a Pod, nodes: &'a [SchedulableNode<'a>]) -> Self {
         let constraints = || pod.spec.as_ref()?.topology_spread_constraints.as_deref();

@@ -22,7 +22,7 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// The state that the connections of one listener share.
-pub(super) struct ProxiedConnections {
+pub(super) struct ServiceListenerState {
     /// The current endpoints.
     pub(super) backends: watch::Receiver<ServiceBackends>,
     /// One permit per connection, over all listeners.
@@ -34,7 +34,7 @@ pub(super) struct ProxiedConnections {
 }
 
 /// Accepts connections until it is told to stop, then waits for the remaining ones.
-pub(super) async fn accept(listener: TcpListener, connections: ProxiedConnections) {
+pub(super) async fn accept(listener: TcpListener, connections: ServiceListenerState) {
     let mut running = JoinSet::new();
     let mut turn: usize = 0;
     loop {
@@ -172,7 +172,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (backends, receiver) = watch::channel(vec![one, two, dead]);
         let (accepting, stop) = (CancellationToken::new(), CancellationToken::new());
-        let connections = ProxiedConnections {
+        let connections = ServiceListenerState {
             backends: receiver,
             permits: Arc::new(Semaphore::new(1)),
             accepting: accepting.clone(),

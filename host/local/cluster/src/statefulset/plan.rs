@@ -20,13 +20,15 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
 use super::claims::{are_being_deleted, claim_owners, owners_at_creation};
-use super::pods::{PodState, new_claims, new_pod, ordinal_of, owner_reference, pod_name};
+use super::pods::{
+    StatefulSetPodState, new_claims, new_pod, ordinal_of, owner_reference, pod_name,
+};
 use super::revision::{StatefulSetRevisions, at_revision, revisions};
 use crate::labels::selects;
 
 /// All inputs of a plan for one StatefulSet.
 #[derive(Clone, Debug)]
-pub struct ObservedStatefulSet<'a> {
+pub struct StatefulSetPlanInput<'a> {
     /// The set itself.
     pub set: &'a StatefulSet,
     /// The Pods of its namespace.
@@ -41,7 +43,7 @@ pub struct ObservedStatefulSet<'a> {
 
 /// One write, performed in the order of the plan. A failure ends the reconcile.
 #[derive(Clone, Debug, PartialEq)]
-pub enum PlannedWrite {
+pub enum StatefulSetWrite {
     /// Creates the revision of a new template.
     CreateRevision(Box<ControllerRevision>),
     /// Gives a revision the highest number, because the spec has returned to its template.
@@ -100,56 +102,57 @@ pub struct OwnerReferenceAdoption {
 #[must_use = "a plan that is not performed leaves the set as it is"]
 pub struct StatefulSetPlan {
     /// The writes, in order.
-    pub writes: Vec<PlannedWrite>,
+    pub writes: Vec<StatefulSetWrite>,
     /// When to plan again although nothing changes, because a ready Pod becomes available then.
     pub requeue_at: Option<Timestamp>,
 }
 
 /// Plans the writes for a StatefulSet.
-pub fn plan(observed: &ObservedStatefulSet<'_>) -> StatefulSetPlan {
+pub fn plan(observed: &StatefulSetPlanInput<'_>) -> StatefulSetPlan {
     let mut plan = StatefulSetPlan { writes: Vec::new(), requeue_at: None };
     if observed.set.metadata.deletion_timestamp.is_some() || observed.set.spec.is_none() {
         return plan;
     }
-    let view = StatefulSetView::new(observed);
+    let view = StatefulSetReconcileState::new(observed);
     plan.requeue_at = view.pods.values().filter_map(|pod| pod.available_at).min();
 
     plan.writes.extend(view.adoptions.iter().cloned());
     let StatefulSetRevisions { update, is_new, raise, surplus, .. } = &view.revisions;
     if *is_new {
-        plan.writes.push(PlannedWrite::CreateRevision(Box::new(update.clone())));
+        plan.writes.push(StatefulSetWrite::CreateRevision(Box::new(update.clone())));
     }
     let update_name = update.metadata.name.clone().unwrap_or_default();
-    let raise = raise.map(|revision| PlannedWrite::RaiseRevision { name: update_name, revision });
+    let raise =
+        raise.map(|revision| StatefulSetWrite::RaiseRevision { name: update_name, revision });
     plan.writes.extend(raise);
     view.set_claim_owners(&mut plan.writes);
     // The Pods come before the bookkeeping, so that a successor does not wait for it.
     let _: ControlFlow<()> = view.reconcile_pods(&mut plan.writes);
-    let surplus = surplus.iter().cloned().map(|name| PlannedWrite::DeleteRevision { name });
+    let surplus = surplus.iter().cloned().map(|name| StatefulSetWrite::DeleteRevision { name });
     plan.writes.extend(surplus);
     let status = view.status();
     if observed.set.status.as_ref() != Some(&status) {
-        plan.writes.push(PlannedWrite::SetStatus(Box::new(status)));
+        plan.writes.push(StatefulSetWrite::SetStatus(Box::new(status)));
     }
     plan
 }
 
 /// The observed objects, arranged for one set.
-struct StatefulSetView<'a> {
+struct StatefulSetReconcileState<'a> {
     set: &'a StatefulSet,
-    pods: BTreeMap<i32, PodState<'a>>,
+    pods: BTreeMap<i32, StatefulSetPodState<'a>>,
     /// Names of Pods that another controller owns, or that have no controller yet.
     taken_names: BTreeSet<&'a str>,
     /// Adoptions of matching objects without a controller, which remain when a set is deleted with orphaning.
-    adoptions: Vec<PlannedWrite>,
+    adoptions: Vec<StatefulSetWrite>,
     claims: BTreeMap<&'a str, &'a PersistentVolumeClaim>,
     revisions: StatefulSetRevisions,
     desired: Range<i32>,
     is_ordered: bool,
 }
 
-impl<'a> StatefulSetView<'a> {
-    fn new(observed: &'a ObservedStatefulSet<'a>) -> Self {
+impl<'a> StatefulSetReconcileState<'a> {
+    fn new(observed: &'a StatefulSetPlanInput<'a>) -> Self {
         let set = observed.set;
         let uid = set.metadata.uid.as_deref();
         let spec = set.spec.as_ref();
@@ -161,22 +164,22 @@ impl<'a> StatefulSetView<'a> {
             let name = pod.metadata.name.as_deref().unwrap_or_default();
             let Some(ordinal) = ordinal_of(set, name) else { continue };
             if is_owned(pod.metadata.owner_references.as_deref(), uid) {
-                let state = PodState::new(pod, ordinal, ready_seconds_min, observed.now);
+                let state = StatefulSetPodState::new(pod, ordinal, ready_seconds_min, observed.now);
                 pods.insert(ordinal, state);
             } else {
                 taken_names.insert(name);
-                adoptions.extend(adoption(set, &pod.metadata).map(PlannedWrite::AdoptPod));
+                adoptions.extend(adoption(set, &pod.metadata).map(StatefulSetWrite::AdoptPod));
             }
         }
         let mut owned: Vec<&ControllerRevision> = Vec::new();
         for revision in observed.revisions {
-            let adoption = adoption(set, &revision.metadata).map(PlannedWrite::AdoptRevision);
+            let adoption = adoption(set, &revision.metadata).map(StatefulSetWrite::AdoptRevision);
             if is_owned(revision.metadata.owner_references.as_deref(), uid) || adoption.is_some() {
                 owned.push(revision);
             }
             adoptions.extend(adoption);
         }
-        let in_use = pods.values().map(PodState::revision).collect();
+        let in_use = pods.values().map(StatefulSetPodState::revision).collect();
         let claims = observed.claims.iter();
         let start = spec.and_then(|spec| spec.ordinals.as_ref()?.start).unwrap_or(0);
         let replicas = spec.and_then(|spec| spec.replicas).unwrap_or(1).max(0);
@@ -196,7 +199,7 @@ impl<'a> StatefulSetView<'a> {
     }
 
     /// Creates, deletes and replaces Pods. `Break` means that the rest must wait.
-    fn reconcile_pods(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
+    fn reconcile_pods(&self, writes: &mut Vec<StatefulSetWrite>) -> ControlFlow<()> {
         for ordinal in self.desired.clone() {
             self.ensure_pod(ordinal, writes)?;
         }
@@ -205,7 +208,7 @@ impl<'a> StatefulSetView<'a> {
     }
 
     /// Creates or replaces a desired Pod. If order matters, `Break` means that it is not available yet.
-    fn ensure_pod(&self, ordinal: i32, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
+    fn ensure_pod(&self, ordinal: i32, writes: &mut Vec<StatefulSetWrite>) -> ControlFlow<()> {
         let Some(pod) = self.pods.get(&ordinal) else {
             self.create(ordinal, writes);
             return self.wait_if_ordered();
@@ -220,7 +223,7 @@ impl<'a> StatefulSetView<'a> {
         if pod.is_healthy() { ControlFlow::Continue(()) } else { self.wait_if_ordered() }
     }
 
-    fn create(&self, ordinal: i32, writes: &mut Vec<PlannedWrite>) {
+    fn create(&self, ordinal: i32, writes: &mut Vec<StatefulSetWrite>) {
         let name = pod_name(self.set, ordinal);
         if self.taken_names.contains(name.as_str())
             || are_being_deleted(self.set, ordinal, &self.claims)
@@ -231,15 +234,15 @@ impl<'a> StatefulSetView<'a> {
         let revision = self.revision_for(ordinal);
         let revision_name = revision.metadata.name.as_deref().unwrap_or_default();
         let pod = new_pod(&at_revision(self.set, revision), revision_name, ordinal);
-        writes.push(PlannedWrite::CreatePod(Box::new(pod)));
+        writes.push(StatefulSetWrite::CreatePod(Box::new(pod)));
     }
 
-    fn create_claims(&self, ordinal: i32, writes: &mut Vec<PlannedWrite>) {
+    fn create_claims(&self, ordinal: i32, writes: &mut Vec<StatefulSetWrite>) {
         let claims = new_claims(self.set, ordinal, &owners_at_creation(self.set));
         let missing = claims.into_iter().filter(|claim| {
             !claim.metadata.name.as_deref().is_some_and(|name| self.claims.contains_key(name))
         });
-        writes.extend(missing.map(|claim| PlannedWrite::CreateClaim(Box::new(claim))));
+        writes.extend(missing.map(|claim| StatefulSetWrite::CreateClaim(Box::new(claim))));
     }
 
     /// Returns the revision for a missing Pod: the current one below the partition; the update revision from
@@ -254,7 +257,7 @@ impl<'a> StatefulSetView<'a> {
     }
 
     /// Deletes the Pods that are not desired any more, the highest ordinal first.
-    fn scale_down(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
+    fn scale_down(&self, writes: &mut Vec<StatefulSetWrite>) -> ControlFlow<()> {
         let first_unhealthy =
             self.pods.values().find(|pod| !pod.is_healthy()).map(|pod| pod.ordinal);
         for pod in self.pods.values().rev().filter(|pod| !self.desired.contains(&pod.ordinal)) {
@@ -269,7 +272,7 @@ impl<'a> StatefulSetView<'a> {
     }
 
     /// Replaces Pods of another revision one by one, the highest ordinal first, down to the partition.
-    fn roll_out(&self, writes: &mut Vec<PlannedWrite>) -> ControlFlow<()> {
+    fn roll_out(&self, writes: &mut Vec<StatefulSetWrite>) -> ControlFlow<()> {
         let Some(partition) = self.partition() else { return ControlFlow::Continue(()) };
         let first = self.desired.start.saturating_add(partition);
         let update = self.revisions.update.metadata.name.as_deref();
@@ -301,14 +304,14 @@ impl<'a> StatefulSetView<'a> {
     }
 
     /// Sets the owners of the existing claims according to the retention policy.
-    fn set_claim_owners(&self, writes: &mut Vec<PlannedWrite>) {
+    fn set_claim_owners(&self, writes: &mut Vec<StatefulSetWrite>) {
         let ordinals: BTreeSet<i32> =
             self.desired.clone().chain(self.pods.keys().copied()).collect();
         for ordinal in ordinals {
             let pod = self.pods.get(&ordinal).map(|state| state.pod);
             let is_desired = self.desired.contains(&ordinal);
             for (claim, owners) in claim_owners(self.set, ordinal, is_desired, pod, &self.claims) {
-                writes.push(PlannedWrite::SetClaimOwners {
+                writes.push(StatefulSetWrite::SetClaimOwners {
                     name: claim.metadata.name.clone().unwrap_or_default(),
                     resource_version: claim.metadata.resource_version.clone(),
                     owners,
@@ -321,7 +324,7 @@ impl<'a> StatefulSetView<'a> {
         let before = self.set.status.clone().unwrap_or_default();
         let name = |revision: &ControllerRevision| revision.metadata.name.clone();
         let (current, update) = (name(&self.revisions.current), name(&self.revisions.update));
-        let count = |counted: &dyn Fn(&PodState<'_>) -> bool| {
+        let count = |counted: &dyn Fn(&StatefulSetPodState<'_>) -> bool| {
             i32::try_from(self.pods.values().filter(|pod| counted(pod)).count()).unwrap_or(i32::MAX)
         };
         let of = |revision: &Option<String>| {
@@ -351,9 +354,9 @@ impl<'a> StatefulSetView<'a> {
     }
 }
 
-fn delete(pod: &PodState<'_>, writes: &mut Vec<PlannedWrite>) {
+fn delete(pod: &StatefulSetPodState<'_>, writes: &mut Vec<StatefulSetWrite>) {
     if !pod.is_terminating {
-        writes.push(PlannedWrite::DeletePod {
+        writes.push(StatefulSetWrite::DeletePod {
             name: pod.pod.metadata.name.clone().unwrap_or_default(),
             uid: pod.pod.metadata.uid.clone(),
         });

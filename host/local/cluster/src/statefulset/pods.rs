@@ -126,7 +126,7 @@ pub(super) fn new_claims(
 
 /// The state of one Pod of a StatefulSet.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct PodState<'a> {
+pub(super) struct StatefulSetPodState<'a> {
     /// The Pod.
     pub(super) pod: &'a Pod,
     /// The ordinal of the Pod in its set.
@@ -143,7 +143,7 @@ pub(super) struct PodState<'a> {
     pub(super) available_at: Option<Timestamp>,
 }
 
-impl<'a> PodState<'a> {
+impl<'a> StatefulSetPodState<'a> {
     /// Derives the state of a Pod at `now`.
     pub(super) fn new(pod: &'a Pod, ordinal: i32, ready_seconds_min: i32, now: Timestamp) -> Self {
         let status = pod.status.as_ref();

@@ -5,7 +5,7 @@ use tholepin_core::ReconcileReport;
 
 /// How far a host has come with a revision.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum RevisionProgress {
+pub(super) enum PluginRevisionProgress {
     /// It is active.
     Active,
     /// The host refuses it for this reason.
@@ -14,7 +14,7 @@ pub(super) enum RevisionProgress {
     Waiting,
 }
 
-impl RevisionProgress {
+impl PluginRevisionProgress {
     /// Returns the progress of a revision by its `Plugin` object.
     pub(super) fn of(plugin: &Value, revision: &str) -> Self {
         let status = |field: &str| {
@@ -71,25 +71,25 @@ mod tests {
     #[test]
     fn progress_is_of_this_revision_and_no_other() {
         let rows = [
-            (json!({}), RevisionProgress::Waiting),
-            (json!({"active": "new", "stage": "Active"}), RevisionProgress::Active),
-            (json!({"active": "old", "stage": "Active"}), RevisionProgress::Waiting),
+            (json!({}), PluginRevisionProgress::Waiting),
+            (json!({"active": "new", "stage": "Active"}), PluginRevisionProgress::Active),
+            (json!({"active": "old", "stage": "Active"}), PluginRevisionProgress::Waiting),
             (
                 json!({"active": "old", "candidate": "new", "stage": "Compiled"}),
-                RevisionProgress::Waiting,
+                PluginRevisionProgress::Waiting,
             ),
             (
                 json!({"active": "old", "candidate": "new", "reason": "KindClaimed", "message": "by b"}),
-                RevisionProgress::Refused("KindClaimed: by b".to_owned()),
+                PluginRevisionProgress::Refused("KindClaimed: by b".to_owned()),
             ),
             (
                 json!({"active": "old", "candidate": "other", "reason": "KindClaimed"}),
-                RevisionProgress::Waiting,
+                PluginRevisionProgress::Waiting,
             ),
         ];
         for (status, expected) in rows {
             assert_eq!(
-                RevisionProgress::of(&json!({"status": status}), "new"),
+                PluginRevisionProgress::of(&json!({"status": status}), "new"),
                 expected,
                 "{status}"
             );

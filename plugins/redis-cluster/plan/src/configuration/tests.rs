@@ -3,15 +3,16 @@
 use alloc::{vec, vec::Vec};
 
 use serde_json::{Value, json};
-use tholepin_redis_types::setting::{OFFERED, SettingKind};
+use tholepin_redis_types::setting::{OFFERED, RedisSettingType};
 
 use super::*;
 use crate::{
-    test_cluster::{CLUSTER, Model},
-    workload::{OwnerCluster, read_runtime_config, runtime_config, title},
+    test_cluster::{CLUSTER, TestClusterModel},
+    workload::{OwnerRedisCluster, read_runtime_config, runtime_config, title},
 };
 
-const OWNER: OwnerCluster<'_> = OwnerCluster { name: CLUSTER, namespace: "default", uid: "u-1" };
+const OWNER: OwnerRedisCluster<'_> =
+    OwnerRedisCluster { name: CLUSTER, namespace: "default", uid: "u-1" };
 
 fn spec(settings: Value) -> RedisClusterSpec {
     serde_json::from_value(json!({"shards": 1, "replicasPerShard": 1, "settings": settings}))
@@ -23,7 +24,8 @@ type ShownSettings<'a> = Option<&'a [(&'a str, &'a str)]>;
 
 /// Returns a snapshot of two members with these settings in addition to the usual ones.
 fn snapshot(shown: [ShownSettings<'_>; 2]) -> Snapshot {
-    let mut snapshot = Model::formed(crate::test_cluster::spec(1, 1)).observed().snapshot;
+    let mut snapshot =
+        TestClusterModel::formed(crate::test_cluster::spec(1, 1)).observed().snapshot;
     for (member, shown) in snapshot.members.iter_mut().zip(shown) {
         let tholepin_schema::snapshot::MemberAnswer::Answered(facts) = &mut member.answer else {
             panic!("{member:?}")
@@ -51,7 +53,7 @@ fn snapshot(shown: [ShownSettings<'_>; 2]) -> Snapshot {
 fn value_in_file(settings: Value, snapshot: Option<Snapshot>, before: &str) -> Option<String> {
     let values = before.split_once(' ').map(|(name, value)| (name.into(), value.into()));
     let before =
-        RuntimeSettings { values: values.into_iter().collect(), has_server_answered: true };
+        RedisConfigFileSettings { values: values.into_iter().collect(), has_server_answered: true };
     let spec = spec(settings);
     let none = RedisClusterStatus::default();
     let settings = runtime_settings(&spec, snapshot.as_ref(), &none, Some(&before));
@@ -122,7 +124,7 @@ fn a_server_that_answered_once_ends_the_creation() {
         "name": "s", "members": [{"pod": "p", "node": "a", "role": "silent"}]}]}))
     .unwrap();
     let none = RedisClusterStatus::default();
-    let file = RuntimeSettings { values: BTreeMap::new(), has_server_answered: true };
+    let file = RedisConfigFileSettings { values: BTreeMap::new(), has_server_answered: true };
     for (previous, before) in [(&known, None), (&none, Some(&file))] {
         let settings = runtime_settings(&desired, Some(&silent), previous, before);
         assert!(settings.has_server_answered && !settings.values.contains_key("activedefrag"));
@@ -134,7 +136,7 @@ fn a_server_that_answered_once_ends_the_creation() {
 fn the_file_is_read_back_as_it_was_written() {
     let values = [("slowlog-log-slower-than", "-1"), (NODE_TIMEOUT, "5000")];
     let values = values.map(|(name, value)| (name.into(), value.into())).into();
-    let settings = RuntimeSettings { values, has_server_answered: true };
+    let settings = RedisConfigFileSettings { values, has_server_answered: true };
     let mut object = runtime_config(OWNER, &settings);
     assert_eq!(title(&object), "ConfigMap demo-live");
     assert_eq!(read_runtime_config(&object), settings);
@@ -142,20 +144,20 @@ fn the_file_is_read_back_as_it_was_written() {
     object["data"]["live.conf"] =
         "requirepass x\nslowlog-max-len a b\ncluster-announce-ip 1\n".into();
     object["metadata"]["annotations"] = Value::Null;
-    assert_eq!(read_runtime_config(&object), RuntimeSettings::default());
-    assert_eq!(read_runtime_config(&json!({})), RuntimeSettings::default());
+    assert_eq!(read_runtime_config(&object), RedisConfigFileSettings::default());
+    assert_eq!(read_runtime_config(&json!({})), RedisConfigFileSettings::default());
 }
 
 #[test]
 fn every_live_setting_can_be_set_in_its_whole_range() {
     for offered in OFFERED.iter().filter(|offered| is_runtime_setting(offered.name)) {
         let ends = match offered.kind {
-            SettingKind::Integer { min, max } => vec![min.to_string(), max.to_string()],
-            SettingKind::Memory { min, max } => vec![min.to_string(), max.to_string()],
-            SettingKind::YesNo => vec!["yes".to_string(), "no".to_string()],
-            SettingKind::OneOf(_) | SettingKind::BufferLimits | SettingKind::EventLetters => {
-                Vec::new()
-            }
+            RedisSettingType::Integer { min, max } => vec![min.to_string(), max.to_string()],
+            RedisSettingType::Memory { min, max } => vec![min.to_string(), max.to_string()],
+            RedisSettingType::YesNo => vec!["yes".to_string(), "no".to_string()],
+            RedisSettingType::OneOf(_)
+            | RedisSettingType::BufferLimits
+            | RedisSettingType::EventLetters => Vec::new(),
         };
         assert!(!ends.is_empty(), "{} has no form that can be compared", offered.name);
         for value in ends {

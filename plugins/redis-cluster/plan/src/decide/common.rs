@@ -15,15 +15,15 @@ use tholepin_schema::{
 };
 
 use crate::{
-    Decision, FORMING_NODE_TIMEOUT_MS, HANDSHAKES_MAX, WaitReason,
-    cluster_model::{AnsweringMember, ClusterModel},
+    ClusterPlanWaitReason, FORMING_NODE_TIMEOUT_MS, HANDSHAKES_MAX, RedisPlanDecision,
+    cluster_model::{AnsweringMember, ObservedClusterModel},
     configuration::{NODE_TIMEOUT, of_failover},
 };
 
 const ANNOUNCE_IP: &str = "cluster-announce-ip";
 
 /// Decides about the cluster as a whole.
-pub(super) fn decide(model: &ClusterModel<'_>) -> Decision {
+pub(super) fn decide(model: &ObservedClusterModel<'_>) -> RedisPlanDecision {
     let mut actions: Vec<Action> = Vec::new();
     actions.extend(
         model.answering.values().filter_map(|answering| managed_settings(model, answering)),
@@ -33,21 +33,24 @@ pub(super) fn decide(model: &ClusterModel<'_>) -> Decision {
     let unknown = unknown(model);
     actions.extend(forget(model, &unknown));
     if !actions.is_empty() {
-        return Decision::Act(actions);
+        return RedisPlanDecision::Act(actions);
     }
     match unknown.into_iter().find(|(_, rows)| !rows.iter().all(|row| is_unreachable(row))) {
         Some((node, rows)) => {
             let address = rows.iter().find_map(|row| row.address.clone()).unwrap_or_default();
-            Decision::Wait(WaitReason::ForeignNode { node, address })
+            RedisPlanDecision::Wait(ClusterPlanWaitReason::ForeignNode { node, address })
         }
-        None => Decision::Done,
+        None => RedisPlanDecision::Done,
     }
 }
 
 /// Gives a node that knows no other its first epoch while the cluster is being formed. Two primaries with the
 /// same epoch would have to resolve the conflict between them, which takes time. A node that joins later
 /// needs no epoch, because it becomes a replica.
-fn first_epoch(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>) -> Option<Action> {
+fn first_epoch(
+    model: &ObservedClusterModel<'_>,
+    answering: &AnsweringMember<'_>,
+) -> Option<Action> {
     let id = first_epoch_id(model, answering)?;
     let pod = answering.member.pod.clone();
     // The member that gets slots in this plan is the first empty one, as in `shard::begin`.
@@ -69,7 +72,7 @@ fn first_epoch(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>) -> Opt
 
 /// Returns the id of the action that gives a node its first epoch, if it needs one.
 pub(super) fn first_epoch_id(
-    model: &ClusterModel<'_>,
+    model: &ObservedClusterModel<'_>,
     answering: &AnsweringMember<'_>,
 ) -> Option<String> {
     let cluster = answering.facts.cluster.as_ref()?;
@@ -80,7 +83,7 @@ pub(super) fn first_epoch_id(
 /// Plans `meet` for members that do not know each other, or know an old address. The member that lacks the
 /// other receives the command, so that the other needs no change. This introduces a forgotten node
 /// immediately, although the other nodes refuse for 60 s to learn it by gossip.
-fn handshakes(model: &ClusterModel<'_>) -> Vec<Action> {
+fn handshakes(model: &ObservedClusterModel<'_>) -> Vec<Action> {
     let answering: Vec<&AnsweringMember<'_>> = model.answering.values().collect();
     let mut handshakes = Vec::new();
     for (index, a) in answering.iter().enumerate() {
@@ -104,7 +107,11 @@ fn handshakes(model: &ClusterModel<'_>) -> Vec<Action> {
     handshakes
 }
 
-fn meet(model: &ClusterModel<'_>, a: &AnsweringMember<'_>, b: &AnsweringMember<'_>) -> Action {
+fn meet(
+    model: &ObservedClusterModel<'_>,
+    a: &AnsweringMember<'_>,
+    b: &AnsweringMember<'_>,
+) -> Action {
     let verb = Verb::Meet { pod: a.member.pod.clone(), with: b.member.pod.clone() };
     let presume =
         Preconditions { node: Some(a.node), run_id: a.facts.run_id, ..Preconditions::default() };
@@ -114,14 +121,18 @@ fn meet(model: &ClusterModel<'_>, a: &AnsweringMember<'_>, b: &AnsweringMember<'
 }
 
 /// Returns true if `a` does not know `b` at its present address.
-fn lacks(model: &ClusterModel<'_>, a: &AnsweringMember<'_>, b: &AnsweringMember<'_>) -> bool {
+fn lacks(
+    model: &ObservedClusterModel<'_>,
+    a: &AnsweringMember<'_>,
+    b: &AnsweringMember<'_>,
+) -> bool {
     let Some(row) = model.snapshot().row_seen_by(a.member, b.node) else { return true };
     b.member.address.is_some() && row.address != b.member.address
 }
 
 /// Returns true if `a` has a handshake in progress with the node at `b`'s address.
 fn has_handshake_with(
-    model: &ClusterModel<'_>,
+    model: &ObservedClusterModel<'_>,
     a: &AnsweringMember<'_>,
     b: &AnsweringMember<'_>,
 ) -> bool {
@@ -132,7 +143,10 @@ fn has_handshake_with(
 
 /// Plans the settings that Tholepin manages and that a member does not have. The spec's settings are planned
 /// separately (`settings`), because one that a server refuses must not delay these.
-fn managed_settings(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>) -> Option<Action> {
+fn managed_settings(
+    model: &ObservedClusterModel<'_>,
+    answering: &AnsweringMember<'_>,
+) -> Option<Action> {
     let mut desired = common_settings(model);
     desired.insert(NODE_TIMEOUT.into(), node_timeout_ms(model, answering).to_string());
     if let Some((ip, _)) =
@@ -157,7 +171,7 @@ fn managed_settings(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>) -
 }
 
 /// Returns the settings that every member should have, whatever the spec's settings are.
-fn common_settings(model: &ClusterModel<'_>) -> BTreeMap<String, String> {
+fn common_settings(model: &ObservedClusterModel<'_>) -> BTreeMap<String, String> {
     let mut desired = of_failover(model.spec);
     desired.extend([
         (String::from("cluster-allow-replica-migration"), String::from("no")),
@@ -171,7 +185,7 @@ fn common_settings(model: &ClusterModel<'_>) -> BTreeMap<String, String> {
 /// It is short while the member does not know the owner of every slot, and stays short until the member
 /// reports `cluster_state:ok`: with the long timeout it would refuse writes for up to 5 s more. It does not
 /// become short again when a node fails: then a node is flagged as failing, and the slots still have owners.
-fn node_timeout_ms(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>) -> u32 {
+fn node_timeout_ms(model: &ObservedClusterModel<'_>, answering: &AnsweringMember<'_>) -> u32 {
     let usual = model.spec.failover.node_timeout_ms;
     let Some(cluster) = &answering.facts.cluster else { return usual };
     let short = usual.min(FORMING_NODE_TIMEOUT_MS);
@@ -183,7 +197,7 @@ fn node_timeout_ms(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>) ->
 }
 
 /// Returns the nodes that some member knows and that are not members that answer, with all their rows.
-fn unknown<'a>(model: &ClusterModel<'a>) -> BTreeMap<NodeId, Vec<&'a ClusterNodesRow>> {
+fn unknown<'a>(model: &ObservedClusterModel<'a>) -> BTreeMap<NodeId, Vec<&'a ClusterNodesRow>> {
     let members: BTreeSet<NodeId> = model
         .snapshot()
         .members
@@ -204,7 +218,7 @@ fn unknown<'a>(model: &ClusterModel<'a>) -> BTreeMap<NodeId, Vec<&'a ClusterNode
 
 /// Plans `forget` for nodes that no member reaches, that own no slots and that no member follows.
 fn forget(
-    model: &ClusterModel<'_>,
+    model: &ObservedClusterModel<'_>,
     unknown: &BTreeMap<NodeId, Vec<&ClusterNodesRow>>,
 ) -> Vec<Action> {
     let followed = |node: NodeId| {

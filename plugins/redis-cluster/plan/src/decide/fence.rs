@@ -24,12 +24,12 @@ use tholepin_schema::{
 use super::promotion;
 use crate::{
     FENCE_MS_MAX,
-    cluster_model::{AnsweringMember, ClusterModel, NodeAbsence},
+    cluster_model::{AbsentNodeState, AnsweringMember, ObservedClusterModel},
 };
 
 /// Returns the Pods to delete, each with its uid. Their processes hang, or hung until recently, and their
 /// replicas have marked them as failed, which Redis does when the majority of the primaries agrees.
-pub(super) fn decide(model: &ClusterModel<'_>) -> Vec<(String, String)> {
+pub(super) fn decide(model: &ObservedClusterModel<'_>) -> Vec<(String, String)> {
     let is_failed = |owner: &NodeId| {
         model.answering.values().any(|successor| {
             can_succeed(model, successor, *owner) && calls_failed(model, successor, *owner)
@@ -44,7 +44,7 @@ pub(super) fn decide(model: &ClusterModel<'_>) -> Vec<(String, String)> {
 
 /// Returns the member of this primary if its process hangs and must end before a replica takes its place.
 /// While there is such a member, the cluster must not elect a replica.
-pub(super) fn hung<'a>(model: &ClusterModel<'a>, primary: NodeId) -> Option<&'a Member> {
+pub(super) fn hung<'a>(model: &ObservedClusterModel<'a>, primary: NodeId) -> Option<&'a Member> {
     let spec = model.spec;
     if spec.data_loss == DataLoss::Acceptable || spec.failover.on_pod_death == OnPodDeath::Wait {
         return None;
@@ -67,7 +67,7 @@ pub(super) fn hung<'a>(model: &ClusterModel<'a>, primary: NodeId) -> Option<&'a 
 /// Returns true if a member has marked a node as failed. Redis refuses a graceful failover of a primary that
 /// its replica has marked as failed.
 pub(super) fn calls_failed(
-    model: &ClusterModel<'_>,
+    model: &ObservedClusterModel<'_>,
     answering: &AnsweringMember<'_>,
     node: NodeId,
 ) -> bool {
@@ -77,9 +77,9 @@ pub(super) fn calls_failed(
 
 /// Returns the member of a primary whose process does not answer in time, but accepts connections or may do
 /// so.
-fn silent_member<'a>(model: &ClusterModel<'a>, primary: NodeId) -> Option<&'a Member> {
+fn silent_member<'a>(model: &ObservedClusterModel<'a>, primary: NodeId) -> Option<&'a Member> {
     let address = model.address(primary);
-    let NodeAbsence::Silent(member) = model.absence(primary, address.as_deref()) else {
+    let AbsentNodeState::Silent(member) = model.absence(primary, address.as_deref()) else {
         return None;
     };
     let MemberAnswer::Unreachable { reason, .. } = &member.answer else { return None };
@@ -88,7 +88,11 @@ fn silent_member<'a>(model: &ClusterModel<'a>, primary: NodeId) -> Option<&'a Me
 
 /// Returns true if a replica's link to the primary is up, so that it has received all writes until now, and
 /// it may be promoted.
-fn can_succeed(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>, primary: NodeId) -> bool {
+fn can_succeed(
+    model: &ObservedClusterModel<'_>,
+    answering: &AnsweringMember<'_>,
+    primary: NodeId,
+) -> bool {
     let upstream = answering.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
     answering.own.primary == Some(primary)
         && upstream.is_some_and(|upstream| upstream.link_up)

@@ -20,35 +20,41 @@ use super::{
     waits,
 };
 use crate::{
-    Decision, REPLICA_BEHIND_BYTES_MAX, WaitReason,
-    cluster_model::{AnsweringMember, ClusterModel, NodeAbsence},
+    ClusterPlanWaitReason, REPLICA_BEHIND_BYTES_MAX, RedisPlanDecision,
+    cluster_model::{AbsentNodeState, AnsweringMember, ObservedClusterModel},
 };
 
 /// Decides about a shard whose owner does not answer.
 pub(super) fn replace_owner(
-    model: &ClusterModel<'_>,
+    model: &ObservedClusterModel<'_>,
     shard: u16,
     owner: NodeId,
     fails_over: &mut bool,
-) -> Decision {
+) -> RedisPlanDecision {
     let address = model.address(owner);
     let member = match model.absence(owner, address.as_deref()) {
-        NodeAbsence::Gone(None) if model.is_reached(owner) => {
+        AbsentNodeState::Gone(None) if model.is_reached(owner) => {
             let slots = slots(model, owner);
             let address = address.unwrap_or_default();
-            return Decision::Wait(WaitReason::OwnerNoMember { node: owner, address, slots });
+            return RedisPlanDecision::Wait(ClusterPlanWaitReason::OwnerNoMember {
+                node: owner,
+                address,
+                slots,
+            });
         }
-        NodeAbsence::Gone(member) => member,
-        NodeAbsence::Silent(member) => {
+        AbsentNodeState::Gone(member) => member,
+        AbsentNodeState::Silent(member) => {
             let (pod, slots) = (member.pod.clone(), slots(model, owner));
             let silent = || match fence::hung(model, owner) {
-                Some(_) => WaitReason::PrimaryHangs { pod, slots },
-                None => WaitReason::PrimarySilent { pod, slots },
+                Some(_) => ClusterPlanWaitReason::PrimaryHangs { pod, slots },
+                None => ClusterPlanWaitReason::PrimarySilent { pod, slots },
             };
-            return Decision::Wait(waits::refused(model, member).unwrap_or_else(silent));
+            return RedisPlanDecision::Wait(waits::refused(model, member).unwrap_or_else(silent));
         }
-        NodeAbsence::Loading(member) => {
-            return Decision::Wait(WaitReason::Loading { pod: member.pod.clone() });
+        AbsentNodeState::Loading(member) => {
+            return RedisPlanDecision::Wait(ClusterPlanWaitReason::Loading {
+                pod: member.pod.clone(),
+            });
         }
     };
     let name = member.map_or_else(|| owner.short(), |member| member.pod.clone());
@@ -64,7 +70,7 @@ pub(super) fn replace_owner(
         return no_replica_left(model, shard, owner, member);
     }
     if model.spec.failover.on_pod_death == OnPodDeath::Wait {
-        return Decision::Wait(WaitReason::LeftToTheCluster { pod: name });
+        return RedisPlanDecision::Wait(ClusterPlanWaitReason::LeftToTheCluster { pod: name });
     }
     let eligible: Vec<&AnsweringMember<'_>> =
         replicas.iter().filter(|answering| may_be_promoted(model, answering)).collect();
@@ -94,7 +100,7 @@ pub(super) fn replace_owner(
     };
     let mode = match vote(model) {
         Ok(mode) => mode,
-        Err(reason) => return Decision::Wait(reason),
+        Err(reason) => return RedisPlanDecision::Wait(reason),
     };
     fail_over(model, **best, owner, mode, fails_over)
 }
@@ -103,12 +109,12 @@ pub(super) fn replace_owner(
 /// most keys may have nearly all data: it takes over if a person approves the loss of what only the primary
 /// has.
 fn not_in_sync(
-    model: &ClusterModel<'_>,
+    model: &ObservedClusterModel<'_>,
     replicas: &[AnsweringMember<'_>],
     owner: NodeId,
     primary: String,
     fails_over: &mut bool,
-) -> Decision {
+) -> RedisPlanDecision {
     let has_keys = replicas.iter().filter(|answering| {
         let upstream =
             answering.facts.replication.as_ref().and_then(|stream| stream.upstream.as_ref());
@@ -117,10 +123,10 @@ fn not_in_sync(
     });
     let fullest = has_keys.max_by_key(|answering| (answering.facts.keys, Reverse(answering.node)));
     let Some((fullest, mode)) = fullest.zip(vote(model).ok()) else {
-        return Decision::Wait(WaitReason::NoReplicaInSync { pod: primary });
+        return RedisPlanDecision::Wait(ClusterPlanWaitReason::NoReplicaInSync { pod: primary });
     };
     let mut decision = fail_over(model, *fullest, owner, mode, fails_over);
-    if let Decision::Act(actions) = &mut decision {
+    if let RedisPlanDecision::Act(actions) = &mut decision {
         actions.iter_mut().for_each(|action| action.presume.approved = true);
     }
     decision
@@ -128,11 +134,11 @@ fn not_in_sync(
 
 /// Decides about a shard whose primary's Pod is being deleted: a replica takes over first, without loss.
 pub(super) fn hand_over(
-    model: &ClusterModel<'_>,
+    model: &ObservedClusterModel<'_>,
     shard: u16,
     owner: AnsweringMember<'_>,
     fails_over: &mut bool,
-) -> Decision {
+) -> RedisPlanDecision {
     let snapshot = model.snapshot();
     let calls_failed =
         |answering: &AnsweringMember<'_>| fence::calls_failed(model, answering, owner.node);
@@ -147,15 +153,20 @@ pub(super) fn hand_over(
     });
     let pod = owner.member.pod.clone();
     match best {
-        Some(best) if calls_failed(&best) => Decision::Wait(WaitReason::CalledFailed { pod }),
+        Some(best) if calls_failed(&best) => {
+            RedisPlanDecision::Wait(ClusterPlanWaitReason::CalledFailed { pod })
+        }
         Some(best) => fail_over(model, best, owner.node, FailoverMode::Graceful, fails_over),
-        None => Decision::Wait(WaitReason::NobodyToTakeOver { pod }),
+        None => RedisPlanDecision::Wait(ClusterPlanWaitReason::NobodyToTakeOver { pod }),
     }
 }
 
 /// Decides about a shard of which no member answers that could name an owner. Its waiting processes are known
 /// from the last status.
-pub(super) fn start_alone(model: &ClusterModel<'_>, shard: u16) -> Option<Decision> {
+pub(super) fn start_alone(
+    model: &ObservedClusterModel<'_>,
+    shard: u16,
+) -> Option<RedisPlanDecision> {
     let previous = model.observed.previous.shards.iter().flat_map(|shard| &shard.members);
     let node_of = |pod: &str| -> Option<NodeId> {
         let member = previous.clone().find(|member| member.pod == pod)?;
@@ -175,11 +186,11 @@ pub(super) fn start_alone(model: &ClusterModel<'_>, shard: u16) -> Option<Decisi
 /// another copy can exist, and the object's policy decides whether the data may be lost. The plan does not
 /// ask for it while a member of the shard refuses the password: that process is alive and may have the data.
 fn start_empty(
-    model: &ClusterModel<'_>,
+    model: &ObservedClusterModel<'_>,
     shard: u16,
     owner: NodeId,
     member: Option<&Member>,
-) -> Option<Decision> {
+) -> Option<RedisPlanDecision> {
     let waits = |member: &&Member| {
         let refuses = matches!(
             member.answer,
@@ -191,7 +202,7 @@ fn start_empty(
     let mut placed =
         model.layout.positions_of(shard).filter_map(|position| model.placed.get(&position));
     if let Some(reason) = placed.find_map(|member| waits::refused(model, member)) {
-        return Some(Decision::Wait(reason));
+        return Some(RedisPlanDecision::Wait(reason));
     }
     let pod = member.pod.clone();
     let presume = Preconditions {
@@ -200,16 +211,16 @@ fn start_empty(
     };
     let id = Some(format!("start:{pod}"));
     let verb = Verb::AllowStart { pod, node: owner };
-    Some(Decision::Act(vec![Action { id, verb, presume, after: Vec::new() }]))
+    Some(RedisPlanDecision::Act(vec![Action { id, verb, presume, after: Vec::new() }]))
 }
 
 /// Decides about a shard of which no replica of the dead owner answers.
 fn no_replica_left(
-    model: &ClusterModel<'_>,
+    model: &ObservedClusterModel<'_>,
     shard: u16,
     owner: NodeId,
     member: Option<&Member>,
-) -> Decision {
+) -> RedisPlanDecision {
     if let Some(decision) = start_empty(model, shard, owner, member) {
         return decision;
     }
@@ -220,10 +231,17 @@ fn no_replica_left(
     if may_return && absent != 0 {
         let pod = member.map_or_else(|| model.names.shard(shard), |member| member.pod.clone());
         let why = String::from("it owns the shard's slots and no replica is left");
-        return Decision::Wait(WaitReason::PodsNotAnswering { count: absent, pod, why });
+        return RedisPlanDecision::Wait(ClusterPlanWaitReason::PodsNotAnswering {
+            count: absent,
+            pod,
+            why,
+        });
     }
     if absent != 0 {
-        return Decision::Wait(WaitReason::SlotsLost { node: owner, slots: slots(model, owner) });
+        return RedisPlanDecision::Wait(ClusterPlanWaitReason::SlotsLost {
+            node: owner,
+            slots: slots(model, owner),
+        });
     }
     // All members answer and none has the data. A new owner can get the slots once the dead one is forgotten;
     // the host checks that this loses nothing that must be kept.
@@ -233,11 +251,11 @@ fn no_replica_left(
     };
     let id = Some(format!("forget:{owner}"));
     let verb = Verb::Forget { node: owner };
-    Decision::Act(vec![Action { id, verb, presume, after: Vec::new() }])
+    RedisPlanDecision::Act(vec![Action { id, verb, presume, after: Vec::new() }])
 }
 
 /// Returns the slots that a node owns in any member's view, as bounded text.
-fn slots(model: &ClusterModel<'_>, owner: NodeId) -> String {
+fn slots(model: &ObservedClusterModel<'_>, owner: NodeId) -> String {
     model.claims.get(&owner).map(waits::bounded_text).unwrap_or_default()
 }
 
@@ -247,17 +265,17 @@ fn offset(answering: &AnsweringMember<'_>) -> u64 {
 }
 
 fn fail_over(
-    model: &ClusterModel<'_>,
+    model: &ObservedClusterModel<'_>,
     replica: AnsweringMember<'_>,
     primary: NodeId,
     mode: FailoverMode,
     fails_over: &mut bool,
-) -> Decision {
+) -> RedisPlanDecision {
     if core::mem::replace(fails_over, true) {
-        return Decision::Wait(WaitReason::OtherShardFirst);
+        return RedisPlanDecision::Wait(ClusterPlanWaitReason::OtherShardFirst);
     }
     let pod = replica.member.pod.clone();
-    Decision::Act(vec![Action {
+    RedisPlanDecision::Act(vec![Action {
         id: Some(format!("failover:{pod}")),
         verb: Verb::Failover { pod, primary, mode },
         presume: Preconditions {

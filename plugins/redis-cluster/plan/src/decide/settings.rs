@@ -15,12 +15,12 @@ use tholepin_schema::snapshot::NotInSyncReason;
 use super::fence;
 use crate::{
     NO_FAILOVER, REPLICA_BEHIND_BYTES_MAX, SETTINGS_MAX,
-    cluster_model::{AnsweringMember, ClusterModel},
+    cluster_model::{AnsweringMember, ObservedClusterModel},
     configuration,
 };
 
 /// Plans the settings that members should have and do not report, at most [`SETTINGS_MAX`].
-pub(super) fn decide(model: &ClusterModel<'_>) -> Vec<Action> {
+pub(super) fn decide(model: &ObservedClusterModel<'_>) -> Vec<Action> {
     let desired = configuration::of_spec(model.spec);
     let elections = model.answering.values().filter_map(|answering| election(model, answering));
     let missing = model.answering.values().flat_map(|answering| missing(answering, &desired));
@@ -32,7 +32,7 @@ pub(super) fn decide(model: &ClusterModel<'_>) -> Vec<Action> {
 /// While the primary does not answer, the last known state counts. No replica may be elected while a hanging
 /// primary must be ended first. A primary gets the setting `no`, so that it can be elected again once it is a
 /// replica.
-fn election(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>) -> Option<Action> {
+fn election(model: &ObservedClusterModel<'_>, answering: &AnsweringMember<'_>) -> Option<Action> {
     let allow = |desired: &str| {
         missing(answering, &BTreeMap::from([(NO_FAILOVER.into(), desired.into())])).pop()
     };

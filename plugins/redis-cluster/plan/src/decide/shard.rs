@@ -11,8 +11,9 @@ use tholepin_schema::{
 
 use super::{common::first_epoch_id, fence, heal, waits};
 use crate::{
-    Decision, MemberPosition, MemberState, REPLICA_BEHIND_BYTES_MAX, ShardPlan, WaitReason,
-    cluster_model::{AnsweringMember, ClusterModel},
+    ClusterPlanWaitReason, MemberPosition, MemberState, REPLICA_BEHIND_BYTES_MAX,
+    RedisPlanDecision, ShardPlan,
+    cluster_model::{AnsweringMember, ObservedClusterModel},
 };
 
 /// The longest time in seconds without a link for which a replica keeps its last known state.
@@ -22,7 +23,11 @@ const LINK_DOWN_S: u64 = 30;
 
 /// Decides about one shard. `fails_over` is true if a failover is planned already, and is set if this shard
 /// plans one.
-pub(super) fn plan(model: &ClusterModel<'_>, shard: u16, fails_over: &mut bool) -> ShardPlan {
+pub(super) fn plan(
+    model: &ObservedClusterModel<'_>,
+    shard: u16,
+    fails_over: &mut bool,
+) -> ShardPlan {
     let owner = model.owners.get(usize::from(shard)).copied().flatten();
     let answering_owner = owner.and_then(|id| model.answering_node(id));
     let decision = match (owner, answering_owner) {
@@ -45,7 +50,7 @@ pub(super) fn plan(model: &ClusterModel<'_>, shard: u16, fails_over: &mut bool) 
 }
 
 /// Gives the shard's slots, which no node claims, to its first empty member.
-fn begin(model: &ClusterModel<'_>, shard: u16) -> Decision {
+fn begin(model: &ObservedClusterModel<'_>, shard: u16) -> RedisPlanDecision {
     let primaries =
         model.answering_of(shard).filter(|answering| answering.own.role == Role::Primary);
     let mut empty = primaries
@@ -54,19 +59,21 @@ fn begin(model: &ClusterModel<'_>, shard: u16) -> Decision {
         let holds_keys =
             model.answering_of(shard).find(|answering| answering.facts.keys != Some(0));
         return match holds_keys {
-            Some(answering) => Decision::Wait(WaitReason::HoldsKeys {
+            Some(answering) => RedisPlanDecision::Wait(ClusterPlanWaitReason::HoldsKeys {
                 pod: answering.member.pod.clone(),
                 keys: answering.facts.keys.unwrap_or_default(),
             }),
             None => heal::start_alone(model, shard).unwrap_or_else(|| {
-                Decision::Wait(waits::silent(model, shard).unwrap_or(WaitReason::Gossip))
+                RedisPlanDecision::Wait(
+                    waits::silent(model, shard).unwrap_or(ClusterPlanWaitReason::Gossip),
+                )
             }),
         };
     };
-    assign(model, shard, chosen).unwrap_or(Decision::Wait(WaitReason::Gossip))
+    assign(model, shard, chosen).unwrap_or(RedisPlanDecision::Wait(ClusterPlanWaitReason::Gossip))
 }
 
-fn was_primary(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>) -> bool {
+fn was_primary(model: &ObservedClusterModel<'_>, answering: &AnsweringMember<'_>) -> bool {
     let shards = &model.observed.previous.shards;
     let members = shards.iter().flat_map(|shard| &shard.members);
     members.into_iter().any(|member| {
@@ -77,7 +84,11 @@ fn was_primary(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>) -> boo
 
 /// Plans to assign slots to the owner: those of the shard that no node owns, and those that only the owner
 /// itself does not know to be its own. `None` if there are no such slots.
-fn assign(model: &ClusterModel<'_>, shard: u16, owner: AnsweringMember<'_>) -> Option<Decision> {
+fn assign(
+    model: &ObservedClusterModel<'_>,
+    shard: u16,
+    owner: AnsweringMember<'_>,
+) -> Option<RedisPlanDecision> {
     let desired = model.layout.slots(shard);
     let free = desired.difference(&model.claimed());
     let slots = free.union(&dropped(model, owner));
@@ -86,7 +97,7 @@ fn assign(model: &ClusterModel<'_>, shard: u16, owner: AnsweringMember<'_>) -> O
     }
     // A Pod that does not answer may own them: one that was killed right after it got slots still has them.
     if let Some(reason) = any_silent(model) {
-        return Some(Decision::Wait(reason));
+        return Some(RedisPlanDecision::Wait(reason));
     }
     let verb = Verb::AssignSlots { pod: owner.member.pod.clone(), slots };
     let presume = Preconditions {
@@ -97,11 +108,11 @@ fn assign(model: &ClusterModel<'_>, shard: u16, owner: AnsweringMember<'_>) -> O
     };
     let id = Some(format!("slots:{}", owner.member.pod));
     let after = first_epoch_id(model, &owner).into_iter().collect();
-    Some(Decision::Act(vec![Action { id, verb, presume, after }]))
+    Some(RedisPlanDecision::Act(vec![Action { id, verb, presume, after }]))
 }
 
 /// Returns a reason to wait if any Pod exists that does not report its node id.
-fn any_silent(model: &ClusterModel<'_>) -> Option<WaitReason> {
+fn any_silent(model: &ObservedClusterModel<'_>) -> Option<ClusterPlanWaitReason> {
     let mut positions = model.layout.positions();
     if let Some(reason) = positions.find_map(|position| waits::start_failure(model, position)) {
         return Some(reason);
@@ -109,7 +120,7 @@ fn any_silent(model: &ClusterModel<'_>) -> Option<WaitReason> {
     let members = &model.snapshot().members;
     let mut silent = members.iter().filter(|member| member.node().is_none());
     let count = silent.clone().count();
-    silent.next().map(|member| WaitReason::PodsNotAnswering {
+    silent.next().map(|member| ClusterPlanWaitReason::PodsNotAnswering {
         count,
         pod: member.pod.clone(),
         why: String::from(
@@ -120,7 +131,7 @@ fn any_silent(model: &ClusterModel<'_>) -> Option<WaitReason> {
 
 /// Returns the slots that the majority assigns to the owner and that the owner assigns to no node, as after a
 /// `CLUSTER DELSLOTS` on it.
-fn dropped(model: &ClusterModel<'_>, owner: AnsweringMember<'_>) -> SlotSet {
+fn dropped(model: &ObservedClusterModel<'_>, owner: AnsweringMember<'_>) -> SlotSet {
     let agreed = model.snapshot().view.get(&owner.node).map(|row| &row.slots);
     let rows = model.snapshot().seen_by(owner.member).unwrap_or_default();
     let known = rows.values().fold(SlotSet::EMPTY, |all, row| all.union(&row.slots));
@@ -130,13 +141,15 @@ fn dropped(model: &ClusterModel<'_>, owner: AnsweringMember<'_>) -> SlotSet {
 /// Decides about a shard whose owner answers: hands over if its Pod is being deleted, completes its slots,
 /// and makes the other members follow.
 fn keep(
-    model: &ClusterModel<'_>,
+    model: &ObservedClusterModel<'_>,
     shard: u16,
     owner: AnsweringMember<'_>,
     fails_over: &mut bool,
-) -> Decision {
+) -> RedisPlanDecision {
     if fence::hung(model, owner.node).is_some() {
-        return Decision::Wait(WaitReason::CalledFailed { pod: owner.member.pod.clone() });
+        return RedisPlanDecision::Wait(ClusterPlanWaitReason::CalledFailed {
+            pod: owner.member.pod.clone(),
+        });
     }
     if owner.member.deleting && owner.serves() {
         return heal::hand_over(model, shard, owner, fails_over);
@@ -150,13 +163,13 @@ fn keep(
     let mut reasons = Vec::new();
     for answering in model.answering_of(shard).filter(|answering| answering.node != owner.node) {
         match follow(model, answering, owner) {
-            Decision::Act(more) => actions.extend(more),
-            Decision::Wait(reason) => reasons.push(reason),
-            Decision::Done => {}
+            RedisPlanDecision::Act(more) => actions.extend(more),
+            RedisPlanDecision::Wait(reason) => reasons.push(reason),
+            RedisPlanDecision::Done => {}
         }
     }
     if !actions.is_empty() {
-        return Decision::Act(actions);
+        return RedisPlanDecision::Act(actions);
     }
     reasons.extend(waits::silent(model, shard));
     reasons.extend(waits::not_ok(model, shard));
@@ -164,39 +177,49 @@ fn keep(
     reasons.extend(waits::slots_disowned(model, owner));
     reasons.extend(waits::not_ready(model, shard));
     // A reason that needs a person comes first, then the first in the order of positions.
-    let fault = reasons.iter().position(WaitReason::is_fault).unwrap_or_default();
-    if reasons.is_empty() { Decision::Done } else { Decision::Wait(reasons.swap_remove(fault)) }
+    let fault = reasons.iter().position(ClusterPlanWaitReason::is_fault).unwrap_or_default();
+    if reasons.is_empty() {
+        RedisPlanDecision::Done
+    } else {
+        RedisPlanDecision::Wait(reasons.swap_remove(fault))
+    }
 }
 
 /// Makes one member follow the shard's owner.
 fn follow(
-    model: &ClusterModel<'_>,
+    model: &ObservedClusterModel<'_>,
     answering: AnsweringMember<'_>,
     owner: AnsweringMember<'_>,
-) -> Decision {
+) -> RedisPlanDecision {
     let pod = &answering.member.pod;
     if answering.serves() {
-        return Decision::Wait(WaitReason::OldPrimary { pod: pod.clone() });
+        return RedisPlanDecision::Wait(ClusterPlanWaitReason::OldPrimary { pod: pod.clone() });
     }
     if answering.own.role == Role::Replica && answering.own.primary == Some(owner.node) {
         return match model.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {
-            Ok(()) => Decision::Done,
+            Ok(()) => RedisPlanDecision::Done,
             Err(NotInSyncReason::LinkDown(_)) if is_long_down(answering) => {
-                Decision::Wait(WaitReason::LinkDown { pod: pod.clone() })
+                RedisPlanDecision::Wait(ClusterPlanWaitReason::LinkDown { pod: pod.clone() })
             }
-            Err(why) => Decision::Wait(WaitReason::Syncing { pod: pod.clone(), why: stage(&why) }),
+            Err(why) => RedisPlanDecision::Wait(ClusterPlanWaitReason::Syncing {
+                pod: pod.clone(),
+                why: stage(&why),
+            }),
         };
     }
     let keys = answering.facts.keys.unwrap_or_default();
     if answering.own.role == Role::Primary && keys != 0 {
-        return Decision::Wait(WaitReason::HoldsKeys { pod: pod.clone(), keys });
+        return RedisPlanDecision::Wait(ClusterPlanWaitReason::HoldsKeys {
+            pod: pod.clone(),
+            keys,
+        });
     }
     let known = model.snapshot().row_seen_by(answering.member, owner.node);
     if known.is_none_or(|row| row.flags.contains(&NodeFlag::Handshake)) || !owner.serves() {
-        return Decision::Wait(WaitReason::Gossip);
+        return RedisPlanDecision::Wait(ClusterPlanWaitReason::Gossip);
     }
     let agreed = model.snapshot().view.get(&owner.node);
-    Decision::Act(vec![Action {
+    RedisPlanDecision::Act(vec![Action {
         id: Some(format!("follow:{pod}")),
         verb: Verb::Replicate { pod: pod.clone(), primary: owner.node },
         presume: Preconditions {
@@ -237,7 +260,7 @@ const fn stage(why: &NotInSyncReason) -> &'static str {
 }
 
 /// Returns the present members of a shard; for those that do not answer, their last status.
-fn members(model: &ClusterModel<'_>, shard: u16) -> BTreeMap<String, MemberState> {
+fn members(model: &ObservedClusterModel<'_>, shard: u16) -> BTreeMap<String, MemberState> {
     let previous = model.observed.previous.shards.iter().flat_map(|shard| &shard.members);
     let previous: BTreeMap<&str, _> =
         previous.map(|member| (member.pod.as_str(), member)).collect();
@@ -260,7 +283,7 @@ fn members(model: &ClusterModel<'_>, shard: u16) -> BTreeMap<String, MemberState
     model.layout.positions_of(shard).map(view).collect()
 }
 
-fn state_of(model: &ClusterModel<'_>, answering: &AnsweringMember<'_>) -> MemberState {
+fn state_of(model: &ObservedClusterModel<'_>, answering: &AnsweringMember<'_>) -> MemberState {
     let pod = &answering.member.pod;
     let role = match answering.own.role {
         Role::Primary if answering.own.slots.is_empty() => MemberRole::Joining,

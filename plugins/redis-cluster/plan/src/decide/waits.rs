@@ -13,8 +13,8 @@ use tholepin_schema::{
 };
 
 use crate::{
-    MemberPosition, WaitReason,
-    cluster_model::{AnsweringMember, ClusterModel},
+    ClusterPlanWaitReason, MemberPosition,
+    cluster_model::{AnsweringMember, ObservedClusterModel},
     last_output::last_output,
 };
 
@@ -28,7 +28,10 @@ const WHY_CHARS_MAX: usize = 400;
 const SLOTS_CHARS_MAX: usize = 100;
 
 /// Returns a reason for the positions of a shard that do not answer.
-pub(super) fn silent(model: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
+pub(super) fn silent(
+    model: &ObservedClusterModel<'_>,
+    shard: u16,
+) -> Option<ClusterPlanWaitReason> {
     let absent: Vec<MemberPosition> = model
         .layout
         .positions_of(shard)
@@ -53,7 +56,7 @@ pub(super) fn silent(model: &ClusterModel<'_>, shard: u16) -> Option<WaitReason>
              delete it",
         ),
         None => match model.observed.obstacles.get(&pod) {
-            Some(why) => return Some(WaitReason::PodDoesNotRun { pod, why: cut(why) }),
+            Some(why) => return Some(ClusterPlanWaitReason::PodDoesNotRun { pod, why: cut(why) }),
             None => String::from("it does not exist yet"),
         },
         Some(MemberAnswer::Unreachable { reason: UnreachableReason::Refused, message }) => {
@@ -63,22 +66,25 @@ pub(super) fn silent(model: &ClusterModel<'_>, shard: u16) -> Option<WaitReason>
         }
         Some(MemberAnswer::Unreachable { message, .. }) => message.clone(),
         Some(MemberAnswer::Answered(facts)) if facts.loading == Some(true) => {
-            return Some(WaitReason::Loading { pod });
+            return Some(ClusterPlanWaitReason::Loading { pod });
         }
         Some(MemberAnswer::Answered(facts)) if facts.node.is_some() => {
-            return Some(WaitReason::TwoWithOneId { pod });
+            return Some(ClusterPlanWaitReason::TwoWithOneId { pod });
         }
         Some(MemberAnswer::Answered(facts)) => match facts.errors.iter().next() {
             Some((command, error)) => format!("it answers `{command}` with `{error}`"),
             None => String::from("it does not report its node id"),
         },
     };
-    Some(WaitReason::PodsNotAnswering { count: absent.len(), pod, why })
+    Some(ClusterPlanWaitReason::PodsNotAnswering { count: absent.len(), pod, why })
 }
 
 /// Returns a reason if a member answers but requires another password: its process is alive and does not
 /// hang. If other members accept the password in force, the password of this member was changed by hand.
-pub(super) fn refused(model: &ClusterModel<'_>, member: &Member) -> Option<WaitReason> {
+pub(super) fn refused(
+    model: &ObservedClusterModel<'_>,
+    member: &Member,
+) -> Option<ClusterPlanWaitReason> {
     match &member.answer {
         MemberAnswer::Unreachable { reason: UnreachableReason::Auth, message } => {
             let (pod, why) = (member.pod.clone(), message.clone());
@@ -88,7 +94,7 @@ pub(super) fn refused(model: &ClusterModel<'_>, member: &Member) -> Option<WaitR
                 "other members accept it, so the password of this one was changed by hand: change it back \
                  (`requirepass` and `masterauth`), or delete its Pod when another member has its data"
             };
-            Some(WaitReason::CredentialsRefused { pod, why, fix })
+            Some(ClusterPlanWaitReason::CredentialsRefused { pod, why, fix })
         }
         MemberAnswer::Unreachable { .. } | MemberAnswer::Answered(_) => None,
     }
@@ -97,9 +103,9 @@ pub(super) fn refused(model: &ClusterModel<'_>, member: &Member) -> Option<WaitR
 /// Returns why the server at a position does not run and will not start by itself: it ended with an error
 /// message, or Kubernetes reports why there is no container.
 pub(super) fn start_failure(
-    model: &ClusterModel<'_>,
+    model: &ObservedClusterModel<'_>,
     position: MemberPosition,
-) -> Option<WaitReason> {
+) -> Option<ClusterPlanWaitReason> {
     let member = model.placed.get(&position)?;
     let MemberAnswer::Unreachable { reason, .. } = &member.answer else { return None };
     let pod = member.pod.clone();
@@ -107,7 +113,10 @@ pub(super) fn start_failure(
         // A server that accepts connections has started.
         UnreachableReason::NotRunning | UnreachableReason::Refused => {}
         UnreachableReason::NoAddress => {
-            return Some(WaitReason::PodDoesNotRun { pod, why: creation_failure(model, member)? });
+            return Some(ClusterPlanWaitReason::PodDoesNotRun {
+                pod,
+                why: creation_failure(model, member)?,
+            });
         }
         UnreachableReason::Timeout
         | UnreachableReason::Auth
@@ -115,13 +124,16 @@ pub(super) fn start_failure(
         | UnreachableReason::Protocol => return None,
     }
     match last_output(member) {
-        Some(output) => Some(WaitReason::DoesNotStart { pod, output }),
-        None => Some(WaitReason::PodDoesNotRun { pod, why: creation_failure(model, member)? }),
+        Some(output) => Some(ClusterPlanWaitReason::DoesNotStart { pod, output }),
+        None => Some(ClusterPlanWaitReason::PodDoesNotRun {
+            pod,
+            why: creation_failure(model, member)?,
+        }),
     }
 }
 
 /// Returns why no Kubernetes node accepts a Pod, or why its container cannot be created.
-fn creation_failure(model: &ClusterModel<'_>, member: &Member) -> Option<String> {
+fn creation_failure(model: &ObservedClusterModel<'_>, member: &Member) -> Option<String> {
     /// States that pass by themselves.
     const USUAL: [&str; 2] = ["ContainerCreating", "PodInitializing"];
     let text = |path: &str| member.kubernetes.pointer(path).and_then(Value::as_str);
@@ -144,36 +156,39 @@ fn cut(why: &str) -> String {
 }
 
 /// Returns a reason for the first member of a shard that does not report `cluster_state:ok`.
-pub(super) fn not_ok(model: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
+pub(super) fn not_ok(
+    model: &ObservedClusterModel<'_>,
+    shard: u16,
+) -> Option<ClusterPlanWaitReason> {
     let mut answering = model.answering_of(shard);
     let not_ok_member = answering
         .find(|answering| !answering.facts.cluster.as_ref().is_some_and(|cluster| cluster.ok))?;
-    Some(WaitReason::StateNotOk {
+    Some(ClusterPlanWaitReason::StateNotOk {
         pod: not_ok_member.member.pod.clone(),
         why: uncovered(model, not_ok_member),
     })
 }
 
 /// Returns a reason if a move of a slot was left unfinished on the owner. This plugin moves no slots.
-pub(super) fn slot_open(owner: AnsweringMember<'_>) -> Option<WaitReason> {
+pub(super) fn slot_open(owner: AnsweringMember<'_>) -> Option<ClusterPlanWaitReason> {
     let first = owner.facts.open_slots.first()?;
     let (pod, count) = (owner.member.pod.clone(), owner.facts.open_slots.len());
-    Some(WaitReason::SlotOpen { pod, slot: first.slot, count })
+    Some(ClusterPlanWaitReason::SlotOpen { pod, slot: first.slot, count })
 }
 
 /// Returns a reason for slots that the majority assigns to the owner, while the owner assigns them to another
 /// member that answers and does not have them either, as after a `CLUSTER SETSLOT … NODE` on the owner alone.
 pub(super) fn slots_disowned(
-    model: &ClusterModel<'_>,
+    model: &ObservedClusterModel<'_>,
     owner: AnsweringMember<'_>,
-) -> Option<WaitReason> {
+) -> Option<ClusterPlanWaitReason> {
     let agreed = &model.snapshot().view.get(&owner.node)?.slots;
     let given_away = agreed.difference(&owner.own.slots);
     let rows = model.snapshot().seen_by(owner.member)?;
     rows.iter().find_map(|(id, row)| {
         let other = model.answering_node(*id).filter(|other| other.node != owner.node)?;
         let slots = row.slots.intersection(&given_away).difference(&other.own.slots);
-        (!slots.is_empty()).then(|| WaitReason::SlotsDisowned {
+        (!slots.is_empty()).then(|| ClusterPlanWaitReason::SlotsDisowned {
             pod: owner.member.pod.clone(),
             node: owner.node,
             other: other.member.pod.clone(),
@@ -185,7 +200,7 @@ pub(super) fn slots_disowned(
 /// Returns a reason if the members hold the data of a cluster with another number of shards and this object
 /// has never reached the desired state: it was created with volumes that were kept. Slots that a person moves
 /// later are not reported here.
-pub(super) fn other_shards(model: &ClusterModel<'_>) -> Option<WaitReason> {
+pub(super) fn other_shards(model: &ObservedClusterModel<'_>) -> Option<ClusterPlanWaitReason> {
     if model.observed.previous.formed {
         return None;
     }
@@ -211,7 +226,7 @@ pub(super) fn other_shards(model: &ClusterModel<'_>) -> Option<WaitReason> {
         remembered || others.any(|other| !shard.intersection(&other.own.slots).is_empty())
     };
     let unfit = crossing.or_else(|| owners().find(shares))?;
-    Some(WaitReason::OtherShards {
+    Some(ClusterPlanWaitReason::OtherShards {
         pod: unfit.member.pod.clone(),
         shards: layout.shards,
         slots: bounded_text(&unfit.own.slots),
@@ -220,9 +235,12 @@ pub(super) fn other_shards(model: &ClusterModel<'_>) -> Option<WaitReason> {
 
 /// Returns a reason for the first member of a shard whose Pod is not ready although its server has run for a
 /// while: new clients cannot connect, although the host still has its connection.
-pub(super) fn not_ready(model: &ClusterModel<'_>, shard: u16) -> Option<WaitReason> {
+pub(super) fn not_ready(
+    model: &ObservedClusterModel<'_>,
+    shard: u16,
+) -> Option<ClusterPlanWaitReason> {
     let unready = model.answering_of(shard).find(is_unready)?;
-    Some(WaitReason::PodNotReady { pod: unready.member.pod.clone() })
+    Some(ClusterPlanWaitReason::PodNotReady { pod: unready.member.pod.clone() })
 }
 
 pub(super) fn is_unready(answering: &AnsweringMember<'_>) -> bool {
@@ -231,7 +249,7 @@ pub(super) fn is_unready(answering: &AnsweringMember<'_>) -> bool {
 }
 
 /// Returns which slots are not covered in a member's own view, and which nodes own them.
-fn uncovered(model: &ClusterModel<'_>, answering: AnsweringMember<'_>) -> String {
+fn uncovered(model: &ObservedClusterModel<'_>, answering: AnsweringMember<'_>) -> String {
     let rows = model.snapshot().seen_by(answering.member).unwrap_or_default();
     let owners = rows.iter().filter(|(_, row)| row.role == Role::Primary && !row.slots.is_empty());
     let owned = owners.clone().fold(SlotSet::EMPTY, |all, (_, row)| all.union(&row.slots));
@@ -264,7 +282,7 @@ pub(super) fn bounded_text(slots: &SlotSet) -> String {
 }
 
 /// Returns the name of a node for messages: its Pod if known, else its id.
-fn node_name(model: &ClusterModel<'_>, node: NodeId) -> String {
+fn node_name(model: &ObservedClusterModel<'_>, node: NodeId) -> String {
     let answers = model.answering_node(node).map(|answering| answering.member.pod.clone());
     let known = || {
         let shards = &model.observed.previous.shards;

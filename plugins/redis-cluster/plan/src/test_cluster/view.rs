@@ -14,18 +14,18 @@ use tholepin_schema::{
     },
 };
 
-use super::{Model, Pod, Process, Table};
+use super::{Pod, Table, TestClusterModel, TestRedisProcess};
 
-impl Model {
+impl TestClusterModel {
     pub(super) fn snapshot(&self) -> Snapshot {
         let running = || self.pods.values().filter(|pod| pod.silent.is_none());
-        let tables: Vec<(&Process, Table)> = running()
+        let tables: Vec<(&TestRedisProcess, Table)> = running()
             .filter_map(|pod| pod.process.as_ref())
             .map(|process| (process, process.table.clone()))
             .collect();
         // The voters are the processes that know most: those that serve, else those that know an owner of
         // slots, else those that know other nodes.
-        let knowledge = |(process, table): &(&Process, Table)| {
+        let knowledge = |(process, table): &(&TestRedisProcess, Table)| {
             let serves = !table[&process.id].slots.is_empty();
             (serves, table.values().any(|row| !row.slots.is_empty()), 1 < table.len())
         };
@@ -74,7 +74,7 @@ impl Model {
         }
     }
 
-    fn facts(&self, process: &Process, view: &Table) -> MemberFacts {
+    fn facts(&self, process: &TestRedisProcess, view: &Table) -> MemberFacts {
         let own = &process.table[&process.id];
         let owned = process.table.values().fold(SlotSet::EMPTY, |all, row| all.union(&row.slots));
         let well = process.table.values().filter(|row| !row.is_failing());
@@ -106,7 +106,7 @@ impl Model {
         }
     }
 
-    fn replication(&self, process: &Process) -> Replication {
+    fn replication(&self, process: &TestRedisProcess) -> Replication {
         let own = &process.table[&process.id];
         // The link to a process that hangs stays up.
         let is_linked = |id: NodeId| {

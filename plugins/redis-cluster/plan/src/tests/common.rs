@@ -6,15 +6,15 @@ use tholepin_schema::{
 };
 
 use super::*;
-use crate::{Decision, Observed};
+use crate::{ObservedRedisCluster, RedisPlanDecision};
 
 /// Plans for an observation and returns the verbs of the decision about the cluster as a whole.
-fn common_verbs(model: &Model, observed: &Observed) -> Vec<Verb> {
+fn common_verbs(model: &TestClusterModel, observed: &ObservedRedisCluster) -> Vec<Verb> {
     let plan = crate::plan(CLUSTER, &model.spec, observed);
     plan.common.actions().iter().map(|action| action.verb.clone()).collect()
 }
 
-fn facts<'a>(observed: &'a mut Observed, pod: &str) -> &'a mut MemberFacts {
+fn facts<'a>(observed: &'a mut ObservedRedisCluster, pod: &str) -> &'a mut MemberFacts {
     let member = observed.snapshot.members.iter_mut().find(|member| member.pod == pod).unwrap();
     let MemberAnswer::Answered(facts) = &mut member.answer else { panic!("{pod} does not answer") };
     facts
@@ -22,14 +22,14 @@ fn facts<'a>(observed: &'a mut Observed, pod: &str) -> &'a mut MemberFacts {
 
 #[test]
 fn members_with_a_handshake_in_progress_are_not_introduced_again() {
-    let model = Model::new(spec(3, 0));
+    let model = TestClusterModel::new(spec(3, 0));
     let mut observed = model.observed();
-    let meets = |observed: &Observed| {
+    let meets = |observed: &ObservedRedisCluster| {
         let verbs = common_verbs(&model, observed);
         verbs.iter().filter(|verb| matches!(verb, Verb::Meet { .. })).count()
     };
     assert_eq!(meets(&observed), 3, "each pair once");
-    let address = |observed: &Observed, pod: &str| {
+    let address = |observed: &ObservedRedisCluster, pod: &str| {
         observed.snapshot.member(pod).and_then(|member| member.address.clone())
     };
     let second = address(&observed, "demo-shard-1-0");
@@ -56,7 +56,7 @@ fn members_with_a_handshake_in_progress_are_not_introduced_again() {
 
 #[test]
 fn an_unknown_node_is_forgotten_if_it_is_unreachable_and_foreign_otherwise() {
-    let model = Model::formed(spec(3, 0));
+    let model = TestClusterModel::formed(spec(3, 0));
     let id: NodeId = "f".repeat(40).parse().unwrap();
     let unknown = |connected: bool, flags: &[NodeFlag]| {
         let mut observed = model.observed();
@@ -66,7 +66,7 @@ fn an_unknown_node_is_forgotten_if_it_is_unreachable_and_foreign_otherwise() {
         observed.snapshot.view.insert(id, row);
         crate::plan(CLUSTER, &model.spec, &observed).common
     };
-    let forgets = |decision: &Decision| {
+    let forgets = |decision: &RedisPlanDecision| {
         decision.actions().iter().any(|action| action.verb == Verb::Forget { node: id })
     };
     for (connected, flags) in [
@@ -79,7 +79,7 @@ fn an_unknown_node_is_forgotten_if_it_is_unreachable_and_foreign_otherwise() {
     }
     let reachable = unknown(true, &[]);
     assert!(
-        matches!(reachable, Decision::Wait(WaitReason::ForeignNode { node, .. }) if node == id),
+        matches!(reachable, RedisPlanDecision::Wait(ClusterPlanWaitReason::ForeignNode { node, .. }) if node == id),
         "{reachable:?}"
     );
 }
@@ -87,7 +87,7 @@ fn an_unknown_node_is_forgotten_if_it_is_unreachable_and_foreign_otherwise() {
 /// The node timeout is short until the member has reported `ok` once, unless a node fails.
 #[test]
 fn the_node_timeout_is_short_while_the_cluster_is_formed_and_never_because_a_node_fails() {
-    let model = Model::formed(spec(3, 1));
+    let model = TestClusterModel::formed(spec(3, 1));
     let pod = "demo-shard-0-0";
     let timeout = |present: &str, assigned: u64, ok: bool, fails: bool| {
         let mut observed = model.observed();
@@ -123,7 +123,7 @@ fn the_node_timeout_is_short_while_the_cluster_is_formed_and_never_because_a_nod
 /// Every server has these settings, whatever the spec contains.
 #[test]
 fn settings_of_tholepin_are_restored() {
-    let model = Model::formed(spec(3, 0));
+    let model = TestClusterModel::formed(spec(3, 0));
     let mut observed = model.observed();
     let pod = "demo-shard-0-0";
     let present = &mut facts(&mut observed, pod).settings;

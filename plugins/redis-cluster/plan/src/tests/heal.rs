@@ -15,13 +15,13 @@ use tholepin_schema::{
 
 use super::{reasons, verbs};
 use crate::{
-    WaitReason,
-    test_cluster::{CLUSTER, Model, spec},
+    ClusterPlanWaitReason,
+    test_cluster::{CLUSTER, TestClusterModel, spec},
 };
 
 #[test]
 fn a_dead_primary_is_replaced_by_its_replica() {
-    let mut model = Model::formed(spec(3, 1));
+    let mut model = TestClusterModel::formed(spec(3, 1));
     model.kill("demo-shard-1-0");
     assert_eq!(verbs(&model), ["failover demo-shard-1-1 force"]);
     let plan = model.plan();
@@ -35,7 +35,7 @@ fn a_dead_primary_is_replaced_by_its_replica() {
 
 #[test]
 fn the_replica_furthest_along_is_promoted_and_the_lowest_id_among_equals() {
-    let mut model = Model::formed(spec(3, 2));
+    let mut model = TestClusterModel::formed(spec(3, 2));
     model.kill("demo-shard-0-0");
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"], "the lower id");
     let mut observed = model.observed();
@@ -54,14 +54,14 @@ fn the_replica_furthest_along_is_promoted_and_the_lowest_id_among_equals() {
 
 #[test]
 fn a_replica_that_was_not_in_sync_is_promoted_only_in_a_cache() {
-    let mut model = Model::formed(spec(3, 1));
+    let mut model = TestClusterModel::formed(spec(3, 1));
     model.kill("demo-shard-0-0");
     model.previous.shards[0].members[1].in_sync = Some(false);
     assert_eq!(verbs(&model), [""; 0]);
     assert!(reasons(&model).contains(&"NoReplicaInSync"));
     // A replica with keys takes over if a person approves the loss of what only the primary has.
     model.process("demo-shard-0-1").keys = 3;
-    let approved = |model: &Model| model.plan().actions()[0].presume.approved;
+    let approved = |model: &TestClusterModel| model.plan().actions()[0].presume.approved;
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 force"]);
     assert!(approved(&model));
     model.spec.data_loss = DataLoss::Acceptable;
@@ -73,7 +73,7 @@ fn a_replica_that_was_not_in_sync_is_promoted_only_in_a_cache() {
 fn the_last_status_says_whether_a_replica_was_in_sync_while_its_shard_is_silent() {
     // Silent together with its primary, or while the primary answers; whether it is promoted afterwards.
     for (with_primary, promoted) in [(true, true), (false, false)] {
-        let mut model = Model::formed(spec(3, 1));
+        let mut model = TestClusterModel::formed(spec(3, 1));
         let silent = if with_primary { 0..2 } else { 1..2 };
         let pods: Vec<_> = silent.map(|index| format!("demo-shard-0-{index}")).collect();
         for pod in &pods {
@@ -92,7 +92,7 @@ fn the_last_status_says_whether_a_replica_was_in_sync_while_its_shard_is_silent(
 #[test]
 fn a_link_that_went_down_just_now_may_have_done_so_with_the_primary() {
     for (down_s, promoted) in [(1, true), (2, false)] {
-        let mut model = Model::formed(spec(3, 1));
+        let mut model = TestClusterModel::formed(spec(3, 1));
         let mut observed = model.observed();
         let replica =
             observed.snapshot.members.iter_mut().find(|member| member.pod == "demo-shard-0-1");
@@ -118,19 +118,19 @@ fn a_silent_primary_is_not_replaced() {
         (UnreachableReason::Auth, "CredentialsRefused"),
     ];
     for (reason, said) in rows {
-        let mut model = Model::formed(spec(3, 1));
+        let mut model = TestClusterModel::formed(spec(3, 1));
         model.pods.get_mut("demo-shard-0-0").unwrap().silent = Some(reason);
         model.gossip();
         assert_eq!(verbs(&model), [""; 0], "{reason:?}");
         assert!(reasons(&model).contains(&said), "{reason:?}");
     }
-    let silent = WaitReason::PrimarySilent { pod: "p".into(), slots: "0-5460".into() };
+    let silent = ClusterPlanWaitReason::PrimarySilent { pod: "p".into(), slots: "0-5460".into() };
     assert!(silent.to_string().contains("`p` of the slots 0-5460"), "{silent}");
 }
 
 #[test]
 fn the_plan_waits_for_a_silent_replica() {
-    let mut model = Model::formed(spec(3, 1));
+    let mut model = TestClusterModel::formed(spec(3, 1));
     model.pods.get_mut("demo-shard-0-1").unwrap().silent = Some(UnreachableReason::Timeout);
     model.gossip();
     assert_eq!(verbs(&model), [""; 0]);
@@ -139,7 +139,7 @@ fn the_plan_waits_for_a_silent_replica() {
 
 #[test]
 fn the_spec_can_leave_failovers_to_the_cluster() {
-    let mut model = Model::formed(spec(3, 1));
+    let mut model = TestClusterModel::formed(spec(3, 1));
     model.spec.failover.on_pod_death = OnPodDeath::Wait;
     model.kill("demo-shard-0-0");
     assert_eq!(verbs(&model), [""; 0]);
@@ -148,7 +148,7 @@ fn the_spec_can_leave_failovers_to_the_cluster() {
 
 #[test]
 fn without_a_majority_only_deaths_allow_a_takeover() {
-    let mut model = Model::formed(spec(3, 1));
+    let mut model = TestClusterModel::formed(spec(3, 1));
     model.kill("demo-shard-0-0");
     model.kill("demo-shard-1-0");
     assert_eq!(verbs(&model), ["failover demo-shard-0-1 takeover"], "one at a time");
@@ -165,7 +165,7 @@ fn replicas_of_primaries_that_ended_together_take_over_one_by_one() {
     let cases = [(1, 1, 1), (2, 1, 1), (2, 1, 2), (3, 1, 2), (3, 1, 3), (3, 2, 3), (5, 2, 5)];
     for (shards, replicas, lost) in cases {
         for met in [false, true] {
-            let mut model = Model::formed(spec(shards, replicas));
+            let mut model = TestClusterModel::formed(spec(shards, replicas));
             for shard in 0..lost {
                 model.recreate(&format!("{CLUSTER}-shard-{shard}-0"), false);
             }
@@ -201,7 +201,7 @@ fn replicas_of_primaries_that_ended_together_take_over_one_by_one() {
 
 #[test]
 fn a_primary_hands_over_before_its_pod_is_deleted() {
-    let mut model = Model::formed(spec(3, 1));
+    let mut model = TestClusterModel::formed(spec(3, 1));
     model.pods.get_mut("demo-shard-2-0").unwrap().deleting = true;
     assert_eq!(verbs(&model), ["failover demo-shard-2-1 graceful"]);
     model.pods.get_mut("demo-shard-2-1").unwrap().deleting = true;
@@ -211,7 +211,7 @@ fn a_primary_hands_over_before_its_pod_is_deleted() {
 
 #[test]
 fn lost_slots_are_reassigned_only_after_the_host_allows_forgetting_their_owner() {
-    let mut model = Model::formed(spec(3, 0));
+    let mut model = TestClusterModel::formed(spec(3, 0));
     let lost = model.id("demo-shard-0-0");
     model.recreate("demo-shard-0-0", false);
     model.gossip();
@@ -228,7 +228,7 @@ fn lost_slots_are_reassigned_only_after_the_host_allows_forgetting_their_owner()
 
 #[test]
 fn a_waiting_primary_without_data_may_start_when_no_member_has_more() {
-    let mut model = Model::formed(spec(1, 1));
+    let mut model = TestClusterModel::formed(spec(1, 1));
     for pod in ["demo-shard-0-0", "demo-shard-0-1"] {
         model.kill(pod);
     }
@@ -251,8 +251,8 @@ fn a_waiting_primary_without_data_may_start_when_no_member_has_more() {
 
 #[test]
 fn a_foreign_node_is_reported_and_not_touched() {
-    let mut model = Model::formed(spec(3, 0));
-    let foreign = Model::new(spec(1, 0)).pods[&format!("{CLUSTER}-shard-0-0")].clone();
+    let mut model = TestClusterModel::formed(spec(3, 0));
+    let foreign = TestClusterModel::new(spec(1, 0)).pods[&format!("{CLUSTER}-shard-0-0")].clone();
     let mut foreign = foreign.process.unwrap();
     let id = "ff".repeat(20).parse().unwrap();
     let row = foreign.table.remove(&foreign.id).unwrap();
@@ -265,7 +265,7 @@ fn a_foreign_node_is_reported_and_not_touched() {
 
 #[test]
 fn a_member_with_keys_of_its_own_is_not_emptied() {
-    let mut model = Model::formed(spec(3, 1));
+    let mut model = TestClusterModel::formed(spec(3, 1));
     model.recreate("demo-shard-0-1", false);
     model.process("demo-shard-0-1").keys = 5;
     for _ in 0..3 {
@@ -278,12 +278,12 @@ fn a_member_with_keys_of_its_own_is_not_emptied() {
 
 /// Returns the value to which the plan sets `cluster-replica-no-failover` of a member that reports `no`, if
 /// it does.
-fn election_of(model: &Model, pod: &str) -> Option<String> {
+fn election_of(model: &TestClusterModel, pod: &str) -> Option<String> {
     election_where(model, pod, "no")
 }
 
 /// The same for a member that reports `shown`.
-fn election_where(model: &Model, pod: &str, shown: &str) -> Option<String> {
+fn election_where(model: &TestClusterModel, pod: &str, shown: &str) -> Option<String> {
     let mut observed = model.observed();
     let member = observed.snapshot.members.iter_mut().find(|member| member.pod == pod).unwrap();
     let MemberAnswer::Answered(facts) = &mut member.answer else { panic!("it answers") };
@@ -306,7 +306,7 @@ fn the_cluster_must_not_elect_a_replica_that_missed_writes_while_it_hung() {
     ];
     for (was_in_sync, data_loss, expected) in rows {
         for (hangs, expected) in [false, true].into_iter().zip(expected) {
-            let mut model = Model::formed(spec(3, 1));
+            let mut model = TestClusterModel::formed(spec(3, 1));
             model.spec.data_loss = data_loss;
             model.previous.shards[0].members[1].in_sync = Some(was_in_sync);
             if hangs {
@@ -322,8 +322,8 @@ fn the_cluster_must_not_elect_a_replica_that_missed_writes_while_it_hung() {
 }
 
 /// Returns a model in which the primary of the first shard has hung for `for_ms` milliseconds.
-fn hung(for_ms: u64, change: impl Fn(&mut Model)) -> Model {
-    let mut model = Model::formed(spec(3, 1));
+fn hung(for_ms: u64, change: impl Fn(&mut TestClusterModel)) -> TestClusterModel {
+    let mut model = TestClusterModel::formed(spec(3, 1));
     model.pods.get_mut("demo-shard-0-0").unwrap().silent = Some(UnreachableReason::Timeout);
     model.silence.for_ms = for_ms;
     change(&mut model);
@@ -335,7 +335,8 @@ fn a_primary_that_hangs_is_ended_before_its_replica_takes_over() {
     // At first no replica may be elected. When the majority has marked the primary as failed, its Pod is
     // deleted.
     let mut model = hung(0, |_| {});
-    let fenced = |model: &Model| model.plan().fenced.into_iter().map(|(pod, _)| pod).next();
+    let fenced =
+        |model: &TestClusterModel| model.plan().fenced.into_iter().map(|(pod, _)| pod).next();
     assert_eq!(election_of(&model, "demo-shard-0-1").as_deref(), Some("yes"));
     assert_eq!(fenced(&model), None, "the majority still hears it");
     model.gossip();
@@ -372,7 +373,7 @@ fn a_primary_that_hangs_is_ended_before_its_replica_takes_over() {
 
 #[test]
 fn a_hanging_primary_is_left_to_the_election_where_it_must_not_be_fenced() {
-    type Change = fn(&mut Model);
+    type Change = fn(&mut TestClusterModel);
     let rows: [(&str, u64, Change); 7] = [
         ("it did not end in time", 13_000, |_| {}),
         ("its deletion did not succeed", 0, |model| model.silence.is_unfenced = true),
@@ -406,7 +407,7 @@ fn a_hanging_primary_is_left_to_the_election_where_it_must_not_be_fenced() {
 
 #[test]
 fn an_election_that_was_forbidden_is_allowed_again() {
-    let again = |model: &Model, pod: &str| election_where(model, pod, "yes");
+    let again = |model: &TestClusterModel, pod: &str| election_where(model, pod, "yes");
     let mut model = hung(0, |_| {});
     assert_eq!(again(&model, "demo-shard-0-1"), None);
     model.silence.for_ms = 13_000;
@@ -421,7 +422,7 @@ fn an_election_that_was_forbidden_is_allowed_again() {
 #[test]
 fn volumes_of_a_cluster_with_another_number_of_shards_are_not_touched() {
     for (had, desired) in [(3, 4), (3, 2), (2, 3), (4, 2), (1, 3)] {
-        let mut model = Model::formed(spec(had, 1));
+        let mut model = TestClusterModel::formed(spec(had, 1));
         model.spec = spec(desired, 1);
         model.previous = Default::default();
         assert_eq!(reasons(&model), ["OtherShards"], "{had} {desired}");
@@ -430,7 +431,7 @@ fn volumes_of_a_cluster_with_another_number_of_shards_are_not_touched() {
         model.previous.formed = true;
         assert!(!reasons(&model).contains(&"OtherShards"), "{had} {desired}");
     }
-    let mut model = Model::formed(spec(3, 1));
+    let mut model = TestClusterModel::formed(spec(3, 1));
     model.previous = Default::default();
     assert_eq!(reasons(&model), [""; 0]);
     // Only the members of one shard were started; their volumes still name the others.

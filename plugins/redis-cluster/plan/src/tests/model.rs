@@ -3,21 +3,21 @@
 use tholepin_schema::snapshot::NodeFlag;
 
 use crate::{
-    cluster_model::{ClusterModel, NodeAbsence},
-    test_cluster::{CLUSTER, Model, spec},
+    cluster_model::{AbsentNodeState, ObservedClusterModel},
+    test_cluster::{CLUSTER, TestClusterModel, spec},
 };
 
 #[test]
 fn a_node_at_whose_address_another_answers_has_ended() {
-    let cluster = Model::formed(spec(3, 1));
+    let cluster = TestClusterModel::formed(spec(3, 1));
     let observed = cluster.observed();
-    let model = ClusterModel::new(CLUSTER, &cluster.spec, &observed);
+    let model = ObservedClusterModel::new(CLUSTER, &cluster.spec, &observed);
     let [node, other] = ["demo-shard-0-0", "demo-shard-1-0"].map(|pod| cluster.id(pod));
     let address = model.address(node);
     let absence = model.absence(node, address.as_deref());
-    assert!(matches!(absence, NodeAbsence::Loading(_)), "{absence:?}");
+    assert!(matches!(absence, AbsentNodeState::Loading(_)), "{absence:?}");
     let absence = model.absence(other, address.as_deref());
-    assert!(matches!(absence, NodeAbsence::Gone(Some(_))), "{absence:?}");
+    assert!(matches!(absence, AbsentNodeState::Gone(Some(_))), "{absence:?}");
 }
 
 #[test]
@@ -25,7 +25,7 @@ fn a_node_is_reached_only_over_a_link_that_is_up_by_a_member_that_does_not_suspe
     for (connected, suspected, expected) in
         [(true, false, true), (false, false, false), (true, true, false), (false, true, false)]
     {
-        let cluster = Model::formed(spec(3, 1));
+        let cluster = TestClusterModel::formed(spec(3, 1));
         let node = cluster.id("demo-shard-1-0");
         let mut observed = cluster.observed();
         let row = observed.snapshot.view.get_mut(&node).unwrap();
@@ -33,7 +33,7 @@ fn a_node_is_reached_only_over_a_link_that_is_up_by_a_member_that_does_not_suspe
         if suspected {
             row.flags.insert(NodeFlag::MaybeFail);
         }
-        let model = ClusterModel::new(CLUSTER, &cluster.spec, &observed);
+        let model = ObservedClusterModel::new(CLUSTER, &cluster.spec, &observed);
         // The node's own row of itself is not a link.
         let is_reached =
             model.answering.values().filter(|answering| answering.node != node).any(|answering| {

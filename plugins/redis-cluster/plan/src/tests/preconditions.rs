@@ -10,7 +10,7 @@ use super::*;
 
 /// Checks an action against the snapshot that it was planned for.
 #[track_caller]
-fn check_bound(model: &Model, action: &Action) {
+fn check_bound(model: &TestClusterModel, action: &Action) {
     let snapshot = model.observed().snapshot;
     let Preconditions { node, run_id, epoch, .. } = &action.presume;
     let epoch_of = |node| snapshot.view.get(node).map(|row| row.epoch);
@@ -33,7 +33,7 @@ fn check_bound(model: &Model, action: &Action) {
 }
 
 /// Plans and performs until the cluster is steady. Returns the names of the verbs that were planned.
-fn converge_checked(model: &mut Model, seen: &mut Vec<&'static str>) {
+fn converge_checked(model: &mut TestClusterModel, seen: &mut Vec<&'static str>) {
     for _ in 0..30 {
         let plan = model.plan();
         for action in plan.actions() {
@@ -52,7 +52,7 @@ fn converge_checked(model: &mut Model, seen: &mut Vec<&'static str>) {
 #[test]
 fn every_action_is_bound_to_the_process_and_the_epoch_that_were_seen() {
     let mut seen = Vec::new();
-    let mut model = Model::new(spec(3, 1));
+    let mut model = TestClusterModel::new(spec(3, 1));
     converge_checked(&mut model, &mut seen);
     model.kill("demo-shard-0-0");
     converge_failover(&mut model, &mut seen);
@@ -68,7 +68,7 @@ fn every_action_is_bound_to_the_process_and_the_epoch_that_were_seen() {
 }
 
 /// Plans and performs one round while a Pod is down, so that the cluster is not steady afterwards.
-fn converge_failover(model: &mut Model, seen: &mut Vec<&'static str>) {
+fn converge_failover(model: &mut TestClusterModel, seen: &mut Vec<&'static str>) {
     for _ in 0..5 {
         let plan = model.plan();
         for action in plan.actions() {

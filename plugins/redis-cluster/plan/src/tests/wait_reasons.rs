@@ -10,18 +10,18 @@ use tholepin_schema::{
 
 use super::reasons;
 use crate::{
-    ClusterStage, WaitReason,
-    test_cluster::{CLUSTER, Model, spec},
+    ClusterPlanWaitReason, ClusterStage,
+    test_cluster::{CLUSTER, TestClusterModel, spec},
 };
 
 #[test]
 fn a_pod_that_is_not_ready_or_an_open_slot_is_a_fault() {
-    let model = Model::formed(spec(3, 1));
+    let model = TestClusterModel::formed(spec(3, 1));
     let reported = |change: &dyn Fn(&mut tholepin_schema::snapshot::Member)| {
         let mut observed = model.observed();
         change(&mut observed.snapshot.members[0]);
         let plan = crate::plan(CLUSTER, &model.spec, &observed);
-        plan.reasons().map(WaitReason::as_str).next()
+        plan.reasons().map(ClusterPlanWaitReason::as_str).next()
     };
     let facts = |member: &mut tholepin_schema::snapshot::Member, uptime_s: u64| {
         member.kubernetes = serde_json::json!({"ready": false});
@@ -54,13 +54,14 @@ fn the_kubernetes_message_about_a_pod_that_does_not_run_is_reported() {
         (UnreachableReason::Timeout, waiting("ErrImagePull"), None),
     ];
     for (reason, kubernetes, expected) in rows {
-        let mut model = Model::formed(spec(1, 1));
+        let mut model = TestClusterModel::formed(spec(1, 1));
         model.pods.get_mut("demo-shard-0-1").unwrap().silent = Some(reason);
         let mut observed = model.observed();
         observed.snapshot.members[1].kubernetes = kubernetes;
         let plan = crate::plan(CLUSTER, &model.spec, &observed);
         let pod = "demo-shard-0-1".to_string();
-        let expected = expected.map(|why| WaitReason::PodDoesNotRun { pod, why: why.into() });
+        let expected =
+            expected.map(|why| ClusterPlanWaitReason::PodDoesNotRun { pod, why: why.into() });
         let reported = plan.reasons().find(|reason| reason.as_str() == "PodDoesNotRun");
         assert_eq!(reported, expected.as_ref(), "{reason:?}");
         assert!(plan.reasons().all(|other| other.is_fault() == reported.is_some()), "{reason:?}");
@@ -69,11 +70,11 @@ fn the_kubernetes_message_about_a_pod_that_does_not_run_is_reported() {
 
 #[test]
 fn the_reason_for_a_missing_pod_or_volume_is_reported() {
-    let mut model = Model::formed(spec(1, 1));
-    let obstacle = |observed: &mut crate::Observed| {
+    let mut model = TestClusterModel::formed(spec(1, 1));
+    let obstacle = |observed: &mut crate::ObservedRedisCluster| {
         observed.obstacles.insert("demo-shard-0-1".into(), "class `x` not found".into());
     };
-    let reported = |observed: &crate::Observed| {
+    let reported = |observed: &crate::ObservedRedisCluster| {
         let plan = crate::plan(CLUSTER, &spec(1, 1), observed);
         let mut reasons = plan.reasons().map(ToString::to_string);
         reasons.find(|text| text.contains("does not run")).unwrap_or_default()
@@ -92,13 +93,13 @@ fn the_reason_for_a_missing_pod_or_volume_is_reported() {
 
 #[test]
 fn a_server_that_does_not_start_is_quoted() {
-    let mut model = Model::new(spec(1, 1));
+    let mut model = TestClusterModel::new(spec(1, 1));
     model.kill("demo-shard-0-1");
     let mut observed = model.observed();
     let ended = json!({"exitCode": 1, "message": "it cannot\n"});
     observed.snapshot.members[1].kubernetes = json!({"lastState": {"terminated": ended}});
     let forming = crate::plan(CLUSTER, &model.spec, &observed);
-    let formed = Model::formed(spec(1, 1)).observed().snapshot;
+    let formed = TestClusterModel::formed(spec(1, 1)).observed().snapshot;
     (observed.snapshot.members[0], observed.snapshot.view) =
         (formed.members[0].clone(), formed.view);
     let formed = crate::plan(CLUSTER, &model.spec, &observed);
@@ -110,7 +111,7 @@ fn a_server_that_does_not_start_is_quoted() {
 
 #[test]
 fn a_member_that_is_not_ok_reports_slots_and_their_owner() {
-    let mut model = Model::formed(spec(2, 1));
+    let mut model = TestClusterModel::formed(spec(2, 1));
     model.pods.get_mut("demo-shard-1-0").unwrap().silent = Some(UnreachableReason::Timeout);
     model.gossip();
     let plan = model.plan();
@@ -126,7 +127,7 @@ fn a_member_that_is_not_ok_reports_slots_and_their_owner() {
         (SlotSet::from_iter(scattered), "66 68 and more (1000 in total) have no owner"),
     ];
     for (dropped, expected) in cases {
-        let mut model = Model::formed(spec(2, 0));
+        let mut model = TestClusterModel::formed(spec(2, 0));
         for pod in model.pods.values_mut() {
             for row in pod.process.as_mut().unwrap().table.values_mut() {
                 row.slots = row.slots.difference(&dropped);
@@ -139,21 +140,21 @@ fn a_member_that_is_not_ok_reports_slots_and_their_owner() {
 
 #[test]
 fn slots_of_an_owner_that_is_alive_are_not_lost() {
-    let mut model = Model::formed(spec(3, 0));
+    let mut model = TestClusterModel::formed(spec(3, 0));
     let (id, pod) = (model.id("demo-shard-1-0"), model.pods["demo-shard-1-0"].clone());
     // The StatefulSet was orphaned: its Pod answers the others but is not a member.
     model.pods.remove("demo-shard-1-0");
     let reason = model.plan().shards[1].decision.reason().cloned().unwrap();
     let address = pod.address;
     let slots = "5462-10922".into();
-    assert_eq!(reason, WaitReason::OwnerNoMember { node: id, address, slots });
+    assert_eq!(reason, ClusterPlanWaitReason::OwnerNoMember { node: id, address, slots });
     model.gossip();
     assert!(reasons(&model).contains(&"SlotsLost"), "no member reaches it any more");
 }
 
 #[test]
 fn slots_that_their_owner_disowns_are_reported_with_the_fix() {
-    let mut model = Model::formed(spec(3, 1));
+    let mut model = TestClusterModel::formed(spec(3, 1));
     let (first, third) = (model.id("demo-shard-0-0"), model.id("demo-shard-2-0"));
     let slot: SlotSet = "12001".parse::<tholepin_schema::primitives::SlotRange>().unwrap().into();
     let table = &mut model.process("demo-shard-2-0").table;

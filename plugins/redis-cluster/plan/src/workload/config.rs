@@ -11,8 +11,8 @@ use core::fmt::Write as _;
 use serde_json::{Value, json};
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 
-use super::{OwnerCluster, metadata, names};
-use crate::configuration::{self, RuntimeSettings};
+use super::{OwnerRedisCluster, metadata, names};
+use crate::configuration::{self, RedisConfigFileSettings};
 
 /// Starts the server as soon as that is safe.
 const START: &str = include_str!("script/start.sh");
@@ -29,12 +29,12 @@ const SERVER_ANSWERED: &str = "redis.tholepin.dev/taken";
 const RUNTIME_FILE: &str = "live.conf";
 
 /// Returns the name of the revision for the spec.
-pub(super) fn revision_name(owner: OwnerCluster<'_>, spec: &RedisClusterSpec) -> String {
+pub(super) fn revision_name(owner: OwnerRedisCluster<'_>, spec: &RedisClusterSpec) -> String {
     names(owner).revision(hash(&files(spec)))
 }
 
 /// Returns the ConfigMap of the revision for the spec.
-pub(super) fn revision(owner: OwnerCluster<'_>, spec: &RedisClusterSpec) -> Value {
+pub(super) fn revision(owner: OwnerRedisCluster<'_>, spec: &RedisClusterSpec) -> Value {
     let files = files(spec);
     json!({
         "apiVersion": "v1",
@@ -47,7 +47,7 @@ pub(super) fn revision(owner: OwnerCluster<'_>, spec: &RedisClusterSpec) -> Valu
 
 /// Returns the second ConfigMap.
 #[must_use]
-pub fn runtime_config(owner: OwnerCluster<'_>, settings: &RuntimeSettings) -> Value {
+pub fn runtime_config(owner: OwnerRedisCluster<'_>, settings: &RedisConfigFileSettings) -> Value {
     let mut metadata = metadata(owner, &names(owner).runtime_config(), None);
     if let Some(fields) = metadata.as_object_mut() {
         let has_answered = if settings.has_server_answered { "yes" } else { "no" };
@@ -70,14 +70,14 @@ pub fn runtime_config(owner: OwnerCluster<'_>, settings: &RuntimeSettings) -> Va
 
 /// Parses the second ConfigMap; ignores lines that this plugin cannot have written.
 #[must_use]
-pub fn read_runtime_config(object: &Value) -> RuntimeSettings {
+pub fn read_runtime_config(object: &Value) -> RedisConfigFileSettings {
     let text = |path: &[&str]| {
         let found = path.iter().try_fold(object, |at, key| at.get(key));
         found.and_then(Value::as_str).unwrap_or_default()
     };
     let lines = text(&["data", RUNTIME_FILE]).lines().filter_map(|line| line.split_once(' '));
     let values = lines.filter(|(name, value)| configuration::is_own_line(name, value));
-    RuntimeSettings {
+    RedisConfigFileSettings {
         values: values.map(|(name, value)| (name.into(), value.into())).collect(),
         has_server_answered: text(&["metadata", "annotations", SERVER_ANSWERED]) == "yes",
     }

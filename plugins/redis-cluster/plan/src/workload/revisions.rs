@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 
-use super::{OwnerCluster, revision_name};
-use crate::ObjectNames;
+use super::{OwnerRedisCluster, revision_name};
+use crate::RedisClusterObjectNames;
 
 /// A ConfigMap that exists.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-pub struct ExistingConfigMap {
+pub struct RedisConfigRevisionRef {
     /// Its name.
     pub name: String,
     /// Its uid.
@@ -31,12 +31,12 @@ pub struct ExistingConfigMap {
 /// still create a Pod from the template before.
 #[must_use]
 pub fn unnamed<'a>(
-    owner: OwnerCluster<'_>,
+    owner: OwnerRedisCluster<'_>,
     spec: &RedisClusterSpec,
-    existing: &'a [ExistingConfigMap],
+    existing: &'a [RedisConfigRevisionRef],
     pods: &[Value],
     sets: &[Value],
-) -> Vec<&'a ExistingConfigMap> {
+) -> Vec<&'a RedisConfigRevisionRef> {
     let at = |set: &Value, path: &str| set.pointer(path).and_then(Value::as_i64);
     let is_settled = |set: &Value| {
         let generation = at(set, "/metadata/generation");
@@ -52,7 +52,7 @@ pub fn unnamed<'a>(
     let of_pods = pods.iter().flat_map(|pod| volumes(pod, "/spec/volumes"));
     let of_sets = sets.iter().flat_map(|set| volumes(set, "/spec/template/spec/volumes"));
     named.extend(of_pods.chain(of_sets).flat_map(|volume| config_maps(&volume)));
-    let names = ObjectNames { cluster: owner.name };
+    let names = RedisClusterObjectNames { cluster: owner.name };
     let revisions = existing.iter().filter(|map| names.is_revision(&map.name));
     revisions.filter(|map| !named.contains(&map.name)).collect()
 }
@@ -74,7 +74,8 @@ mod tests {
     use super::*;
     use crate::workload::objects;
 
-    const OWNER: OwnerCluster<'_> = OwnerCluster { name: "demo", namespace: "default", uid: "u-1" };
+    const OWNER: OwnerRedisCluster<'_> =
+        OwnerRedisCluster { name: "demo", namespace: "default", uid: "u-1" };
 
     fn spec(settings: Value) -> RedisClusterSpec {
         serde_json::from_value(json!({"shards": 1, "replicasPerShard": 1, "settings": settings}))
@@ -106,9 +107,9 @@ mod tests {
         let (before, now) = (spec(json!({})), spec(json!({"hz": 20})));
         let [old, new] = [&before, &now].map(|spec| revision_name(OWNER, spec));
         let names = ["demo-config", &old, &new, "demo-live", "foreign"];
-        let existing: Vec<ExistingConfigMap> = names
+        let existing: Vec<RedisConfigRevisionRef> = names
             .iter()
-            .map(|name| ExistingConfigMap { name: (*name).into(), uid: "u".into() })
+            .map(|name| RedisConfigRevisionRef { name: (*name).into(), uid: "u".into() })
             .collect();
         let pod =
             |spec: &RedisClusterSpec| json!({"spec": sets(spec, 2)[0]["spec"]["template"]["spec"]});

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use tholepin_redis_types::redis_cluster::{KIND, RedisClusterSpec};
 use tholepin_schema::reserved::{self, MAY_START};
 
-use super::{BUS_PORT_OFFSET, CONTAINER, DATA, OwnerCluster, names, revision_name, selector};
+use super::{BUS_PORT_OFFSET, CONTAINER, DATA, OwnerRedisCluster, names, revision_name, selector};
 
 /// The longest time in seconds that the preStop hook waits for another member to take over.
 const HAND_OVER_S_MAX: u32 = 20;
@@ -20,7 +20,7 @@ const SHUTDOWN_S_MAX: u32 = 25;
 /// The volume with the annotation by which the host lets a process start without data.
 const PODINFO: &str = "podinfo";
 
-pub(super) fn pod_spec(owner: OwnerCluster<'_>, spec: &RedisClusterSpec, shard: u16) -> Value {
+pub(super) fn pod_spec(owner: OwnerRedisCluster<'_>, spec: &RedisClusterSpec, shard: u16) -> Value {
     json!({
         "automountServiceAccountToken": false,
         "enableServiceLinks": false,
@@ -50,7 +50,7 @@ fn spread(topology_key: &str, selector: &Value) -> Value {
     })
 }
 
-fn container(owner: OwnerCluster<'_>, spec: &RedisClusterSpec) -> Value {
+fn container(owner: OwnerRedisCluster<'_>, spec: &RedisClusterSpec) -> Value {
     let bus = spec.port.saturating_add(BUS_PORT_OFFSET);
     let script = |name: &str| json!({"command": ["sh", alloc::format!("/etc/redis/{name}.sh")]});
     let mut container = json!({
@@ -110,7 +110,7 @@ fn resources(spec: &RedisClusterSpec) -> Value {
     resources.into()
 }
 
-fn environment(owner: OwnerCluster<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
+fn environment(owner: OwnerRedisCluster<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
     vec![
         json!({"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}),
         json!({"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}),
@@ -129,7 +129,7 @@ fn environment(owner: OwnerCluster<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
 /// It is read from the host's Secret and not from the user's: if the user's Secret changes, a restarted Pod
 /// still has the same password as the others. The reference is not optional, because without the Secret a
 /// server would run without a password.
-fn password(owner: OwnerCluster<'_>) -> Value {
+fn password(owner: OwnerRedisCluster<'_>) -> Value {
     let name = reserved::name(reserved::ReservedObjectPurpose::Credentials, KIND, owner.uid);
     json!({
         "name": "REDISCLI_AUTH",
@@ -137,7 +137,7 @@ fn password(owner: OwnerCluster<'_>) -> Value {
     })
 }
 
-fn volumes(owner: OwnerCluster<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
+fn volumes(owner: OwnerRedisCluster<'_>, spec: &RedisClusterSpec) -> Vec<Value> {
     let sources = [revision_name(owner, spec), names(owner).runtime_config()]
         .map(|name| json!({"configMap": {"name": name}}));
     let mut volumes = vec![

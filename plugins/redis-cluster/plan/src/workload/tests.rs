@@ -4,7 +4,8 @@ use super::*;
 use alloc::{format, string::ToString};
 use tholepin_redis_types::redis_cluster::RedisClusterSpec;
 
-const OWNER: OwnerCluster<'_> = OwnerCluster { name: "demo", namespace: "default", uid: "u-1" };
+const OWNER: OwnerRedisCluster<'_> =
+    OwnerRedisCluster { name: "demo", namespace: "default", uid: "u-1" };
 
 fn spec(json: Value) -> RedisClusterSpec {
     serde_json::from_value(json).unwrap()

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Node;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::reflector::ObjectKey;
+use crate::reflector::NamespacedName;
 
 fn parse<T: serde::de::DeserializeOwned>(value: Value) -> T {
     serde_json::from_value(value).unwrap()
@@ -305,13 +305,13 @@ fn claims_must_be_bound_and_their_volumes_reach_the_node() {
         let claim = json!({"metadata": {"namespace": "a", "name": "c"}, "spec": {"volumeName": "v"}, "status": {"phase": phase}});
         Arc::new(parse(claim))
     };
-    snapshot.claims.insert(ObjectKey::new("a", "c"), claim("Pending"));
+    snapshot.claims.insert(NamespacedName::new("a", "c"), claim("Pending"));
     awaits_volumes(
         &pod_with_claim,
         &snapshot,
         &message("pod has unbound immediate PersistentVolumeClaims"),
     );
-    snapshot.claims.insert(ObjectKey::new("a", "c"), claim("Bound"));
+    snapshot.claims.insert(NamespacedName::new("a", "c"), claim("Bound"));
     goes_to(&pod_with_claim, &snapshot, "n1");
     let volume = |host: &str| {
         let terms = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [host]}]}]);

@@ -41,7 +41,7 @@ impl PlanFixture {
     fn reconcile(&mut self) -> Vec<String> {
         let (pods, claims) = (values(&self.pods), values(&self.claims));
         let revisions = values(&self.revisions);
-        let plan = plan(&ObservedStatefulSet {
+        let plan = plan(&StatefulSetPlanInput {
             set: &self.set,
             pods: &pods,
             claims: &claims,
@@ -68,56 +68,56 @@ impl PlanFixture {
         panic!("the set does not come to rest: {all:?}");
     }
 
-    fn perform(&mut self, write: PlannedWrite) -> Option<String> {
+    fn perform(&mut self, write: StatefulSetWrite) -> Option<String> {
         Some(match write {
-            PlannedWrite::CreateRevision(revision) => {
+            StatefulSetWrite::CreateRevision(revision) => {
                 let name = revision.metadata.name.clone().unwrap();
                 assert!(self.revisions.insert(name, revision.into()).is_none());
                 "new revision".to_owned()
             }
-            PlannedWrite::RaiseRevision { name, revision } => {
+            StatefulSetWrite::RaiseRevision { name, revision } => {
                 Arc::make_mut(self.revisions.get_mut(&name).unwrap()).revision = revision;
                 "raise revision".to_owned()
             }
-            PlannedWrite::DeleteRevision { name } => {
+            StatefulSetWrite::DeleteRevision { name } => {
                 self.revisions.remove(&name).unwrap();
                 "forget revision".to_owned()
             }
-            PlannedWrite::CreateClaim(claim) => {
+            StatefulSetWrite::CreateClaim(claim) => {
                 let name = claim.metadata.name.clone().unwrap();
                 assert!(self.claims.insert(name.clone(), claim.into()).is_none());
                 format!("+{name}")
             }
-            PlannedWrite::SetClaimOwners { name, owners, .. } => {
+            StatefulSetWrite::SetClaimOwners { name, owners, .. } => {
                 let kinds: Vec<String> = owners.iter().map(|owner| owner.kind.clone()).collect();
                 let claim = Arc::make_mut(self.claims.get_mut(&name).unwrap());
                 claim.metadata.owner_references = Some(owners);
                 format!("{name} owned by [{}]", kinds.join(", "))
             }
-            PlannedWrite::AdoptPod(OwnerReferenceAdoption { name, owners, .. }) => {
+            StatefulSetWrite::AdoptPod(OwnerReferenceAdoption { name, owners, .. }) => {
                 let pod = Arc::make_mut(self.pods.get_mut(&name).unwrap());
                 pod.metadata.owner_references = Some(owners);
                 format!("adopt {name}")
             }
-            PlannedWrite::AdoptRevision(OwnerReferenceAdoption { name, owners, .. }) => {
+            StatefulSetWrite::AdoptRevision(OwnerReferenceAdoption { name, owners, .. }) => {
                 let revision = Arc::make_mut(self.revisions.get_mut(&name).unwrap());
                 revision.metadata.owner_references = Some(owners);
                 "adopt revision".to_owned()
             }
-            PlannedWrite::CreatePod(mut pod) => {
+            StatefulSetWrite::CreatePod(mut pod) => {
                 let name = pod.metadata.name.clone().unwrap();
                 self.created_pods += 1;
                 pod.metadata.uid = Some(format!("uid-{}", self.created_pods));
                 assert!(self.pods.insert(name.clone(), pod.into()).is_none());
                 format!("+{name}")
             }
-            PlannedWrite::DeletePod { name, uid } => {
+            StatefulSetWrite::DeletePod { name, uid } => {
                 let pod = Arc::make_mut(self.pods.get_mut(&name).unwrap());
                 assert_eq!(pod.metadata.uid, uid);
                 pod.metadata.deletion_timestamp = Some(k8s_time(self.now));
                 format!("-{name}")
             }
-            PlannedWrite::SetStatus(status) => {
+            StatefulSetWrite::SetStatus(status) => {
                 self.set.status = Some(*status);
                 return None;
             }
@@ -373,7 +373,7 @@ fn availability_takes_min_ready_seconds() {
     assert_eq!(fixture.status()["availableReplicas"], 0);
     let requeue_at = {
         let (pods, revisions) = (values(&fixture.pods), values(&fixture.revisions));
-        let observed = ObservedStatefulSet {
+        let observed = StatefulSetPlanInput {
             set: &fixture.set,
             pods: &pods,
             claims: &[],
