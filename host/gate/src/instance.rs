@@ -25,7 +25,7 @@ use tholepin_schema::{
 use crate::{
     GatePorts, ReconcileScope,
     credentials::{self, CredentialsStore},
-    ledger_document::{Ledger, RedisProcessGroup},
+    ledger_document::{Ledger, LedgerProcessGroup},
     ownership::{descendants, text},
 };
 
@@ -102,7 +102,7 @@ pub(crate) fn name(scope: &ReconcileScope, instance: &Instance) -> String {
 ///
 /// Fails if the ledger has others: the guards would check other processes than the calls go to.
 pub(crate) fn fix_group(ledger: &mut Ledger, instance: &Instance) -> Result<(), CallError> {
-    let named = RedisProcessGroup {
+    let named = LedgerProcessGroup {
         container: instance.container.clone(),
         port: instance.port,
         unknown: Default::default(),

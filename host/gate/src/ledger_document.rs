@@ -42,7 +42,7 @@ pub(crate) struct Ledger {
     /// The container and the port of each group of processes, fixed at its first use. A plugin that names
     /// others later is refused: the guards would check the wrong process.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) groups: BTreeMap<String, RedisProcessGroup>,
+    pub(crate) groups: BTreeMap<String, LedgerProcessGroup>,
     /// Members that were stopped through the host and whose successors have not taken their places yet, by
     /// the uid of the Pod. While there is one, no other member is stopped.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -77,7 +77,7 @@ impl Ledger {
 /// Where the processes of a group run and listen.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct RedisProcessGroup {
+pub(crate) struct LedgerProcessGroup {
     /// The container that runs the process.
     pub(crate) container: String,
     /// The port that it listens on.

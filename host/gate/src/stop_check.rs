@@ -22,7 +22,7 @@ use crate::{
     grant,
     guard::{self, GuardRefusal, LossClass, PodStoppedByCall},
     instance::{self, container_status, uid},
-    ledger_document::RedisProcessGroup,
+    ledger_document::LedgerProcessGroup,
     ledger_store::ObjectLedger,
     ownership::{self, text},
     reconcile_context::ReconcileContext,
@@ -150,7 +150,7 @@ async fn admit(context: &ReconcileContext, effect: WriteEffectOnPods) -> Result<
 async fn check_group(
     context: &ReconcileContext,
     object_ledger: &mut ObjectLedger,
-    (name, group): (&str, &RedisProcessGroup),
+    (name, group): (&str, &LedgerProcessGroup),
     stops: &[PodStoppedByCall],
 ) -> Result<(), CallError> {
     if stops.is_empty() {
@@ -174,7 +174,7 @@ async fn check_group(
     Ok(())
 }
 
-fn stop(pod: &Value, group: &RedisProcessGroup, effect: &WriteEffectOnPods) -> PodStoppedByCall {
+fn stop(pod: &Value, group: &LedgerProcessGroup, effect: &WriteEffectOnPods) -> PodStoppedByCall {
     let status = container_status(pod, &group.container);
     let claims = stop_effect::claims(pod);
     PodStoppedByCall {
@@ -242,7 +242,7 @@ async fn is_no_other_objects_member(
 
 impl ObjectLedger {
     /// Returns the instance of a group as a call last named it, or from the ledger.
-    fn instance(&self, namespace: &str, name: &str, group: &RedisProcessGroup) -> Instance {
+    fn instance(&self, namespace: &str, name: &str, group: &LedgerProcessGroup) -> Instance {
         self.instances.get(name).cloned().unwrap_or_else(|| Instance {
             namespace: namespace.to_owned(),
             selector: String::new(),

@@ -45,11 +45,11 @@ use report::{MembersReconcileOutcome, ReconcileFindings};
 
 /// The plugin `redis-cluster`.
 #[derive(Debug)]
-pub struct RedisCluster;
+pub struct RedisClusterPlugin;
 
-tholepin_sdk::export!(RedisCluster);
+tholepin_sdk::export!(RedisClusterPlugin);
 
-impl Reconciler for RedisCluster {
+impl Reconciler for RedisClusterPlugin {
     fn describe() -> Manifest {
         manifest::manifest()
     }

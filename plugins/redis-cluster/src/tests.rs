@@ -204,7 +204,7 @@ fn reconcile(host: &ScriptedHost, object: Value) -> ReconcileOutcome {
 
 fn reconcile_with(host: &ScriptedHost, object: Value, memo: Option<Value>) -> ReconcileOutcome {
     let request = ReconcileRequest { object, deleting: false, causes: Vec::new(), memo };
-    RedisCluster::reconcile(host, request).unwrap()
+    RedisClusterPlugin::reconcile(host, request).unwrap()
 }
 
 fn condition(host: &ScriptedHost, name: &str) -> (String, String, String) {
@@ -577,23 +577,23 @@ fn deleting_finishes_immediately_and_writes_nothing() {
         causes: Vec::new(),
         memo: None,
     };
-    assert!(RedisCluster::reconcile(&host, request).unwrap().finished);
+    assert!(RedisClusterPlugin::reconcile(&host, request).unwrap().finished);
     assert!(host.applied.borrow().is_empty() && host.status.borrow().is_none());
 }
 
 #[test]
 fn validation_names_field_and_fix() {
-    let violations = RedisCluster::validate(None, object(json!({"settings": {"port": 1}})));
+    let violations = RedisClusterPlugin::validate(None, object(json!({"settings": {"port": 1}})));
     assert_eq!(violations.len(), 1);
     assert_eq!(violations[0].field, ".spec.settings.port");
     assert!(violations[0].message.contains("`.spec.port`"), "{}", violations[0].message);
-    assert!(RedisCluster::validate(None, object(json!({}))).is_empty());
-    assert_eq!(RedisCluster::validate(None, object(json!({"shards": "many"}))).len(), 1);
+    assert!(RedisClusterPlugin::validate(None, object(json!({}))).is_empty());
+    assert_eq!(RedisClusterPlugin::validate(None, object(json!({"shards": "many"}))).len(), 1);
 }
 
 #[test]
 fn the_manifest_asks_for_the_grants_that_are_used() {
-    let manifest = RedisCluster::describe();
+    let manifest = RedisClusterPlugin::describe();
     assert_eq!(manifest.name, "redis-cluster");
     let crd = manifest.reconciles[0].crd.as_ref().unwrap();
     assert_eq!(crd["metadata"]["name"], "redisclusters.redis.tholepin.dev");

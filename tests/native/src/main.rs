@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use redis_cluster::RedisCluster;
+use redis_cluster::RedisClusterPlugin;
 use serde_json::{Value, json};
 use tholepin_sdk::{
     DeleteOptions, EventType, Fact, Host, JsonDocument, LogLevel, NetworkProbeOutcome,
@@ -67,7 +67,7 @@ fn with_values(
     host: &dyn Host,
     request: ReconcileRequest,
 ) -> Result<ReconcileOutcome, NativeError> {
-    let outcome = RedisCluster::reconcile(host, request);
+    let outcome = RedisClusterPlugin::reconcile(host, request);
     Ok(outcome.map_err(|failure| format!("{failure:?}"))?)
 }
 

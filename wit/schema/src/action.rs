@@ -24,7 +24,7 @@ use crate::{
 
 /// One action: `{"id": …, "verb": …, "args": …, "presume": …, "after": […]}`.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
-#[serde(try_from = "RawAction", into = "RawAction")]
+#[serde(try_from = "ActionJson", into = "ActionJson")]
 pub struct Action {
     /// The name that `after` of other actions refers to; unique in its list.
     pub id: Option<String>,
@@ -284,7 +284,7 @@ impl ActionOutcome {
 /// An action in its JSON form: the verb's name and arguments are fields beside the others.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct RawAction {
+struct ActionJson {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     id: Option<String>,
     verb: Value,
@@ -295,17 +295,17 @@ struct RawAction {
     after: Vec<String>,
 }
 
-impl TryFrom<RawAction> for Action {
+impl TryFrom<ActionJson> for Action {
     type Error = serde_json::Error;
 
-    fn try_from(raw: RawAction) -> Result<Self, serde_json::Error> {
-        let RawAction { id, verb, args, presume, after } = raw;
+    fn try_from(raw: ActionJson) -> Result<Self, serde_json::Error> {
+        let ActionJson { id, verb, args, presume, after } = raw;
         let verb = serde_json::from_value(serde_json::json!({ "verb": verb, "args": args }))?;
         Ok(Self { id, verb, presume, after })
     }
 }
 
-impl From<Action> for RawAction {
+impl From<Action> for ActionJson {
     fn from(action: Action) -> Self {
         let Action { id, verb, presume, after } = action;
         // Cannot fail: a verb contains only strings, numbers, lists and maps.

@@ -37,7 +37,7 @@ const SHOWN_CHARS_MAX: usize = 120;
 
 /// A statement about one field of one document: `{"subject": …, "field": …, "op": …, "value": …}`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(try_from = "RawFact", into = "RawFact")]
+#[serde(try_from = "FactJson", into = "FactJson")]
 pub struct Fact {
     subject: FactSubject,
     // Invariant: `field` exists in the subject's documented shape, and `test` fits the type found there.
@@ -407,7 +407,7 @@ fn bounded_text(value: &Value) -> String {
 /// A fact in its JSON form.
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct RawFact {
+struct FactJson {
     subject: FactSubject,
     field: String,
     op: FactOperator,
@@ -415,11 +415,11 @@ struct RawFact {
     value: Option<Value>,
 }
 
-impl TryFrom<RawFact> for Fact {
+impl TryFrom<FactJson> for Fact {
     type Error = FactError;
 
-    fn try_from(raw: RawFact) -> Result<Self, FactError> {
-        let RawFact { subject, field, op, value } = raw;
+    fn try_from(raw: FactJson) -> Result<Self, FactError> {
+        let FactJson { subject, field, op, value } = raw;
         let wrong = |needed: &'static str, value: &Option<Value>| FactError::Value {
             field: field.clone(),
             op: op.to_string(),
@@ -447,7 +447,7 @@ impl TryFrom<RawFact> for Fact {
     }
 }
 
-impl From<Fact> for RawFact {
+impl From<Fact> for FactJson {
     fn from(fact: Fact) -> Self {
         let Fact { subject, field, test } = fact;
         Self { subject, field: field.to_string(), op: test.op(), value: test.value() }

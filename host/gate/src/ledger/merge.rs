@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ledger_document::{
-    KnownNode, Ledger, LedgerRepairAttempts, MemberStoppedByHost, RedisProcessGroup,
+    KnownNode, Ledger, LedgerProcessGroup, LedgerRepairAttempts, MemberStoppedByHost,
     TemporaryRedisSetting,
 };
 
@@ -40,7 +40,7 @@ pub(crate) fn merge(base: &Ledger, ours: &Ledger, theirs: &Ledger) -> Ledger {
         }),
         suspensions: suspensions.into_values().collect(),
         // The first use of a group defines it, and the other host has written its definition first.
-        groups: entries(&base.groups, groups, &theirs.groups, |_: &RedisProcessGroup, theirs| {
+        groups: entries(&base.groups, groups, &theirs.groups, |_: &LedgerProcessGroup, theirs| {
             theirs.clone()
         }),
         stopped: entries(&base.stopped, stopped, &theirs.stopped, newer_stop),

@@ -29,11 +29,11 @@ enum JsonPathStep {
 struct JsonPathFilter {
     path: Vec<JsonPathStep>,
     /// `None` tests only whether the path selects anything.
-    comparison: Option<(FilterOperator, Value)>,
+    comparison: Option<(JsonPathFilterOperator, Value)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum FilterOperator {
+enum JsonPathFilterOperator {
     Equal,
     NotEqual,
     Less,
@@ -132,7 +132,7 @@ impl JsonPathFilter {
     }
 }
 
-impl FilterOperator {
+impl JsonPathFilterOperator {
     fn matches(self, left: &Value, right: &Value) -> bool {
         let numbers = left.as_f64().zip(right.as_f64());
         let texts = left.as_str().zip(right.as_str());

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{FilterOperator, JsonPathError, JsonPathFilter, JsonPathStep};
+use super::{JsonPathError, JsonPathFilter, JsonPathFilterOperator, JsonPathStep};
 
 /// Parses a whole path.
 pub(super) fn parse(path: &str) -> Result<Vec<JsonPathStep>, JsonPathError> {
@@ -171,14 +171,14 @@ impl<'a> JsonPathParser<'a> {
         }
     }
 
-    fn operator(&mut self) -> Option<FilterOperator> {
+    fn operator(&mut self) -> Option<JsonPathFilterOperator> {
         let operators = [
-            ("==", FilterOperator::Equal),
-            ("!=", FilterOperator::NotEqual),
-            ("<=", FilterOperator::LessOrEqual),
-            (">=", FilterOperator::GreaterOrEqual),
-            ("<", FilterOperator::Less),
-            (">", FilterOperator::Greater),
+            ("==", JsonPathFilterOperator::Equal),
+            ("!=", JsonPathFilterOperator::NotEqual),
+            ("<=", JsonPathFilterOperator::LessOrEqual),
+            (">=", JsonPathFilterOperator::GreaterOrEqual),
+            ("<", JsonPathFilterOperator::Less),
+            (">", JsonPathFilterOperator::Greater),
         ];
         operators.into_iter().find_map(|(text, operator)| self.eat(text).then_some(operator))
     }
