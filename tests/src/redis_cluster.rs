@@ -95,7 +95,7 @@ impl RedisCluster {
                 spec.insert("storage".to_owned(), json!({"size": "1Gi", "onDelete": "Delete"}));
                 // With `everysec` a server acknowledges writes that it has not yet given to the operating system while
                 // an fsync runs, so a killed process can lose them on a slow disk.
-                spec.insert("config".to_owned(), json!({"appendfsync": "always"}));
+                spec.insert("settings".to_owned(), json!({"appendfsync": "always"}));
             }
         }
         object

@@ -257,7 +257,7 @@ pub(crate) async fn the_disk_is_full() -> Result<ScenarioResult> {
     let took = start.elapsed();
     let log = env.host_log()?;
     ensure!(
-        log.contains("compiled code cannot be kept"),
+        log.contains("cannot store compiled code"),
         "the host did not log that the disk is full"
     );
     let plugin = env.plugin("config-maker")?;
