@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::Value;
 use tholepin_core::{
     CallError, ObjectMeta, ObjectRef, WriteMode,
-    port::{ApplyRequest, DeleteRequest, WatchedStoreView},
+    port::{ApplyRequest, WatchedStoreView},
 };
 use tholepin_schema::{
     guard_id::GuardId,
@@ -32,8 +32,7 @@ use crate::{
 /// The verb whose grant is needed to stop the last copy of some data, in addition to the object's own policy.
 const STOP_LAST_COPY: &str = "stop-last-copy";
 
-/// Checks a deletion. A Pod is deleted only at the resource version that was read: after a change it must be
-/// checked again.
+/// Checks a deletion. The request carries the resource version that was read: after a change it is checked again.
 ///
 /// # Errors
 ///
@@ -41,12 +40,7 @@ const STOP_LAST_COPY: &str = "stop-last-copy";
 pub(crate) async fn before_delete(
     context: &ReconcileContext,
     found: &Value,
-    request: &mut DeleteRequest,
 ) -> Result<(), CallError> {
-    if text(found, "/kind") == "Pod" && request.resource_version.is_none() {
-        let version_read = text(found, "/metadata/resourceVersion");
-        request.resource_version = (!version_read.is_empty()).then(|| version_read.to_owned());
-    }
     admit(context, stop_effect::stops(&*newest(context), found, ObjectAfterPluginWrite::Deleted))
         .await
 }

@@ -45,10 +45,21 @@ impl ApplyFingerprint {
     ///
     /// An apply of the status subresource changes nothing but the status. An apply of the object does not
     /// change the status if the kind has the subresource; if it has not, the status counts only for an
-    /// intent that contains one.
+    /// intent that contains one. The preconditions of an intent do not count: see [`may_skip`].
     pub(crate) fn of(intent: &Value, object: &Value, status: bool) -> Self {
         let mut text = Vec::new();
-        write(&mut text, "intent", intent);
+        for (name, value) in intent.as_object().into_iter().flatten() {
+            let fields = value.as_object().filter(|_| name == "metadata");
+            for (name, value) in fields.into_iter().flatten() {
+                if !PRECONDITIONS.contains(&name.as_str()) {
+                    write(&mut text, name, value);
+                }
+            }
+            if fields.is_none() {
+                write(&mut text, name, value);
+            }
+        }
+        text.push(b'\n');
         for (name, value) in object.as_object().into_iter().flatten() {
             match name.as_str() {
                 "metadata" if !status => {
@@ -69,16 +80,22 @@ impl ApplyFingerprint {
     }
 }
 
+/// The members of an intent's `metadata` that name the object that is meant and change nothing.
+const PRECONDITIONS: [&str; 2] = ["resourceVersion", "uid"];
+
 /// Appends a named document. Serialising a `Value` sorts its keys and cannot fail.
 fn write(text: &mut Vec<u8>, name: &str, value: &Value) {
     serde_json::to_writer(text, &(name, value)).unwrap_or_default();
 }
 
-/// Returns true if an intent may be skipped for this state of the object: it names no resource version, or
-/// the one of this state. An intent that names another version must be sent, so that the server refuses it.
+/// Returns true if an intent may be skipped for this state of the object: it names no uid and resource version, or
+/// those of this state. An intent that names others must be sent, so that the server refuses it.
 pub(crate) fn may_skip(intent: &Value, object: &ObjectMeta) -> bool {
-    let version = intent.pointer("/metadata/resourceVersion").and_then(Value::as_str);
-    version.is_none_or(|version| version.is_empty() || version == object.resource_version)
+    let found = [&object.resource_version, &object.uid];
+    PRECONDITIONS.iter().zip(found).all(|(field, found)| {
+        let named = intent.pointer(&format!("/metadata/{field}")).and_then(Value::as_str);
+        named.is_none_or(|named| named.is_empty() || named == found)
+    })
 }
 
 /// The outcomes of the last applies.
@@ -246,13 +263,23 @@ mod tests {
     }
 
     #[test]
-    fn an_intent_with_a_resource_version_is_skipped_for_that_version_only() {
+    fn an_intent_with_preconditions_is_skipped_for_the_object_that_they_name_only() {
         let meta = ObjectMeta::of(&reply()).unwrap();
-        for (version, expected) in
-            [(Value::Null, true), (json!(""), true), (json!("7"), true), (json!("6"), false)]
-        {
-            let intent = json!({"metadata": {"resourceVersion": version}});
+        let outcome = |intent: &Value| ApplyFingerprint::of(intent, &reply(), false);
+        for (version, uid, expected) in [
+            (Value::Null, Value::Null, true),
+            (json!(""), json!(""), true),
+            (json!("7"), json!("u"), true),
+            (json!("6"), json!("u"), false),
+            (json!("7"), json!("v"), false),
+        ] {
+            let metadata = json!({"name": "a", "resourceVersion": version, "uid": uid});
+            let intent = json!({"metadata": metadata, "spec": {}});
             assert_eq!(may_skip(&intent, &meta), expected, "{intent}");
+            let without = json!({"metadata": {"name": "a"}, "spec": {}});
+            assert_eq!(outcome(&intent), outcome(&without), "they change nothing");
         }
+        let other = json!({"metadata": {"name": "a", "labels": {}}, "spec": {}});
+        assert_ne!(outcome(&other), outcome(&json!({"metadata": {"name": "a"}, "spec": {}})));
     }
 }

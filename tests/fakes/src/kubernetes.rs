@@ -61,7 +61,8 @@ impl Kubernetes for FakeCluster {
     }
 
     fn apply(&self, request: ApplyRequest) -> BoxedFuture<'_, Result<Value, CallError>> {
-        let result = self.check_api_server().map(|()| {
+        let result = self.check_api_server().and_then(|()| {
+            self.check_preconditions(&request.object)?;
             let name = request.object["metadata"]["name"].as_str().unwrap().to_owned();
             let kept = if request.dry_run { "dry run" } else { "kept" };
             let force = if request.force { ", forced" } else { "" };
@@ -71,7 +72,7 @@ impl Kubernetes for FakeCluster {
             if !request.dry_run {
                 self.put(stored.clone());
             }
-            stored
+            Ok(stored)
         });
         Box::pin(async { result })
     }
@@ -85,7 +86,13 @@ impl Kubernetes for FakeCluster {
     ) -> BoxedFuture<'_, Result<Value, CallError>> {
         let result = self.check_api_server().and_then(|()| {
             let mut patched = self.found(&object)?;
+            let before = patched.clone();
             merge(&mut patched, patch);
+            if patched["metadata"]["uid"] != before["metadata"]["uid"]
+                || patched["metadata"]["resourceVersion"] != before["metadata"]["resourceVersion"]
+            {
+                return Err(CallError::Conflict(object.to_string()));
+            }
             if !dry_run {
                 self.record_write(format!("patch {}", object.name));
                 self.put(patched.clone());
@@ -193,6 +200,19 @@ impl FakeCluster {
         let uid = stored_uid.unwrap_or_else(|| json!(format!("uid-{}", reference.name)));
         object["metadata"]["uid"] = uid;
         object["metadata"]["resourceVersion"] = json!(self.next_resource_version());
+    }
+
+    /// Fails with `Conflict` if a write names another uid or resource version than the object has.
+    fn check_preconditions(&self, written: &Value) -> Result<(), CallError> {
+        let reference = ObjectMeta::of(written).unwrap().object;
+        let stored = self.object(&reference).unwrap_or_default();
+        for field in ["uid", "resourceVersion"] {
+            let named = &written["metadata"][field];
+            if named.is_string() && *named != stored["metadata"][field] {
+                return Err(CallError::Conflict(format!("{reference} has another {field}")));
+            }
+        }
+        Ok(())
     }
 
     fn found(&self, reference: &ObjectRef) -> Result<Value, CallError> {

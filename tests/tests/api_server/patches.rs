@@ -111,6 +111,13 @@ async fn an_apply_with_a_uid_does_not_change_the_successor() -> Result<()> {
     }
     let applied = fixture.ask("PATCH", &path, APPLY, &intent).await?;
     assert_eq!(applied["data"]["x"], "2");
+
+    // Without the object an intent with a uid creates none.
+    let gone = format!("{CONFIG_MAPS}/gone?fieldManager=one");
+    intent["metadata"] = json!({"name": "gone", "uid": created["metadata"]["uid"]});
+    let refused = fixture.ask("PATCH", &gone, APPLY, &intent).await.unwrap_err();
+    assert_eq!((refused.code, refused.reason.as_str()), (409, "Conflict"));
+    assert!(refused.message.contains("uid mismatch"), "{}", refused.message);
     Ok(())
 }
 

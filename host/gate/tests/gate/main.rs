@@ -9,6 +9,7 @@ mod facts;
 mod fixture;
 mod members;
 mod name_conflict;
+mod ownership;
 mod plan;
 mod probe;
 mod restore_settings;
@@ -205,6 +206,7 @@ async fn a_secret_that_the_object_does_not_name_cannot_be_copied() {
         ("${secret:tholepin-credentials-x/k}", false),
     ] {
         let mut intent = object("v1", "Secret", "copy", Some("me"));
+        intent["metadata"].as_object_mut().unwrap().remove("uid");
         intent["stringData"] = json!({"k": template});
         let call = KubernetesCall::Apply { object: intent, force: false };
         assert_eq!(bench.kubernetes(call).await.is_ok(), applied, "{template}");

@@ -125,6 +125,7 @@ fn apply(request: &ResourceRequest<'_>) -> Result<ApiResponse, ApiError> {
             Err(failure) if failure.code == 404 && part == MainOrStatusPart::Main => {}
             done => return read::single(request, 200, &done?, warnings),
         }
+        no_precondition(request, &intent)?;
         match create::create(&cx, merge(None)?.object, FieldOwnersOnCreate::Apply) {
             Err(failure) if failure.reason == "AlreadyExists" => {}
             done => return read::single(request, 201, &done?, warnings),
@@ -149,6 +150,20 @@ fn same_object(request: &ResourceRequest<'_>, old: &Value, intent: &Value) -> Re
         }
     }
     Ok(())
+}
+
+/// Checks that an intent without an object names no uid: it is meant for an object that was deleted. Source:
+/// k8s.io/apiserver `endpoints/handlers/patch.go`.
+fn no_precondition(request: &ResourceRequest<'_>, intent: &Value) -> Result<(), ApiError> {
+    match intent.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default() {
+        "" => Ok(()),
+        uid => {
+            let why = format!(
+                "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
+            );
+            Err(ApiError::conflict(request.served.subject(request.name()), &why))
+        }
+    }
 }
 
 /// Returns true if all conflicts are with kubectl's client-side apply, whose fields `kubectl apply --server-side`
