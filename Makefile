@@ -11,7 +11,9 @@ BUILD_WASM := cargo build --locked --profile plugin --target wasm32-wasip2
 KUBECTL_OWN = $(wildcard $(CACHE)/bin/kubectl)
 WITH_KUBECTL = $(if $(KUBECTL_OWN),KUBECTL=$${KUBECTL:-$(KUBECTL_OWN)})
 
-.PHONY: help setup setup-tests build wasm plugins demo test scenarios faults chaos oracles bench check fmt clippy doc crds clean
+comma := ,
+
+.PHONY: help setup setup-tests build wasm plugins demo test attacks scenarios faults chaos oracles bench check fmt clippy doc crds clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -27,7 +29,7 @@ build: setup
 
 wasm: setup
 	$(BUILD_WASM) --package redis-cluster --package guest-config-maker --package guest-probe \
-		--package guest-rogue
+		--package guest-rogue --package guest-attacks
 
 plugins: setup ## Build the plugins and put them where the running demo sees them
 	$(BUILD_WASM) --package redis-cluster
@@ -42,6 +44,9 @@ demo: build plugins ## Start the local host with an example RedisCluster (CI=1: 
 
 test: setup-tests build wasm ## Run all tests
 	$(WITH_KUBECTL) cargo test --locked --workspace
+
+attacks: setup-tests build wasm ## Print what hostile plugins try, and what refuses it (N=NAME,NAME: these)
+	$(WITH_KUBECTL) cargo test --locked --workspace --test attacks -- $(subst $(comma), ,$(N))
 
 scenarios: setup-tests build wasm ## Run the scenarios one after the other (N=F1,F7: these; COMMIT=HASH: three minutes of them)
 	$(WITH_KUBECTL) cargo test --locked --workspace --test scenarios -- \

@@ -85,6 +85,15 @@ pub fn rogue() -> Result<Vec<u8>> {
     build("guest-rogue", &[])
 }
 
+/// Builds the guest that tries to get past its grants.
+///
+/// # Errors
+///
+/// Fails if it cannot be built.
+pub fn attacks() -> Result<Vec<u8>> {
+    build("guest-attacks", &[])
+}
+
 /// Builds a guest package with these variables set, once per process, and returns the component.
 ///
 /// # Errors

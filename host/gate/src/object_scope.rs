@@ -74,6 +74,7 @@ pub(crate) fn check_intent(
     let is_in_namespace = reference.namespace == scope.key.namespace;
     let is_owned = is_in_namespace && (names_owner || *reference == reconciled);
     let Err(wider) = grant::scope(granted, is_owned, is_in_namespace) else { return Ok(()) };
+    let wider = if is_in_namespace { wider } else { "`cluster`" };
     let (kind, uid) = (&granted.name, scope.uid());
     let needed = if granted.scope == GrantScope::Owned && is_in_namespace {
         format!(

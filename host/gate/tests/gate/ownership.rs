@@ -52,6 +52,7 @@ async fn an_intent_names_the_reconciled_object_as_its_only_owner() {
         (Owned, "n", vec![plain], Some("as the controller")),
         (Owned, "n", vec![], Some("as the controller")),
         (Owned, "elsewhere", vec![reconciled()], Some("its namespace must be `n`")),
+        (Owned, "elsewhere", vec![reconciled()], Some("the grant needs scope `cluster`")),
         (Owned, "n", vec![reconciled(), theirs()], Some("no other owner")),
         (Owned, "n", vec![owner("Thing", "me", "uid-before")], Some("no other owner")),
         (Owned, "n", vec![owner("Thing", "them", "uid-me")], Some("no other owner")),
