@@ -322,6 +322,7 @@ fn row(snapshot: &Snapshot, member: &Member) -> HostStatusMember {
             let fault = Some(format!("does not answer: {message}"));
             return HostStatusMember { fault, ..base };
         }
+        MemberAnswer::Other => return base,
     };
     let own = facts.node.and_then(|node| snapshot.row_seen_by(member, node));
     let role = own.map(|row| row.role).or(facts.role);

@@ -84,7 +84,7 @@ pub(crate) fn acted(
         }),
         ActionOutcome::Skipped { after } => Some(StepSkipReason::Skipped { after: after.clone() }),
         // An outcome that the schema adds later is shown in its debug form.
-        other => {
+        other @ (ActionOutcome::Other | _) => {
             let message = format!("{other:?}");
             Some(StepSkipReason::Failed { reason: "Other".to_owned(), message, may_have_run: true })
         }

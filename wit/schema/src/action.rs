@@ -17,6 +17,7 @@ use alloc::{collections::BTreeMap, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::open_enum::open_enum;
 use crate::{
     fact::Fact,
     primitives::{ConfigEpoch, NodeId, Role, RunId, SlotSet},
@@ -236,7 +237,7 @@ pub struct ActionResult {
 
 /// The outcome of one action.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
 #[non_exhaustive]
 pub enum ActionOutcome {
     /// The action's goal is reached.
@@ -271,7 +272,11 @@ pub enum ActionOutcome {
         /// The id of that action.
         after: String,
     },
+    /// A case that this version does not name.
+    Other,
 }
+
+open_enum!(ActionOutcome: "done", "refused", "failed", "skipped", "other");
 
 impl ActionOutcome {
     /// Returns true if the action's goal is reached.

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Number, Value};
 
 use crate::instance::Instance;
+use crate::open_enum::open_enum;
 use shape::FactValueShape;
 
 /// The most facts in one wait, in the preconditions of one action, and in the wakes of one outcome.
@@ -303,7 +304,7 @@ impl fmt::Display for Fact {
 
 /// The result of checking a fact.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
 #[non_exhaustive]
 pub enum FactCheckOutcome {
     /// The fact holds.
@@ -318,7 +319,11 @@ pub enum FactCheckOutcome {
         /// Why, for people.
         why: String,
     },
+    /// A case that this version does not name.
+    Other,
 }
+
+open_enum!(FactCheckOutcome: "yes", "no", "unknown", "other");
 
 impl fmt::Display for FactCheckOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -327,6 +332,7 @@ impl fmt::Display for FactCheckOutcome {
             Self::No { seen: Value::Null } => f.write_str("it is absent"),
             Self::No { seen } => write!(f, "it is {}", bounded_text(seen)),
             Self::Unknown { why } => f.write_str(why),
+            Self::Other => f.write_str("its result is not known to this version"),
         }
     }
 }

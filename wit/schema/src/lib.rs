@@ -15,6 +15,8 @@
 #![no_std]
 extern crate alloc;
 
+mod open_enum;
+
 pub mod action;
 pub mod command;
 pub mod fact;

@@ -42,6 +42,9 @@ pub enum Role {
     Primary,
     /// Follows a primary.
     Replica,
+    /// A role that this version does not name: neither of the others.
+    #[serde(other)]
+    Other,
 }
 
 impl core::fmt::Display for Role {
@@ -49,6 +52,7 @@ impl core::fmt::Display for Role {
         f.write_str(match self {
             Self::Primary => "primary",
             Self::Replica => "replica",
+            Self::Other => "other",
         })
     }
 }

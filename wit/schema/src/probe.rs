@@ -4,6 +4,8 @@ use alloc::string::String;
 
 use serde::{Deserialize, Serialize};
 
+use crate::open_enum::open_enum;
+
 /// The longest deadline of a probe, in milliseconds.
 pub const PROBE_MS_MAX: u32 = 2_000;
 
@@ -46,7 +48,7 @@ impl PodPortProbe {
 
 /// The outcome of a probe. That nothing answers is an outcome, not an error.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
 #[non_exhaustive]
 pub enum NetworkProbeOutcome {
     /// The connection was accepted; the probe asked for nothing else.
@@ -81,7 +83,11 @@ pub enum NetworkProbeOutcome {
         /// The reason, for people.
         why: String,
     },
+    /// A case that this version does not name.
+    Other,
 }
+
+open_enum!(NetworkProbeOutcome: "connected", "answered", "refused", "silent", "other");
 
 #[cfg(test)]
 mod tests {

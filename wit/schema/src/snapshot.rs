@@ -17,6 +17,7 @@ use alloc::{collections::BTreeMap, collections::BTreeSet, string::String, vec::V
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::open_enum::open_enum;
 use crate::primitives::{ConfigEpoch, NodeId, ReplicationId, Role, RunId, Slot, SlotSet};
 
 /// The state of an instance at one moment.
@@ -133,6 +134,9 @@ pub enum NodeFlag {
     NoAddress,
     /// It never starts an election to replace its primary (`nofailover`).
     NoFailover,
+    /// A word that this version does not name.
+    #[serde(other)]
+    Other,
 }
 
 /// One Pod of the instance, and the answer of its process.
@@ -175,7 +179,7 @@ impl Member {
     pub const fn facts(&self) -> Option<&MemberFacts> {
         match &self.answer {
             MemberAnswer::Answered(facts) => Some(facts),
-            MemberAnswer::Unreachable { .. } => None,
+            MemberAnswer::Unreachable { .. } | MemberAnswer::Other => None,
         }
     }
 
@@ -200,7 +204,7 @@ impl Member {
 
 /// The answer of a member, or why there is none.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
 #[expect(
     clippy::large_enum_variant,
     reason = "nearly every member answers, so that a box would save nothing"
@@ -216,7 +220,11 @@ pub enum MemberAnswer {
         /// The reason, for people.
         message: String,
     },
+    /// An answer that this version does not name.
+    Other,
 }
+
+open_enum!(MemberAnswer: "answered", "unreachable", "other");
 
 /// Why a member did not answer.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -236,6 +244,9 @@ pub enum UnreachableReason {
     Gone,
     /// The reply was not valid RESP, or not what the command replies.
     Protocol,
+    /// A word that this version does not name.
+    #[serde(other)]
+    Other,
 }
 
 /// The facts that a member's process reports about itself and the other nodes.
@@ -388,4 +399,7 @@ pub enum SlotDirection {
     Migrating,
     /// To the reporting node.
     Importing,
+    /// A word that this version does not name.
+    #[serde(other)]
+    Other,
 }

@@ -52,6 +52,7 @@ pub(super) fn answering<'a>(
         MemberAnswer::Unreachable { message, .. } => {
             refused(format!("`{pod}` does not answer: {message}"))
         }
+        MemberAnswer::Other => refused(format!("the answer of `{pod}` is not known to this host")),
     }
 }
 

@@ -130,7 +130,9 @@ impl GuardFixture {
     fn facts(&mut self, index: usize) -> &mut MemberFacts {
         match &mut self.snapshot.members[index].answer {
             MemberAnswer::Answered(facts) => facts,
-            MemberAnswer::Unreachable { .. } => panic!("pod-{index} does not answer"),
+            MemberAnswer::Unreachable { .. } | MemberAnswer::Other => {
+                panic!("pod-{index} does not answer")
+            }
         }
     }
 

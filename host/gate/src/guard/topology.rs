@@ -193,6 +193,10 @@ pub(super) fn replicate(
             _ => Ok(()),
         },
         (Role::Replica, None, _) => Ok(()),
+        (Role::Other, _, _) => {
+            let text = format!("the role of `{pod}` is not known to this host");
+            Err(GuardRefusal::new(GuardId::Empty, text))
+        }
     }
 }
 

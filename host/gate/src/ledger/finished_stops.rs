@@ -35,5 +35,6 @@ fn has_its_place(snapshot: &Snapshot, member: &Member) -> bool {
         && own.is_some_and(|row| match row.role {
             Role::Primary => !row.slots.is_empty(),
             Role::Replica => snapshot.check_in_sync(&member.pod, u64::MAX).is_ok(),
+            Role::Other => false,
         })
 }

@@ -55,7 +55,7 @@ fn snapshot() -> Snapshot {
 fn facts(snapshot: &mut Snapshot, index: usize) -> &mut MemberFacts {
     match &mut snapshot.members[index].answer {
         MemberAnswer::Answered(facts) => facts,
-        MemberAnswer::Unreachable { .. } => panic!("it is silent"),
+        MemberAnswer::Unreachable { .. } | MemberAnswer::Other => panic!("it is silent"),
     }
 }
 

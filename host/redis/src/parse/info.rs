@@ -83,7 +83,9 @@ impl<'a> InfoFields<'a> {
         let is_none = previous.to_string().bytes().all(|digit| digit == b'0');
         let (offset_bytes, upstream) = match self.role()? {
             Role::Primary => (self.number("master_repl_offset")?, None),
-            Role::Replica => (self.number("slave_repl_offset")?, Some(self.upstream()?)),
+            Role::Replica | Role::Other => {
+                (self.number("slave_repl_offset")?, Some(self.upstream()?))
+            }
         };
         Ok(Replication {
             id: self.number("master_replid")?,

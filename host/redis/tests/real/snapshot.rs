@@ -15,6 +15,7 @@ fn reason(snapshot: &Snapshot, index: usize) -> Option<UnreachableReason> {
     match &snapshot.members[index].answer {
         MemberAnswer::Answered(_) => None,
         MemberAnswer::Unreachable { reason, .. } => Some(*reason),
+        MemberAnswer::Other => panic!("an answer that is not known"),
     }
 }
 

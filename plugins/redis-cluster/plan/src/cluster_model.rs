@@ -164,8 +164,11 @@ impl<'a> ObservedClusterModel<'a> {
                 UnreachableReason::NoAddress
                 | UnreachableReason::Timeout
                 | UnreachableReason::Auth
-                | UnreachableReason::Protocol => AbsentNodeState::Silent(member),
+                | UnreachableReason::Protocol
+                | UnreachableReason::Other => AbsentNodeState::Silent(member),
             },
+            // What a later host reports is no proof that the process has ended.
+            MemberAnswer::Other => AbsentNodeState::Silent(member),
         }
     }
 

@@ -7,12 +7,14 @@ use serde::{Deserialize, Serialize};
 
 use super::FactCheckOutcome;
 
+use crate::open_enum::open_enum;
+
 /// The longest wait during a reconcile, in milliseconds.
 pub const WAIT_MS_MAX: u32 = 2_000;
 
 /// The outcome of a wait.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", remote = "Self")]
 #[non_exhaustive]
 pub enum WaitOutcome {
     /// All facts held in the same poll.
@@ -29,7 +31,11 @@ pub enum WaitOutcome {
         /// The facts that did not hold in the last poll, in the order of the request.
         missing: Vec<UnmetAwaitedFact>,
     },
+    /// A case that this version does not name.
+    Other,
 }
+
+open_enum!(WaitOutcome: "held", "timedOut", "other");
 
 impl WaitOutcome {
     /// Returns true if all facts held.

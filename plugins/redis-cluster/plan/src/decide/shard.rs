@@ -289,6 +289,7 @@ fn state_of(model: &ObservedClusterModel<'_>, answering: &AnsweringMember<'_>) -
         Role::Primary if answering.own.slots.is_empty() => MemberRole::Joining,
         Role::Primary => MemberRole::Primary,
         Role::Replica => MemberRole::Replica,
+        Role::Other => MemberRole::Joining,
     };
     let owner = model.owners.get(usize::from(answering.position.shard)).copied().flatten();
     let in_sync = match model.snapshot().check_in_sync(pod, REPLICA_BEHIND_BYTES_MAX) {

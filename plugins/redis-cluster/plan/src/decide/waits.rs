@@ -65,6 +65,9 @@ pub(super) fn silent(
             )
         }
         Some(MemberAnswer::Unreachable { message, .. }) => message.clone(),
+        Some(MemberAnswer::Other) => {
+            String::from("the host reports an answer that this plugin does not know")
+        }
         Some(MemberAnswer::Answered(facts)) if facts.loading == Some(true) => {
             return Some(ClusterPlanWaitReason::Loading { pod });
         }
@@ -96,7 +99,7 @@ pub(super) fn refused(
             };
             Some(ClusterPlanWaitReason::CredentialsRefused { pod, why, fix })
         }
-        MemberAnswer::Unreachable { .. } | MemberAnswer::Answered(_) => None,
+        MemberAnswer::Unreachable { .. } | MemberAnswer::Answered(_) | MemberAnswer::Other => None,
     }
 }
 
@@ -121,7 +124,8 @@ pub(super) fn start_failure(
         UnreachableReason::Timeout
         | UnreachableReason::Auth
         | UnreachableReason::Gone
-        | UnreachableReason::Protocol => return None,
+        | UnreachableReason::Protocol
+        | UnreachableReason::Other => return None,
     }
     match last_output(member) {
         Some(output) => Some(ClusterPlanWaitReason::DoesNotStart { pod, output }),
