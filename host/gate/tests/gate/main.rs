@@ -24,7 +24,7 @@ use tholepin_core::{
 };
 use tholepin_gate::{Gate, GatePorts, ReconcileContext, ReconcileScope};
 use tholepin_schema::{
-    manifest::{GrantScope, Grants, KindName, KubernetesGrant, RedisGrants, SafetyPaths},
+    manifest::{GrantScope, Grants, KindName, KubernetesGrant, RedisGrants},
     snapshot::Snapshot,
 };
 use tokio_util::sync::CancellationToken;
@@ -53,7 +53,7 @@ fn grants(scope: GrantScope) -> Grants {
             commands: vec!["+get".into()],
             verbs: vec!["configure".into(), "meet".into()],
         },
-        probes: vec![],
+        ..Grants::default()
     }
 }
 
@@ -95,7 +95,6 @@ impl GateFixture {
             key: key.clone(),
             object: Arc::new(thing),
             grants: Arc::new(grants),
-            safety: Arc::new(SafetyPaths::default()),
             parameters: Arc::new(json!({"a": 1})),
             mode,
             urgent: CancellationToken::new(),
