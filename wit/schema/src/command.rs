@@ -8,8 +8,11 @@
 //!
 //! Invariants:
 //! - Scripts and functions are refused, because a script can call commands that the table forbids.
-//! - No setting that holds a secret can be read or written.
+//! - Only settings of a closed table can be read, and only those of another one can be written. Neither has a
+//!   setting that holds a secret.
+//! - Nothing is published to Sentinels, which take over the addresses that they read there.
 
+mod readable;
 mod setting;
 mod table;
 
@@ -26,6 +29,10 @@ use table::{CommandRow, ROWS};
 
 /// The most commands in one pipeline.
 pub const COMMANDS_MAX: usize = 1024;
+
+/// The prefix of the channels on which Sentinels tell each other who the primary is. A Sentinel believes a message
+/// with a higher epoch than its own, whoever has sent it.
+const SENTINEL_CHANNELS: &[u8] = b"__sentinel__:";
 
 /// The effect of an allowed command on data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,11 +103,23 @@ pub enum CommandRefused {
         /// The reason.
         why: CommandRefusalReason,
     },
-    /// A setting that holds a secret, or a pattern that could match one.
+    /// A setting that is not in the table of readable settings, or a pattern, which could match such a one.
     #[error(
-        "the setting `{0}` cannot be read: name each setting in full, and none that holds a secret"
+        "the setting `{0}` cannot be read: it is not in the host's table of readable settings; name each setting \
+         in full, without a pattern, and none that holds a secret"
     )]
     Setting(String),
+    /// A message to Sentinels.
+    #[error(
+        "the command `{name}` to the channel `{channel}` is not allowed: Sentinels take over the topology that \
+         they read there, and only the verbs of `redis/topology` change the topology"
+    )]
+    SentinelChannel {
+        /// The command.
+        name: String,
+        /// The channel.
+        channel: String,
+    },
     /// `MULTI` and `EXEC` do not enclose the whole list.
     #[error("a transaction must be the whole list: MULTI first, EXEC last")]
     Transaction,
@@ -136,12 +155,18 @@ pub fn check_list(commands: &[Vec<Vec<u8>>]) -> Result<CommandAccess, CommandRef
 ///
 /// # Errors
 ///
-/// Fails if the table does not contain the command, forbids it, or if it reads a setting that holds a secret.
+/// Fails if the table does not contain the command, forbids it, if it reads a setting that is not in the table of
+/// readable settings, or if it publishes to Sentinels.
 pub fn check(command: &[Vec<u8>]) -> Result<CommandAccess, CommandRefused> {
     let (name, (_, access, _)) = row_of(command)?;
     let access = access.map_err(|why| CommandRefused::Forbidden { name: name.clone(), why })?;
     if name == "config|get" {
         setting::check_readable(command.get(2..).unwrap_or_default())?;
+    }
+    let channel = command.get(1).filter(|_| matches!(name.as_str(), "publish" | "spublish"));
+    if let Some(channel) = channel.filter(|channel| channel.starts_with(SENTINEL_CHANNELS)) {
+        let channel = String::from_utf8_lossy(channel).into_owned();
+        return Err(CommandRefused::SentinelChannel { name, channel });
     }
     Ok(access)
 }
@@ -336,14 +361,38 @@ mod tests {
     }
 
     #[test]
-    fn no_secret_setting_can_be_read() {
-        for line in
-            ["requirepass", "MasterAuth", "*", "max*", "tls-key-file-pass", "m?xmemory", "[a]"]
+    fn only_settings_of_the_table_can_be_read() {
+        for line in ["MaxMemory", "replica-read-only slave-read-only", "cluster-node-timeout save"]
         {
+            let line = format!("config get {line}");
+            assert_eq!(check(&command(&line)), Ok(CommandAccess::Read), "{line}");
+        }
+        let secret =
+            ["requirepass", "MasterAuth", "primaryauth", "PrimaryUser", "tls-key-file-pass"];
+        let others =
+            ["*", "max*", "m?xmemory", "[a]", "nosuch", "aclfile", "maxmemory\0", "", "\u{e4}"];
+        for line in secret.into_iter().chain(others) {
             let line = format!("config get maxmemory {line}");
-            assert!(matches!(check(&command(&line)), Err(CommandRefused::Setting(_))), "{line}");
+            let mut words = command(&line);
+            if line.ends_with(' ') {
+                words.push(Vec::new());
+            }
+            assert!(matches!(check(&words), Err(CommandRefused::Setting(_))), "{line}");
         }
         assert!(check(&command("config get")).is_ok(), "Redis itself refuses this");
+    }
+
+    #[test]
+    fn nothing_is_published_to_sentinels() {
+        for line in ["PUBLISH __sentinel__:hello x", "spublish __sentinel__: x"] {
+            let refused = check(&command(line)).unwrap_err();
+            assert!(matches!(refused, CommandRefused::SentinelChannel { .. }), "{line}: {refused}");
+            let list = [command("multi"), command(line), command("exec")];
+            assert_eq!(check_list(&list), Err(refused), "{line}");
+        }
+        for line in ["publish sentinel x", "publish news __sentinel__:hello", "publish"] {
+            assert_eq!(check(&command(line)), Ok(CommandAccess::Write), "{line}");
+        }
     }
 
     #[test]

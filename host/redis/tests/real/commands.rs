@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tholepin_core::{RespNode, RespReply};
-use tholepin_schema::command::{CommandAccess, access_of, is_granted};
+use tholepin_schema::command::{self, CommandAccess, access_of, is_granted};
 
 use crate::server::TestServers;
 
@@ -96,4 +96,53 @@ async fn only_known_dangerous_commands_are_allowed() {
         "sort_ro",
     ];
     assert_eq!(allowed, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_setting_of_a_real_server_can_be_read_or_is_kept_back_on_purpose() {
+    // All that may hold a credential or a secret, and what says nothing about the data. A setting that is new must
+    // be considered: put it into the table of readable settings, or here.
+    const KEPT_BACK: &[&str] = &[
+        "aclfile",
+        "aof_rewrite_cpulist",
+        "bgsave_cpulist",
+        "bio_cpulist",
+        "masterauth",
+        "masteruser",
+        "pidfile",
+        "proc-title-template",
+        "requirepass",
+        "server_cpulist",
+        "syslog-ident",
+        "tls-ca-cert-dir",
+        "tls-ca-cert-file",
+        "tls-cert-file",
+        "tls-ciphers",
+        "tls-ciphersuites",
+        "tls-client-cert-file",
+        "tls-client-key-file",
+        "tls-client-key-file-pass",
+        "tls-dh-params-file",
+        "tls-key-file",
+        "tls-key-file-pass",
+        "unixsocket",
+        "unixsocketperm",
+    ];
+    let fleet = TestServers::start(1, true, None);
+    let replies = fleet.pipeline(0, &["CONFIG GET *"]).await.unwrap();
+    let texts = replies[0].nodes.iter().filter_map(|node| match node {
+        RespNode::Bulk(bytes) => Some(String::from_utf8(bytes.clone()).unwrap()),
+        _ => None,
+    });
+    let names: Vec<String> = texts.step_by(2).collect();
+    assert!(180 < names.len(), "{}", names.len());
+    let mut kept_back: Vec<String> = names
+        .into_iter()
+        .filter(|name| {
+            let command = ["CONFIG", "GET", name].map(|word| word.as_bytes().to_vec());
+            command::check(&command).is_err()
+        })
+        .collect();
+    kept_back.sort();
+    assert_eq!(kept_back, KEPT_BACK);
 }
