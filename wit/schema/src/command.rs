@@ -11,11 +11,15 @@
 //! - Only settings of a closed table can be read, and only those of another one can be written. Neither has a
 //!   setting that holds a secret.
 //! - Nothing is published to Sentinels, which take over the addresses that they read there.
+//! - Each key that a writing command names must match a granted pattern.
 
+mod acl;
+mod key;
 mod readable;
 mod setting;
 mod table;
 
+pub use acl::{AclRuleError, check_acl_rule, check_keys, is_granted, written_keys};
 pub use setting::{
     ConfigureSettingError, RUNTIME_SETTINGS, RedisRuntimeSetting, RedisSettingAllowedValues,
     check_settings,
@@ -120,6 +124,30 @@ pub enum CommandRefused {
         /// The channel.
         channel: String,
     },
+    /// A command writes a key, and no pattern of keys is granted.
+    #[error(
+        "the command `{name}` writes the key `{key}`, and no pattern of keys is granted; the Plugin's \
+         spec.grants.redis.commands needs one such as `~{}`",
+        key::literal(key)
+    )]
+    NoKeyPattern {
+        /// The command.
+        name: String,
+        /// The first key.
+        key: String,
+    },
+    /// A command writes a key that no granted pattern matches.
+    #[error(
+        "the command `{name}` writes the key `{key}`, which no granted pattern matches; the Plugin's \
+         spec.grants.redis.commands needs one such as `~{}`",
+        key::literal(key)
+    )]
+    Key {
+        /// The command.
+        name: String,
+        /// The first key that is not covered.
+        key: String,
+    },
     /// `MULTI` and `EXEC` do not enclose the whole list.
     #[error("a transaction must be the whole list: MULTI first, EXEC last")]
     Transaction,
@@ -219,58 +247,6 @@ pub fn replies_ok(command: &[Vec<u8>]) -> bool {
 
 fn is_argument(argument: &[u8], name: &str) -> bool {
     argument.eq_ignore_ascii_case(name.as_bytes())
-}
-
-/// Returns true if these ACL rules of Redis (`+@read`, `-keys`, `+config|get`), applied from left to right,
-/// allow the command of this name. Before the first rule nothing is allowed.
-#[must_use]
-pub fn is_granted(rules: &[String], name: &str) -> bool {
-    let Some((_, _, categories)) = row(name) else { return false };
-    let top = name.split_once('|').map_or(name, |(top, _)| top);
-    let covers = |subject: &str| match subject.strip_prefix('@') {
-        Some("all") => true,
-        Some(category) => categories.split(' ').any(|known| known == category),
-        None => subject == name || subject == top,
-    };
-    rules.iter().fold(false, |granted, rule| {
-        let rule = rule.to_ascii_lowercase();
-        match (rule.strip_prefix('+'), rule.strip_prefix('-')) {
-            (Some(subject), _) if covers(subject) => true,
-            (_, Some(subject)) if covers(subject) => false,
-            _ => granted,
-        }
-    })
-}
-
-/// Why a text is not an ACL rule of a grant.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AclRuleError {
-    /// It has no sign.
-    #[error("`{0}` must begin with `+` or `-`")]
-    Sign(String),
-    /// The table contains no such command or category.
-    #[error("`{0}` is not a command or category of Redis 7.0")]
-    Unknown(String),
-}
-
-/// Checks one ACL rule of a grant.
-///
-/// # Errors
-///
-/// Fails if it is not `+` or `-` followed by a category or a command of the table.
-pub fn check_acl_rule(rule: &str) -> Result<(), AclRuleError> {
-    let lower = rule.to_ascii_lowercase();
-    let Some(name) = lower.strip_prefix(['+', '-']) else {
-        return Err(AclRuleError::Sign(rule.into()));
-    };
-    let known = match name.strip_prefix('@') {
-        Some("all") => true,
-        Some(category) => {
-            ROWS.iter().any(|(_, _, all)| all.split(' ').any(|known| known == category))
-        }
-        None => row(name).is_some(),
-    };
-    if known { Ok(()) } else { Err(AclRuleError::Unknown(rule.into())) }
 }
 
 fn row(name: &str) -> Option<&'static CommandRow> {
@@ -418,32 +394,6 @@ mod tests {
             ["SET a 1 NX", "set a 1 ex 5 get", "INCR a", "GET a", "del a", "multi", "nosuch"]
         {
             assert!(!replies_ok(&command(line)), "{line}");
-        }
-    }
-
-    #[test]
-    fn grants_are_applied_like_redis_acl_rules() {
-        let cases = [
-            ("+@read", "get", true),
-            ("+@read", "set", false),
-            ("+@read", "config|get", false),
-            ("+@all -@dangerous", "info", false),
-            ("+@all -@dangerous +info", "info", true),
-            ("+config|get", "config|get", true),
-            ("+config|get", "config|resetstat", false),
-            ("+config", "config|get", true),
-            ("+config -config|get", "config|get", false),
-            ("+GET", "get", true),
-            ("", "get", false),
-            ("+@all", "nosuch", false),
-        ];
-        for (words, name, granted) in cases {
-            let list: Vec<String> = words.split(' ').map(ToString::to_string).collect();
-            assert_eq!(is_granted(&list, name), granted, "{words} for {name}");
-        }
-        assert!(check_acl_rule("+@read").is_ok() && check_acl_rule("-config|get").is_ok());
-        for word in ["get", "+@raed", "+nosuch", ""] {
-            assert!(check_acl_rule(word).is_err(), "{word}");
         }
     }
 }

@@ -212,7 +212,8 @@ pub enum GrantScope {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RedisGrants {
     /// ACL rules in Redis' syntax, such as `+@read` or `+config|get`; they cannot allow more than the host's
-    /// command table.
+    /// command table. `~app:*` or `%W~app:*` allows writing the keys that match; without such a pattern keys are
+    /// written only with the verb `lose-data`, where the object's policy accepts the loss of data.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<String>,
     /// `observe`, `lose-data`, `stop-last-copy`, and the names of action verbs (`meet`, `failover`, …).
@@ -337,6 +338,9 @@ mod tests {
             (r#"{"redis": {"verbs": ["observe", "forget", "stop-last-copy"]}}"#.into(), None),
             (r#"{"redis": {"verbs": ["failovr"]}}"#.into(), Some("did you mean `failover`?")),
             (r#"{"redis": {"commands": ["+frobnicate"]}}"#.into(), Some("frobnicate")),
+            (r#"{"redis": {"commands": ["+set", "~app:*", "%w~app:[a-z]"]}}"#.into(), None),
+            (r#"{"redis": {"commands": ["%R~app:*"]}}"#.into(), Some("reads need no pattern")),
+            (r#"{"redis": {"commands": ["~"]}}"#.into(), Some("`~` must have 1 to 256 bytes")),
             (r#"{"safety": {"dataLoss": ".spec.a.b", "tailLoss": ".spec.c"}}"#.into(), None),
             (
                 r#"{"safety": {"dataLoss": ".status.lossy"}}"#.into(),

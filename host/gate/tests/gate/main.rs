@@ -7,6 +7,7 @@ mod death;
 mod denied;
 mod facts;
 mod fixture;
+mod keys;
 mod members;
 mod name_conflict;
 mod plan;
