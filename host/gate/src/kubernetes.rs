@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    ANNOTATION_PREFIX, Answer, CallError, KubernetesCall, ObjectRef, PlanStep, PlanStepEffect,
-    ReadMode, Reply, WriteMode, condition,
+    Answer, CallError, KubernetesCall, ObjectRef, PlanStep, PlanStepEffect, ReadMode, Reply,
+    WriteMode, condition,
     port::{ApplyRequest, DeleteRequest, PublishRequest, WatchedStoreView},
     step::APPLY_STATUS,
 };
 use tholepin_schema::manifest::{GrantScope, KindName, KubernetesGrant};
 
 use crate::{
-    credentials, field, grant,
+    credentials, field, grant, left_to_people,
     ownership::{self, leads_to},
     plan_steps::{self, KnownStateBefore},
     reconcile_context::ReconcileContext,
@@ -163,7 +163,7 @@ async fn apply(
 ) -> Answer {
     let mut reference = ownership::reference(&object).map_err(CallError::Invalid)?;
     let granted = context.granted(&reference.kind, "apply")?;
-    no_reserved_annotations(&reference, &object)?;
+    left_to_people::check(context, &reference, &object)?;
     if force && !granted.force {
         let what = &reference.kind;
         return Err(CallError::Denied(format!("the grant for {what} does not have `force: true`")));
@@ -250,7 +250,7 @@ async fn apply_status(
 ) -> Answer {
     let reference = ownership::reference(&object).map_err(CallError::Invalid)?;
     let granted = context.granted(&reference.kind, "apply-status")?;
-    no_reserved_annotations(&reference, &object)?;
+    left_to_people::check(context, &reference, &object)?;
     let is_reconciled = reference == context.scope.reference();
     if !is_reconciled {
         in_scope(context, granted, &reference, (&object, ObjectUse::Intent))?;
@@ -267,38 +267,6 @@ async fn apply_status(
         dry_run: context.scope.mode == WriteMode::Plan,
     };
     send_apply(context, &reference, request, &before, steps).await
-}
-
-/// Checks that a write does not touch the annotations by which a person or the host gives instructions, neither
-/// those of the object nor those in a template from which a controller makes other objects.
-fn no_reserved_annotations(object: &ObjectRef, written: &Value) -> Result<(), CallError> {
-    if written.pointer("/metadata/annotations").is_some_and(|annotations| !annotations.is_object())
-    {
-        let text = format!("a write to {object} must name its annotations, not replace them all");
-        return Err(CallError::Denied(text));
-    }
-    match reserved_annotation(written) {
-        None => Ok(()),
-        Some(key) => Err(CallError::Denied(format!(
-            "the annotation `{key}` of {object}, or of a template in it, may be written by a person or the host \
-             only, not by a plugin"
-        ))),
-    }
-}
-
-/// Returns the first reserved annotation below `value`, at any depth. The depth is bounded by the parser of the
-/// document.
-fn reserved_annotation(value: &Value) -> Option<&str> {
-    match value {
-        Value::Object(fields) => {
-            let annotations = value.pointer("/metadata/annotations").and_then(Value::as_object);
-            let keys = annotations.into_iter().flat_map(|annotations| annotations.keys());
-            let own = keys.map(String::as_str).find(|key| key.starts_with(ANNOTATION_PREFIX));
-            own.or_else(|| fields.values().find_map(reserved_annotation))
-        }
-        Value::Array(items) => items.iter().find_map(reserved_annotation),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
-    }
 }
 
 fn refuse_reserved_conditions(object: &Value) -> Result<(), CallError> {
@@ -356,7 +324,7 @@ async fn merge_patch(
     steps: &mut Vec<PlanStep>,
 ) -> Answer {
     let granted = context.granted(&object.kind, "merge-patch")?;
-    no_reserved_annotations(&object, &patch)?;
+    left_to_people::check(context, &object, &patch)?;
     let found = current(context, &object, ReadMode::Cached).await?;
     let found = found.ok_or_else(|| CallError::NotFound(object.to_string()))?;
     in_scope(context, granted, &object, (&found, ObjectUse::Written))?;

@@ -229,8 +229,9 @@ impl RedisGrants {
     }
 }
 
-/// Field paths (`.spec.failover.onPodDeath`) of an object's safety policy; the host reads these fields. Only the
-/// object's owner writes `.spec`, so every path is below it. Without a path the policy is the safe one.
+/// Field paths (`.spec.failover.onPodDeath`) of an object's safety policy; the host reads these fields, and no
+/// plugin may write them. Every path is below `.spec`, where people say what they want. Without a path the policy
+/// is the safe one.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SafetyPaths {
@@ -268,8 +269,8 @@ impl SafetyPaths {
         };
         self.named().filter(move |(_, path)| !is_below_spec(path)).map(|(field, path)| {
             format!(
-                "safety.{field}: `{path}` is not a field below `.spec`, which only the object's owner writes; name \
-                 one, such as `.spec.{field}`"
+                "safety.{field}: `{path}` is not a field below `.spec`, where the object's owner says what may be lost; \
+                 name one, such as `.spec.{field}`"
             )
         })
     }

@@ -11,6 +11,7 @@ mod keys;
 mod members;
 mod name_conflict;
 mod plan;
+mod policy;
 mod probe;
 mod restore_settings;
 mod stop;
