@@ -210,7 +210,6 @@ fn scope(
         key: key.clone(),
         object: object.clone(),
         grants: plugin.grants.clone(),
-        safety: Arc::new(plugin.manifest.safety.clone()),
         parameters: plugin.parameters.clone(),
         mode,
         urgent,

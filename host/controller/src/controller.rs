@@ -10,7 +10,7 @@ use tholepin_core::{
     PluginName, ReconcileKey, WatchedStoreObject,
     port::{WatchLease, WatchScope, WatchedStoreChange, WatchedStoreEvent},
 };
-use tholepin_schema::manifest::{Grants, KindName, Manifest, ReconciledKind, SafetyPaths};
+use tholepin_schema::manifest::{Grants, KindName, Manifest, ReconciledKind};
 use tokio::{
     sync::{OwnedSemaphorePermit, mpsc},
     task::{JoinError, JoinSet, coop::consume_budget},
@@ -268,7 +268,6 @@ fn manifest_of_kinds(name: &PluginName, kinds: Vec<KindName>) -> Manifest {
         watches: Vec::new(),
         grants: Grants::default(),
         parameters: None,
-        safety: SafetyPaths::default(),
     }
 }
 

@@ -101,7 +101,7 @@ fn plugin_spec() -> Value {
                 "pattern": "^[0-9a-f]{64}$"
             },
             "grants": {
-                "description": "`asRequested` (local host only), or the list of what the plugin may do.",
+                "description": "`asRequested` (local host only), or the list of what the plugin may do: `kubernetes`, `redis`, `probes`, `safety`.",
                 "x-kubernetes-preserve-unknown-fields": true,
             },
             "limits": {

@@ -21,7 +21,7 @@ use crate::{
     allow_start,
     fact::{self, ObservedObjects},
     grant,
-    guard::{self, GuardInput, LossClass},
+    guard::{self, GuardInput, GuardRefusal, LossClass},
     instance, kubernetes,
     ledger::{self, repairs},
     ledger_store::ObjectLedger,
@@ -205,15 +205,18 @@ impl<'a> ActionWaveExecutor<'a> {
         }
     }
 
-    /// Checks whether an action may be sent: by the guards, by the budget of repairs, and by the full
-    /// synchronisations under way. A plan does not count as a running full synchronisation.
+    /// Checks whether an action may be sent: by the guards, by the grant to lose data, by the budget of repairs,
+    /// and by the full synchronisations under way. A plan does not count as a running full synchronisation.
     fn check(
         &self,
         action: &Action,
         input: &GuardInput<'_>,
         members: &InstanceMembers,
-    ) -> Result<(), guard::GuardRefusal> {
+    ) -> Result<(), GuardRefusal> {
         guard::check(action, input)?;
+        if guard::class_without_approval(action, input) == LossClass::DataLoss {
+            grant::lose_data(&self.context.scope.grants)?;
+        }
         let GuardInput { snapshot, ledger, now_ms, .. } = input;
         if let Some(key) = repair::repair_key(action, snapshot) {
             repair::check(ledger, &key, action, *now_ms)?;

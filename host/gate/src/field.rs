@@ -27,6 +27,19 @@ pub(crate) fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
     path.split('.').filter(|step| !step.is_empty()).try_fold(object, |value, step| value.get(step))
 }
 
+/// Returns true if a write of these fields (an apply or a merge patch) changes the value at a path, or replaces
+/// one of the objects above it.
+pub(crate) fn is_written(written: &Value, path: &str) -> bool {
+    let mut steps = path.split('.').filter(|step| !step.is_empty());
+    let end = steps.try_fold(written, |value, step| match value {
+        Value::Object(fields) => fields.get(step).ok_or(false),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            Err(true)
+        }
+    });
+    end.map_or_else(|is_replaced| is_replaced, |_| true)
+}
+
 fn copy(from: &Value, to: &mut Value, steps: &[&str]) {
     let Some((step, rest)) = steps.split_first() else { return };
     let (Some(source), Some(target)) = (from.get(step), to.as_object_mut()) else { return };
@@ -42,6 +55,20 @@ fn copy(from: &Value, to: &mut Value, steps: &[&str]) {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_value_is_written_by_itself_or_with_an_object_above_it() {
+        for written in
+            [json!({"spec": {"a": {"b": null}}}), json!({"spec": {"a": 1}}), json!({"spec": null})]
+        {
+            assert!(is_written(&written, ".spec.a.b"), "{written}");
+        }
+        for written in
+            [json!({"spec": {"a": {"c": 1}}}), json!({"spec": {}}), json!({"status": {}})]
+        {
+            assert!(!is_written(&written, ".spec.a.b"), "{written}");
+        }
+    }
 
     #[test]
     fn keeps_identity_and_the_requested_fields() {

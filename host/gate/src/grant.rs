@@ -2,9 +2,15 @@
 
 use tholepin_core::{CallError, ObjectRef};
 use tholepin_schema::{
+    guard_id::GuardId,
     manifest::{GrantScope, Grants, KindName, KubernetesGrant},
     reserved,
 };
+
+use crate::guard::GuardRefusal;
+
+/// The verb whose grant is needed to give up data, in addition to the object's own policy or a person's approval.
+const LOSE_DATA: &str = "lose-data";
 
 /// API groups whose objects control permissions or other plugins: never granted.
 const NEVER_GRANTED: &[&str] = &[
@@ -82,6 +88,22 @@ pub(crate) fn redis_verb(grants: &Grants, verb: &str) -> Result<(), CallError> {
     Err(CallError::Denied(format!(
         "no grant for the verb `{verb}`; the Plugin's spec.grants.redis.verbs needs it"
     )))
+}
+
+/// Checks that giving up data is granted, in addition to the object's own policy or a person's approval.
+///
+/// # Errors
+///
+/// Fails with the grant that is missing.
+pub(crate) fn lose_data(grants: &Grants) -> Result<(), GuardRefusal> {
+    if grants.redis.verbs.iter().any(|granted| granted == LOSE_DATA) {
+        return Ok(());
+    }
+    let text = format!(
+        "it gives up data, and there is no grant for the verb `{LOSE_DATA}`; the Plugin's \
+         spec.grants.redis.verbs needs `{LOSE_DATA}`"
+    );
+    Err(GuardRefusal::new(GuardId::LoseData, text))
 }
 
 /// Checks that the grant's scope covers an object, given whether the reconciled object controls it and shares

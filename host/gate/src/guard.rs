@@ -17,8 +17,8 @@
 //! - A fact that the snapshot does not contain counts as not holding.
 //! - An action is sent only to a Pod that is a running member which answered, and a member is only given the
 //!   address of such a Pod. `allow-start` alone is for a member that does not answer yet.
-//! - A verb that can lose data needs the object's policy or a person's approval. That a primary does not
-//!   answer never proves its death.
+//! - A verb that can lose data needs the object's policy or a person's approval, and besides the plugin's grant
+//!   `lose-data` (checked in `act.rs`). That a primary does not answer never proves its death.
 //! - A refusal names what was expected and what was found.
 //!
 //! To add a guard: add its id to [`GuardId`], check it in the module of its verb (or in `common` for several
@@ -222,7 +222,14 @@ fn configure(
     Err(GuardRefusal::new(GuardId::Restore, text))
 }
 
-/// Returns what an action can lose.
+/// Returns what an action can lose, whether or not a person has approved it.
+#[must_use]
+pub(crate) fn class_without_approval(action: &Action, input: &GuardInput<'_>) -> LossClass {
+    let approved = &DataLossApproval::default();
+    class(action, &GuardInput { approved, ..*input })
+}
+
+/// Returns what an action can lose that no person has approved.
 #[must_use]
 pub(crate) fn class(action: &Action, input: &GuardInput<'_>) -> LossClass {
     match &action.verb {

@@ -49,6 +49,7 @@ mod kubernetes;
 mod ledger;
 mod ledger_document;
 mod ledger_store;
+mod left_to_people;
 mod liveness_evidence;
 mod name_conflict;
 mod object_scope;

@@ -18,8 +18,6 @@ pub struct ReconcileScope {
     pub object: Arc<Value>,
     /// What the plugin is granted.
     pub grants: Arc<Grants>,
-    /// The paths at which the object holds its safety policy.
-    pub safety: Arc<SafetyPaths>,
     /// The plugin's parameters.
     pub parameters: Arc<Value>,
     /// Whether writes are performed or only planned.
@@ -60,16 +58,14 @@ impl ReconcileScope {
         view.meta(&self.reference()).is_some_and(|meta| meta.is_paused())
     }
 
-    /// Returns the object's safety policy, read at the paths that the manifest names. An absent value counts
-    /// as the safe one.
+    /// Returns the object's safety policy, read at the granted paths. A path that is not granted counts as an
+    /// absent value, and an absent value as the safe one.
     pub(crate) fn policy(&self) -> SafetyPolicy {
         let is = |path: &Option<String>, value: &str| {
             let found = path.as_deref().and_then(|path| field::at(&self.object, path));
             found.and_then(Value::as_str) == Some(value)
         };
-        SafetyPolicy {
-            tail_loss: is(&self.safety.tail_loss, "force"),
-            data_loss: is(&self.safety.data_loss, "acceptable"),
-        }
+        let SafetyPaths { data_loss, tail_loss } = &self.grants.safety;
+        SafetyPolicy { tail_loss: is(tail_loss, "force"), data_loss: is(data_loss, "acceptable") }
     }
 }

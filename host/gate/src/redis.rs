@@ -9,13 +9,14 @@ use tholepin_core::{
 };
 use tholepin_schema::{
     action::Action,
-    command::{self, CommandAccess},
+    command::{self, CommandAccess, CommandRefused},
+    guard_id::GuardId,
     instance::Instance,
 };
 
 use crate::{
-    Gate, act, credentials, grant, instance, plan_steps, reconcile_context::ReconcileContext,
-    restore_settings,
+    Gate, act, credentials, grant, guard::GuardRefusal, instance, plan_steps,
+    reconcile_context::ReconcileContext, restore_settings,
 };
 
 /// The longest deadline of a pipeline.
@@ -108,7 +109,8 @@ async fn fan_out(
     Ok(Reply::FanOut(sent))
 }
 
-/// Checks that the commands are in the table of known commands, and that the grants cover them.
+/// Checks that the commands are in the table of known commands, and that the grants cover them and the keys that
+/// they write.
 fn admit(context: &ReconcileContext, pipeline: &Pipeline) -> Result<CommandAccess, CallError> {
     let access = command::check_list(&pipeline.commands)
         .map_err(|refused| CallError::Denied(refused.to_string()))?;
@@ -122,8 +124,34 @@ fn admit(context: &ReconcileContext, pipeline: &Pipeline) -> Result<CommandAcces
                  `+{name}`"
             )));
         }
+        admit_keys(context, line)?;
     }
     Ok(access)
+}
+
+/// Checks that the granted patterns cover the keys that a command writes. Without any granted pattern, a write of
+/// keys counts as giving up data.
+fn admit_keys(context: &ReconcileContext, line: &[Vec<u8>]) -> Result<(), CallError> {
+    let grants = &context.scope.grants;
+    let uncovered = match command::check_keys(&grants.redis.commands, line) {
+        Err(uncovered @ CommandRefused::NoKeyPattern { .. }) => uncovered,
+        checked => return checked.map_err(|refused| CallError::Denied(refused.to_string())),
+    };
+    if grant::lose_data(grants).is_err() {
+        let text = format!(
+            "{uncovered}; or, to write any key of an object whose policy accepts the loss of data, \
+             spec.grants.redis.verbs needs `lose-data`"
+        );
+        return Err(CallError::Denied(text));
+    }
+    if context.scope.policy().data_loss {
+        return Ok(());
+    }
+    let text = format!(
+        "the policy of the object does not accept the loss of data, which `lose-data` needs to write any key: \
+         {uncovered}"
+    );
+    Err(GuardRefusal::new(GuardId::DataLoss, text).into())
 }
 
 async fn send(

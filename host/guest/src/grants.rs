@@ -4,7 +4,7 @@ use tholepin_schema::manifest::{GrantScope, Grants, KubernetesGrant, RedisGrants
 
 /// Returns the requests that no grant covers, each as readable text; empty if all are covered.
 pub(crate) fn missing(requested: &Grants, granted: &Grants) -> Vec<String> {
-    let Grants { kubernetes, redis, probes } = requested;
+    let Grants { kubernetes, redis, probes, safety } = requested;
     let mut missing: Vec<String> = kubernetes
         .iter()
         .flat_map(|request| missing_kubernetes(request, &granted.kubernetes))
@@ -18,6 +18,9 @@ pub(crate) fn missing(requested: &Grants, granted: &Grants) -> Vec<String> {
     }
     let uncovered = probes.iter().filter(|port| !granted.probes.contains(port));
     missing.extend(uncovered.map(|port| format!("the probe of port {port}")));
+    let uncovered =
+        safety.named().filter(|path| !granted.safety.named().any(|other| other == *path));
+    missing.extend(uncovered.map(|(field, path)| format!("the safety path `{field}: {path}`")));
     missing
 }
 
@@ -82,6 +85,21 @@ mod tests {
             (json!({"redis": {"verbs": ["meet"]}}), json!({}), Some("redis verb `meet`")),
             (json!({"probes": [80, 81]}), json!({"probes": [80]}), Some("probe of port 81")),
             (json!({"probes": [80]}), json!({"probes": [80]}), None),
+            (
+                json!({"safety": {"dataLoss": ".spec.loss"}}),
+                json!({"safety": {"tailLoss": ".spec.loss"}}),
+                Some("the safety path `dataLoss: .spec.loss`"),
+            ),
+            (
+                json!({"safety": {"dataLoss": ".spec.other"}}),
+                json!({"safety": {"dataLoss": ".spec.loss"}}),
+                Some("the safety path `dataLoss: .spec.other`"),
+            ),
+            (
+                json!({"safety": {"dataLoss": ".spec.loss"}}),
+                json!({"safety": {"dataLoss": ".spec.loss", "tailLoss": ".spec.tail"}}),
+                None,
+            ),
             (
                 json!({"redis": {"commands": ["+info"]}}),
                 json!({"redis": {"commands": ["+info"]}}),

@@ -73,7 +73,7 @@ impl ComponentInspection {
 }
 
 fn requested_grants(grants: &Grants) -> Vec<String> {
-    let Grants { kubernetes, redis, probes } = grants;
+    let Grants { kubernetes, redis, probes, safety } = grants;
     let kubernetes = kubernetes.iter().map(|grant| {
         let force = if grant.force { ", with force" } else { "" };
         let (verbs, scope) = (grant.verbs.join(", "), grants::scope_name(grant.scope));
@@ -81,7 +81,14 @@ fn requested_grants(grants: &Grants) -> Vec<String> {
     });
     let redis = redis.commands.iter().chain(&redis.verbs).map(|name| format!("redis: {name}"));
     let probes = probes.iter().map(|port| format!("to probe port {port}"));
-    kubernetes.chain(redis).chain(probes).collect()
+    let safety = safety.named().map(|(field, path)| {
+        let loss = match field {
+            "dataLoss" => "the loss of all data, where it is `acceptable`",
+            _ => "the loss of writes that are not replicated, where it is `force`",
+        };
+        format!("safety: {field} is {path}, which allows {loss}")
+    });
+    kubernetes.chain(redis).chain(probes).chain(safety).collect()
 }
 
 /// The reason why a component file cannot be inspected.
@@ -181,12 +188,16 @@ mod tests {
             "kubernetes": [{"apiVersion": "v1", "kind": "ConfigMap", "verbs": ["get", "apply"], "force": true}],
             "redis": {"commands": ["+info"], "verbs": ["meet"]},
             "probes": [8080],
+            "safety": {"dataLoss": ".spec.loss", "tailLoss": ".spec.onDeath"},
         });
         let expected = [
             "v1/ConfigMap: get, apply (scope owned, with force)",
             "redis: +info",
             "redis: meet",
             "to probe port 8080",
+            "safety: dataLoss is .spec.loss, which allows the loss of all data, where it is `acceptable`",
+            "safety: tailLoss is .spec.onDeath, which allows the loss of writes that are not replicated, where it \
+             is `force`",
         ];
         assert_eq!(requested_grants(&serde_json::from_value(grants).unwrap()), expected);
     }

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 use tholepin_redis_types::{API_VERSION, redis_cluster::KIND};
-use tholepin_schema::{action::Verb, manifest::SafetyPaths};
+use tholepin_schema::action::Verb;
 use tholepin_sdk::{
     GrantScope, Grants, KindName, KubernetesGrant, Manifest, ReconciledKind, RedisGrants,
-    WatchMapping, WatchedKind,
+    SafetyPaths, WatchMapping, WatchedKind,
 };
 
 /// The definition, generated from the types when the plugin is built.
@@ -32,13 +32,13 @@ pub(crate) fn manifest() -> Manifest {
         grants: Grants {
             kubernetes: kubernetes_grants(),
             redis: redis_grants(),
+            safety: SafetyPaths {
+                data_loss: Some(".spec.dataLoss".into()),
+                tail_loss: Some(".spec.failover.onPodDeath".into()),
+            },
             ..Grants::default()
         },
         parameters: None,
-        safety: SafetyPaths {
-            data_loss: Some(".spec.dataLoss".into()),
-            tail_loss: Some(".spec.failover.onPodDeath".into()),
-        },
     }
 }
 
@@ -82,6 +82,8 @@ fn kubernetes_grants() -> Vec<KubernetesGrant> {
 }
 
 fn redis_grants() -> RedisGrants {
-    let verbs = std::iter::once("observe").chain(Verb::NAMES.iter().copied());
+    // To give up data as far as the object's policy or a person's approval allows it.
+    let others = ["observe", "lose-data"];
+    let verbs = others.iter().chain(Verb::NAMES).copied();
     RedisGrants { commands: Vec::new(), verbs: verbs.map(Into::into).collect() }
 }

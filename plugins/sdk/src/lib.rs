@@ -65,8 +65,8 @@ pub use tholepin_schema as schema;
 pub use tholepin_schema::{
     fact::{Fact, FactCheckOutcome, FactFieldTest, FactSubject, WaitOutcome},
     manifest::{
-        GrantScope, Grants, KubernetesGrant, Manifest, ReconciledKind, RedisGrants, WatchMapping,
-        WatchedKind,
+        GrantScope, Grants, KubernetesGrant, Manifest, ReconciledKind, RedisGrants, SafetyPaths,
+        WatchMapping, WatchedKind,
     },
     probe::{NetworkProbeOutcome, PodPortProbe},
     reconcile::{ReconcileFailure, ReconcileOutcome, ReconcileRequest, Violation, WakeTrigger},

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use tholepin_schema::{
-    manifest::{Grants, Manifest, SafetyPaths},
+    manifest::{Grants, Manifest},
     reconcile::{ReconcileFailure, ReconcileOutcome, ReconcileRequest, Violation},
 };
 
@@ -49,6 +49,5 @@ pub fn manifest() -> Manifest {
         watches: Vec::new(),
         grants: Grants::default(),
         parameters: None,
-        safety: SafetyPaths::default(),
     }
 }

@@ -109,6 +109,14 @@ mod tests {
     use alloc::string::ToString;
 
     #[test]
+    fn every_offered_setting_can_be_read_from_a_server() {
+        for offered in OFFERED {
+            let command = ["CONFIG", "GET", offered.name].map(|word| word.as_bytes().to_vec());
+            assert!(tholepin_schema::command::check(&command).is_ok(), "{}", offered.name);
+        }
+    }
+
+    #[test]
     fn offered_settings_accept_values_of_their_kind() {
         let good = [
             ("maxmemory", "100mb"),

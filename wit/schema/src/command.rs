@@ -8,11 +8,18 @@
 //!
 //! Invariants:
 //! - Scripts and functions are refused, because a script can call commands that the table forbids.
-//! - No setting that holds a secret can be read or written.
+//! - Only settings of a closed table can be read, and only those of another one can be written. Neither has a
+//!   setting that holds a secret.
+//! - Nothing is published to Sentinels, which take over the addresses that they read there.
+//! - Each key that a writing command names must match a granted pattern.
 
+mod acl;
+mod key;
+mod readable;
 mod setting;
 mod table;
 
+pub use acl::{AclRuleError, check_acl_rule, check_keys, is_granted, written_keys};
 pub use setting::{
     ConfigureSettingError, RUNTIME_SETTINGS, RedisRuntimeSetting, RedisSettingAllowedValues,
     check_settings,
@@ -26,6 +33,10 @@ use table::{CommandRow, ROWS};
 
 /// The most commands in one pipeline.
 pub const COMMANDS_MAX: usize = 1024;
+
+/// The prefix of the channels on which Sentinels tell each other who the primary is. A Sentinel believes a message
+/// with a higher epoch than its own, whoever has sent it.
+const SENTINEL_CHANNELS: &[u8] = b"__sentinel__:";
 
 /// The effect of an allowed command on data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,11 +107,47 @@ pub enum CommandRefused {
         /// The reason.
         why: CommandRefusalReason,
     },
-    /// A setting that holds a secret, or a pattern that could match one.
+    /// A setting that is not in the table of readable settings, or a pattern, which could match such a one.
     #[error(
-        "the setting `{0}` cannot be read: name each setting in full, and none that holds a secret"
+        "the setting `{0}` cannot be read: it is not in the host's table of readable settings; name each setting \
+         in full, without a pattern, and none that holds a secret"
     )]
     Setting(String),
+    /// A message to Sentinels.
+    #[error(
+        "the command `{name}` to the channel `{channel}` is not allowed: Sentinels take over the topology that \
+         they read there, and only the verbs of `redis/topology` change the topology"
+    )]
+    SentinelChannel {
+        /// The command.
+        name: String,
+        /// The channel.
+        channel: String,
+    },
+    /// A command writes a key, and no pattern of keys is granted.
+    #[error(
+        "the command `{name}` writes the key `{key}`, and no pattern of keys is granted; the Plugin's \
+         spec.grants.redis.commands needs one such as `~{}`",
+        key::literal(key)
+    )]
+    NoKeyPattern {
+        /// The command.
+        name: String,
+        /// The first key.
+        key: String,
+    },
+    /// A command writes a key that no granted pattern matches.
+    #[error(
+        "the command `{name}` writes the key `{key}`, which no granted pattern matches; the Plugin's \
+         spec.grants.redis.commands needs one such as `~{}`",
+        key::literal(key)
+    )]
+    Key {
+        /// The command.
+        name: String,
+        /// The first key that is not covered.
+        key: String,
+    },
     /// `MULTI` and `EXEC` do not enclose the whole list.
     #[error("a transaction must be the whole list: MULTI first, EXEC last")]
     Transaction,
@@ -136,12 +183,18 @@ pub fn check_list(commands: &[Vec<Vec<u8>>]) -> Result<CommandAccess, CommandRef
 ///
 /// # Errors
 ///
-/// Fails if the table does not contain the command, forbids it, or if it reads a setting that holds a secret.
+/// Fails if the table does not contain the command, forbids it, if it reads a setting that is not in the table of
+/// readable settings, or if it publishes to Sentinels.
 pub fn check(command: &[Vec<u8>]) -> Result<CommandAccess, CommandRefused> {
     let (name, (_, access, _)) = row_of(command)?;
     let access = access.map_err(|why| CommandRefused::Forbidden { name: name.clone(), why })?;
     if name == "config|get" {
         setting::check_readable(command.get(2..).unwrap_or_default())?;
+    }
+    let channel = command.get(1).filter(|_| matches!(name.as_str(), "publish" | "spublish"));
+    if let Some(channel) = channel.filter(|channel| channel.starts_with(SENTINEL_CHANNELS)) {
+        let channel = String::from_utf8_lossy(channel).into_owned();
+        return Err(CommandRefused::SentinelChannel { name, channel });
     }
     Ok(access)
 }
@@ -194,58 +247,6 @@ pub fn replies_ok(command: &[Vec<u8>]) -> bool {
 
 fn is_argument(argument: &[u8], name: &str) -> bool {
     argument.eq_ignore_ascii_case(name.as_bytes())
-}
-
-/// Returns true if these ACL rules of Redis (`+@read`, `-keys`, `+config|get`), applied from left to right,
-/// allow the command of this name. Before the first rule nothing is allowed.
-#[must_use]
-pub fn is_granted(rules: &[String], name: &str) -> bool {
-    let Some((_, _, categories)) = row(name) else { return false };
-    let top = name.split_once('|').map_or(name, |(top, _)| top);
-    let covers = |subject: &str| match subject.strip_prefix('@') {
-        Some("all") => true,
-        Some(category) => categories.split(' ').any(|known| known == category),
-        None => subject == name || subject == top,
-    };
-    rules.iter().fold(false, |granted, rule| {
-        let rule = rule.to_ascii_lowercase();
-        match (rule.strip_prefix('+'), rule.strip_prefix('-')) {
-            (Some(subject), _) if covers(subject) => true,
-            (_, Some(subject)) if covers(subject) => false,
-            _ => granted,
-        }
-    })
-}
-
-/// Why a text is not an ACL rule of a grant.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AclRuleError {
-    /// It has no sign.
-    #[error("`{0}` must begin with `+` or `-`")]
-    Sign(String),
-    /// The table contains no such command or category.
-    #[error("`{0}` is not a command or category of Redis 7.0")]
-    Unknown(String),
-}
-
-/// Checks one ACL rule of a grant.
-///
-/// # Errors
-///
-/// Fails if it is not `+` or `-` followed by a category or a command of the table.
-pub fn check_acl_rule(rule: &str) -> Result<(), AclRuleError> {
-    let lower = rule.to_ascii_lowercase();
-    let Some(name) = lower.strip_prefix(['+', '-']) else {
-        return Err(AclRuleError::Sign(rule.into()));
-    };
-    let known = match name.strip_prefix('@') {
-        Some("all") => true,
-        Some(category) => {
-            ROWS.iter().any(|(_, _, all)| all.split(' ').any(|known| known == category))
-        }
-        None => row(name).is_some(),
-    };
-    if known { Ok(()) } else { Err(AclRuleError::Unknown(rule.into())) }
 }
 
 fn row(name: &str) -> Option<&'static CommandRow> {
@@ -336,14 +337,38 @@ mod tests {
     }
 
     #[test]
-    fn no_secret_setting_can_be_read() {
-        for line in
-            ["requirepass", "MasterAuth", "*", "max*", "tls-key-file-pass", "m?xmemory", "[a]"]
+    fn only_settings_of_the_table_can_be_read() {
+        for line in ["MaxMemory", "replica-read-only slave-read-only", "cluster-node-timeout save"]
         {
+            let line = format!("config get {line}");
+            assert_eq!(check(&command(&line)), Ok(CommandAccess::Read), "{line}");
+        }
+        let secret =
+            ["requirepass", "MasterAuth", "primaryauth", "PrimaryUser", "tls-key-file-pass"];
+        let others =
+            ["*", "max*", "m?xmemory", "[a]", "nosuch", "aclfile", "maxmemory\0", "", "\u{e4}"];
+        for line in secret.into_iter().chain(others) {
             let line = format!("config get maxmemory {line}");
-            assert!(matches!(check(&command(&line)), Err(CommandRefused::Setting(_))), "{line}");
+            let mut words = command(&line);
+            if line.ends_with(' ') {
+                words.push(Vec::new());
+            }
+            assert!(matches!(check(&words), Err(CommandRefused::Setting(_))), "{line}");
         }
         assert!(check(&command("config get")).is_ok(), "Redis itself refuses this");
+    }
+
+    #[test]
+    fn nothing_is_published_to_sentinels() {
+        for line in ["PUBLISH __sentinel__:hello x", "spublish __sentinel__: x"] {
+            let refused = check(&command(line)).unwrap_err();
+            assert!(matches!(refused, CommandRefused::SentinelChannel { .. }), "{line}: {refused}");
+            let list = [command("multi"), command(line), command("exec")];
+            assert_eq!(check_list(&list), Err(refused), "{line}");
+        }
+        for line in ["publish sentinel x", "publish news __sentinel__:hello", "publish"] {
+            assert_eq!(check(&command(line)), Ok(CommandAccess::Write), "{line}");
+        }
     }
 
     #[test]
@@ -369,32 +394,6 @@ mod tests {
             ["SET a 1 NX", "set a 1 ex 5 get", "INCR a", "GET a", "del a", "multi", "nosuch"]
         {
             assert!(!replies_ok(&command(line)), "{line}");
-        }
-    }
-
-    #[test]
-    fn grants_are_applied_like_redis_acl_rules() {
-        let cases = [
-            ("+@read", "get", true),
-            ("+@read", "set", false),
-            ("+@read", "config|get", false),
-            ("+@all -@dangerous", "info", false),
-            ("+@all -@dangerous +info", "info", true),
-            ("+config|get", "config|get", true),
-            ("+config|get", "config|resetstat", false),
-            ("+config", "config|get", true),
-            ("+config -config|get", "config|get", false),
-            ("+GET", "get", true),
-            ("", "get", false),
-            ("+@all", "nosuch", false),
-        ];
-        for (words, name, granted) in cases {
-            let list: Vec<String> = words.split(' ').map(ToString::to_string).collect();
-            assert_eq!(is_granted(&list, name), granted, "{words} for {name}");
-        }
-        assert!(check_acl_rule("+@read").is_ok() && check_acl_rule("-config|get").is_ok());
-        for word in ["get", "+@raed", "+nosuch", ""] {
-            assert!(check_acl_rule(word).is_err(), "{word}");
         }
     }
 }

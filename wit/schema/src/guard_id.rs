@@ -56,6 +56,8 @@ guard_ids! {
     InSync = "in-sync",
     /// The actions of one list do not contradict each other.
     List = "list",
+    /// The plugin is granted `lose-data`, besides the policy or approval that allows giving up data.
+    LoseData = "lose-data",
     /// A config epoch is set only on a node that knows no other.
     LoneNode = "lone-node",
     /// The majority of the primaries answers and agrees, before a failover by vote.

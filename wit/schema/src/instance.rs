@@ -30,8 +30,8 @@ pub struct Instance {
     /// The object at which the chain of controllers of a member ends; the object reconciled if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<OwnerRef>,
-    /// Settings that snapshots show in addition to [`SETTINGS_SHOWN`]. Settings that hold secrets are
-    /// refused.
+    /// Settings that snapshots show in addition to [`SETTINGS_SHOWN`]. A setting that the host's table of
+    /// readable settings does not have, such as a password, is left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub settings: Vec<String>,
 }

@@ -33,9 +33,6 @@ pub struct Manifest {
     /// JSON Schema of the plugin's parameters; if absent, the plugin has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Value>,
-    /// Where a reconciled object contains its safety policy.
-    #[serde(default)]
-    pub safety: SafetyPaths,
 }
 
 /// A kind by its group, version and name.
@@ -120,20 +117,24 @@ pub struct Grants {
     /// Ports that may be probed on Pods whose chain of controllers ends at the reconciled object.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<u16>,
+    /// Where a reconciled object contains its safety policy.
+    #[serde(default, skip_serializing_if = "SafetyPaths::is_empty")]
+    pub safety: SafetyPaths,
 }
 
 /// The verbs of a Kubernetes grant.
 pub const KUBERNETES_VERBS: &[&str] =
     &["apply", "apply-status", "delete", "get", "list", "merge-patch", "publish"];
-/// The verbs of a Redis grant in addition to those of actions: `observe` reads the members, `stop-last-copy`
-/// allows stopping a member that may have the last copy of its data.
-pub const OTHER_REDIS_VERBS: &[&str] = &["observe", "stop-last-copy"];
+/// The verbs of a Redis grant in addition to those of actions: `observe` reads the members, `lose-data` allows
+/// actions that give up data, `stop-last-copy` allows stopping a member that may have the last copy of its
+/// data. The last two do not replace the object's policy or a person's approval.
+pub const OTHER_REDIS_VERBS: &[&str] = &["lose-data", "observe", "stop-last-copy"];
 
 impl Grants {
     /// Returns the problems of these grants, each with the way to fix it; empty if there are none.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
-        let Self { kubernetes, redis, probes: _ } = self;
+        let Self { kubernetes, redis, probes: _, safety } = self;
         let mut faults = Vec::new();
         let mut granted = BTreeSet::new();
         for KubernetesGrant { name, verbs, .. } in kubernetes {
@@ -153,6 +154,7 @@ impl Grants {
         faults.extend(
             redis.commands.iter().filter_map(|rule| Some(check_acl_rule(rule).err()?.to_string())),
         );
+        faults.extend(safety.faults());
         faults
     }
 }
@@ -210,10 +212,11 @@ pub enum GrantScope {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RedisGrants {
     /// ACL rules in Redis' syntax, such as `+@read` or `+config|get`; they cannot allow more than the host's
-    /// command table.
+    /// command table. `~app:*` or `%W~app:*` allows writing the keys that match; without such a pattern keys are
+    /// written only with the verb `lose-data`, where the object's policy accepts the loss of data.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<String>,
-    /// `observe`, `stop-last-copy`, and the names of action verbs (`meet`, `failover`, …).
+    /// `observe`, `lose-data`, `stop-last-copy`, and the names of action verbs (`meet`, `failover`, …).
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verbs: Vec<String>,
 }
@@ -226,7 +229,9 @@ impl RedisGrants {
     }
 }
 
-/// Field paths (`.spec.failover.onPodDeath`) of an object's safety policy; the host reads these fields.
+/// Field paths (`.spec.failover.onPodDeath`) of an object's safety policy; the host reads these fields, and no
+/// plugin may write them. Every path is below `.spec`, where people say what they want. Without a path the policy
+/// is the safe one.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SafetyPaths {
@@ -238,6 +243,37 @@ pub struct SafetyPaths {
     /// dies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tail_loss: Option<String>,
+}
+
+impl SafetyPaths {
+    /// Returns true if no path is named.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.data_loss.is_none() && self.tail_loss.is_none()
+    }
+
+    /// Returns the paths that are named, each with its field in a grant.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let Self { data_loss, tail_loss } = self;
+        [("dataLoss", data_loss), ("tailLoss", tail_loss)]
+            .into_iter()
+            .filter_map(|(field, path)| Some((field, path.as_deref()?)))
+    }
+
+    /// Returns a fault for each path that is not below `.spec`: a plugin writes other fields of its objects, and
+    /// could allow itself a loss there.
+    fn faults(&self) -> impl Iterator<Item = String> {
+        let is_below_spec = |path: &str| {
+            let below = path.strip_prefix(".spec.");
+            below.is_some_and(|rest| rest.split('.').all(|step| !step.is_empty()))
+        };
+        self.named().filter(move |(_, path)| !is_below_spec(path)).map(|(field, path)| {
+            format!(
+                "safety.{field}: `{path}` is not a field below `.spec`, where the object's owner says what may be lost; \
+                 name one, such as `.spec.{field}`"
+            )
+        })
+    }
 }
 
 #[cfg(test)]
@@ -303,6 +339,22 @@ mod tests {
             (r#"{"redis": {"verbs": ["observe", "forget", "stop-last-copy"]}}"#.into(), None),
             (r#"{"redis": {"verbs": ["failovr"]}}"#.into(), Some("did you mean `failover`?")),
             (r#"{"redis": {"commands": ["+frobnicate"]}}"#.into(), Some("frobnicate")),
+            (r#"{"redis": {"commands": ["+set", "~app:*", "%w~app:[a-z]"]}}"#.into(), None),
+            (r#"{"redis": {"commands": ["%R~app:*"]}}"#.into(), Some("reads need no pattern")),
+            (r#"{"redis": {"commands": ["~"]}}"#.into(), Some("`~` must have 1 to 256 bytes")),
+            (r#"{"safety": {"dataLoss": ".spec.a.b", "tailLoss": ".spec.c"}}"#.into(), None),
+            (
+                r#"{"safety": {"dataLoss": ".status.lossy"}}"#.into(),
+                Some("safety.dataLoss: `.status.lossy` is not a field below `.spec`"),
+            ),
+            (
+                r#"{"safety": {"tailLoss": ".metadata.annotations.lossy"}}"#.into(),
+                Some("name one, such as `.spec.tailLoss`"),
+            ),
+            (r#"{"safety": {"dataLoss": ".spec"}}"#.into(), Some("not a field below")),
+            (r#"{"safety": {"dataLoss": ".spec."}}"#.into(), Some("not a field below")),
+            (r#"{"safety": {"dataLoss": ".spec..a"}}"#.into(), Some("not a field below")),
+            (r#"{"safety": {"dataLoss": ".specs.a"}}"#.into(), Some("not a field below")),
         ];
         for (text, expected) in rows {
             let grants: Grants = serde_json::from_str(&text).unwrap();

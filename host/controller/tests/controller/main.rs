@@ -63,7 +63,6 @@ fn manifest(finalizer: bool) -> Manifest {
         watches,
         grants: Default::default(),
         parameters: None,
-        safety: Default::default(),
     }
 }
 

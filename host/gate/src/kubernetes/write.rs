@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use tholepin_core::{
-    ANNOTATION_PREFIX, Answer, CallError, ObjectRef, PlanStep, ReadMode, Reply, WriteMode,
-    condition,
+    Answer, CallError, ObjectRef, PlanStep, ReadMode, Reply, WriteMode, condition,
     port::{ApplyRequest, DeleteRequest},
     step::APPLY_STATUS,
 };
@@ -14,7 +13,7 @@ use tholepin_schema::manifest::{KindName, KubernetesGrant};
 
 use super::{current, in_scope};
 use crate::{
-    credentials, grant,
+    credentials, grant, left_to_people,
     object_scope::{self, ObjectUse},
     ownership,
     plan_steps::{self, KnownStateBefore},
@@ -34,7 +33,7 @@ pub(super) async fn apply(
 ) -> Answer {
     let mut reference = ownership::reference(&object).map_err(CallError::Invalid)?;
     let granted = context.granted(&reference.kind, "apply")?;
-    no_reserved_annotations(&reference, &object)?;
+    left_to_people::check(context, &reference, &object)?;
     if force && !granted.force {
         let what = &reference.kind;
         return Err(CallError::Denied(format!("the grant for {what} does not have `force: true`")));
@@ -177,7 +176,7 @@ pub(super) async fn apply_status(
 ) -> Answer {
     let reference = ownership::reference(&object).map_err(CallError::Invalid)?;
     let granted = context.granted(&reference.kind, "apply-status")?;
-    no_reserved_annotations(&reference, &object)?;
+    left_to_people::check(context, &reference, &object)?;
     refuse_reserved_conditions(&object)?;
     let is_reconciled = reference == context.scope.reference();
     let intent = ApplyRequest {
@@ -214,38 +213,6 @@ pub(super) async fn apply_status(
             Some(live) => found = live.ok_or_else(missing)?,
         }
         attempt += 1;
-    }
-}
-
-/// Checks that a write does not touch the annotations by which a person or the host gives instructions, neither
-/// those of the object nor those in a template from which a controller makes other objects.
-fn no_reserved_annotations(object: &ObjectRef, written: &Value) -> Result<(), CallError> {
-    if written.pointer("/metadata/annotations").is_some_and(|annotations| !annotations.is_object())
-    {
-        let text = format!("a write to {object} must name its annotations, not replace them all");
-        return Err(CallError::Denied(text));
-    }
-    match reserved_annotation(written) {
-        None => Ok(()),
-        Some(key) => Err(CallError::Denied(format!(
-            "the annotation `{key}` of {object}, or of a template in it, may be written by a person or the host \
-             only, not by a plugin"
-        ))),
-    }
-}
-
-/// Returns the first reserved annotation below `value`, at any depth. The depth is bounded by the parser of the
-/// document.
-fn reserved_annotation(value: &Value) -> Option<&str> {
-    match value {
-        Value::Object(fields) => {
-            let annotations = value.pointer("/metadata/annotations").and_then(Value::as_object);
-            let keys = annotations.into_iter().flat_map(|annotations| annotations.keys());
-            let own = keys.map(String::as_str).find(|key| key.starts_with(ANNOTATION_PREFIX));
-            own.or_else(|| fields.values().find_map(reserved_annotation))
-        }
-        Value::Array(items) => items.iter().find_map(reserved_annotation),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => None,
     }
 }
 
@@ -299,7 +266,7 @@ pub(super) async fn merge_patch(
     steps: &mut Vec<PlanStep>,
 ) -> Answer {
     let granted = context.granted(&object.kind, "merge-patch")?;
-    no_reserved_annotations(&object, &patch)?;
+    left_to_people::check(context, &object, &patch)?;
     object_scope::check_patch(&context.scope, granted, &object, &patch)?;
     let missing = || CallError::NotFound(object.to_string());
     let mut found = current(context, &object, ReadMode::Cached).await?.ok_or_else(missing)?;

@@ -55,7 +55,10 @@ async fn ask(bench: &GateFixture, context: &ReconcileContext, call: RedisCall) -
 async fn without_the_api_server_a_voted_action_is_sent_and_the_ledger_follows() {
     let verbs = ["observe", "failover"].map(str::to_owned).to_vec();
     let redis = RedisGrants { commands: vec![], verbs };
-    let bench = GateFixture::new(Grants { redis, ..grants(GrantScope::Owned) }, WriteMode::Live);
+    let path = Some(".spec.onPodDeath".to_owned());
+    let safety = SafetyPaths { data_loss: None, tail_loss: path };
+    let granted = Grants { redis, safety, ..grants(GrantScope::Owned) };
+    let bench = GateFixture::new(granted, WriteMode::Live);
     for name in ["b-0", "c-0", "d-0"] {
         bench.world.put(pod(name));
     }
@@ -66,8 +69,6 @@ async fn without_the_api_server_a_voted_action_is_sent_and_the_ledger_follows() 
     let mut thing = (*scope.object).clone();
     thing["spec"]["onPodDeath"] = json!("force");
     scope.object = thing.into();
-    let path = Some(".spec.onPodDeath".to_owned());
-    scope.safety = SafetyPaths { data_loss: None, tail_loss: path }.into();
     let context = bench.gate.open(scope);
     shows(snapshot(false));
     ask(&bench, &context, RedisCall::Observe { instance: instance() }).await.unwrap();

@@ -68,19 +68,15 @@ impl DeathFixture {
             commands: vec![],
             verbs: ["observe", "failover"].map(str::to_owned).to_vec(),
         };
-        let bench =
-            GateFixture::new(Grants { redis, ..grants(GrantScope::Owned) }, WriteMode::Live);
+        let safety = SafetyPaths { tail_loss: Some(".spec.tailLoss".into()), data_loss: None };
+        let granted = Grants { redis, safety, ..grants(GrantScope::Owned) };
+        let bench = GateFixture::new(granted, WriteMode::Live);
         bench.world.objects.lock().unwrap().retain(|object, _| object.name != "a-0");
         let clock = Arc::new(MovedClock(AtomicU64::new(START_MS)));
         let gate = Gate::new(GatePorts { clock: clock.clone(), ..bench.ports.clone() });
-        let tail_loss = Some(".spec.tailLoss".to_owned());
         let mut me = (*bench.scope.object).clone();
         me["spec"]["tailLoss"] = json!("force");
-        let scope = ReconcileScope {
-            safety: Arc::new(SafetyPaths { tail_loss, ..SafetyPaths::default() }),
-            object: Arc::new(me),
-            ..bench.scope.clone()
-        };
+        let scope = ReconcileScope { object: Arc::new(me), ..bench.scope.clone() };
         let (world, call_context) = (bench.world.clone(), bench.call_context.clone());
         let (linked, renewals) = (false, 0);
         let mut stage = Self { world, clock, gate, scope, call_context, shards, linked, renewals };

@@ -7,10 +7,12 @@ mod death;
 mod denied;
 mod facts;
 mod fixture;
+mod keys;
 mod members;
 mod name_conflict;
 mod ownership;
 mod plan;
+mod policy;
 mod probe;
 mod restore_settings;
 mod stop;
@@ -25,7 +27,7 @@ use tholepin_core::{
 };
 use tholepin_gate::{Gate, GatePorts, ReconcileContext, ReconcileScope};
 use tholepin_schema::{
-    manifest::{GrantScope, Grants, KindName, KubernetesGrant, RedisGrants, SafetyPaths},
+    manifest::{GrantScope, Grants, KindName, KubernetesGrant, RedisGrants},
     snapshot::Snapshot,
 };
 use tokio_util::sync::CancellationToken;
@@ -54,7 +56,7 @@ fn grants(scope: GrantScope) -> Grants {
             commands: vec!["+get".into()],
             verbs: vec!["configure".into(), "meet".into()],
         },
-        probes: vec![],
+        ..Grants::default()
     }
 }
 
@@ -96,7 +98,6 @@ impl GateFixture {
             key: key.clone(),
             object: Arc::new(thing),
             grants: Arc::new(grants),
-            safety: Arc::new(SafetyPaths::default()),
             parameters: Arc::new(json!({"a": 1})),
             mode,
             urgent: CancellationToken::new(),

@@ -5,6 +5,7 @@ use tholepin_core::{
     Answer, Call, CallError, HostCalls, KubernetesCall, ObjectRef, ReadMode, RedisCall, Reply,
     WriteMode,
 };
+use tholepin_gate::ReconcileContext;
 use tholepin_schema::manifest::{GrantScope, Grants, RedisGrants};
 
 use crate::{
@@ -242,12 +243,15 @@ async fn a_start_without_data_is_approved_for_one_process_and_written_to_its_pod
         json!({"lastState": {"terminated": {"containerID": "c-a-0"}}});
     observed["view"] = json!({});
     *bench.world.snapshot.lock().unwrap() = serde_json::from_value(observed).unwrap();
-    let mut scope = bench.scope.clone();
-    let mut grants = (*scope.grants).clone();
-    grants.redis.verbs.push("allow-start".into());
-    scope.grants = grants.into();
-    let context = bench.gate.open(scope);
-    let act = async || {
+    let with_verbs = |verbs: &[&str]| {
+        let mut scope = bench.scope.clone();
+        let mut grants = (*scope.grants).clone();
+        grants.redis.verbs.extend(verbs.iter().map(|&verb| verb.to_owned()));
+        scope.grants = grants.into();
+        bench.gate.open(scope)
+    };
+    let context = with_verbs(&["allow-start", "lose-data"]);
+    let act = async |context: &ReconcileContext| {
         let action = json!({"verb": "allow-start", "args": {"pod": "a-0", "node": node}});
         let call = RedisCall::Act { instance: instance(), actions: vec![action] };
         let answer = context.perform(&bench.call_context, Call::Redis(call)).await;
@@ -257,13 +261,17 @@ async fn a_start_without_data_is_approved_for_one_process_and_written_to_its_pod
     let approval = format!("{node}/{run_id}");
     for other in [String::new(), node.clone(), format!("{node}/{}", "c".repeat(40))] {
         bench.world.put(with_start(&other));
-        let outcome = act().await;
+        let outcome = act(&context).await;
         assert_eq!(outcome["refused"]["guard"], "data-loss", "{other}: {outcome}");
         let text = outcome["refused"]["message"].as_str().unwrap();
         assert!(text.contains(&format!("tholepin.dev/approve-data-loss={approval}")), "{text}");
     }
     bench.world.put(with_start(&approval));
-    let outcome = act().await;
+    let outcome = act(&with_verbs(&["allow-start"])).await;
+    assert_eq!(outcome["refused"]["guard"], "lose-data", "{outcome}");
+    let text = outcome["refused"]["message"].as_str().unwrap();
+    assert!(text.contains("the Plugin's spec.grants.redis.verbs needs `lose-data`"), "{text}");
+    let outcome = act(&context).await;
     assert!(outcome["done"].is_object(), "{outcome}");
     assert_eq!(bench.writes().last().unwrap(), "patch a-0");
 }

@@ -17,7 +17,7 @@ use crate::{
 /// Grants verbs, commands that write, and everything on ConfigMaps.
 fn wide() -> Grants {
     let redis = RedisGrants {
-        commands: vec!["+@read".into(), "+@write".into()],
+        commands: ["+@read", "+@write", "~[ab]"].map(str::to_owned).to_vec(),
         verbs: ["observe", "meet", "configure"].map(str::to_owned).to_vec(),
     };
     Grants { redis, ..grants(GrantScope::Owned) }

@@ -261,9 +261,15 @@ async fn a_pod_that_never_answered_and_does_not_run_may_be_deleted() {
 
 #[tokio::test]
 async fn the_last_copy_needs_the_object_s_policy_and_a_grant_by_name() {
-    for (data_loss, granted, passes) in
-        [("never", true, false), ("acceptable", false, false), ("acceptable", true, true)]
-    {
+    // policy, path of the policy as granted, whether `stop-last-copy` is granted, whether it passes
+    let rows = [
+        ("never", Some(".spec.dataLoss"), true, false),
+        ("acceptable", Some(".spec.dataLoss"), false, false),
+        ("acceptable", None, true, false),
+        ("acceptable", Some(".spec.other"), true, false),
+        ("acceptable", Some(".spec.dataLoss"), true, true),
+    ];
+    for (data_loss, path, granted, passes) in rows {
         let mut shard = ShardFixture::new(WriteMode::Live).await;
         let mut observed = snapshot();
         observed["members"].as_array_mut().unwrap().pop();
@@ -274,13 +280,13 @@ async fn the_last_copy_needs_the_object_s_policy_and_a_grant_by_name() {
         thing["spec"]["dataLoss"] = json!(data_loss);
         let mut grants = wide();
         grants.redis.verbs.retain(|verb| granted || verb != "stop-last-copy");
-        let path = Some(".spec.dataLoss".to_owned());
+        let data_loss_path = path.map(str::to_owned);
+        grants.safety = SafetyPaths { data_loss: data_loss_path, tail_loss: None };
         scope.object = thing.into();
         scope.grants = grants.into();
-        scope.safety = SafetyPaths { data_loss: path, tail_loss: None }.into();
         shard.bench.context = shard.bench.gate.open(scope);
         let answer = shard.delete("v1", "Pod", "set-0").await;
-        assert_eq!(answer.is_ok(), passes, "{data_loss} {granted}: {answer:?}");
+        assert_eq!(answer.is_ok(), passes, "{data_loss} {path:?} {granted}: {answer:?}");
     }
 }
 

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use tholepin_sdk::{
     DeleteOptions, Error, GrantScope, Grants, Host, KindName, KubernetesGrant, Manifest, ObjectRef,
     Pipeline, ReadMode, ReconcileFailure, ReconcileOutcome, ReconcileRequest, ReconciledKind,
-    Reconciler, RedisGrants, WatchMapping, WatchedKind, manifest, schema::action::Verb,
+    Reconciler, RedisGrants, WatchMapping, WatchedKind, manifest,
+    schema::{action::Verb, manifest::SafetyPaths},
 };
 
 pub use table::{ATTACKS, Attack};
@@ -46,6 +47,10 @@ impl Reconciler for Attacks {
                 redis: RedisGrants {
                     commands: vec!["+@all".to_owned()],
                     verbs: verbs.map(str::to_owned).collect(),
+                },
+                safety: SafetyPaths {
+                    data_loss: Some(".spec.dataLoss".to_owned()),
+                    ..SafetyPaths::default()
                 },
                 ..Grants::default()
             },

@@ -163,4 +163,29 @@ pub const ATTACKS: &[Attack] = &[
         call: r#"{"command": ["CONFIG", "GET", "requirepass"]}"#,
         error: ("Denied", "requirepass"),
     },
+    Attack {
+        name: "read-the-password-by-an-alias",
+        rule: COMMANDS,
+        call: r#"{"command": ["CONFIG", "GET", "primaryauth"]}"#,
+        error: ("Denied", "not in the host's table of readable settings"),
+    },
+    Attack {
+        name: "speak-for-a-sentinel",
+        rule: "a publication to Sentinels changes the topology",
+        call: r#"{"command": ["PUBLISH", "__sentinel__:hello", "10.0.0.1,26379,a,1,b,10.0.0.2,6379,1"]}"#,
+        error: ("Denied", "Sentinels take over the topology"),
+    },
+    Attack {
+        name: "delete-a-key-of-a-user",
+        rule: "a write of keys needs a granted pattern, or is a loss of data",
+        call: r#"{"command": ["DEL", "key"]}"#,
+        error: ("Denied", "no pattern of keys is granted"),
+    },
+    Attack {
+        name: "write-the-own-safety-policy",
+        rule: "the safety policy is written by a person",
+        call: r#"{"patch": {"apiVersion": "tests.tholepin.dev/v1", "kind": "Attack", "name": "a",
+            "patch": {"spec": {"dataLoss": "acceptable"}}}}"#,
+        error: ("Denied", "is its safety policy"),
+    },
 ];

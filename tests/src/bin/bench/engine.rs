@@ -108,7 +108,6 @@ impl BenchEngine {
             key: key.clone(),
             object: stored.clone(),
             grants: plugin.grants.clone(),
-            safety: Arc::new(plugin.manifest.safety.clone()),
             parameters: plugin.parameters.clone(),
             mode: WriteMode::Live,
             urgent: CancellationToken::new(),
