@@ -49,6 +49,7 @@ pub(crate) async fn members(
     let (name, credentials) = (name(scope, instance), RedisCredentials::default());
     let mut members = InstanceMembers {
         instance: name,
+        owner: scope.key.clone(),
         members,
         strangers,
         credentials,

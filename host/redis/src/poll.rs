@@ -8,6 +8,7 @@
 //!   is noticed immediately.
 //! - A change that cannot be reported because the channel is full is detected again by the next poll.
 //! - An instance is polled only while it is watched or has subscriptions.
+//! - Each object and each plugin has its own share of polled instances, which no other can use.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +22,7 @@ use futures::{
     stream::{FuturesUnordered, StreamExt},
 };
 use tholepin_core::{
-    BoxedFuture, CallError, RespNode, RespReply,
+    BoxedFuture, CallError, ReconcileKey, RespNode, RespReply,
     port::{Clock, InstanceMembers, PollDetail, PollReport, RedisPollStream},
 };
 use tholepin_schema::{
@@ -35,6 +36,7 @@ use tokio::{
 };
 
 use crate::{
+    RedisClientLimits,
     connection::{Connection, ConnectionError},
     error,
     lock::locked,
@@ -128,9 +130,9 @@ impl RedisInstancePoller {
         &self,
         members: &InstanceMembers,
         depth: PollDetail<'_>,
-        max: usize,
+        limits: &RedisClientLimits,
     ) -> Result<(), CallError> {
-        self.update(members, max, |watched| match depth {
+        self.update(members, limits, |watched| match depth {
             PollDetail::Changes => watched.reported = Some(RedisPollReportFilter::Changes),
             PollDetail::Whole { settings } => {
                 watched.reported = Some(RedisPollReportFilter::Everything);
@@ -143,10 +145,10 @@ impl RedisInstancePoller {
         self: &Arc<Self>,
         members: &InstanceMembers,
         settings: &[String],
-        max: usize,
+        limits: &RedisClientLimits,
     ) -> Result<Box<dyn RedisPollStream>, CallError> {
         let mut latest = None;
-        self.update(members, max, |watched| {
+        self.update(members, limits, |watched| {
             watched.subscriptions += 1;
             watched.add_settings(settings);
             watched.poll_now.notify_one();
@@ -166,13 +168,12 @@ impl RedisInstancePoller {
     fn update(
         &self,
         members: &InstanceMembers,
-        max: usize,
+        limits: &RedisClientLimits,
         update: impl FnOnce(&mut PolledRedisInstance),
     ) -> Result<(), CallError> {
         let mut watched = locked(&self.watched);
-        if max <= watched.len() && !watched.contains_key(&members.instance) {
-            let text = format!("cannot watch more than {max} instances");
-            return Err(CallError::Transient(text));
+        if !watched.contains_key(&members.instance) {
+            check_shares(&watched, &members.owner, limits)?;
         }
         let entry = watched
             .entry(members.instance.clone())
@@ -274,6 +275,28 @@ impl RedisInstancePoller {
         }
         instance
     }
+}
+
+/// Checks that one more instance fits the shares of its object and of its plugin.
+fn check_shares(
+    watched: &BTreeMap<String, PolledRedisInstance>,
+    owner: &ReconcileKey,
+    limits: &RedisClientLimits,
+) -> Result<(), CallError> {
+    let owners = || watched.values().map(|polled| &*polled.members.owner);
+    let of_object = owners().filter(|other| *other == owner).count();
+    let of_plugin = owners().filter(|other| other.plugin == owner.plugin).count();
+    let (object_max, plugin_max) =
+        (limits.watched_instances_per_object, limits.watched_instances_per_plugin);
+    let share = if object_max <= of_object {
+        format!("{object_max} instances of this object, and no object gets more; name fewer groups")
+    } else if plugin_max <= of_plugin {
+        let plugin = &owner.plugin;
+        format!("{plugin_max} instances of the plugin `{plugin}`, and no plugin gets more")
+    } else {
+        return Ok(());
+    };
+    Err(CallError::Transient(format!("the host polls {share}")))
 }
 
 impl PolledRedisInstance {

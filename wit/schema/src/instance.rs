@@ -36,6 +36,10 @@ pub struct Instance {
     pub settings: Vec<String>,
 }
 
+/// The most instances of one object that the host polls at a time, for its wakes and its waits together. An
+/// object has one instance for each kind of its processes, and Redis has two kinds (servers and Sentinels).
+pub const INSTANCES_PER_OBJECT_MAX: usize = 8;
+
 /// The group of an instance that names no group.
 pub const GROUP: &str = "servers";
 

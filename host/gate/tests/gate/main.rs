@@ -13,6 +13,7 @@ mod plan;
 mod probe;
 mod restore_settings;
 mod stop;
+mod wakes;
 
 use std::sync::Arc;
 
