@@ -300,9 +300,14 @@ impl Gate {
         let Some(InstanceRequest { subscription, .. }) = requests.instances.get_mut(&name) else {
             return Ok(());
         };
+        let mut settings = subscription.settings.clone();
+        settings.extend(more.settings);
+        settings.sort_unstable();
+        settings.dedup();
+        instance::check_settings(&settings)?;
+        subscription.settings = settings;
         subscription.changes |= more.changes;
         subscription.facts.extend(more.facts);
-        subscription.settings.extend(more.settings);
         Ok(())
     }
 

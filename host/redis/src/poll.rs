@@ -8,6 +8,7 @@
 //!   is noticed immediately.
 //! - A change that cannot be reported because the channel is full is detected again by the next poll.
 //! - An instance is polled only while it is watched or has subscriptions.
+//! - A poll reads the settings of the last watch and of the present subscriptions, and none of earlier ones.
 //! - Each object and each plugin has its own share of polled instances, which no other can use.
 
 use std::{
@@ -58,8 +59,10 @@ pub(crate) struct RedisInstancePoller {
 /// An instance that is watched or has subscriptions.
 struct PolledRedisInstance {
     members: Arc<InstanceMembers>,
-    /// The settings read by whole polls in addition to `SETTINGS_SHOWN`.
-    settings: Vec<String>,
+    /// The settings that the last watch reads in addition to `SETTINGS_SHOWN`.
+    watched_settings: BTreeSet<String>,
+    /// Those that the present subscriptions read.
+    joined_settings: BTreeSet<String>,
     /// Whether every poll is reported, or only changes; absent while the instance is not watched.
     reported: Option<RedisPollReportFilter>,
     /// The number of subscriptions.
@@ -108,12 +111,19 @@ impl PolledRedisInstance {
     fn new(members: &InstanceMembers) -> Self {
         Self {
             members: Arc::new(members.clone()),
-            settings: Vec::new(),
+            watched_settings: BTreeSet::new(),
+            joined_settings: BTreeSet::new(),
             reported: None,
             subscriptions: 0,
             latest: watch::Sender::new(None),
             poll_now: Arc::new(Notify::new()),
         }
+    }
+
+    /// Returns the query of a whole poll.
+    fn query(&self) -> MemberQuery {
+        let settings = self.watched_settings.union(&self.joined_settings);
+        MemberQuery::new(&settings.cloned().collect::<Vec<_>>())
     }
 
     const fn is_needed(&self) -> bool {
@@ -133,10 +143,13 @@ impl RedisInstancePoller {
         limits: &RedisClientLimits,
     ) -> Result<(), CallError> {
         self.update(members, limits, |watched| match depth {
-            PollDetail::Changes => watched.reported = Some(RedisPollReportFilter::Changes),
+            PollDetail::Changes => {
+                watched.reported = Some(RedisPollReportFilter::Changes);
+                watched.watched_settings.clear();
+            }
             PollDetail::Whole { settings } => {
                 watched.reported = Some(RedisPollReportFilter::Everything);
-                watched.add_settings(settings);
+                watched.watched_settings = settings.iter().cloned().collect();
             }
         })
     }
@@ -150,7 +163,7 @@ impl RedisInstancePoller {
         let mut latest = None;
         self.update(members, limits, |watched| {
             watched.subscriptions += 1;
-            watched.add_settings(settings);
+            watched.joined_settings.extend(settings.iter().cloned());
             watched.poll_now.notify_one();
             latest = Some(watched.latest.subscribe());
         })?;
@@ -185,7 +198,10 @@ impl RedisInstancePoller {
     }
 
     pub(crate) fn remove(&self, instance: &str) {
-        self.reduce(instance, |watched| watched.reported = None);
+        self.reduce(instance, |watched| {
+            watched.reported = None;
+            watched.watched_settings.clear();
+        });
     }
 
     fn reduce(&self, instance: &str, update: impl FnOnce(&mut PolledRedisInstance)) {
@@ -199,13 +215,13 @@ impl RedisInstancePoller {
 
     fn poll_spec(&self, instance: &str, pool: &ConnectionPool) -> Option<RedisPollParameters> {
         let watched = locked(&self.watched);
-        let PolledRedisInstance { members, settings, reported, subscriptions, latest, poll_now } =
-            watched.get(instance)?;
+        let entry = watched.get(instance)?;
+        let PolledRedisInstance { members, reported, subscriptions, latest, poll_now, .. } = entry;
         let is_whole = *subscriptions != 0 || *reported == Some(RedisPollReportFilter::Everything);
         let limits = pool.limits();
         Some(RedisPollParameters {
             members: members.clone(),
-            query: is_whole.then(|| MemberQuery::new(settings)),
+            query: is_whole.then(|| entry.query()),
             reported: *reported,
             interval: if *subscriptions == 0 {
                 limits.watch_interval
@@ -299,16 +315,6 @@ fn check_shares(
     Err(CallError::Transient(format!("the host polls {share}")))
 }
 
-impl PolledRedisInstance {
-    /// Adds settings to those that whole polls read. Their number is bounded by the command table, which lists the
-    /// settings that may be read.
-    fn add_settings(&mut self, settings: &[String]) {
-        let more = settings.iter().filter(|name| !self.settings.contains(name));
-        let more: Vec<String> = more.cloned().collect();
-        self.settings.extend(more);
-    }
-}
-
 /// A subscription to the snapshots of an instance.
 struct PollSubscription {
     poller: Arc<RedisInstancePoller>,
@@ -343,6 +349,9 @@ impl Drop for PollSubscription {
     fn drop(&mut self) {
         self.poller.reduce(&self.instance, |watched| {
             watched.subscriptions = watched.subscriptions.saturating_sub(1);
+            if watched.subscriptions == 0 {
+                watched.joined_settings.clear();
+            }
         });
     }
 }
@@ -481,3 +490,6 @@ async fn wait_for_next_poll(
         () = spec.poll_now.notified() => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -109,6 +109,26 @@ async fn the_triggers_of_one_outcome_are_bounded_and_the_first_stay_in_force() {
 }
 
 #[tokio::test]
+async fn the_settings_that_one_outcome_has_polled_are_bounded() {
+    let bench = bench(WriteMode::Live);
+    let fact = |names: Vec<String>| {
+        let mut fact = keys(5);
+        fact["subject"]["member"]["instance"]["settings"] = json!(names);
+        json!({"fact": fact})
+    };
+    let names = |from: usize, to: usize| (from..to).map(|number| format!("s-{number}")).collect();
+    assert_eq!(refusal(&bench, vec![fact(names(0, 64)), fact(names(32, 64))]).await, None);
+    for (second, expected) in [
+        (fact(names(64, 65)), "65 settings are too many, 64 are allowed"),
+        (fact(names(0, 100)), "100 settings are too many"),
+        (fact(vec!["s".repeat(65)]), "has 65 bytes, 64 are allowed"),
+    ] {
+        let refused = refusal(&bench, vec![fact(names(0, 64)), second]).await.unwrap();
+        assert!(refused.contains(".wake[1]: ") && refused.contains(expected), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn one_group_is_one_container_and_port() {
     let bench = bench(WriteMode::Live);
     let mut other_port = change();
