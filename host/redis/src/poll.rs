@@ -257,6 +257,7 @@ impl RedisInstancePoller {
     async fn follow(&self, pool: &ConnectionPool, clock: &dyn Clock, instance: String) -> String {
         let mut open = BTreeMap::new();
         let mut last: Option<PollResult> = None;
+        let mut reported_at: Option<Instant> = None;
         while let Some(spec) = self.poll_spec(&instance, pool) {
             let began = Instant::now();
             let (result, snapshot) = poll(pool, clock, &spec, &mut open).await;
@@ -266,13 +267,17 @@ impl RedisInstancePoller {
             }
             let changed = last.as_ref().is_some_and(|last| *last != result);
             let report = PollReport { instance: instance.clone(), changed, snapshot };
-            let is_reported = match spec.reported {
-                Some(RedisPollReportFilter::Everything) => self.reports.try_send(report).is_ok(),
-                Some(RedisPollReportFilter::Changes) if changed => {
-                    self.reports.try_send(report).is_ok()
+            // A wait polls more often; reporting each of these polls would fill the queue that all instances share.
+            let interval = pool.limits().watch_interval;
+            let is_due = match spec.reported {
+                None => false,
+                Some(RedisPollReportFilter::Changes) => changed,
+                Some(RedisPollReportFilter::Everything) => {
+                    changed || reported_at.is_none_or(|at| interval <= began.duration_since(at))
                 }
-                Some(RedisPollReportFilter::Changes) | None => true,
             };
+            reported_at = if is_due { Some(began) } else { reported_at };
+            let is_reported = !is_due || self.reports.try_send(report).is_ok();
             if !changed || is_reported {
                 last = Some(result);
             }

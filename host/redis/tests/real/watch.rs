@@ -196,3 +196,25 @@ async fn a_whole_watch_reports_every_poll() {
         assert!(!report.changed && report.snapshot.is_some(), "{report:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_does_not_make_a_whole_watch_report_more_often() {
+    let mut fleet = TestServers::start(1, true, None);
+    let mut tasks = JoinSet::new();
+    fleet.port.watch(&fleet.members, PollDetail::Whole { settings: &[] }).unwrap();
+    let mut joined = fleet.port.join(&fleet.members, &[]).unwrap();
+    let port = fleet.port.clone();
+    tasks.spawn(async move { port.run_polling().await });
+    let since = Instant::now();
+    let polls = 40;
+    for _ in 0..polls {
+        timeout(Duration::from_secs(2), joined.next()).await.unwrap();
+    }
+    // One report for each 200 ms, the first one, and those of the changes while the server starts.
+    let expected = since.elapsed().as_millis() / 200 + 5;
+    let mut reports = 0;
+    while fleet.changes.try_recv().is_ok() {
+        reports += 1;
+    }
+    assert!((1..=expected).contains(&reports), "{reports} reports of {polls} polls");
+}
