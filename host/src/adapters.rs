@@ -1,6 +1,6 @@
 //! Adapters that implement the ports of one part with another part: the parts know traits only.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use rand::Rng;
 use serde_json::Value;
@@ -10,7 +10,7 @@ use tholepin_controller::{
 };
 use tholepin_core::{
     Answer, BoxedFuture, Call, CallError, ErrorChain, HostCalls, PluginCallerIdentity, PluginName,
-    ReconcileKey, RevisionDigest, WriteMode,
+    ReconcileKey, RevisionDigest, SubscribedWakes, WriteMode,
     port::{Entropy, WatchState},
 };
 use tholepin_gate::{Gate, ReconcileContext, ReconcileScope};
@@ -164,7 +164,7 @@ impl WakeRegistrar for GateToControllerAdapter {
         key: &'a Arc<ReconcileKey>,
         object: &'a Arc<Value>,
         wakes: &'a [WakeTrigger],
-    ) -> BoxedFuture<'a, Option<Duration>> {
+    ) -> BoxedFuture<'a, SubscribedWakes> {
         Box::pin(async move {
             self.0.subscribe(&uninterrupted(plugin, key, object, WriteMode::Live), wakes).await
         })

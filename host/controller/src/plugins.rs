@@ -1,11 +1,11 @@
 //! The ports to the plugin registry and to the gate. The binary implements them.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use serde_json::Value;
 use tholepin_core::{
     BoxedFuture, HostCalls, PlanStep, PluginName, ReconcileKey, Recording, RevisionDigest,
-    port::PluginExports,
+    SubscribedWakes, port::PluginExports,
 };
 use tholepin_schema::{
     manifest::{Grants, KindName, Manifest},
@@ -99,15 +99,15 @@ pub struct ClosedContextResult {
 
 /// Subscribes objects to the changes and facts that bring them back before their requeue.
 pub trait WakeRegistrar: Send + Sync {
-    /// Subscribes the wakes that an outcome declared, in place of those of the last outcome. Returns the delay after
-    /// which the object must be reconciled at the latest, if what it waits for holds already.
+    /// Subscribes the wakes that an outcome declared, in place of those of the last outcome. A wake that is refused is
+    /// left out, and the others stay in force.
     fn subscribe<'a>(
         &'a self,
         plugin: &'a ActivePlugin,
         key: &'a Arc<ReconcileKey>,
         object: &'a Arc<Value>,
         wakes: &'a [WakeTrigger],
-    ) -> BoxedFuture<'a, Option<Duration>>;
+    ) -> BoxedFuture<'a, SubscribedWakes>;
 
     /// Ends the subscriptions of an object that was deleted or is paused.
     fn unsubscribe(&self, key: &ReconcileKey);

@@ -11,8 +11,8 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tholepin_core::{
-    AcceptedSpec, CallError, ErrorChain, ObjectMeta, PluginName, ReconcileKey, condition::Reason,
-    port::GuestError,
+    AcceptedSpec, CallError, ErrorChain, ObjectMeta, PluginName, ReconcileKey, SubscribedWakes,
+    condition::Reason, port::GuestError,
 };
 use tholepin_schema::reconcile::{ReconcileFailure, ReconcileOutcome, WakeTrigger};
 use tokio::time::Instant;
@@ -194,11 +194,16 @@ impl LiveReconcileEffects<'_> {
         };
         shared.strikes(|strikes| strikes.clear(key));
         shared.object_states.change(key, |state| state.is_failing = refusal.is_some());
-        self.report_success(&object, &outcome.summary, refusal).await;
         let completion = if ends_finalizer {
+            self.report_success(&object, &outcome.summary, refusal, None).await;
             self.remove_finalizer(report).await
         } else {
-            self.schedule(&object, outcome).await
+            let summary = outcome.summary.clone();
+            let (completion, refused_wakes) = self.schedule(&object, outcome).await;
+            report.remarks.extend(refused_wakes.clone());
+            // Written after the wakes are known, so that their condition is not removed and written again each time.
+            self.report_success(&object, &summary, refusal, refused_wakes).await;
+            completion
         };
         match refusal {
             None => metrics::succeeded(&key.plugin, completion, shared.settings.resync),
@@ -207,19 +212,25 @@ impl LiveReconcileEffects<'_> {
         completion
     }
 
-    /// Keeps the memo, subscribes the wakes, and returns when the object is due again.
-    async fn schedule(&self, object: &Arc<Value>, outcome: ReconcileOutcome) -> KeyCompletion {
+    /// Keeps the memo, subscribes the wakes, and returns when the object is due again and which wakes are refused.
+    async fn schedule(
+        &self,
+        object: &Arc<Value>,
+        outcome: ReconcileOutcome,
+    ) -> (KeyCompletion, Option<String>) {
         let ReconcileTarget { shared, key, plugin, .. } = self.target;
         let ReconcileOutcome { requeue_ms, summary: _, wake, memo, finished: _ } = outcome;
         shared.object_states.change(key, |state| state.memo = memo);
-        let at_latest = shared.ports.wakes.subscribe(plugin, key, object, &wake).await;
+        let SubscribedWakes { requeue, refusal } =
+            shared.ports.wakes.subscribe(plugin, key, object, &wake).await;
         let after = wake.iter().filter_map(|wake| match wake {
             WakeTrigger::After { ms } => Some(*ms),
             WakeTrigger::Change { .. } | WakeTrigger::Fact(_) | _ => None,
         });
-        let requested = after.chain(requeue_ms).map(Duration::from_millis).chain(at_latest).min();
+        let requested = after.chain(requeue_ms).map(Duration::from_millis).chain(requeue).min();
         let (shortest, longest) = REQUEUE;
-        KeyCompletion::After(requested.unwrap_or(shared.settings.resync).clamp(shortest, longest))
+        let after = requested.unwrap_or(shared.settings.resync).clamp(shortest, longest);
+        (KeyCompletion::After(after), refusal)
     }
 
     async fn remove_finalizer(&self, report: &mut ReportBuilder) -> KeyCompletion {

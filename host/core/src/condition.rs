@@ -14,7 +14,8 @@ pub const HOST_FIELD_MANAGER: &str = "tholepin";
 /// Condition types that only the host writes.
 pub const RESERVED: &[&str] = &[RECONCILED, QUARANTINED];
 
-/// The condition type that reports whether the last call of the plugin for this object succeeded.
+/// The condition type that reports whether the last call of the plugin for this object succeeded, and its outcome is in
+/// force.
 pub const RECONCILED: &str = "Reconciled";
 
 /// The condition type that reports that the plugin is no longer called for this object.
@@ -82,6 +83,9 @@ pub enum Reason {
     Quarantined,
     /// The object was not reconciled for two resync intervals.
     ReconcileOverdue,
+    /// The last call succeeded, and triggers of its outcome do not wake the object: a grant is missing, or a bound is
+    /// exceeded.
+    WakeRefused,
 }
 
 impl Reason {
@@ -100,6 +104,7 @@ impl Reason {
             Self::PluginMissing => "PluginMissing",
             Self::Quarantined => "Quarantined",
             Self::ReconcileOverdue => "ReconcileOverdue",
+            Self::WakeRefused => "WakeRefused",
         }
     }
 }

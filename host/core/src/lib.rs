@@ -24,6 +24,7 @@ pub mod report;
 mod reserved_object;
 mod resp;
 pub mod step;
+mod subscribed_wakes;
 
 pub use accepted::AcceptedSpec;
 pub use answer::{Answer, CallError, Reply};
@@ -43,3 +44,4 @@ pub use report::{ReconcileHeader, ReconcileReport, ReconcileResult};
 pub use reserved_object::reserved_object;
 pub use resp::{RespNode, RespReply};
 pub use step::{PlanStep, PlanStepEffect};
+pub use subscribed_wakes::SubscribedWakes;

@@ -19,6 +19,11 @@ use crate::guard::GuardRefusal;
 /// The assumed node timeout, in milliseconds, of a server that does not report it: Redis' default.
 const NODE_TIMEOUT_MS: u64 = 15_000;
 
+/// The longest time without progress, in milliseconds, that a synchronisation counts: the longest node timeout
+/// that `configure` sets. A server can report any other, and its object would keep all others on these
+/// Kubernetes nodes from synchronising.
+const STALL_MS_MAX: u64 = 300_000;
+
 /// The synchronisations under way, of all objects.
 #[derive(Debug, Default)]
 pub(crate) struct FullSyncLimiter(Mutex<Vec<RunningFullSync>>);
@@ -109,7 +114,8 @@ impl RunningFullSync {
             return None;
         }
         let facts = replica.facts();
-        let stall_ms_max = facts.and_then(node_timeout_ms).unwrap_or(NODE_TIMEOUT_MS);
+        let stall_ms_max =
+            facts.and_then(node_timeout_ms).unwrap_or(NODE_TIMEOUT_MS).min(STALL_MS_MAX);
         Some(Self {
             instance: instance.to_owned(),
             pod: pod.clone(),
@@ -152,7 +158,7 @@ fn node_timeout_ms(facts: &MemberFacts) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
-    use tholepin_schema::action::Preconditions;
+    use tholepin_schema::{action::Preconditions, snapshot::MemberAnswer};
 
     use super::*;
 
@@ -224,5 +230,19 @@ mod tests {
         assert_eq!(begin(&syncs, "s", 7, 6_001), Ok(()));
         syncs.release("i", "s");
         assert_eq!(begin(&syncs, "r", 7, 6_001), Ok(()), "it was removed");
+    }
+
+    #[test]
+    fn a_server_with_an_endless_node_timeout_does_not_block_others_without_end() {
+        let syncs = FullSyncLimiter::default();
+        let mut endless = snapshot(7, &Value::Null);
+        let timeout = ("cluster-node-timeout".to_owned(), u64::MAX.to_string());
+        for member in &mut endless.members {
+            let MemberAnswer::Answered(facts) = &mut member.answer else { panic!("{member:?}") };
+            facts.settings.extend([timeout.clone()]);
+        }
+        assert!(syncs.begin("endless", &replicate("r"), &endless, 0).is_ok());
+        assert_eq!(begin(&syncs, "s", 7, STALL_MS_MAX), Err(GuardId::FullSync));
+        assert_eq!(begin(&syncs, "s", 7, STALL_MS_MAX + 1), Ok(()));
     }
 }

@@ -17,7 +17,7 @@ use tholepin_core::{
     port::{InstanceMembers, MemberPod, RedisCredentials, WatchedStoreView},
 };
 use tholepin_schema::{
-    instance::Instance,
+    instance::{Instance, SETTING_NAME_BYTES_MAX, SETTINGS_MAX},
     manifest::KindName,
     snapshot::{CredentialsState, Snapshot},
 };
@@ -49,6 +49,7 @@ pub(crate) async fn members(
     let (name, credentials) = (name(scope, instance), RedisCredentials::default());
     let mut members = InstanceMembers {
         instance: name,
+        owner: scope.key.clone(),
         members,
         strangers,
         credentials,
@@ -79,6 +80,27 @@ pub(crate) fn admit(scope: &ReconcileScope, instance: &Instance) -> Result<(), C
     }
     if instance.selector.is_empty() {
         let text = "the instance's selector is empty and would match every Pod".to_owned();
+        return Err(CallError::Invalid(text));
+    }
+    check_settings(&instance.settings)
+}
+
+/// Checks that these settings are not too many, and that their names are not too long.
+///
+/// # Errors
+///
+/// Fails with the number or the length, and the limit.
+pub(crate) fn check_settings(settings: &[String]) -> Result<(), CallError> {
+    if SETTINGS_MAX < settings.len() {
+        let count = settings.len();
+        let text = format!("{count} settings are too many, {SETTINGS_MAX} are allowed");
+        return Err(CallError::Invalid(text));
+    }
+    if let Some(long) = settings.iter().find(|name| SETTING_NAME_BYTES_MAX < name.len()) {
+        let bytes = long.len();
+        let text = format!(
+            "the name of a setting has {bytes} bytes, {SETTING_NAME_BYTES_MAX} are allowed"
+        );
         return Err(CallError::Invalid(text));
     }
     Ok(())

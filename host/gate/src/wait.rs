@@ -13,7 +13,7 @@ use tholepin_core::{
 };
 use tholepin_schema::{
     fact::{Fact, FactCheckOutcome, FactSubject, UnmetAwaitedFact, WAIT_MS_MAX, WaitOutcome},
-    instance::Instance,
+    instance::{INSTANCES_PER_OBJECT_MAX, Instance},
     snapshot::Snapshot,
 };
 use tokio::time::{Instant, sleep_until};
@@ -95,6 +95,13 @@ fn admit<'a>(
             // A fact about an object that is not granted, not watched or out of scope is refused immediately.
             kubernetes::in_store(&context.scope, &*context.view(), &object)?;
         }
+    }
+    if INSTANCES_PER_OBJECT_MAX < instances.len() {
+        let text = format!(
+            "the facts are about {} instances, {INSTANCES_PER_OBJECT_MAX} are allowed",
+            instances.len()
+        );
+        return Err(CallError::Invalid(text));
     }
     Ok(instances)
 }

@@ -4,8 +4,15 @@
 //! Invariants:
 //! - An instance is polled as long as at least one object subscribes to it. All subscribers share its polls.
 //! - A subscription that the next outcome does not repeat ends.
+//! - A trigger about an instance needs the grant of the verb `observe`, one about an object that of `get` on its
+//!   kind, whether it is a change or a fact.
+//! - A trigger that is refused (not granted, or beyond a bound) is left out and reported. It ends no subscription
+//!   of another object, and the other triggers of its outcome stay in force.
+//! - All bounds are shares of one object or one plugin. No object can use up what others need.
 //! - A fact wakes its object once. The next outcome decides whether to subscribe again. A fact that holds
 //!   already is found at the next poll, so that an object cannot wake itself more often than once per poll.
+
+mod refused;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,27 +22,24 @@ use std::{
 
 use serde_json::Value;
 use tholepin_core::{
-    CallError, ObjectRef, ReconcileKey,
+    CallError, ObjectRef, ReconcileKey, SubscribedWakes,
     port::{InstanceMembers, PollDetail, PollReport, WatchedStoreChange, WatchedStoreView},
 };
 use tholepin_schema::{
-    fact::{Fact, FactCheckOutcome, FactSubject},
-    instance::Instance,
-    reconcile::WakeTrigger,
+    fact::{FACTS_MAX, Fact, FactCheckOutcome, FactSubject},
+    instance::{INSTANCES_PER_OBJECT_MAX, Instance},
+    reconcile::{WAKES_MAX, WakeTrigger},
 };
 use tokio::time::Instant;
-use tracing::{debug, warn};
 
 use crate::{
     Gate, ReconcileScope,
     fact::{self, FactSubjectDocuments, ObservedObjects},
     grant, instance, kubernetes,
+    ledger_document::Ledger,
 };
+use refused::{PassingRefusals, RefusedWake, WakeRefusalReport};
 
-/// The most facts about one instance, of all keys together.
-const FACTS_PER_INSTANCE_MAX: usize = 256;
-/// How long a subscription may fail, because its kind is not watched yet, before a warning is logged.
-const UNWATCHED_GRACE: Duration = Duration::from_secs(10);
 /// The delay after which an object is reconciled again if a subscribed fact about a Kubernetes object holds
 /// already.
 const HELD_FACT_REQUEUE: Duration = Duration::from_secs(1);
@@ -50,15 +54,7 @@ pub(crate) struct WakeSubscriptions {
 struct WakeSubscriptionTable {
     instances: BTreeMap<String, BTreeMap<ReconcileKey, InstanceSubscription>>,
     objects: BTreeMap<ObjectRef, BTreeMap<ReconcileKey, ObjectFactSubscription>>,
-    /// Failed subscriptions, so that each is logged once.
-    failed: BTreeMap<ReconcileKey, WakeSubscriptionFailure>,
-}
-
-/// The failed subscriptions of one key.
-struct WakeSubscriptionFailure {
-    text: String,
-    since: Instant,
-    is_reported: bool,
+    passing_refusals: PassingRefusals,
 }
 
 /// What one key subscribes to in an instance.
@@ -78,54 +74,66 @@ struct ObjectFactSubscription {
 /// The subscriptions that an outcome requests, by what must be polled or read.
 #[derive(Default)]
 struct WakeSubscriptionRequests {
-    instances: BTreeMap<String, (InstanceMembers, InstanceSubscription)>,
+    instances: BTreeMap<String, InstanceRequest>,
     objects: BTreeMap<ObjectRef, Vec<Fact>>,
-    refused: Vec<CallError>,
+    /// The number of facts so far, also of refused ones.
+    facts: usize,
+    /// A copy of the object's ledger, with the groups that the triggers named first. Read when it is needed.
+    ledger: Option<Ledger>,
+    refused: Vec<RefusedWake>,
+}
+
+/// What an outcome requests of one instance.
+struct InstanceRequest {
+    members: InstanceMembers,
+    subscription: InstanceSubscription,
+    /// The first trigger about it, for its refusal.
+    trigger: String,
 }
 
 impl Gate {
-    /// Replaces the subscriptions of an object by those of its new outcome. One that cannot be polled or read
-    /// now is left out, and is tried again after the next reconcile, which the requeue brings. Returns after
-    /// which time the object must be reconciled again because a fact holds already.
+    /// Replaces the subscriptions of an object by those of its new outcome. One that is refused or cannot be polled
+    /// or read now is left out.
     pub async fn subscribe(
         &self,
         scope: &ReconcileScope,
         wakes: &[WakeTrigger],
-    ) -> Option<Duration> {
+    ) -> SubscribedWakes {
         let requests = self.requests(scope, wakes).await;
-        let WakeSubscriptionRequests { instances, objects, refused } = requests;
+        let WakeSubscriptionRequests { instances, objects, facts: _, ledger: _, mut refused } =
+            requests;
         let names: BTreeSet<&String> = instances.keys().collect();
         let mut table = self.lock_table();
         self.end_wakes(&mut table, &scope.key, |instance| names.contains(&instance.to_owned()));
-        for (name, (members, subscription)) in instances {
+        for (name, InstanceRequest { members, subscription, trigger }) in instances {
             table.set(&scope.key, &name, subscription);
-            let depth = table.settings(&name);
-            let depth = depth
+            let detail = table.settings(&name);
+            let detail = detail
                 .as_deref()
                 .map_or(PollDetail::Changes, |settings| PollDetail::Whole { settings });
-            if let Err(error) = self.ports.redis.watch(&members, depth) {
-                debug!(key = %scope.key, %error, "cannot poll for changes");
+            if let Err(error) = self.ports.redis.watch(&members, detail) {
+                table.unset(&scope.key, &name);
+                refused.push(RefusedWake { trigger, error });
             }
         }
         for (object, facts) in objects {
             let subscription = ObjectFactSubscription { scope: scope.clone(), facts };
             table.objects.entry(object).or_default().insert((*scope.key).clone(), subscription);
         }
-        if let Some(text) = table.failures_to_report(&scope.key, &refused, Instant::now()) {
-            warn!(key = %scope.key, "some wake subscriptions failed: {text}");
-        }
+        let WakeRefusalReport { text: refusal, retry } =
+            table.passing_refusals.report(&scope.key, &refused, Instant::now());
         let view = self.ports.kubernetes.view();
         let holds = table.objects.iter_mut().any(|(object, keys)| {
             keys.get_mut(&scope.key).is_some_and(|subscription| subscription.holds(object, &*view))
         });
-        holds.then_some(HELD_FACT_REQUEUE)
+        SubscribedWakes { requeue: holds.then_some(HELD_FACT_REQUEUE).or(retry), refusal }
     }
 
     /// Ends the subscriptions of an object, and drops what is kept in memory of an object that is deleted.
     pub fn unsubscribe(&self, key: &ReconcileKey) {
         let mut table = self.lock_table();
         self.end_wakes(&mut table, key, |_| false);
-        table.failed.remove(key);
+        table.passing_refusals.forget(key);
         drop(table);
         self.name_conflicts.keep(key, &BTreeSet::new());
         let ReconcileKey { plugin: _, kind, namespace, name } = key.clone();
@@ -190,7 +198,8 @@ impl Gate {
         wakes: &[WakeTrigger],
     ) -> WakeSubscriptionRequests {
         let mut requests = WakeSubscriptionRequests::default();
-        for wake in wakes {
+        for (index, wake) in wakes.iter().take(WAKES_MAX).enumerate() {
+            let trigger = format!(".wake[{index}]");
             let result = match wake {
                 WakeTrigger::Change { instance } => match read(instance) {
                     Ok(instance) => {
@@ -198,16 +207,29 @@ impl Gate {
                             changes: true,
                             ..InstanceSubscription::default()
                         };
-                        self.request_instance(scope, &instance, subscription, &mut requests).await
+                        self.request_instance(
+                            scope,
+                            &instance,
+                            (&trigger, subscription),
+                            &mut requests,
+                        )
+                        .await
                     }
                     Err(error) => Err(error),
                 },
-                WakeTrigger::Fact(fact) => self.request_fact(scope, fact, &mut requests).await,
+                WakeTrigger::Fact(fact) => {
+                    self.request_fact(scope, fact, &trigger, &mut requests).await
+                }
                 WakeTrigger::After { .. } | _ => Ok(()),
             };
             if let Err(error) = result {
-                requests.refused.push(error);
+                requests.refused.push(RefusedWake { trigger, error });
             }
+        }
+        if WAKES_MAX < wakes.len() {
+            let trigger = format!(".wake[{WAKES_MAX}] and later");
+            let text = format!("an outcome has at most {WAKES_MAX} triggers, not {}", wakes.len());
+            requests.refused.push(RefusedWake { trigger, error: CallError::Invalid(text) });
         }
         requests
     }
@@ -216,8 +238,14 @@ impl Gate {
         &self,
         scope: &ReconcileScope,
         fact: &Fact,
+        trigger: &str,
         requests: &mut WakeSubscriptionRequests,
     ) -> Result<(), CallError> {
+        requests.facts += 1;
+        if FACTS_MAX < requests.facts {
+            let text = format!("an outcome has at most {FACTS_MAX} facts; return fewer");
+            return Err(CallError::Invalid(text));
+        }
         match (fact.subject(), fact::object(fact)) {
             (FactSubject::Object { .. }, Some(object)) => {
                 kubernetes::in_store(scope, &*self.ports.kubernetes.view(), &object)?;
@@ -228,35 +256,58 @@ impl Gate {
                 let no_instance =
                     || CallError::Invalid(format!("the fact that {fact} names no `instance`"));
                 let instance = subject.instance().ok_or_else(no_instance)?;
-                grant::redis_verb(&scope.grants, "observe")?;
                 let (facts, settings) = (vec![fact.clone()], instance.settings.clone());
                 let subscription = InstanceSubscription { changes: false, facts, settings };
-                self.request_instance(scope, instance, subscription, requests).await
+                self.request_instance(scope, instance, (trigger, subscription), requests).await
             }
         }
     }
 
+    /// Adds a trigger about an instance to the requests.
     async fn request_instance(
         &self,
         scope: &ReconcileScope,
         instance: &Instance,
-        more: InstanceSubscription,
+        (trigger, more): (&str, InstanceSubscription),
         requests: &mut WakeSubscriptionRequests,
     ) -> Result<(), CallError> {
+        grant::redis_verb(&scope.grants, "observe")?;
+        instance::admit(scope, instance)?;
         let name = instance::name(scope, instance);
-        if !requests.instances.contains_key(&name) {
-            let kubernetes = &*self.ports.kubernetes;
-            instance::admit(scope, instance)?;
-            let mut ledger = self.ledgers.copy(kubernetes, scope).await?.ledger;
-            instance::fix_group(&mut ledger, instance)?;
-            let store = &self.credentials;
-            let members = instance::members(store, &self.ports, scope, &ledger, instance).await?;
-            requests.instances.insert(name.clone(), (members, InstanceSubscription::default()));
+        let is_new = !requests.instances.contains_key(&name);
+        if is_new && INSTANCES_PER_OBJECT_MAX <= requests.instances.len() {
+            let text = format!(
+                "an outcome names at most {INSTANCES_PER_OBJECT_MAX} instances, and the group `{}` is one \
+                 more; name fewer groups",
+                instance.group()
+            );
+            return Err(CallError::Invalid(text));
         }
-        let Some((_, subscription)) = requests.instances.get_mut(&name) else { return Ok(()) };
+        if requests.ledger.is_none() {
+            let copy = self.ledgers.copy(&*self.ports.kubernetes, scope).await?;
+            requests.ledger = Some(copy.ledger);
+        }
+        let ledger = requests.ledger.get_or_insert_default();
+        instance::fix_group(ledger, instance)?;
+        if is_new {
+            let store = &self.credentials;
+            let members = instance::members(store, &self.ports, scope, ledger, instance).await?;
+            let subscription = InstanceSubscription::default();
+            let trigger = trigger.to_owned();
+            let request = InstanceRequest { members, subscription, trigger };
+            requests.instances.insert(name.clone(), request);
+        }
+        let Some(InstanceRequest { subscription, .. }) = requests.instances.get_mut(&name) else {
+            return Ok(());
+        };
+        let mut settings = subscription.settings.clone();
+        settings.extend(more.settings);
+        settings.sort_unstable();
+        settings.dedup();
+        instance::check_settings(&settings)?;
+        subscription.settings = settings;
         subscription.changes |= more.changes;
         subscription.facts.extend(more.facts);
-        subscription.settings.extend(more.settings);
         Ok(())
     }
 
@@ -285,16 +336,18 @@ impl Gate {
 
 impl WakeSubscriptionTable {
     /// Replaces what a key subscribes to in an instance.
-    fn set(&mut self, key: &ReconcileKey, instance: &str, mut subscription: InstanceSubscription) {
+    fn set(&mut self, key: &ReconcileKey, instance: &str, subscription: InstanceSubscription) {
         let keys = self.instances.entry(instance.to_owned()).or_default();
-        keys.remove(key);
-        let others: usize = keys.values().map(|subscription| subscription.facts.len()).sum();
-        let room = FACTS_PER_INSTANCE_MAX.saturating_sub(others);
-        if room < subscription.facts.len() {
-            warn!(%key, instance, "too many facts about this instance; the last ones are left out");
-            subscription.facts.truncate(room);
-        }
         keys.insert(key.clone(), subscription);
+    }
+
+    /// Removes what a key subscribes to in an instance that cannot be polled.
+    fn unset(&mut self, key: &ReconcileKey, instance: &str) {
+        let Some(keys) = self.instances.get_mut(instance) else { return };
+        keys.remove(key);
+        if keys.is_empty() {
+            self.instances.remove(instance);
+        }
     }
 
     /// Returns the settings that a poll of an instance must contain; `None` if it need not contain whole
@@ -305,31 +358,6 @@ impl WakeSubscriptionTable {
         let settings: Vec<&Vec<String>> =
             whole.map(|subscription| &subscription.settings).collect();
         (!settings.is_empty()).then(|| settings.into_iter().flatten().cloned().collect())
-    }
-
-    /// Returns the text of the failed subscriptions if it should be logged now. A kind that is not watched
-    /// yet may be watched soon, so that is logged only after a while.
-    fn failures_to_report(
-        &mut self,
-        key: &ReconcileKey,
-        refused: &[CallError],
-        now: Instant,
-    ) -> Option<String> {
-        if refused.is_empty() {
-            self.failed.remove(key);
-            return None;
-        }
-        let text = refused.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        let can_pass = refused.iter().all(|error| matches!(error, CallError::Unsupported(_)));
-        let known = self.failed.remove(key).filter(|known| known.text == text);
-        let mut failure =
-            known.unwrap_or(WakeSubscriptionFailure { text, since: now, is_reported: false });
-        let is_due = !can_pass || UNWATCHED_GRACE <= now.saturating_duration_since(failure.since);
-        let is_news = is_due && !failure.is_reported;
-        failure.is_reported |= is_news;
-        let text = is_news.then(|| failure.text.clone());
-        self.failed.insert(key.clone(), failure);
-        text
     }
 }
 
@@ -371,33 +399,4 @@ fn take_held(
 
 fn read(instance: &Value) -> Result<Instance, CallError> {
     serde_json::from_value(instance.clone()).map_err(|error| CallError::Invalid(error.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tholepin_schema::manifest::KindName;
-
-    #[test]
-    fn an_unwatched_kind_is_reported_once_and_after_a_while() {
-        let kind = KindName { api_version: "a/v1".into(), kind: "K".into() };
-        let (namespace, name) = ("n".to_owned(), "x".to_owned());
-        let key = ReconcileKey { plugin: "p".parse().unwrap(), kind, namespace, name };
-        let not_watched = [CallError::Unsupported("Pods are not watched (yet)".to_owned())];
-        let (mut table, start) = (WakeSubscriptionTable::default(), Instant::now());
-        let mut reported = |refused: &[CallError], seconds| {
-            table.failures_to_report(&key, refused, start + Duration::from_secs(seconds)).is_some()
-        };
-        assert!(!reported(&not_watched, 0) && !reported(&not_watched, 9));
-        assert!(reported(&not_watched, 10) && !reported(&not_watched, 20), "once");
-        assert!(
-            !reported(&[], 21) && !reported(&not_watched, 22),
-            "the subscriptions worked in between"
-        );
-        let denied = [CallError::Denied("no grant".to_owned())];
-        assert!(
-            reported(&denied, 23) && !reported(&denied, 24),
-            "a denial is reported immediately"
-        );
-    }
 }

@@ -1,4 +1,7 @@
 //! The events published lately, so that a repeat raises the count of the first and makes no second event.
+//!
+//! The cache is bounded. When it is full, the reporter with the most entries loses the oldest one of the object
+//! about which it has the most, so that a plugin or an object that floods evicts its own entries.
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
@@ -68,13 +71,30 @@ impl EventCache {
             published.retain(|_, event| now.duration_since(event.last) < MERGED_FOR);
         }
         if published.len() >= REMEMBERED_MAX
-            && let Some(oldest) = published.iter().min_by_key(|(_, event)| event.last)
+            && let Some(evicted) = oldest_of_the_most(&published)
         {
-            let oldest = oldest.0.clone();
-            published.remove(&oldest);
+            published.remove(&evicted);
         }
         published.insert(identity, PublishedEvent { name, count: 1, last: now });
     }
+}
+
+/// Returns the entry to evict: the oldest about the object with the most entries, among those of the reporter with
+/// the most.
+fn oldest_of_the_most(published: &HashMap<EventIdentity, PublishedEvent>) -> Option<EventIdentity> {
+    let reporter = most_frequent(published.keys().map(|identity| &identity.reporter))?;
+    let of_reporter = || published.iter().filter(|(identity, _)| identity.reporter == *reporter);
+    let uid = most_frequent(of_reporter().map(|(identity, _)| &identity.uid))?;
+    let of_object = of_reporter().filter(|(identity, _)| identity.uid == *uid);
+    of_object.min_by_key(|(_, event)| event.last).map(|(identity, _)| identity.clone())
+}
+
+fn most_frequent<'a>(names: impl Iterator<Item = &'a String>) -> Option<&'a String> {
+    let mut counts: HashMap<&String, usize> = HashMap::new();
+    for name in names {
+        *counts.entry(name).or_default() += 1;
+    }
+    counts.into_iter().max_by_key(|(_, count)| *count).map(|(name, _)| name)
 }
 
 #[cfg(test)]
@@ -121,5 +141,32 @@ mod tests {
         assert_eq!(lock(&cache.published).len(), REMEMBERED_MAX);
         assert!(cache.count_repeat(&identity("0"), start).is_none());
         assert!(cache.count_repeat(&identity("1"), start).is_some());
+    }
+
+    #[test]
+    fn an_object_or_a_plugin_that_floods_evicts_its_own_events() {
+        let cache = EventCache::new("test".to_owned());
+        let start = Instant::now();
+        let of = |reporter: &str, uid: &str, message: &str| EventIdentity {
+            reporter: reporter.to_owned(),
+            uid: uid.to_owned(),
+            ..identity(message)
+        };
+        let mut at = start;
+        let mut remember = |event| {
+            at += Duration::from_millis(1);
+            cache.remember(event, "name".to_owned(), at);
+        };
+        remember(of("tholepin:quiet", "q", "m"));
+        remember(of("tholepin:loud", "calm", "m"));
+        for number in 0..2 * REMEMBERED_MAX {
+            remember(of("tholepin:loud", "flood", &number.to_string()));
+        }
+        assert!(cache.count_repeat(&of("tholepin:loud", "calm", "m"), start).is_some());
+        for number in 0..2 * REMEMBERED_MAX {
+            remember(of("tholepin:loud", &number.to_string(), "one each"));
+        }
+        assert!(cache.count_repeat(&of("tholepin:quiet", "q", "m"), start).is_some());
+        assert_eq!(lock(&cache.published).len(), REMEMBERED_MAX);
     }
 }

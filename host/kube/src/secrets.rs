@@ -10,7 +10,8 @@
 //! - A Secret is dropped immediately if a watch reports it deleted, or if the server replies that it does not
 //!   exist or that the host may not read it. Entries do not expire otherwise: a connection may need the value
 //!   after hours.
-//! - Count and bytes are bounded; the least recently used Secret is evicted first, which costs one read.
+//! - Count and bytes are bounded. The least recently used Secret of the largest namespace is evicted first, which
+//!   costs one read, or the value while the API server is away. Large Secrets evict none of a smaller namespace.
 
 use std::{
     collections::HashMap,
@@ -152,10 +153,27 @@ impl SecretCacheState {
 
     fn shrink(&mut self, bounds: SecretCacheLimits) {
         while bounds.count_max < self.kept.len() || bounds.bytes_max < self.bytes {
-            let least = self.kept.iter().min_by_key(|(_, kept)| kept.used);
+            let namespace = self.largest_namespace(bounds.bytes_max < self.bytes);
+            let of_namespace = self
+                .kept
+                .iter()
+                .filter(|(secret, _)| Some(&secret.namespace) == namespace.as_ref());
+            let least = of_namespace.min_by_key(|(_, kept)| kept.used);
             let Some(secret) = least.map(|(secret, _)| secret.clone()) else { return };
             self.remove(&secret);
         }
+    }
+}
+
+impl SecretCacheState {
+    /// Returns the namespace with the most bytes, or with the most Secrets.
+    fn largest_namespace(&self, by_bytes: bool) -> Option<String> {
+        let mut sizes: HashMap<&String, usize> = HashMap::new();
+        for (secret, kept) in &self.kept {
+            *sizes.entry(&secret.namespace).or_default() += if by_bytes { kept.bytes } else { 1 };
+        }
+        let largest = sizes.into_iter().max_by_key(|(_, size)| *size);
+        largest.map(|(namespace, _)| namespace.clone())
     }
 }
 
@@ -258,5 +276,25 @@ mod tests {
         assert_eq!(format!("{secrets:?}"), "1 Secrets of 11 bytes");
         secrets.insert_read(&secret("huge", "1", &"1".repeat(100)));
         assert_eq!(format!("{secrets:?}"), "0 Secrets of 0 bytes");
+    }
+
+    #[test]
+    fn large_secrets_evict_those_of_their_own_namespace() {
+        let bounds = SecretCacheLimits { count_max: 3, bytes_max: 20 };
+        let secrets = SecretCache { bounds, ..SecretCache::default() };
+        secrets.insert_read(&secret("mine", "1", "12345"));
+        let elsewhere = |name: &str, value: &str| {
+            let mut secret = secret(name, "1", value);
+            secret["metadata"]["namespace"] = json!("greedy");
+            secret
+        };
+        for number in 0..8 {
+            secrets.insert_read(&elsewhere(&format!("large-{number}"), "1234567890"));
+        }
+        check(&secrets, "mine", Some("12345"));
+        for number in 0..8 {
+            secrets.insert_read(&elsewhere(&format!("small-{number}"), ""));
+        }
+        check(&secrets, "mine", Some("12345"));
     }
 }

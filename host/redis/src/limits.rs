@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tholepin_schema::instance::INSTANCES_PER_OBJECT_MAX;
+
 /// The deadlines and bounds of the port.
 ///
 /// Any combination is valid, so the fields are public.
@@ -27,8 +29,11 @@ pub struct RedisClientLimits {
     pub watch_interval: Duration,
     /// The poll interval of an instance with subscriptions.
     pub wait_interval: Duration,
-    /// The most instances that are polled.
-    pub watched_instances: usize,
+    /// The most instances of one object that are polled.
+    pub watched_instances_per_object: usize,
+    /// The most instances of one plugin that are polled. There is no bound for all plugins together, because one plugin
+    /// could use it up and blind the others; administrators decide how many plugins there are.
+    pub watched_instances_per_plugin: usize,
 }
 
 impl Default for RedisClientLimits {
@@ -44,7 +49,9 @@ impl Default for RedisClientLimits {
             idle_connections: 1024,
             watch_interval: Duration::from_secs(1),
             wait_interval: Duration::from_millis(20),
-            watched_instances: 4096,
+            watched_instances_per_object: INSTANCES_PER_OBJECT_MAX,
+            // A thousand objects (scenario E9) with two instances each.
+            watched_instances_per_plugin: 2048,
         }
     }
 }

@@ -8,6 +8,8 @@
 //!   is noticed immediately.
 //! - A change that cannot be reported because the channel is full is detected again by the next poll.
 //! - An instance is polled only while it is watched or has subscriptions.
+//! - A poll reads the settings of the last watch and of the present subscriptions, and none of earlier ones.
+//! - Each object and each plugin has its own share of polled instances, which no other can use.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +23,7 @@ use futures::{
     stream::{FuturesUnordered, StreamExt},
 };
 use tholepin_core::{
-    BoxedFuture, CallError, RespNode, RespReply,
+    BoxedFuture, CallError, ReconcileKey, RespNode, RespReply,
     port::{Clock, InstanceMembers, PollDetail, PollReport, RedisPollStream},
 };
 use tholepin_schema::{
@@ -35,6 +37,7 @@ use tokio::{
 };
 
 use crate::{
+    RedisClientLimits,
     connection::{Connection, ConnectionError},
     error,
     lock::locked,
@@ -56,8 +59,10 @@ pub(crate) struct RedisInstancePoller {
 /// An instance that is watched or has subscriptions.
 struct PolledRedisInstance {
     members: Arc<InstanceMembers>,
-    /// The settings read by whole polls in addition to `SETTINGS_SHOWN`.
-    settings: Vec<String>,
+    /// The settings that the last watch reads in addition to `SETTINGS_SHOWN`.
+    watched_settings: BTreeSet<String>,
+    /// Those that the present subscriptions read.
+    joined_settings: BTreeSet<String>,
     /// Whether every poll is reported, or only changes; absent while the instance is not watched.
     reported: Option<RedisPollReportFilter>,
     /// The number of subscriptions.
@@ -106,12 +111,19 @@ impl PolledRedisInstance {
     fn new(members: &InstanceMembers) -> Self {
         Self {
             members: Arc::new(members.clone()),
-            settings: Vec::new(),
+            watched_settings: BTreeSet::new(),
+            joined_settings: BTreeSet::new(),
             reported: None,
             subscriptions: 0,
             latest: watch::Sender::new(None),
             poll_now: Arc::new(Notify::new()),
         }
+    }
+
+    /// Returns the query of a whole poll.
+    fn query(&self) -> MemberQuery {
+        let settings = self.watched_settings.union(&self.joined_settings);
+        MemberQuery::new(&settings.cloned().collect::<Vec<_>>())
     }
 
     const fn is_needed(&self) -> bool {
@@ -128,13 +140,16 @@ impl RedisInstancePoller {
         &self,
         members: &InstanceMembers,
         depth: PollDetail<'_>,
-        max: usize,
+        limits: &RedisClientLimits,
     ) -> Result<(), CallError> {
-        self.update(members, max, |watched| match depth {
-            PollDetail::Changes => watched.reported = Some(RedisPollReportFilter::Changes),
+        self.update(members, limits, |watched| match depth {
+            PollDetail::Changes => {
+                watched.reported = Some(RedisPollReportFilter::Changes);
+                watched.watched_settings.clear();
+            }
             PollDetail::Whole { settings } => {
                 watched.reported = Some(RedisPollReportFilter::Everything);
-                watched.add_settings(settings);
+                watched.watched_settings = settings.iter().cloned().collect();
             }
         })
     }
@@ -143,12 +158,12 @@ impl RedisInstancePoller {
         self: &Arc<Self>,
         members: &InstanceMembers,
         settings: &[String],
-        max: usize,
+        limits: &RedisClientLimits,
     ) -> Result<Box<dyn RedisPollStream>, CallError> {
         let mut latest = None;
-        self.update(members, max, |watched| {
+        self.update(members, limits, |watched| {
             watched.subscriptions += 1;
-            watched.add_settings(settings);
+            watched.joined_settings.extend(settings.iter().cloned());
             watched.poll_now.notify_one();
             latest = Some(watched.latest.subscribe());
         })?;
@@ -166,13 +181,12 @@ impl RedisInstancePoller {
     fn update(
         &self,
         members: &InstanceMembers,
-        max: usize,
+        limits: &RedisClientLimits,
         update: impl FnOnce(&mut PolledRedisInstance),
     ) -> Result<(), CallError> {
         let mut watched = locked(&self.watched);
-        if max <= watched.len() && !watched.contains_key(&members.instance) {
-            let text = format!("cannot watch more than {max} instances");
-            return Err(CallError::Transient(text));
+        if !watched.contains_key(&members.instance) {
+            check_shares(&watched, &members.owner, limits)?;
         }
         let entry = watched
             .entry(members.instance.clone())
@@ -184,7 +198,10 @@ impl RedisInstancePoller {
     }
 
     pub(crate) fn remove(&self, instance: &str) {
-        self.reduce(instance, |watched| watched.reported = None);
+        self.reduce(instance, |watched| {
+            watched.reported = None;
+            watched.watched_settings.clear();
+        });
     }
 
     fn reduce(&self, instance: &str, update: impl FnOnce(&mut PolledRedisInstance)) {
@@ -198,13 +215,13 @@ impl RedisInstancePoller {
 
     fn poll_spec(&self, instance: &str, pool: &ConnectionPool) -> Option<RedisPollParameters> {
         let watched = locked(&self.watched);
-        let PolledRedisInstance { members, settings, reported, subscriptions, latest, poll_now } =
-            watched.get(instance)?;
+        let entry = watched.get(instance)?;
+        let PolledRedisInstance { members, reported, subscriptions, latest, poll_now, .. } = entry;
         let is_whole = *subscriptions != 0 || *reported == Some(RedisPollReportFilter::Everything);
         let limits = pool.limits();
         Some(RedisPollParameters {
             members: members.clone(),
-            query: is_whole.then(|| MemberQuery::new(settings)),
+            query: is_whole.then(|| entry.query()),
             reported: *reported,
             interval: if *subscriptions == 0 {
                 limits.watch_interval
@@ -240,6 +257,7 @@ impl RedisInstancePoller {
     async fn follow(&self, pool: &ConnectionPool, clock: &dyn Clock, instance: String) -> String {
         let mut open = BTreeMap::new();
         let mut last: Option<PollResult> = None;
+        let mut reported_at: Option<Instant> = None;
         while let Some(spec) = self.poll_spec(&instance, pool) {
             let began = Instant::now();
             let (result, snapshot) = poll(pool, clock, &spec, &mut open).await;
@@ -249,13 +267,17 @@ impl RedisInstancePoller {
             }
             let changed = last.as_ref().is_some_and(|last| *last != result);
             let report = PollReport { instance: instance.clone(), changed, snapshot };
-            let is_reported = match spec.reported {
-                Some(RedisPollReportFilter::Everything) => self.reports.try_send(report).is_ok(),
-                Some(RedisPollReportFilter::Changes) if changed => {
-                    self.reports.try_send(report).is_ok()
+            // A wait polls more often; reporting each of these polls would fill the queue that all instances share.
+            let interval = pool.limits().watch_interval;
+            let is_due = match spec.reported {
+                None => false,
+                Some(RedisPollReportFilter::Changes) => changed,
+                Some(RedisPollReportFilter::Everything) => {
+                    changed || reported_at.is_none_or(|at| interval <= began.duration_since(at))
                 }
-                Some(RedisPollReportFilter::Changes) | None => true,
             };
+            reported_at = if is_due { Some(began) } else { reported_at };
+            let is_reported = !is_due || self.reports.try_send(report).is_ok();
             if !changed || is_reported {
                 last = Some(result);
             }
@@ -276,14 +298,26 @@ impl RedisInstancePoller {
     }
 }
 
-impl PolledRedisInstance {
-    /// Adds settings to those that whole polls read. Their number is bounded by the command table, which lists the
-    /// settings that may be read.
-    fn add_settings(&mut self, settings: &[String]) {
-        let more = settings.iter().filter(|name| !self.settings.contains(name));
-        let more: Vec<String> = more.cloned().collect();
-        self.settings.extend(more);
-    }
+/// Checks that one more instance fits the shares of its object and of its plugin.
+fn check_shares(
+    watched: &BTreeMap<String, PolledRedisInstance>,
+    owner: &ReconcileKey,
+    limits: &RedisClientLimits,
+) -> Result<(), CallError> {
+    let owners = || watched.values().map(|polled| &*polled.members.owner);
+    let of_object = owners().filter(|other| *other == owner).count();
+    let of_plugin = owners().filter(|other| other.plugin == owner.plugin).count();
+    let (object_max, plugin_max) =
+        (limits.watched_instances_per_object, limits.watched_instances_per_plugin);
+    let share = if object_max <= of_object {
+        format!("{object_max} instances of this object, and no object gets more; name fewer groups")
+    } else if plugin_max <= of_plugin {
+        let plugin = &owner.plugin;
+        format!("{plugin_max} instances of the plugin `{plugin}`, and no plugin gets more")
+    } else {
+        return Ok(());
+    };
+    Err(CallError::Transient(format!("the host polls {share}")))
 }
 
 /// A subscription to the snapshots of an instance.
@@ -320,6 +354,9 @@ impl Drop for PollSubscription {
     fn drop(&mut self) {
         self.poller.reduce(&self.instance, |watched| {
             watched.subscriptions = watched.subscriptions.saturating_sub(1);
+            if watched.subscriptions == 0 {
+                watched.joined_settings.clear();
+            }
         });
     }
 }
@@ -458,3 +495,6 @@ async fn wait_for_next_poll(
         () = spec.poll_now.notified() => false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,7 +103,7 @@ impl Redis for RedisClient {
     }
 
     fn watch(&self, members: &InstanceMembers, depth: PollDetail<'_>) -> Result<(), CallError> {
-        self.poller.add(members, depth, self.pool.limits().watched_instances)
+        self.poller.add(members, depth, self.pool.limits())
     }
 
     fn join(
@@ -111,7 +111,7 @@ impl Redis for RedisClient {
         members: &InstanceMembers,
         settings: &[String],
     ) -> Result<Box<dyn RedisPollStream>, CallError> {
-        self.poller.join(members, settings, self.pool.limits().watched_instances)
+        self.poller.join(members, settings, self.pool.limits())
     }
 
     fn unwatch(&self, instance: &str) {

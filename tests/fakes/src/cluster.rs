@@ -35,6 +35,8 @@ pub struct FakeCluster {
     pub dials_are_refused: AtomicBool,
     /// While set, no member answers.
     pub members_are_unreachable: AtomicBool,
+    /// While set, no further instance can be polled.
+    pub polls_are_refused: AtomicBool,
     /// While set, every action fails and changes no setting.
     pub actions_fail: AtomicBool,
     /// The password that the members accept; any password if absent.

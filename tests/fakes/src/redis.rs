@@ -116,6 +116,12 @@ impl Redis for FakeCluster {
 
     fn watch(&self, members: &InstanceMembers, detail: PollDetail<'_>) -> Result<(), CallError> {
         let mut polled = self.polled_instances.lock().unwrap();
+        if self.polls_are_refused.load(Ordering::SeqCst) && !polled.contains_key(&members.instance)
+        {
+            return Err(CallError::Transient(
+                "the share of polled instances is used up".to_owned(),
+            ));
+        }
         polled.insert(members.instance.clone(), format!("{detail:?}"));
         Ok(())
     }

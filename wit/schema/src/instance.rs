@@ -30,11 +30,23 @@ pub struct Instance {
     /// The object at which the chain of controllers of a member ends; the object reconciled if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<OwnerRef>,
-    /// Settings that snapshots show in addition to [`SETTINGS_SHOWN`]. A setting that the host's table of
-    /// readable settings does not have, such as a password, is left out.
+    /// Settings that snapshots show in addition to [`SETTINGS_SHOWN`]; at most [`SETTINGS_MAX`], each of at most
+    /// [`SETTING_NAME_BYTES_MAX`] bytes. A setting that the host's table of readable settings does not have, such as
+    /// a password, is left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub settings: Vec<String>,
 }
+
+/// The most instances of one object that the host polls at a time, for its wakes and its waits together. An
+/// object has one instance for each kind of its processes, and Redis has two kinds (servers and Sentinels).
+pub const INSTANCES_PER_OBJECT_MAX: usize = 8;
+
+/// The most settings that one instance names, also in all wake triggers of an outcome together. Each poll of the
+/// instance reads them from each member.
+pub const SETTINGS_MAX: usize = 64;
+
+/// The longest name of a setting, in bytes. The longest one of Redis has 40.
+pub const SETTING_NAME_BYTES_MAX: usize = 64;
 
 /// The group of an instance that names no group.
 pub const GROUP: &str = "servers";

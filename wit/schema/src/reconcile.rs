@@ -4,10 +4,13 @@ use alloc::{boxed::Box, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::fact::Fact;
+use crate::fact::{FACTS_MAX, Fact};
 
 /// The largest memo, in bytes of JSON.
 pub const MEMO_BYTES_MAX: usize = 16 * 1024;
+
+/// The most wake triggers of one outcome: as many of the other kinds as facts.
+pub const WAKES_MAX: usize = 2 * FACTS_MAX;
 
 /// The argument of `reconcile`.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -36,7 +39,10 @@ pub struct ReconcileOutcome {
     /// One line for people: what was done or what the plugin waits for.
     #[serde(default)]
     pub summary: String,
-    /// Triggers that start the next call before the requeue.
+    /// Triggers that start the next call before the requeue; at most [`WAKES_MAX`], about at most
+    /// [`INSTANCES_PER_OBJECT_MAX`](crate::instance::INSTANCES_PER_OBJECT_MAX) instances. A trigger that is not
+    /// granted or exceeds a bound is left out, the earlier ones stay in force, and the reconciled object gets
+    /// the condition `Reconciled=False` with the reason `WakeRefused` until an outcome has none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub wake: Vec<WakeTrigger>,
     /// Passed to the next call, if the host still has it; at most [`MEMO_BYTES_MAX`].
@@ -58,15 +64,16 @@ pub enum WakeTrigger {
         ms: u64,
     },
     /// When a member of this instance changes its role, epoch, slots, peers or one of the settings that every
-    /// snapshot shows, or when a member disappears.
+    /// snapshot shows, or when a member disappears. Needs the grant of the verb `observe`.
     Change {
         /// The instance, as `redis/topology` takes it.
         instance: Value,
     },
     /// When this fact holds. The host checks facts about members once a second and facts about objects
     /// whenever an object changes. A fact that already holds wakes at the next check. A fact wakes once;
-    /// return it again in the next outcome to keep it. An outcome has at most
-    /// [`FACTS_MAX`](crate::fact::FACTS_MAX) of them.
+    /// return it again in the next outcome to keep it. A fact about a member or a view needs the grant of
+    /// the verb `observe`, a fact about an object that of `get` on its kind. An outcome has at most
+    /// [`FACTS_MAX`] of them.
     Fact(Box<Fact>),
 }
 

@@ -36,25 +36,25 @@ impl LiveReconcileEffects<'_> {
     }
 
     /// Logs the summary of a call that went well. Removes the host's conditions from the object, or writes that
-    /// its spec is refused while an earlier one is in force.
+    /// its spec is refused while an earlier one is in force, or that wakes of its outcome are refused.
     pub(super) async fn report_success(
         &self,
         object: &Value,
         summary: &str,
         refusal: Option<&RejectedSpecReason>,
+        refused_wakes: Option<String>,
     ) {
         let ReconcileTarget { shared, key, .. } = self.target;
-        let Some(RejectedSpecReason { reason, message }) = refusal else {
+        let Some(update) = of_success(refusal, refused_wakes) else {
             if !summary.is_empty() {
                 log(shared, key, summary);
             }
             return self.clear_findings(object).await;
         };
-        log(shared, key, &format!("the spec is refused: {message}; {summary}"));
-        let (reason, message) = (*reason, message.clone());
+        let about = if refusal.is_some() { "the spec is refused: " } else { "" };
+        log(shared, key, &format!("{about}{}; {summary}", update.message));
         // If the write fails, the next reconcile writes it.
-        let presence = ObjectReconcilerPresence::Present;
-        self.write_finding(HostConditionUpdate { reason, message, presence }).await;
+        self.write_finding(update).await;
     }
 
     /// Removes the host's conditions from the object. Writes only if it has some, so that a kind without
@@ -73,6 +73,22 @@ impl LiveReconcileEffects<'_> {
             warn!(%error, "cannot clear the host's conditions");
         }
     }
+}
+
+/// Returns the condition for a call that succeeded, if there is something to report. A refused spec is named before
+/// refused wakes.
+fn of_success(
+    refusal: Option<&RejectedSpecReason>,
+    refused_wakes: Option<String>,
+) -> Option<HostConditionUpdate> {
+    let (reason, message) = match (refusal, refused_wakes) {
+        (None, None) => return None,
+        (None, Some(wakes)) => (Reason::WakeRefused, wakes),
+        (Some(refused), None) => (refused.reason, refused.message.clone()),
+        (Some(refused), Some(wakes)) => (refused.reason, format!("{}; {wakes}", refused.message)),
+    };
+    let presence = ObjectReconcilerPresence::Present;
+    Some(HostConditionUpdate { reason, message, presence })
 }
 
 /// Returns the condition for a call that failed. If the spec is refused as well, the refusal is named first: it

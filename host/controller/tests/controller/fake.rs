@@ -6,7 +6,6 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use serde_json::Value;
@@ -16,7 +15,7 @@ use tholepin_controller::{
 };
 use tholepin_core::{
     Answer, BoxedFuture, Call, CallError, HostCalls, PluginCallerIdentity, PluginName,
-    PluginRuntimeCall, ReconcileKey, Reply, RevisionDigest,
+    PluginRuntimeCall, ReconcileKey, Reply, RevisionDigest, SubscribedWakes,
     port::{GuestError, PluginExports},
 };
 use tholepin_schema::{
@@ -235,18 +234,23 @@ impl ContextFactory for SlowContexts {
     }
 }
 
-/// A subscriber of wakes that subscribes nothing.
-pub(crate) struct NoWakes;
+/// A subscriber of wakes that subscribes nothing and refuses what the test says.
+#[derive(Default)]
+pub(crate) struct FakeWakes {
+    /// The refusal of the next outcomes.
+    pub(crate) refusal: Mutex<Option<String>>,
+}
 
-impl WakeRegistrar for NoWakes {
+impl WakeRegistrar for FakeWakes {
     fn subscribe<'a>(
         &'a self,
         _: &'a ActivePlugin,
         _: &'a Arc<ReconcileKey>,
         _: &'a Arc<Value>,
         _: &'a [WakeTrigger],
-    ) -> BoxedFuture<'a, Option<Duration>> {
-        Box::pin(async { None })
+    ) -> BoxedFuture<'a, SubscribedWakes> {
+        let refusal = self.refusal.lock().unwrap().clone();
+        Box::pin(async { SubscribedWakes { requeue: None, refusal } })
     }
 
     fn unsubscribe(&self, _: &ReconcileKey) {}

@@ -4,6 +4,7 @@
 mod accepted;
 mod fake;
 mod plan;
+mod wakes;
 
 use std::{
     sync::{
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use fake::{Calls, FakeGuests, FakePlugins, GuestScript, NoWakes, SlowContexts, plugin};
+use fake::{Calls, FakeGuests, FakePlugins, FakeWakes, GuestScript, SlowContexts, plugin};
 use serde_json::{Value, json};
 use tholepin_controller::{ActivePluginChange, Controller, ControllerPorts, ControllerSettings};
 use tholepin_core::{ObjectRef, condition::Reason, port::WatchedStoreEvent};
@@ -41,6 +42,7 @@ struct ControllerFixture {
     answers: Arc<Semaphore>,
     /// How many contexts were closed.
     closed: Arc<AtomicUsize>,
+    wakes: Arc<FakeWakes>,
     events: mpsc::Sender<ActivePluginChange>,
     stop: CancellationToken,
     running: JoinSet<()>,
@@ -99,6 +101,7 @@ impl ControllerFixture {
         let stop = CancellationToken::new();
         let answers = Arc::new(Semaphore::new(0));
         let closed = Arc::new(AtomicUsize::new(0));
+        let wakes = Arc::new(FakeWakes::default());
         let ports = ControllerPorts {
             kubernetes: world.clone(),
             watches: world.clone(),
@@ -106,7 +109,7 @@ impl ControllerFixture {
             redis: world.clone(),
             plugins: plugins.clone(),
             contexts: Arc::new(SlowContexts { answers: answers.clone(), closed: closed.clone() }),
-            wakes: Arc::new(NoWakes),
+            wakes: wakes.clone(),
             clock: Arc::new(FixedClock),
         };
         let controller = Arc::new(Controller::new(ports, settings));
@@ -119,6 +122,7 @@ impl ControllerFixture {
             gate: Arc::new(Semaphore::new(0)),
             answers,
             closed,
+            wakes,
             events,
             stop: stop.clone(),
             running: JoinSet::new(),

@@ -8,7 +8,7 @@ use tholepin_schema::{
     snapshot::{CredentialsState, Snapshot},
 };
 
-use crate::{BoxedFuture, CallError, RespReply, step::RedisCliCommand};
+use crate::{BoxedFuture, CallError, ReconcileKey, RespReply, step::RedisCliCommand};
 
 /// One process that belongs to an instance, as Kubernetes reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +35,8 @@ pub struct MemberPod {
 pub struct InstanceMembers {
     /// The name of the instance in caches, locks and the ledger: the owner's uid and the group.
     pub instance: String,
+    /// The plugin and the object on whose behalf it is used: polls are bounded for each.
+    pub owner: Arc<ReconcileKey>,
     /// All Pods whose chain of controllers ends at the owner, or that the ledger holds, in order of name; also
     /// those that the selector does not match.
     pub members: Vec<MemberPod>,
@@ -125,7 +127,7 @@ pub trait Redis: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Fails if too many instances are watched already.
+    /// Fails if the object or the plugin has its share of polled instances already. Others cannot use that share up.
     fn watch(&self, members: &InstanceMembers, detail: PollDetail<'_>) -> Result<(), CallError>;
 
     /// Ends the polling of an instance, unless a stream of [`join`](Self::join) exists.
@@ -137,7 +139,7 @@ pub trait Redis: Send + Sync {
     ///
     /// # Errors
     ///
-    /// Fails if too many instances are watched already.
+    /// Fails if the object or the plugin has its share of polled instances already. Others cannot use that share up.
     fn join(
         &self,
         members: &InstanceMembers,

@@ -4,21 +4,20 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tholepin_core::{
-    Answer, Call, CallError, HostCalls, ObjectMeta, PluginRuntimeCall, Reply, WatchedStoreObject,
-    WriteMode,
+    Answer, Call, CallError, HostCalls, ObjectMeta, PluginRuntimeCall, Reply, SubscribedWakes,
+    WatchedStoreObject, WriteMode,
     port::{PollReport, WatchedStoreChange},
 };
 use tholepin_schema::{
     manifest::{GrantScope, Grants, RedisGrants},
-    reconcile::WakeTrigger,
     snapshot::Snapshot,
 };
 use tokio::{task::yield_now, time::timeout};
 
-use crate::{GateFixture, fixture::object, grants, instance, snapshot};
+use crate::{GateFixture, fixture::object, grants, instance, snapshot, wakes::subscribe_as};
 
 /// A reconcile that may observe and read its own ConfigMaps; one Pod is a member.
-fn bench(mode: WriteMode) -> GateFixture {
+pub(crate) fn bench(mode: WriteMode) -> GateFixture {
     let redis = RedisGrants { commands: vec![], verbs: vec!["observe".into()] };
     let bench = GateFixture::new(Grants { redis, ..grants(GrantScope::Owned) }, mode);
     *bench.world.snapshot.lock().unwrap() = snapshot();
@@ -32,14 +31,21 @@ fn with_keys(keys: u64) -> Arc<Snapshot> {
     Arc::new(serde_json::from_value(value).unwrap())
 }
 
-fn keys(at_least: u64) -> Value {
+pub(crate) fn keys(at_least: u64) -> Value {
     json!({"subject": {"member": {"instance": instance(), "pod": "a-0"}},
         "field": ".answer.answered.keys", "op": "at-least", "value": at_least})
 }
 
-fn data(name: &str, value: &str) -> Value {
+pub(crate) fn data(name: &str, value: &str) -> Value {
     json!({"subject": {"object": {"apiVersion": "v1", "kind": "ConfigMap", "namespace": "n",
         "name": name}}, "field": ".data.x", "op": "equals", "value": value})
+}
+
+/// A fact about a member of another group of processes.
+fn keys_of_group(number: usize) -> Value {
+    let mut fact = keys(1);
+    fact["subject"]["member"]["instance"]["group"] = json!(format!("g{number}"));
+    fact
 }
 
 async fn wait(bench: &GateFixture, facts: Vec<Value>, ms: u32) -> Answer {
@@ -71,7 +77,7 @@ fn outcome(answer: Answer) -> Value {
 }
 
 /// Changes an object in the store and returns the change.
-fn change(bench: &GateFixture, value: Value) -> WatchedStoreChange {
+pub(crate) fn change(bench: &GateFixture, value: Value) -> WatchedStoreChange {
     bench.world.put(value.clone());
     let reference = ObjectMeta::of(&value).unwrap().object;
     let after = Some(WatchedStoreObject::new(value).unwrap());
@@ -179,6 +185,7 @@ async fn an_invalid_wait_is_refused_with_its_reason() {
         (vec![keys(1)], 0, "1 to 2000 ms"),
         (vec![keys(1)], 2001, "1 to 2000 ms"),
         (vec![keys(1); 65], 10, "65 facts are too many"),
+        ((0..9).map(keys_of_group).collect(), 10, "about 9 instances, 8 are allowed"),
     ];
     for (facts, ms, expected) in rows {
         let error = wait(&bench, facts, ms).await.unwrap_err();
@@ -190,9 +197,9 @@ async fn an_invalid_wait_is_refused_with_its_reason() {
 }
 
 async fn subscribe_to(bench: &GateFixture, wakes: Vec<Value>) -> Option<Duration> {
-    let wakes: Vec<WakeTrigger> =
-        wakes.into_iter().map(|wake| serde_json::from_value(wake).unwrap()).collect();
-    bench.gate.subscribe(&bench.scope, &wakes).await
+    let SubscribedWakes { requeue, refusal } = subscribe_as(bench, &bench.scope, wakes).await;
+    assert_eq!(refusal, None);
+    requeue
 }
 
 fn poll(changed: bool, keys: u64) -> PollReport {
@@ -246,28 +253,4 @@ async fn a_fact_about_an_object_wakes_when_the_store_changes() {
     subscribe_to(&bench, vec![json!({"fact": data("mine", "on")})]).await;
     bench.gate.unsubscribe(&bench.scope.key);
     assert_eq!(woken("on"), 0);
-    // A fact about an object that may not be read does not wake.
-    subscribe_to(&bench, vec![json!({"fact": data("theirs", "on")})]).await;
-    let mut theirs = object("v1", "ConfigMap", "theirs", Some("them"));
-    theirs["data"] = json!({"x": "on"});
-    assert_eq!(bench.gate.woken_by_change(&change(&bench, theirs)).len(), 0);
-}
-
-#[tokio::test]
-async fn the_facts_about_one_instance_are_bounded() {
-    let bench = bench(WriteMode::Live);
-    for name in 0..5 {
-        let mut scope = bench.scope.clone();
-        let mut key = (*scope.key).clone();
-        key.plugin = format!("p{name}").parse().unwrap();
-        scope.key = Arc::new(key);
-        let wakes: Vec<WakeTrigger> =
-            vec![serde_json::from_value(json!({"fact": keys(5)})).unwrap(); 64];
-        bench.gate.subscribe(&scope, &wakes).await;
-    }
-    assert_eq!(
-        bench.gate.woken_by_poll(&poll(false, 5)).len(),
-        4,
-        "256 facts are those of four keys"
-    );
 }

@@ -16,6 +16,7 @@ mod policy;
 mod probe;
 mod restore_settings;
 mod stop;
+mod wakes;
 
 use std::sync::Arc;
 

@@ -15,18 +15,30 @@ use nix::{
     unistd::Pid,
 };
 use tempfile::TempDir;
-use tholepin_core::port::{
-    Clock, InstanceMembers, MemberPod, PerformedAction, PollReport, Redis, RedisCredentials,
+use tholepin_core::{
+    ReconcileKey,
+    port::{
+        Clock, InstanceMembers, MemberPod, PerformedAction, PollReport, Redis, RedisCredentials,
+    },
 };
 use tholepin_redis::{RedisClient, RedisClientLimits};
 use tholepin_schema::{
     action::{Action, ActionOutcome, Verb},
+    manifest::KindName,
     primitives::{ConfigEpoch, NodeId, Slot, SlotRange},
     snapshot::Snapshot,
 };
 use tokio::sync::mpsc;
 
 pub(crate) const PORT: u16 = 7000;
+
+/// Returns the object with this name as the owner of an instance.
+pub(crate) fn owner(plugin: &str, name: &str) -> Arc<ReconcileKey> {
+    let kind = KindName { api_version: "a/v1".to_owned(), kind: "K".to_owned() };
+    let (plugin, namespace) = (plugin.parse().unwrap(), "n".to_owned());
+    Arc::new(ReconcileKey { plugin, kind, namespace, name: name.to_owned() })
+}
+
 pub(crate) const NODE_TIMEOUT_MS: u64 = 1000;
 
 /// A real server; dropping it kills the process.
@@ -114,6 +126,7 @@ impl TestServers {
         });
         let members = InstanceMembers {
             instance: format!("instance-{net}"),
+            owner: owner("p", "mine"),
             members: members.collect(),
             strangers: Vec::new(),
             credentials: RedisCredentials { user: None, password: password.map(str::to_owned) },

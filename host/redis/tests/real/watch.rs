@@ -1,16 +1,22 @@
 //! Polling of watched instances and subscriptions.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use nix::sys::signal::Signal;
-use tholepin_core::port::{PollDetail, PollReport, Redis};
+use tholepin_core::{
+    ReconcileKey,
+    port::{PollDetail, PollReport, Redis},
+};
 use tholepin_schema::{
     action::{FailoverMode, Verb},
     snapshot::Snapshot,
 };
 use tokio::{task::JoinSet, time::timeout};
 
-use crate::server::{TestServers, node, pod};
+use crate::server::{TestServers, node, owner, pod};
 
 /// The longest wait for a first poll, and for the end of the reports of one change.
 const QUIET_DEADLINE: Duration = Duration::from_secs(10);
@@ -89,19 +95,36 @@ async fn a_failover_by_another_client_is_noticed() {
     assert!(report.is_err(), "reported after `unwatch`: {report:?}");
 }
 
-#[tokio::test]
-async fn the_number_of_instances_is_bounded() {
-    let fleet = TestServers::start(0, true, None);
+/// Watches instances until one is refused. Returns how many were accepted, and the refusal.
+fn watch_many(
+    fleet: &TestServers,
+    mut owner_of: impl FnMut(usize) -> Arc<ReconcileKey>,
+) -> (usize, String) {
     let mut members = fleet.members.clone();
-    for index in 0..4096 {
-        members.instance = format!("many-{index}");
-        fleet.port.watch(&members, PollDetail::Changes).unwrap();
+    for index in 0.. {
+        members.owner = owner_of(index);
+        members.instance = format!("{}-{}-{index}", members.owner.plugin, members.owner.name);
+        if let Err(refused) = fleet.port.watch(&members, PollDetail::Changes) {
+            assert!(fleet.port.join(&members, &[]).is_err(), "a wait has the same bound");
+            return (index, refused.to_string());
+        }
     }
-    fleet.port.watch(&members, PollDetail::Changes).unwrap();
-    members.instance = "one-more".to_owned();
-    let refused = fleet.port.watch(&members, PollDetail::Changes).unwrap_err();
-    assert_eq!(refused.reason(), "Transient");
-    assert!(fleet.port.join(&members, &[]).is_err());
+    unreachable!("the number of instances is bounded")
+}
+
+#[tokio::test]
+async fn each_object_and_each_plugin_has_its_own_share_of_polled_instances() {
+    let fleet = TestServers::start(0, true, None);
+    let (greedy, refused) = watch_many(&fleet, |_| owner("hostile", "greedy"));
+    assert_eq!(greedy, 8);
+    assert!(refused.contains("8 instances of this object"), "{refused}");
+    // The other objects of the plugin have what the greedy one could not take.
+    let (others, refused) = watch_many(&fleet, |index| owner("hostile", &format!("o-{index}")));
+    assert_eq!(greedy + others, 2048);
+    assert!(refused.contains("2048 instances of the plugin `hostile`"), "{refused}");
+    // The other plugins have their whole share.
+    let (theirs, _) = watch_many(&fleet, |index| owner("other", &format!("o-{index}")));
+    assert_eq!(theirs, 2048);
 }
 
 /// Returns how often `INFO` was called on the first member.
@@ -154,7 +177,7 @@ async fn subscriptions_get_snapshots_immediately_and_share_the_polls() {
     drop(joined);
     // The instance without subscriptions no longer counts against the bound.
     let mut other = fleet.members.clone();
-    for index in 0..4096 {
+    for index in 0..8 {
         other.instance = format!("many-{index}");
         fleet.port.watch(&other, PollDetail::Changes).unwrap();
     }
@@ -172,4 +195,26 @@ async fn a_whole_watch_reports_every_poll() {
         let report = timeout(Duration::from_secs(2), fleet.changes.recv()).await.unwrap().unwrap();
         assert!(!report.changed && report.snapshot.is_some(), "{report:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_does_not_make_a_whole_watch_report_more_often() {
+    let mut fleet = TestServers::start(1, true, None);
+    let mut tasks = JoinSet::new();
+    fleet.port.watch(&fleet.members, PollDetail::Whole { settings: &[] }).unwrap();
+    let mut joined = fleet.port.join(&fleet.members, &[]).unwrap();
+    let port = fleet.port.clone();
+    tasks.spawn(async move { port.run_polling().await });
+    let since = Instant::now();
+    let polls = 40;
+    for _ in 0..polls {
+        timeout(Duration::from_secs(2), joined.next()).await.unwrap();
+    }
+    // One report for each 200 ms, the first one, and those of the changes while the server starts.
+    let expected = since.elapsed().as_millis() / 200 + 5;
+    let mut reports = 0;
+    while fleet.changes.try_recv().is_ok() {
+        reports += 1;
+    }
+    assert!((1..=expected).contains(&reports), "{reports} reports of {polls} polls");
 }
