@@ -211,6 +211,7 @@ fn scope(
         object: object.clone(),
         grants: plugin.grants.clone(),
         safety: Arc::new(plugin.manifest.safety.clone()),
+        secret_fields: Arc::new(plugin.manifest.secret_fields.clone()),
         parameters: plugin.parameters.clone(),
         mode,
         urgent,

@@ -269,6 +269,7 @@ fn manifest_of_kinds(name: &PluginName, kinds: Vec<KindName>) -> Manifest {
         grants: Grants::default(),
         parameters: None,
         safety: SafetyPaths::default(),
+        secret_fields: Vec::new(),
     }
 }
 

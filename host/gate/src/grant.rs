@@ -1,5 +1,7 @@
 //! Decides whether a plugin's grants cover a call. Pure.
 
+use std::fmt::Display;
+
 use tholepin_core::{CallError, ObjectRef};
 use tholepin_schema::{
     manifest::{GrantScope, Grants, KindName, KubernetesGrant},
@@ -82,6 +84,12 @@ pub(crate) fn redis_verb(grants: &Grants, verb: &str) -> Result<(), CallError> {
     Err(CallError::Denied(format!(
         "no grant for the verb `{verb}`; the Plugin's spec.grants.redis.verbs needs it"
     )))
+}
+
+/// Adds to a denial what it is about.
+pub(crate) fn about(what: impl Display, denied: CallError) -> CallError {
+    let CallError::Denied(text) = denied else { return denied };
+    CallError::Denied(format!("{what}: {text}"))
 }
 
 /// Checks that the grant's scope covers an object, given whether the reconciled object controls it and shares

@@ -12,9 +12,10 @@ use tholepin_core::{
 use tholepin_schema::manifest::{GrantScope, KindName, KubernetesGrant};
 
 use crate::{
-    credentials, field, grant,
+    field, grant,
     ownership::{self, leads_to},
     plan_steps::{self, KnownStateBefore},
+    pod_security,
     reconcile_context::ReconcileContext,
     reconcile_scope::ReconcileScope,
     stop_check,
@@ -177,8 +178,9 @@ async fn apply(
         reference.namespace = namespace;
     }
     in_scope(context, granted, &reference, (&object, ObjectUse::Intent))?;
-    only_named_secrets(&context.scope.object, &object)?;
     let before = not_anothers(context, granted, &reference).await?;
+    let found = before.as_ref().ok().and_then(Option::as_deref);
+    pod_security::check_apply(&context.scope, &reference, &object, found)?;
     let request = ApplyRequest {
         field_manager: context.scope.field_manager(),
         object,
@@ -221,26 +223,6 @@ async fn not_anothers(
         in_scope(context, granted, reference, (found, ObjectUse::Written))?;
     }
     Ok(live)
-}
-
-/// Checks that the templates of a Secret (`${secret:NAME/KEY}`) name only Secrets that the object's author
-/// named. A template copies a value that the plugin itself never sees.
-fn only_named_secrets(reconciled: &Value, intent: &Value) -> Result<(), CallError> {
-    const TEMPLATE: &str = "${secret:";
-    let texts = intent.get("stringData").and_then(Value::as_object).into_iter().flatten();
-    for text in texts.filter_map(|(_, value)| value.as_str()) {
-        for template in text.split(TEMPLATE).skip(1) {
-            let name = template.split(['/', '}']).next().unwrap_or_default();
-            let kind = KindName { api_version: "v1".to_owned(), kind: "Secret".to_owned() };
-            let secret = ObjectRef { kind, namespace: String::new(), name: name.to_owned() };
-            grant::not_reserved(&secret)?;
-            if !credentials::names_secret(reconciled, name) {
-                let text = format!("the object's spec does not name the Secret `{name}`");
-                return Err(CallError::Denied(text));
-            }
-        }
-    }
-    Ok(())
 }
 
 async fn apply_status(
@@ -364,6 +346,7 @@ async fn merge_patch(
         let text = format!("a patch of {object} must not change its owner references");
         return Err(CallError::Denied(text));
     }
+    pod_security::check_patch(&context.scope, &object, &found, &patch)?;
     stop_check::before_patch(context, &object, &found, &patch).await?;
     let dry_run = context.scope.mode == WriteMode::Plan;
     let manager = context.scope.field_manager();

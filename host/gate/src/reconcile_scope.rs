@@ -20,6 +20,8 @@ pub struct ReconcileScope {
     pub grants: Arc<Grants>,
     /// The paths at which the object holds its safety policy.
     pub safety: Arc<SafetyPaths>,
+    /// The paths of the fields that contain names of Secrets.
+    pub secret_fields: Arc<Vec<String>>,
     /// The plugin's parameters.
     pub parameters: Arc<Value>,
     /// Whether writes are performed or only planned.

@@ -4,7 +4,7 @@ use tholepin_schema::manifest::{GrantScope, Grants, KubernetesGrant, RedisGrants
 
 /// Returns the requests that no grant covers, each as readable text; empty if all are covered.
 pub(crate) fn missing(requested: &Grants, granted: &Grants) -> Vec<String> {
-    let Grants { kubernetes, redis, probes } = requested;
+    let Grants { kubernetes, redis, probes, pod_security, secrets } = requested;
     let mut missing: Vec<String> = kubernetes
         .iter()
         .flat_map(|request| missing_kubernetes(request, &granted.kubernetes))
@@ -18,6 +18,10 @@ pub(crate) fn missing(requested: &Grants, granted: &Grants) -> Vec<String> {
     }
     let uncovered = probes.iter().filter(|port| !granted.probes.contains(port));
     missing.extend(uncovered.map(|port| format!("the probe of port {port}")));
+    let uncovered = pod_security.iter().filter(|word| !granted.pod_security.contains(word));
+    missing.extend(uncovered.map(|word| format!("`{word}` in podSecurity")));
+    let uncovered = secrets.iter().filter(|secret| !granted.secrets.contains(secret));
+    missing.extend(uncovered.map(|secret| format!("the Secret `{secret}` in secrets")));
     missing
 }
 
@@ -82,6 +86,17 @@ mod tests {
             (json!({"redis": {"verbs": ["meet"]}}), json!({}), Some("redis verb `meet`")),
             (json!({"probes": [80, 81]}), json!({"probes": [80]}), Some("probe of port 81")),
             (json!({"probes": [80]}), json!({"probes": [80]}), None),
+            (
+                json!({"podSecurity": ["hostPath", "privileged"]}),
+                json!({"podSecurity": ["hostPath"]}),
+                Some("`privileged` in podSecurity"),
+            ),
+            (json!({"secrets": ["a", "b"]}), json!({"secrets": ["a"]}), Some("the Secret `b`")),
+            (
+                json!({"podSecurity": ["nodeName"], "secrets": ["a"]}),
+                json!({"podSecurity": ["nodeName"], "secrets": ["a"]}),
+                None,
+            ),
             (
                 json!({"redis": {"commands": ["+info"]}}),
                 json!({"redis": {"commands": ["+info"]}}),

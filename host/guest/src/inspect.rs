@@ -29,7 +29,9 @@ pub struct ComponentInspection {
 impl fmt::Display for ComponentInspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { manifest, imports, digest, bytes } = self;
-        let Manifest { name, version, reconciles, finalizer, watches, grants, .. } = manifest;
+        let Manifest {
+            name, version, reconciles, finalizer, watches, grants, secret_fields, ..
+        } = manifest;
         writeln!(f, "plugin      {name} {version}")?;
         writeln!(f, "digest      {digest}")?;
         writeln!(f, "size        {bytes} bytes")?;
@@ -43,6 +45,9 @@ impl fmt::Display for ComponentInspection {
         }
         for request in requested_grants(grants) {
             writeln!(f, "asks for    {request}")?;
+        }
+        for path in secret_fields {
+            writeln!(f, "asks for    the Secrets that {path} names")?;
         }
         imports.iter().try_for_each(|import| writeln!(f, "imports     {import}"))
     }
@@ -73,7 +78,7 @@ impl ComponentInspection {
 }
 
 fn requested_grants(grants: &Grants) -> Vec<String> {
-    let Grants { kubernetes, redis, probes } = grants;
+    let Grants { kubernetes, redis, probes, pod_security, secrets } = grants;
     let kubernetes = kubernetes.iter().map(|grant| {
         let force = if grant.force { ", with force" } else { "" };
         let (verbs, scope) = (grant.verbs.join(", "), grants::scope_name(grant.scope));
@@ -81,7 +86,9 @@ fn requested_grants(grants: &Grants) -> Vec<String> {
     });
     let redis = redis.commands.iter().chain(&redis.verbs).map(|name| format!("redis: {name}"));
     let probes = probes.iter().map(|port| format!("to probe port {port}"));
-    kubernetes.chain(redis).chain(probes).collect()
+    let pods = pod_security.iter().map(|word| format!("Pods with {word}"));
+    let secrets = secrets.iter().map(|secret| format!("the Secret {secret}"));
+    kubernetes.chain(redis).chain(probes).chain(pods).chain(secrets).collect()
 }
 
 /// The reason why a component file cannot be inspected.
@@ -181,12 +188,16 @@ mod tests {
             "kubernetes": [{"apiVersion": "v1", "kind": "ConfigMap", "verbs": ["get", "apply"], "force": true}],
             "redis": {"commands": ["+info"], "verbs": ["meet"]},
             "probes": [8080],
+            "podSecurity": ["hostPath"],
+            "secrets": ["ca"],
         });
         let expected = [
             "v1/ConfigMap: get, apply (scope owned, with force)",
             "redis: +info",
             "redis: meet",
             "to probe port 8080",
+            "Pods with hostPath",
+            "the Secret ca",
         ];
         assert_eq!(requested_grants(&serde_json::from_value(grants).unwrap()), expected);
     }

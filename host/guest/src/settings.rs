@@ -78,7 +78,7 @@ impl TryFrom<Value> for GrantSetting {
             return Ok(Self::AsRequested);
         }
         serde_json::from_value(value).map(Self::Granted).map_err(|error| {
-            format!("grants: {error}; use `{AS_REQUESTED}`, or list `kubernetes`, `redis` and `probes` grants")
+            format!("grants: {error}; use `{AS_REQUESTED}`, or list `kubernetes`, `redis`, `probes`, `podSecurity` and `secrets` grants")
         })
     }
 }

@@ -50,5 +50,6 @@ pub fn manifest() -> Manifest {
         grants: Grants::default(),
         parameters: None,
         safety: SafetyPaths::default(),
+        secret_fields: Vec::new(),
     }
 }

@@ -64,6 +64,7 @@ fn manifest(finalizer: bool) -> Manifest {
         grants: Default::default(),
         parameters: None,
         safety: Default::default(),
+        secret_fields: Vec::new(),
     }
 }
 

@@ -109,6 +109,7 @@ impl BenchEngine {
             object: stored.clone(),
             grants: plugin.grants.clone(),
             safety: Arc::new(plugin.manifest.safety.clone()),
+            secret_fields: Arc::new(plugin.manifest.secret_fields.clone()),
             parameters: plugin.parameters.clone(),
             mode: WriteMode::Live,
             urgent: CancellationToken::new(),
