@@ -11,7 +11,6 @@ use serde_json::Value;
 
 use crate::{
     action::Verb, command::check_acl_rule, pod_permission::PodPermission, primitives::nearest,
-    reserved,
 };
 
 /// A plugin's description of itself. It lists every grant that the plugin needs; it grants nothing itself.
@@ -217,15 +216,9 @@ fn unknown<'a>(
 /// Returns the problem of an entry of `secrets`.
 fn secret_fault(entry: &str) -> Option<String> {
     let (namespace, name) = entry.split_once('/').unwrap_or(("any", entry));
-    if namespace.is_empty() || name.is_empty() || name.contains(['/', '*']) {
-        return Some(format!(
-            "`{entry}` is not the name of a Secret: write NAME or NAMESPACE/NAME"
-        ));
-    }
-    let is_reserved = name.starts_with(reserved::PREFIX);
-    is_reserved.then(|| {
-        format!("the Secret `{entry}` has a name that is reserved for the host; remove it")
-    })
+    let is_name = !namespace.is_empty() && !name.is_empty() && !name.contains(['/', '*']);
+    (!is_name)
+        .then(|| format!("`{entry}` is not the name of a Secret: write NAME or NAMESPACE/NAME"))
 }
 
 /// Permission to use one Kubernetes kind.
@@ -377,7 +370,6 @@ mod tests {
             (r#"{"podSecurity": ["all"]}"#.into(), Some("use one of capabilities, hostIPC")),
             (r#"{"secrets": ["a", "n/a"]}"#.into(), None),
             (r#"{"secrets": ["*"]}"#.into(), Some("write NAME or NAMESPACE/NAME")),
-            (r#"{"secrets": ["n/tholepin-credentials-x"]}"#.into(), Some("reserved for the host")),
         ];
         for (text, expected) in rows {
             let grants: Grants = serde_json::from_str(&text).unwrap();
