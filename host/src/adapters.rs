@@ -210,6 +210,7 @@ fn scope(
         key: key.clone(),
         object: object.clone(),
         grants: plugin.grants.clone(),
+        secret_fields: Arc::new(plugin.manifest.secret_fields.clone()),
         parameters: plugin.parameters.clone(),
         mode,
         urgent,

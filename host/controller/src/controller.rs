@@ -268,6 +268,7 @@ fn manifest_of_kinds(name: &PluginName, kinds: Vec<KindName>) -> Manifest {
         watches: Vec::new(),
         grants: Grants::default(),
         parameters: None,
+        secret_fields: Vec::new(),
     }
 }
 

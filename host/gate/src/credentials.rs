@@ -32,7 +32,7 @@ use tholepin_schema::{
 };
 use tracing::{info, warn};
 
-use crate::{GatePorts, ReconcileScope, ledger_document::Ledger, ownership::text};
+use crate::{GatePorts, ReconcileScope, ledger_document::Ledger, ownership::text, secret_use};
 
 /// The number of objects whose password is cached. Beyond that the cache is cleared, and passwords are read
 /// again when needed.
@@ -256,14 +256,7 @@ async fn named_by(
         return Ok(PasswordSecretContent::Nothing);
     };
     let name = ObjectRef { name: secret.clone(), ..reserved_name(scope) };
-    if reserved::is_reserved(&name.kind, secret) {
-        let text = format!("the Secret `{secret}` has a name that is reserved for the host");
-        return Err(CallError::Denied(text));
-    }
-    if !names_secret(&scope.object, secret) {
-        let text = format!("the object's spec does not name the Secret `{secret}`");
-        return Err(CallError::Denied(text));
-    }
+    secret_use::check(scope, &name.namespace, secret)?;
     let value = kubernetes.secret_value(name.namespace.clone(), secret.clone(), key.clone()).await;
     Ok(match value.map(String::from_utf8) {
         Ok(Ok(value)) if value.is_empty() => {
@@ -416,20 +409,6 @@ fn reserved_name(scope: &ReconcileScope) -> ObjectRef {
         namespace: scope.key.namespace.clone(),
         name: reserved::name(ReservedObjectPurpose::Credentials, &scope.key.kind.kind, scope.uid()),
     }
-}
-
-/// Returns true if any text in the object's spec equals this name. A plugin may use only Secrets that the
-/// object's author named.
-pub(crate) fn names_secret(object: &Value, secret: &str) -> bool {
-    fn contains(value: &Value, secret: &str) -> bool {
-        match value {
-            Value::String(text) => text == secret,
-            Value::Array(items) => items.iter().any(|item| contains(item, secret)),
-            Value::Object(fields) => fields.values().any(|field| contains(field, secret)),
-            Value::Null | Value::Bool(_) | Value::Number(_) => false,
-        }
-    }
-    object.get("spec").is_some_and(|spec| contains(spec, secret))
 }
 
 impl PasswordSecretContent {

@@ -40,6 +40,26 @@ pub(crate) fn is_written(written: &Value, path: &str) -> bool {
     end.map_or_else(|is_replaced| is_replaced, |_| true)
 }
 
+/// Returns the texts at a path. A list on the way or at the end stands for each of its items.
+pub(crate) fn texts<'a>(object: &'a Value, path: &str) -> Vec<&'a str> {
+    fn collect<'a>(value: &'a Value, steps: &[&str], found: &mut Vec<&'a str>) {
+        match (value, steps) {
+            (Value::Array(items), _) => items.iter().for_each(|item| collect(item, steps, found)),
+            (Value::String(text), []) => found.push(text),
+            (Value::Object(fields), [step, rest @ ..]) => {
+                if let Some(next) = fields.get(*step) {
+                    collect(next, rest, found);
+                }
+            }
+            _ => {}
+        }
+    }
+    let steps: Vec<&str> = path.split('.').filter(|step| !step.is_empty()).collect();
+    let mut found = Vec::new();
+    collect(object, &steps, &mut found);
+    found
+}
+
 fn copy(from: &Value, to: &mut Value, steps: &[&str]) {
     let Some((step, rest)) = steps.split_first() else { return };
     let (Some(source), Some(target)) = (from.get(step), to.as_object_mut()) else { return };
@@ -85,5 +105,20 @@ mod tests {
         assert_eq!(keep(&object, &[]), object);
         assert_eq!(at(&object, ".spec.nodeName"), Some(&json!("n")));
         assert_eq!(at(&object, ".spec.nodeName.deeper"), None);
+    }
+
+    #[test]
+    fn a_path_to_texts_continues_into_each_item_of_a_list() {
+        let object =
+            json!({"spec": {"a": "x", "b": [{"n": "y"}, {"n": ["z"]}, 1], "c": {"d": "w"}}});
+        for (path, expected) in [
+            (".spec.a", vec!["x"]),
+            (".spec.b.n", vec!["y", "z"]),
+            (".spec.c", vec![]),
+            (".spec.a.b", vec![]),
+            (".spec", vec![]),
+        ] {
+            assert_eq!(texts(&object, path), expected, "{path}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Decides whether a plugin's grants cover a call. Pure.
 
+use std::fmt::Display;
+
 use tholepin_core::{CallError, ObjectRef};
 use tholepin_schema::{
     guard_id::GuardId,
@@ -104,6 +106,12 @@ pub(crate) fn lose_data(grants: &Grants) -> Result<(), GuardRefusal> {
          spec.grants.redis.verbs needs `{LOSE_DATA}`"
     );
     Err(GuardRefusal::new(GuardId::LoseData, text))
+}
+
+/// Adds to a denial what it is about.
+pub(crate) fn about(what: impl Display, denied: CallError) -> CallError {
+    let CallError::Denied(text) = denied else { return denied };
+    CallError::Denied(format!("{what}: {text}"))
 }
 
 /// Checks that the grant's scope covers an object, given whether the reconciled object controls it and shares

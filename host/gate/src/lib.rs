@@ -14,6 +14,8 @@
 //!   commands that restore settings.
 //! - A write to Kubernetes that ends a member, drops its volume or shrinks its workload passes guards too,
 //!   whichever call it is.
+//! - A Pod, a template and an instance use only Secrets that `secret_use` allows, and a Pod gets a part of its node
+//!   or the token of a service account only by a grant (`pod_security`).
 //! - In plan mode no write reaches Redis, Kubernetes receives dry runs only, and neither the ledger nor any
 //!   other state of the host changes.
 //! - Nothing is written for a paused object, from the moment the store shows that it is paused. The only
@@ -55,6 +57,7 @@ mod name_conflict;
 mod object_scope;
 mod ownership;
 mod plan_steps;
+mod pod_security;
 mod precondition;
 mod probe;
 mod reconcile_context;
@@ -62,6 +65,7 @@ mod reconcile_scope;
 mod redis;
 mod repair;
 mod restore_settings;
+mod secret_use;
 mod stop_check;
 mod stop_effect;
 mod wait;

@@ -18,6 +18,8 @@ pub struct ReconcileScope {
     pub object: Arc<Value>,
     /// What the plugin is granted.
     pub grants: Arc<Grants>,
+    /// The paths of the fields that contain names of Secrets.
+    pub secret_fields: Arc<Vec<String>>,
     /// The plugin's parameters.
     pub parameters: Arc<Value>,
     /// Whether writes are performed or only planned.

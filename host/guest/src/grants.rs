@@ -4,7 +4,7 @@ use tholepin_schema::manifest::{GrantScope, Grants, KubernetesGrant, RedisGrants
 
 /// Returns the requests that no grant covers, each as readable text; empty if all are covered.
 pub(crate) fn missing(requested: &Grants, granted: &Grants) -> Vec<String> {
-    let Grants { kubernetes, redis, probes, safety } = requested;
+    let Grants { kubernetes, redis, probes, safety, pod_security, secrets } = requested;
     let mut missing: Vec<String> = kubernetes
         .iter()
         .flat_map(|request| missing_kubernetes(request, &granted.kubernetes))
@@ -21,6 +21,10 @@ pub(crate) fn missing(requested: &Grants, granted: &Grants) -> Vec<String> {
     let uncovered =
         safety.named().filter(|path| !granted.safety.named().any(|other| other == *path));
     missing.extend(uncovered.map(|(field, path)| format!("the safety path `{field}: {path}`")));
+    let uncovered = pod_security.iter().filter(|word| !granted.pod_security.contains(word));
+    missing.extend(uncovered.map(|word| format!("`{word}` in podSecurity")));
+    let uncovered = secrets.iter().filter(|secret| !granted.secrets.contains(secret));
+    missing.extend(uncovered.map(|secret| format!("the Secret `{secret}` in secrets")));
     missing
 }
 
@@ -98,6 +102,17 @@ mod tests {
             (
                 json!({"safety": {"dataLoss": ".spec.loss"}}),
                 json!({"safety": {"dataLoss": ".spec.loss", "tailLoss": ".spec.tail"}}),
+                None,
+            ),
+            (
+                json!({"podSecurity": ["hostPath", "privileged"]}),
+                json!({"podSecurity": ["hostPath"]}),
+                Some("`privileged` in podSecurity"),
+            ),
+            (json!({"secrets": ["a", "b"]}), json!({"secrets": ["a"]}), Some("the Secret `b`")),
+            (
+                json!({"podSecurity": ["nodeName"], "secrets": ["a"]}),
+                json!({"podSecurity": ["nodeName"], "secrets": ["a"]}),
                 None,
             ),
             (

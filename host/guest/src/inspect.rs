@@ -29,7 +29,9 @@ pub struct ComponentInspection {
 impl fmt::Display for ComponentInspection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { manifest, imports, digest, bytes } = self;
-        let Manifest { name, version, reconciles, finalizer, watches, grants, .. } = manifest;
+        let Manifest {
+            name, version, reconciles, finalizer, watches, grants, secret_fields, ..
+        } = manifest;
         writeln!(f, "plugin      {name} {version}")?;
         writeln!(f, "digest      {digest}")?;
         writeln!(f, "size        {bytes} bytes")?;
@@ -43,6 +45,9 @@ impl fmt::Display for ComponentInspection {
         }
         for request in requested_grants(grants) {
             writeln!(f, "asks for    {request}")?;
+        }
+        for path in secret_fields {
+            writeln!(f, "asks for    the Secrets that {path} names")?;
         }
         imports.iter().try_for_each(|import| writeln!(f, "imports     {import}"))
     }
@@ -73,7 +78,7 @@ impl ComponentInspection {
 }
 
 fn requested_grants(grants: &Grants) -> Vec<String> {
-    let Grants { kubernetes, redis, probes, safety } = grants;
+    let Grants { kubernetes, redis, probes, safety, pod_security, secrets } = grants;
     let kubernetes = kubernetes.iter().map(|grant| {
         let force = if grant.force { ", with force" } else { "" };
         let (verbs, scope) = (grant.verbs.join(", "), grants::scope_name(grant.scope));
@@ -88,7 +93,9 @@ fn requested_grants(grants: &Grants) -> Vec<String> {
         };
         format!("safety: {field} is {path}, which allows {loss}")
     });
-    kubernetes.chain(redis).chain(probes).chain(safety).collect()
+    let pods = pod_security.iter().map(|word| format!("Pods with {word}"));
+    let secrets = secrets.iter().map(|secret| format!("the Secret {secret}"));
+    kubernetes.chain(redis).chain(probes).chain(pods).chain(secrets).chain(safety).collect()
 }
 
 /// The reason why a component file cannot be inspected.
@@ -189,12 +196,16 @@ mod tests {
             "redis": {"commands": ["+info"], "verbs": ["meet"]},
             "probes": [8080],
             "safety": {"dataLoss": ".spec.loss", "tailLoss": ".spec.onDeath"},
+            "podSecurity": ["hostPath"],
+            "secrets": ["ca"],
         });
         let expected = [
             "v1/ConfigMap: get, apply (scope owned, with force)",
             "redis: +info",
             "redis: meet",
             "to probe port 8080",
+            "Pods with hostPath",
+            "the Secret ca",
             "safety: dataLoss is .spec.loss, which allows the loss of all data, where it is `acceptable`",
             "safety: tailLoss is .spec.onDeath, which allows the loss of writes that are not replicated, where it \
              is `force`",

@@ -78,8 +78,8 @@ impl TryFrom<Value> for GrantSetting {
             return Ok(Self::AsRequested);
         }
         serde_json::from_value(value).map(Self::Granted).map_err(|error| {
-            format!("grants: {error}; use `{AS_REQUESTED}`, or list `kubernetes`, `redis`, `probes` and \
-                 `safety` grants")
+            format!("grants: {error}; use `{AS_REQUESTED}`, or list `kubernetes`, `redis`, `probes`, `safety`, \
+                 `podSecurity` and `secrets` grants")
         })
     }
 }

@@ -604,8 +604,10 @@ fn the_manifest_asks_for_the_grants_that_are_used() {
     for made in workload::objects(owner, &spec) {
         assert!(granted.contains(&made["kind"].as_str().unwrap()), "{}", workload::title(&made));
     }
-    for path in [&manifest.grants.safety.data_loss, &manifest.grants.safety.tail_loss] {
-        let pointer = path.as_ref().unwrap().replace('.', "/");
+    let safety = &manifest.grants.safety;
+    let safety = [&safety.data_loss, &safety.tail_loss].into_iter().flatten();
+    for path in safety.chain(&manifest.secret_fields) {
+        let pointer = path.replace('.', "/");
         let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
         let pointer = pointer.replace('/', "/properties/");
         assert!(schema.pointer(&pointer).is_some(), "{pointer}");

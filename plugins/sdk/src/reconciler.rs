@@ -49,5 +49,6 @@ pub fn manifest() -> Manifest {
         watches: Vec::new(),
         grants: Grants::default(),
         parameters: None,
+        secret_fields: Vec::new(),
     }
 }

@@ -3,7 +3,7 @@
 //! WIT records can never get another field, so every document that may grow is JSON. This crate defines its
 //! shape once for both sides: [`manifest`] (the answer of `describe`), [`reconcile`] (argument and results),
 //! [`instance`], [`snapshot`], [`action`], [`fact`] and [`probe`], plus the command table ([`command`]) and
-//! the names that plugins cannot use ([`reserved`]).
+//! the names that plugins cannot use ([`reserved`]), and what their Pods may use ([`pod_permission`]).
 //!
 //! Invariants:
 //! - A document written by an older plugin stays readable: new fields have defaults.
@@ -23,6 +23,7 @@ pub mod fact;
 pub mod guard_id;
 pub mod instance;
 pub mod manifest;
+pub mod pod_permission;
 pub mod primitives;
 pub mod probe;
 pub mod reconcile;

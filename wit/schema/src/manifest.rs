@@ -9,7 +9,9 @@ use alloc::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{action::Verb, command::check_acl_rule, primitives::nearest};
+use crate::{
+    action::Verb, command::check_acl_rule, pod_permission::PodPermission, primitives::nearest,
+};
 
 /// A plugin's description of itself. It lists every grant that the plugin needs; it grants nothing itself.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
@@ -33,6 +35,32 @@ pub struct Manifest {
     /// JSON Schema of the plugin's parameters; if absent, the plugin has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parameters: Option<Value>,
+    /// Paths of the fields of a reconciled object (`.spec.auth.secretName`) that contain names of Secrets. A path
+    /// begins with `.spec.` and continues into each item of a list. The Pods, the templates and the instances of
+    /// the plugin may use only the Secrets that these fields name, and those of [`Grants::secrets`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret_fields: Vec<String>,
+}
+
+impl Manifest {
+    /// Returns the problems of `secretFields`, each with the way to fix it; empty if there are none.
+    #[must_use]
+    pub fn secret_field_faults(&self) -> Vec<String> {
+        let is_path = |path: &str| {
+            path.strip_prefix(".spec.").is_some_and(|rest| {
+                rest.split('.').all(|name| !name.is_empty() && !name.contains(['[', ']', '\\']))
+            })
+        };
+        let wrong = self.secret_fields.iter().filter(|path| !is_path(path));
+        wrong
+            .map(|path| {
+                format!(
+                    "`{path}` is not a path of `secretFields`: write names of fields below `.spec`, as in \
+                     `.spec.auth.secretName`; a path continues into each item of a list by itself"
+                )
+            })
+            .collect()
+    }
 }
 
 /// A kind by its group, version and name.
@@ -120,6 +148,13 @@ pub struct Grants {
     /// Where a reconciled object contains its safety policy.
     #[serde(default, skip_serializing_if = "SafetyPaths::is_empty")]
     pub safety: SafetyPaths,
+    /// What Pods and Pod templates that the plugin writes may use: words of [`PodPermission`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pod_security: Vec<String>,
+    /// Secrets that Pods, templates and instances may use although the reconciled object does not name them:
+    /// `NAME` in the namespace of the reconciled object, or `NAMESPACE/NAME`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
 }
 
 /// The verbs of a Kubernetes grant.
@@ -134,7 +169,7 @@ impl Grants {
     /// Returns the problems of these grants, each with the way to fix it; empty if there are none.
     #[must_use]
     pub fn faults(&self) -> Vec<String> {
-        let Self { kubernetes, redis, probes: _, safety } = self;
+        let Self { kubernetes, redis, probes: _, safety, pod_security, secrets } = self;
         let mut faults = Vec::new();
         let mut granted = BTreeSet::new();
         for KubernetesGrant { name, verbs, .. } in kubernetes {
@@ -155,6 +190,10 @@ impl Grants {
             redis.commands.iter().filter_map(|rule| Some(check_acl_rule(rule).err()?.to_string())),
         );
         faults.extend(safety.faults());
+        let words = || PodPermission::ALL.iter().map(|permission| permission.as_str());
+        let unknown_word = |word: &String| unknown("permission of podSecurity", word, words());
+        faults.extend(pod_security.iter().filter_map(unknown_word));
+        faults.extend(secrets.iter().filter_map(|secret| secret_fault(secret)));
         faults
     }
 }
@@ -174,6 +213,14 @@ fn unknown<'a>(
             format!("`{word}` is not a {what}; use one of {}", known.collect::<Vec<_>>().join(", "))
         }
     })
+}
+
+/// Returns the problem of an entry of `secrets`.
+fn secret_fault(entry: &str) -> Option<String> {
+    let (namespace, name) = entry.split_once('/').unwrap_or(("any", entry));
+    let is_name = !namespace.is_empty() && !name.is_empty() && !name.contains(['/', '*']);
+    (!is_name)
+        .then(|| format!("`{entry}` is not the name of a Secret: write NAME or NAMESPACE/NAME"))
 }
 
 /// Permission to use one Kubernetes kind.
@@ -316,6 +363,21 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_field_is_below_the_spec() {
+        let faulty = |path: &str| {
+            let mut manifest: Manifest = serde_json::from_str(WHOLE).unwrap();
+            manifest.secret_fields = [path.to_string()].into();
+            manifest.secret_field_faults().join("; ")
+        };
+        assert_eq!(faulty(".spec.auth.secretName"), "");
+        for path in
+            ["", ".", ".spec", ".spec.", ".metadata.name", "spec.a", ".spec..a", ".spec.a[b=c]"]
+        {
+            assert!(faulty(path).contains("as in `.spec.auth.secretName`"), "{path}");
+        }
+    }
+
+    #[test]
     fn each_verb_and_rule_of_a_grant_is_checked() {
         let config_map = |verbs: &str, scope: &str| {
             format!(
@@ -355,6 +417,11 @@ mod tests {
             (r#"{"safety": {"dataLoss": ".spec."}}"#.into(), Some("not a field below")),
             (r#"{"safety": {"dataLoss": ".spec..a"}}"#.into(), Some("not a field below")),
             (r#"{"safety": {"dataLoss": ".specs.a"}}"#.into(), Some("not a field below")),
+            (r#"{"podSecurity": ["hostPath", "serviceAccount"]}"#.into(), None),
+            (r#"{"podSecurity": ["hostPaths"]}"#.into(), Some("did you mean `hostPath`?")),
+            (r#"{"podSecurity": ["all"]}"#.into(), Some("use one of capabilities, hostIPC")),
+            (r#"{"secrets": ["a", "n/a"]}"#.into(), None),
+            (r#"{"secrets": ["*"]}"#.into(), Some("write NAME or NAMESPACE/NAME")),
         ];
         for (text, expected) in rows {
             let grants: Grants = serde_json::from_str(&text).unwrap();

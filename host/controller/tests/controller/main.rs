@@ -65,6 +65,7 @@ fn manifest(finalizer: bool) -> Manifest {
         watches,
         grants: Default::default(),
         parameters: None,
+        secret_fields: Vec::new(),
     }
 }
 

@@ -9,15 +9,15 @@ use tholepin_core::{
     port::{ApplyRequest, DeleteRequest},
     step::APPLY_STATUS,
 };
-use tholepin_schema::manifest::{KindName, KubernetesGrant};
+use tholepin_schema::manifest::KubernetesGrant;
 
 use super::{current, in_scope};
 use crate::{
-    credentials, grant, left_to_people,
+    left_to_people,
     object_scope::{self, ObjectUse},
     ownership,
     plan_steps::{self, KnownStateBefore},
-    precondition,
+    pod_security, precondition,
     reconcile_context::ReconcileContext,
     stop_check,
 };
@@ -47,7 +47,6 @@ pub(super) async fn apply(
         reference.namespace = namespace;
     }
     object_scope::check_intent(&context.scope, granted, &reference, &object)?;
-    only_named_secrets(&context.scope.object, &object)?;
     let intent = ApplyRequest {
         field_manager: context.scope.field_manager(),
         object,
@@ -76,6 +75,7 @@ async fn apply_once(
     found: Option<&Value>,
     steps: &mut Vec<PlanStep>,
 ) -> Answer {
+    pod_security::check_apply(&context.scope, reference, &intent.object, found)?;
     let mut request = intent.clone();
     match found {
         Some(found) => {
@@ -147,26 +147,6 @@ async fn changed_meanwhile(
     }
     let live = current(context, reference, ReadMode::Live).await?;
     Ok((precondition::version(live.as_deref()) != precondition::version(found)).then_some(live))
-}
-
-/// Checks that the templates of a Secret (`${secret:NAME/KEY}`) name only Secrets that the object's author
-/// named. A template copies a value that the plugin itself never sees.
-fn only_named_secrets(reconciled: &Value, intent: &Value) -> Result<(), CallError> {
-    const TEMPLATE: &str = "${secret:";
-    let texts = intent.get("stringData").and_then(Value::as_object).into_iter().flatten();
-    for text in texts.filter_map(|(_, value)| value.as_str()) {
-        for template in text.split(TEMPLATE).skip(1) {
-            let name = template.split(['/', '}']).next().unwrap_or_default();
-            let kind = KindName { api_version: "v1".to_owned(), kind: "Secret".to_owned() };
-            let secret = ObjectRef { kind, namespace: String::new(), name: name.to_owned() };
-            grant::not_reserved(&secret)?;
-            if !credentials::names_secret(reconciled, name) {
-                let text = format!("the object's spec does not name the Secret `{name}`");
-                return Err(CallError::Denied(text));
-            }
-        }
-    }
-    Ok(())
 }
 
 pub(super) async fn apply_status(
@@ -290,6 +270,7 @@ async fn patch_once(
     found: &Value,
     steps: &mut Vec<PlanStep>,
 ) -> Answer {
+    pod_security::check_patch(&context.scope, object, found, patch)?;
     let mut sent = patch.clone();
     precondition::add(context, object, &mut sent, found)?;
     stop_check::before_patch(context, object, found, &sent).await?;

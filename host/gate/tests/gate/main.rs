@@ -12,6 +12,7 @@ mod members;
 mod name_conflict;
 mod ownership;
 mod plan;
+mod pod_security;
 mod policy;
 mod probe;
 mod restore_settings;
@@ -75,7 +76,8 @@ impl GateFixture {
     fn new(grants: Grants, mode: WriteMode) -> Self {
         let world = Arc::new(FakeCluster::default());
         let mut thing = object("tests.tholepin.dev/v1", "Thing", "me", None);
-        thing["spec"] = json!({"secret": "mine"});
+        // `.spec.secret` is a declared field, `.spec.note` is not.
+        thing["spec"] = json!({"secret": "mine", "note": "noted"});
         world.put(thing.clone());
         for (name, owner) in [("mine", Some("me")), ("theirs", Some("them")), ("free", None)] {
             world.put(object("v1", "ConfigMap", name, owner));
@@ -99,6 +101,7 @@ impl GateFixture {
             key: key.clone(),
             object: Arc::new(thing),
             grants: Arc::new(grants),
+            secret_fields: Arc::new(vec![".spec.secret".to_owned()]),
             parameters: Arc::new(json!({"a": 1})),
             mode,
             urgent: CancellationToken::new(),
@@ -205,6 +208,7 @@ async fn a_secret_that_the_object_does_not_name_cannot_be_copied() {
     for (template, applied) in [
         ("x${secret:mine/k}", true),
         ("${secret:mine/k}${secret:other/k}", false),
+        ("${secret:noted/k}", false),
         ("${secret:tholepin-credentials-x/k}", false),
     ] {
         let mut intent = object("v1", "Secret", "copy", Some("me"));
@@ -367,6 +371,7 @@ async fn a_secret_is_read_only_if_the_object_names_it() {
     for (change, reads) in [
         (json!({"credentials": {"secret": "tholepin-credentials-x", "key": "k"}}), false),
         (json!({"credentials": {"secret": "other", "key": "k"}}), false),
+        (json!({"credentials": {"secret": "noted", "key": "k"}}), false),
         (json!({"credentials": {"secret": "tholepin-credentials-x", "key": "k"}}), false),
         (json!({"credentials": {"secret": "mine", "key": "k"}}), true),
         (json!({"namespace": "elsewhere"}), false),

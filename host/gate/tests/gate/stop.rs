@@ -165,7 +165,8 @@ async fn any_write_that_ends_the_primary_or_both_members_is_refused() {
     refused(shard.patch(pod(), label).await, still_serves);
     let orphan = json!({"metadata": {"ownerReferences": []}});
     refused(shard.patch(pod(), orphan).await, still_serves);
-    let image = json!({"spec": {"containers": [{"name": "redis", "image": "other"}]}});
+    let image = json!({"spec": {"automountServiceAccountToken": false,
+        "containers": [{"name": "redis", "image": "other"}]}});
     refused(shard.patch(pod(), image).await, still_serves);
 
     let both = "it would stop 2 members at once, among them `set-0` and `set-1`";

@@ -256,6 +256,10 @@ fn check_manifest(name: &PluginName, manifest: &Manifest) -> Result<(), PluginRe
             "the manifest of `{name}` has no kind in `reconciles`; add the kind that the plugin reconciles"
         ));
     }
+    let faults = manifest.secret_field_faults();
+    if !faults.is_empty() {
+        return invalid(format!("the manifest of `{name}`: {}", faults.join("; ")));
+    }
     for kind in &manifest.reconciles {
         let Some(crd) = &kind.crd else { continue };
         let text = |path: &str| crd.pointer(path).and_then(Value::as_str).unwrap_or_default();

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tholepin_sdk::{
     Error, GrantScope, Grants, Host, KindName, KubernetesGrant, Manifest, ObjectRef, ReadMode,
     ReconcileFailure, ReconcileOutcome, ReconcileRequest, ReconciledKind, Reconciler, Violation,
-    WatchMapping, WatchedKind,
+    WatchMapping, WatchedKind, manifest,
 };
 
 /// The text before the `Greeting`'s own in the ConfigMap.
@@ -56,6 +56,7 @@ impl Reconciler for ConfigMaker {
                 "properties": {"suffix": {"type": "string"}},
                 "additionalProperties": false
             })),
+            ..manifest()
         }
     }
 

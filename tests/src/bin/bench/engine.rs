@@ -108,6 +108,7 @@ impl BenchEngine {
             key: key.clone(),
             object: stored.clone(),
             grants: plugin.grants.clone(),
+            secret_fields: Arc::new(plugin.manifest.secret_fields.clone()),
             parameters: plugin.parameters.clone(),
             mode: WriteMode::Live,
             urgent: CancellationToken::new(),
