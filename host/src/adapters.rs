@@ -22,6 +22,9 @@ use tokio_util::sync::CancellationToken;
 /// The most calls and the most writes of one reconcile.
 const CALLS_MAX: u32 = 2_000;
 const WRITES_MAX: u32 = 500;
+/// The most bytes of the host's memory that the calls of one reconcile may use; see
+/// [`ReconcileScope::bytes_max`].
+const BYTES_MAX: usize = 24 << 20;
 
 /// The machine's random bytes.
 pub(crate) struct SystemEntropy;
@@ -146,6 +149,10 @@ impl HostCalls for GateCallContextAdapter {
     ) -> BoxedFuture<'a, Answer> {
         self.0.perform(context, call)
     }
+
+    fn spend_bytes(&self, bytes: usize) -> Result<(), CallError> {
+        self.0.spend_bytes(bytes)
+    }
 }
 
 impl ReconcileHostCalls for GateCallContextAdapter {
@@ -216,5 +223,6 @@ fn scope(
         urgent,
         calls_max: CALLS_MAX,
         writes_max: WRITES_MAX,
+        bytes_max: BYTES_MAX,
     }
 }

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use tholepin_core::{Answer, BoxedFuture, Call, HostCalls, PluginCallerIdentity};
+use tholepin_core::{Answer, BoxedFuture, Call, CallError, HostCalls, PluginCallerIdentity};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -98,6 +98,10 @@ impl HostCalls for PermitReleasingHostCalls {
         call: Call,
     ) -> BoxedFuture<'a, Answer> {
         Box::pin(self.permit.release_during(self.calls.perform(context, call)))
+    }
+
+    fn spend_bytes(&self, bytes: usize) -> Result<(), CallError> {
+        self.calls.spend_bytes(bytes)
     }
 }
 

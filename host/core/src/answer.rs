@@ -105,6 +105,55 @@ impl CallError {
         }
     }
 
+    /// Returns the text of the error, which can repeat what the plugin passed.
+    #[must_use]
+    pub const fn text(&self) -> Option<&String> {
+        match self {
+            Self::NotFound(text)
+            | Self::Conflict(text)
+            | Self::Denied(text)
+            | Self::Refused(text)
+            | Self::Busy(text)
+            | Self::NeedsApproval(text)
+            | Self::Timeout(text)
+            | Self::Gone(text)
+            | Self::Transient(text)
+            | Self::Invalid(text)
+            | Self::Unsupported(text)
+            | Self::PlanEnds(text)
+            | Self::Other(text) => Some(text),
+            Self::Interrupted | Self::Throttled(_) => None,
+        }
+    }
+
+    /// Cuts the text to this many bytes, because it can repeat what the plugin passed.
+    #[must_use]
+    pub fn cut(mut self, bytes_max: usize) -> Self {
+        match &mut self {
+            Self::NotFound(text)
+            | Self::Conflict(text)
+            | Self::Denied(text)
+            | Self::Refused(text)
+            | Self::Busy(text)
+            | Self::NeedsApproval(text)
+            | Self::Timeout(text)
+            | Self::Gone(text)
+            | Self::Transient(text)
+            | Self::Invalid(text)
+            | Self::Unsupported(text)
+            | Self::PlanEnds(text)
+            | Self::Other(text) => {
+                if bytes_max < text.len() {
+                    text.truncate(text.floor_char_boundary(bytes_max));
+                    text.push_str("…(cut)");
+                    text.shrink_to_fit();
+                }
+            }
+            Self::Interrupted | Self::Throttled(_) => {}
+        }
+        self
+    }
+
     /// Returns a stable name for labels and events, from a closed set.
     #[must_use]
     pub const fn reason(&self) -> &'static str {

@@ -2,14 +2,15 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeStruct as _};
 use serde_json::Value;
 use tholepin_schema::{manifest::KindName, probe::PodPortProbe};
 
 /// One host call of a plugin.
 ///
 /// Serialises as `{"interface": …, "function": …, "arguments": …}`, the names being those of the
-/// WIT, so that a saved call can be read beside the contract.
+/// WIT, so that a saved call can be read beside the contract. Arguments are in alphabetical order, as are the
+/// fields of a document: a replay that has a call as a document computes the same digest of it.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(tag = "interface", rename_all = "kebab-case")]
 pub enum Call {
@@ -22,7 +23,7 @@ pub enum Call {
 }
 
 /// A reference to an object.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectRef {
     /// Its kind.
@@ -33,6 +34,18 @@ pub struct ObjectRef {
     pub namespace: String,
     /// Its name.
     pub name: String,
+}
+
+impl Serialize for ObjectRef {
+    /// Writes the fields in alphabetical order. Their order in the type is that in which references are sorted.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("ObjectRef", 4)?;
+        fields.serialize_field("apiVersion", &self.kind.api_version)?;
+        fields.serialize_field("kind", &self.kind.kind)?;
+        fields.serialize_field("name", &self.name)?;
+        fields.serialize_field("namespace", &self.namespace)?;
+        fields.end()
+    }
 }
 
 impl fmt::Display for ObjectRef {
@@ -69,42 +82,42 @@ pub enum KubernetesCall {
     /// Reads one object.
     #[serde(rename_all = "camelCase")]
     Get {
+        /// Field paths to keep (`.spec`, `.status.phase`); everything if empty. Identity
+        /// (`apiVersion`, `kind`, `metadata`) is always kept.
+        #[serde(default)]
+        fields: Vec<String>,
         /// The object.
         object: ObjectRef,
         /// The source.
         #[serde(default)]
         read: ReadMode,
-        /// Field paths to keep (`.spec`, `.status.phase`); everything if empty. Identity
-        /// (`apiVersion`, `kind`, `metadata`) is always kept.
-        #[serde(default)]
-        fields: Vec<String>,
     },
     /// Reads the objects of a kind in one namespace.
     #[serde(rename_all = "camelCase")]
     List {
+        /// Field paths to keep; everything if empty.
+        #[serde(default)]
+        fields: Vec<String>,
         /// The kind.
         kind: KindName,
         /// The namespace; empty for all, or for a cluster-scoped kind.
         #[serde(default)]
         namespace: String,
-        /// A label selector as kubectl writes it; empty for all.
-        #[serde(default)]
-        selector: String,
         /// The source.
         #[serde(default)]
         read: ReadMode,
-        /// Field paths to keep; everything if empty.
+        /// A label selector as kubectl writes it; empty for all.
         #[serde(default)]
-        fields: Vec<String>,
+        selector: String,
     },
     /// Server-side apply of an object under the plugin's own field manager.
     #[serde(rename_all = "camelCase")]
     Apply {
-        /// The intent: an object with the fields that the plugin will own.
-        object: Value,
         /// Whether to take fields from other managers; needs a grant.
         #[serde(default)]
         force: bool,
+        /// The intent: an object with the fields that the plugin will own.
+        object: Value,
     },
     /// Server-side apply of the status subresource under the plugin's own field manager.
     ApplyStatus {
@@ -121,27 +134,27 @@ pub enum KubernetesCall {
     /// Deletes one object.
     #[serde(rename_all = "camelCase")]
     Delete {
-        /// The object.
-        object: ObjectRef,
-        /// Deletes only an object with this uid.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        uid: Option<String>,
-        /// Deletes only this resource version.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        resource_version: Option<String>,
         /// Seconds until a Pod is killed; its own grace period if absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         grace_seconds: Option<u32>,
+        /// The object.
+        object: ObjectRef,
+        /// Deletes only this resource version.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        resource_version: Option<String>,
+        /// Deletes only an object with this uid.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uid: Option<String>,
     },
     /// Publishes an event about the reconciled object. Repeats of one event are merged.
     #[serde(rename_all = "camelCase")]
     Publish {
         /// The type.
         event_type: EventType,
-        /// A stable CamelCase name.
-        reason: String,
         /// One line for people.
         message: String,
+        /// A stable CamelCase name.
+        reason: String,
     },
     /// Reads the warning events about one object.
     Warnings {
@@ -168,10 +181,10 @@ pub enum RedisCall {
     },
     /// Performs actions under guards.
     Act {
-        /// The instance.
-        instance: Value,
         /// The actions (`tholepin_schema::action::Action`), in waves by `after`.
         actions: Vec<Value>,
+        /// The instance.
+        instance: Value,
     },
 }
 
@@ -179,14 +192,14 @@ pub enum RedisCall {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pipeline {
-    /// The instance.
-    pub instance: Value,
-    /// The member, by the name of its Pod.
-    pub pod: String,
     /// The commands with their arguments: any bytes.
     pub commands: Vec<Vec<Vec<u8>>>,
     /// How long the whole pipeline may take, at most 5000 ms.
     pub deadline_ms: u32,
+    /// The instance.
+    pub instance: Value,
+    /// The member, by the name of its Pod.
+    pub pod: String,
 }
 
 /// A call of `tholepin:runtime`.
@@ -218,15 +231,6 @@ pub enum PluginRuntimeCall {
         /// The line.
         message: String,
     },
-}
-
-/// The key of a recorded answer: the call, and how many equal calls the reconcile made before.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize, Serialize)]
-pub struct RecordedCallKey {
-    /// The call as [`Call::to_json`] returns it.
-    pub call: String,
-    /// How many equal calls the reconcile made before.
-    pub occurrence: u32,
 }
 
 impl Call {
@@ -317,5 +321,66 @@ mod tests {
         );
         let back: Call = serde_json::from_str(&call.to_json()).unwrap();
         assert_eq!(back, call);
+    }
+
+    #[test]
+    fn the_arguments_are_in_the_order_of_a_document() {
+        let kind = || KindName { api_version: "v1".into(), kind: "K".into() };
+        let object = || ObjectRef { kind: kind(), namespace: "n".into(), name: "x".into() };
+        let (read, fields) = (ReadMode::Live, vec![".a".to_owned()]);
+        let pipeline = || Pipeline {
+            commands: vec![vec![b"GET".to_vec()]],
+            deadline_ms: 1,
+            instance: json!({"port": 1}),
+            pod: "p".into(),
+        };
+        let kubernetes = [
+            KubernetesCall::Get { fields: fields.clone(), object: object(), read },
+            KubernetesCall::List {
+                fields,
+                kind: kind(),
+                namespace: "n".into(),
+                read,
+                selector: "a=b".into(),
+            },
+            KubernetesCall::Apply { force: true, object: json!({"b": 1, "a": 2}) },
+            KubernetesCall::ApplyStatus { object: json!({}) },
+            KubernetesCall::MergePatch { object: object(), patch: json!({}) },
+            KubernetesCall::Delete {
+                grace_seconds: Some(1),
+                object: object(),
+                resource_version: Some("1".into()),
+                uid: Some("u".into()),
+            },
+            KubernetesCall::Publish {
+                event_type: EventType::Normal,
+                message: "m".into(),
+                reason: "R".into(),
+            },
+            KubernetesCall::Warnings { object: object() },
+        ];
+        let redis = [
+            RedisCall::Pipeline(pipeline()),
+            RedisCall::FanOut { pipelines: vec![pipeline()] },
+            RedisCall::Observe { instance: json!({}) },
+            RedisCall::Act { actions: vec![json!({})], instance: json!({}) },
+        ];
+        let probe =
+            PodPortProbe { deadline_ms: 1, get: Some("/".into()), pod: "p".into(), port: 1 };
+        let runtime = [
+            PluginRuntimeCall::Random { bytes: 1 },
+            PluginRuntimeCall::Wait { facts: vec![json!({})], ms: 1 },
+            PluginRuntimeCall::Probe(probe),
+            PluginRuntimeCall::Log { level: "info".into(), message: "m".into() },
+        ];
+        let calls = kubernetes.map(Call::Kubernetes).into_iter();
+        let calls = calls.chain(redis.map(Call::Redis)).chain(runtime.map(Call::Runtime));
+        for call in calls {
+            let text = call.to_json();
+            let (_, arguments) = text.split_once(r#""arguments":"#).unwrap();
+            let arguments = arguments.strip_suffix('}').unwrap();
+            let document: Value = serde_json::from_str(arguments).unwrap();
+            assert_eq!(document.to_string(), arguments, "{}", call.function());
+        }
     }
 }

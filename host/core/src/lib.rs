@@ -9,6 +9,7 @@
 //! - A recorded call is found by its [`RecordedCallKey`], never by its position.
 //! - A secret value never appears in a call or an answer: only its fingerprint.
 
+mod about;
 mod accepted;
 mod answer;
 mod call;
@@ -23,14 +24,14 @@ mod recording;
 pub mod report;
 mod reserved_object;
 mod resp;
+pub mod size;
 pub mod step;
 mod subscribed_wakes;
 
 pub use accepted::AcceptedSpec;
 pub use answer::{Answer, CallError, Reply};
 pub use call::{
-    Call, EventType, KubernetesCall, ObjectRef, Pipeline, PluginRuntimeCall, ReadMode,
-    RecordedCallKey, RedisCall,
+    Call, EventType, KubernetesCall, ObjectRef, Pipeline, PluginRuntimeCall, ReadMode, RedisCall,
 };
 pub use error_chain::ErrorChain;
 pub use name::{PluginName, PluginNameError, ReconcileKey, RevisionDigest};
@@ -39,7 +40,7 @@ pub use object::{
     WatchedStoreObject,
 };
 pub use perform::{BoxedFuture, HostCalls, PluginCallerIdentity, WriteMode};
-pub use recording::{RecordedCall, Recording};
+pub use recording::{CallDigest, CallRecord, RecordedCall, RecordedCallKey, Recording};
 pub use report::{ReconcileHeader, ReconcileReport, ReconcileResult};
 pub use reserved_object::reserved_object;
 pub use resp::{RespNode, RespReply};

@@ -4,7 +4,7 @@ use std::{future::Future, pin::Pin, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Answer, Call, PluginName, ReconcileKey, RevisionDigest};
+use crate::{Answer, Call, CallError, PluginName, ReconcileKey, RevisionDigest};
 
 /// A future that can be kept behind a trait object.
 pub type BoxedFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -49,4 +49,14 @@ pub trait HostCalls: Send + Sync {
         context: &'a PluginCallerIdentity,
         call: Call,
     ) -> BoxedFuture<'a, Answer>;
+
+    /// Spends bytes of what the guest call may use of the host's memory. The guest runtime spends those of an
+    /// argument before it parses it.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`CallError::Throttled`] if fewer bytes are left. Then the guest call gets no more calls.
+    ///
+    /// [`CallError::Throttled`]: crate::CallError::Throttled
+    fn spend_bytes(&self, bytes: usize) -> Result<(), CallError>;
 }

@@ -17,7 +17,7 @@ pub use kubernetes::{
 pub use prober::PodPortProber;
 pub use redis::{
     InstanceMembers, MemberPod, PerformedAction, PollDetail, PollReport, Redis, RedisCredentials,
-    RedisPollStream,
+    RedisPollStream, ReplyRoom,
 };
 pub use watches::{
     HostFieldsWriter, StoreSubscription, WatchLease, WatchScope, WatchSource, WatchState,

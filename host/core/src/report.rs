@@ -232,9 +232,11 @@ mod tests {
     fn a_recording_becomes_a_report_that_reads_back() {
         let mut recording = Recording::default();
         let now = Call::Runtime(PluginRuntimeCall::Now);
-        recording.keep(now.clone(), 0, Ok(Reply::Number(7)), vec![event()]);
+        let key = recording.key(&now);
+        recording.keep(now.clone(), key, Ok(Reply::Number(7)), vec![event()]);
         let end = Err(CallError::PlanEnds("the reply to `INCR a` on `p-0`".into()));
-        recording.keep(now.clone(), 1, end, Vec::new());
+        let key = recording.key(&now);
+        recording.keep(now.clone(), key, end, Vec::new());
         let report = ReconcileReport::new(header(), &recording, answered(), 3);
         assert_eq!(report.stops.as_deref(), Some("the reply to `INCR a` on `p-0`"));
         assert!(!report.has_work() && !report.is_quiet() && report.is_answered());
@@ -245,13 +247,10 @@ mod tests {
     #[test]
     fn the_number_of_calls_is_bounded() {
         let mut recording = Recording::default();
-        for number in 0..250 {
-            recording.keep(
-                Call::Runtime(PluginRuntimeCall::Now),
-                number,
-                Ok(Reply::Done),
-                Vec::new(),
-            );
+        let now = Call::Runtime(PluginRuntimeCall::Now);
+        for _ in 0..250 {
+            let key = recording.key(&now);
+            recording.keep(now.clone(), key, Ok(Reply::Done), Vec::new());
         }
         let report = ReconcileReport::new(header(), &recording, answered(), 3);
         assert_eq!((report.calls.len(), report.calls_left_out), (200, 50));

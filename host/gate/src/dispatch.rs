@@ -8,8 +8,7 @@ use tholepin_core::{
 use tracing::{debug, error, info, trace, warn};
 
 use crate::{
-    kubernetes, plan_steps, probe, reconcile_context::ReconcileContext, redis, restore_settings,
-    wait,
+    kubernetes, probe, reconcile_context::ReconcileContext, redis, restore_settings, wait,
 };
 
 /// The most random bytes that one call returns.
@@ -43,8 +42,14 @@ impl ReconcileContext {
         .increment(1);
     }
 
+    /// Answers a call within the budget.
+    async fn within_budget(&self, call: &Call, steps: &mut Vec<PlanStep>) -> Answer {
+        self.spend_budget(call)?;
+        let answer = self.answer(call.clone(), steps).await;
+        self.spend_on_answer(call, answer, steps)
+    }
+
     async fn answer(&self, call: Call, steps: &mut Vec<PlanStep>) -> Answer {
-        self.spend_budget(&call)?;
         let ended = self.end_of_plan();
         match (call, ended) {
             (
@@ -103,19 +108,23 @@ impl HostCalls for ReconcileContext {
         call: Call,
     ) -> BoxedFuture<'a, Answer> {
         Box::pin(async move {
-            let occurrence = self.occurrence(&call);
+            let key = self.recording_key(&call);
             let mut steps = Vec::new();
-            let answer = self.answer(call.clone(), &mut steps).await;
+            let answer = self.within_budget(&call, &mut steps).await;
             if let Err(error) = &answer {
                 debug!(function = call.function(), reason = error.reason(), %error, "call failed");
                 // A call after the end of the plan is no step of it.
                 if steps.is_empty() && !matches!(error, CallError::PlanEnds(_)) {
-                    steps = plan_steps::not_sent(&call, error);
+                    steps = self.steps_of_failed(&call, error);
                 }
             }
             self.count(&call, &answer);
-            self.record(call, occurrence, answer.clone(), steps);
+            self.record(call, key, answer.clone(), steps);
             answer
         })
+    }
+
+    fn spend_bytes(&self, bytes: usize) -> Result<(), CallError> {
+        self.spend_memory(bytes)
     }
 }

@@ -119,7 +119,7 @@ async fn list(
         })
     };
     let kept = found.iter().filter(reaches).map(|object| field::keep(object, fields));
-    Ok(Reply::Documents(kept.collect()))
+    Ok(Reply::Documents(context.collect_documents(kept)?))
 }
 
 /// The scope of the grant for events decides about which objects warnings may be read.

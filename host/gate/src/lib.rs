@@ -37,6 +37,7 @@ use tokio::sync::watch;
 mod absence_tracker;
 mod act;
 mod allow_start;
+mod budget;
 mod container_ended;
 mod credentials;
 mod current_members;

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 use tholepin_core::{
-    Answer, Call, CallError, ObjectRef, PlanStep, Recording, WriteMode,
+    Answer, Call, CallError, ObjectRef, PlanStep, RecordedCallKey, Recording, WriteMode,
     port::{InstanceMembers, Kubernetes, WatchedStoreView},
 };
 use tholepin_schema::{
@@ -35,16 +35,23 @@ pub struct ReconcileContext {
     usage: Mutex<ReconcileContextState>,
 }
 
+/// What a reconcile has spent of its budget.
+#[derive(Debug, Default)]
+pub(crate) struct SpentBudget {
+    pub(crate) calls: u32,
+    pub(crate) writes: u32,
+    pub(crate) bytes: usize,
+}
+
 /// The part of a reconcile's state that its calls change.
-struct ReconcileContextState {
+pub(crate) struct ReconcileContextState {
     /// The store at the start of the reconcile, plus the writes of the reconcile.
     view: Arc<dyn WatchedStoreView>,
     /// Objects that this reconcile wrote or deleted. The view is right about these even if their kind is not
     /// watched.
     written: BTreeSet<ObjectRef>,
     recording: Recording,
-    calls: u32,
-    writes: u32,
+    pub(crate) budget: SpentBudget,
     /// Why the plan has ended; `None` while it goes on.
     ended: Option<String>,
     /// Settings that this reconcile set temporarily (in plan mode: would set), by instance.
@@ -59,8 +66,7 @@ impl ReconcileContext {
             view: gate.ports.kubernetes.view(),
             written: BTreeSet::new(),
             recording: Recording::default(),
-            calls: 0,
-            writes: 0,
+            budget: SpentBudget::default(),
             ended: None,
             suspended: BTreeMap::new(),
             conflicting: BTreeSet::new(),
@@ -69,14 +75,20 @@ impl ReconcileContext {
         Self { gate, scope, kubernetes, usage: Mutex::new(usage) }
     }
 
-    /// Returns how often the same call was made before in this reconcile.
-    pub(crate) fn occurrence(&self, call: &Call) -> u32 {
-        self.usage().recording.key(call).occurrence
+    /// Returns the key under which a call is recorded, and counts the call as made.
+    pub(crate) fn recording_key(&self, call: &Call) -> RecordedCallKey {
+        self.usage().recording.key(call)
     }
 
     /// Records a call with its answer.
-    pub(crate) fn record(&self, call: Call, occurrence: u32, answer: Answer, steps: Vec<PlanStep>) {
-        self.usage().recording.keep(call, occurrence, answer, steps);
+    pub(crate) fn record(
+        &self,
+        call: Call,
+        key: RecordedCallKey,
+        answer: Answer,
+        steps: Vec<PlanStep>,
+    ) {
+        self.usage().recording.keep(call, key, answer, steps);
     }
 
     /// Takes the recording out of the context.
@@ -229,20 +241,7 @@ impl ReconcileContext {
     }
 
     /// Ignores poisoning: each change of the state is a single assignment.
-    fn usage(&self) -> MutexGuard<'_, ReconcileContextState> {
+    pub(crate) fn usage(&self) -> MutexGuard<'_, ReconcileContextState> {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Counts the call against the budget of the reconcile.
-    pub(crate) fn spend_budget(&self, call: &Call) -> Result<(), CallError> {
-        let ReconcileScope { calls_max, writes_max, .. } = self.scope;
-        let mut usage = self.usage();
-        usage.calls = usage.calls.saturating_add(1);
-        usage.writes = usage.writes.saturating_add(u32::from(call.is_write()));
-        if usage.calls <= calls_max && usage.writes <= writes_max {
-            return Ok(());
-        }
-        // This reconcile gets no more calls; the next one has a new budget.
-        Err(CallError::Throttled(1000))
     }
 }

@@ -30,6 +30,9 @@ pub struct ReconcileScope {
     pub calls_max: u32,
     /// The most writes that this reconcile may make.
     pub writes_max: u32,
+    /// The most bytes of the host's memory that the calls of this reconcile may use: the sum of all arguments,
+    /// answers and what is recorded of them, as parsed (`tholepin_core::size`).
+    pub bytes_max: usize,
 }
 
 impl ReconcileScope {

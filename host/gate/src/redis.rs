@@ -5,7 +5,8 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde_json::Value;
 use tholepin_core::{
-    Answer, CallError, Pipeline, PlanStep, RedisCall, Reply, RespNode, RespReply, WriteMode, step,
+    Answer, CallError, Pipeline, PlanStep, RedisCall, Reply, RespNode, RespReply, WriteMode,
+    port::ReplyRoom, step,
 };
 use tholepin_schema::{
     action::Action,
@@ -23,6 +24,9 @@ use crate::{
 const PIPELINE_DEADLINE_MAX: Duration = Duration::from_secs(5);
 /// The most pipelines of one fan-out.
 const FAN_OUT_MAX: usize = 256;
+/// The most bytes of the host's memory that the replies to one call may take, all pipelines of a fan-out together.
+/// An answer that the guest runtime passes to the plugin fits.
+const REPLIES_BYTES_MAX: usize = 4 << 20;
 
 pub(crate) async fn perform(
     context: &ReconcileContext,
@@ -31,7 +35,7 @@ pub(crate) async fn perform(
 ) -> Answer {
     match call {
         RedisCall::Pipeline(pipeline) => {
-            let sent = send(context, &pipeline).await;
+            let sent = send(context, &pipeline, &ReplyRoom::new(REPLIES_BYTES_MAX)).await;
             steps.extend(step(&pipeline, &sent));
             sent.map(Reply::Replies)
         }
@@ -104,7 +108,8 @@ async fn fan_out(
     for pipeline in pipelines {
         admit(context, pipeline)?;
     }
-    let sent = join_all(pipelines.iter().map(|pipeline| send(context, pipeline))).await;
+    let room = ReplyRoom::new(REPLIES_BYTES_MAX);
+    let sent = join_all(pipelines.iter().map(|pipeline| send(context, pipeline, &room))).await;
     steps.extend(pipelines.iter().zip(&sent).filter_map(|(pipeline, sent)| step(pipeline, sent)));
     Ok(Reply::FanOut(sent))
 }
@@ -157,6 +162,7 @@ fn admit_keys(context: &ReconcileContext, line: &[Vec<u8>]) -> Result<(), CallEr
 async fn send(
     context: &ReconcileContext,
     pipeline: &Pipeline,
+    room: &ReplyRoom,
 ) -> Result<Vec<RespReply>, CallError> {
     let access = admit(context, pipeline)?;
     let deadline = Duration::from_millis(pipeline.deadline_ms.into());
@@ -173,7 +179,7 @@ async fn send(
         }
     }
     let port = &context.gate.ports.redis;
-    port.pipeline(&members, &pipeline.pod, &pipeline.commands, deadline).await
+    port.pipeline(&members, &pipeline.pod, &pipeline.commands, deadline, room).await
 }
 
 /// Answers a write in plan mode: with `OK` if the reply can only be that. Otherwise the plan ends, because

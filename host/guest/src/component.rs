@@ -8,7 +8,7 @@ use std::{
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tholepin_core::{BoxedFuture, HostCalls, PluginCallerIdentity, port::GuestError};
+use tholepin_core::{BoxedFuture, HostCalls, PluginCallerIdentity, port::GuestError, size};
 use tholepin_schema::{
     manifest::Manifest,
     reconcile::{ReconcileFailure, ReconcileOutcome, ReconcileRequest, Violation},
@@ -22,7 +22,7 @@ use crate::{
     code::{CompiledCode, CompiledCodeReloadError},
     engine::GuestEngine,
     imports::to_text,
-    limits::{ANSWER_BYTES_MAX, GuestLimits},
+    limits::{ANSWER_BYTES_MAX, GuestLimits, RESULT_BYTES_MAX},
     meter,
     state::{ComputedTooLong, GuestCallContext, GuestState},
     wasi,
@@ -269,6 +269,13 @@ fn parse<T: DeserializeOwned>(export: &'static str, text: &str) -> Result<T, Gue
         let message = format!("it has {} bytes, more than {ANSWER_BYTES_MAX}", text.len());
         return Err(GuestError::BadAnswer { export, message });
     }
+    let bytes = size::json_text(text);
+    if RESULT_BYTES_MAX < bytes {
+        let message = format!(
+            "parsed, it takes up to {bytes} bytes, more than {RESULT_BYTES_MAX}; it has too many small values"
+        );
+        return Err(GuestError::BadAnswer { export, message });
+    }
     serde_json::from_str(text).map_err(|error| bad_answer(export, error))
 }
 
@@ -333,5 +340,13 @@ mod tests {
                 assert!(text.contains(expected) && text.contains(import), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn a_result_of_many_small_values_is_refused_by_its_parsed_size() {
+        let result = |count| format!("[{}0]", r#"{"":0},"#.repeat(count));
+        assert!(parse::<Value>("reconcile", &result(1000)).is_ok());
+        let error = parse::<Value>("reconcile", &result(20_000)).unwrap_err();
+        assert!(error.to_string().contains("too many small values"), "{error}");
     }
 }

@@ -8,9 +8,11 @@ mod kubernetes;
 mod redis;
 mod runtime;
 
+use std::io;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tholepin_core::{Answer, CallError, Reply};
+use tholepin_core::{Answer, CallError, Reply, size};
 
 use crate::{
     bindings::tholepin::types::types::{self, Error},
@@ -47,6 +49,7 @@ impl GuestState {
     /// Parses a JSON argument.
     fn parse_argument<T: DeserializeOwned>(&mut self, what: &str, text: &str) -> Result<T, Error> {
         self.transferred.count_out_of_guest(text.len());
+        self.spend_bytes(size::json_text(text))?;
         serde_json::from_str(text).map_err(|error| Error::Invalid(format!("`{what}`: {error}")))
     }
 
@@ -63,14 +66,20 @@ impl GuestState {
         let Reply::Documents(documents) = answer? else {
             return Err(wrong_type("documents"));
         };
-        let texts: Vec<String> = documents.iter().map(to_text).collect();
-        self.check_size(texts.iter().map(String::len).sum())?;
+        let mut room = ANSWER_BYTES_MAX;
+        let mut texts = Vec::with_capacity(documents.len());
+        for document in &documents {
+            let text = to_bounded_text(document, room)?;
+            room -= text.len();
+            texts.push(text);
+        }
+        self.transferred.count_into_guest(ANSWER_BYTES_MAX - room);
         Ok(texts)
     }
 
     fn bounded(&mut self, document: &Value) -> Result<String, Error> {
-        let text = to_text(document);
-        self.check_size(text.len())?;
+        let text = to_bounded_text(document, ANSWER_BYTES_MAX)?;
+        self.transferred.count_into_guest(text.len());
         Ok(text)
     }
 
@@ -80,9 +89,40 @@ impl GuestState {
             self.transferred.count_into_guest(bytes);
             return Ok(());
         }
-        Err(Error::Invalid(format!(
-            "the answer has {bytes} bytes, more than {ANSWER_BYTES_MAX}; request fewer fields or fewer objects"
-        )))
+        Err(too_large())
+    }
+}
+
+fn too_large() -> Error {
+    Error::Invalid(format!(
+        "the answer has more than {ANSWER_BYTES_MAX} bytes; request fewer fields or fewer objects"
+    ))
+}
+
+/// Serializes a document of at most `bytes_max` bytes. A longer text is not made.
+fn to_bounded_text(document: &Value, bytes_max: usize) -> Result<String, Error> {
+    let mut writer = BoundedWriter { bytes: Vec::new(), bytes_max };
+    serde_json::to_writer(&mut writer, document).map_err(|_| too_large())?;
+    String::from_utf8(writer.bytes).map_err(|_| too_large())
+}
+
+/// A writer that fails on more bytes than its bound.
+struct BoundedWriter {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+}
+
+impl io::Write for BoundedWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes_max < self.bytes.len() + bytes.len() {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -106,12 +146,71 @@ fn wrong_type(expected: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::GuestLimits;
+    use crate::{GuestLimits, state::GuestCallContext};
+    use tholepin_core::{BoxedFuture, Call, HostCalls, PluginCallerIdentity, RevisionDigest};
+
+    /// Has this many bytes in all, and performs nothing.
+    struct BoundedCalls(usize);
+
+    impl HostCalls for BoundedCalls {
+        fn perform<'a>(&'a self, _: &'a PluginCallerIdentity, _: Call) -> BoxedFuture<'a, Answer> {
+            Box::pin(async { Ok(Reply::Done) })
+        }
+
+        fn spend_bytes(&self, bytes: usize) -> Result<(), CallError> {
+            if bytes <= self.0 { Ok(()) } else { Err(CallError::Throttled(1000)) }
+        }
+    }
+
+    fn state(host_calls: Option<BoundedCalls>) -> GuestState {
+        let context = host_calls.map(|host_calls| GuestCallContext {
+            context: PluginCallerIdentity {
+                plugin: "p".parse().unwrap(),
+                revision: RevisionDigest("r".into()),
+                object: None,
+            },
+            host_calls: Arc::new(host_calls),
+        });
+        GuestState::new("p".to_owned(), context, "reconcile", GuestLimits::default())
+    }
+
+    #[test]
+    fn an_argument_is_spent_as_parsed_and_before_it_is_parsed() {
+        let mut state = state(Some(BoundedCalls(100_000)));
+        let maps = |count| format!("[{}0]", r#"{"":0},"#.repeat(count));
+        assert!(state.parse_argument::<Value>("object", &maps(100)).is_ok());
+        // 7 KB of text. It ends in the middle, which only a parser notices.
+        for text in [maps(1000), maps(1000).replace(']', "")] {
+            let refused = state.parse_argument::<Value>("object", &text);
+            assert!(matches!(refused, Err(Error::Throttled(1000))), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn arguments_of_calls_that_are_denied_anyway_are_bounded() {
+        let mut state = state(None);
+        let text = format!("[{}0]", r#"{"":0},"#.repeat(1000));
+        let parsed =
+            (0..100).take_while(|_| state.parse_argument::<Value>("object", &text).is_ok());
+        assert!((1..10).contains(&parsed.count()));
+    }
+
+    #[test]
+    fn documents_share_the_bound_of_an_answer() {
+        let mut state = state(None);
+        let half = || Value::from("x".repeat(ANSWER_BYTES_MAX / 2 - 2));
+        assert!(state.documents(Ok(Reply::Documents(vec![half(), half()]))).is_ok());
+        assert_eq!(state.transferred.into_guest, ANSWER_BYTES_MAX);
+        let more = state.documents(Ok(Reply::Documents(vec![half(), half(), Value::Null])));
+        assert!(matches!(more, Err(Error::Invalid(_))), "{more:?}");
+    }
 
     #[test]
     fn an_answer_that_is_too_large_is_refused_with_a_fix() {
-        let mut state = GuestState::new("p".to_owned(), None, "reconcile", GuestLimits::default());
+        let mut state = state(None);
         let mut document_of =
             |bytes: usize| state.document(Ok(Reply::Document(Value::from("x".repeat(bytes)))));
         assert!(document_of(ANSWER_BYTES_MAX - 2).is_ok());

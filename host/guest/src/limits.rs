@@ -5,8 +5,15 @@ use std::time::Duration;
 /// The largest answer of the host and the largest result of an export, in bytes of JSON.
 pub(crate) const ANSWER_BYTES_MAX: usize = 1 << 20;
 
+/// The most bytes of the host's memory that the result of an export may take, as parsed.
+pub(crate) const RESULT_BYTES_MAX: usize = 8 << 20;
+
 /// The most bytes that a guest may pass to one host call; a larger call traps.
 pub(crate) const HOST_CALL_BYTES_MAX: usize = 4 << 20;
+
+/// The most bytes of the host's memory for the arguments of calls in `describe` and `validate`, as parsed. All such
+/// calls are denied. Those of `reconcile` spend the budget of the gate.
+pub(crate) const DENIED_ARGUMENT_BYTES_MAX: usize = 4 << 20;
 
 /// The most host calls that a guest may make during one call of an export. The gate refuses calls long before;
 /// this limit stops a guest that continues to call after that.

@@ -7,7 +7,10 @@ use wasmtime::{ResourceLimiter, Store, UpdateDeadline};
 
 use crate::{
     engine::{GuestEngine, TICK},
-    limits::{GuestLimits, HOST_CALL_BYTES_MAX, HOST_CALLS_MAX, LOG_LINE_BYTES_MAX, LOG_LINES_MAX},
+    limits::{
+        DENIED_ARGUMENT_BYTES_MAX, GuestLimits, HOST_CALL_BYTES_MAX, HOST_CALLS_MAX,
+        LOG_LINE_BYTES_MAX, LOG_LINES_MAX,
+    },
 };
 
 /// The beginning of the line that the SDK's panic hook logs.
@@ -32,6 +35,8 @@ pub(crate) struct GuestState {
     stderr: String,
     /// The last line of standard output and error, which has no line end yet.
     partial_line: String,
+    /// The bytes of arguments parsed without a context.
+    parsed_bytes: usize,
     /// The documents passed so far.
     pub(crate) transferred: GuestDocumentByteCounts,
 }
@@ -95,6 +100,7 @@ impl GuestState {
             panic_message: None,
             stderr: String::new(),
             partial_line: String::new(),
+            parsed_bytes: 0,
             transferred: GuestDocumentByteCounts::default(),
         }
     }
@@ -140,6 +146,17 @@ impl GuestState {
         };
         self.ticks = 0;
         answer
+    }
+
+    /// Spends bytes of the host's memory for an argument, before it is parsed.
+    pub(crate) fn spend_bytes(&mut self, bytes: usize) -> Result<(), CallError> {
+        let Some(GuestCallContext { host_calls, .. }) = &self.context else {
+            // The call will be denied; the argument is parsed nevertheless.
+            self.parsed_bytes = self.parsed_bytes.saturating_add(bytes);
+            let is_within = self.parsed_bytes <= DENIED_ARGUMENT_BYTES_MAX;
+            return if is_within { Ok(()) } else { Err(CallError::Throttled(1000)) };
+        };
+        host_calls.spend_bytes(bytes)
     }
 
     /// Logs a line of the guest. Truncates it to [`LOG_LINE_BYTES_MAX`], and drops it if the call has logged

@@ -7,7 +7,10 @@
 
 use std::{io, net::SocketAddr};
 
-use tholepin_core::{CallError, RespReply, port::RedisCredentials};
+use tholepin_core::{
+    CallError, RespReply,
+    port::{RedisCredentials, ReplyRoom},
+};
 use tholepin_schema::snapshot::UnreachableReason;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -42,7 +45,10 @@ pub(crate) enum ConnectionError {
     Auth(String),
     /// The process sent bytes that are not a reply.
     #[error("it does not speak the Redis protocol")]
-    Protocol(#[from] RespError),
+    Protocol(#[source] RespError),
+    /// The replies take more memory than the call may use.
+    #[error("its replies take more than {0} bytes; request less in one call")]
+    TooLarge(usize),
     /// The deadline passed.
     #[error("no answer within {0} ms")]
     Timeout(u128),
@@ -60,7 +66,7 @@ impl ConnectionError {
             Self::Dial(_) | Self::Timeout(_) => UnreachableReason::Timeout,
             Self::Lost(_) | Self::Ended => UnreachableReason::Gone,
             Self::Auth(_) => UnreachableReason::Auth,
-            Self::Protocol(_) => UnreachableReason::Protocol,
+            Self::Protocol(_) | Self::TooLarge(_) => UnreachableReason::Protocol,
         }
     }
 
@@ -75,6 +81,7 @@ impl ConnectionError {
             Self::Dial(_) | Self::NoAddress => CallError::Transient(text),
             Self::Auth(_) => CallError::Denied(text),
             Self::Protocol(_) => CallError::Other(text),
+            Self::TooLarge(_) => CallError::Invalid(text),
             Self::Timeout(_) => CallError::Timeout(text),
         }
     }
@@ -83,7 +90,22 @@ impl ConnectionError {
     pub(crate) const fn may_have_run(&self) -> bool {
         match self {
             Self::NotRunning | Self::NoAddress | Self::Dial(_) | Self::Auth(_) => false,
-            Self::Lost(_) | Self::Ended | Self::Protocol(_) | Self::Timeout(_) => true,
+            Self::Lost(_)
+            | Self::Ended
+            | Self::Protocol(_)
+            | Self::TooLarge(_)
+            | Self::Timeout(_) => true,
+        }
+    }
+}
+
+impl From<RespError> for ConnectionError {
+    fn from(error: RespError) -> Self {
+        match error {
+            RespError::NoRoom(bytes_max) => Self::TooLarge(bytes_max),
+            RespError::Type(_) | RespError::Malformed(_) | RespError::TooLarge(_) => {
+                Self::Protocol(error)
+            }
         }
     }
 }
@@ -120,10 +142,19 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Sends commands and reads one reply for each.
+    /// Sends commands of the host itself and reads one reply for each.
     pub(crate) async fn exchange(
         &mut self,
         commands: &[Vec<Vec<u8>>],
+    ) -> Result<Vec<RespReply>, ConnectionError> {
+        self.exchange_within(commands, &ReplyRoom::new(usize::MAX)).await
+    }
+
+    /// Sends commands and reads one reply for each, all within `room`.
+    pub(crate) async fn exchange_within(
+        &mut self,
+        commands: &[Vec<Vec<u8>>],
+        room: &ReplyRoom,
     ) -> Result<Vec<RespReply>, ConnectionError> {
         let bytes = encode(commands);
         let Self { stream, decoder } = self;
@@ -134,13 +165,16 @@ impl Connection {
             let mut replies = Vec::with_capacity(commands.len());
             let mut chunk = vec![0; 16 * 1024];
             while replies.len() < commands.len() {
-                if let Some(reply) = decoder.next_reply()? {
+                if let Some(reply) = decoder.next_reply_within(room)? {
                     replies.push(reply);
                     continue;
                 }
                 let count = reader.read(&mut chunk).await.map_err(ConnectionError::Lost)?;
                 if count == 0 {
                     return Err(ConnectionError::Lost(io::ErrorKind::UnexpectedEof.into()));
+                }
+                if !room.take(count) {
+                    return Err(RespError::NoRoom(room.bytes_max()).into());
                 }
                 decoder.push(chunk.get(..count).unwrap_or_default());
             }

@@ -18,7 +18,7 @@ use std::{
 
 use tholepin_core::{
     RespReply,
-    port::{InstanceMembers, MemberPod, RedisCredentials},
+    port::{InstanceMembers, MemberPod, RedisCredentials, ReplyRoom},
 };
 use tokio::{
     sync::Semaphore,
@@ -115,12 +115,23 @@ impl ConnectionPool {
         entries.retain(|_, entry| !is_of_container(entry) || entry.is_used());
     }
 
-    /// Sends commands to a member and reads one reply for each, all within `deadline`.
+    /// Sends commands of the host itself to a member and reads one reply for each, all within `deadline`.
     pub(crate) async fn call(
         &self,
         target: RedisCallTarget<'_>,
         commands: &[Vec<Vec<u8>>],
         deadline: Duration,
+    ) -> Result<Vec<RespReply>, ConnectionError> {
+        self.call_within(target, commands, deadline, &ReplyRoom::new(usize::MAX)).await
+    }
+
+    /// Sends commands to a member and reads one reply for each, all within `deadline` and `room`.
+    pub(crate) async fn call_within(
+        &self,
+        target: RedisCallTarget<'_>,
+        commands: &[Vec<Vec<u8>>],
+        deadline: Duration,
+        room: &ReplyRoom,
     ) -> Result<Vec<RespReply>, ConnectionError> {
         let address = target.address()?;
         let key = PoolKey {
@@ -136,7 +147,7 @@ impl ConnectionPool {
                 Some(connection) => connection,
                 None => self.dial(address, target.credentials).await?,
             };
-            let replies = connection.exchange(commands).await?;
+            let replies = connection.exchange_within(commands, room).await?;
             self.release(key, connection);
             Ok(replies)
         };

@@ -6,6 +6,7 @@ use tholepin_core::{
     BoxedFuture, CallError, RespReply,
     port::{
         Clock, InstanceMembers, PerformedAction, PollDetail, PollReport, Redis, RedisPollStream,
+        ReplyRoom,
     },
 };
 use tholepin_schema::{action::Action, snapshot::Snapshot};
@@ -55,12 +56,13 @@ impl Redis for RedisClient {
         pod: &'a str,
         commands: &'a [Vec<Vec<u8>>],
         deadline: Duration,
+        room: &'a ReplyRoom,
     ) -> BoxedFuture<'a, Result<Vec<RespReply>, CallError>> {
         Box::pin(async move {
             let mut targets = RedisCallTarget::all(members);
             let found = targets.find(|target| target.member.pod == pod);
             let target = found.ok_or_else(|| CallError::NotFound(format!("member `{pod}`")))?;
-            let call = self.pool.call(target, commands, deadline).await;
+            let call = self.pool.call_within(target, commands, deadline, room).await;
             call.map_err(|failure| failure.into_call_error(pod))
         })
     }

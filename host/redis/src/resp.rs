@@ -8,7 +8,7 @@
 //! - However the bytes are cut into pieces, the replies are the same.
 //! - A reply that is too large, too deep or malformed is an error and not a partial reply.
 
-use tholepin_core::{RespNode, RespReply};
+use tholepin_core::{RespNode, RespReply, port::ReplyRoom};
 
 /// The largest reply in bytes.
 pub const REPLY_BYTES_MAX: usize = 32 * 1024 * 1024;
@@ -29,6 +29,9 @@ pub enum RespError {
     /// More than [`REPLY_BYTES_MAX`], [`REPLY_NODES_MAX`] or [`REPLY_DEPTH_MAX`].
     #[error("the reply is larger than {0}")]
     TooLarge(&'static str),
+    /// More than the room of the call.
+    #[error("the replies take more than {0} bytes")]
+    NoRoom(usize),
 }
 
 /// Writes commands as arrays of bulk strings.
@@ -100,6 +103,16 @@ impl RespDecoder {
     ///
     /// Fails if the bytes are no reply or the reply breaks a bound; the decoder is of no use then.
     pub fn next_reply(&mut self) -> Result<Option<RespReply>, RespError> {
+        self.next_reply_within(&ReplyRoom::new(usize::MAX))
+    }
+
+    /// The next reply, if its last byte is there. Its values take their share of `room`; the caller takes that
+    /// of the bytes that it pushes.
+    ///
+    /// # Errors
+    ///
+    /// Fails as [`next_reply`](Self::next_reply), or if there is no room.
+    pub fn next_reply_within(&mut self, room: &ReplyRoom) -> Result<Option<RespReply>, RespError> {
         loop {
             let before = self.at;
             let token = self.token()?;
@@ -108,6 +121,9 @@ impl RespDecoder {
                 return Err(RespError::TooLarge("32 MiB"));
             }
             let Some(token) = token else { return Ok(None) };
+            if !room.take(ReplyRoom::NODE_BYTES) {
+                return Err(RespError::NoRoom(room.bytes_max()));
+            }
             if REPLY_NODES_MAX <= self.nodes.len() {
                 return Err(RespError::TooLarge("a million values"));
             }
@@ -304,6 +320,17 @@ mod tests {
         }
         let deep = "*1\r\n".repeat(REPLY_DEPTH_MAX + 1);
         assert_eq!(decode(deep.as_bytes()), Err(RespError::TooLarge("32 levels")));
+    }
+
+    #[test]
+    fn the_values_of_all_replies_share_the_room() {
+        let mut decoder = RespDecoder::default();
+        decoder.push(b":1\r\n*2\r\n:2\r\n:3\r\n:4\r\n");
+        let room = ReplyRoom::new(4 * ReplyRoom::NODE_BYTES);
+        assert!(decoder.next_reply_within(&room).unwrap().is_some());
+        assert!(decoder.next_reply_within(&room).unwrap().is_some());
+        let bytes_max = room.bytes_max();
+        assert_eq!(decoder.next_reply_within(&room), Err(RespError::NoRoom(bytes_max)));
     }
 
     #[test]

@@ -51,6 +51,7 @@ async fn apply(spec: &Value, objects: Vec<Value>) -> Vec<Answer> {
         urgent: CancellationToken::new(),
         calls_max: 100,
         writes_max: 100,
+        bytes_max: 1 << 30,
     });
     let caller = PluginCallerIdentity {
         plugin: key.plugin.clone(),

@@ -63,6 +63,7 @@ impl Redis for FakeCluster {
         pod: &'a str,
         commands: &'a [Vec<Vec<u8>>],
         _: Duration,
+        _: &'a tholepin_core::port::ReplyRoom,
     ) -> BoxedFuture<'a, Result<Vec<RespReply>, CallError>> {
         self.record_write(format!("pipeline of {} to {pod}", commands.len()));
         Box::pin(async { Ok(commands.iter().map(|_| RespReply::default()).collect()) })

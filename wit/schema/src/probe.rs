@@ -16,16 +16,16 @@ pub const PROBE_BODY_BYTES_MAX: usize = 16 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PodPortProbe {
+    /// The deadline in milliseconds, 1 to 2000; 1000 if absent.
+    #[serde(default = "deadline_ms_default")]
+    pub deadline_ms: u32,
+    /// The path and query of an HTTP GET; if absent, the probe only connects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub get: Option<String>,
     /// The name of the Pod, in the namespace of the object reconciled.
     pub pod: String,
     /// The port; a grant must name it.
     pub port: u16,
-    /// The path and query of an HTTP GET; if absent, the probe only connects.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub get: Option<String>,
-    /// The deadline in milliseconds, 1 to 2000; 1000 if absent.
-    #[serde(default = "deadline_ms_default")]
-    pub deadline_ms: u32,
 }
 
 const fn deadline_ms_default() -> u32 {

@@ -209,6 +209,10 @@ impl HostCalls for SlowContext {
             }
         })
     }
+
+    fn spend_bytes(&self, _: usize) -> Result<(), CallError> {
+        Ok(())
+    }
 }
 
 impl ReconcileHostCalls for SlowContext {

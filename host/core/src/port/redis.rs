@@ -1,6 +1,14 @@
 //! The port to Redis.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::Value;
 use tholepin_schema::{
@@ -9,6 +17,36 @@ use tholepin_schema::{
 };
 
 use crate::{BoxedFuture, CallError, ReconcileKey, RespReply, step::RedisCliCommand};
+
+/// How many bytes of the host's memory the replies to one call may take, shared by its pipelines.
+#[derive(Debug)]
+pub struct ReplyRoom {
+    bytes_max: usize,
+    left: AtomicUsize,
+}
+
+impl ReplyRoom {
+    /// What one value of a reply takes besides its bytes.
+    pub const NODE_BYTES: usize = 64;
+
+    /// Creates the room of a call.
+    #[must_use]
+    pub const fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, left: AtomicUsize::new(bytes_max) }
+    }
+
+    /// Takes bytes of the room. Returns false if fewer are left.
+    pub fn take(&self, bytes: usize) -> bool {
+        let less = |left: usize| left.checked_sub(bytes);
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    }
+
+    /// Returns the bytes of the whole room.
+    #[must_use]
+    pub const fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+}
 
 /// One process that belongs to an instance, as Kubernetes reports it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,13 +116,14 @@ pub struct PerformedAction {
 /// Redis for the gate. It performs every request; the gate decides which are allowed.
 pub trait Redis: Send + Sync {
     /// Sends commands to one member, in order, on one connection. A timeout closes the connection;
-    /// the commands may have run.
+    /// the commands may have run. So does exceeding `room`, which fails with [`CallError::Invalid`].
     fn pipeline<'a>(
         &'a self,
         members: &'a InstanceMembers,
         pod: &'a str,
         commands: &'a [Vec<Vec<u8>>],
         deadline: Duration,
+        room: &'a ReplyRoom,
     ) -> BoxedFuture<'a, Result<Vec<RespReply>, CallError>>;
 
     /// Reads every member concurrently, at most 300 ms per member; a member that does not answer is in the snapshot

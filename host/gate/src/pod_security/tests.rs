@@ -45,6 +45,7 @@ fn scope(grants: Grants) -> ReconcileScope {
         urgent: CancellationToken::new(),
         calls_max: 1,
         writes_max: 1,
+        bytes_max: 1 << 30,
     }
 }
 

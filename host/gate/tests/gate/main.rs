@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod away;
+mod budget;
 mod credentials;
 mod death;
 mod denied;
@@ -107,6 +108,7 @@ impl GateFixture {
             urgent: CancellationToken::new(),
             calls_max: 20,
             writes_max: 8,
+            bytes_max: 1 << 20,
         };
         let context = gate.open(scope.clone());
         let call_context = PluginCallerIdentity {

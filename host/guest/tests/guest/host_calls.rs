@@ -7,8 +7,8 @@ use std::{
 
 use serde_json::json;
 use tholepin_core::{
-    Answer, BoxedFuture, Call, CallError, HostCalls, PluginCallerIdentity, PluginRuntimeCall,
-    RecordedCallKey, Recording, Reply, RespNode, RespReply,
+    Answer, BoxedFuture, Call, CallError, CallRecord, HostCalls, PluginCallerIdentity,
+    PluginRuntimeCall, RecordedCallKey, Recording, Reply, RespNode, RespReply,
 };
 use tokio::sync::Semaphore;
 
@@ -33,14 +33,18 @@ impl FunctionCalls {
     }
 
     /// Returns the functions called, in order.
-    pub(crate) fn called(&self) -> Vec<&'static str> {
-        self.recording().calls().iter().map(|recorded| recorded.call.function()).collect()
+    pub(crate) fn called(&self) -> Vec<String> {
+        self.recording()
+            .calls()
+            .iter()
+            .map(|recorded| recorded.call.function().to_owned())
+            .collect()
     }
 
     /// Returns the lines logged, in order.
     pub(crate) fn logged(&self) -> Vec<String> {
-        let line = |call: &Call| {
-            let Call::Runtime(PluginRuntimeCall::Log { level, message }) = call else {
+        let line = |call: &CallRecord| {
+            let Call::Runtime(PluginRuntimeCall::Log { level, message }) = call.whole()? else {
                 return None;
             };
             Some(format!("{level}: {message}"))
@@ -59,9 +63,13 @@ impl HostCalls for FunctionCalls {
             let answer = (self.answer)(&call);
             let mut recording = self.recording.lock().unwrap();
             let key = recording.key(&call);
-            recording.keep(call, key.occurrence, answer.clone(), Vec::new());
+            recording.keep(call, key, answer.clone(), Vec::new());
             answer
         })
+    }
+
+    fn spend_bytes(&self, _: usize) -> Result<(), CallError> {
+        Ok(())
     }
 }
 
@@ -95,7 +103,7 @@ pub(crate) fn friendly(call: &Call) -> Answer {
 pub(crate) struct RecordedCalls {
     answers: BTreeMap<RecordedCallKey, Answer>,
     asked: Mutex<Recording>,
-    missing: Mutex<Vec<RecordedCallKey>>,
+    missing: Mutex<Vec<String>>,
 }
 
 impl RecordedCalls {
@@ -104,7 +112,8 @@ impl RecordedCalls {
         Arc::new(Self { answers, asked: Mutex::default(), missing: Mutex::default() })
     }
 
-    pub(crate) fn missing(&self) -> Vec<RecordedCallKey> {
+    /// Returns the JSON of the calls that had no answer.
+    pub(crate) fn missing(&self) -> Vec<String> {
         self.missing.lock().unwrap().clone()
     }
 }
@@ -118,10 +127,14 @@ impl HostCalls for RecordedCalls {
         Box::pin(async move {
             let key = self.asked.lock().unwrap().key(&call);
             self.answers.get(&key).cloned().unwrap_or_else(|| {
-                self.missing.lock().unwrap().push(key.clone());
-                Err(CallError::Other(format!("no answer recorded for {}", key.call)))
+                self.missing.lock().unwrap().push(call.to_json());
+                Err(CallError::Other(format!("no answer recorded for {}", call.to_json())))
             })
         })
+    }
+
+    fn spend_bytes(&self, _: usize) -> Result<(), CallError> {
+        Ok(())
     }
 }
 
@@ -151,5 +164,9 @@ impl HostCalls for GatedCalls {
             }
             friendly(&call)
         })
+    }
+
+    fn spend_bytes(&self, _: usize) -> Result<(), CallError> {
+        Ok(())
     }
 }

@@ -52,7 +52,7 @@ async fn a_hash_map_has_the_recorded_order() {
     let replay = RecordedCalls::of(&calls.recording());
     let again = summary(&plugin, json!({"do": "hash-map"}), Arc::clone(&replay) as _).await;
     assert_eq!(first, again);
-    assert_eq!(replay.missing(), []);
+    assert_eq!(replay.missing(), Vec::<String>::new());
     let other = FunctionCalls::new(|call| match friendly(call) {
         Ok(Reply::Bytes(bytes)) => Ok(Reply::Bytes(vec![9; bytes.len()])),
         answer => answer,

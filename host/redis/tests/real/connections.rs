@@ -7,7 +7,7 @@ use tholepin_core::{RespNode, RespReply, port::Redis};
 
 use crate::{
     proxy::{RepliesEnd, ReplyProxy},
-    server::{TestServers, command, pod},
+    server::{TestServers, command, pod, room},
 };
 
 /// Returns `connected_clients` of the first server, including this call.
@@ -49,7 +49,8 @@ async fn a_deadline_closes_the_connection_and_the_next_call_is_not_confused() {
     let deadline = Duration::from_millis(100);
     let echo = [command("ECHO first")];
     let since = Instant::now();
-    let error = fleet.port.pipeline(&fleet.members, &pod(0), &echo, deadline).await.unwrap_err();
+    let error =
+        fleet.port.pipeline(&fleet.members, &pod(0), &echo, deadline, &room()).await.unwrap_err();
     assert!(since.elapsed() < Duration::from_millis(200), "{:?}", since.elapsed());
     assert_eq!(error.reason(), "Timeout");
     fleet.servers[0].signal(Signal::SIGCONT);
@@ -63,7 +64,8 @@ async fn a_call_to_a_process_that_is_killed_ends_immediately() {
     fleet.pipeline(0, &["PING"]).await.unwrap();
     let (members, port) = (fleet.members.clone(), fleet.port.clone());
     let blocked = [command("BLPOP nothing 0")];
-    let call = async { port.pipeline(&members, "pod-0", &blocked, Duration::from_secs(5)).await };
+    let call =
+        async { port.pipeline(&members, "pod-0", &blocked, Duration::from_secs(5), &room()).await };
     let killed = async {
         // The call must have reached the server before the server is killed.
         let start = Instant::now();
@@ -133,7 +135,7 @@ async fn a_pipeline_that_breaks_off_in_a_reply_fails_and_is_not_sent_again() {
         proxy.limit(replies, *end);
         let broken = ["PING", "INCR counter", "ECHO first"].map(command);
         let since = Instant::now();
-        let result = fleet.port.pipeline(&fleet.members, &pod(0), &broken, deadline).await;
+        let result = fleet.port.pipeline(&fleet.members, &pod(0), &broken, deadline, &room()).await;
         assert_eq!(result.unwrap_err().reason(), *reason, "{end:?}");
         assert!(since.elapsed() < deadline * 2, "{end:?} took {:?}", since.elapsed());
         assert_eq!(

@@ -19,6 +19,7 @@ use tholepin_core::{
     ReconcileKey,
     port::{
         Clock, InstanceMembers, MemberPod, PerformedAction, PollReport, Redis, RedisCredentials,
+        ReplyRoom,
     },
 };
 use tholepin_redis::{RedisClient, RedisClientLimits};
@@ -242,8 +243,15 @@ impl TestServers {
         lines: &[&str],
     ) -> Result<Vec<tholepin_core::RespReply>, tholepin_core::CallError> {
         let commands: Vec<_> = lines.iter().map(|line| command(line)).collect();
-        self.port.pipeline(&self.members, &pod(index), &commands, Duration::from_secs(2)).await
+        self.port
+            .pipeline(&self.members, &pod(index), &commands, Duration::from_secs(2), &room())
+            .await
     }
+}
+
+/// Returns room for every reply of a test.
+pub(crate) const fn room() -> ReplyRoom {
+    ReplyRoom::new(1 << 20)
 }
 
 pub(crate) fn even_ranges(count: usize) -> Vec<SlotRange> {

@@ -96,6 +96,7 @@ impl Reconciler for Probe {
                 reported(host.apply(&json!({"huge": "x".repeat(usize_of(number))}), false))
             }
             "many-calls" => many_calls(host, number),
+            "flood" => flood(host, spec["with"].as_str().unwrap_or_default()),
             "work" => {
                 host.info(&format!("began {number}"));
                 work(spec["turns"].as_u64().unwrap_or_default());
@@ -221,6 +222,54 @@ fn many_calls(host: &dyn Host, count: u64) -> String {
     let object = ObjectRef::new("v1", "ConfigMap", "default", "a");
     let found = (0..count).filter(|_| host.get(&object, ReadMode::Cached, &[]).is_ok()).count();
     found.to_string()
+}
+
+/// Makes the host parse, answer and record as much as it can, and traps.
+fn flood(host: &dyn Host, with: &str) -> ! {
+    // Most of the memory that the guest may have.
+    let ballast = std::hint::black_box(vec![1_u8; 28 << 20]);
+    let turns = if with == "logs" { 1000 } else { 60 };
+    let instance = json!({});
+    let text = || "x".repeat(1 << 20);
+    // About 130 KB of text, and a hundred times as much when it is parsed.
+    let maps = || Value::Array((0..20_000).map(|_| json!({"": 0})).collect());
+    let intent = |data: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "data": data, "metadata": {"name": "a", "namespace": "default"}});
+    let turn: Box<dyn Fn()> = match with {
+        "maps" => {
+            let intent = intent(maps());
+            Box::new(move || drop(host.apply(&intent, true)))
+        }
+        "nested" => {
+            let nested = (0..100).fold(Value::Null, |inner, _| json!({"": inner}));
+            let intent = intent(Value::Array(vec![nested; 60]));
+            Box::new(move || drop(host.apply(&intent, true)))
+        }
+        "texts" => {
+            let intent = intent(json!({"a": text()}));
+            Box::new(move || drop(host.apply(&intent, true)))
+        }
+        "actions" => {
+            let actions = vec![maps()];
+            Box::new(move || drop(host.act(&instance, &actions)))
+        }
+        "commands" => {
+            let mut pipeline = Pipeline::new(&instance, "a-0", &[&["SET"]]);
+            pipeline.commands = vec![vec![vec![b'x']; 40_000]];
+            Box::new(move || drop(host.fan_out(std::slice::from_ref(&pipeline))))
+        }
+        "names" => {
+            let object = ObjectRef::new("v1", &text(), "default", "a");
+            Box::new(move || drop(host.get(&object, ReadMode::Cached, &[])))
+        }
+        "logs" => {
+            let line = "x".repeat(8000);
+            Box::new(move || host.info(&line))
+        }
+        other => panic!("does not know {other}"),
+    };
+    (0..turns).for_each(|_| turn());
+    drop(std::hint::black_box(ballast));
+    std::process::abort()
 }
 
 fn hash_map() -> String {

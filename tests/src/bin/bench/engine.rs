@@ -28,6 +28,7 @@ const FOLLOW_MAX: Duration = Duration::from_secs(60);
 /// As in the host.
 const CALLS_MAX: u32 = 2_000;
 const WRITES_MAX: u32 = 500;
+const BYTES_MAX: usize = 24 << 20;
 
 /// Watches, store, requests and gate.
 pub(crate) struct BenchEngine {
@@ -114,6 +115,7 @@ impl BenchEngine {
             urgent: CancellationToken::new(),
             calls_max: CALLS_MAX,
             writes_max: WRITES_MAX,
+            bytes_max: BYTES_MAX,
         });
         let request = ReconcileRequest {
             object: (*stored).clone(),

@@ -57,6 +57,7 @@ impl Redis for FakeRedis {
         pod: &'a str,
         _: &'a [Vec<Vec<u8>>],
         _: Duration,
+        _: &'a port::ReplyRoom,
     ) -> BoxedFuture<'a, Result<Vec<RespReply>, CallError>> {
         Box::pin(async move { Err(CallError::Unsupported(format!("to ask {pod}"))) })
     }
