@@ -22,6 +22,12 @@ const RESERVED: &str = "the host's own objects and annotations are nobody else's
 /// The rule about Redis commands.
 const COMMANDS: &str = "a command that the table does not allow is not sent, whatever the grant";
 
+/// The rule about Pod specs.
+const PODS: &str = "a Pod gets of its node and of identities only what is granted by name";
+/// The rule about Secrets.
+const SECRETS: &str =
+    "a Secret is used only if a declared field of the object names it, or the grant";
+
 /// All attacks.
 pub const ATTACKS: &[Attack] = &[
     Attack {
@@ -187,5 +193,64 @@ pub const ATTACKS: &[Attack] = &[
         call: r#"{"patch": {"apiVersion": "tests.tholepin.dev/v1", "kind": "Attack", "name": "a",
             "patch": {"spec": {"dataLoss": "acceptable"}}}}"#,
         error: ("Denied", "is its safety policy"),
+    },
+    Attack {
+        name: "take-the-node",
+        rule: PODS,
+        call: r#"{"apply": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", "namespace": "default",
+            "ownerReferences": [{"apiVersion": "tests.tholepin.dev/v1", "kind": "Attack", "name": "a",
+            "uid": "{{uid}}", "controller": true}]}, "spec": {"automountServiceAccountToken": false, "volumes": [{"name": "v",
+            "hostPath": {"path": "/"}}], "containers": [{"name": "c", "image": "redis:7.0",
+            "securityContext": {"privileged": true}}]}}}"#,
+        error: ("Denied", "spec.grants.podSecurity needs [hostPath, privileged]"),
+    },
+    Attack {
+        name: "take-an-identity",
+        rule: PODS,
+        call: r#"{"apply": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", "namespace": "default",
+            "ownerReferences": [{"apiVersion": "tests.tholepin.dev/v1", "kind": "Attack", "name": "a",
+            "uid": "{{uid}}", "controller": true}]}, "spec": {"automountServiceAccountToken": false, "nodeName": "node-1",
+            "serviceAccountName": "admin", "containers": [{"name": "c", "image": "redis:7.0"}]}}}"#,
+        error: ("Denied", "spec.grants.podSecurity needs [nodeName, serviceAccount]"),
+    },
+    Attack {
+        name: "take-a-token",
+        rule: PODS,
+        call: r#"{"apply": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", "namespace": "default",
+            "ownerReferences": [{"apiVersion": "tests.tholepin.dev/v1", "kind": "Attack", "name": "a",
+            "uid": "{{uid}}", "controller": true}]}, "spec": {"containers": [{"name": "c", "image": "redis:7.0"}]}}}"#,
+        error: ("Denied", "`automountServiceAccountToken: false` in the Pod spec"),
+    },
+    Attack {
+        name: "use-a-secret-of-another",
+        rule: SECRETS,
+        call: r#"{"apply": {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", "namespace": "default",
+            "ownerReferences": [{"apiVersion": "tests.tholepin.dev/v1", "kind": "Attack", "name": "a",
+            "uid": "{{uid}}", "controller": true}]}, "spec": {"automountServiceAccountToken": false, "containers": [{"name": "c",
+            "image": "redis:7.0", "envFrom": [{"secretRef": {"name": "theirs"}}]}]}}}"#,
+        error: ("Denied", "the Secret `theirs` may not be used"),
+    },
+    Attack {
+        name: "copy-a-secret-of-another",
+        rule: SECRETS,
+        call: r#"{"apply": {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x", "namespace": "default",
+            "ownerReferences": [{"apiVersion": "tests.tholepin.dev/v1", "kind": "Attack", "name": "a",
+            "uid": "{{uid}}", "controller": true}]}, "stringData": {"k": "${secret:theirs/k}"}}}"#,
+        error: ("Denied", "the Secret `theirs` may not be used"),
+    },
+    Attack {
+        name: "make-a-token",
+        rule: PODS,
+        call: r#"{"apply": {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x", "namespace": "default",
+            "ownerReferences": [{"apiVersion": "tests.tholepin.dev/v1", "kind": "Attack", "name": "a",
+            "uid": "{{uid}}", "controller": true}]}, "type": "kubernetes.io/service-account-token"}}"#,
+        error: ("Denied", "would contain a token"),
+    },
+    Attack {
+        name: "patch-a-pod-onto-the-node",
+        rule: PODS,
+        call: r#"{"patch": {"apiVersion": "v1", "kind": "Pod", "name": "a-0", "patch":
+            {"spec": {"hostPID": true}}}}"#,
+        error: ("Denied", "spec.grants.podSecurity needs ["),
     },
 ];
