@@ -59,7 +59,7 @@ impl ReconcileContext {
         let within = self.spend_memory(2 * bytes + steps_bytes);
         if within.is_ok() {
             // The plugin has its copy before it makes the next call; the recording keeps the other.
-            self.give_back(bytes);
+            self.refund(bytes);
         }
         match within {
             Err(throttled) if answer.is_ok() && !call.is_write() => Err(throttled),
@@ -67,7 +67,7 @@ impl ReconcileContext {
         }
     }
 
-    fn give_back(&self, bytes: usize) {
+    fn refund(&self, bytes: usize) {
         let spent = &mut self.usage().budget.bytes;
         *spent = spent.saturating_sub(bytes);
     }

@@ -55,7 +55,7 @@ pub struct ReconcileOutcome {
 
 /// What starts the next call before the requeue.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum WakeTrigger {
     /// After a number of milliseconds.
@@ -79,7 +79,7 @@ pub enum WakeTrigger {
 
 /// A failure of `reconcile` that the plugin understood.
 #[derive(Clone, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ReconcileFailure {
     /// A stable CamelCase name, for conditions, metrics and events.
     pub reason: String,

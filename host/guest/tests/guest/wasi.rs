@@ -43,6 +43,15 @@ async fn the_clock_is_a_recorded_call() {
     assert!(calls.called().iter().all(|function| *function == "runtime/now"));
 }
 
+/// A language runtime may read the clock at its start, also where the answer must not depend on it.
+#[tokio::test]
+async fn the_clock_stands_still_in_validate() {
+    let plugin = probe("").await;
+    let new = json!({"spec": {"do": "tell-the-time"}});
+    let violations = plugin.validate(plugin.context(None), None, new).await.unwrap();
+    assert_eq!(violations[0].message, "0 0");
+}
+
 /// The order of a hash map depends on random bytes, which must be recorded; otherwise a replay would differ.
 #[tokio::test]
 async fn a_hash_map_has_the_recorded_order() {

@@ -65,6 +65,9 @@ impl Reconciler for Probe {
                 let message = message.unwrap_or_default();
                 vec![Violation { field: ".spec.function".to_owned(), message }]
             }
+            Some(&"tell-the-time") => {
+                vec![Violation { field: ".spec.do".to_owned(), message: wall_clock() }]
+            }
             Some(&"be-invalid") => {
                 let message = "was told to be invalid".to_owned();
                 vec![Violation { field: ".spec.do".to_owned(), message }]
