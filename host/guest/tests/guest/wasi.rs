@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use serde_json::json;
-use tholepin_core::{Reply, port::GuestError};
+use tholepin_core::{
+    Reply,
+    port::{GuestError, PluginExports},
+};
 
 use crate::{
     fixture::{probe, run, summary},
