@@ -34,6 +34,7 @@ async fn an_apply_and_a_patch_need_the_permissions_of_their_pods() {
         let (kind, namespace) = (kind("apps/v1", "StatefulSet"), "n".to_owned());
         let set = ObjectRef { kind, namespace, name: "set".to_owned() };
         let mut intent = object("apps/v1", "StatefulSet", "new", Some("me"));
+        intent["metadata"].as_object_mut().unwrap().remove("uid");
         intent["spec"] = template(&json!({"hostPID": true}));
         let patch = json!({"spec": template(&json!({"hostPID": true}))});
         for call in [
