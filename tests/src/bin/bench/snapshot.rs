@@ -251,9 +251,10 @@ fn hex<T: std::str::FromStr<Err: std::fmt::Display>>(id: NodeId) -> T {
     id.to_string().parse().unwrap_or_else(|error| unreachable!("40 hex digits: {error}"))
 }
 
-/// Returns the slots of a shard: equal ranges, the last one has the remainder.
+/// Returns the slots of a shard as the plugin divides them: equal ranges, the first ones have one slot more.
 fn slots(shard: u16, shards: u16) -> SlotSet {
-    let bound = |shard: u16| u32::from(shard) * u32::from(Slot::COUNT) / u32::from(shards);
+    let (each, larger) = (Slot::COUNT / shards, Slot::COUNT % shards);
+    let bound = |shard: u16| u32::from(shard) * u32::from(each) + u32::from(shard.min(larger));
     let slot = |number: u32| u16::try_from(number).ok().and_then(|number| Slot::new(number).ok());
     let (first, last) = (slot(bound(shard)), slot(bound(shard + 1).saturating_sub(1)));
     let range = first.zip(last).and_then(|(first, last)| SlotRange::new(first, last).ok());
